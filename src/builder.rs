@@ -1,0 +1,172 @@
+//! What a server can be told before it begins.
+
+use std::{
+    io,
+    net::{TcpListener, ToSocketAddrs},
+    time::Duration,
+};
+
+use crate::{
+    config::{Config, OriginPolicy, Overflow},
+    server::Server,
+};
+
+/// Configures a [`Server`]; see the README's table of limits and defaults.
+///
+/// Every method takes the builder and gives it back; [`bind`](ServerBuilder::bind) or
+/// [`build`](ServerBuilder::build) ends the chain and checks the settings: one that cannot work is an
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) error with a [`ConfigError`](crate::ConfigError) inside.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tickws::Server;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let server = Server::builder()
+///     .max_message_size(64 * 1024)
+///     .allow_origins(["https://game.example"])
+///     .ping_interval(Duration::from_secs(20))
+///     .silence_timeout(Duration::from_secs(30))
+///     .bind("127.0.0.1:0")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until `bind` or `build`"]
+pub struct ServerBuilder {
+    config: Config,
+    listeners: Vec<TcpListener>,
+}
+
+/// Declares builder methods that only store a value.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        $($(#[$doc])* pub fn $name(mut self, $name: $type) -> Self {
+            self.config.$name = $name.into();
+            self
+        })*
+    };
+}
+
+impl ServerBuilder {
+    settings! {
+        /// How long a client may take for its whole request head. Default 10 s.
+        handshake_timeout: Duration;
+        /// Bytes of a request head, at most 64 KiB; more is answered with 431. Default 16 KiB.
+        max_head_bytes: usize;
+        /// Header lines of a request, at most 256; more is answered with 431. Default 100.
+        max_headers: usize;
+        /// Keep each client's upgrade request for [`Server::request`]. Default off: ten thousand kept
+        /// requests are ten thousand buffers.
+        keep_requests: bool;
+
+        /// Bytes of an incoming message; more closes with 1009 (RFC 6455 §7.4.1). Default 1 MiB.
+        max_message_size: usize;
+        /// Bytes in one incoming frame; more closes with 1009. Default: as `max_message_size`.
+        max_frame_size: usize;
+
+        /// How often each client is pinged (RFC 6455 §5.5.2); `None` never. Default 54 s.
+        ping_interval: impl Into<Option<Duration>>;
+        /// A client of which no byte arrived for this long is given up; `None` never. Must be longer than
+        /// `ping_interval`. Default 60 s.
+        silence_timeout: impl Into<Option<Duration>>;
+        /// A client that takes no byte for this long while bytes wait for it is given up. Default 10 s.
+        write_timeout: Duration;
+        /// How long to wait for the peer's part of a close handshake. Default 10 s.
+        close_timeout: Duration;
+        /// A connection older than this is closed with 1001; `None` never. Default `None`.
+        max_lifetime: impl Into<Option<Duration>>;
+
+        /// Bytes that may wait in one client's outbox, framing included. Default 1 MiB.
+        max_buffered: usize;
+        /// What happens to a message that does not fit into `max_buffered`. Default
+        /// [`Overflow::Disconnect`].
+        overflow: Overflow;
+
+        /// Connections at a time, handshakes included; those beyond are answered with 503. `None` leaves
+        /// it to the descriptor limit. Default `None`.
+        max_connections: impl Into<Option<usize>>;
+        /// Bytes read from one client in one poll. Default 256 KiB.
+        read_budget: usize;
+        /// Connections accepted in one poll. Default 64.
+        accept_budget: usize;
+        /// Events in one tick; what the limit leaves over waits. Ends of connections come on top, one for
+        /// each client at most. Default 16,384.
+        event_budget: usize;
+        /// Stop reading in a poll after this long; the rest is carried over. At least one client is
+        /// served. `None`: the other budgets are enough. Default `None`.
+        time_budget: impl Into<Option<Duration>>;
+        /// Set `TCP_NODELAY` on accepted sockets. Default on: everything queued leaves in one write
+        /// anyway.
+        nodelay: bool;
+    }
+
+    /// Browser pages of these origins may connect, besides those of the server's own host. Each is
+    /// written as a browser sends it: `https://example.com` or `http://localhost:8080`.
+    pub fn allow_origins<I>(mut self, origins: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.config.origins = OriginPolicy::AllowList(origins.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Any page on the web may connect, with its user's cookies. Only for servers that authenticate in
+    /// another way, or not at all (RFC 6455 §10.2).
+    pub fn allow_any_origin(mut self) -> Self {
+        self.config.origins = OriginPolicy::Any;
+        self
+    }
+
+    /// Adds a socket that listens already: from socket activation, or bound with options of your own.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Listens on every address that `addrs` resolves to, and on the listeners given.
+    ///
+    /// # Errors
+    ///
+    /// A setting cannot work, a name does not resolve, or an address cannot be bound. When a name
+    /// resolves to several addresses (`localhost`), those that this machine does not have are skipped as
+    /// long as one remains.
+    pub fn bind(mut self, addrs: impl ToSocketAddrs) -> io::Result<Server> {
+        let (mut bound, mut missing) = (0, None);
+        for addr in addrs.to_socket_addrs()? {
+            match TcpListener::bind(addr) {
+                Ok(listener) => {
+                    bound += 1;
+                    self.listeners.push(listener);
+                }
+                Err(error) if is_missing(&error) => {
+                    missing = Some(io::Error::new(error.kind(), format!("{addr}: {error}")));
+                }
+                Err(error) => return Err(io::Error::new(error.kind(), format!("{addr}: {error}"))),
+            }
+        }
+        match missing {
+            Some(error) if bound == 0 => Err(error),
+            None if bound == 0 => Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to bind")),
+            _ => self.build(),
+        }
+    }
+
+    /// Builds the server on the listeners given so far.
+    ///
+    /// # Errors
+    ///
+    /// A setting cannot work, or the operating system gives no poller.
+    pub fn build(self) -> io::Result<Server> {
+        self.config.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Server::new(self.config, self.listeners)
+    }
+}
+
+/// The machine has no such address, or no such address family.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+}

@@ -1,0 +1,134 @@
+//! One slab entry: stream + stage + outbox + deadlines.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use crate::{
+    close_reason::CloseReason,
+    config::{Config, Overflow},
+    deadlines::Deadlines,
+    outbox::Outbox,
+    proto::{
+        connection::Connection,
+        handshake::{HeadReader, Request},
+    },
+    wheel,
+};
+
+/// One connection, from accept to the last byte.
+#[derive(Debug)]
+pub(crate) struct Client<S> {
+    /// Makes the id generational.
+    pub(crate) serial: u32,
+    pub(crate) remote: SocketAddr,
+    pub(crate) stream: S,
+    pub(crate) stage: Stage,
+    pub(crate) outbox: Outbox,
+    /// Raw input that has to stand before the next read: a piece of a header, or what an event budget
+    /// left over.
+    pub(crate) carry: Vec<u8>,
+    pub(crate) deadlines: Deadlines,
+    /// The wheel entry and when it fires.
+    pub(crate) timer: Option<(wheel::Key, Instant)>,
+    /// Bytes read in the poll of that number.
+    pub(crate) spent: (u32, usize),
+
+    /// The kernel may hold input for us. Cleared by a short read.
+    pub(crate) readable: bool,
+    /// The peer will send no more: read until the end, short reads or not.
+    pub(crate) read_closed: bool,
+    /// The application asked for no input.
+    pub(crate) paused: bool,
+    /// In the ready list.
+    pub(crate) in_ready: bool,
+    /// In the dirty list.
+    pub(crate) in_dirty: bool,
+    /// A flush left bytes behind since the last `Drained`.
+    pub(crate) backed_up: bool,
+    /// A write failed; what can still be read is read, then the connection ends with this.
+    pub(crate) write_error: Option<std::io::ErrorKind>,
+}
+
+/// Where a connection is in its life: `Handshake` → `Open` → `Linger`.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Its request head is arriving.
+    Handshake(HeadReader),
+    /// The application knows it.
+    Open(Box<Open>),
+    /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
+    Linger {
+        /// FIN has been sent.
+        half_closed: bool,
+    },
+}
+
+/// What only an open connection has.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) connection: Connection,
+    /// We sent a close frame; this is what to report once the peer has answered or left.
+    pub(crate) verdict: Option<CloseReason>,
+    /// `Close` has been reported; what is left to do at the next flush, behind the application's last
+    /// messages.
+    pub(crate) farewell: Option<Farewell>,
+    pub(crate) overflow: Option<Overflow>,
+    /// Kept only if the configuration asks.
+    pub(crate) request: Option<Arc<Request>>,
+}
+
+/// The last frame to a client that has been reported closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// No frame: both sides have sent one, or the peer hung up.
+    Silent,
+    /// A close frame with this body; `None` answers an empty body.
+    Close(Option<(u16, String)>),
+}
+
+impl<S> Client<S> {
+    pub(crate) fn new(stream: S, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
+        Client {
+            serial,
+            remote,
+            stream,
+            stage,
+            outbox: Outbox::default(),
+            carry: Vec::new(),
+            deadlines: Deadlines::new(now),
+            timer: None,
+            spent: (0, 0),
+            readable: false,
+            read_closed: false,
+            paused: false,
+            in_ready: false,
+            in_dirty: false,
+            backed_up: false,
+            write_error: None,
+        }
+    }
+
+    /// The open connection, also after its `Close` was reported, until the next flush.
+    pub(crate) fn open(&self) -> Option<&Open> {
+        match &self.stage {
+            Stage::Open(open) => Some(open),
+            _ => None,
+        }
+    }
+
+    /// The open connection, mutably, and the outbox beside it.
+    pub(crate) fn open_mut(&mut self) -> Option<(&mut Open, &mut Outbox)> {
+        match &mut self.stage {
+            Stage::Open(open) => Some((open, &mut self.outbox)),
+            _ => None,
+        }
+    }
+
+    /// Open, and no `Close` reported.
+    pub(crate) fn is_live(&self) -> bool {
+        self.open().is_some_and(|open| open.farewell.is_none())
+    }
+
+    pub(crate) fn next_deadline(&self, config: &Config) -> Option<Instant> {
+        self.deadlines.next(config, self.paused)
+    }
+}

@@ -1,0 +1,153 @@
+//! Why a connection ended, as an application hears of it.
+
+use std::{fmt, io};
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::error::PeerMisbehaved;
+
+/// Why a connection ended: the last thing that is heard of it.
+///
+/// # Examples
+///
+/// ```
+/// use tickws::{CloseCode, CloseReason};
+///
+/// let left = CloseReason::Peer { code: CloseCode::Away, text: String::new() };
+/// assert!(!left.is_unexpected());
+/// assert!(CloseReason::Eof.is_unexpected());
+/// assert_eq!(left.to_string(), "the peer closed with 1001");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer began the close handshake. A close frame without a body has code 1005,
+    /// [`CloseCode::Status`] (RFC 6455 §7.1.5).
+    Peer {
+        /// The peer's code.
+        code: CloseCode,
+        /// The peer's reason, often empty.
+        text: String,
+    },
+    /// [`Server::close`](crate::Server::close) was called, and the peer answered or left.
+    Local {
+        /// The code we sent.
+        code: CloseCode,
+        /// The reason we sent.
+        text: String,
+    },
+    /// [`Server::disconnect`](crate::Server::disconnect) was called.
+    Disconnected,
+    /// [`Server::shutdown`](crate::Server::shutdown) was called.
+    Shutdown,
+    /// A deadline passed.
+    Timeout(Timeout),
+    /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with 1013.
+    Overflow,
+    /// The peer broke the protocol; closed with [`PeerMisbehaved::close_code`].
+    Protocol(PeerMisbehaved),
+    /// The peer ended the TCP connection without a close frame.
+    Eof,
+    /// Reading or writing failed, for instance with
+    /// [`ConnectionReset`](std::io::ErrorKind::ConnectionReset).
+    Io(io::ErrorKind),
+}
+
+/// Which deadline ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Timeout {
+    /// No byte, not even a pong, within `silence_timeout`.
+    Silence,
+    /// Bytes were waiting and none could be written within `write_timeout`.
+    Write,
+    /// The peer did not answer our close frame within `close_timeout`.
+    Close,
+    /// The connection reached `max_lifetime`; closed with 1001.
+    Lifetime,
+}
+
+impl CloseReason {
+    /// Whether an operator would want to know: the answer of gorilla's `IsUnexpectedCloseError` for
+    /// the codes 1000, 1001 and 1005. Everything that this side decided itself is expected, a full
+    /// outbox is not.
+    pub fn is_unexpected(&self) -> bool {
+        match self {
+            CloseReason::Peer { code, .. } => {
+                !matches!(code, CloseCode::Normal | CloseCode::Away | CloseCode::Status)
+            }
+            CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
+            CloseReason::Timeout(timeout) => *timeout != Timeout::Lifetime,
+            CloseReason::Overflow | CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
+        }
+    }
+
+    /// The connection's close code (RFC 6455 §7.1.5): the one that was received or sent, 1006 if
+    /// there was none.
+    pub fn code(&self) -> CloseCode {
+        match self {
+            CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
+            CloseReason::Shutdown | CloseReason::Timeout(Timeout::Lifetime) => CloseCode::Away,
+            CloseReason::Overflow => CloseCode::Again,
+            CloseReason::Protocol(violation) => violation.close_code(),
+            CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
+                CloseCode::Abnormal
+            }
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Peer { code, text } => closed_with(f, "the peer", *code, text),
+            CloseReason::Local { code, text } => closed_with(f, "we", *code, text),
+            CloseReason::Disconnected => f.write_str("disconnected by the application"),
+            CloseReason::Shutdown => f.write_str("the server shut down"),
+            CloseReason::Timeout(Timeout::Silence) => f.write_str("the peer was silent for too long"),
+            CloseReason::Timeout(Timeout::Write) => f.write_str("the peer took no data for too long"),
+            CloseReason::Timeout(Timeout::Close) => f.write_str("the peer did not answer our close frame"),
+            CloseReason::Timeout(Timeout::Lifetime) => {
+                f.write_str("the connection reached its maximum lifetime")
+            }
+            CloseReason::Overflow => f.write_str("too slow: its outbox was full"),
+            CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
+            CloseReason::Eof => f.write_str("the peer hung up without a close frame"),
+            CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),
+        }
+    }
+}
+
+fn closed_with(f: &mut fmt::Formatter<'_>, who: &str, code: CloseCode, text: &str) -> fmt::Result {
+    match text {
+        "" => write!(f, "{who} closed with {code}"),
+        // Debug form: a peer must not write line breaks into a log.
+        text => write!(f, "{who} closed with {code}: {text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expected_and_unexpected_follow_gorilla() {
+        let peer = |code: u16| CloseReason::Peer { code: code.into(), text: String::new() };
+        for code in [1000, 1001, 1005] {
+            assert!(!peer(code).is_unexpected(), "{code}");
+        }
+        for code in [1002, 1006, 1011, 4000] {
+            assert!(peer(code).is_unexpected(), "{code}");
+        }
+        assert!(CloseReason::Timeout(Timeout::Silence).is_unexpected());
+        assert!(!CloseReason::Timeout(Timeout::Lifetime).is_unexpected());
+        assert_eq!(CloseReason::Timeout(Timeout::Silence).code(), CloseCode::Abnormal);
+        assert_eq!(CloseReason::Protocol(PeerMisbehaved::InvalidUtf8).code(), CloseCode::Invalid);
+    }
+
+    #[test]
+    fn a_peers_text_cannot_break_a_log_line() {
+        let reason = CloseReason::Peer { code: CloseCode::Normal, text: "bye\nERROR fake".into() };
+        assert_eq!(reason.to_string(), r#"the peer closed with 1000: "bye\nERROR fake""#);
+    }
+}

@@ -1,0 +1,187 @@
+//! Limits and defaults, all in one place. Set through [`ServerBuilder`](crate::ServerBuilder).
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+
+/// What happens to a message that would take a client's outbox above `max_buffered`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// Close the client with 1013 (try again later); `send` answers [`SendError::Overflow`](crate::SendError::Overflow).
+    #[default]
+    Disconnect,
+    /// Drop the new message and keep the client; `send` answers [`SendError::Dropped`](crate::SendError::Dropped).
+    DropNewest,
+}
+
+/// Which browser pages may connect (RFC 6455 §10.2). Programs that are no browser send no `Origin`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum OriginPolicy {
+    /// The origin's host and port equal those of the `Host` header; no `Origin` at all passes too.
+    #[default]
+    SameOrigin,
+    /// Same origin, or one of these, each `scheme://host[:port]` in lower case.
+    AllowList(Vec<String>),
+    /// Every page of the web.
+    Any,
+}
+
+/// Inbound size limits in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MessageLimits {
+    pub(crate) frame: u64,
+    pub(crate) message: u64,
+}
+
+/// Everything a server can be told, with the defaults of the README's table.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) max_head_bytes: usize,
+    pub(crate) max_headers: usize,
+    pub(crate) origins: OriginPolicy,
+    pub(crate) keep_requests: bool,
+
+    pub(crate) max_message_size: usize,
+    /// `None`: as `max_message_size`.
+    pub(crate) max_frame_size: Option<usize>,
+
+    pub(crate) ping_interval: Option<Duration>,
+    pub(crate) silence_timeout: Option<Duration>,
+    pub(crate) write_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) max_lifetime: Option<Duration>,
+
+    pub(crate) max_buffered: usize,
+    pub(crate) overflow: Overflow,
+
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) read_budget: usize,
+    pub(crate) accept_budget: usize,
+    pub(crate) event_budget: usize,
+    pub(crate) time_budget: Option<Duration>,
+    pub(crate) nodelay: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            handshake_timeout: Duration::from_secs(10),
+            max_head_bytes: 16 * 1024,
+            max_headers: 100,
+            origins: OriginPolicy::SameOrigin,
+            keep_requests: false,
+            max_message_size: 1024 * 1024,
+            max_frame_size: None,
+            ping_interval: Some(Duration::from_secs(54)),
+            silence_timeout: Some(Duration::from_secs(60)),
+            write_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(10),
+            max_lifetime: None,
+            max_buffered: 1024 * 1024,
+            overflow: Overflow::Disconnect,
+            max_connections: None,
+            read_budget: 256 * 1024,
+            accept_budget: 64,
+            event_budget: 16 * 1024,
+            time_budget: None,
+            nodelay: true,
+        }
+    }
+}
+
+impl Config {
+    /// tungstenite's handshake machine refuses a longer head whatever we say.
+    const MAX_HEAD_BYTES: usize = 64 * 1024;
+    /// So that a length always fits the offsets of an event.
+    const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
+    /// The parser's header slots stand on the stack.
+    const MAX_HEADERS: usize = 256;
+
+    /// Finds the first setting that cannot work.
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("max_head_bytes", self.max_head_bytes, Self::MAX_HEAD_BYTES),
+            ("max_headers", self.max_headers, Self::MAX_HEADERS),
+            ("max_message_size", self.max_message_size, Self::MAX_MESSAGE_SIZE),
+            ("max_frame_size", self.frame_limit(), Self::MAX_MESSAGE_SIZE),
+            ("max_buffered", self.max_buffered, usize::MAX),
+            ("max_connections", self.max_connections.unwrap_or(1), u32::MAX as usize / 2),
+            ("read_budget", self.read_budget, usize::MAX),
+            ("accept_budget", self.accept_budget, usize::MAX),
+            ("event_budget", self.event_budget, u32::MAX as usize),
+        ];
+        for (setting, value, max) in sizes {
+            if value == 0 {
+                return Err(ConfigError::Zero(setting));
+            }
+            if value > max {
+                return Err(ConfigError::TooLarge { setting, max });
+            }
+        }
+        let durations = [
+            ("handshake_timeout", Some(self.handshake_timeout)),
+            ("ping_interval", self.ping_interval),
+            ("silence_timeout", self.silence_timeout),
+            ("write_timeout", Some(self.write_timeout)),
+            ("close_timeout", Some(self.close_timeout)),
+            ("max_lifetime", self.max_lifetime),
+        ];
+        for (setting, value) in durations {
+            if value == Some(Duration::ZERO) {
+                return Err(ConfigError::Zero(setting));
+            }
+        }
+        if let (Some(ping), Some(silence)) = (self.ping_interval, self.silence_timeout)
+            && silence <= ping
+        {
+            return Err(ConfigError::SilenceBeforePing { ping, silence });
+        }
+        if let OriginPolicy::AllowList(origins) = &self.origins {
+            for origin in origins {
+                let authority = origin.split_once("://").map(|(_, authority)| authority);
+                if authority.is_none_or(|a| a.is_empty() || a.contains(['/', ' ', '*'])) {
+                    return Err(ConfigError::InvalidOrigin(origin.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn message_limits(&self) -> MessageLimits {
+        MessageLimits { frame: self.frame_limit() as u64, message: self.max_message_size as u64 }
+    }
+
+    /// The largest payload of one frame, in bytes.
+    fn frame_limit(&self) -> usize {
+        self.max_frame_size.unwrap_or(self.max_message_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        let zero = Config { accept_budget: 0, ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero("accept_budget")));
+        let zero = Config { max_lifetime: Some(Duration::ZERO), ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero("max_lifetime")));
+        let head = Config { max_head_bytes: 65 * 1024, ..Config::default() };
+        assert!(matches!(head.validate(), Err(ConfigError::TooLarge { setting: "max_head_bytes", .. })));
+        let late = Config { ping_interval: Some(Duration::from_secs(60)), ..Config::default() };
+        assert!(matches!(late.validate(), Err(ConfigError::SilenceBeforePing { .. })));
+        for bad in ["example.com", "https://", "https://a.example/path", "https://*.example"] {
+            let origins = OriginPolicy::AllowList(vec![bad.into()]);
+            let config = Config { origins, ..Config::default() };
+            assert_eq!(config.validate(), Err(ConfigError::InvalidOrigin(bad.into())));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! When something is due for one client. One wheel entry serves them all: it stands at the earliest.
+
+use std::time::{Duration, Instant};
+
+use crate::{close_reason::Timeout, config::Config};
+
+/// What has come due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    Ping,
+    Timeout(Timeout),
+}
+
+/// The moments that a client's deadlines count from. A message only stores `heard`; nothing is
+/// re-armed for it.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    opened: Instant,
+    heard: Instant,
+    pinged: Instant,
+    /// When the kernel last took a byte, while bytes wait.
+    stuck: Option<Instant>,
+    close_by: Option<Instant>,
+}
+
+impl Deadlines {
+    pub(crate) fn new(now: Instant) -> Self {
+        Deadlines { opened: now, heard: now, pinged: now, stuck: None, close_by: None }
+    }
+
+    /// A byte arrived: a sign of life.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    pub(crate) fn pinged(&mut self, now: Instant) {
+        self.pinged = now;
+    }
+
+    /// Bytes wait and the kernel took some (or the first were refused) at `now`.
+    pub(crate) fn stuck_since(&mut self, now: Instant) {
+        self.stuck = Some(now);
+    }
+
+    pub(crate) fn unstuck(&mut self) {
+        self.stuck = None;
+    }
+
+    /// The connection must be gone by then.
+    pub(crate) fn close_by(&mut self, deadline: Option<Instant>) {
+        self.close_by = deadline;
+    }
+
+    /// The first deadline of an open connection. While reading is paused silence proves nothing.
+    pub(crate) fn next(&self, config: &Config, paused: bool) -> Option<Instant> {
+        self.all(config, paused).into_iter().flatten().map(|(when, _)| when).min()
+    }
+
+    /// What is due at `now`, the gravest first.
+    pub(crate) fn due(&self, config: &Config, paused: bool, now: Instant) -> Option<Due> {
+        self.all(config, paused).into_iter().flatten().find(|(when, _)| *when <= now).map(|(_, due)| due)
+    }
+
+    fn all(&self, config: &Config, paused: bool) -> [Option<(Instant, Due)>; 5] {
+        let after = |start: Instant, wait: Option<Duration>| start.checked_add(wait?);
+        let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
+        let closing = self.close_by.is_some();
+        let unless = |off: bool, wait: Option<Duration>| if off { None } else { wait };
+        let stuck = self.stuck.and_then(|since| since.checked_add(config.write_timeout));
+        [
+            due(self.close_by, Due::Timeout(Timeout::Close)),
+            due(stuck, Due::Timeout(Timeout::Write)),
+            due(
+                after(self.heard, unless(closing || paused, config.silence_timeout)),
+                Due::Timeout(Timeout::Silence),
+            ),
+            due(after(self.opened, unless(closing, config.max_lifetime)), Due::Timeout(Timeout::Lifetime)),
+            due(after(self.pinged, unless(closing, config.ping_interval)), Due::Ping),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_deadline_counts_and_the_gravest_is_reported() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let config = Config { max_lifetime: Some(Duration::from_secs(100)), ..Config::default() };
+        let mut deadlines = Deadlines::new(start);
+        assert_eq!(deadlines.next(&config, false), Some(at(54)));
+        assert_eq!(deadlines.due(&config, false, at(53)), None);
+        assert_eq!(deadlines.due(&config, false, at(54)), Some(Due::Ping));
+        deadlines.pinged(at(54));
+        assert_eq!(deadlines.due(&config, false, at(60)), Some(Due::Timeout(Timeout::Silence)));
+        assert_eq!(deadlines.due(&config, true, at(60)), None, "paused");
+        deadlines.heard(at(60));
+        deadlines.stuck_since(at(61));
+        assert_eq!(deadlines.due(&config, false, at(71)), Some(Due::Timeout(Timeout::Write)));
+        deadlines.unstuck();
+        assert_eq!(deadlines.due(&config, false, at(100)), Some(Due::Timeout(Timeout::Lifetime)));
+        deadlines.close_by(Some(at(110)));
+        assert_eq!(deadlines.next(&config, false), Some(at(110)), "only the close deadline is left");
+    }
+
+    #[test]
+    fn a_disabled_deadline_never_comes() {
+        let config = Config { ping_interval: None, silence_timeout: None, ..Config::default() };
+        assert_eq!(Deadlines::new(Instant::now()).next(&config, false), None);
+    }
+}

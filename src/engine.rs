@@ -1,0 +1,336 @@
+//! A whole server without sockets or a clock: generic over the stream, told what is ready and what
+//! time it is.
+//!
+//! | kind | methods |
+//! |---|---|
+//! | what happened | `accept`, `refuse`, `ready`, `fire_timers`, `service_next` |
+//! | what to do | `send`, `broadcast`, `ping`, `close`, `disconnect`, `shutdown`, … |
+//! | what comes out | `flush` (to the streams), `finish_tick` (to the application), `next_timeout` |
+//!
+//! One poll: `flush`, `start_poll`, then `accept` and `ready` for what the kernel reports, then
+//! `fire_timers`, then `service_next` until it gives `false`, then `finish_tick`.
+
+mod closing;
+mod receive;
+mod send;
+mod timers;
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Write},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+
+use crate::{
+    client::{Client, Open, Stage},
+    config::Config,
+    error::NotConnected,
+    id::ClientId,
+    outbox::{Outbox, OutboxPool, Written},
+    pool::BufferPool,
+    proto::handshake::{HeadReader, Rejection, Request},
+    stats::Stats,
+    tick::{Recycler, Tick, TickData},
+    wheel::Wheel,
+};
+pub use send::Delivery;
+use timers::{Alarm, AppTimer};
+
+/// A non-blocking byte stream. A readiness source tells the engine when to use it.
+pub(crate) trait Stream: Read + Write {
+    /// Sends FIN: no more will be written.
+    fn shutdown_write(&mut self) -> io::Result<()>;
+}
+
+/// What the readiness source reports of one stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The peer will send no more, or the connection failed.
+    pub(crate) read_closed: bool,
+}
+
+/// The server's state and all of its rules.
+#[derive(Debug)]
+pub(crate) struct Engine<S> {
+    config: Config,
+    clients: Slab<Client<S>>,
+    next_serial: u32,
+    /// Live connections: open and not reported closed.
+    open: usize,
+    /// Indices with input to read, each once, served in turns.
+    ready: VecDeque<u32>,
+    /// Clients whose turn comes in the next poll: their read budget is spent.
+    postponed: Vec<u32>,
+    /// Indices with something to write that are not blocked, each once.
+    dirty: Vec<u32>,
+    /// Reported closed since the last flush.
+    ended: Vec<u32>,
+    /// Spare for `flush`, so that it need not allocate.
+    work: Vec<u32>,
+    poll: u32,
+
+    wheel: Wheel<Alarm>,
+    timers: Slab<AppTimer>,
+    next_timer: u32,
+    timers_left: bool,
+    shutting_down: bool,
+
+    tick: Box<TickData>,
+    recycler: Arc<Recycler>,
+    inbound: BufferPool,
+    outbound: OutboxPool,
+    /// A broadcast is framed here once.
+    frame: Vec<u8>,
+    stats: Stats,
+}
+
+impl<S: Stream> Engine<S> {
+    /// Spare buffers kept, in bytes, each way.
+    const POOL_BYTES: usize = 4 * 1024 * 1024;
+
+    /// Connections above `max_connections` that are told so; more are dropped without a word.
+    const REFUSED_AT_ONCE: usize = 64;
+
+    pub(crate) fn new(config: Config, now: Instant) -> Self {
+        Engine {
+            config,
+            clients: Slab::new(),
+            next_serial: 1,
+            open: 0,
+            ready: VecDeque::new(),
+            postponed: Vec::new(),
+            dirty: Vec::new(),
+            ended: Vec::new(),
+            work: Vec::new(),
+            poll: 0,
+            wheel: Wheel::new(now),
+            timers: Slab::new(),
+            next_timer: 1,
+            timers_left: false,
+            shutting_down: false,
+            tick: Box::default(),
+            recycler: Arc::default(),
+            inbound: BufferPool::new(Self::POOL_BYTES),
+            outbound: OutboxPool::new(Self::POOL_BYTES),
+            frame: Vec::new(),
+            stats: Stats::default(),
+        }
+    }
+
+    // ---- what happened ----
+
+    /// Takes over a connection; its stream is to be registered under the index that is returned.
+    /// `None`: there are so many that this one is dropped.
+    pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
+        self.stats.accepted += 1;
+        let max = self.config.max_connections.unwrap_or(u32::MAX as usize / 2);
+        let refused = self.shutting_down || self.clients.len() >= max;
+        if refused {
+            self.stats.rejected.count(Rejection::AtCapacity);
+            if self.clients.len() >= max + Self::REFUSED_AT_ONCE {
+                return None;
+            }
+        }
+        let serial = self.next_serial;
+        self.next_serial = serial.wrapping_add(1);
+        let stage = Stage::Handshake(HeadReader::default());
+        let mut client = Client::new(stream, remote, serial, stage, now);
+        client.deadlines.close_by(now.checked_add(self.config.handshake_timeout));
+        let index = self.clients.insert(client);
+        if refused {
+            self.answer(index, &Rejection::AtCapacity.response(), now);
+        }
+        self.rearm(index);
+        Some(index)
+    }
+
+    /// The readiness source reports on the stream at `index`.
+    pub(crate) fn ready(&mut self, index: usize, readiness: Readiness, now: Instant) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.read_closed |= readiness.read_closed;
+        if readiness.readable || readiness.read_closed {
+            client.readable = true;
+            self.make_ready(index);
+        }
+        if readiness.writable {
+            let client = &mut self.clients[index];
+            client.outbox.unblock();
+            if client.outbox.has_work() {
+                self.write(index, now);
+            }
+        }
+    }
+
+    // ---- what comes out ----
+
+    /// Writes what is queued, one write per client, and bids farewell to those reported closed.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        self.bid_farewell(now);
+        let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
+        for index in work.drain(..) {
+            let index = index as usize;
+            if let Some(client) = self.clients.get_mut(index)
+                && std::mem::take(&mut client.in_dirty)
+            {
+                self.write(index, now);
+            }
+        }
+        self.work = work;
+    }
+
+    /// Begins a poll: budgets are fresh.
+    pub(crate) fn start_poll(&mut self) {
+        self.poll = self.poll.wrapping_add(1);
+        self.timers_left = false;
+        self.ready.extend(self.postponed.drain(..));
+    }
+
+    /// Hands out everything that happened since the last tick. `more` of the caller's is added.
+    pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
+        let data = std::mem::replace(&mut self.tick, self.recycler.take(&mut self.inbound));
+        let more = more || self.has_more();
+        let timeout = if more { Some(Duration::ZERO) } else { self.next_timeout(now) };
+        Tick::new(data, self.recycler.clone(), more, timeout)
+    }
+
+    /// How long the host may sleep: zero if something is queued, ready or reported, `None` if nothing
+    /// is going to happen by itself.
+    pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
+        if self.has_more() || !self.dirty.is_empty() || !self.ended.is_empty() || !self.tick.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        self.wheel.next_deadline().map(|deadline| deadline.saturating_duration_since(now))
+    }
+
+    /// Whether work was carried over.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.ready.is_empty() || !self.postponed.is_empty() || self.timers_left
+    }
+
+    // ---- questions ----
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats { open: self.open as u64, ..self.stats }
+    }
+
+    pub(crate) fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    pub(crate) fn client_count(&self) -> usize {
+        self.open
+    }
+
+    /// Every connection, handshakes and lingering ones included.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> {
+        let live = self.clients.iter().filter(|(_, client)| client.is_live());
+        live.map(|(index, client)| ClientId::new(index as u32, client.serial))
+    }
+
+    pub(crate) fn stream_mut(&mut self, index: usize) -> Option<&mut S> {
+        self.clients.get_mut(index).map(|client| &mut client.stream)
+    }
+
+    pub(crate) fn remote_addr(&self, id: ClientId) -> Option<SocketAddr> {
+        self.get(id).map(|client| client.remote)
+    }
+
+    pub(crate) fn rtt(&self, id: ClientId) -> Option<Duration> {
+        self.get(id)?.open()?.connection.rtt()
+    }
+
+    pub(crate) fn buffered(&self, id: ClientId) -> usize {
+        self.get(id).map_or(0, |client| client.outbox.len())
+    }
+
+    pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
+        self.get(id)?.open()?.request.as_deref()
+    }
+
+    // ---- shared by the parts ----
+
+    fn get(&self, id: ClientId) -> Option<&Client<S>> {
+        self.clients.get(id.index()).filter(|client| client.serial == id.serial() && client.open().is_some())
+    }
+
+    /// The open connection behind an id and the outbox beside it.
+    fn open_mut(&mut self, id: ClientId) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnected> {
+        let Engine { clients, outbound, .. } = self;
+        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let (open, outbox) = client.and_then(Client::open_mut).ok_or(NotConnected(id))?;
+        Ok((open, outbox, outbound))
+    }
+
+    fn id(&self, index: usize) -> ClientId {
+        ClientId::new(index as u32, self.clients[index].serial)
+    }
+
+    fn make_ready(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if !client.in_ready && !client.paused {
+            client.in_ready = true;
+            self.ready.push_back(index as u32);
+        }
+    }
+
+    fn make_dirty(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if !client.in_dirty && !client.outbox.is_blocked() {
+            client.in_dirty = true;
+            self.dirty.push(index as u32);
+        }
+    }
+
+    /// Writes as much as the stream takes.
+    fn write(&mut self, index: usize, now: Instant) {
+        let Engine { clients, outbound, stats, .. } = self;
+        let client = &mut clients[index];
+        if client.write_error.is_some() {
+            return client.outbox.clear(outbound);
+        }
+        match client.outbox.write_to(&mut client.stream, outbound) {
+            Ok(Written::All(count)) => {
+                stats.bytes_out += count as u64;
+                client.deadlines.unstuck();
+                if std::mem::take(&mut client.backed_up) && client.is_live() {
+                    let id = self.id(index);
+                    self.tick.drained(id);
+                }
+                self.after_last_byte(index);
+            }
+            Ok(Written::Blocked(count)) => {
+                stats.bytes_out += count as u64;
+                if count > 0 || !client.backed_up {
+                    client.deadlines.stuck_since(now);
+                }
+                client.backed_up = true;
+                self.rearm(index);
+            }
+            Err(error) => {
+                // The peer may have said why before it reset: what has arrived is read first.
+                client.outbox.clear(outbound);
+                client.write_error = Some(error.kind());
+                client.readable = true;
+                client.read_closed = true;
+                client.deadlines.unstuck();
+                client.deadlines.close_by(now.checked_add(self.config.close_timeout));
+                self.rearm(index);
+                self.make_ready(index);
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The end of connections: every `Open` gets exactly one `Close`, then the socket lingers until its
+//! last bytes have left (RFC 6455 §7.1.1: the server sends FIN first and waits for the peer's).
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::{Engine, Stream, timers::Alarm};
+use crate::{
+    client::{Farewell, Stage},
+    close_reason::{CloseReason, Timeout},
+    error::{CloseError, NotConnected, PeerMisbehaved},
+    id::ClientId,
+    proto::{
+        close::{self, MAX_REASON},
+        handshake::Rejection,
+    },
+};
+
+impl<S: Stream> Engine<S> {
+    // ---- asked for by the application ----
+
+    /// Begins the close handshake behind everything queued.
+    pub(crate) fn close(
+        &mut self,
+        id: ClientId,
+        code: CloseCode,
+        text: &str,
+        now: Instant,
+    ) -> Result<(), CloseError> {
+        close::check(code.into(), text)?;
+        let (open, ..) = self.open_mut(id).map_err(|NotConnected(id)| CloseError::NotConnected(id))?;
+        if !open.connection.close_state().may_send_data() || open.farewell.is_some() {
+            return Err(CloseError::Closing(id));
+        }
+        let verdict = CloseReason::Local { code, text: text.to_owned() };
+        self.begin_close(id.index(), code, text, verdict, now);
+        Ok(())
+    }
+
+    /// Drops the connection without a word.
+    pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
+        self.open_mut(id)?;
+        self.remove(id.index(), CloseReason::Disconnected);
+        Ok(())
+    }
+
+    /// Begins the end of everything: says `code` to all, and nobody is let in any more. What is left
+    /// after `deadline` is dropped.
+    pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
+        if std::mem::replace(&mut self.shutting_down, true) {
+            return;
+        }
+        let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            match &self.clients[index].stage {
+                Stage::Handshake(_) => {
+                    self.stats.rejected.count(Rejection::AtCapacity);
+                    self.answer(index, &Rejection::AtCapacity.response(), now);
+                }
+                Stage::Open(open)
+                    if open.connection.close_state().may_send_data() && open.farewell.is_none() =>
+                {
+                    self.begin_close(index, code, "", CloseReason::Shutdown, now);
+                }
+                Stage::Open(_) | Stage::Linger { .. } => {}
+            }
+        }
+        if let Some(deadline) = now.checked_add(deadline) {
+            self.wheel.insert(deadline, Alarm::Shutdown);
+        }
+    }
+
+    /// Whether `shutdown` was called.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
+    /// Whether a shutdown is complete: every connection is gone and every event handed out.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
+    }
+
+    /// The stream at `index` cannot be watched: forgets it.
+    pub(crate) fn abandon(&mut self, index: usize) {
+        if self.clients.contains(index) {
+            self.free(index);
+        }
+    }
+
+    // ---- found out while reading ----
+
+    /// The peer's close frame (RFC 6455 §5.5.1). Ours answers it with the same code.
+    pub(super) fn ended_by_peer(&mut self, index: usize, code: u16, text: String) {
+        let farewell = Farewell::Close((code != 1005).then(|| (code, String::new())));
+        self.end(index, CloseReason::Peer { code: code.into(), text }, farewell);
+    }
+
+    pub(super) fn ended_by_violation(&mut self, index: usize, violation: PeerMisbehaved) {
+        // §7.1.7: fail the connection with the fitting code, and tell the developer at the other end.
+        let mut text = violation.to_string();
+        if text.len() > MAX_REASON {
+            text.clear();
+        }
+        let farewell = Farewell::Close(Some((violation.close_code().into(), text)));
+        self.end(index, CloseReason::Protocol(violation), farewell);
+    }
+
+    /// FIN without a close frame. What is queued may still reach a peer that only half-closed.
+    pub(super) fn ended_by_eof(&mut self, index: usize, now: Instant) {
+        let client = &mut self.clients[index];
+        client.read_closed = true;
+        client.readable = false;
+        if let Some(kind) = client.write_error {
+            return self.ended_by_error(index, kind);
+        }
+        match &client.stage {
+            Stage::Handshake(_) => self.forget_handshake(index),
+            Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
+            Stage::Linger { .. } if client.outbox.has_work() => self.write(index, now),
+            Stage::Linger { .. } => self.free(index),
+        }
+    }
+
+    pub(super) fn ended_by_error(&mut self, index: usize, kind: io::ErrorKind) {
+        match &self.clients[index].stage {
+            Stage::Handshake(_) => self.forget_handshake(index),
+            _ => self.remove(index, CloseReason::Io(kind)),
+        }
+    }
+
+    // ---- the steps of an end ----
+
+    /// Sends our close frame behind everything queued; the verdict is reported when the peer has
+    /// answered, left, or kept us waiting for too long.
+    pub(super) fn begin_close(
+        &mut self,
+        index: usize,
+        code: CloseCode,
+        text: &str,
+        verdict: CloseReason,
+        now: Instant,
+    ) {
+        let deadline = now.checked_add(self.config.close_timeout);
+        let client = &mut self.clients[index];
+        let Stage::Open(open) = &mut client.stage else { return };
+        open.connection.close(Some((code.into(), text)), &mut client.outbox, &mut self.outbound);
+        open.verdict = Some(verdict);
+        client.deadlines.close_by(deadline);
+        // The peer's answer has to be read, whatever the application wants to read.
+        client.paused = false;
+        let has_input = client.readable || !client.carry.is_empty();
+        self.rearm(index);
+        self.make_dirty(index);
+        if has_input {
+            self.make_ready(index);
+        }
+    }
+
+    /// Reports the end of an open connection. Its last frame follows at the next flush, so that the
+    /// application can still answer messages that came before the end in the same tick.
+    fn end(&mut self, index: usize, reason: CloseReason, farewell: Farewell) {
+        let id = self.id(index);
+        let client = &mut self.clients[index];
+        let Stage::Open(open) = &mut client.stage else { return };
+        if open.farewell.is_some() {
+            return;
+        }
+        let (reason, farewell) = match open.verdict.take() {
+            Some(verdict) => (verdict, Farewell::Silent),
+            None => (reason, farewell),
+        };
+        open.farewell = Some(farewell);
+        self.ended.push(index as u32);
+        self.report(id, reason);
+    }
+
+    /// The last frame to those that were reported closed; from here on their ids are stale.
+    pub(super) fn bid_farewell(&mut self, now: Instant) {
+        let mut work = std::mem::replace(&mut self.ended, std::mem::take(&mut self.work));
+        for index in work.drain(..) {
+            let index = index as usize;
+            let Some(client) = self.clients.get_mut(index) else { continue };
+            let Stage::Open(open) = &mut client.stage else { continue };
+            let Some(farewell) = open.farewell.take() else { continue };
+            if let Farewell::Close(body) = farewell
+                && open.connection.close_state().may_send_data()
+            {
+                let body = body.as_ref().map(|(code, text)| (*code, text.as_str()));
+                open.connection.close(body, &mut client.outbox, &mut self.outbound);
+            }
+            self.linger(index, now);
+        }
+        self.work = work;
+    }
+
+    /// Answers a request with HTTP, then lets the connection go.
+    pub(super) fn answer(&mut self, index: usize, response: &[u8], now: Instant) {
+        self.clients[index].outbox.push_raw(response, &mut self.outbound);
+        self.linger(index, now);
+    }
+
+    /// From here on only bytes leave and none are wanted.
+    fn linger(&mut self, index: usize, now: Instant) {
+        let deadline = now.checked_add(self.config.close_timeout);
+        let client = &mut self.clients[index];
+        if let Stage::Open(open) = &mut client.stage {
+            open.connection.release(&mut self.inbound);
+        }
+        self.inbound.give(std::mem::take(&mut client.carry));
+        client.stage = Stage::Linger { half_closed: false };
+        client.paused = false;
+        client.deadlines.close_by(deadline);
+        let readable = client.readable;
+        self.rearm(index);
+        self.make_dirty(index);
+        if readable {
+            self.make_ready(index);
+        }
+    }
+
+    /// The outbox is empty. A lingering connection is half-closed now, or gone.
+    pub(super) fn after_last_byte(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let Stage::Linger { half_closed } = &mut client.stage else { return };
+        if client.read_closed && !client.readable {
+            return self.free(index);
+        }
+        if !std::mem::replace(half_closed, true) && client.stream.shutdown_write().is_err() {
+            self.free(index);
+        }
+    }
+
+    /// Ends a connection at once, reporting it if it was open.
+    pub(super) fn remove(&mut self, index: usize, reason: CloseReason) {
+        let id = self.id(index);
+        if let Stage::Open(open) = &mut self.clients[index].stage
+            && open.farewell.is_none()
+        {
+            let verdict = open.verdict.take();
+            // What was asked for stands above how it went, but for the peer's failure to answer.
+            let reason = match (verdict, reason) {
+                (Some(CloseReason::Shutdown), CloseReason::Timeout(_)) => CloseReason::Shutdown,
+                (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => verdict,
+                (_, reason) => reason,
+            };
+            self.report(id, reason);
+        }
+        self.free(index);
+    }
+
+    /// The deadline of a connection that is not open passed.
+    pub(super) fn overdue(&mut self, index: usize) {
+        if matches!(self.clients[index].stage, Stage::Handshake(_)) {
+            self.stats.rejected.timeout += 1;
+        }
+        self.free(index);
+    }
+
+    /// The deadline of a shutdown passed.
+    pub(super) fn drop_all(&mut self) {
+        let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            self.remove(index, CloseReason::Timeout(Timeout::Close));
+        }
+    }
+
+    fn forget_handshake(&mut self, index: usize) {
+        self.stats.rejected.gone += 1;
+        self.free(index);
+    }
+
+    fn report(&mut self, id: ClientId, reason: CloseReason) {
+        self.open -= 1;
+        self.stats.closed.count(&reason);
+        self.tick.close(id, reason);
+    }
+
+    /// Drops the stream, and gives everything back that the connection held.
+    fn free(&mut self, index: usize) {
+        let mut client = self.clients.remove(index);
+        if let Some((key, _)) = client.timer {
+            self.wheel.cancel(key);
+        }
+        if let Stage::Open(open) = &mut client.stage {
+            open.connection.release(&mut self.inbound);
+        }
+        self.inbound.give(client.carry);
+        client.outbox.clear(&mut self.outbound);
+    }
+}

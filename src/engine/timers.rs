@@ -1,0 +1,152 @@
+//! Deadlines and application timers, all on one wheel.
+
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::{Engine, Stream};
+use crate::{
+    client::Stage,
+    close_reason::{CloseReason, Timeout},
+    deadlines::Due,
+    id::TimerId,
+    wheel,
+};
+
+/// Whom a wheel entry wakes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Alarm {
+    /// The client at this index; cancelled before the slot is used again.
+    Client(u32),
+    Timer(u32),
+    Shutdown,
+    /// Ends a host's sleep, for what is kept outside the engine.
+    Wake,
+}
+
+/// A timer of the application.
+#[derive(Debug)]
+pub(super) struct AppTimer {
+    serial: u32,
+    key: wheel::Key,
+    deadline: Instant,
+    period: Option<Duration>,
+}
+
+impl<S: Stream> Engine<S> {
+    /// Alarms in one poll; a burst of them must not make a frame late.
+    const MAX_ALARMS: usize = 1024;
+
+    /// The wheel's resolution: a shorter period would never let it sleep.
+    const MIN_PERIOD: Duration = Duration::from_millis(1);
+
+    /// Fires what is due, within the event budget.
+    pub(crate) fn fire_timers(&mut self, now: Instant) {
+        for _ in 0..Self::MAX_ALARMS {
+            if self.tick.events_left(self.config.event_budget) == 0 {
+                break;
+            }
+            match self.wheel.pop_expired(now) {
+                None => return,
+                Some(Alarm::Client(index)) => self.client_due(index as usize, now),
+                Some(Alarm::Timer(index)) => self.timer_due(index, now),
+                Some(Alarm::Shutdown) => self.drop_all(),
+                Some(Alarm::Wake) => {}
+            }
+        }
+        self.timers_left = self.wheel.next_deadline().is_some_and(|deadline| deadline <= now);
+    }
+
+    /// Fires once after `delay`, or every `delay` if it repeats.
+    pub(crate) fn set_timer(&mut self, delay: Duration, repeat: bool, now: Instant) -> TimerId {
+        let period = repeat.then(|| delay.max(Self::MIN_PERIOD));
+        let deadline = after(now, period.unwrap_or(delay));
+        let serial = self.next_timer;
+        self.next_timer = serial.wrapping_add(1);
+        let entry = self.timers.vacant_entry();
+        let index = entry.key() as u32;
+        let key = self.wheel.insert(deadline, Alarm::Timer(index));
+        entry.insert(AppTimer { serial, key, deadline, period });
+        TimerId::new(index, serial)
+    }
+
+    /// `false` if the timer has fired for the last time or was cancelled.
+    pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
+        let known = self.timers.get(id.index()).is_some_and(|timer| timer.serial == id.serial());
+        if known {
+            let timer = self.timers.remove(id.index());
+            self.wheel.cancel(timer.key);
+        }
+        known
+    }
+
+    /// Ends a host's sleep at `deadline`.
+    pub(crate) fn wake_at(&mut self, deadline: Instant) {
+        self.wheel.insert(deadline, Alarm::Wake);
+    }
+
+    /// Moves the client's wheel entry if its next deadline has come nearer. One that has moved away
+    /// is left: the entry fires for nothing once and is set anew, which is cheaper than moving it for
+    /// each message.
+    pub(super) fn rearm(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let Some(next) = client.next_deadline(&self.config) else { return };
+        if let Some((key, at)) = client.timer {
+            if at <= next {
+                return;
+            }
+            self.wheel.cancel(key);
+        }
+        client.timer = Some((self.wheel.insert(next, Alarm::Client(index as u32)), next));
+    }
+
+    fn client_due(&mut self, index: usize, now: Instant) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.timer = None;
+        match client.deadlines.due(&self.config, client.paused, now) {
+            None => {}
+            Some(Due::Ping) => {
+                client.deadlines.pinged(now);
+                if client.is_live() {
+                    let id = self.id(index);
+                    // A client that is closing needs no ping.
+                    let _ = self.ping(id, now);
+                }
+            }
+            Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
+                (Stage::Handshake(_) | Stage::Linger { .. }, _) => return self.overdue(index),
+                (Stage::Open(open), Timeout::Lifetime) if open.connection.close_state().may_send_data() => {
+                    let reason = CloseReason::Timeout(Timeout::Lifetime);
+                    self.begin_close(index, CloseCode::Away, "maximum lifetime", reason, now);
+                }
+                (Stage::Open(_), timeout) => return self.remove(index, CloseReason::Timeout(timeout)),
+            },
+        }
+        self.rearm(index);
+    }
+
+    fn timer_due(&mut self, index: u32, now: Instant) {
+        let Some(timer) = self.timers.get_mut(index as usize) else { return };
+        let id = TimerId::new(index, timer.serial);
+        match timer.period {
+            None => {
+                self.timers.remove(index as usize);
+            }
+            Some(period) => {
+                // Ticks that were slept through are skipped, the rhythm is kept.
+                let late = now.saturating_duration_since(timer.deadline);
+                let periods = late.as_nanos() / period.as_nanos() + 1;
+                let step = u32::try_from(periods).ok().and_then(|periods| period.checked_mul(periods));
+                timer.deadline = after(timer.deadline, step.unwrap_or(Duration::MAX));
+                timer.key = self.wheel.insert(timer.deadline, Alarm::Timer(index));
+            }
+        }
+        self.tick.timer(id);
+    }
+}
+
+/// A century stands for a delay that no `Instant` can hold.
+fn after(start: Instant, delay: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    start.checked_add(delay).or_else(|| start.checked_add(CENTURY)).unwrap_or(start)
+}

@@ -1,0 +1,170 @@
+//! Every public failure: small enums, one per operation, and the one map from a violation to its close code.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::id::ClientId;
+
+/// The id is stale: its connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("client {0} is not connected: forget its id when you see its Close event")]
+pub struct NotConnected(pub ClientId);
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The id is stale: that connection is gone, or its `Close` event has been handed out.
+    #[error("client {0} is not connected: forget its id when you see its Close event")]
+    NotConnected(ClientId),
+    /// The connection is closing; nothing may follow a close frame (RFC 6455 §5.5.1).
+    #[error("client {0} is closing: nothing can be sent after the close frame")]
+    Closing(ClientId),
+    /// The message alone is larger than `max_buffered`; it was refused and nothing else changed.
+    #[error(
+        "a message of {len} bytes never fits into max_buffered ({max} bytes): send less or raise the limit"
+    )]
+    TooLarge {
+        /// The framed length in bytes.
+        len: usize,
+        /// The client's cap in bytes.
+        max: usize,
+    },
+    /// The outbox is full and the policy is [`Overflow::DropNewest`](crate::Overflow::DropNewest):
+    /// this message was dropped, the connection stays.
+    #[error("the outbox of client {0} is full: this message was dropped")]
+    Dropped(ClientId),
+    /// The outbox is full and the policy is [`Overflow::Disconnect`](crate::Overflow::Disconnect):
+    /// the client is now being closed with 1013.
+    #[error("the outbox of client {0} is full: it is being disconnected")]
+    Overflow(ClientId),
+}
+
+/// Why a close could not be begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// The id is stale.
+    #[error("client {0} is not connected: forget its id when you see its Close event")]
+    NotConnected(ClientId),
+    /// The connection is closing already; the first code stands.
+    #[error("client {0} is closing already")]
+    Closing(ClientId),
+    /// The code may not stand in a close frame (RFC 6455 §7.4): it is below 1000, 1004, 1005, 1006, 1015,
+    /// in 1016–2999 or above 4999.
+    #[error("close code {0} may not be sent: use 1000, 1001, 1008, 1011 or one of 3000 to 4999")]
+    InvalidCode(u16),
+    /// The reason is longer than 123 bytes of UTF-8 (RFC 6455 §5.5.1).
+    #[error("a close reason holds at most 123 bytes, not {0}")]
+    ReasonTooLong(usize),
+}
+
+/// Why a configuration was refused. Comes out of `bind` as the source of an
+/// [`InvalidInput`](std::io::ErrorKind::InvalidInput) error.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A limit of zero would refuse everything.
+    #[error("{0} must not be zero")]
+    Zero(&'static str),
+    /// A setting is above what the implementation can hold.
+    #[error("{setting} must not be above {max}")]
+    TooLarge {
+        /// The builder method.
+        setting: &'static str,
+        /// The largest value it takes.
+        max: usize,
+    },
+    /// A peer would be given up before it is pinged.
+    #[error("silence_timeout ({silence:?}) must be longer than ping_interval ({ping:?})")]
+    SilenceBeforePing {
+        /// The configured `ping_interval`.
+        ping: Duration,
+        /// The configured `silence_timeout`.
+        silence: Duration,
+    },
+    /// An origin is no `scheme://host[:port]`.
+    #[error("{0:?} is no origin: write it as a browser does, for instance https://example.com")]
+    InvalidOrigin(String),
+}
+
+/// How a peer broke RFC 6455. Names the culprit: it is always the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PeerMisbehaved {
+    /// A client must mask every frame (§5.1).
+    #[error("the client sent an unmasked frame")]
+    UnmaskedFrame,
+    /// A server must not mask (§5.1).
+    #[error("the server sent a masked frame")]
+    MaskedFrame,
+    /// RSV1–3 are reserved for extensions, and none was negotiated (§5.2).
+    #[error("a reserved bit is set and no extension was negotiated")]
+    ReservedBits,
+    /// The opcode has no meaning (§5.2).
+    #[error("opcode {0:#x} is reserved")]
+    ReservedOpcode(u8),
+    /// A control frame must not be fragmented (§5.5).
+    #[error("a control frame is fragmented")]
+    FragmentedControl,
+    /// A control frame carries at most 125 bytes (§5.5).
+    #[error("a control frame is longer than 125 bytes")]
+    ControlTooLong,
+    /// The length is not written in the fewest bytes (§5.2).
+    #[error("a payload length is not in its shortest form")]
+    LengthNotMinimal,
+    /// The most significant bit of a 64-bit length must be zero (§5.2).
+    #[error("a payload length has its highest bit set")]
+    LengthOverflow,
+    /// A continuation without a message to continue (§5.4).
+    #[error("a continuation frame without a message")]
+    UnexpectedContinuation,
+    /// A new message before the last fragment of the one before (§5.4).
+    #[error("a new message began inside a fragmented one")]
+    ExpectedContinuation,
+    /// A text message is not UTF-8 (§8.1).
+    #[error("a text message is not valid UTF-8")]
+    InvalidUtf8,
+    /// One frame claims more than `max_frame_size`.
+    #[error("a frame of {len} bytes is above the limit of {max}")]
+    FrameTooBig {
+        /// The payload length in the frame's header, in bytes.
+        len: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// The message would grow above `max_message_size`.
+    #[error("a message of at least {len} bytes is above the limit of {max}")]
+    MessageTooBig {
+        /// What had been announced of the message, in bytes.
+        len: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// Too many fragments without a byte in them, one after the other.
+    #[error("too many empty fragments")]
+    EmptyFragments,
+    /// A close body of one byte holds no code (§5.5.1).
+    #[error("a close frame has a body of one byte")]
+    CloseBodyTooShort,
+    /// The code may not stand in a close frame (§7.4).
+    #[error("close code {0} may not be sent")]
+    InvalidCloseCode(u16),
+    /// The reason in a close frame is not UTF-8 (§5.5.1).
+    #[error("the reason in a close frame is not valid UTF-8")]
+    InvalidCloseReason,
+}
+
+impl PeerMisbehaved {
+    /// The close code that answers this violation (RFC 6455 §7.4.1). The one place that decides it.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            PeerMisbehaved::InvalidUtf8 | PeerMisbehaved::InvalidCloseReason => CloseCode::Invalid,
+            PeerMisbehaved::FrameTooBig { .. } | PeerMisbehaved::MessageTooBig { .. } => CloseCode::Size,
+            PeerMisbehaved::EmptyFragments => CloseCode::Policy,
+            _ => CloseCode::Protocol,
+        }
+    }
+}

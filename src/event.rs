@@ -1,0 +1,87 @@
+//! What the application sees.
+
+use std::{fmt, slice};
+
+use crate::{
+    close_reason::CloseReason,
+    id::{ClientId, TimerId},
+    message::Message,
+    proto::handshake::Request,
+    tick::{Record, TickData},
+};
+
+/// One thing that happened. Borrowed from its [`Tick`](crate::Tick), `Copy`, no allocation.
+///
+/// For each client: one `Open`, then any number of `Message` and `Drained`, then exactly one `Close`,
+/// after which nothing more comes from that id.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Event<'t> {
+    /// A client has completed the opening handshake; from now on it can be sent to.
+    Open {
+        /// The new client.
+        client: ClientId,
+        /// The upgrade request: path, query and headers. It is gone with the tick unless
+        /// [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
+        request: &'t Request,
+    },
+    /// A whole message, reassembled and, if text, validated.
+    Message {
+        /// Who sent it.
+        client: ClientId,
+        /// Its content.
+        message: Message<'t>,
+    },
+    /// A client is gone. Sends to the id may still succeed until the next poll or flush, since the
+    /// client may have asked before it left; after that they fail.
+    Close {
+        /// The client that has gone.
+        client: ClientId,
+        /// Why.
+        reason: &'t CloseReason,
+    },
+    /// A client that could not take its data as fast as it was sent has now taken all of it.
+    Drained {
+        /// The client.
+        client: ClientId,
+    },
+    /// An application timer fired.
+    Timer {
+        /// What [`set_timer`](crate::Server::set_timer) or
+        /// [`set_interval`](crate::Server::set_interval) returned.
+        timer: TimerId,
+    },
+}
+
+/// Iterates over the events of a [`Tick`](crate::Tick).
+#[derive(Clone)]
+pub struct Events<'t> {
+    data: &'t TickData,
+    records: slice::Iter<'t, Record>,
+}
+
+impl<'t> Events<'t> {
+    pub(crate) fn new(data: &'t TickData) -> Self {
+        Events { data, records: data.records().iter() }
+    }
+}
+
+impl<'t> Iterator for Events<'t> {
+    type Item = Event<'t>;
+
+    fn next(&mut self) -> Option<Event<'t>> {
+        self.records.next().map(|record| self.data.event(*record))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.records.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Events<'_> {}
+
+impl fmt::Debug for Events<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.clone()).finish()
+    }
+}

@@ -1,0 +1,102 @@
+//! Identifiers: small, `Copy`, and never confused with a later holder of the same slot.
+
+use std::fmt;
+
+/// Names one connection for as long as the server lives.
+///
+/// A `ClientId` is generational: when its connection is gone the id is *stale*, and every call that
+/// takes it says so instead of reaching the connection that took over the slot. Ids order by age:
+/// a connection accepted earlier compares less.
+///
+/// It displays as `#7`: the seventh connection that this server accepted.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::HashMap;
+/// use tickws::ClientId;
+///
+/// struct Player { score: u32 }
+/// let players: HashMap<ClientId, Player> = HashMap::new();
+/// # assert!(players.is_empty());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId {
+    // First, so that the derived order is the order of acceptance.
+    serial: u32,
+    index: u32,
+}
+
+impl ClientId {
+    pub(crate) fn new(index: u32, serial: u32) -> Self {
+        ClientId { serial, index }
+    }
+
+    pub(crate) fn serial(self) -> u32 {
+        self.serial
+    }
+
+    /// The dense index of the connection's slot, for side tables (`Vec<Option<Player>>`).
+    ///
+    /// Indices are small and are used again after a connection has gone; two clients that are
+    /// connected at the same time never share one.
+    pub fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.serial)
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientId(#{} at {})", self.serial, self.index)
+    }
+}
+
+/// Names one application timer, from [`Server::set_timer`](crate::Server::set_timer) or
+/// [`Server::set_interval`](crate::Server::set_interval).
+///
+/// Generational like [`ClientId`]: cancelling a timer that has fired or was cancelled does nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TimerId {
+    serial: u32,
+    index: u32,
+}
+
+impl TimerId {
+    pub(crate) fn new(index: u32, serial: u32) -> Self {
+        TimerId { serial, index }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+
+    pub(crate) fn serial(self) -> u32 {
+        self.serial
+    }
+}
+
+impl fmt::Debug for TimerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimerId(#{} at {})", self.serial, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reused_slot_is_another_client_and_ids_order_by_age() {
+        let (first, second) = (ClientId::new(5, 7), ClientId::new(5, 8));
+        assert_ne!(first, second);
+        assert_eq!(first.index(), second.index());
+        assert!(first < second && ClientId::new(9, 1) < first);
+        assert_eq!(first.to_string(), "#7");
+    }
+}

@@ -1,0 +1,131 @@
+//! The message as an application sees it: text or binary, borrowed.
+
+use thiserror::Error;
+
+/// A whole message: what a peer sent, or what is to be sent.
+///
+/// There are two variants and no others: pings, pongs, close frames and fragments are the library's
+/// business ([RFC 6455 §5.6](https://www.rfc-editor.org/rfc/rfc6455#section-5.6)).
+///
+/// Sending calls take `impl Into<Message<'_>>`: `&str`, `&String`, `&[u8]`, `&[u8; N]` and `&Vec<u8>`
+/// all convert.
+///
+/// # Examples
+///
+/// ```
+/// use tickws::Message;
+///
+/// assert_eq!(Message::from("hi"), Message::Text("hi"));
+/// assert_eq!(Message::from(&[1u8, 2, 3]), Message::Binary(&[1, 2, 3]));
+/// assert_eq!(Message::Text("grüße").len(), 7);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Message<'a> {
+    /// Text, which is always valid UTF-8.
+    Text(&'a str),
+    /// Any bytes.
+    Binary(&'a [u8]),
+}
+
+impl<'a> Message<'a> {
+    /// The payload's length in bytes.
+    pub fn len(self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Whether the payload is empty, which is legal.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The payload's bytes, of either variant.
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Message::Text(text) => text.as_bytes(),
+            Message::Binary(bytes) => bytes,
+        }
+    }
+
+    /// The text, if this is a text message.
+    pub fn as_text(self) -> Option<&'a str> {
+        match self {
+            Message::Text(text) => Some(text),
+            Message::Binary(_) => None,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for Message<'a> {
+    fn from(text: &'a str) -> Self {
+        Message::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Message<'a> {
+    fn from(text: &'a String) -> Self {
+        Message::Text(text)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Message<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Message<'a> {
+    fn from(bytes: &'a [u8; N]) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
+impl<'a> From<&'a Vec<u8>> for Message<'a> {
+    fn from(bytes: &'a Vec<u8>) -> Self {
+        Message::Binary(bytes)
+    }
+}
+
+impl From<Message<'_>> for tungstenite::Message {
+    fn from(message: Message<'_>) -> Self {
+        match message {
+            Message::Text(text) => tungstenite::Message::text(text),
+            Message::Binary(bytes) => tungstenite::Message::binary(bytes.to_vec()),
+        }
+    }
+}
+
+/// A `tungstenite::Message` that is no data message: a ping, a pong, a close or a raw frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a control message has no counterpart: only text and binary messages convert")]
+pub struct NotData;
+
+impl<'a> TryFrom<&'a tungstenite::Message> for Message<'a> {
+    type Error = NotData;
+
+    fn try_from(message: &'a tungstenite::Message) -> Result<Self, NotData> {
+        match message {
+            tungstenite::Message::Text(text) => Ok(Message::Text(text)),
+            tungstenite::Message::Binary(bytes) => Ok(Message::Binary(bytes)),
+            _ => Err(NotData),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_messages_survive_the_round_trip_through_tungstenite() {
+        for message in [Message::Text("καλημέρα"), Message::Binary(&[0, 255])] {
+            let theirs = tungstenite::Message::from(message);
+            assert_eq!(Message::try_from(&theirs), Ok(message));
+        }
+    }
+
+    #[test]
+    fn control_messages_do_not_convert() {
+        let ping = tungstenite::Message::Ping(Default::default());
+        assert_eq!(Message::try_from(&ping), Err(NotData));
+    }
+}

@@ -1,0 +1,4 @@
+//! Sockets behind mio.
+
+pub(crate) mod listener;
+pub(crate) mod stream;

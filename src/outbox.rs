@@ -1,0 +1,369 @@
+//! One client's write buffer.
+//!
+//! ```text
+//! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
+//! control frames while blocked ──► urgent lane ───────────────────────┘ at the next frame boundary
+//! ```
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice, Write},
+};
+
+use bytes::Bytes;
+
+use crate::{pool::BufferPool, proto::frame};
+
+/// A frame of at least this many bytes that many clients get is shared, not copied.
+pub(crate) const SHARE_FROM: usize = 1024;
+
+/// A tail beyond this moves into the queue, so that a slow reader's sent bytes are freed chunk by chunk.
+const TAIL_MAX: usize = 64 * 1024;
+
+/// Slices per vectored write; more need another write.
+const SLICES: usize = 32;
+
+/// The kernel took less than was offered: its buffer is full. Windows re-arms only after `WouldBlock`.
+const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
+
+/// Spare parts for outboxes, so that filling and draining one allocates nothing.
+#[derive(Debug)]
+pub(crate) struct OutboxPool {
+    tails: BufferPool,
+    queues: Vec<VecDeque<Chunk>>,
+}
+
+impl OutboxPool {
+    const MAX_QUEUES: usize = 1024;
+
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        OutboxPool { tails: BufferPool::new(max_bytes), queues: Vec::new() }
+    }
+
+    fn give_chunk(&mut self, chunk: Chunk) {
+        if let Chunk::Owned(mut buffer) = chunk {
+            buffer.clear();
+            self.tails.give(buffer);
+        }
+    }
+}
+
+/// What `write_to` achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// Nothing is left.
+    All(usize),
+    /// The kernel takes no more for now; a writable event will come.
+    Blocked(usize),
+}
+
+/// Bytes on their way to one client: whole frames, of which at most the first is partly gone.
+///
+/// Owns no memory while it is empty.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Chunks before the tail. Each begins with a frame, except raw HTTP at the very start.
+    queue: VecDeque<Chunk>,
+    tail: Vec<u8>,
+    /// Bytes of the first chunk that have left.
+    written: usize,
+    /// A frame boundary in the first chunk. Equals `written`, or lies before it until someone asks.
+    boundary: usize,
+    /// Unsent bytes in `queue`, `tail` and the urgent frame that is leaving.
+    len: usize,
+    blocked: bool,
+    urgent: Option<Box<Urgent>>,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Owned(Vec<u8>),
+    /// One frame that other clients hold too.
+    Shared(Bytes),
+}
+
+impl Chunk {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Owned(buffer) => buffer,
+            Chunk::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// Control frames that pass the queued data while the client is blocked.
+#[derive(Debug, Default)]
+struct Urgent {
+    /// Leaves at the next frame boundary; nothing else may come between its bytes.
+    leaving: Vec<u8>,
+    left: usize,
+    /// The newest of each kind waits; RFC 6455 §5.5.3 lets a pong answer the latest ping only.
+    pong: Vec<u8>,
+    ping: Vec<u8>,
+}
+
+/// Which waiting control frame a newer one replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    Ping,
+    Pong,
+}
+
+impl Outbox {
+    /// Unsent bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the kernel refused bytes and a writable event is awaited.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// A writable event came.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// The buffer to append whole frames to; `pushed` must follow.
+    pub(crate) fn tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
+        if self.tail.len() >= TAIL_MAX {
+            self.rotate(pool);
+        }
+        if self.tail.capacity() == 0 {
+            self.tail = pool.tails.take();
+        }
+        &mut self.tail
+    }
+
+    /// Accounts for bytes appended to `tail`.
+    pub(crate) fn pushed(&mut self, bytes: usize) {
+        self.len += bytes;
+        debug_assert_eq!(self.len, self.count());
+    }
+
+    /// Appends one whole frame that is shared with others.
+    pub(crate) fn push_shared(&mut self, frame: Bytes, pool: &mut OutboxPool) {
+        self.rotate(pool);
+        if self.queue.capacity() == 0 {
+            self.queue = pool.queues.pop().unwrap_or_default();
+        }
+        self.len += frame.len();
+        self.queue.push_back(Chunk::Shared(frame));
+    }
+
+    /// Appends bytes that are no frame (an HTTP answer). Only the first thing ever sent may be that.
+    pub(crate) fn push_raw(&mut self, bytes: &[u8], pool: &mut OutboxPool) {
+        debug_assert!(self.is_empty() && self.written == 0);
+        self.tail(pool).extend_from_slice(bytes);
+        self.boundary = bytes.len();
+        self.pushed(bytes.len());
+    }
+
+    /// Queues a control frame: behind what is queued while that is about to leave, else in the urgent
+    /// lane, where a newer one of its kind replaces it.
+    pub(crate) fn push_control(
+        &mut self,
+        kind: Control,
+        frame: &[u8],
+        must_wait: bool,
+        pool: &mut OutboxPool,
+    ) {
+        if !self.blocked && !must_wait {
+            self.tail(pool).extend_from_slice(frame);
+            return self.pushed(frame.len());
+        }
+        let urgent = self.urgent.get_or_insert_default();
+        let slot = match kind {
+            Control::Ping => &mut urgent.ping,
+            Control::Pong => &mut urgent.pong,
+        };
+        slot.clear();
+        slot.extend_from_slice(frame);
+    }
+
+    /// Whether anything waits, a control frame in the urgent lane included.
+    pub(crate) fn has_work(&self) -> bool {
+        self.len > 0 || self.urgent.is_some()
+    }
+
+    /// Writes until everything is gone or the kernel takes no more. A byte is offered again only if
+    /// the kernel did not take it.
+    pub(crate) fn write_to(&mut self, stream: &mut impl Write, pool: &mut OutboxPool) -> io::Result<Written> {
+        let mut total = 0;
+        loop {
+            self.admit_urgent();
+            if self.len == 0 {
+                self.release(pool);
+                return Ok(Written::All(total));
+            }
+            let (result, offered) = self.write_once(stream);
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    // Never trust a stream that claims more than it was given.
+                    let count = count.min(offered);
+                    self.advance(count, pool);
+                    total += count;
+                    if count < offered && SHORT_WRITE_MEANS_FULL {
+                        self.blocked = true;
+                        return Ok(Written::Blocked(total));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Ok(Written::Blocked(total));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Frees everything, sent or not.
+    pub(crate) fn clear(&mut self, pool: &mut OutboxPool) {
+        self.len = 0;
+        self.urgent = None;
+        self.release(pool);
+    }
+
+    /// Gives the memory back. The content must be gone or unwanted.
+    fn release(&mut self, pool: &mut OutboxPool) {
+        debug_assert_eq!(self.len, 0);
+        pool.give_chunk(Chunk::Owned(std::mem::take(&mut self.tail)));
+        while let Some(chunk) = self.queue.pop_front() {
+            pool.give_chunk(chunk);
+        }
+        let queue = std::mem::take(&mut self.queue);
+        if queue.capacity() > 0 && queue.capacity() <= 64 && pool.queues.len() < OutboxPool::MAX_QUEUES {
+            pool.queues.push(queue);
+        }
+        (self.written, self.boundary, self.urgent) = (0, 0, None);
+    }
+
+    /// Moves the tail behind the queue.
+    fn rotate(&mut self, pool: &mut OutboxPool) {
+        if !self.tail.is_empty() {
+            if self.queue.capacity() == 0 {
+                self.queue = pool.queues.pop().unwrap_or_default();
+            }
+            self.queue.push_back(Chunk::Owned(std::mem::take(&mut self.tail)));
+        }
+    }
+
+    fn first(&self) -> &[u8] {
+        self.queue.front().map_or(&self.tail, Chunk::bytes)
+    }
+
+    /// Lets the waiting control frames leave next, once those before them have left.
+    fn admit_urgent(&mut self) {
+        let Some(urgent) = &mut self.urgent else { return };
+        if urgent.left == urgent.leaving.len() {
+            urgent.leaving.clear();
+            urgent.left = 0;
+            urgent.leaving.append(&mut urgent.pong);
+            urgent.leaving.append(&mut urgent.ping);
+            self.len += urgent.leaving.len();
+            if urgent.leaving.is_empty() {
+                self.urgent = None;
+                return;
+            }
+        }
+        self.find_boundary();
+    }
+
+    /// Moves `boundary` to the first frame boundary at or after `written`.
+    fn find_boundary(&mut self) {
+        while self.boundary < self.written {
+            let first = self.first();
+            // `None` cannot happen: the outbox holds whole frames only.
+            self.boundary += frame::wire_len(&first[self.boundary..]).unwrap_or(first.len());
+        }
+    }
+
+    /// One write of as much as fits: its result, and how many bytes it was offered.
+    fn write_once(&self, stream: &mut impl Write) -> (io::Result<usize>, usize) {
+        if self.urgent.is_none() && self.queue.is_empty() {
+            let bytes = &self.tail[self.written..];
+            return (stream.write(bytes), bytes.len());
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let (mut used, mut offered) = (0, 0);
+        let mut add = |bytes: &'_ [u8]| {
+            if used < SLICES && !bytes.is_empty() {
+                offered += bytes.len();
+                used += 1;
+                Some(used - 1)
+            } else {
+                None
+            }
+        };
+        let chunks = self.queue.iter().map(Chunk::bytes).chain([self.tail.as_slice()]);
+        for (position, bytes) in chunks.enumerate() {
+            let mut parts: [&[u8]; 3] = [bytes, &[], &[]];
+            if position == 0 {
+                parts = match &self.urgent {
+                    None => [&bytes[self.written..], &[], &[]],
+                    Some(urgent) => [
+                        &bytes[self.written..self.boundary],
+                        &urgent.leaving[urgent.left..],
+                        &bytes[self.boundary..],
+                    ],
+                };
+            }
+            for part in parts {
+                if let Some(slot) = add(part) {
+                    slices[slot] = IoSlice::new(part);
+                }
+            }
+        }
+        (stream.write_vectored(&slices[..used]), offered)
+    }
+
+    /// Accounts for `count` bytes that have left, in the order of `write_once`.
+    fn advance(&mut self, mut count: usize, pool: &mut OutboxPool) {
+        self.len -= count;
+        if let Some(urgent) = &mut self.urgent {
+            let before = count.min(self.boundary - self.written);
+            self.written += before;
+            count -= before;
+            if self.written == self.boundary {
+                let control = count.min(urgent.leaving.len() - urgent.left);
+                urgent.left += control;
+                count -= control;
+            }
+        }
+        while count > 0 {
+            let rest = self.first().len() - self.written;
+            if count < rest {
+                self.written += count;
+                break;
+            }
+            count -= rest;
+            self.next_chunk(pool);
+        }
+        if !self.queue.is_empty() && self.written == self.first().len() {
+            self.next_chunk(pool);
+        }
+        debug_assert_eq!(self.len, self.count());
+    }
+
+    /// The first chunk has left whole.
+    fn next_chunk(&mut self, pool: &mut OutboxPool) {
+        match self.queue.pop_front() {
+            Some(chunk) => pool.give_chunk(chunk),
+            None => self.tail.clear(),
+        }
+        (self.written, self.boundary) = (0, 0);
+    }
+
+    fn count(&self) -> usize {
+        let chunks = self.queue.iter().map(|chunk| chunk.bytes().len()).sum::<usize>();
+        let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.leaving.len() - urgent.left);
+        chunks + self.tail.len() - self.written + urgent
+    }
+}

@@ -1,0 +1,206 @@
+//! The closing handshake (RFC 6455 §5.5.1, §7): which codes travel, what a body holds, who has said goodbye.
+//!
+//! Codes are plain `u16` here: tungstenite's `CloseCode` calls the registered 1014 bad.
+
+use crate::error::{CloseError, PeerMisbehaved};
+
+/// The longest reason in bytes: a control payload of 125 less the code (§5.5, §5.5.1).
+pub(crate) const MAX_REASON: usize = 123;
+
+/// Whether a code may stand in a close frame, ours or the peer's (§7.4).
+pub(crate) fn may_be_sent(code: u16) -> bool {
+    match code {
+        // "is a reserved value and MUST NOT be set as a status code in a Close control frame by an
+        // endpoint" (§7.4.1) of 1005, 1006 and 1015; of 1004 only "Reserved".
+        1004..=1006 | 1015 => false,
+        // Defined in §7.4.1, or registered since at IANA: 1012, 1013, 1014.
+        1000..=1014 => true,
+        // "reserved for use by libraries, frameworks, and applications" up to 3999, "for private use"
+        // from 4000 (§7.4.2)
+        3000..=4999 => true,
+        // "Status codes in the range 0-999 are not used."; what is left up to 2999 is for "future
+        // revisions" of the protocol (§7.4.2)
+        _ => false,
+    }
+}
+
+/// Reads a received close body: the code and the reason, or `None` if it is empty, which is legal.
+///
+/// # Errors
+///
+/// [`CloseBodyTooShort`](PeerMisbehaved::CloseBodyTooShort),
+/// [`InvalidCloseCode`](PeerMisbehaved::InvalidCloseCode) or
+/// [`InvalidCloseReason`](PeerMisbehaved::InvalidCloseReason).
+pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, PeerMisbehaved> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in network
+    // byte order) representing a status code" (§5.5.1)
+    let (code, reason) = body.split_first_chunk().ok_or(PeerMisbehaved::CloseBodyTooShort)?;
+    let code = u16::from_be_bytes(*code);
+    if !may_be_sent(code) {
+        return Err(PeerMisbehaved::InvalidCloseCode(code));
+    }
+    // "the body MAY contain UTF-8-encoded data with value /reason/" (§5.5.1)
+    let reason = std::str::from_utf8(reason).map_err(|_| PeerMisbehaved::InvalidCloseReason)?;
+    Ok(Some((code, reason)))
+}
+
+/// Whether we may send this.
+///
+/// # Errors
+///
+/// [`CloseError::InvalidCode`] or [`CloseError::ReasonTooLong`].
+pub(crate) fn check(code: u16, reason: &str) -> Result<(), CloseError> {
+    if !may_be_sent(code) {
+        return Err(CloseError::InvalidCode(code));
+    }
+    // "All control frames MUST have a payload length of 125 bytes or less" (§5.5)
+    if reason.len() > MAX_REASON {
+        return Err(CloseError::ReasonTooLong(reason.len()));
+    }
+    Ok(())
+}
+
+/// Appends the body of a close frame. What is written has passed [`check`].
+pub(crate) fn write_body(code: u16, reason: &str, out: &mut Vec<u8>) {
+    debug_assert_eq!(check(code, reason), Ok(()));
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}
+
+/// How far the closing handshake has come. "After both sending and receiving a Close message, an endpoint
+/// considers the WebSocket connection closed and MUST close the underlying TCP connection." (§5.5.1)
+///
+/// ```text
+///     Open -----on_sent----> Sent
+///      |                      |
+///  on_received            on_received
+///      v                      v
+///   Received ---on_sent----> Done
+///
+///              may_send_data  may_receive
+///   Open            yes           yes
+///   Sent            no            yes       what the peer had under way, then its answer
+///   Received        yes           no        what the application still says before our answer
+///   Done            no            no        time to close the TCP connection
+/// ```
+///
+/// A second close frame on either side changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum CloseState {
+    /// Neither side has sent a close frame.
+    #[default]
+    Open,
+    /// We have, the peer has not.
+    Sent,
+    /// The peer has, we have not.
+    Received,
+    /// Both have.
+    Done,
+}
+
+impl CloseState {
+    /// Our close frame is queued; nothing may be queued after it.
+    pub(crate) fn on_sent(self) -> CloseState {
+        match self {
+            CloseState::Open | CloseState::Sent => CloseState::Sent,
+            CloseState::Received | CloseState::Done => CloseState::Done,
+        }
+    }
+
+    /// The peer's close frame has come.
+    pub(crate) fn on_received(self) -> CloseState {
+        match self {
+            CloseState::Open | CloseState::Received => CloseState::Received,
+            CloseState::Sent | CloseState::Done => CloseState::Done,
+        }
+    }
+
+    /// Whether data frames may still be queued.
+    pub(crate) fn may_send_data(self) -> bool {
+        // "The application MUST NOT send any more data frames after sending a Close frame." (§5.5.1)
+        matches!(self, CloseState::Open | CloseState::Received)
+    }
+
+    /// Whether what arrives still counts.
+    pub(crate) fn may_receive(self) -> bool {
+        // "After receiving a control frame indicating the connection should be closed, a peer discards
+        // any further data received." (§1.4)
+        matches!(self, CloseState::Open | CloseState::Sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code() {
+        for code in 0..=u16::MAX {
+            let expected = match code {
+                0..=999 => false,
+                1000..=1003 => true,
+                1004..=1006 => false,
+                1007..=1014 => true,
+                1015..=2999 => false,
+                3000..=4999 => true,
+                5000.. => false,
+            };
+            assert_eq!(may_be_sent(code), expected, "{code}");
+            let parsed = parse_body(&code.to_be_bytes()).map(|body| body.is_some());
+            let refused = Err(PeerMisbehaved::InvalidCloseCode(code));
+            assert_eq!(parsed, if expected { Ok(true) } else { refused });
+        }
+    }
+
+    #[test]
+    fn bodies_survive_the_round_trip() {
+        let longest = "x".repeat(MAX_REASON);
+        for (code, reason) in [(1000, ""), (1001, "grüße"), (1014, "bad gateway"), (4999, longest.as_str())]
+        {
+            let mut body = Vec::new();
+            write_body(code, reason, &mut body);
+            assert_eq!(parse_body(&body), Ok(Some((code, reason))));
+        }
+    }
+
+    #[test]
+    fn malformed_bodies() {
+        assert_eq!(parse_body(&[]), Ok(None));
+        assert_eq!(parse_body(&[3]), Err(PeerMisbehaved::CloseBodyTooShort));
+        assert_eq!(parse_body(&[3, 237, b'x']), Err(PeerMisbehaved::InvalidCloseCode(1005)));
+        for reason in [&[0xff][..], &[0xe2, 0x82], &[0xed, 0xa0, 0x80]] {
+            let body = [&[3, 232], reason].concat();
+            assert_eq!(parse_body(&body), Err(PeerMisbehaved::InvalidCloseReason));
+        }
+    }
+
+    #[test]
+    fn what_we_send_is_checked() {
+        assert_eq!(check(1000, ""), Ok(()));
+        assert_eq!(check(1006, ""), Err(CloseError::InvalidCode(1006)));
+        assert_eq!(check(3000, &"x".repeat(MAX_REASON)), Ok(()));
+        assert_eq!(check(3000, &"x".repeat(MAX_REASON + 1)), Err(CloseError::ReasonTooLong(MAX_REASON + 1)));
+        // Bytes count, not characters.
+        assert_eq!(check(3000, &"ü".repeat(62)), Err(CloseError::ReasonTooLong(124)));
+    }
+
+    #[test]
+    fn the_table() {
+        use CloseState::*;
+        for (state, on_sent, on_received, may_send, may_receive) in [
+            (Open, Sent, Received, true, true),
+            (Sent, Sent, Done, false, true),
+            (Received, Done, Received, true, false),
+            (Done, Done, Done, false, false),
+        ] {
+            assert_eq!(state.on_sent(), on_sent, "{state:?}");
+            assert_eq!(state.on_received(), on_received, "{state:?}");
+            assert_eq!(state.may_send_data(), may_send, "{state:?}");
+            assert_eq!(state.may_receive(), may_receive, "{state:?}");
+        }
+        assert_eq!(CloseState::default(), Open);
+    }
+}

@@ -1,0 +1,315 @@
+//! One RFC 6455 endpoint, sans-IO: bytes in → messages, messages in → bytes.
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use tungstenite::protocol::frame::coding::{Control as ControlCode, Data, OpCode};
+
+use crate::{
+    config::MessageLimits,
+    error::PeerMisbehaved,
+    outbox::{Control, Outbox, OutboxPool},
+    pool::BufferPool,
+    proto::{
+        assembler::{Assembled, Assembler, Kind, check_size},
+        close::{self, CloseState},
+        frame::{self, Header},
+        mask::{MaskSource, apply_mask},
+        utf8,
+    },
+};
+
+/// Which side of the connection this is (RFC 6455 §5.1).
+pub(crate) enum Role {
+    /// Gets masked frames, sends unmasked ones.
+    Server,
+    /// Gets unmasked frames, masks its own.
+    #[cfg_attr(not(test), expect(dead_code, reason = "outbound connections are not built yet"))]
+    Client(MaskSource),
+}
+
+impl std::fmt::Debug for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Role::Server => "Server",
+            Role::Client(_) => "Client",
+        })
+    }
+}
+
+/// What `receive` works with, lent by the engine.
+#[derive(Debug)]
+pub(crate) struct Io<'a> {
+    pub(crate) now: Instant,
+    pub(crate) limits: MessageLimits,
+    pub(crate) inbound: &'a mut BufferPool,
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) outbound: &'a mut OutboxPool,
+    /// From this many queued bytes on, a newer pong replaces the one that waits.
+    pub(crate) max_buffered: usize,
+}
+
+/// What the peer sent, as far as the layer above has to know.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// A whole message at this range of the bytes given to `receive`, unmasked there.
+    InPlace(Kind, Range<usize>),
+    /// A whole message that came in pieces.
+    Assembled(Assembled),
+    /// The peer's close frame: 1005 and no text if its body was empty.
+    Close { code: u16, text: String },
+}
+
+/// One endpoint. The order of calls: `receive` until it gives `None`, again for each read; `send_*`,
+/// `ping` and `close` at any time. After an `Err`, `close` with the violation's code is all that is
+/// left to call; after `Received::Close`, what is queued may still be sent, then `close`.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    role: Role,
+    close: CloseState,
+    assembler: Assembler,
+    /// The last ping's number and time, until its pong.
+    ping: Option<(u32, Instant)>,
+    ping_serial: u32,
+    rtt: Option<Duration>,
+}
+
+impl Connection {
+    pub(crate) fn new(role: Role) -> Self {
+        Connection {
+            role,
+            close: CloseState::Open,
+            assembler: Assembler::default(),
+            ping: None,
+            ping_serial: 0,
+            rtt: None,
+        }
+    }
+
+    pub(crate) fn close_state(&self) -> CloseState {
+        self.close
+    }
+
+    /// Time from our last answered ping to its pong.
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// Takes bytes from `bytes[*at..]` up to the end of the next message, answers pings on the way.
+    /// `None`: everything usable is taken; `bytes[*at..]` (at most a header or a part of a control
+    /// frame) must stand before the next bytes that arrive.
+    pub(crate) fn receive(
+        &mut self,
+        bytes: &mut [u8],
+        at: &mut usize,
+        io: &mut Io<'_>,
+    ) -> Result<Option<Received>, PeerMisbehaved> {
+        loop {
+            if self.assembler.in_frame() {
+                *at += self.assembler.absorb(&bytes[*at..], io.inbound)?;
+                if let Some(message) = self.assembler.finish_frame()? {
+                    return Ok(Some(Received::Assembled(message)));
+                }
+                if self.assembler.in_frame() {
+                    return Ok(None);
+                }
+            }
+            let Some((header, size)) = Header::parse(&bytes[*at..])? else { return Ok(None) };
+            self.check(&header)?;
+            let start = *at + size;
+            let whole = header.len <= (bytes.len() - start) as u64;
+            match header.opcode {
+                OpCode::Data(data) if whole && header.fin && !self.assembler.in_message() => {
+                    check_size(&self.assembler, &header, data, io.limits)?;
+                    *at = start + header.len as usize;
+                    let payload = &mut bytes[start..*at];
+                    unmask(payload, &header);
+                    let kind = if data == Data::Text { Kind::Text } else { Kind::Binary };
+                    if kind == Kind::Text && !utf8::is_valid(payload) {
+                        return Err(PeerMisbehaved::InvalidUtf8);
+                    }
+                    return Ok(Some(Received::InPlace(kind, start..*at)));
+                }
+                OpCode::Data(data) => {
+                    self.assembler.begin_frame(&header, data, io.limits)?;
+                    *at = start;
+                }
+                OpCode::Control(_) if !whole => return Ok(None),
+                OpCode::Control(code) => {
+                    *at = start + header.len as usize;
+                    let payload = &mut bytes[start..*at];
+                    unmask(payload, &header);
+                    if let Some(received) = self.control(code, payload, io)? {
+                        return Ok(Some(received));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for a large payload to be read into directly; `arrived` must follow.
+    pub(crate) fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+        self.assembler.room(max)
+    }
+
+    /// `count` bytes were read into `room`.
+    pub(crate) fn arrived(&mut self, count: usize) -> Result<Option<Received>, PeerMisbehaved> {
+        self.assembler.arrived(count)?;
+        Ok(self.assembler.finish_frame()?.map(Received::Assembled))
+    }
+
+    /// Bytes held of a message that is not whole.
+    pub(crate) fn buffered(&self) -> usize {
+        self.assembler.buffered()
+    }
+
+    /// The length of a data frame of ours with this payload, in bytes.
+    pub(crate) fn frame_len(&self, payload: usize) -> usize {
+        self.data_header(Kind::Binary, payload, self.masks().then_some([0; 4])).encoded_len() + payload
+    }
+
+    /// Whether our frames are masked, so that none can be shared with others.
+    pub(crate) fn masks(&self) -> bool {
+        matches!(self.role, Role::Client(_))
+    }
+
+    /// Queues one message as one frame.
+    pub(crate) fn send(&mut self, kind: Kind, payload: &[u8], outbox: &mut Outbox, pool: &mut OutboxPool) {
+        debug_assert!(self.close.may_send_data());
+        let mask = self.mask();
+        let tail = outbox.tail(pool);
+        let before = tail.len();
+        frame::write_frame(tail, opcode(kind), payload, mask);
+        let added = tail.len() - before;
+        outbox.pushed(added);
+    }
+
+    /// Queues a ping (RFC 6455 §5.5.2). Its body numbers it, so that its pong is known.
+    pub(crate) fn ping(&mut self, now: Instant, outbox: &mut Outbox, pool: &mut OutboxPool) {
+        self.ping_serial = self.ping_serial.wrapping_add(1);
+        self.ping = Some((self.ping_serial, now));
+        let body = self.ping_serial.to_be_bytes();
+        self.push_control(ControlCode::Ping, &body, false, outbox, pool);
+    }
+
+    /// Queues our close frame behind everything queued (RFC 6455 §5.5.1). `None` is the empty body that
+    /// answers an empty body.
+    pub(crate) fn close(&mut self, body: Option<(u16, &str)>, outbox: &mut Outbox, pool: &mut OutboxPool) {
+        debug_assert!(self.close.may_send_data());
+        let mut bytes = Vec::new();
+        if let Some((code, reason)) = body {
+            close::write_body(code, reason, &mut bytes);
+        }
+        let mask = self.mask();
+        let tail = outbox.tail(pool);
+        let before = tail.len();
+        frame::write_frame(tail, OpCode::Control(ControlCode::Close), &bytes, mask);
+        let added = tail.len() - before;
+        outbox.pushed(added);
+        self.close = self.close.on_sent();
+    }
+
+    /// Gives the inbound memory back.
+    pub(crate) fn release(&mut self, pool: &mut BufferPool) {
+        self.assembler.release(pool);
+    }
+
+    fn check(&self, header: &Header) -> Result<(), PeerMisbehaved> {
+        // §5.2: RSV1 belongs to an extension, and none is negotiated.
+        if header.rsv1 {
+            return Err(PeerMisbehaved::ReservedBits);
+        }
+        // §5.1: a client masks every frame, a server none.
+        match (&self.role, header.mask) {
+            (Role::Server, None) => Err(PeerMisbehaved::UnmaskedFrame),
+            (Role::Client(_), Some(_)) => Err(PeerMisbehaved::MaskedFrame),
+            _ => Ok(()),
+        }
+    }
+
+    fn control(
+        &mut self,
+        code: ControlCode,
+        payload: &[u8],
+        io: &mut Io<'_>,
+    ) -> Result<Option<Received>, PeerMisbehaved> {
+        match code {
+            // §5.5.2: a pong for every ping, unless a close frame has been sent.
+            ControlCode::Ping if self.close.may_send_data() => {
+                let full = io.outbox.len() >= io.max_buffered;
+                self.push_control(ControlCode::Pong, payload, full, io.outbox, io.outbound);
+            }
+            ControlCode::Pong => {
+                // §5.5.3: an unsolicited pong is legal and means nothing.
+                if let Some((serial, sent)) = self.ping
+                    && payload == serial.to_be_bytes()
+                {
+                    self.rtt = Some(io.now.saturating_duration_since(sent));
+                    self.ping = None;
+                }
+            }
+            ControlCode::Close => {
+                let body = close::parse_body(payload)?;
+                self.close = self.close.on_received();
+                // §7.1.5: without a body the code is considered to be 1005.
+                let (code, text) = body.unwrap_or((1005, ""));
+                return Ok(Some(Received::Close { code, text: text.to_owned() }));
+            }
+            ControlCode::Ping | ControlCode::Reserved(_) => {}
+        }
+        Ok(None)
+    }
+
+    fn push_control(
+        &mut self,
+        code: ControlCode,
+        payload: &[u8],
+        must_wait: bool,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) {
+        // No heap for what is answered thousands of times per second.
+        let mut bytes = [0; frame::MAX_HEADER + frame::MAX_CONTROL_PAYLOAD];
+        let header = Header {
+            fin: true,
+            rsv1: false,
+            opcode: OpCode::Control(code),
+            mask: self.mask(),
+            len: payload.len() as u64,
+        };
+        let (head, size) = header.encode();
+        bytes[..size].copy_from_slice(&head[..size]);
+        let body = &mut bytes[size..size + payload.len()];
+        body.copy_from_slice(payload);
+        unmask(body, &header);
+        let kind = if code == ControlCode::Ping { Control::Ping } else { Control::Pong };
+        outbox.push_control(kind, &bytes[..size + payload.len()], must_wait, pool);
+    }
+
+    fn data_header(&self, kind: Kind, payload: usize, mask: Option<[u8; 4]>) -> Header {
+        Header { fin: true, rsv1: false, opcode: opcode(kind), mask, len: payload as u64 }
+    }
+
+    fn mask(&mut self) -> Option<[u8; 4]> {
+        match &mut self.role {
+            Role::Server => None,
+            Role::Client(source) => Some(source()),
+        }
+    }
+}
+
+/// The opcode of an unfragmented message.
+pub(crate) fn opcode(kind: Kind) -> OpCode {
+    OpCode::Data(match kind {
+        Kind::Text => Data::Text,
+        Kind::Binary => Data::Binary,
+    })
+}
+
+fn unmask(payload: &mut [u8], header: &Header) {
+    if let Some(key) = header.mask {
+        apply_mask(payload, key);
+    }
+}

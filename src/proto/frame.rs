@@ -1,0 +1,349 @@
+//! Bytes ↔ frames (RFC 6455 §5.2).
+
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use crate::error::PeerMisbehaved;
+use crate::proto::mask::apply_mask;
+
+/// "All control frames MUST have a payload length of 125 bytes or less" (§5.5).
+pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
+
+/// The longest header: two bytes, a 64-bit length and a masking key.
+pub(crate) const MAX_HEADER: usize = 14;
+
+// The first byte.
+const FIN: u8 = 0x80;
+const RSV1: u8 = 0x40;
+const RSV2_RSV3: u8 = 0x30;
+const OPCODE: u8 = 0x0f;
+// The second byte, and the two lengths that announce a longer one.
+const MASK: u8 = 0x80;
+const LENGTH: u8 = 0x7f;
+const LENGTH_16: u8 = 126;
+const LENGTH_64: u8 = 127;
+
+/// The header of a frame.
+///
+/// What [`parse`](Self::parse) returns is well-formed by itself. Whether it may come here and now (RSV1,
+/// the mask, a continuation, the length) is for the caller to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// The last fragment of a message, or the only one.
+    pub(crate) fin: bool,
+    /// The bit that an extension may claim (RFC 7692 §6: "Per-Message Compressed").
+    pub(crate) rsv1: bool,
+    /// Never a reserved one.
+    pub(crate) opcode: OpCode,
+    /// The masking key, if the payload is masked.
+    pub(crate) mask: Option<[u8; 4]>,
+    /// The payload's length in bytes, below 2⁶³.
+    pub(crate) len: u64,
+}
+
+impl Header {
+    /// Reads a header and says how many bytes it takes; `None` if it is not complete yet.
+    ///
+    /// # Errors
+    ///
+    /// A violation is reported by the first byte that proves it, not when the header is complete.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, PeerMisbehaved> {
+        let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
+        let opcode = parse_first(first)?;
+
+        let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
+        // A control frame's length is never extended, so 126 and 127 are too long as well.
+        if is_control(opcode) && usize::from(second & LENGTH) > MAX_CONTROL_PAYLOAD {
+            return Err(PeerMisbehaved::ControlTooLong);
+        }
+        let Some((len, rest)) = parse_length(second & LENGTH, rest)? else { return Ok(None) };
+
+        let (mask, rest) = if second & MASK == 0 {
+            (None, rest)
+        } else {
+            let Some((&key, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            (Some(key), rest)
+        };
+        let header = Header { fin: first & FIN != 0, rsv1: first & RSV1 != 0, opcode, mask, len };
+        Ok(Some((header, bytes.len() - rest.len())))
+    }
+
+    /// Appends the header to `out`.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        let (bytes, end) = self.encode();
+        out.extend_from_slice(&bytes[..end]);
+    }
+
+    /// The header's bytes, its length in the shortest form, and how many of them count.
+    pub(crate) fn encode(&self) -> ([u8; MAX_HEADER], usize) {
+        debug_assert!(self.len >> 63 == 0, "the highest bit of a length is zero");
+        let mut bytes = [0; MAX_HEADER];
+        bytes[0] = u8::from(self.opcode) | if self.fin { FIN } else { 0 } | if self.rsv1 { RSV1 } else { 0 };
+
+        // "in all cases, the minimal number of bytes MUST be used to encode the length" (§5.2)
+        let (short, mut end) = match self.len {
+            0..=125 => (self.len as u8, 2),
+            126..=0xffff => {
+                bytes[2..4].copy_from_slice(&(self.len as u16).to_be_bytes());
+                (LENGTH_16, 4)
+            }
+            _ => {
+                bytes[2..10].copy_from_slice(&self.len.to_be_bytes());
+                (LENGTH_64, 10)
+            }
+        };
+        bytes[1] = short;
+        if let Some(key) = self.mask {
+            bytes[1] |= MASK;
+            bytes[end..end + 4].copy_from_slice(&key);
+            end += 4;
+        }
+        debug_assert_eq!(end, self.encoded_len());
+        (bytes, end)
+    }
+
+    /// How many bytes [`write`](Self::write) appends.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let length = match self.len {
+            0..=125 => 0,
+            126..=0xffff => 2,
+            _ => 8,
+        };
+        2 + length + if self.mask.is_some() { 4 } else { 0 }
+    }
+}
+
+/// The length of the whole frame, header and payload, that begins at `frame[0]`, or `None` if its header
+/// is not all there. For walking over frames of our own making, which are well-formed.
+pub(crate) fn wire_len(frame: &[u8]) -> Option<usize> {
+    let parsed = Header::parse(frame);
+    debug_assert!(parsed.is_ok(), "we wrote {parsed:?}");
+    let (header, taken) = parsed.ok()??;
+    taken.checked_add(usize::try_from(header.len).ok()?)
+}
+
+/// Appends an unfragmented frame, masked in place if a key is given.
+pub(crate) fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
+    debug_assert!(!is_control(opcode) || payload.len() <= MAX_CONTROL_PAYLOAD);
+    let header = Header { fin: true, rsv1: false, opcode, mask, len: payload.len() as u64 };
+    out.reserve(header.encoded_len() + payload.len());
+    header.write(out);
+    let start = out.len();
+    out.extend_from_slice(payload);
+    if let Some(key) = mask {
+        apply_mask(&mut out[start..], key);
+    }
+}
+
+/// Checks what the first byte alone can break.
+fn parse_first(first: u8) -> Result<OpCode, PeerMisbehaved> {
+    // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values." (§5.2)
+    // No extension that we know claims these two.
+    if first & RSV2_RSV3 != 0 {
+        return Err(PeerMisbehaved::ReservedBits);
+    }
+    // "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_." (§5.2)
+    let opcode = OpCode::from(first & OPCODE);
+    if let OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) = opcode {
+        return Err(PeerMisbehaved::ReservedOpcode(code));
+    }
+    // "All control frames … MUST NOT be fragmented." (§5.5)
+    if is_control(opcode) && first & FIN == 0 {
+        return Err(PeerMisbehaved::FragmentedControl);
+    }
+    Ok(opcode)
+}
+
+/// The payload length and what follows it; `None` if it is not all there.
+fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, PeerMisbehaved> {
+    match short {
+        LENGTH_16 => {
+            let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            let len = u16::from_be_bytes(*bytes);
+            // "the minimal number of bytes MUST be used to encode the length" (§5.2)
+            if len <= 125 {
+                return Err(PeerMisbehaved::LengthNotMinimal);
+            }
+            Ok(Some((len.into(), rest)))
+        }
+        LENGTH_64 => {
+            // "the most significant bit MUST be 0" (§5.2)
+            if rest.first().is_some_and(|byte| byte & 0x80 != 0) {
+                return Err(PeerMisbehaved::LengthOverflow);
+            }
+            // Six zero bytes leave no more than 16 bits, whatever the last two are.
+            if rest.starts_with(&[0; 6]) {
+                return Err(PeerMisbehaved::LengthNotMinimal);
+            }
+            let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
+            Ok(Some((u64::from_be_bytes(*bytes), rest)))
+        }
+        _ => Ok(Some((short.into(), rest))),
+    }
+}
+
+fn is_control(opcode: OpCode) -> bool {
+    matches!(opcode, OpCode::Control(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tungstenite::protocol::frame::FrameHeader;
+
+    use super::*;
+
+    const TEXT: OpCode = OpCode::Data(Data::Text);
+    const BINARY: OpCode = OpCode::Data(Data::Binary);
+    const CONTINUE: OpCode = OpCode::Data(Data::Continue);
+    const PING: OpCode = OpCode::Control(Control::Ping);
+    const PONG: OpCode = OpCode::Control(Control::Pong);
+    const CLOSE: OpCode = OpCode::Control(Control::Close);
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    struct Rng(u64);
+
+    impl Rng {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        fn coin(&mut self) -> bool {
+            self.next() >> 63 == 1
+        }
+
+        fn header(&mut self) -> Header {
+            let opcode = [TEXT, BINARY, CONTINUE, PING, PONG, CLOSE][self.next() as usize % 6];
+            let control = is_control(opcode);
+            // Lengths of any magnitude, and often at the border between two forms.
+            let any = self.next() >> (1 + self.next() % 63);
+            let border = [0, 1, 125, 126, 127, 0xffff, 0x1_0000, u64::MAX >> 1][self.next() as usize % 8];
+            let len = if self.coin() { border } else { any };
+            Header {
+                fin: control || self.coin(),
+                rsv1: self.coin(),
+                opcode,
+                mask: self.coin().then(|| (self.next() as u32).to_ne_bytes()),
+                len: if control { len % 126 } else { len },
+            }
+        }
+    }
+
+    fn framed(opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, opcode, payload, mask);
+        bytes
+    }
+
+    fn theirs(header: &Header) -> FrameHeader {
+        let Header { fin: is_final, rsv1, opcode, mask, .. } = *header;
+        FrameHeader { is_final, rsv1, rsv2: false, rsv3: false, opcode, mask }
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc() {
+        // §5.7, in its order.
+        assert_eq!(framed(TEXT, b"Hello", None), b"\x81\x05Hello");
+        assert_eq!(framed(TEXT, b"Hello", Some(KEY)), b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
+        let fragment = |fin, opcode| Header { fin, rsv1: false, opcode, mask: None, len: 3 };
+        assert_eq!(Header::parse(b"\x01\x03Hel"), Ok(Some((fragment(false, TEXT), 2))));
+        let last = Header { len: 2, ..fragment(true, CONTINUE) };
+        assert_eq!(Header::parse(b"\x80\x02lo"), Ok(Some((last, 2))));
+        assert_eq!(framed(PING, b"Hello", None), b"\x89\x05Hello");
+        assert_eq!(framed(PONG, b"Hello", Some(KEY)), b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
+        assert_eq!(framed(BINARY, &[7; 256], None)[..5], *b"\x82\x7e\x01\x00\x07");
+        assert_eq!(framed(BINARY, &[7; 65536], None)[..11], *b"\x82\x7f\0\0\0\0\0\x01\0\0\x07");
+    }
+
+    #[test]
+    fn random_headers_survive_and_tungstenite_agrees() {
+        let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..20_000 {
+            let header = rng.header();
+            let mut bytes = Vec::new();
+            header.write(&mut bytes);
+            assert_eq!(bytes.len(), header.encoded_len());
+            assert!(bytes.len() <= MAX_HEADER);
+
+            let mut formatted = Vec::new();
+            theirs(&header).format(header.len, &mut formatted).unwrap();
+            assert_eq!(bytes, formatted, "{header:?}");
+
+            assert_eq!(Header::parse(&bytes), Ok(Some((header, bytes.len()))));
+            for end in 0..bytes.len() {
+                assert_eq!(Header::parse(&bytes[..end]), Ok(None), "{header:?} cut at {end}");
+            }
+            let taken = bytes.len();
+            bytes.extend_from_slice(&[0xff; 20]);
+            assert_eq!(Header::parse(&bytes), Ok(Some((header, taken))));
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_read_as_tungstenite_reads_them() {
+        let mut rng = Rng(0x2545_f491_4f6c_dd1d);
+        let mut complete = 0;
+        for _ in 0..200_000 {
+            let mut bytes = [rng.next().to_ne_bytes(), rng.next().to_ne_bytes()].concat();
+            // Half of them with the reserved bits clear, or hardly any would be accepted.
+            bytes[0] &= if rng.coin() { !RSV2_RSV3 } else { 0xff };
+            bytes.truncate(rng.next() as usize % 17);
+
+            let mut cursor = Cursor::new(&bytes);
+            let read = FrameHeader::parse(&mut cursor);
+            match Header::parse(&bytes) {
+                Ok(Some((header, taken))) => {
+                    assert_eq!(read.unwrap(), Some((theirs(&header), header.len)), "{bytes:x?}");
+                    assert_eq!(taken as u64, cursor.position());
+                    complete += 1;
+                }
+                Ok(None) => assert_eq!(read.unwrap(), None, "{bytes:x?}"),
+                // It waits for the whole header.
+                Err(PeerMisbehaved::ReservedOpcode(_)) => assert!(!matches!(read, Ok(Some(_))), "{bytes:x?}"),
+                // What else we refuse it leaves to its caller.
+                Err(_) => {}
+            }
+        }
+        assert!(complete > 10_000, "only {complete} were headers");
+    }
+
+    #[test]
+    fn violations_are_reported_by_the_first_byte_that_proves_them() {
+        use PeerMisbehaved::*;
+        for (bytes, expected) in [
+            (&b"\xa1"[..], ReservedBits),
+            (b"\x83", ReservedOpcode(3)),
+            (b"\x0f", ReservedOpcode(15)),
+            (b"\x09", FragmentedControl),
+            (b"\x89\x7e", ControlTooLong),
+            (b"\x88\xff", ControlTooLong),
+            (b"\x82\x7e\x00\x7d", LengthNotMinimal),
+            (b"\x82\xfe\x00\x00", LengthNotMinimal),
+            (b"\x82\x7f\0\0\0\0\0\0", LengthNotMinimal),
+            (b"\x82\x7f\x80", LengthOverflow),
+        ] {
+            assert_eq!(Header::parse(bytes), Err(expected), "{bytes:x?}");
+            assert_eq!(Header::parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?} less one");
+            let followed = [bytes, &[0xff; 14]].concat();
+            assert_eq!(Header::parse(&followed), Err(expected), "{bytes:x?} and more");
+        }
+    }
+
+    #[test]
+    fn frames_are_walked_over() {
+        for mask in [None, Some(KEY)] {
+            for len in [0, 1, 125, 126, 127, 65535, 65536] {
+                let frame = framed(BINARY, &vec![1; len], mask);
+                let two = [&frame[..], &frame].concat();
+                assert_eq!(wire_len(&two), Some(frame.len()));
+                let (head, _) = frame.split_at(frame.len() - len);
+                assert_eq!(wire_len(head), Some(frame.len()));
+                assert_eq!(wire_len(&head[..head.len() - 1]), None);
+            }
+        }
+        assert_eq!(wire_len(&[]), None);
+    }
+}

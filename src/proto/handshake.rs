@@ -1,0 +1,332 @@
+//! The server's side of the opening handshake (RFC 6455 §4.2): bytes in, a request out, then the answer to it.
+//!
+//! Sans-IO: a [`HeadReader`] gathers the head, [`accept`] decides. Both refuse with a [`Rejection`], which
+//! knows its HTTP response; after that response the connection is closed.
+
+mod origin;
+mod rejection;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read, Write};
+
+use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::handshake::machine::{HandshakeMachine, RoundResult, StageResult, TryParse};
+use tungstenite::handshake::server::{create_response, write_response};
+use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tungstenite::http::{self, Method, Version};
+
+use crate::config::OriginPolicy;
+
+pub(crate) use rejection::Rejection;
+
+/// The upgrade request as the application sees it: method, path, query, headers.
+pub(crate) type Request = tungstenite::handshake::server::Request;
+
+/// How long a head may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    /// From the first byte to the empty line, both included.
+    pub(crate) max_bytes: usize,
+    pub(crate) max_headers: usize,
+}
+
+/// Gathers a request head from bytes split anywhere.
+///
+/// Owns no memory until a head arrives in more than one piece, then no more than `max_bytes`, and none
+/// again when the head is complete or refused. A byte is looked at once, so a head that comes byte by byte
+/// costs O(n) all the same.
+#[derive(Debug, Default)]
+pub(crate) struct HeadReader {
+    gathered: Vec<u8>,
+    part: Part,
+}
+
+impl HeadReader {
+    /// Takes everything newly read from the socket. `Ok(None)`: the head is not complete yet.
+    ///
+    /// # Errors
+    /// As soon as the bytes cannot become a request, or a limit is passed; also if bytes follow the head in
+    /// the same call. The answer is the same however the head was split.
+    pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Request>, Rejection> {
+        let outcome = self.advance(bytes, limits);
+        if !matches!(outcome, Ok(None)) {
+            *self = HeadReader::default();
+        }
+        outcome
+    }
+
+    /// How many bytes of an incomplete head are held.
+    pub(crate) fn buffered(&self) -> usize {
+        self.gathered.len()
+    }
+
+    fn advance(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Request>, Rejection> {
+        let before = self.gathered.len();
+        let arrived = before + bytes.len();
+        let allowed = limits.max_bytes.saturating_sub(before).min(bytes.len());
+        let bytes = &bytes[..allowed];
+        if before > 0 {
+            self.gather(bytes, limits.max_bytes);
+        }
+        let head = if before > 0 { &self.gathered } else { bytes };
+        match self.part.find_end(head, before)? {
+            Some(end) => complete(&head[..end], end < arrived, limits).map(Some),
+            None if arrived > limits.max_bytes => Err(Rejection::HeadTooLarge),
+            None => {
+                if before == 0 {
+                    self.gather(bytes, limits.max_bytes);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Grows by doubling, as `Vec` does, but not beyond `max`.
+    fn gather(&mut self, bytes: &[u8], max: usize) {
+        let len = self.gathered.len() + bytes.len();
+        if len > self.gathered.capacity() {
+            let capacity = len.max(max.min(2 * self.gathered.capacity()));
+            self.gathered.reserve_exact(capacity - self.gathered.len());
+        }
+        self.gathered.extend_from_slice(bytes);
+    }
+}
+
+/// Decides whether the request becomes a WebSocket. `Ok`: the bytes of the 101 response.
+pub(crate) fn accept(request: &Request, origins: &OriginPolicy) -> Result<Vec<u8>, Rejection> {
+    let key = opening_key(request)?;
+    // What the application has a say in (path, subprotocol, its own check) belongs here.
+    if !origin::is_allowed(request, origins) {
+        return Err(Rejection::OriginForbidden);
+    }
+    switching_protocols(key)
+        .map_err(|_| Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))
+}
+
+/// Which part of the head the next byte belongs to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Empty lines before the request line, which a server tolerates (RFC 9112 §2.2).
+    #[default]
+    Blank,
+    RequestLine,
+    Fields,
+}
+
+impl Part {
+    /// Looks through `head[from..]` for the empty line; `Some` is the length of the whole head.
+    /// Refuses on the way what can be told from no request without waiting for the end.
+    fn find_end(&mut self, head: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
+        for (at, &byte) in head.iter().enumerate().skip(from) {
+            if *self == Part::Blank && !matches!(byte, b'\r' | b'\n') {
+                // A TLS ClientHello, NULs and other binary protocols end here.
+                if !is_token(byte) {
+                    return Err(Rejection::BadRequest(
+                        "this is no HTTP request: is it TLS to a port without TLS?",
+                    ));
+                }
+                *self = Part::RequestLine;
+            }
+            if byte != b'\n' {
+                continue;
+            }
+            // RFC 9112 §2.2 lets a bare LF end a line, and httparse does: proxies that differ on it get smuggled past.
+            if !head[..at].ends_with(b"\r") {
+                return Err(Rejection::BadRequest("lines must end with CRLF"));
+            }
+            match *self {
+                Part::Blank => {}
+                Part::RequestLine => {
+                    // SSH, SMTP, HTTP/0.9 and HTTP/2 send a line and wait.
+                    if let Err(error) = httparse::Request::new(&mut []).parse(&head[..=at]) {
+                        return Err(rejection_of(error.into()));
+                    }
+                    *self = Part::Fields;
+                }
+                Part::Fields if head[..at].ends_with(b"\n\r") => return Ok(Some(at + 1)),
+                Part::Fields => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// RFC 9110 §5.6.2: the characters of a method.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn complete(head: &[u8], junk: bool, limits: HeadLimits) -> Result<Request, Rejection> {
+    let request = parse(head)?;
+    if request.headers().len() > limits.max_headers {
+        return Err(Rejection::TooManyHeaders);
+    }
+    // RFC 6455 §4.1: the client waits for the answer before it sends any further data.
+    if junk {
+        // A POST with its body is told what is wrong with a POST.
+        return Err(accept(&request, &OriginPolicy::Any).err().unwrap_or(Rejection::JunkAfterRequest));
+    }
+    Ok(request)
+}
+
+/// Runs tungstenite's handshake machine over a complete head.
+///
+/// Complete, because the machine on a socket takes more than 64 packets below 128 bytes for an attack, drops
+/// the stream with its error (so no answer can be sent), holds 8 KiB, and parses from the start on every packet.
+fn parse(head: &[u8]) -> Result<Request, Rejection> {
+    let mut machine = HandshakeMachine::start_read(Gathered(head));
+    loop {
+        match machine.single_round::<Head>().map_err(rejection_of)? {
+            RoundResult::Incomplete(next) => machine = next,
+            RoundResult::StageFinished(StageResult::DoneReading { result, stream, tail })
+                if tail.is_empty() && stream.0.is_empty() =>
+            {
+                return Ok(result.0);
+            }
+            // Only if the machine saw the end elsewhere than we: refuse what can be read in two ways.
+            _ => return Err(Rejection::JunkAfterRequest),
+        }
+    }
+}
+
+/// The gathered bytes as the stream that the machine wants.
+#[derive(Debug)]
+struct Gathered<'a>(&'a [u8]);
+
+impl Read for Gathered<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+/// Never called in the machine's reading stage.
+impl Write for Gathered<'_> {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A head of any method and of HTTP/1.0 too, so that those get an answer; tungstenite's own takes only GET.
+#[derive(Debug)]
+struct Head(Request);
+
+impl Head {
+    /// `TryParse` cannot be told a limit: this is the highest that the configuration takes.
+    const MAX_HEADERS: usize = 256;
+}
+
+impl TryParse for Head {
+    fn try_parse(data: &[u8]) -> tungstenite::Result<Option<(usize, Self)>> {
+        let mut slots = [httparse::EMPTY_HEADER; Self::MAX_HEADERS];
+        let mut raw = httparse::Request::new(&mut slots);
+        let httparse::Status::Complete(len) = raw.parse(data)? else { return Ok(None) };
+        let mut headers = HeaderMap::with_capacity(raw.headers.len());
+        for field in raw.headers.iter() {
+            headers.append(
+                HeaderName::from_bytes(field.name.as_bytes())?,
+                HeaderValue::from_bytes(field.value)?,
+            );
+        }
+        let mut request = Request::new(());
+        *request.method_mut() =
+            raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
+        *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
+        *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+        *request.headers_mut() = headers;
+        Ok(Some((len, Head(request))))
+    }
+}
+
+/// The one place that maps tungstenite's error to our answer.
+fn rejection_of(error: Error) -> Rejection {
+    match error {
+        Error::Capacity(CapacityError::TooManyHeaders) => Rejection::TooManyHeaders,
+        Error::AttackAttempt => Rejection::HeadTooLarge,
+        Error::Protocol(ProtocolError::HttparseError(error)) => Rejection::BadRequest(match error {
+            httparse::Error::Version => "only HTTP/1.1 is spoken here",
+            httparse::Error::Token => "the request line is malformed",
+            httparse::Error::HeaderName => "a header name is malformed",
+            httparse::Error::HeaderValue => "a header value is malformed",
+            _ => "the request head is malformed",
+        }),
+        _ => Rejection::BadRequest("the request head is malformed"),
+    }
+}
+
+/// Holds the request against RFC 6455 §4.2.1 and hands out its key.
+fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
+    // §4.2.1, 1: an HTTP/1.1 or higher GET request.
+    if request.version() != Version::HTTP_11 {
+        return Err(Rejection::BadRequest("a WebSocket handshake needs HTTP/1.1"));
+    }
+    // §4.2.1, 2; RFC 9112 §3.2: 400 to a request that lacks Host, has several, or an invalid one.
+    let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
+    if host.and_then(origin::Authority::parse).is_none() {
+        return Err(Rejection::BadRequest("send one Host header: host or host:port"));
+    }
+    match *request.method() {
+        Method::GET => {}
+        // RFC 9110 §9.3.2: as to a GET, but without content.
+        Method::HEAD => return Err(Rejection::UpgradeRequiredNoBody),
+        _ => return Err(Rejection::MethodNotAllowed),
+    }
+    // RFC 9112 §6.3: a body here would be read as WebSocket frames, and differently by a proxy in between.
+    let has_body = request.headers().get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if has_body || request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return Err(Rejection::BadRequest("a WebSocket handshake has no body"));
+    }
+    // §4.1, 1 of the request: a path, or an absolute URI.
+    if !request.uri().path().starts_with('/') {
+        return Err(Rejection::BadRequest("the request target must be a path or a URI"));
+    }
+    // §4.2.1, 3: Upgrade contains "websocket".
+    if !has_token(request, header::UPGRADE, "websocket") {
+        return Err(Rejection::UpgradeRequired);
+    }
+    // §4.2.1, 4: Connection contains "upgrade".
+    if !has_token(request, header::CONNECTION, "upgrade") {
+        return Err(Rejection::BadRequest("Connection must contain upgrade: does a proxy drop it?"));
+    }
+    // §4.2.1, 6 and §4.4: version 13, and the answer to another names it.
+    if single(request, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Rejection::UnsupportedVersion);
+    }
+    // §4.2.1, 5; what is in it is looked at when the response is made.
+    single(request, header::SEC_WEBSOCKET_KEY)
+        .ok_or(Rejection::BadRequest("send one Sec-WebSocket-Key header"))
+}
+
+/// The header's value if there is exactly one.
+fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = request.headers().get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// RFC 9110 §5.6.1: a list, over one header line or several, compared without case.
+fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
+    let lines = request.headers().get_all(name).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// §4.2.2, 5: the 101 response. Fails only if the key is not 16 bytes in base64.
+fn switching_protocols(key: &HeaderValue) -> tungstenite::Result<Vec<u8>> {
+    // tungstenite looks only at the first line of Connection and knows no list in Upgrade: it gets what we
+    // have checked, in its plainest form.
+    let checked = http::Request::builder()
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_VERSION, "13")
+        .header(header::SEC_WEBSOCKET_KEY, key)
+        .body(())?;
+    let response = create_response(&checked)?;
+    let mut bytes = Vec::with_capacity(160);
+    write_response(&mut bytes, &response)?;
+    Ok(bytes)
+}

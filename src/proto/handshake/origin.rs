@@ -1,0 +1,111 @@
+//! Which pages may connect: the check of `Origin` (RFC 6455 §10.2).
+
+use std::net::Ipv6Addr;
+
+use tungstenite::http::header;
+
+use super::{Request, single};
+use crate::config::OriginPolicy;
+
+/// Whether the policy lets the request's page in. A request without an `Origin` comes from no browser.
+pub(super) fn is_allowed(request: &Request, policy: &OriginPolicy) -> bool {
+    if *policy == OriginPolicy::Any || !request.headers().contains_key(header::ORIGIN) {
+        return true;
+    }
+    // Several, `null` (a sandboxed frame, a local file) and what does not parse are nobody's origin.
+    let value = single(request, header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let Some(origin) = value.and_then(Origin::parse) else { return false };
+    // RFC 9112 §3.2.2: the authority of an absolute request target replaces Host.
+    let host = match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => single(request, header::HOST).and_then(|host| host.to_str().ok()),
+    };
+    let same = host.and_then(Authority::parse).is_some_and(|host| origin.is_at(&host));
+    same || match policy {
+        OriginPolicy::AllowList(list) => {
+            list.iter().filter_map(|entry| Origin::parse(entry)).any(|entry| entry.equals(&origin))
+        }
+        OriginPolicy::SameOrigin | OriginPolicy::Any => false,
+    }
+}
+
+/// RFC 3986 §3.2.2 and §3.2.3: `host[:port]`, without user information.
+#[derive(Debug)]
+pub(super) struct Authority<'a> {
+    host: &'a str,
+    port: Option<u16>,
+}
+
+impl<'a> Authority<'a> {
+    pub(super) fn parse(text: &'a str) -> Option<Self> {
+        let host_len =
+            if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+        let (host, port) = text.split_at(host_len);
+        let well_formed = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+            None => !host.is_empty() && host.bytes().all(is_host_character),
+        };
+        if !well_formed {
+            return None;
+        }
+        let port = match port.strip_prefix(':') {
+            None if port.is_empty() => None,
+            None => return None,
+            // An empty port is the default one.
+            Some("") => None,
+            // `parse` alone would take "+80".
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+            Some(_) => return None,
+        };
+        Some(Authority { host, port })
+    }
+}
+
+/// Letters, digits and `-._~` are unreserved, `%` begins an encoded byte. RFC 3986 allows `!$&'()*+,;=` too,
+/// but DNS knows none of them, and a comma is what a proxy that joins two headers leaves.
+fn is_host_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
+}
+
+/// RFC 6454 §6.2: `scheme://host[:port]`.
+#[derive(Debug)]
+struct Origin<'a> {
+    scheme: &'a str,
+    authority: Authority<'a>,
+}
+
+impl<'a> Origin<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        Some(Origin { scheme, authority: Authority::parse(authority)? })
+    }
+
+    fn default_port(&self) -> Option<u16> {
+        let is_one_of = |names: [&str; 2]| names.iter().any(|name| self.scheme.eq_ignore_ascii_case(name));
+        if is_one_of(["http", "ws"]) {
+            Some(80)
+        } else if is_one_of(["https", "wss"]) {
+            Some(443)
+        } else {
+            None
+        }
+    }
+
+    fn port(&self) -> Option<u16> {
+        self.authority.port.or(self.default_port())
+    }
+
+    /// Whether `host`, reached with this origin's scheme, is this origin. Behind a proxy that ends TLS we
+    /// cannot see the scheme that the page used. A scheme of its own (an extension's) is no server's origin.
+    fn is_at(&self, host: &Authority<'_>) -> bool {
+        self.default_port().is_some()
+            && self.port() == host.port.or(self.default_port())
+            && self.authority.host.eq_ignore_ascii_case(host.host)
+    }
+
+    fn equals(&self, other: &Origin<'_>) -> bool {
+        self.scheme.eq_ignore_ascii_case(other.scheme)
+            && self.authority.host.eq_ignore_ascii_case(other.authority.host)
+            && self.port() == other.port()
+    }
+}

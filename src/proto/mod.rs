@@ -1,0 +1,9 @@
+//! The protocol, sans-IO: bytes in, messages out, and back. Nothing here knows a socket or a clock.
+
+pub(crate) mod assembler;
+pub(crate) mod close;
+pub(crate) mod connection;
+pub(crate) mod frame;
+pub(crate) mod handshake;
+pub(crate) mod mask;
+pub(crate) mod utf8;

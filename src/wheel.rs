@@ -1,0 +1,449 @@
+//! Deadlines: a hierarchical timer wheel with a resolution of one millisecond.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+/// Each level reads this many bits of a deadline's tick.
+const BITS: usize = 6;
+const SLOTS: usize = 1 << BITS;
+/// Six levels reach to the next multiple of 2^36 ms (2.2 years) after the origin.
+const LEVELS: usize = 6;
+/// The single list of what lies beyond; it comes after the top level's slots, as if a seventh level had one.
+const OVERFLOW: usize = LEVELS * SLOTS;
+
+/// Timers keyed by deadline, polled with the time of the caller.
+///
+/// Time is counted in *ticks*, whole milliseconds since the origin. A deadline is rounded up to a tick and
+/// `now` is rounded down, so a timer never fires early. One with tick `d` fires as soon as `now` is in tick
+/// `d` or later; timers of the same tick fire in the order of their insertion.
+///
+/// The wheel's own time is the latest `now` at which [`pop_expired`](Wheel::pop_expired) found nothing, or
+/// the tick of the last timer that fired if that is later. A deadline before it counts as it: due at once,
+/// unless the clock went backwards. Ticks saturate: `now` before the origin fires nothing, a deadline before
+/// it counts as the origin, and all instants later than 2^64 ms after it (584 million years) count as one.
+///
+/// # Cost
+///
+/// `insert` and `cancel` are O(1). A timer is moved at most once per level on its way down, at a moment when
+/// a timer of its slot is due or the one that was first in its slot has been cancelled. Clock jumps cost
+/// nothing. Timers beyond the horizon share one list, walked once per span of 2.2 years that holds a timer.
+/// Nothing allocates but `insert`, and that only when there are more timers than ever before.
+pub(crate) struct Wheel<T> {
+    origin: Instant,
+    /// The wheel's own time. No timer is earlier.
+    reached: u64,
+    /// The tick to which the places of the timers are relative; it trails `reached` where following it would
+    /// mean to walk a slot. A timer's level is that of the highest digit (base 64) in which its deadline
+    /// differs from `base`. So all timers of a level come before all of the next, slots never wrap around,
+    /// and the first slot of the first occupied level holds the next timer.
+    base: u64,
+    /// No timer is earlier: what makes a call with nothing due cheap.
+    next: u64,
+    /// One bit per non-empty slot; the last word is for the overflow list.
+    occupied: [u64; LEVELS + 1],
+    slots: Box<[Slot]>,
+    entries: Slab<Entry<T>>,
+    /// Of the latest entry. A stale key could match again only after exactly 2^32 inserts.
+    generation: NonZeroU32,
+    /// How many entries `relink` has visited.
+    #[cfg(test)]
+    relinked: u64,
+}
+
+/// Names one timer. It goes stale when the timer fires or is cancelled, and stays so when the slot is reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    index: u32,
+    generation: NonZeroU32,
+}
+
+impl<T: Copy> Wheel<T> {
+    pub(crate) fn new(origin: Instant) -> Self {
+        Wheel {
+            origin,
+            reached: 0,
+            base: 0,
+            next: u64::MAX,
+            occupied: [0; LEVELS + 1],
+            slots: vec![Slot::EMPTY; OVERFLOW + 1].into_boxed_slice(),
+            entries: Slab::new(),
+            generation: NonZeroU32::MIN,
+            #[cfg(test)]
+            relinked: 0,
+        }
+    }
+
+    /// Arms a timer. O(1).
+    pub(crate) fn insert(&mut self, deadline: Instant, value: T) -> Key {
+        let deadline = self.ceil(deadline).max(self.reached);
+        self.follow();
+        self.next = self.next.min(deadline);
+        self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+        let entry = Entry { deadline, prev: 0, next: 0, generation: self.generation, value };
+        let index = self.entries.insert(entry) as u32;
+        self.link(index);
+        Key { index, generation: self.generation }
+    }
+
+    /// Disarms a timer and returns its value, or `None` if it has fired or been cancelled. O(1).
+    pub(crate) fn cancel(&mut self, key: Key) -> Option<T> {
+        let entry = self.entries.get(key.index as usize)?;
+        (entry.generation == key.generation).then(|| self.remove(key.index))
+    }
+
+    /// Takes the earliest timer that is due. Call until `None`, or stop and go on later: `insert` and
+    /// `cancel` are welcome in between.
+    ///
+    /// With nothing due this is O(1), mostly one comparison, however many timers wait and however far the clock
+    /// moved. Except: once `now` reaches the deadline of a cancelled timer that was the earliest, one call may
+    /// move the rest of its slot to lower levels, which would have to be done later anyway.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
+        let now = self.floor(now)?;
+        while self.next <= now
+            && let Some(first) = self.first()
+        {
+            let Slot { head, min, .. } = self.slots[first];
+            self.next = min;
+            if min > now {
+                break;
+            }
+            if first < SLOTS {
+                self.reached = min;
+                return Some(self.remove(head));
+            }
+            self.relink(first, min);
+        }
+        self.reached = self.reached.max(now);
+        None
+    }
+
+    /// The first instant at which [`pop_expired`](Wheel::pop_expired) gives something; it may have passed.
+    ///
+    /// O(1), except when all the earliest timers of the first slot have been cancelled: then one call is linear
+    /// in what is left in that slot (a slot spans 64 ms, 4 s, 4.4 min, 4.7 h, 12.4 days on the levels above
+    /// the lowest).
+    pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
+        let mut first = self.first()?;
+        while self.slots[first].at_min == 0 {
+            self.relink(first, self.reached);
+            first = self.first()?;
+        }
+        self.next = self.slots[first].min;
+        // An instant that the platform cannot express is one that `now` never reaches.
+        self.origin.checked_add(Duration::from_millis(self.next))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn ceil(&self, deadline: Instant) -> u64 {
+        let since = deadline.saturating_duration_since(self.origin);
+        ticks(since.as_secs(), since.subsec_nanos().div_ceil(1_000_000))
+    }
+
+    fn floor(&self, now: Instant) -> Option<u64> {
+        let since = now.checked_duration_since(self.origin)?;
+        Some(ticks(since.as_secs(), since.subsec_millis()))
+    }
+
+    /// The index of the slot that holds the next timer.
+    fn first(&self) -> Option<usize> {
+        let level = self.occupied.iter().position(|&bits| bits != 0)?;
+        Some(level * SLOTS + self.occupied[level].trailing_zeros() as usize)
+    }
+
+    /// The slot in which a timer lies, or belongs: it follows from `base` alone.
+    fn place(&self, deadline: u64) -> usize {
+        debug_assert!(self.base <= deadline);
+        let level = ((self.base ^ deadline) | 1).ilog2() as usize / BITS;
+        let digit = (deadline >> (BITS * level)) as usize % SLOTS;
+        if level < LEVELS { level * SLOTS + digit } else { OVERFLOW }
+    }
+
+    /// Lets `base` follow the clock if that changes no timer's place, so that near timers get low levels.
+    fn follow(&mut self) {
+        let start = |slot: usize| self.slots[slot].min >> (BITS * (slot / SLOTS)) << (BITS * (slot / SLOTS));
+        if self.base < self.reached && self.first().is_none_or(|slot| start(slot) > self.reached) {
+            self.base = self.reached;
+        }
+    }
+
+    /// Moves the wheel to `base`, which lies neither before the old one nor after any timer, and links the
+    /// timers of the first slot anew: into lower levels if `base` is in that slot, otherwise just to find its
+    /// minimum again.
+    fn relink(&mut self, slot: usize, base: u64) {
+        debug_assert!(self.base <= base && base <= self.slots[slot].min);
+        self.base = base;
+        let head = self.clear(slot);
+        let mut next = head;
+        loop {
+            #[cfg(test)]
+            {
+                self.relinked += 1;
+            }
+            let index = next;
+            next = self.entries[index as usize].next;
+            self.link(index);
+            if next == head {
+                return;
+            }
+        }
+    }
+
+    /// Appends an entry to the list of its slot.
+    fn link(&mut self, index: u32) {
+        let deadline = self.entries[index as usize].deadline;
+        let place = self.place(deadline);
+        let slot = &mut self.slots[place];
+        slot.count(deadline);
+        let (word, bit) = (&mut self.occupied[place / SLOTS], 1 << (place % SLOTS));
+        if *word & bit == 0 {
+            *word |= bit;
+            slot.head = index;
+            self.entries[index as usize].prev = index;
+        }
+        let (head, tail) = (slot.head, self.entries[slot.head as usize].prev);
+        self.entries[tail as usize].next = index;
+        self.entries[head as usize].prev = index;
+        let entry = &mut self.entries[index as usize];
+        (entry.prev, entry.next) = (tail, head);
+    }
+
+    /// Takes an entry out of its list and out of the slab.
+    fn remove(&mut self, index: u32) -> T {
+        let Entry { deadline, prev, next, value, .. } = self.entries.remove(index as usize);
+        let place = self.place(deadline);
+        if next == index {
+            self.clear(place);
+            return value;
+        }
+        let slot = &mut self.slots[place];
+        if slot.head == index {
+            slot.head = next;
+        }
+        slot.at_min -= u32::from(slot.min == deadline);
+        self.entries[prev as usize].next = next;
+        self.entries[next as usize].prev = prev;
+        value
+    }
+
+    /// Empties a slot and returns the head of what was its list.
+    fn clear(&mut self, slot: usize) -> u32 {
+        self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
+        std::mem::replace(&mut self.slots[slot], Slot::EMPTY).head
+    }
+}
+
+/// Not the 385 slots: they say nothing to a reader of a log.
+impl<T> fmt::Debug for Wheel<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wheel").field("len", &self.entries.len()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry<T> {
+    deadline: u64,
+    // A circular list: the head's `prev` is the tail.
+    prev: u32,
+    next: u32,
+    generation: NonZeroU32,
+    value: T,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Meaningful while the slot's bit in `occupied` is set.
+    head: u32,
+    /// How many of the slot's timers have the deadline `min`. 0: all have been cancelled.
+    at_min: u32,
+    /// No timer of the slot is earlier.
+    min: u64,
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot { head: 0, at_min: 0, min: u64::MAX };
+
+    fn count(&mut self, deadline: u64) {
+        if deadline < self.min {
+            (self.min, self.at_min) = (deadline, 0);
+        }
+        self.at_min += u32::from(deadline == self.min);
+    }
+}
+
+fn ticks(secs: u64, millis: u32) -> u64 {
+    secs.saturating_mul(1000).saturating_add(u64::from(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    struct Rng(u64);
+
+    impl Rng {
+        fn below(&mut self, n: u64) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 % n
+        }
+
+        /// A number of up to `bits` bits, every length equally likely.
+        fn spread(&mut self, bits: u64) -> u64 {
+            self.below(u64::MAX) >> (63 - self.below(bits))
+        }
+    }
+
+    const MS: u64 = 1_000_000;
+
+    /// The wheel beside a sorted set of (tick, serial number). Times are nanoseconds after the origin.
+    struct Pair {
+        wheel: Wheel<usize>,
+        set: BTreeSet<(u64, usize)>,
+        keys: Vec<(Key, u64)>,
+        reached: u64,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            Pair { wheel: Wheel::new(Instant::now()), set: BTreeSet::new(), keys: Vec::new(), reached: 0 }
+        }
+
+        fn at(&self, nanos: u64) -> Instant {
+            self.wheel.origin + Duration::from_nanos(nanos)
+        }
+
+        fn insert(&mut self, deadline: u64) {
+            let (tick, serial) = (deadline.div_ceil(MS).max(self.reached), self.keys.len());
+            self.keys.push((self.wheel.insert(self.at(deadline), serial), tick));
+            self.set.insert((tick, serial));
+        }
+
+        fn cancel(&mut self, serial: usize) {
+            let (key, tick) = self.keys[serial];
+            assert_eq!(self.wheel.cancel(key), self.set.remove(&(tick, serial)).then_some(serial));
+        }
+
+        fn pop(&mut self, now: u64) -> bool {
+            let due = self.set.first().copied().filter(|first| first.0 <= now / MS);
+            assert_eq!(self.wheel.pop_expired(self.at(now)), due.map(|(_, serial)| serial));
+            due.inspect(|first| _ = self.set.remove(first));
+            self.reached = self.reached.max(due.map_or(now / MS, |(tick, _)| tick));
+            due.is_some()
+        }
+
+        fn next(&self) -> Option<u64> {
+            self.set.first().map(|(tick, _)| tick * MS)
+        }
+
+        fn check_next(&mut self) {
+            assert_eq!(self.wheel.next_deadline(), self.next().map(|nanos| self.at(nanos)));
+        }
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_map() {
+        for seed in 1..=60 {
+            let mut rng = Rng(seed << 32 | 0x9E37_79B9);
+            let mut pair = Pair::new();
+            // Deadlines from microseconds to 9 years: beyond the horizon for every second seed.
+            let (mut now, reach) = (0_u64, if seed % 2 == 0 { 58 } else { 40 });
+            for _ in 0..3_000 {
+                match rng.below(16) {
+                    0..6 => pair.insert(now + rng.spread(reach)),
+                    6 => pair.insert(now.saturating_sub(rng.spread(40))),
+                    // Any key ever given out, so most often a stale one.
+                    7 if !pair.keys.is_empty() => pair.cancel(rng.below(pair.keys.len() as u64) as usize),
+                    // The earliest timer: its slot has to find its minimum again.
+                    8 => _ = pair.set.first().copied().map(|(_, serial)| pair.cancel(serial)),
+                    9 => now += rng.spread(30),
+                    10 if rng.below(20) == 0 => now += rng.spread(57),
+                    11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.below(2),
+                    12 => _ = pair.pop(now.saturating_sub(rng.spread(40))),
+                    _ => _ = (0..rng.below(8)).all(|_| pair.pop(now)),
+                }
+                assert_eq!(pair.wheel.len(), pair.set.len());
+                // Not in all seeds after every step, as the question itself tidies up.
+                if seed % 4 < 2 || rng.below(8) == 0 {
+                    pair.check_next();
+                }
+            }
+            while let Some(next) = pair.next() {
+                now = now.max(next);
+                assert!(pair.pop(now));
+            }
+            assert_eq!((pair.wheel.len(), pair.wheel.occupied), (0, [0; LEVELS + 1]));
+        }
+    }
+
+    #[test]
+    fn a_key_outlives_its_timer_without_harm() {
+        let origin = Instant::now();
+        let mut wheel = Wheel::new(origin);
+        let fired = wheel.insert(origin, 'a');
+        assert_eq!(wheel.pop_expired(origin), Some('a'));
+        let cancelled = wheel.insert(origin, 'b');
+        assert_eq!(fired.index, cancelled.index);
+        assert_eq!((wheel.cancel(fired), wheel.cancel(cancelled)), (None, Some('b')));
+        let live = wheel.insert(origin, 'c');
+        assert_eq!((wheel.cancel(fired), wheel.cancel(cancelled)), (None, None));
+        assert_eq!(wheel.cancel(live), Some('c'));
+        assert_eq!((size_of::<Key>(), size_of::<Option<Key>>()), (8, 8));
+    }
+
+    #[test]
+    fn extreme_instants_saturate() {
+        let origin = Instant::now() + Duration::from_secs(3600);
+        let before = origin - Duration::from_secs(1800);
+        // As far as this platform can express.
+        let end =
+            (0..64).rev().fold(origin, |t, bit| t.checked_add(Duration::from_secs(1 << bit)).unwrap_or(t));
+        let mut wheel = Wheel::new(origin);
+        wheel.insert(end, 'z');
+        wheel.insert(before, 'a');
+        assert_eq!(wheel.next_deadline(), Some(origin));
+        assert_eq!(wheel.pop_expired(before), None);
+        assert_eq!(wheel.pop_expired(origin), Some('a'));
+        assert_eq!(wheel.pop_expired(origin + Duration::from_secs(1 << 40)), None);
+        assert!(wheel.next_deadline().is_none_or(|last| last > origin + Duration::from_secs(1 << 40)));
+        assert_eq!(wheel.pop_expired(end), Some('z'));
+        let late = wheel.insert(origin, 'y');
+        assert_eq!(wheel.pop_expired(before), None);
+        assert_eq!(wheel.cancel(late), Some('y'));
+    }
+
+    #[test]
+    fn idle_timers_are_not_touched() {
+        let (mut rng, mut pair) = (Rng(7), Pair::new());
+        const HOUR: u64 = 3_600_000 * MS;
+        (0..100_000).for_each(|_| pair.insert(HOUR + rng.below(9 * HOUR)));
+        for minute in 0..60 {
+            assert!(!pair.pop(minute * HOUR / 60));
+            pair.check_next();
+        }
+        assert!(!pair.pop(pair.next().unwrap() - 1));
+        assert_eq!(pair.wheel.relinked, 0);
+    }
+
+    #[test]
+    fn a_timer_moves_once_per_level_at_most() {
+        let (mut rng, mut pair) = (Rng(7), Pair::new());
+        let (mut now, count) = (0, 20_000);
+        for _ in 0..count {
+            pair.insert(now + rng.below(1 << 36));
+            now += rng.below(16 * MS);
+            while pair.pop(now) {}
+            pair.check_next();
+        }
+        assert!(pair.wheel.relinked <= (LEVELS - 1) as u64 * count);
+        assert!(pair.wheel.entries.capacity() <= 8192, "some 4,300 are armed at a time");
+    }
+}
