@@ -1,0 +1,129 @@
+//! What the benchmarks share: a server in a process of its own, and raw clients.
+
+use std::{
+    error::Error,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tickws::{CloseCode, Event, Server};
+
+pub type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// Runs the server if this process was started for it; otherwise `false`.
+pub fn is_server() -> Outcome<bool> {
+    let Ok(mode) = std::env::var("TICKWS_BENCH_SERVER") else { return Ok(false) };
+    raise_descriptor_limit();
+    let broadcast = mode == "broadcast";
+    let mut server = Server::builder().ping_interval(None).silence_timeout(None).bind("127.0.0.1:0")?;
+    println!("{}", server.local_addrs()[0]);
+    // A message "quit" ends it; it may come from anyone.
+    server.run(|server, event| {
+        if let Event::Message { client, message } = event {
+            match message.as_bytes() {
+                b"quit" => server.shutdown(CloseCode::Away, std::time::Duration::ZERO),
+                _ if broadcast => drop(server.broadcast(message)),
+                _ => drop(server.send(client, message)),
+            }
+        }
+    })?;
+    Ok(true)
+}
+
+/// A server process, ended with this value.
+pub struct Bench {
+    child: Child,
+    pub addr: String,
+}
+
+impl Bench {
+    /// Starts this program again as a server, behind the command `wrapper` if there is one.
+    pub fn start(mode: &str, wrapper: &[&str]) -> Outcome<Bench> {
+        let own = std::env::current_exe()?;
+        let mut command = match wrapper {
+            [] => Command::new(&own),
+            [program, args @ ..] => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&own);
+                command
+            }
+        };
+        let mut child = command.env("TICKWS_BENCH_SERVER", mode).stdout(Stdio::piped()).spawn()?;
+        let mut addr = String::new();
+        BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut addr)?;
+        Ok(Bench { child, addr: addr.trim().to_string() })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client that has been let in.
+    pub fn connect(&self) -> Outcome<TcpStream> {
+        let mut stream = TcpStream::connect(&self.addr)?;
+        stream.set_nodelay(true)?;
+        let request = "GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes())?;
+        // The answer has a fixed length: up to the empty line.
+        let (mut head, mut byte) = (Vec::new(), [0; 129]);
+        while !head.ends_with(b"\r\n\r\n") {
+            let count = stream.read(&mut byte)?;
+            if count == 0 {
+                return Err("the server hung up".into());
+            }
+            head.extend_from_slice(&byte[..count]);
+        }
+        if !head.starts_with(b"HTTP/1.1 101") {
+            return Err(String::from_utf8_lossy(&head).into_owned().into());
+        }
+        Ok(stream)
+    }
+
+    /// Ends the server and waits for it.
+    pub fn stop(mut self) -> Outcome<()> {
+        self.connect()?.write_all(&frame(b"quit"))?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A masked binary frame with a payload below 64 KiB.
+pub fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x82];
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&KEY);
+    bytes.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// The length of the frame that answers it.
+pub fn reply_len(payload: usize) -> usize {
+    payload + if payload < 126 { 2 } else { 4 }
+}
+
+/// As many descriptors as the hard limit allows.
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        eprintln!("the descriptor limit stays: {error}");
+    }
+}

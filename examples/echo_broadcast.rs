@@ -1,0 +1,89 @@
+//! Every message goes to everyone, its sender too.
+//!
+//! ```sh
+//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES]
+//! ```
+//!
+//! Then connect any WebSocket client to `ws://127.0.0.1:9001/`. A browser's console will do, from a
+//! page at `http://127.0.0.1:9001` or with no page at all; pages of other sites are refused unless
+//! `--any-origin` is given. Ctrl-C says 1001 to all and exits with 0.
+
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use log::{LevelFilter, info};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use simple_logger::SimpleLogger;
+use tickws::{CloseCode, Event, Server};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    SimpleLogger::new().with_level(LevelFilter::Info).env().init()?;
+
+    let mut addr = "127.0.0.1:9001".to_string();
+    let mut builder = Server::builder();
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--max-message" => {
+                let bytes: usize = args.next().ok_or("--max-message needs a number of bytes")?.parse()?;
+                // Room for a few such messages on their way to a client that is slower than the sender.
+                builder = builder.max_message_size(bytes).max_buffered(bytes.saturating_mul(4).max(1 << 20));
+            }
+            "--any-origin" => builder = builder.allow_any_origin(),
+            flag if flag.starts_with('-') => return Err(format!("unknown option {flag}").into()),
+            other => addr = other.to_string(),
+        }
+    }
+
+    let mut server = builder.bind(addr)?;
+    for addr in server.local_addrs() {
+        info!("listening on ws://{addr}/");
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    let report = server.set_interval(Duration::from_secs(5));
+    let mut last = server.stats();
+
+    while !server.is_drained() {
+        // A signal ends the sleep; the timeout is for one that comes just before it.
+        let tick = server.poll_for(Duration::from_millis(500))?;
+        for event in &tick {
+            match event {
+                Event::Open { client, request } => {
+                    let addr = server.remote_addr(client).map(|addr| addr.to_string()).unwrap_or_default();
+                    info!("{client} joined from {addr}, path {}", request.uri().path());
+                }
+                Event::Message { message, .. } => {
+                    let delivery = server.broadcast(message);
+                    if delivery.dropped + delivery.overflowed > 0 {
+                        info!(
+                            "{} clients were too slow for a message",
+                            delivery.dropped + delivery.overflowed
+                        );
+                    }
+                }
+                Event::Close { client, reason } => info!("{client} left: {reason}"),
+                Event::Timer { timer } if timer == report && server.stats() != last => {
+                    last = server.stats();
+                    info!("{last}");
+                }
+                _ => {}
+            }
+        }
+        if stop.swap(false, Ordering::Relaxed) {
+            info!("closing {} clients", server.client_count());
+            server.shutdown(CloseCode::Away, Duration::from_secs(5));
+        }
+    }
+    info!("{}", server.stats());
+    Ok(())
+}
