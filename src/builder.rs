@@ -11,6 +11,32 @@ use crate::{
     server::Server,
 };
 
+impl Server {
+    /// A server on every address that `addrs` resolves to, with the defaults of the README's table.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = tickws::Server::bind("127.0.0.1:0")?;
+    /// assert_ne!(server.local_addrs()[0].port(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bind(addrs: impl ToSocketAddrs) -> io::Result<Server> {
+        Server::builder().bind(addrs)
+    }
+
+    /// Sets limits, deadlines and policies before binding.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+}
+
 /// Configures a [`Server`]; see the README's table of limits and defaults.
 ///
 /// Every method takes the builder and gives it back; [`bind`](ServerBuilder::bind) or

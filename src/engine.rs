@@ -34,7 +34,8 @@ use crate::{
     pool::BufferPool,
     proto::handshake::{HeadReader, Rejection, Request},
     stats::Stats,
-    tick::{Recycler, Tick, TickData},
+    tick::{Recycler, Tick},
+    tick_data::TickData,
     wheel::Wheel,
 };
 pub use send::Delivery;

@@ -6,8 +6,8 @@ use crate::{
     close_reason::CloseReason,
     id::{ClientId, TimerId},
     message::Message,
-    proto::handshake::Request,
-    tick::{Record, TickData},
+    proto::{assembler::Kind, handshake::Request, utf8},
+    tick_data::{Record, TickData},
 };
 
 /// One thing that happened. Borrowed from its [`Tick`](crate::Tick), `Copy`, no allocation.
@@ -70,7 +70,16 @@ impl<'t> Iterator for Events<'t> {
     type Item = Event<'t>;
 
     fn next(&mut self) -> Option<Event<'t>> {
-        self.records.next().map(|record| self.data.event(*record))
+        let data = self.data;
+        Some(match *self.records.next()? {
+            Record::Open { client, request } => Event::Open { client, request: data.request(request) },
+            Record::Message { client, kind, source } => {
+                Event::Message { client, message: message(kind, data.payload(source)) }
+            }
+            Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
+            Record::Drained { client } => Event::Drained { client },
+            Record::Timer { timer } => Event::Timer { timer },
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -83,5 +92,13 @@ impl ExactSizeIterator for Events<'_> {}
 impl fmt::Debug for Events<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.clone()).finish()
+    }
+}
+
+fn message(kind: Kind, bytes: &[u8]) -> Message<'_> {
+    match kind {
+        Kind::Binary => Message::Binary(bytes),
+        // Checked when it arrived. Without unsafe code a `&str` costs a second look.
+        Kind::Text => Message::Text(utf8::as_str(bytes).expect("text is validated on arrival")),
     }
 }

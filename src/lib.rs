@@ -19,6 +19,7 @@ mod proto;
 mod server;
 mod stats;
 mod tick;
+mod tick_data;
 mod wheel;
 
 pub use builder::ServerBuilder;

@@ -102,6 +102,16 @@ struct Urgent {
     ping: Vec<u8>,
 }
 
+impl Urgent {
+    /// Lines up what waits, and says how many bytes that is.
+    fn admit(&mut self) -> usize {
+        let before = self.leaving.len();
+        self.leaving.append(&mut self.pong);
+        self.leaving.append(&mut self.ping);
+        self.leaving.len() - before
+    }
+}
+
 /// Which waiting control frame a newer one replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
@@ -186,6 +196,13 @@ impl Outbox {
         slot.extend_from_slice(frame);
     }
 
+    /// The last frame comes next: control frames that wait leave before it, also if one is half gone.
+    pub(crate) fn seal(&mut self) {
+        if let Some(urgent) = &mut self.urgent {
+            self.len += urgent.admit();
+        }
+    }
+
     /// Whether anything waits, a control frame in the urgent lane included.
     pub(crate) fn has_work(&self) -> bool {
         self.len > 0 || self.urgent.is_some()
@@ -198,6 +215,7 @@ impl Outbox {
         loop {
             self.admit_urgent();
             if self.len == 0 {
+                self.blocked = false;
                 self.release(pool);
                 return Ok(Written::All(total));
             }
@@ -265,9 +283,7 @@ impl Outbox {
         if urgent.left == urgent.leaving.len() {
             urgent.leaving.clear();
             urgent.left = 0;
-            urgent.leaving.append(&mut urgent.pong);
-            urgent.leaving.append(&mut urgent.ping);
-            self.len += urgent.leaving.len();
+            self.len += urgent.admit();
             if urgent.leaving.is_empty() {
                 self.urgent = None;
                 return;
@@ -303,7 +319,7 @@ impl Outbox {
             }
         };
         let chunks = self.queue.iter().map(Chunk::bytes).chain([self.tail.as_slice()]);
-        for (position, bytes) in chunks.enumerate() {
+        for (position, bytes) in chunks.take(SLICES).enumerate() {
             let mut parts: [&[u8]; 3] = [bytes, &[], &[]];
             if position == 0 {
                 parts = match &self.urgent {
@@ -367,3 +383,6 @@ impl Outbox {
         chunks + self.tail.len() - self.written + urgent
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,6 @@ use mio::{Interest, Poll, Token, net::TcpStream};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    builder::ServerBuilder,
     config::{Config, Overflow},
     engine::{Delivery, Engine, Readiness},
     error::{CloseError, NotConnected, SendError},
@@ -77,30 +76,6 @@ const fn listener_token(index: usize) -> Token {
 impl Server {
     /// Kernel events taken in one poll; more wait for the next.
     const EVENTS: usize = 1024;
-
-    /// A server on every address that `addrs` resolves to, with the defaults of the README's table.
-    ///
-    /// # Errors
-    ///
-    /// As [`ServerBuilder::bind`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let server = tickws::Server::bind("127.0.0.1:0")?;
-    /// assert_ne!(server.local_addrs()[0].port(), 0);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn bind(addrs: impl ToSocketAddrs) -> io::Result<Server> {
-        Server::builder().bind(addrs)
-    }
-
-    /// Sets limits, deadlines and policies before binding.
-    pub fn builder() -> ServerBuilder {
-        ServerBuilder::default()
-    }
 
     pub(crate) fn new(config: Config, sockets: Vec<TcpListener>) -> io::Result<Server> {
         let poll = Poll::new()?;
@@ -405,7 +380,7 @@ impl Server {
         self.engine.buffered(client)
     }
 
-    /// The client's upgrade request, if [`keep_requests`](ServerBuilder::keep_requests) is set.
+    /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
     pub fn request(&self, client: ClientId) -> Option<&Request> {
         self.engine.request(client)
     }

@@ -1,23 +1,15 @@
-//! What one poll brought: the received bytes, and the events that point into them.
+//! What one poll brought, as the application holds it; its buffers come back when it is dropped.
 
 use std::{
     fmt,
-    ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use crate::{
-    close_reason::CloseReason,
     event::{Event, Events},
-    id::{ClientId, TimerId},
-    message::Message,
     pool::BufferPool,
-    proto::{
-        assembler::{Assembled, Kind},
-        handshake::Request,
-        utf8,
-    },
+    tick_data::TickData,
 };
 
 /// Everything that happened in one poll: owns its events and the bytes they borrow.
@@ -63,7 +55,7 @@ impl Tick {
 
     /// The number of events.
     pub fn len(&self) -> usize {
-        self.data().records.len()
+        self.data().records().len()
     }
 
     /// Whether nothing happened.
@@ -141,157 +133,5 @@ impl Recycler {
         if spare.len() < Self::MAX_SPARE {
             spare.push(data);
         }
-    }
-}
-
-/// A tick being filled or read.
-#[derive(Debug, Default)]
-pub(crate) struct TickData {
-    /// Zeroed once, then reused; `..filled` is in use by events.
-    block: Vec<u8>,
-    filled: usize,
-    records: Vec<Record>,
-    assembled: Vec<(Vec<u8>, usize)>,
-    requests: Vec<Arc<Request>>,
-    reasons: Vec<CloseReason>,
-    /// Bytes received in this tick.
-    input: usize,
-}
-
-/// An event as offsets: 24 bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Record {
-    Open { client: ClientId, request: u32 },
-    InPlace { client: ClientId, kind: Kind, start: u32, len: u32 },
-    Assembled { client: ClientId, kind: Kind, index: u32 },
-    Close { client: ClientId, reason: u32 },
-    Drained { client: ClientId },
-    Timer { timer: TimerId },
-}
-
-impl TickData {
-    /// About as much input as stays in the cache while the application works on it.
-    pub(crate) const BLOCK: usize = 64 * 1024;
-
-    /// With less room than this a read is left to the next tick.
-    const MIN_READ: usize = 4 * 1024;
-
-    pub(crate) fn records(&self) -> &[Record] {
-        &self.records
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
-    }
-
-    /// Whether the next read has to wait for the next tick.
-    pub(crate) fn is_full(&self, event_budget: usize) -> bool {
-        self.filled + Self::MIN_READ > Self::BLOCK
-            || self.input >= 4 * Self::BLOCK
-            || self.records.len() >= event_budget
-    }
-
-    /// How many more events fit.
-    pub(crate) fn events_left(&self, event_budget: usize) -> usize {
-        event_budget.saturating_sub(self.records.len())
-    }
-
-    /// The free end of the block.
-    pub(crate) fn room(&mut self) -> &mut [u8] {
-        if self.block.is_empty() {
-            self.block = vec![0; Self::BLOCK];
-        }
-        &mut self.block[self.filled..]
-    }
-
-    /// Lends the block out, so that events can be noted while it is written to, and where its free end
-    /// begins. `put_block` must follow.
-    pub(crate) fn take_block(&mut self) -> (Vec<u8>, usize) {
-        self.room();
-        (std::mem::take(&mut self.block), self.filled)
-    }
-
-    pub(crate) fn put_block(&mut self, block: Vec<u8>) {
-        self.block = block;
-    }
-
-    /// Keeps the first `bytes` of `room`: events point there.
-    pub(crate) fn keep(&mut self, bytes: usize) {
-        self.filled += bytes;
-    }
-
-    /// `bytes` were received, wherever they went.
-    pub(crate) fn received(&mut self, bytes: usize) {
-        self.input += bytes;
-    }
-
-    pub(crate) fn open(&mut self, client: ClientId, request: Arc<Request>) {
-        self.requests.push(request);
-        self.records.push(Record::Open { client, request: self.requests.len() as u32 - 1 });
-    }
-
-    /// A message at `range` of the block.
-    pub(crate) fn in_place(&mut self, client: ClientId, kind: Kind, range: Range<usize>) {
-        let (start, len) = (range.start as u32, range.len() as u32);
-        self.records.push(Record::InPlace { client, kind, start, len });
-    }
-
-    pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
-        self.assembled.push((message.buffer, message.len));
-        let index = self.assembled.len() as u32 - 1;
-        self.records.push(Record::Assembled { client, kind: message.kind, index });
-    }
-
-    pub(crate) fn close(&mut self, client: ClientId, reason: CloseReason) {
-        self.reasons.push(reason);
-        self.records.push(Record::Close { client, reason: self.reasons.len() as u32 - 1 });
-    }
-
-    pub(crate) fn drained(&mut self, client: ClientId) {
-        self.records.push(Record::Drained { client });
-    }
-
-    pub(crate) fn timer(&mut self, timer: TimerId) {
-        self.records.push(Record::Timer { timer });
-    }
-
-    /// What the application sees of a record.
-    pub(crate) fn event(&self, record: Record) -> Event<'_> {
-        match record {
-            Record::Open { client, request } => {
-                Event::Open { client, request: &self.requests[request as usize] }
-            }
-            Record::InPlace { client, kind, start, len } => {
-                let bytes = &self.block[start as usize..][..len as usize];
-                Event::Message { client, message: message(kind, bytes) }
-            }
-            Record::Assembled { client, kind, index } => {
-                let (buffer, len) = &self.assembled[index as usize];
-                Event::Message { client, message: message(kind, &buffer[..*len]) }
-            }
-            Record::Close { client, reason } => {
-                Event::Close { client, reason: &self.reasons[reason as usize] }
-            }
-            Record::Drained { client } => Event::Drained { client },
-            Record::Timer { timer } => Event::Timer { timer },
-        }
-    }
-
-    fn reset(&mut self, pool: &mut BufferPool) {
-        for (buffer, _) in self.assembled.drain(..) {
-            pool.give(buffer);
-        }
-        self.records.clear();
-        self.requests.clear();
-        self.reasons.clear();
-        (self.filled, self.input) = (0, 0);
-    }
-}
-
-fn message(kind: Kind, bytes: &[u8]) -> Message<'_> {
-    match kind {
-        Kind::Binary => Message::Binary(bytes),
-        // Checked when it arrived. Without unsafe code a `&str` costs a second look.
-        Kind::Text => Message::Text(utf8::as_str(bytes).expect("text is validated on arrival")),
     }
 }

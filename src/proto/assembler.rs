@@ -62,11 +62,6 @@ impl Assembler {
         self.in_frame
     }
 
-    /// Bytes held for the message in progress.
-    pub(crate) fn buffered(&self) -> usize {
-        self.filled
-    }
-
     /// Starts the data frame `header`. Checks the order of fragments (RFC 6455 §5.4) and the sizes.
     pub(crate) fn begin_frame(
         &mut self,
@@ -112,14 +107,15 @@ impl Assembler {
     }
 
     /// Room to read payload into without a copy, at most `max` bytes; `None` where copying is as good.
-    /// Doubles with what has arrived.
+    /// Doubles with what has arrived, and only once that is used up: a peer that trickles must not cause
+    /// a copy of everything at every read.
     pub(crate) fn room(&mut self, max: usize) -> Option<&mut [u8]> {
         if !self.in_frame || self.frame_left < Self::DIRECT_FROM || (self.filled as u64) < Self::DIRECT_FROM {
             return None;
         }
         let left = usize::try_from(self.frame_left).unwrap_or(usize::MAX);
         let spare = self.buffer.len() - self.filled;
-        if spare < left && spare < self.filled {
+        if spare < left && (spare as u64) < Self::DIRECT_FROM {
             let grown = self.filled + left.min(self.filled);
             if self.buffer.capacity() < grown {
                 // Exactly: doubling is decided here, and the last step need not overshoot.

@@ -106,6 +106,10 @@ impl Connection {
         at: &mut usize,
         io: &mut Io<'_>,
     ) -> Result<Option<Received>, PeerMisbehaved> {
+        if !self.close.may_receive() {
+            *at = bytes.len();
+            return Ok(None);
+        }
         loop {
             if self.assembler.in_frame() {
                 *at += self.assembler.absorb(&bytes[*at..], io.inbound)?;
@@ -160,11 +164,6 @@ impl Connection {
         Ok(self.assembler.finish_frame()?.map(Received::Assembled))
     }
 
-    /// Bytes held of a message that is not whole.
-    pub(crate) fn buffered(&self) -> usize {
-        self.assembler.buffered()
-    }
-
     /// The length of a data frame of ours with this payload, in bytes.
     pub(crate) fn frame_len(&self, payload: usize) -> usize {
         self.data_header(Kind::Binary, payload, self.masks().then_some([0; 4])).encoded_len() + payload
@@ -202,6 +201,7 @@ impl Connection {
         if let Some((code, reason)) = body {
             close::write_body(code, reason, &mut bytes);
         }
+        outbox.seal();
         let mask = self.mask();
         let tail = outbox.tail(pool);
         let before = tail.len();
@@ -313,3 +313,6 @@ fn unmask(payload: &mut [u8], header: &Header) {
         apply_mask(payload, key);
     }
 }
+
+#[cfg(test)]
+mod tests;

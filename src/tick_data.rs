@@ -1,0 +1,167 @@
+//! The tick being filled: received bytes, and events as offsets into them.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::{
+    close_reason::CloseReason,
+    id::{ClientId, TimerId},
+    pool::BufferPool,
+    proto::{
+        assembler::{Assembled, Kind},
+        handshake::Request,
+    },
+};
+
+/// What one tick owns: the received bytes, and what happened.
+#[derive(Debug, Default)]
+pub(crate) struct TickData {
+    /// Zeroed once, then reused; `..filled` is in use by events.
+    block: Vec<u8>,
+    filled: usize,
+    records: Vec<Record>,
+    assembled: Vec<(Vec<u8>, usize)>,
+    requests: Vec<Arc<Request>>,
+    reasons: Vec<CloseReason>,
+    /// Bytes received in this tick.
+    input: usize,
+}
+
+/// An event as offsets: 24 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Record {
+    Open { client: ClientId, request: u32 },
+    Message { client: ClientId, kind: Kind, source: Source },
+    Close { client: ClientId, reason: u32 },
+    Drained { client: ClientId },
+    Timer { timer: TimerId },
+}
+
+/// Where a payload lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
+    Block { start: u32, len: u32 },
+    Assembled { index: u32 },
+}
+
+impl TickData {
+    /// About as much input as stays in the cache while the application works on it.
+    pub(crate) const BLOCK: usize = 64 * 1024;
+
+    /// With less room than this a read is left to the next tick.
+    const MIN_READ: usize = 4 * 1024;
+
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether the next read has to wait for the next tick.
+    pub(crate) fn is_full(&self, event_budget: usize) -> bool {
+        self.filled + Self::MIN_READ > Self::BLOCK
+            || self.input >= 4 * Self::BLOCK
+            || self.records.len() >= event_budget
+    }
+
+    /// How many more events fit.
+    pub(crate) fn events_left(&self, event_budget: usize) -> usize {
+        event_budget.saturating_sub(self.records.len())
+    }
+
+    /// The free end of the block.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        if self.block.is_empty() {
+            self.block = vec![0; Self::BLOCK];
+        }
+        &mut self.block[self.filled..]
+    }
+
+    /// Lends the block out, so that events can be noted while it is written to, and where its free end
+    /// begins. `put_block` must follow.
+    pub(crate) fn take_block(&mut self) -> (Vec<u8>, usize) {
+        self.room();
+        (std::mem::take(&mut self.block), self.filled)
+    }
+
+    pub(crate) fn put_block(&mut self, block: Vec<u8>) {
+        self.block = block;
+    }
+
+    /// Keeps the first `bytes` of `room`: events point there.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        self.filled += bytes;
+    }
+
+    /// `bytes` were received, wherever they went.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        self.input += bytes;
+    }
+
+    pub(crate) fn open(&mut self, client: ClientId, request: Arc<Request>) {
+        self.requests.push(request);
+        self.records.push(Record::Open { client, request: self.requests.len() as u32 - 1 });
+    }
+
+    /// A message at `range` of the block.
+    pub(crate) fn in_place(&mut self, client: ClientId, kind: Kind, range: Range<usize>) {
+        let (start, len) = (range.start as u32, range.len() as u32);
+        self.records.push(Record::Message { client, kind, source: Source::Block { start, len } });
+    }
+
+    pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
+        self.assembled.push((message.buffer, message.len));
+        let index = self.assembled.len() as u32 - 1;
+        self.records.push(Record::Message {
+            client,
+            kind: message.kind,
+            source: Source::Assembled { index },
+        });
+    }
+
+    pub(crate) fn close(&mut self, client: ClientId, reason: CloseReason) {
+        self.reasons.push(reason);
+        self.records.push(Record::Close { client, reason: self.reasons.len() as u32 - 1 });
+    }
+
+    pub(crate) fn drained(&mut self, client: ClientId) {
+        self.records.push(Record::Drained { client });
+    }
+
+    pub(crate) fn timer(&mut self, timer: TimerId) {
+        self.records.push(Record::Timer { timer });
+    }
+
+    /// The payload of a message record.
+    pub(crate) fn payload(&self, source: Source) -> &[u8] {
+        match source {
+            Source::Block { start, len } => &self.block[start as usize..][..len as usize],
+            Source::Assembled { index } => {
+                let (buffer, len) = &self.assembled[index as usize];
+                &buffer[..*len]
+            }
+        }
+    }
+
+    /// The request of an `Open` record.
+    pub(crate) fn request(&self, index: u32) -> &Request {
+        &self.requests[index as usize]
+    }
+
+    /// The reason of a `Close` record.
+    pub(crate) fn reason(&self, index: u32) -> &CloseReason {
+        &self.reasons[index as usize]
+    }
+
+    /// Empties it for reuse.
+    pub(crate) fn reset(&mut self, pool: &mut BufferPool) {
+        for (buffer, _) in self.assembled.drain(..) {
+            pool.give(buffer);
+        }
+        self.records.clear();
+        self.requests.clear();
+        self.reasons.clear();
+        (self.filled, self.input) = (0, 0);
+    }
+}

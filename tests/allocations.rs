@@ -1,0 +1,194 @@
+//! The steady state allocates nothing (DESIGN: "zero allocations in the steady state").
+//!
+//! A test of its own, because it counts in the global allocator.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+use tickws::{Event, Server};
+
+struct Counting;
+
+thread_local! {
+    /// Per thread, so that the test harness's own threads do not count.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: everything is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const KEY: [u8; 4] = [1, 2, 3, 4];
+
+/// A server and raw clients on one thread, so that every step is in our hands.
+struct Bench {
+    server: Server,
+    clients: Vec<TcpStream>,
+    reply: Vec<u8>,
+    allocations: u64,
+}
+
+impl Bench {
+    fn new(clients: usize) -> Bench {
+        let mut server = Server::builder().max_buffered(4 << 20).bind("127.0.0.1:0").unwrap();
+        let addr = server.local_addrs()[0];
+        let clients = (0..clients).map(|_| {
+            let mut stream = TcpStream::connect(addr).unwrap();
+            let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut head = [0; 129];
+            let before = server.client_count();
+            while server.client_count() == before {
+                server.poll_for(Duration::from_secs(1)).unwrap();
+            }
+            server.flush();
+            stream.read_exact(&mut head).unwrap();
+            assert!(head.ends_with(b"\r\n\r\n"));
+            stream.set_nonblocking(true).unwrap();
+            stream
+        });
+        let clients = clients.collect();
+        Bench { server, clients, reply: vec![0; 1 << 20], allocations: 0 }
+    }
+
+    /// Client 0 sends `input` in pieces of `piece` bytes; the application answers each message with
+    /// `answer`; every client in `readers` must get `expected` bytes.
+    fn round(
+        &mut self,
+        input: &[u8],
+        piece: usize,
+        readers: usize,
+        expected: usize,
+        answer: impl Fn(&mut Server, Event<'_>),
+    ) {
+        let mut got = [0; 8];
+        let mut sent = 0;
+        for _ in 0..1_000_000 {
+            if sent < input.len() {
+                let end = input.len().min(sent + piece);
+                sent += self.clients[0].write(&input[sent..end]).unwrap_or(0);
+            }
+            let before = ALLOCATIONS.get();
+            let tick = self.server.poll_for(Duration::from_micros(100)).unwrap();
+            for event in &tick {
+                answer(&mut self.server, event);
+            }
+            drop(tick);
+            self.server.flush();
+            self.allocations += ALLOCATIONS.get() - before;
+            for (client, got) in self.clients.iter_mut().zip(&mut got[..readers]) {
+                *got += client.read(&mut self.reply).unwrap_or(0);
+            }
+            if got[..readers].iter().all(|got| *got == expected) {
+                return;
+            }
+        }
+        panic!("got {got:?} of {expected} bytes");
+    }
+
+    /// Allocations of `rounds` rounds, after as many to warm up.
+    fn steady(&mut self, rounds: usize, mut round: impl FnMut(&mut Bench)) -> u64 {
+        for _ in 0..rounds {
+            round(self);
+        }
+        self.allocations = 0;
+        for _ in 0..rounds {
+            round(self);
+        }
+        self.allocations
+    }
+}
+
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x80 | opcode];
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
+            if len < 65_536 {
+                bytes.truncate(1);
+                bytes.push(0x80 | 126);
+                bytes.extend_from_slice(&(len as u16).to_be_bytes());
+            }
+        }
+    }
+    bytes.extend_from_slice(&KEY);
+    bytes.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+fn echo(server: &mut Server, event: Event<'_>) {
+    if let Event::Message { client, message } = event {
+        server.send(client, message).unwrap();
+    }
+}
+
+#[test]
+fn the_steady_state_allocates_nothing() {
+    let mut bench = Bench::new(4);
+
+    let pipelined = frame(1, "grüße, 32 in flight".as_bytes()).repeat(32);
+    let expected = 32 * (2 + "grüße, 32 in flight".len());
+    let echoes = bench.steady(200, |bench| bench.round(&pipelined, usize::MAX, 1, expected, echo));
+    assert_eq!(echoes, 0, "pipelined echo");
+
+    // Pieces of 7 bytes: frames are split everywhere, headers too.
+    let split = bench.steady(20, |bench| bench.round(&pipelined, 7, 1, expected, echo));
+    assert_eq!(split, 0, "echo of frames that arrive in pieces");
+
+    let large = frame(2, &[7; 300_000]);
+    let echoes = bench.steady(10, |bench| bench.round(&large, usize::MAX, 1, 300_000 + 10, echo));
+    assert_eq!(echoes, 0, "echo of messages larger than the receive block");
+
+    let small = frame(2, &[7; 100]);
+    let broadcast = |server: &mut Server, event: Event<'_>| {
+        if let Event::Message { message, .. } = event {
+            assert_eq!(server.broadcast(message).queued, 4);
+        }
+    };
+    let casts = bench.steady(100, |bench| bench.round(&small, usize::MAX, 4, 102, broadcast));
+    assert_eq!(casts, 0, "broadcast of small messages");
+
+    let ping = frame(9, b"are you there");
+    let pongs = bench.steady(100, |bench| bench.round(&ping, usize::MAX, 1, 15, |_, _| ()));
+    assert_eq!(pongs, 0, "pongs");
+
+    // A large broadcast is shared: what it needs does not grow with the clients.
+    let shared = frame(2, &[7; 50_000]);
+    let casts = bench.steady(20, |bench| bench.round(&shared, usize::MAX, 4, 50_004, broadcast));
+    assert!(casts <= 2 * 20, "{casts} allocations for 20 large broadcasts to 4 clients");
+
+    bench.server.set_interval(Duration::from_millis(1));
+    let timers = bench.steady(100, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
+    assert_eq!(timers, 0, "timers");
+}
