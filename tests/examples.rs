@@ -1,0 +1,170 @@
+//! The examples, run as a user runs them.
+#![cfg(unix)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tungstenite::{Message, WebSocket, client::IntoClientRequest, protocol::WebSocketConfig};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A running example. Its log is read by a thread, so that it never blocks on a full pipe.
+struct Example {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+    log: Vec<String>,
+}
+
+impl Example {
+    fn start(name: &str, args: &[&str]) -> Example {
+        let mut child = Command::new(env!("CARGO"))
+            .args(["run", "--quiet", "--example", name, "--"])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        let outputs: [Box<dyn Read + Send>; 2] = [
+            Box::<ChildStdout>::new(child.stdout.take().unwrap()),
+            Box::<ChildStderr>::new(child.stderr.take().unwrap()),
+        ];
+        for output in outputs {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    let _ = sender.send(line);
+                }
+            });
+        }
+        Example { stdin: child.stdin.take(), child, lines, log: Vec::new() }
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    fn expect(&mut self, text: &str) -> String {
+        loop {
+            match self.lines.recv_timeout(DEADLINE) {
+                Ok(line) => {
+                    self.log.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(error) => panic!("no line with {text:?} ({error}) in {:#?}", self.log),
+            }
+        }
+    }
+
+    /// The address in a line such as `listening on ws://127.0.0.1:4711/`.
+    fn url(&mut self) -> String {
+        let line = self.expect("ws://");
+        let start = line.find("ws://").unwrap();
+        line[start..].split([' ', ',']).next().unwrap().to_string()
+    }
+
+    fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        drop(self.stdin.take());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn connect(url: &str) -> WebSocket<TcpStream> {
+    let request = url.into_client_request().unwrap();
+    let addr = format!("{}:{}", request.uri().host().unwrap(), request.uri().port_u16().unwrap());
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+    tungstenite::client::client_with_config(request, stream, Some(config)).unwrap().0
+}
+
+fn close_code(client: &mut WebSocket<TcpStream>) -> u16 {
+    loop {
+        match client.read() {
+            Ok(Message::Close(Some(frame))) => return frame.code.into(),
+            Ok(_) => {}
+            Err(error) => panic!("no close frame: {error}"),
+        }
+    }
+}
+
+#[test]
+fn echo_broadcast_serves_any_language_and_16_mib_and_leaves_with_1001() {
+    let mut example = Example::start("echo_broadcast", &["127.0.0.1:0", "--max-message", "16777216"]);
+    let url = example.url();
+    let (mut one, mut two) = (connect(&url), connect(&url));
+    example.expect("#2 joined");
+    let large = vec![0xA5; 16 << 20];
+    let messages = [
+        Message::text("hello"),
+        Message::text("grüße, καλημέρα, नमस्ते, 你好, 👋🏽"),
+        Message::text(""),
+        Message::binary(large),
+    ];
+    for message in messages {
+        one.send(message.clone()).unwrap();
+        assert!(one.read().unwrap() == message, "echo to the sender");
+        assert!(two.read().unwrap() == message, "broadcast to the other");
+    }
+    one.close(None).unwrap();
+    example.expect("#1 left: the peer closed with 1005");
+    example.interrupt();
+    assert_eq!(close_code(&mut two), 1001);
+    // Completes the close handshake.
+    while two.read().is_ok() {}
+    drop(two);
+    assert_eq!(example.exit_code(), Some(0));
+}
+
+#[test]
+fn game_tick_sends_a_snapshot_per_frame() {
+    let mut example = Example::start("game_tick", &["127.0.0.1:0"]);
+    let url = example.url();
+    let mut client = connect(&url);
+    client.send(Message::text("right")).unwrap();
+    let mut frames = Vec::new();
+    let mut furthest = 0;
+    while frames.len() < 10 || furthest == 0 {
+        let Ok(Message::Binary(bytes)) = client.read() else { panic!("the snapshots end: {frames:?}") };
+        frames.push(u64::from_be_bytes(bytes[..8].try_into().unwrap()));
+        if bytes.len() >= 12 {
+            furthest = furthest.max(i16::from_be_bytes(bytes[10..12].try_into().unwrap()));
+        }
+    }
+    assert!(frames.windows(2).all(|pair| pair[1] == pair[0] + 1), "a frame is missing: {frames:?}");
+}
+
+#[test]
+fn external_loop_relays_the_terminal_both_ways() {
+    let mut example = Example::start("external_loop", &["127.0.0.1:0"]);
+    let url = example.url();
+    let mut client = connect(&url);
+    client.send(Message::text("hi there")).unwrap();
+    example.expect("#1: hi there");
+    example.stdin.as_mut().unwrap().write_all(b"welcome\n").unwrap();
+    assert_eq!(client.read().unwrap(), Message::text("welcome"));
+    drop(example.stdin.take());
+    assert_eq!(close_code(&mut client), 1001);
+    while client.read().is_ok() {}
+    drop(client);
+    assert_eq!(example.exit_code(), Some(0));
+}
