@@ -42,7 +42,7 @@ pub(crate) struct Client<S> {
     pub(crate) in_ready: bool,
     /// In the dirty list.
     pub(crate) in_dirty: bool,
-    /// A flush left bytes behind since the last `Drained`.
+    /// A flush left bytes behind, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
     /// A write failed; what can still be read is read, then the connection ends with this.
     pub(crate) write_error: Option<std::io::ErrorKind>,

@@ -42,6 +42,10 @@ impl Deadlines {
         self.stuck = Some(now);
     }
 
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
+    }
+
     pub(crate) fn unstuck(&mut self) {
         self.stuck = None;
     }

@@ -315,7 +315,7 @@ impl<S: Stream> Engine<S> {
             }
             Ok(Written::Blocked(count)) => {
                 stats.bytes_out += count as u64;
-                if count > 0 || !client.backed_up {
+                if count > 0 || !client.deadlines.is_stuck() {
                     client.deadlines.stuck_since(now);
                 }
                 client.backed_up = true;
@@ -327,6 +327,7 @@ impl<S: Stream> Engine<S> {
                 client.write_error = Some(error.kind());
                 client.readable = true;
                 client.read_closed = true;
+                client.paused = false;
                 client.deadlines.unstuck();
                 client.deadlines.close_by(now.checked_add(self.config.close_timeout));
                 self.rearm(index);

@@ -1,4 +1,52 @@
-//! tickws
+//! An embeddable WebSocket server ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)) that its program
+//! polls once per tick. One thread, no async runtime, no hidden threads.
+//!
+//! ```no_run
+//! use tickws::{Event, Server};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut server = Server::bind("127.0.0.1:9001")?;
+//! loop {
+//!     let tick = server.poll_once()?; // never blocks
+//!     for event in &tick {
+//!         match event {
+//!             Event::Message { client, message } => server.send(client, message)?,
+//!             Event::Close { client, reason } => println!("{client} left: {reason}"),
+//!             _ => {}
+//!         }
+//!     }
+//!     // ... simulate, then queue this tick's snapshots
+//!     server.flush(); // one write per client
+//! }
+//! # }
+//! ```
+//!
+//! # How the data flows
+//!
+//! ```text
+//!            readiness            one read                  in place                  borrowed
+//! sockets ──────────────► ready ───────────► receive block ──────────► frames, UTF-8 ──────────► Tick
+//!    ▲       (mio)        list,               of the tick     unmask,   messages                  │ Event
+//!    │                    in turns                            check                               ▼
+//!    │     one write                        small: copied to a pooled tail                   application
+//!    └─────────────────── dirty list ◄───── outbox ◄───────── framed once ◄──── send, broadcast ──┘
+//!          per client     at flush          large: shared, control frames first when blocked
+//! ```
+//!
+//! # The tick
+//!
+//! [`Server::poll_once`] flushes what is queued, reads what is ready within its budgets, fires due
+//! timers and gives a [`Tick`]. The tick owns the received bytes; its [`Event`]s borrow from it, not from
+//! the server, so the server is free to send while they are looked at. Dropping it gives the buffers back.
+//!
+//! Sending only queues. What is queued between two flushes leaves in one write per client: at
+//! [`Server::flush`], or at the beginning of the next poll.
+//!
+//! # What is bounded
+//!
+//! A poll's work: bytes per client, accepts, events, alarms and, if wanted, time. What is left is carried
+//! over, the clients taking turns, and [`Tick::more`] says so. Memory: what one message, one outbox, one
+//! request head and one tick may hold; see [`ServerBuilder`] for the limits and what happens beyond them.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 
@@ -34,3 +82,8 @@ pub use server::Server;
 pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;
 pub use tungstenite::{handshake::server::Request, http, protocol::frame::coding::CloseCode};
+
+/// Its programs compile, or the tests fail.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

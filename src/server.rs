@@ -74,6 +74,9 @@ const fn listener_token(index: usize) -> Token {
 }
 
 impl Server {
+    /// The kernel counts milliseconds in 32 bits; for longer it is asked again.
+    const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Kernel events taken in one poll; more wait for the next.
     const EVENTS: usize = 1024;
 
@@ -149,7 +152,7 @@ impl Server {
         }
         self.accept(now);
         self.engine.fire_timers(now);
-        let stop = self.engine.config().time_budget.map(|budget| now + budget);
+        let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
         while self.engine.service_next(now) {
             if stop.is_some_and(|stop| Instant::now() >= stop) {
                 break;
@@ -216,18 +219,18 @@ impl Server {
     ///
     /// [`SendError`] says why nothing was queued: a stale id, a closing connection, a full outbox.
     pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Message<'m>>) -> Result<(), SendError> {
-        self.engine.send(client, message.into(), Instant::now())
+        self.engine.send(client, message.into())
     }
 
     /// Queues a message for every open client. It is framed once, and a large one is held once however
     /// many clients are slow. Work: O(clients).
     pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), None, Instant::now())
+        self.engine.broadcast(message.into(), None)
     }
 
     /// As [`broadcast`](Server::broadcast), for all but one: usually the client that said it.
     pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Message<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), Some(except), Instant::now())
+        self.engine.broadcast(message.into(), Some(except))
     }
 
     /// Queues a ping; its pong updates [`rtt`](Server::rtt). The server pings by itself every
@@ -398,7 +401,7 @@ impl Server {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_timeout(now);
-        [limit, due].into_iter().flatten().min()
+        [limit, due].into_iter().flatten().min().map(|sleep| sleep.min(Self::MAX_SLEEP))
     }
 
     /// Whether a listener may have connections that this poll has not taken.

@@ -136,6 +136,7 @@ impl<T: Copy> Wheel<T> {
         self.origin.checked_add(Duration::from_millis(self.next))
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

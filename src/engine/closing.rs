@@ -48,12 +48,13 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// Begins the end of everything: says `code` to all, and nobody is let in any more. What is left
-    /// after `deadline` is dropped.
+    /// Begins the end of everything: says `code` to all (1001 if it may not be sent), and nobody is let
+    /// in any more. What is left after `deadline` is dropped.
     pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }
+        let code = if close::may_be_sent(code.into()) { code } else { CloseCode::Away };
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
             match &self.clients[index].stage {
@@ -74,11 +75,6 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Whether `shutdown` was called.
-    pub(crate) fn is_shutting_down(&self) -> bool {
-        self.shutting_down
-    }
-
     /// Whether a shutdown is complete: every connection is gone and every event handed out.
     pub(crate) fn is_drained(&self) -> bool {
         self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
@@ -87,7 +83,7 @@ impl<S: Stream> Engine<S> {
     /// The stream at `index` cannot be watched: forgets it.
     pub(crate) fn abandon(&mut self, index: usize) {
         if self.clients.contains(index) {
-            self.free(index);
+            self.forget_handshake(index);
         }
     }
 
@@ -145,9 +141,9 @@ impl<S: Stream> Engine<S> {
         now: Instant,
     ) {
         let deadline = now.checked_add(self.config.close_timeout);
+        self.say_close(index, code, text);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
-        open.connection.close(Some((code.into(), text)), &mut client.outbox, &mut self.outbound);
         open.verdict = Some(verdict);
         client.deadlines.close_by(deadline);
         // The peer's answer has to be read, whatever the application wants to read.
@@ -160,9 +156,16 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// Queues a close frame.
+    pub(super) fn say_close(&mut self, index: usize, code: CloseCode, text: &str) {
+        let client = &mut self.clients[index];
+        let Stage::Open(open) = &mut client.stage else { return };
+        open.connection.close(Some((code.into(), text)), &mut client.outbox, &mut self.outbound);
+    }
+
     /// Reports the end of an open connection. Its last frame follows at the next flush, so that the
     /// application can still answer messages that came before the end in the same tick.
-    fn end(&mut self, index: usize, reason: CloseReason, farewell: Farewell) {
+    pub(super) fn end(&mut self, index: usize, reason: CloseReason, farewell: Farewell) {
         let id = self.id(index);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
@@ -241,9 +244,12 @@ impl<S: Stream> Engine<S> {
             && open.farewell.is_none()
         {
             let verdict = open.verdict.take();
-            // What was asked for stands above how it went, but for the peer's failure to answer.
+            // What was asked for stands above how it went, but for the peer's failure to answer. One
+            // whose outbox overflowed was not expected to.
             let reason = match (verdict, reason) {
-                (Some(CloseReason::Shutdown), CloseReason::Timeout(_)) => CloseReason::Shutdown,
+                (Some(verdict @ (CloseReason::Shutdown | CloseReason::Overflow)), CloseReason::Timeout(_)) => {
+                    verdict
+                }
                 (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => verdict,
                 (_, reason) => reason,
             };

@@ -7,7 +7,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
 use crate::{
-    client::Stage,
+    client::{Farewell, Stage},
     close_reason::CloseReason,
     config::Overflow,
     error::{NotConnected, SendError},
@@ -43,7 +43,7 @@ pub struct Delivery {
 
 impl<S: Stream> Engine<S> {
     /// Queues one message for one client.
-    pub(crate) fn send(&mut self, id: ClientId, message: Message<'_>, now: Instant) -> Result<(), SendError> {
+    pub(crate) fn send(&mut self, id: ClientId, message: Message<'_>) -> Result<(), SendError> {
         let max = self.config.max_buffered;
         let (open, outbox, pool) =
             self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
@@ -56,7 +56,7 @@ impl<S: Stream> Engine<S> {
             return Err(SendError::TooLarge { len, max });
         }
         if outbox.len() + len > max {
-            return Err(self.overflow(id, now));
+            return Err(self.overflow(id));
         }
         open.connection.send(kind, payload, outbox, pool);
         self.stats.messages_out += 1;
@@ -69,7 +69,6 @@ impl<S: Stream> Engine<S> {
         &mut self,
         message: Message<'_>,
         except: Option<ClientId>,
-        now: Instant,
     ) -> Delivery {
         let (kind, payload) = parts(message);
         let mut bytes = std::mem::take(&mut self.frame);
@@ -117,7 +116,7 @@ impl<S: Stream> Engine<S> {
         self.stats.messages_out += delivery.queued as u64;
         self.stats.dropped += delivery.dropped as u64;
         for id in overflowed {
-            match self.overflow(id, now) {
+            match self.overflow(id) {
                 SendError::Dropped(_) => delivery.dropped += 1,
                 _ => delivery.overflowed += 1,
             }
@@ -168,7 +167,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The outbox of `id` is full: does what the policy says.
-    fn overflow(&mut self, id: ClientId, now: Instant) -> SendError {
+    fn overflow(&mut self, id: ClientId) -> SendError {
         let default = self.config.overflow;
         let Ok((open, ..)) = self.open_mut(id) else { return SendError::NotConnected(id) };
         if open.farewell.is_some() {
@@ -177,10 +176,14 @@ impl<S: Stream> Engine<S> {
         match open.overflow.unwrap_or(default) {
             Overflow::DropNewest => {
                 self.stats.dropped += 1;
+                // Whoever hears of the drop waits for `Drained`, even if the next flush takes everything.
+                self.clients[id.index()].backed_up = true;
                 SendError::Dropped(id)
             }
             Overflow::Disconnect => {
-                self.begin_close(id.index(), CloseCode::Again, "too slow", CloseReason::Overflow, now);
+                // Reported now; what is queued still leaves, and 1013 behind it, while it lingers.
+                self.say_close(id.index(), CloseCode::Again, "too slow");
+                self.end(id.index(), CloseReason::Overflow, Farewell::Silent);
                 SendError::Overflow(id)
             }
         }

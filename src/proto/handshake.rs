@@ -57,6 +57,7 @@ impl HeadReader {
     }
 
     /// How many bytes of an incomplete head are held.
+    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.gathered.len()
     }
