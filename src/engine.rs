@@ -82,7 +82,7 @@ pub(crate) struct Engine<S> {
     timers_left: bool,
     shutting_down: bool,
 
-    tick: Box<TickData>,
+    tick: TickData,
     recycler: Arc<Recycler>,
     inbound: BufferPool,
     outbound: OutboxPool,
@@ -115,7 +115,7 @@ impl<S: Stream> Engine<S> {
             next_timer: 1,
             timers_left: false,
             shutting_down: false,
-            tick: Box::default(),
+            tick: TickData::default(),
             recycler: Arc::default(),
             inbound: BufferPool::new(Self::POOL_BYTES),
             outbound: OutboxPool::new(Self::POOL_BYTES),

@@ -37,7 +37,7 @@ use crate::{
 /// ```
 pub struct Tick {
     /// `Some` until the drop.
-    data: Option<Box<TickData>>,
+    data: Option<TickData>,
     home: Arc<Recycler>,
     more: bool,
     next_timeout: Option<Duration>,
@@ -45,7 +45,7 @@ pub struct Tick {
 
 impl Tick {
     pub(crate) fn new(
-        data: Box<TickData>,
+        data: TickData,
         home: Arc<Recycler>,
         more: bool,
         next_timeout: Option<Duration>,
@@ -115,20 +115,20 @@ impl fmt::Debug for Tick {
 
 /// Where dropped ticks leave their buffers. Ticks may be dropped on another thread, hence the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Recycler(Mutex<Vec<Box<TickData>>>);
+pub(crate) struct Recycler(Mutex<Vec<TickData>>);
 
 impl Recycler {
     /// An application that keeps ticks drops them in bursts; no need to hoard those.
     const MAX_SPARE: usize = 4;
 
-    pub(crate) fn take(&self, pool: &mut BufferPool) -> Box<TickData> {
+    pub(crate) fn take(&self, pool: &mut BufferPool) -> TickData {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut data = spare.unwrap_or_default();
         data.reset(pool);
         data
     }
 
-    fn give(&self, data: Box<TickData>) {
+    fn give(&self, data: TickData) {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < Self::MAX_SPARE {
             spare.push(data);

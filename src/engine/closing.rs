@@ -89,9 +89,10 @@ impl<S: Stream> Engine<S> {
 
     // ---- found out while reading ----
 
-    /// The peer's close frame (RFC 6455 §5.5.1). Ours answers it with the same code.
+    /// The peer's close frame (RFC 6455 §5.5.1). Ours answers it with the same body, which is what a
+    /// browser then shows to its page.
     pub(super) fn ended_by_peer(&mut self, index: usize, code: u16, text: String) {
-        let farewell = Farewell::Close((code != 1005).then(|| (code, String::new())));
+        let farewell = Farewell::Close((code != 1005).then(|| (code, text.clone())));
         self.end(index, CloseReason::Peer { code: code.into(), text }, farewell);
     }
 
