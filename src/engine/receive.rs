@@ -7,6 +7,7 @@ use crate::{
     client::{Client, Open, Stage},
     deadlines::Deadlines,
     error::PeerMisbehaved,
+    pool::BufferPool,
     proto::{
         connection::{Connection, Io, Received, Role},
         handshake::{self, HeadLimits, Rejection, Request},
@@ -53,7 +54,7 @@ impl<S: Stream> Engine<S> {
             Stage::Handshake(_) => self.read_head(index, now),
             Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
             Stage::Open(_) => self.read_frames(index, now),
-            Stage::Linger { .. } => self.read_rest(index),
+            Stage::Linger { .. } => self.read_rest(index, now),
         };
         match turn {
             Turn::Drained => {}
@@ -72,129 +73,133 @@ impl<S: Stream> Engine<S> {
 
     /// One read of an open connection, and all messages that it completes.
     fn read_frames(&mut self, index: usize, now: Instant) -> Turn {
-        let id = self.id(index);
-        let Engine { config, clients, tick, inbound, outbound, stats, dirty, .. } = self;
-        let client = &mut clients[index];
-        let Some(budget) = budget_left(client, self.poll, config.read_budget) else { return Turn::Postponed };
-        let Client { stage: Stage::Open(open), stream, outbox, carry, .. } = client else {
-            return Turn::Drained;
-        };
-        let Open { connection, verdict, .. } = &mut **open;
-        let closing = verdict.is_some();
-
-        // A large payload goes straight where it belongs.
-        if carry.is_empty()
-            && let Some(room) = connection.room(budget)
-        {
-            let offered = room.len();
-            let read = match read(stream, room) {
-                Ok(read) => read,
-                Err(turn) => return drained_by(client, turn),
-            };
-            match connection.arrived(read) {
-                Ok(Some(Received::Assembled(message))) if closing => inbound.give(message.buffer),
-                Ok(Some(Received::Assembled(message))) => {
-                    stats.messages_in += 1;
-                    tick.assembled(id, message);
-                }
-                Ok(_) => {}
-                Err(violation) => return Turn::Violation(violation),
-            }
-            stats.bytes_in += read as u64;
-            tick.received(read);
-            return after_read(client, read, offered, now, self.poll);
-        }
-
-        let (mut block, base) = tick.take_block();
-        let room = &mut block[base..];
-        let start = carry.len();
-        if start > room.len() {
-            tick.put_block(block);
+        let client = &mut self.clients[index];
+        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
+        };
+        self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
+    }
+
+    /// Reads a large payload straight where it belongs; `None` if there is none.
+    fn read_payload(&mut self, index: usize, budget: usize, now: Instant) -> Option<Turn> {
+        let id = self.id(index);
+        let Engine { clients, tick, inbound, stats, .. } = self;
+        let client = &mut clients[index];
+        let Stage::Open(open) = &mut client.stage else { return None };
+        if !client.carry.is_empty() {
+            return None;
         }
-        room[..start].copy_from_slice(carry);
-        let end = room.len().min(start.saturating_add(budget));
-        let offered = end - start;
-        let read = if client.readable && offered > 0 { read(stream, &mut room[start..end]) } else { Ok(0) };
-        let (count, failed) = match read {
-            Ok(count) => (count, None),
-            // What is carried has still to be parsed.
-            Err(turn) => (0, Some(turn)),
+        let room = open.connection.room(budget)?;
+        let offered = room.len();
+        let count = match read(&mut client.stream, room) {
+            Ok(count) => count,
+            Err(turn) => return Some(drained_by(client, turn)),
         };
         stats.bytes_in += count as u64;
-        let bytes = &mut room[..start + count];
-        let (mut at, mut keep, mut outcome) = (0, 0, None);
-        let had_output = outbox.has_work();
+        tick.received(count);
+        match open.connection.arrived(count) {
+            Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => inbound.give(message.buffer),
+            Ok(Some(Received::Assembled(message))) => {
+                stats.messages_in += 1;
+                tick.assembled(id, message);
+            }
+            Ok(_) => {}
+            Err(violation) => return Some(Turn::Violation(violation)),
+        }
+        Some(after_read(client, count, offered, now))
+    }
+
+    /// Reads into the tick's block, behind what is carried, and parses both.
+    fn read_block(&mut self, index: usize, budget: usize, now: Instant) -> Turn {
+        let client = &mut self.clients[index];
+        let (mut block, base) = self.tick.take_block();
+        let room = &mut block[base..];
+        let start = client.carry.len();
+        if start > room.len() {
+            self.tick.put_block(block);
+            return Turn::Postponed;
+        }
+        room[..start].copy_from_slice(&client.carry);
+        let end = room.len().min(start.saturating_add(budget));
+        let offered = end - start;
+        let outcome = match client.readable && offered > 0 {
+            true => read(&mut client.stream, &mut room[start..end]),
+            false => Ok(0),
+        };
+        // Whatever the read gave, what is carried has still to be parsed.
+        let count = *outcome.as_ref().unwrap_or(&0);
+        self.stats.bytes_in += count as u64;
+        self.tick.received(count);
+        let parsed = self.parse(index, &mut room[..start + count], base, now);
+        self.tick.put_block(block);
+
+        let client = &mut self.clients[index];
+        match (parsed, outcome) {
+            (Some(turn), _) => {
+                if count > 0 {
+                    after_read(client, count, offered, now);
+                }
+                turn
+            }
+            (None, Err(turn)) => drained_by(client, turn),
+            (None, Ok(0)) if !client.readable => Turn::Drained,
+            (None, Ok(count)) => after_read(client, count, offered, now),
+        }
+    }
+
+    /// Takes all messages out of `bytes`, which stand at `base` in the tick's block, and carries what is
+    /// left. `Some` ends the turn, whatever the stream still holds.
+    fn parse(&mut self, index: usize, bytes: &mut [u8], base: usize, now: Instant) -> Option<Turn> {
+        let id = self.id(index);
+        let Engine { config, clients, tick, inbound, outbound, stats, .. } = self;
+        let client = &mut clients[index];
+        let Stage::Open(open) = &mut client.stage else { return None };
+        let closing = open.verdict.is_some();
+        let had_output = client.outbox.has_work();
         let mut io = Io {
             now,
             limits: config.message_limits(),
             inbound,
-            outbox,
+            outbox: &mut client.outbox,
             outbound,
             max_buffered: config.max_buffered,
         };
-        let mut full = false;
-        while !full {
-            match connection.receive(bytes, &mut at, &mut io) {
-                Ok(None) => break,
+        let (mut at, mut keep) = (0, 0);
+        let turn = loop {
+            match open.connection.receive(bytes, &mut at, &mut io) {
+                Ok(None) => break None,
+                // After our close frame messages mean nothing any more.
+                Ok(Some(Received::InPlace(..))) if closing => continue,
+                Ok(Some(Received::Assembled(message))) if closing => {
+                    io.inbound.give(message.buffer);
+                    continue;
+                }
                 Ok(Some(Received::InPlace(kind, range))) => {
-                    if !closing {
-                        keep = range.end;
-                        tick.in_place(id, kind, base + range.start..base + range.end);
-                    }
+                    keep = range.end;
+                    tick.in_place(id, kind, base + range.start..base + range.end);
                 }
-                Ok(Some(Received::Assembled(message))) => {
-                    if closing {
-                        io.inbound.give(message.buffer);
-                    } else {
-                        tick.assembled(id, message);
-                    }
-                }
+                Ok(Some(Received::Assembled(message))) => tick.assembled(id, message),
                 Ok(Some(Received::Close { code, text })) => {
-                    outcome = Some(Turn::Closed { code, text });
                     at = bytes.len();
-                    break;
+                    break Some(Turn::Closed { code, text });
                 }
                 Err(violation) => {
-                    outcome = Some(Turn::Violation(violation));
                     at = bytes.len();
-                    break;
+                    break Some(Turn::Violation(violation));
                 }
             }
-            stats.messages_in += u64::from(!closing);
-            full = tick.events_left(config.event_budget) == 0;
-        }
-        let left = &bytes[at..];
-        if left.is_empty() {
-            if carry.capacity() > 0 {
-                inbound.give(std::mem::take(carry));
+            stats.messages_in += 1;
+            if tick.events_left(config.event_budget) == 0 {
+                break Some(Turn::Postponed);
             }
-        } else {
-            if carry.capacity() == 0 {
-                *carry = inbound.take();
-            }
-            carry.clear();
-            carry.extend_from_slice(left);
-        }
-        tick.put_block(block);
+        };
         tick.keep(keep);
-        tick.received(count);
-        if !had_output && outbox.has_work() && !client.in_dirty && !outbox.is_blocked() {
-            client.in_dirty = true;
-            dirty.push(index as u32);
+        carry(&mut client.carry, &bytes[at..], inbound);
+        if !had_output && client.outbox.has_work() {
+            // Pongs.
+            self.make_dirty(index);
         }
-        if let Some(turn) = outcome {
-            return turn;
-        }
-        if full {
-            note_read(client, count, offered, now, self.poll);
-            return Turn::Postponed;
-        }
-        match failed {
-            Some(turn) => drained_by(client, turn),
-            None if !client.readable => Turn::Drained,
-            None => after_read(client, count, offered, now, self.poll),
-        }
+        turn
     }
 
     /// One read of a connection whose request head is arriving.
@@ -217,7 +222,7 @@ impl<S: Stream> Engine<S> {
         };
         tick.received(count);
         stats.bytes_in += count as u64;
-        let turn = after_read(client, count, offered, now, self.poll);
+        let turn = after_read(client, count, offered, now);
         match parsed {
             Ok(None) => {}
             Ok(Some(request)) => self.decide(index, request, now),
@@ -261,7 +266,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// One read of a connection that is only waited for; the bytes are thrown away.
-    fn read_rest(&mut self, index: usize) -> Turn {
+    fn read_rest(&mut self, index: usize, now: Instant) -> Turn {
         let Some(budget) = budget_left(&mut self.clients[index], self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
@@ -272,8 +277,7 @@ impl<S: Stream> Engine<S> {
             Ok(count) => {
                 self.stats.bytes_in += count as u64;
                 self.tick.received(count);
-                spend(client, count, offered);
-                if client.readable { Turn::Again } else { Turn::Drained }
+                after_read(client, count, offered, now)
             }
             Err(turn) => drained_by(client, turn),
         }
@@ -302,26 +306,28 @@ fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<us
     budget.checked_sub(client.spent.1).filter(|left| *left > 0)
 }
 
-fn spend<S>(client: &mut Client<S>, read: usize, offered: usize) {
-    client.spent.1 += read;
-    if read < offered && !client.read_closed && SHORT_READ_MEANS_DRAINED {
+/// Accounts for one read, which may have drained the stream.
+fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Instant) -> Turn {
+    client.spent.1 += count;
+    if count > 0 {
+        client.deadlines.heard(now);
+    }
+    if count < offered && !client.read_closed && SHORT_READ_MEANS_DRAINED {
         client.readable = false;
     }
-}
-
-fn note_read<S>(client: &mut Client<S>, read: usize, offered: usize, now: Instant, poll: u32) {
-    if client.spent.0 != poll {
-        client.spent = (poll, 0);
-    }
-    if read > 0 {
-        client.deadlines.heard(now);
-        spend(client, read, offered);
-    }
-}
-
-fn after_read<S>(client: &mut Client<S>, read: usize, offered: usize, now: Instant, poll: u32) -> Turn {
-    note_read(client, read, offered, now, poll);
     if client.readable { Turn::Again } else { Turn::Drained }
+}
+
+/// Keeps what could not be used yet, in a spare buffer, and no buffer at all for nothing.
+fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
+    if left.is_empty() {
+        return pool.give(std::mem::take(carried));
+    }
+    if carried.capacity() == 0 {
+        *carried = pool.take();
+    }
+    carried.clear();
+    carried.extend_from_slice(left);
 }
 
 /// A read gave nothing: remembers that the stream is drained.
