@@ -488,3 +488,15 @@ impl AsRawFd for Server {
         self.poll.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_and_its_ticks_may_move_to_another_thread() {
+        fn is_send<T: Send>() {}
+        is_send::<Server>();
+        is_send::<Tick>();
+    }
+}
