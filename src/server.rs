@@ -1,4 +1,8 @@
-//! The mio poll loop and the public face. The only file that reads the clock.
+//! The mio poll loop. The only file that reads the clock; what the application says and asks is in
+//! `commands.rs` and `queries.rs`.
+
+mod commands;
+mod queries;
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -8,21 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{Interest, Poll, Token, net::TcpStream};
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use crate::{
-    config::{Config, Overflow},
-    engine::{Delivery, Engine, Readiness},
-    error::{CloseError, NotConnected, SendError},
+    config::Config,
+    engine::{Engine, Readiness},
     event::Event,
-    id::{ClientId, TimerId},
-    message::Message,
     net::listener::{Accepted, Backoff, Listener},
-    proto::handshake::Request,
-    stats::Stats,
     tick::Tick,
 };
+use mio::{Interest, Poll, Token, net::TcpStream};
 
 /// A WebSocket server that its program polls.
 ///
@@ -68,6 +65,11 @@ pub struct Server {
     backoff: Backoff,
 }
 
+/// The one place that reads the clock.
+fn clock() -> Instant {
+    Instant::now()
+}
+
 /// Listeners take the tokens from the top.
 const fn listener_token(index: usize) -> Token {
     Token(usize::MAX - index)
@@ -89,14 +91,12 @@ impl Server {
         Ok(Server {
             poll,
             events: mio::Events::with_capacity(Self::EVENTS),
-            engine: Engine::new(config, Instant::now()),
+            engine: Engine::new(config, clock()),
             listeners,
             next_listener: 0,
             backoff: Backoff::default(),
         })
     }
-
-    // ---- do the I/O ----
 
     /// Flushes what is queued, does the I/O that is ready within the budgets, fires due timers. Never
     /// blocks.
@@ -114,6 +114,20 @@ impl Server {
     /// # Errors
     ///
     /// As [`poll_once`](Server::poll_once).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut server = tickws::Server::bind("127.0.0.1:0")?;
+    /// server.set_timer(Duration::from_millis(5));
+    /// let tick = server.poll_for(Duration::from_secs(60))?;
+    /// assert!(tick.len() <= 1); // the timer ended the sleep, long before the minute
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn poll_for(&mut self, timeout: Duration) -> io::Result<Tick> {
         self.poll_wait(Some(timeout))
     }
@@ -124,7 +138,7 @@ impl Server {
     ///
     /// As [`poll_once`](Server::poll_once).
     pub fn poll_wait(&mut self, timeout: Option<Duration>) -> io::Result<Tick> {
-        let mut now = Instant::now();
+        let mut now = clock();
         self.engine.flush(now);
         let timeout = self.sleep_time(timeout, now);
         match self.poll.poll(&mut self.events, timeout) {
@@ -132,7 +146,7 @@ impl Server {
             outcome => outcome?,
         }
         if timeout != Some(Duration::ZERO) {
-            now = Instant::now();
+            now = clock();
         }
         self.engine.start_poll();
         let mut full = false;
@@ -154,7 +168,7 @@ impl Server {
         self.engine.fire_timers(now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
         while self.engine.service_next(now) {
-            if stop.is_some_and(|stop| Instant::now() >= stop) {
+            if stop.is_some_and(|stop| clock() >= stop) {
                 break;
             }
         }
@@ -163,9 +177,9 @@ impl Server {
     }
 
     /// Writes everything queued now, one write per client. Call it at the end of a frame; a loop that
-    /// only polls need not.
+    /// only polls need not. Work: O(clients that something is queued for).
     pub fn flush(&mut self) {
-        self.engine.flush(Instant::now());
+        self.engine.flush(clock());
     }
 
     /// Polls until a [`shutdown`](Server::shutdown) is complete, calling `on_event` for each event: for
@@ -207,121 +221,6 @@ impl Server {
     ///
     /// For a foreign event loop: wait for the server's descriptor to become readable or for this time to
     /// pass, then call [`poll_once`](Server::poll_once).
-    pub fn next_timeout(&mut self) -> Option<Duration> {
-        self.sleep_time(None, Instant::now())
-    }
-
-    // ---- say something ----
-
-    /// Queues a message for one client. It leaves whole at the next flush, or as its peer takes it.
-    ///
-    /// # Errors
-    ///
-    /// [`SendError`] says why nothing was queued: a stale id, a closing connection, a full outbox.
-    pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Message<'m>>) -> Result<(), SendError> {
-        self.engine.send(client, message.into())
-    }
-
-    /// Queues a message for every open client. It is framed once, and a large one is held once however
-    /// many clients are slow. Work: O(clients).
-    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), None)
-    }
-
-    /// As [`broadcast`](Server::broadcast), for all but one: usually the client that said it.
-    pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Message<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), Some(except))
-    }
-
-    /// Queues a ping; its pong updates [`rtt`](Server::rtt). The server pings by itself every
-    /// `ping_interval`.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale or the connection is closing.
-    pub fn ping(&mut self, client: ClientId) -> Result<(), SendError> {
-        self.engine.ping(client, Instant::now())
-    }
-
-    /// Begins the close handshake (RFC 6455 §7.1.2) behind what is queued. From now on nothing can be
-    /// sent to the client and its messages are dropped; its `Close` event comes when it has answered,
-    /// left, or kept quiet for `close_timeout`.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale, the connection is closing already, the code may not be sent, or the reason is
-    /// longer than 123 bytes.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn kick(server: &mut tickws::Server, client: tickws::ClientId) -> Result<(), tickws::CloseError> {
-    /// server.close(client, 4001, "kicked")
-    /// # }
-    /// ```
-    pub fn close(
-        &mut self,
-        client: ClientId,
-        code: impl Into<CloseCode>,
-        reason: &str,
-    ) -> Result<(), CloseError> {
-        self.engine.close(client, code.into(), reason, Instant::now())
-    }
-
-    /// Drops the connection now, without a close frame and with whatever is queued. Its `Close` event
-    /// comes with the next tick.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale.
-    pub fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> {
-        self.engine.disconnect(client)
-    }
-
-    /// Begins the end: stops listening, closes every client with `code` (usually
-    /// [`CloseCode::Away`], 1001) behind what is queued for it, and drops after `deadline` what is left.
-    /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001.
-    pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
-        // New clients are refused by the kernel from here on.
-        self.listeners.clear();
-        self.engine.shutdown(code.into(), deadline, Instant::now());
-    }
-
-    /// Whether a shutdown is complete: every connection is gone and every event handed out.
-    pub fn is_drained(&self) -> bool {
-        self.engine.is_drained()
-    }
-
-    /// Overrides the overflow policy for one client.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale.
-    pub fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> {
-        self.engine.set_overflow(client, overflow)
-    }
-
-    /// Reads no more from this client until [`resume_reading`](Server::resume_reading): the kernel's
-    /// buffer fills and TCP slows the peer down. Messages of the current tick still come. Meanwhile
-    /// pings are not answered and silence is not counted.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale.
-    pub fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnected> {
-        self.engine.pause_reading(client)
-    }
-
-    /// Reads again from a client that was paused.
-    ///
-    /// # Errors
-    ///
-    /// The id is stale.
-    pub fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnected> {
-        self.engine.resume_reading(client, Instant::now())
-    }
-
-    /// Fires [`Event::Timer`] once, at the first poll `delay` from now or later; the resolution is 1 ms.
     ///
     /// # Examples
     ///
@@ -330,70 +229,16 @@ impl Server {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let mut server = tickws::Server::bind("127.0.0.1:0")?;
-    /// let timer = server.set_timer(Duration::from_secs(30));
-    /// assert!(server.cancel_timer(timer));
-    /// assert!(!server.cancel_timer(timer));
+    /// server.poll_once()?;
+    /// assert_eq!(server.next_timeout(), None); // nobody is connected and no timer is set
+    /// server.set_timer(Duration::from_secs(1));
+    /// assert!(server.next_timeout() <= Some(Duration::from_millis(1001)));
     /// # Ok(())
     /// # }
     /// ```
-    pub fn set_timer(&mut self, delay: Duration) -> TimerId {
-        self.engine.set_timer(delay, false, Instant::now())
+    pub fn next_timeout(&mut self) -> Option<Duration> {
+        self.sleep_time(None, clock())
     }
-
-    /// Fires [`Event::Timer`] every `period` (at least 1 ms) until cancelled. It keeps its rhythm: a
-    /// poll that comes late gets one event for all the periods it missed.
-    pub fn set_interval(&mut self, period: Duration) -> TimerId {
-        self.engine.set_timer(period, true, Instant::now())
-    }
-
-    /// Stops a timer. `false` if it has fired for the last time or was cancelled before.
-    pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.engine.cancel_timer(timer)
-    }
-
-    // ---- ask ----
-
-    /// The addresses listened on, in the order of binding.
-    pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::local_addr).collect()
-    }
-
-    /// The open clients. Work: O(connections).
-    pub fn clients(&self) -> impl Iterator<Item = ClientId> {
-        self.engine.clients()
-    }
-
-    /// How many clients are open.
-    pub fn client_count(&self) -> usize {
-        self.engine.client_count()
-    }
-
-    /// The client's address; `None` for a stale id.
-    pub fn remote_addr(&self, client: ClientId) -> Option<SocketAddr> {
-        self.engine.remote_addr(client)
-    }
-
-    /// The round trip of the last answered ping; `None` before the first, and for a stale id.
-    pub fn rtt(&self, client: ClientId) -> Option<Duration> {
-        self.engine.rtt(client)
-    }
-
-    /// Bytes queued for the client and not yet taken by the kernel; 0 for a stale id.
-    pub fn buffered(&self, client: ClientId) -> usize {
-        self.engine.buffered(client)
-    }
-
-    /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
-    pub fn request(&self, client: ClientId) -> Option<&Request> {
-        self.engine.request(client)
-    }
-
-    /// Counters since the server began.
-    pub fn stats(&self) -> Stats {
-        self.engine.stats()
-    }
-
-    // ---- helpers ----
 
     /// `limit`, or less if something is due before.
     fn sleep_time(&mut self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
@@ -407,7 +252,7 @@ impl Server {
     /// Whether a listener may have connections that this poll has not taken.
     fn backlog(&mut self) -> bool {
         let connections = self.engine.connection_count();
-        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(Instant::now(), connections)
+        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(clock(), connections)
     }
 
     /// Accepts within the budget, one listener after the other.

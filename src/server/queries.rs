@@ -1,0 +1,73 @@
+//! What the application asks. A stale id answers `None`, or 0 where that says the same.
+
+use std::{net::SocketAddr, time::Duration};
+
+use super::Server;
+use crate::{id::ClientId, net::listener::Listener, proto::handshake::Request, stats::Stats};
+
+impl Server {
+    /// The addresses listened on, in the order of binding.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(Listener::local_addr).collect()
+    }
+
+    /// The open clients, in the order of their slots. Work: O(connections).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut server = tickws::Server::bind("127.0.0.1:0")?;
+    /// let slow: Vec<_> = server.clients().filter(|id| server.buffered(*id) > 64 * 1024).collect();
+    /// for client in slow {
+    ///     server.close(client, 4008, "too slow")?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn clients(&self) -> impl Iterator<Item = ClientId> {
+        self.engine.clients()
+    }
+
+    /// How many clients are open.
+    pub fn client_count(&self) -> usize {
+        self.engine.client_count()
+    }
+
+    /// The client's address; `None` for a stale id.
+    pub fn remote_addr(&self, client: ClientId) -> Option<SocketAddr> {
+        self.engine.remote_addr(client)
+    }
+
+    /// The round trip of the last answered ping; `None` before the first, and for a stale id.
+    pub fn rtt(&self, client: ClientId) -> Option<Duration> {
+        self.engine.rtt(client)
+    }
+
+    /// Bytes queued for the client and not yet taken by the kernel; 0 for a stale id.
+    pub fn buffered(&self, client: ClientId) -> usize {
+        self.engine.buffered(client)
+    }
+
+    /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
+    pub fn request(&self, client: ClientId) -> Option<&Request> {
+        self.engine.request(client)
+    }
+
+    /// Counters since the server began.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = tickws::Server::bind("127.0.0.1:0")?;
+    /// let stats = server.stats();
+    /// assert_eq!(stats.opened, stats.open + stats.closed.total());
+    /// println!("{stats}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
+    }
+}
