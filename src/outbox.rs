@@ -40,6 +40,12 @@ impl OutboxPool {
         OutboxPool { tails: BufferPool::new(max_bytes), queues: Vec::new() }
     }
 
+    /// The bytes kept.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.tails.bytes()
+    }
+
     fn give_chunk(&mut self, chunk: Chunk) {
         if let Chunk::Owned(mut buffer) = chunk {
             buffer.clear();
@@ -240,6 +246,12 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Memory held besides shared frames: buffer and queue slots.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.tail.capacity() + self.queue.capacity() + usize::from(self.urgent.is_some())
     }
 
     /// Frees everything, sent or not.

@@ -31,6 +31,13 @@ impl BufferPool {
             self.spare.push(buffer);
         }
     }
+
+    /// The bytes kept.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        debug_assert_eq!(self.bytes, self.spare.iter().map(Vec::capacity).sum());
+        self.bytes
+    }
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub(crate) struct Io<'a> {
     pub(crate) inbound: &'a mut BufferPool,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) outbound: &'a mut OutboxPool,
-    /// From this many queued bytes on, a newer pong replaces the one that waits.
+    /// From half of this many queued bytes on, a newer pong replaces the one that waits.
     pub(crate) max_buffered: usize,
 }
 
@@ -238,7 +238,8 @@ impl Connection {
         match code {
             // §5.5.2: a pong for every ping, unless a close frame has been sent.
             ControlCode::Ping if self.close.may_send_data() => {
-                let full = io.outbox.len() >= io.max_buffered;
+                // Half of the room stays the application's: a flood of pings must not make it overflow.
+                let full = io.outbox.len() >= io.max_buffered / 2;
                 self.push_control(ControlCode::Pong, payload, full, io.outbox, io.outbound);
             }
             ControlCode::Pong => {

@@ -1,0 +1,326 @@
+//! A connection driven as `engine/receive.rs` drives it, and everything that comes out of it written down.
+
+use std::{
+    io::{self, IoSlice, Write},
+    time::Instant,
+};
+
+use crate::{
+    config::MessageLimits,
+    error::PeerMisbehaved,
+    outbox::{Outbox, OutboxPool},
+    pool::BufferPool,
+    proto::{
+        assembler::Kind,
+        connection::{Connection, Io, Received, Role},
+    },
+};
+
+/// The masking key of the examples in RFC 6455 §5.7.
+pub(super) const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+pub(super) const LIMITS: MessageLimits = MessageLimits { frame: 1 << 20, message: 1 << 20 };
+
+/// `Role`, but `Copy`. The client masks with [`KEY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Server,
+    Client,
+}
+
+pub(super) const SIDES: [Side; 2] = [Side::Server, Side::Client];
+
+impl Side {
+    pub(super) fn role(self) -> Role {
+        match self {
+            Side::Server => Role::Server,
+            Side::Client => Role::Client(Box::new(|| KEY)),
+        }
+    }
+
+    /// The key of the frames that this side receives.
+    pub(super) fn key(self) -> Option<[u8; 4]> {
+        (self == Side::Server).then_some(KEY)
+    }
+
+    /// A frame that this side has to accept as far as the mask goes.
+    pub(super) fn gets(self, first: u8, payload: &[u8]) -> Vec<u8> {
+        frame(first, self.key(), payload)
+    }
+
+    /// The same frame as this side sends it.
+    pub(super) fn sends(self, first: u8, payload: &[u8]) -> Vec<u8> {
+        frame(first, (self == Side::Client).then_some(KEY), payload)
+    }
+}
+
+/// RFC 6455 §5.2, apart from the code under test.
+pub(super) fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = header(first, key, payload.len() as u64);
+    match key {
+        None => bytes.extend_from_slice(payload),
+        Some(key) => bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key)),
+    }
+    bytes
+}
+
+pub(super) fn header(first: u8, key: Option<[u8; 4]>, len: u64) -> Vec<u8> {
+    let masked = if key.is_some() { 0x80 } else { 0 };
+    let mut bytes = vec![first];
+    if len < 126 {
+        bytes.push(masked | len as u8);
+    } else if len < 65536 {
+        bytes.push(masked | 126);
+        bytes.extend_from_slice(&(len as u16).to_be_bytes());
+    } else {
+        bytes.push(masked | 127);
+        bytes.extend_from_slice(&len.to_be_bytes());
+    }
+    bytes.extend_from_slice(key.as_ref().map_or(&[][..], |key| &key[..]));
+    bytes
+}
+
+/// What the layer above would learn, however it was carried.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Text(String),
+    Binary(Vec<u8>),
+    Close(u16, String),
+    Broken(PeerMisbehaved),
+}
+
+impl std::fmt::Debug for Outcome {
+    /// Short, since a failing comparison prints whole lists.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Outcome::Text(text) => write!(f, "Text({} bytes, {:.20?})", text.len(), text),
+            Outcome::Binary(bytes) => {
+                write!(f, "Binary({} bytes, {:x?})", bytes.len(), &bytes[..bytes.len().min(8)])
+            }
+            Outcome::Close(code, text) => write!(f, "Close({code}, {text:?})"),
+            Outcome::Broken(violation) => write!(f, "Broken({violation:?})"),
+        }
+    }
+}
+
+pub(super) fn text(text: &str) -> Outcome {
+    Outcome::Text(text.into())
+}
+
+pub(super) fn binary(bytes: &[u8]) -> Outcome {
+    Outcome::Binary(bytes.into())
+}
+
+/// One end of a connection with all that the engine keeps around it.
+pub(super) struct Endpoint {
+    pub(super) connection: Connection,
+    pub(super) outbox: Outbox,
+    pub(super) outbound: OutboxPool,
+    pub(super) limits: MessageLimits,
+    pub(super) max_buffered: usize,
+    pub(super) now: Instant,
+    inbound: BufferPool,
+    carry: Vec<u8>,
+    pub(super) ended: bool,
+    pub(super) outcomes: Vec<Outcome>,
+    /// What left through the outbox.
+    pub(super) written: Vec<u8>,
+}
+
+impl Endpoint {
+    pub(super) fn new(side: Side, limits: MessageLimits) -> Self {
+        Self::with_role(side.role(), limits)
+    }
+
+    pub(super) fn with_role(role: Role, limits: MessageLimits) -> Self {
+        let mut inbound = BufferPool::new(1 << 20);
+        // A recycled buffer: what it holds must never be seen.
+        inbound.give(vec![0xee; 100]);
+        Endpoint {
+            connection: Connection::new(role),
+            outbox: Outbox::default(),
+            outbound: OutboxPool::new(1 << 20),
+            limits,
+            max_buffered: 1 << 20,
+            now: Instant::now(),
+            inbound,
+            carry: Vec::new(),
+            ended: false,
+            outcomes: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    /// `piece` is there to be read: as many reads as that takes.
+    pub(super) fn read(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() && !self.ended {
+            let taken = self.turn(piece);
+            piece = &piece[taken..];
+        }
+    }
+
+    /// Each piece is read, and what is queued leaves before the next.
+    pub(super) fn read_all<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
+        for piece in pieces {
+            self.read(piece);
+            self.flush(usize::MAX);
+        }
+    }
+
+    /// Offers the outbox a kernel with this much room.
+    pub(super) fn flush(&mut self, room: usize) {
+        self.outbox.unblock();
+        let mut kernel = Kernel { taken: &mut self.written, room };
+        self.outbox.write_to(&mut kernel, &mut self.outbound).expect("this kernel never fails");
+    }
+
+    /// Queues a message of ours.
+    pub(super) fn send(&mut self, kind: Kind, payload: &[u8]) {
+        self.connection.send(kind, payload, &mut self.outbox, &mut self.outbound);
+    }
+
+    pub(super) fn close(&mut self, body: Option<(u16, &str)>) {
+        self.connection.close(body, &mut self.outbox, &mut self.outbound);
+    }
+
+    pub(super) fn ping(&mut self) {
+        self.connection.ping(self.now, &mut self.outbox, &mut self.outbound);
+    }
+
+    /// One read, as `read_frames` does it.
+    fn turn(&mut self, piece: &[u8]) -> usize {
+        if self.carry.is_empty()
+            && let Some(room) = self.connection.room(256 * 1024)
+        {
+            assert!(!room.is_empty());
+            let count = room.len().min(piece.len());
+            room[..count].copy_from_slice(&piece[..count]);
+            let result = self.connection.arrived(count);
+            self.note(result, &[]);
+            return count;
+        }
+        let mut block = std::mem::take(&mut self.carry);
+        block.extend_from_slice(piece);
+        let mut at = 0;
+        loop {
+            let mut io = Io {
+                now: self.now,
+                limits: self.limits,
+                inbound: &mut self.inbound,
+                outbox: &mut self.outbox,
+                outbound: &mut self.outbound,
+                max_buffered: self.max_buffered,
+            };
+            let result = self.connection.receive(&mut block, &mut at, &mut io);
+            assert!(at <= block.len());
+            if !self.note(result, &block) {
+                break;
+            }
+        }
+        if !self.ended {
+            self.carry = block[at..].to_vec();
+            assert!(self.carry.len() < 14 + 125, "a header or a control frame at most: {}", self.carry.len());
+        }
+        piece.len()
+    }
+
+    /// Whether there may be more.
+    fn note(&mut self, result: Result<Option<Received>, PeerMisbehaved>, block: &[u8]) -> bool {
+        let outcome = match result {
+            Ok(None) => return false,
+            Ok(Some(Received::InPlace(kind, range))) => message(kind, &block[range]),
+            Ok(Some(Received::Assembled(message_))) => {
+                let outcome = message(message_.kind, &message_.buffer[..message_.len]);
+                self.inbound.give(message_.buffer);
+                outcome
+            }
+            Ok(Some(Received::Close { code, text })) => Outcome::Close(code, text),
+            Err(violation) => Outcome::Broken(violation),
+        };
+        self.ended = matches!(outcome, Outcome::Close(..) | Outcome::Broken(_));
+        self.outcomes.push(outcome);
+        !self.ended
+    }
+}
+
+fn message(kind: Kind, bytes: &[u8]) -> Outcome {
+    match kind {
+        Kind::Text => text(std::str::from_utf8(bytes).expect("text is checked on arrival")),
+        Kind::Binary => binary(bytes),
+    }
+}
+
+struct Kernel<'a> {
+    taken: &'a mut Vec<u8>,
+    room: usize,
+}
+
+impl Write for Kernel<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let before = self.room;
+        for slice in slices {
+            let count = slice.len().min(self.room);
+            self.taken.extend_from_slice(&slice[..count]);
+            self.room -= count;
+        }
+        Ok(before - self.room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What comes out when `pieces` arrive one after the other: the outcomes, and what was answered.
+pub(super) fn run<'a>(
+    side: Side,
+    limits: MessageLimits,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> (Vec<Outcome>, Vec<u8>) {
+    let mut endpoint = Endpoint::new(side, limits);
+    endpoint.read_all(pieces);
+    (endpoint.outcomes, endpoint.written)
+}
+
+/// `bytes` whole, cut in two anywhere, and byte by byte: what comes out is always the same.
+pub(super) fn any_way(side: Side, limits: MessageLimits, bytes: &[u8]) -> (Vec<Outcome>, Vec<u8>) {
+    let whole = run(side, limits, [bytes]);
+    let len = bytes.len();
+    // Of what is long the edges, and some places between.
+    let edges = |at: &usize| len < 700 || *at < 40 || *at > len - 40 || at.is_multiple_of(4999);
+    for at in (1..len).filter(edges) {
+        let (first, second) = bytes.split_at(at);
+        assert_eq!(run(side, limits, [first, second]), whole, "{side:?} cut at {at}");
+    }
+    assert_eq!(run(side, limits, bytes.chunks(1)), whole, "{side:?} byte by byte");
+    assert_eq!(run(side, limits, bytes.chunks(7)), whole, "{side:?} by sevens");
+    whole
+}
+
+/// The bytes must come out as `expected`, with nothing answered.
+#[track_caller]
+pub(super) fn expect(side: Side, bytes: &[u8], expected: &[Outcome]) {
+    let (outcomes, written) = any_way(side, LIMITS, bytes);
+    assert_eq!((&outcomes[..], written.len()), (expected, 0), "{side:?}");
+}
+
+/// The violation that `bytes` end in, and after how many of them it is known.
+#[track_caller]
+pub(super) fn breaks(side: Side, limits: MessageLimits, bytes: &[u8]) -> (usize, PeerMisbehaved) {
+    any_way(side, limits, bytes);
+    let mut endpoint = Endpoint::new(side, limits);
+    for (at, byte) in bytes.iter().enumerate() {
+        endpoint.read(&[*byte]);
+        if let Some(Outcome::Broken(violation)) = endpoint.outcomes.last() {
+            return (at + 1, *violation);
+        }
+    }
+    panic!("{side:?} takes {:?}", endpoint.outcomes);
+}
