@@ -118,8 +118,8 @@ impl ServerBuilder {
         read_budget: usize;
         /// Connections accepted in one poll. Default 64.
         accept_budget: usize;
-        /// Events in one tick; what the limit leaves over waits. Ends of connections come on top, one for
-        /// each client at most. Default 16,384.
+        /// Events in one tick; what the limit leaves over waits. `Close` and `Drained` come on top, one of
+        /// each per client at most. Default 16,384.
         event_budget: usize;
         /// Stop reading in a poll after this long; the rest is carried over. At least one client is
         /// served. `None`: the other budgets are enough. Default `None`.
@@ -153,7 +153,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on every address that `addrs` resolves to, and on the listeners given.
+    /// Listens on every address that `addrs` resolves to, and on the listeners given. The backlog is the
+    /// standard library's, 128 connections between two polls; for a larger one bring a
+    /// [`listener`](ServerBuilder::listener) of your own.
     ///
     /// # Errors
     ///

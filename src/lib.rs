@@ -10,7 +10,11 @@
 //!     let tick = server.poll_once()?; // never blocks
 //!     for event in &tick {
 //!         match event {
-//!             Event::Message { client, message } => server.send(client, message)?,
+//!             Event::Message { client, message } => {
+//!                 if let Err(error) = server.send(client, message) {
+//!                     println!("no echo: {error}"); // it has left, or reads too slowly
+//!                 }
+//!             }
 //!             Event::Close { client, reason } => println!("{client} left: {reason}"),
 //!             _ => {}
 //!         }

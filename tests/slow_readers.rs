@@ -1,0 +1,208 @@
+//! Clients that take their data late or never (DESIGN, law 2: every queue has a cap, every cap a policy).
+
+mod support;
+
+use std::time::Duration;
+
+use support::{Harness, Seen, raw};
+use tickws::{CloseReason, Overflow, SendError, Server, Timeout};
+
+const CHUNK: usize = 32 * 1024;
+/// A client's outbox holds this much in these tests.
+const CAP: usize = 256 * 1024;
+
+/// A message that knows its number.
+fn chunk(number: u32) -> Vec<u8> {
+    let mut bytes = vec![number as u8; CHUNK];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    bytes
+}
+
+fn check_chunk(bytes: &[u8]) -> u32 {
+    let number = u32::from_be_bytes(bytes[..4].try_into().unwrap());
+    assert!(bytes == chunk(number), "message {number} is not whole");
+    number
+}
+
+/// Sends numbered chunks, one per poll, until `send` fails; gives how many went and the error.
+fn fill(h: &mut Harness, id: tickws::ClientId) -> (u32, SendError) {
+    // More than any kernel's socket buffers hold.
+    for number in 0..4096 {
+        if let Err(error) = h.server.send(id, &chunk(number)) {
+            return (number, error);
+        }
+        h.step();
+    }
+    panic!("128 MiB went to a client that reads nothing");
+}
+
+#[test]
+fn a_client_that_never_reads_is_disconnected_when_its_outbox_is_full() {
+    let close_timeout = Duration::from_millis(30);
+    let mut h = Harness::with(Server::builder().max_buffered(CAP).close_timeout(close_timeout));
+    let (mut good, good_id) = h.connect();
+    let (_deaf, id) = h.connect();
+    let (sent, error) = fill(&mut h, id);
+    assert_eq!(error, SendError::Overflow(id));
+    assert!(sent as usize * CHUNK >= CAP, "{sent} messages are less than the cap");
+    assert_eq!(h.server.send(id, "more"), Err(SendError::Closing(id)));
+    assert_eq!(h.server.ping(id), Err(SendError::Closing(id)));
+    assert_eq!(h.close_reason(id), CloseReason::Overflow);
+    h.step();
+    assert_eq!(h.server.send(id, "more"), Err(SendError::NotConnected(id)));
+    assert_eq!(h.server.stats().closed.overflow, 1);
+
+    h.server.send(good_id, "still here").unwrap();
+    assert_eq!(h.frame(&mut good).payload, b"still here");
+}
+
+#[test]
+fn a_client_that_reads_after_its_outbox_overflowed_gets_all_that_was_queued_and_1013() {
+    let mut h = Harness::with(Server::builder().max_buffered(CAP));
+    let (mut slow, id) = h.connect();
+    let (sent, error) = fill(&mut h, id);
+    assert_eq!(error, SendError::Overflow(id));
+    for number in 0..sent {
+        let frame = h.frame(&mut slow);
+        assert_eq!((frame.opcode, check_chunk(&frame.payload)), (raw::BINARY, number));
+    }
+    let close = h.frame(&mut slow);
+    assert_eq!((close.opcode, &close.payload[..2]), (raw::CLOSE, &1013u16.to_be_bytes()[..]));
+    h.write(&mut slow, &raw::close(1013, ""));
+    assert_eq!(h.close_reason(id), CloseReason::Overflow);
+    assert_eq!(h.read_to_end(&mut slow), b"");
+}
+
+#[test]
+fn drop_newest_tells_the_sender_keeps_the_client_and_reports_when_it_has_caught_up() {
+    let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
+    let mut h = Harness::with(builder);
+    let (mut slow, id) = h.connect();
+    let (sent, error) = fill(&mut h, id);
+    assert_eq!(error, SendError::Dropped(id));
+    assert_eq!(h.server.stats().dropped, 1);
+    let full = h.server.buffered(id);
+    assert!(full > CAP - CHUNK - 16 && full <= CAP, "{full} bytes are buffered");
+    // A small one fits even now: the cap counts bytes.
+    h.server.send(id, "small").unwrap();
+    assert_eq!(h.server.buffered(id), full + 7);
+    assert_eq!(h.server.broadcast(&chunk(7)).dropped, 1);
+    h.settle();
+    assert!(!h.seen.contains(&Seen::Drained(id)), "nothing was read yet");
+
+    // Everything accepted comes once, whole and in order, and nothing that was dropped.
+    for number in 0..sent {
+        assert_eq!(check_chunk(&h.frame(&mut slow).payload), number);
+    }
+    assert_eq!(h.frame(&mut slow), raw::Frame::new(raw::TEXT, "small"));
+    h.until_seen("Drained", 1, |seen| *seen == Seen::Drained(id));
+    assert_eq!(h.server.buffered(id), 0);
+
+    h.server.send(id, "and on it goes").unwrap();
+    assert_eq!(h.frame(&mut slow).payload, b"and on it goes");
+    h.settle();
+    assert_eq!(h.seen.iter().filter(|seen| **seen == Seen::Drained(id)).count(), 1);
+    assert_eq!(h.closes(id).next(), None);
+}
+
+#[test]
+fn drained_also_follows_a_drop_within_one_tick() {
+    let mut h = Harness::with(Server::builder().max_buffered(1000).overflow(Overflow::DropNewest));
+    let (mut raw, id) = h.connect();
+    h.server.send(id, &[1; 900]).unwrap();
+    assert_eq!(h.server.send(id, &[2; 900]), Err(SendError::Dropped(id)));
+    // Whoever was told of a drop waits for this before it sends on.
+    h.until_seen("Drained", 1, |seen| *seen == Seen::Drained(id));
+    assert_eq!(h.frame(&mut raw).payload, [1; 900]);
+}
+
+#[test]
+fn the_policy_can_differ_for_one_client() {
+    let mut h = Harness::with(Server::builder().max_buffered(CAP));
+    let (_tolerated, tolerated) = h.connect();
+    let (_other, other) = h.connect();
+    h.server.set_overflow(tolerated, Overflow::DropNewest).unwrap();
+    assert_eq!(fill(&mut h, tolerated).1, SendError::Dropped(tolerated));
+    assert_eq!(fill(&mut h, other).1, SendError::Overflow(other));
+    h.server.set_overflow(tolerated, Overflow::Disconnect).unwrap();
+    assert_eq!(h.server.send(tolerated, &chunk(0)), Err(SendError::Overflow(tolerated)));
+    assert_eq!(h.server.clients().count(), h.server.client_count());
+}
+
+#[test]
+fn a_broadcast_reaches_the_others_when_one_is_full() {
+    let mut h = Harness::with(Server::builder().max_buffered(CAP));
+    let (_deaf, deaf) = h.connect();
+    let (mut good, _) = h.connect();
+    let (mut overflowed, mut received) = (0, 0);
+    for number in 0..4096 {
+        let delivery = h.server.broadcast(&chunk(number));
+        overflowed += delivery.overflowed;
+        assert_eq!(check_chunk(&h.frame(&mut good).payload), number);
+        received += 1;
+        if overflowed > 0 {
+            assert_eq!(delivery.queued, 1);
+            break;
+        }
+        assert_eq!(delivery.queued, 2);
+    }
+    assert!(overflowed == 1 && received > 8, "{overflowed} {received}");
+    assert_eq!(h.close_reason(deaf), CloseReason::Overflow);
+    assert_eq!(h.server.broadcast("x").queued, 1, "a closing client is passed over");
+}
+
+#[test]
+fn a_message_that_never_fits_is_refused_and_nothing_else_changes() {
+    let mut h = Harness::with(Server::builder().max_buffered(1000));
+    let (mut raw, id) = h.connect();
+    // Four bytes are the header.
+    assert_eq!(h.server.send(id, &[0; 997]), Err(SendError::TooLarge { len: 1001, max: 1000 }));
+    assert_eq!(h.server.buffered(id), 0);
+    h.server.send(id, &[7; 996]).unwrap();
+    assert_eq!(h.server.buffered(id), 1000);
+    assert_eq!(h.frame(&mut raw).payload, [7; 996]);
+    assert_eq!(h.server.buffered(id), 0);
+    let delivery = h.server.broadcast(&[0; 997]);
+    assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (0, 1, 0));
+}
+
+#[test]
+fn a_client_that_takes_no_byte_is_given_up_at_write_timeout() {
+    let mut h =
+        Harness::with(Server::builder().write_timeout(Duration::from_millis(50)).max_buffered(64 << 20));
+    let (_deaf, id) = h.connect();
+    for number in 0..2000 {
+        if h.server.send(id, &chunk(number)).is_err() {
+            break;
+        }
+        if number % 64 == 0 {
+            h.step();
+        }
+    }
+    assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Write));
+    assert_eq!(h.server.stats().closed.write_timeout, 1);
+}
+
+#[test]
+fn pongs_and_pings_pass_data_that_waits() {
+    let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
+    let mut h = Harness::with(builder);
+    let (mut slow, id) = h.connect();
+    let (sent, _) = fill(&mut h, id);
+    h.write(&mut slow, &raw::masked(true, raw::PING, b"first"));
+    h.write(&mut slow, &raw::masked(true, raw::PING, b"second"));
+    h.settle();
+    let (mut pongs, mut data_behind, mut number) = (Vec::new(), 0, 0);
+    while number < sent {
+        let frame = h.frame(&mut slow);
+        if frame.opcode == raw::PONG {
+            pongs.push(frame.payload);
+        } else {
+            assert_eq!(check_chunk(&frame.payload), number);
+            number += 1;
+            data_behind += u32::from(!pongs.is_empty());
+        }
+    }
+    assert_eq!(pongs, [b"second"], "the newest of those that piled up (RFC 6455 §5.5.3)");
+    assert!(data_behind > 0, "the pong waited behind all data");
+}

@@ -1,0 +1,280 @@
+//! Shared by the tests over real sockets: a server polled on the test's own thread, and its peers.
+//!
+//! Nothing here sleeps for a fixed time. Everything that has to happen is waited for, poll by poll, up to
+//! [`PATIENCE`], after which the test fails and says what it waited for.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+pub mod raw;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tickws::{ClientId, CloseReason, Event, Message, Server, ServerBuilder, TimerId};
+use tungstenite::WebSocket;
+
+use raw::{Frame, Raw};
+
+/// Far above what anything here takes, so that a loaded machine fails no test.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Panics when [`PATIENCE`] is over.
+#[derive(Debug)]
+pub struct Deadline {
+    end: Instant,
+}
+
+impl Deadline {
+    pub fn new() -> Self {
+        Deadline { end: Instant::now() + PATIENCE }
+    }
+
+    #[track_caller]
+    pub fn check(&self, what: &str) {
+        assert!(Instant::now() < self.end, "waited too long for: {what}");
+    }
+}
+
+/// An event that outlives its tick.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    Open(ClientId, String),
+    Text(ClientId, String),
+    Binary(ClientId, Vec<u8>),
+    Close(ClientId, CloseReason),
+    Drained(ClientId),
+    Timer(TimerId),
+}
+
+impl From<Event<'_>> for Seen {
+    fn from(event: Event<'_>) -> Self {
+        match event {
+            Event::Open { client, request } => Seen::Open(client, request.uri().to_string()),
+            Event::Message { client, message: Message::Text(text) } => Seen::Text(client, text.to_owned()),
+            Event::Message { client, message: Message::Binary(bytes) } => {
+                Seen::Binary(client, bytes.to_vec())
+            }
+            Event::Close { client, reason } => Seen::Close(client, reason.clone()),
+            Event::Drained { client } => Seen::Drained(client),
+            Event::Timer { timer } => Seen::Timer(timer),
+            other => panic!("an event that these tests do not know: {other:?}"),
+        }
+    }
+}
+
+/// A server and everything that it has reported.
+#[derive(Debug)]
+pub struct Harness {
+    pub server: Server,
+    pub addr: SocketAddr,
+    pub seen: Vec<Seen>,
+}
+
+impl Harness {
+    pub fn new() -> Self {
+        Harness::with(Server::builder())
+    }
+
+    pub fn with(builder: ServerBuilder) -> Self {
+        let server = builder.bind("127.0.0.1:0").expect("binds a free port");
+        let addr = server.local_addrs()[0];
+        Harness { server, addr, seen: Vec::new() }
+    }
+
+    /// One poll.
+    pub fn step(&mut self) {
+        let tick = self.server.poll_for(Duration::from_millis(1)).expect("polls");
+        self.seen.extend(tick.iter().map(Seen::from));
+    }
+
+    /// Polls until `done`.
+    #[track_caller]
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Harness) -> bool) {
+        let deadline = Deadline::new();
+        while !done(self) {
+            self.step();
+            deadline.check(what);
+        }
+    }
+
+    /// Polls until the last of the given kind has been seen `count` times.
+    #[track_caller]
+    pub fn until_seen(&mut self, what: &str, count: usize, kind: impl Fn(&Seen) -> bool) {
+        self.until(what, |h| h.seen.iter().filter(|seen| kind(seen)).count() >= count);
+    }
+
+    /// Polls until everything in flight has come to rest: nothing seen and nothing to do, ten times over.
+    /// For tests of what must *not* happen.
+    #[track_caller]
+    pub fn settle(&mut self) {
+        let deadline = Deadline::new();
+        let mut quiet = 0;
+        while quiet < 10 {
+            let before = (self.seen.len(), self.server.stats());
+            self.step();
+            quiet = if before == (self.seen.len(), self.server.stats()) { quiet + 1 } else { 0 };
+            deadline.check("rest");
+        }
+    }
+
+    /// A TCP connection, and not a byte more.
+    pub fn dial(&self) -> Raw {
+        Raw::connect(self.addr)
+    }
+
+    /// A client whose handshake is complete on both sides.
+    #[track_caller]
+    pub fn connect(&mut self) -> (Raw, ClientId) {
+        let mut raw = self.dial();
+        let id = self.upgrade(&mut raw, &raw::upgrade_request("/", ""));
+        (raw, id)
+    }
+
+    /// Completes the handshake of a connection.
+    #[track_caller]
+    pub fn upgrade(&mut self, raw: &mut Raw, request: &str) -> ClientId {
+        let local = raw.local_addr();
+        self.write(raw, request.as_bytes());
+        let head = self.head(raw);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let id = self.server.clients().find(|id| self.server.remote_addr(*id) == Some(local));
+        id.expect("an upgraded client is listed with its address")
+    }
+
+    /// Writes all of `bytes`, polling while the kernel takes no more.
+    #[track_caller]
+    pub fn write(&mut self, raw: &mut Raw, bytes: &[u8]) {
+        let deadline = Deadline::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            at += raw.write_some(&bytes[at..]).expect("the server reads");
+            if at < bytes.len() {
+                self.step();
+            }
+            deadline.check("a write");
+        }
+    }
+
+    /// Waits for an HTTP head.
+    #[track_caller]
+    pub fn head(&mut self, raw: &mut Raw) -> String {
+        let mut head = None;
+        self.until("an HTTP head", |_| {
+            raw.read_some();
+            head = raw.take_head();
+            head.is_some()
+        });
+        head.unwrap()
+    }
+
+    /// Waits for a frame.
+    #[track_caller]
+    pub fn frame(&mut self, raw: &mut Raw) -> Frame {
+        let mut frame = None;
+        self.until("a frame", |_| {
+            frame = raw.take_frame();
+            if frame.is_none() {
+                assert_eq!(raw.end, None, "the connection ended before a frame came");
+                raw.read_some();
+            }
+            frame.is_some()
+        });
+        frame.unwrap()
+    }
+
+    /// Reads until the server has hung up, and checks that it did so in an orderly way.
+    #[track_caller]
+    pub fn read_to_end(&mut self, raw: &mut Raw) -> Vec<u8> {
+        self.until("the end of the stream", |_| {
+            raw.read_some();
+            raw.end.is_some()
+        });
+        assert_eq!(raw.end, Some(raw::End::Fin), "the answer must not be lost to a reset");
+        raw.take_all()
+    }
+
+    /// Waits for the end of `client`, and gives its reason.
+    #[track_caller]
+    pub fn close_reason(&mut self, client: ClientId) -> CloseReason {
+        self.until("a Close event", |h| h.closes(client).next().is_some());
+        let mut closes = self.closes(client);
+        let reason = closes.next().unwrap();
+        assert_eq!(closes.next(), None, "one Close for each client");
+        reason
+    }
+
+    /// The `Close` events of `client` so far.
+    pub fn closes(&self, client: ClientId) -> impl Iterator<Item = CloseReason> {
+        self.seen.iter().filter_map(move |seen| match seen {
+            Seen::Close(id, reason) if *id == client => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    /// The texts of `client` so far.
+    pub fn texts(&self, client: ClientId) -> Vec<String> {
+        let texts = self.seen.iter().filter_map(|seen| match seen {
+            Seen::Text(id, text) if *id == client => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// Forgets and gives what was seen.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen)
+    }
+
+    /// Runs a blocking client on another thread while the server, with `on_event`, is polled on this one.
+    #[track_caller]
+    pub fn serve<T: Send>(
+        &mut self,
+        mut on_event: impl FnMut(&mut Server, Event<'_>),
+        client: impl FnOnce(SocketAddr) -> T + Send,
+    ) -> T {
+        let deadline = Deadline::new();
+        let addr = self.addr;
+        thread::scope(|scope| {
+            let client = scope.spawn(move || client(addr));
+            while !client.is_finished() {
+                let tick = self.server.poll_for(Duration::from_millis(1)).expect("polls");
+                for event in &tick {
+                    on_event(&mut self.server, event);
+                    self.seen.push(event.into());
+                }
+                deadline.check("the client's thread");
+            }
+            client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// Sends every message back.
+pub fn echo(server: &mut Server, event: Event<'_>) {
+    if let Event::Message { client, message } = event {
+        server.send(client, message).expect("the echo fits");
+    }
+}
+
+/// tungstenite's own client, the independent peer. Blocking, but never for longer than [`PATIENCE`].
+pub fn dial(addr: SocketAddr, path: &str) -> WebSocket<TcpStream> {
+    let config = tungstenite::protocol::WebSocketConfig::default()
+        .max_message_size(Some(64 << 20))
+        .max_frame_size(Some(64 << 20));
+    let stream = blocking(addr).expect("connects");
+    let url = format!("ws://{addr}{path}");
+    tungstenite::client::client_with_config(url, stream, Some(config)).expect("a handshake").0
+}
+
+/// A blocking connection that fails rather than hangs.
+pub fn blocking(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

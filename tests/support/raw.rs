@@ -1,0 +1,197 @@
+//! A client that knows only bytes: it can be slow, rude and wrong.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+};
+
+/// The key of RFC 6455 §1.3 in an upgrade request; `extra` is whole header lines.
+pub fn upgrade_request(path: &str, extra: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: server.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
+    )
+}
+
+/// How the server's side of the stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Fin,
+    Failed(ErrorKind),
+}
+
+/// A frame from the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub fin: bool,
+    pub opcode: u8,
+    pub payload: Vec<u8>,
+}
+
+pub const CONTINUE: u8 = 0;
+pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
+pub const CLOSE: u8 = 8;
+pub const PING: u8 = 9;
+pub const PONG: u8 = 10;
+
+impl Frame {
+    /// A whole frame as a server sends it.
+    pub fn new(opcode: u8, payload: impl AsRef<[u8]>) -> Self {
+        Frame { fin: true, opcode, payload: payload.as_ref().to_vec() }
+    }
+
+    /// A close frame with a body.
+    pub fn close(code: u16, reason: &str) -> Self {
+        Frame::new(CLOSE, close_body(code, reason))
+    }
+}
+
+/// A frame as a client sends it.
+pub fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+    let mut bytes = vec![u8::from(fin) << 7 | opcode];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | len as u8),
+        len @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend((len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(KEY);
+    bytes.extend(payload.iter().enumerate().map(|(i, byte)| byte ^ KEY[i % 4]));
+    bytes
+}
+
+/// A whole text message.
+pub fn text(text: &str) -> Vec<u8> {
+    masked(true, TEXT, text.as_bytes())
+}
+
+/// A whole binary message.
+pub fn binary(payload: &[u8]) -> Vec<u8> {
+    masked(true, BINARY, payload)
+}
+
+/// A close frame.
+pub fn close(code: u16, reason: &str) -> Vec<u8> {
+    masked(true, CLOSE, &close_body(code, reason))
+}
+
+fn close_body(code: u16, reason: &str) -> Vec<u8> {
+    [&code.to_be_bytes()[..], reason.as_bytes()].concat()
+}
+
+/// A non-blocking connection.
+#[derive(Debug)]
+pub struct Raw {
+    stream: TcpStream,
+    input: Vec<u8>,
+    /// Bytes of `input` that have been taken.
+    at: usize,
+    pub end: Option<End>,
+}
+
+impl Raw {
+    pub fn connect(addr: SocketAddr) -> Self {
+        Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog takes it"))
+    }
+
+    pub fn from_stream(stream: TcpStream) -> Self {
+        stream.set_nonblocking(true).expect("a socket can be non-blocking");
+        stream.set_nodelay(true).expect("a socket can send at once");
+        Raw { stream, input: Vec::new(), at: 0, end: None }
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub fn local_addr(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connected socket has an address")
+    }
+
+    /// Writes what the kernel takes, perhaps nothing.
+    pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.stream.write(bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            outcome => outcome,
+        }
+    }
+
+    /// Reads what is there, up to 1 MiB. Gives the number of bytes.
+    pub fn read_some(&mut self) -> usize {
+        let mut total = 0;
+        let mut block = [0; 16 * 1024];
+        while self.end.is_none() && total < 1 << 20 {
+            match self.stream.read(&mut block) {
+                Ok(0) => self.end = Some(End::Fin),
+                Ok(count) => {
+                    total += count;
+                    self.input.extend_from_slice(&block[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => self.end = Some(End::Failed(error.kind())),
+            }
+        }
+        total
+    }
+
+    /// Sends FIN.
+    pub fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).expect("a connected socket can be shut down");
+    }
+
+    /// Vanishes: RST instead of FIN.
+    #[cfg(unix)]
+    pub fn reset(self) {
+        let linger = Some(std::time::Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&self.stream, linger).expect("a socket can linger");
+    }
+
+    /// What was read and not taken.
+    pub fn input(&self) -> &[u8] {
+        &self.input[self.at..]
+    }
+
+    pub fn take_all(&mut self) -> Vec<u8> {
+        let mut all = std::mem::take(&mut self.input);
+        all.drain(..std::mem::take(&mut self.at));
+        all
+    }
+
+    pub fn take_head(&mut self) -> Option<String> {
+        let end = self.input().windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8(self.input()[..end].to_vec()).expect("a head is ASCII");
+        self.at += end;
+        Some(head)
+    }
+
+    /// The next frame, if all of it has been read. Checks that it is one that a server may send.
+    pub fn take_frame(&mut self) -> Option<Frame> {
+        let input = self.input();
+        let (&first, &second) = (input.first()?, input.get(1)?);
+        assert_eq!(first & 0x70, 0, "no extension was negotiated");
+        assert_eq!(second & 0x80, 0, "a server must not mask");
+        let (start, len) = match second {
+            126 => (4, u16::from_be_bytes(input.get(2..4)?.try_into().unwrap()) as usize),
+            127 => (10, u64::from_be_bytes(input.get(2..10)?.try_into().unwrap()) as usize),
+            len => (2, len as usize),
+        };
+        let payload = input.get(start..start + len)?.to_vec();
+        self.at += start + len;
+        if self.at > 1 << 20 {
+            self.input.drain(..std::mem::take(&mut self.at));
+        }
+        Some(Frame { fin: first & 0x80 != 0, opcode: first & 0x0f, payload })
+    }
+
+    /// All frames that have been read whole.
+    pub fn take_frames(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.take_frame()).collect()
+    }
+}
