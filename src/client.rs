@@ -44,8 +44,8 @@ pub(crate) struct Client<S> {
     pub(crate) in_dirty: bool,
     /// A flush left bytes behind, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
-    /// A write failed; what can still be read is read, then the connection ends with this.
-    pub(crate) write_error: Option<std::io::ErrorKind>,
+    /// The connection failed; what can still be read is read, then it ends with this.
+    pub(crate) failed: Option<std::io::ErrorKind>,
 }
 
 /// Where a connection is in its life: `Handshake` → `Open` → `Linger`.
@@ -103,7 +103,7 @@ impl<S> Client<S> {
             in_ready: false,
             in_dirty: false,
             backed_up: false,
-            write_error: None,
+            failed: None,
         }
     }
 

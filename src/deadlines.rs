@@ -18,6 +18,8 @@ pub(crate) struct Deadlines {
     opened: Instant,
     heard: Instant,
     pinged: Instant,
+    /// The first ping since a byte was heard.
+    asked: Option<Instant>,
     /// When the kernel last took a byte, while bytes wait.
     stuck: Option<Instant>,
     close_by: Option<Instant>,
@@ -25,16 +27,18 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     pub(crate) fn new(now: Instant) -> Self {
-        Deadlines { opened: now, heard: now, pinged: now, stuck: None, close_by: None }
+        Deadlines { opened: now, heard: now, pinged: now, asked: None, stuck: None, close_by: None }
     }
 
     /// A byte arrived: a sign of life.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = now;
+        self.asked = None;
     }
 
     pub(crate) fn pinged(&mut self, now: Instant) {
         self.pinged = now;
+        self.asked.get_or_insert(now);
     }
 
     /// Bytes wait and the kernel took some (or the first were refused) at `now`.
@@ -70,14 +74,22 @@ impl Deadlines {
         let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
         let closing = self.close_by.is_some();
         let unless = |off: bool, wait: Option<Duration>| if off { None } else { wait };
+        // Dead after `silence_timeout`, but not before a ping had its time: a host that slept would blame
+        // everyone for the pings that it did not send.
+        let silence = match (config.silence_timeout, config.ping_interval, self.asked) {
+            _ if closing || paused => None,
+            (Some(silence), Some(ping), Some(asked)) => {
+                let answer_by = after(asked, Some(silence.saturating_sub(ping)));
+                after(self.heard, Some(silence)).max(answer_by)
+            }
+            (Some(_), Some(_), None) => None,
+            (silence, ..) => after(self.heard, silence),
+        };
         let stuck = self.stuck.and_then(|since| since.checked_add(config.write_timeout));
         [
             due(self.close_by, Due::Timeout(Timeout::Close)),
             due(stuck, Due::Timeout(Timeout::Write)),
-            due(
-                after(self.heard, unless(closing || paused, config.silence_timeout)),
-                Due::Timeout(Timeout::Silence),
-            ),
+            due(silence, Due::Timeout(Timeout::Silence)),
             due(after(self.opened, unless(closing, config.max_lifetime)), Due::Timeout(Timeout::Lifetime)),
             due(after(self.pinged, unless(closing, config.ping_interval)), Due::Ping),
         ]

@@ -13,6 +13,10 @@
 mod closing;
 mod receive;
 mod send;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::{
@@ -64,10 +68,10 @@ pub(crate) struct Engine<S> {
     next_serial: u32,
     /// Live connections: open and not reported closed.
     open: usize,
-    /// Indices with input to read, each once, served in turns.
-    ready: VecDeque<u32>,
+    /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
+    ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
-    postponed: Vec<u32>,
+    postponed: Vec<ClientId>,
     /// Indices with something to write that are not blocked, each once.
     dirty: Vec<u32>,
     /// Reported closed since the last flush.
@@ -281,10 +285,11 @@ impl<S: Stream> Engine<S> {
     }
 
     fn make_ready(&mut self, index: usize) {
+        let id = self.id(index);
         let client = &mut self.clients[index];
         if !client.in_ready && !client.paused {
             client.in_ready = true;
-            self.ready.push_back(index as u32);
+            self.ready.push_back(id);
         }
     }
 
@@ -300,7 +305,7 @@ impl<S: Stream> Engine<S> {
     fn write(&mut self, index: usize, now: Instant) {
         let Engine { clients, outbound, stats, .. } = self;
         let client = &mut clients[index];
-        if client.write_error.is_some() {
+        if client.failed.is_some() {
             return client.outbox.clear(outbound);
         }
         match client.outbox.write_to(&mut client.stream, outbound) {
@@ -324,7 +329,7 @@ impl<S: Stream> Engine<S> {
             Err(error) => {
                 // The peer may have said why before it reset: what has arrived is read first.
                 client.outbox.clear(outbound);
-                client.write_error = Some(error.kind());
+                client.failed = Some(error.kind());
                 client.readable = true;
                 client.read_closed = true;
                 client.paused = false;

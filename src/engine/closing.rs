@@ -107,17 +107,18 @@ impl<S: Stream> Engine<S> {
     }
 
     /// FIN without a close frame. What is queued may still reach a peer that only half-closed.
-    pub(super) fn ended_by_eof(&mut self, index: usize, now: Instant) {
+    pub(super) fn ended_by_eof(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.read_closed = true;
         client.readable = false;
-        if let Some(kind) = client.write_error {
+        if let Some(kind) = client.failed {
             return self.ended_by_error(index, kind);
         }
         match &client.stage {
             Stage::Handshake(_) => self.forget_handshake(index),
             Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
-            Stage::Linger { .. } if client.outbox.has_work() => self.write(index, now),
+            // The next flush or writable event goes on.
+            Stage::Linger { .. } if client.outbox.has_work() => {}
             Stage::Linger { .. } => self.free(index),
         }
     }
@@ -245,12 +246,9 @@ impl<S: Stream> Engine<S> {
             && open.farewell.is_none()
         {
             let verdict = open.verdict.take();
-            // What was asked for stands above how it went, but for the peer's failure to answer. One
-            // whose outbox overflowed was not expected to.
+            // What was asked for stands above how it went, but for the peer's failure to answer.
             let reason = match (verdict, reason) {
-                (Some(verdict @ (CloseReason::Shutdown | CloseReason::Overflow)), CloseReason::Timeout(_)) => {
-                    verdict
-                }
+                (Some(CloseReason::Shutdown), CloseReason::Timeout(_)) => CloseReason::Shutdown,
                 (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => verdict,
                 (_, reason) => reason,
             };

@@ -24,8 +24,10 @@ enum Turn {
     Drained,
     /// More is there, and it is the others' turn.
     Again,
-    /// More is there, and it waits for the next poll or for a fresh tick.
+    /// More is there, and it waits for the next poll.
     Postponed,
+    /// What is carried needs more room than this tick has left: first in the next.
+    NoRoom,
     /// The peer sent FIN.
     Eof,
     /// Reading failed.
@@ -42,10 +44,12 @@ impl<S: Stream> Engine<S> {
         if self.tick.is_full(self.config.event_budget) {
             return false;
         }
-        let Some(index) = self.ready.pop_front() else { return false };
-        let index = index as usize;
-        // A slot may have been left and taken since it was listed.
-        let Some(client) = self.clients.get_mut(index).filter(|client| client.in_ready) else { return true };
+        let Some(id) = self.ready.pop_front() else { return false };
+        let index = id.index();
+        // The slot may have been left, and taken again.
+        let Some(client) = self.clients.get_mut(index).filter(|client| client.serial == id.serial()) else {
+            return true;
+        };
         client.in_ready = false;
         if client.paused {
             return true;
@@ -61,9 +65,14 @@ impl<S: Stream> Engine<S> {
             Turn::Again => self.make_ready(index),
             Turn::Postponed => {
                 self.clients[index].in_ready = true;
-                self.postponed.push(index as u32);
+                self.postponed.push(id);
             }
-            Turn::Eof => self.ended_by_eof(index, now),
+            Turn::NoRoom => {
+                self.clients[index].in_ready = true;
+                self.ready.push_front(id);
+                return false;
+            }
+            Turn::Eof => self.ended_by_eof(index),
             Turn::Failed(kind) => self.ended_by_error(index, kind),
             Turn::Violation(violation) => self.ended_by_violation(index, violation),
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
@@ -117,7 +126,7 @@ impl<S: Stream> Engine<S> {
         let start = client.carry.len();
         if start > room.len() {
             self.tick.put_block(block);
-            return Turn::Postponed;
+            return Turn::NoRoom;
         }
         room[..start].copy_from_slice(&client.carry);
         let end = room.len().min(start.saturating_add(budget));
@@ -135,6 +144,11 @@ impl<S: Stream> Engine<S> {
 
         let client = &mut self.clients[index];
         match (parsed, outcome) {
+            (Some(Turn::Postponed), Err(Turn::Failed(kind))) => {
+                // The kernel says so only once.
+                client.failed = Some(kind);
+                Turn::Postponed
+            }
             (Some(turn), _) => {
                 if count > 0 {
                     after_read(client, count, offered, now);

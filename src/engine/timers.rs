@@ -113,6 +113,8 @@ impl<S: Stream> Engine<S> {
                     let _ = self.ping(id, now);
                 }
             }
+            // What has arrived is a sign of life, read or not.
+            Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
                 (Stage::Handshake(_) | Stage::Linger { .. }, _) => return self.overdue(index),
                 (Stage::Open(open), Timeout::Lifetime) if open.connection.close_state().may_send_data() => {
@@ -134,10 +136,9 @@ impl<S: Stream> Engine<S> {
             }
             Some(period) => {
                 // Ticks that were slept through are skipped, the rhythm is kept.
-                let late = now.saturating_duration_since(timer.deadline);
-                let periods = late.as_nanos() / period.as_nanos() + 1;
-                let step = u32::try_from(periods).ok().and_then(|periods| period.checked_mul(periods));
-                timer.deadline = after(timer.deadline, step.unwrap_or(Duration::MAX));
+                let late = now.saturating_duration_since(timer.deadline).as_nanos() % period.as_nanos();
+                let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
+                timer.deadline = after(now, period - late);
                 timer.key = self.wheel.insert(timer.deadline, Alarm::Timer(index));
             }
         }

@@ -1,0 +1,48 @@
+//! The engine in memory, under a simulated clock.
+
+mod actor;
+mod budgets;
+mod caps;
+mod deadlines;
+mod ends;
+mod invariants;
+mod simulation;
+
+use std::time::Duration;
+
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::sim::{Frame, Host, Peer};
+use crate::{ClientId, CloseReason, Event, Tick, config::Config};
+
+const TEXT: OpCode = OpCode::Data(Data::Text);
+const BINARY: OpCode = OpCode::Data(Data::Binary);
+const CONTINUE: OpCode = OpCode::Data(Data::Continue);
+const PING: OpCode = OpCode::Control(Control::Ping);
+const MS: Duration = Duration::from_millis(1);
+const SEC: Duration = Duration::from_secs(1);
+
+/// The messages of a tick, by client.
+fn messages(tick: &Tick) -> Vec<(ClientId, Vec<u8>)> {
+    let message = |event: Event<'_>| match event {
+        Event::Message { client, message } => Some((client, message.as_bytes().to_vec())),
+        _ => None,
+    };
+    tick.iter().filter_map(message).collect()
+}
+
+fn closes(tick: &Tick) -> Vec<(ClientId, CloseReason)> {
+    let close = |event: Event<'_>| match event {
+        Event::Close { client, reason } => Some((client, reason.clone())),
+        _ => None,
+    };
+    tick.iter().filter_map(close).collect()
+}
+
+fn count(tick: &Tick, what: impl Fn(&Event<'_>) -> bool) -> usize {
+    tick.iter().filter(what).count()
+}
+
+fn text(text: &str) -> Frame {
+    Frame::Text(text.to_owned())
+}

@@ -1,0 +1,365 @@
+//! One simulated user with a will of its own, and what is known about it: what it sent and should be
+//! delivered, what was queued for it and should arrive.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::{
+    engine::sim::{Rng, masked},
+    error::PeerMisbehaved,
+};
+
+/// How a user ended its side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    Close(u16),
+    Garbage(PeerMisbehaved),
+    /// FIN, or a closed socket.
+    Fin,
+    Reset,
+}
+
+#[derive(Debug)]
+pub(super) struct Actor {
+    pub(super) peer: Peer,
+    pub(super) id: Option<ClientId>,
+    pub(super) reason: Option<CloseReason>,
+
+    // To the server.
+    shook: bool,
+    /// Messages that left whole before `ended`.
+    pub(super) sent: Vec<(bool, Vec<u8>)>,
+    pub(super) delivered: usize,
+    pub(super) ended: Option<Ended>,
+    pings: u32,
+    /// A tail of what it writes is kept back, so that it can stop in the middle of a frame.
+    draft: Vec<u8>,
+    /// The draft is a message's last byte, not a ping's.
+    draft_ends_message: bool,
+
+    // From the server.
+    pub(super) queued: VecDeque<(bool, Vec<u8>)>,
+    pub(super) got: usize,
+    pub(super) reads: bool,
+    pongs: Vec<u32>,
+    pub(super) closed_with: Option<u16>,
+    /// Its socket is closed: nothing can be said about what would have come.
+    pub(super) deaf: bool,
+
+    // The application's doing.
+    pub(super) paused: bool,
+    /// We began to close: what comes now is dropped.
+    pub(super) closing: bool,
+    pub(super) disconnected: bool,
+}
+
+impl Actor {
+    pub(super) fn new(peer: Peer) -> Self {
+        Actor {
+            peer,
+            id: None,
+            reason: None,
+            shook: false,
+            sent: Vec::new(),
+            delivered: 0,
+            ended: None,
+            pings: 0,
+            draft: Vec::new(),
+            draft_ends_message: false,
+            queued: VecDeque::new(),
+            got: 0,
+            reads: true,
+            pongs: Vec::new(),
+            closed_with: None,
+            deaf: false,
+            paused: false,
+            closing: false,
+            disconnected: false,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.id.is_some() && self.reason.is_none()
+    }
+
+    /// Does something; `calm`: nothing that loses data.
+    pub(super) fn act(&mut self, rng: &mut Rng, calm: bool) {
+        if !self.shook {
+            return self.shake(rng, calm);
+        }
+        if self.ended.is_some() || self.peer.status() != Some(101) {
+            return;
+        }
+        match rng.below(if calm { 100 } else { 110 }) {
+            0..60 => self.message(rng),
+            60..72 => self.ping(rng),
+            72..76 => self.flush_draft(),
+            76..78 => {
+                let code = rng.pick(&[1000, 1001, 1005, 3000, 4999, 1014]);
+                self.flush_draft();
+                self.peer.close(code);
+                self.ended = Some(Ended::Close(code));
+            }
+            78 => self.half_close(),
+            79 => self.garbage(rng),
+            80..100 => {}
+            100..106 => self.reads = !self.reads,
+            106 => {
+                self.half_close();
+                self.peer.hang_up();
+                self.deaf = true;
+            }
+            107 => {
+                // In the middle of a frame, perhaps.
+                self.half_close();
+                self.reads = false;
+            }
+            _ => {
+                self.peer.reset(rng.one_in(2));
+                (self.ended, self.deaf) = (Some(Ended::Reset), true);
+            }
+        }
+    }
+
+    /// Wants nothing any more but to hear everything out.
+    pub(super) fn rest(&mut self) {
+        self.reads = true;
+        if self.shook {
+            self.flush_draft();
+        }
+    }
+
+    pub(super) fn finish(&mut self) {
+        if self.ended.is_none() {
+            self.half_close();
+        }
+    }
+
+    fn shake(&mut self, rng: &mut Rng, calm: bool) {
+        self.shook = true;
+        match rng.below(if calm { 1_000 } else { 20 }) {
+            0 => self.peer.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+            1 => self.peer.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+            2 => self.peer.raw(&Peer::HEAD.as_bytes()[..rng.below(Peer::HEAD.len())]),
+            3 => {
+                self.peer.raw(&Peer::HEAD.as_bytes()[..rng.below(Peer::HEAD.len())]);
+                self.half_close();
+            }
+            _ => self.peer.handshake(),
+        }
+    }
+
+    /// A message in frames of any size, pings between them.
+    fn message(&mut self, rng: &mut Rng) {
+        let len = match rng.below(80) {
+            0 => rng.below(100_000),
+            1..6 => rng.below(5_000),
+            6..20 => rng.below(300),
+            _ => rng.below(20),
+        };
+        let is_text = rng.one_in(2);
+        let tag = format!("{}:{}:", self.peer.port, self.sent.len());
+        let body: Vec<u8> = if is_text {
+            let filler = rng.pick(&["x", "ü", "語", "🦀"]);
+            (tag + &filler.repeat(len / filler.len())).into_bytes()
+        } else {
+            let salt = rng.next() as u8;
+            tag.into_bytes().into_iter().chain((0..len).map(|i| (i as u8) ^ salt)).collect()
+        };
+        let mut opcode = if is_text { TEXT } else { BINARY };
+        let mut at = 0;
+        while rng.one_in(3) {
+            let piece = rng.below(body.len() - at + 1);
+            let frame = masked(opcode, false, &body[at..at + piece], rng.next() as u8);
+            self.write(&frame);
+            (at, opcode) = (at + piece, CONTINUE);
+            if rng.one_in(3) {
+                self.ping(rng);
+            }
+        }
+        let frame = masked(opcode, true, &body[at..], rng.next() as u8);
+        self.write(&frame);
+        self.draft_ends_message = true;
+        self.sent.push((is_text, body));
+        match rng.below(8) {
+            // The rest of the frame follows with the next one, or never.
+            0 => {}
+            _ => self.flush_draft(),
+        }
+    }
+
+    fn ping(&mut self, rng: &mut Rng) {
+        self.pings += 1;
+        let frame = masked(PING, true, &self.pings.to_be_bytes(), rng.next() as u8);
+        self.write(&frame);
+    }
+
+    /// Writes all but the last byte of what was given last.
+    fn write(&mut self, bytes: &[u8]) {
+        self.peer.raw(&self.draft);
+        self.draft.clear();
+        self.draft_ends_message = false;
+        if let Some((last, first)) = bytes.split_last() {
+            self.peer.raw(first);
+            self.draft.push(*last);
+        }
+    }
+
+    fn flush_draft(&mut self) {
+        self.write(&[]);
+    }
+
+    fn half_close(&mut self) {
+        // In the middle of a frame, if the draft holds its last byte.
+        if self.draft_ends_message {
+            self.sent.pop();
+        }
+        self.peer.fin();
+        self.ended = Some(Ended::Fin);
+    }
+
+    fn garbage(&mut self, rng: &mut Rng) {
+        use PeerMisbehaved::*;
+        self.flush_draft();
+        let choices: [(&[u8], PeerMisbehaved); 10] = [
+            (b"\x81\x01a", UnmaskedFrame),
+            (b"\xc1\x80abcd", ReservedBits),
+            (b"\xa1\x80abcd", ReservedBits),
+            (b"\x83\x80abcd", ReservedOpcode(3)),
+            (b"\x09\x80abcd", FragmentedControl),
+            (b"\x89\xfe\x00\x7eabcd", ControlTooLong),
+            (b"\x81\x82\0\0\0\0a\xff", InvalidUtf8),
+            (b"\x80\x80abcd", UnexpectedContinuation),
+            (b"\x88\x81\0\0\0\0a", CloseBodyTooShort),
+            (b"\x88\x82\0\0\0\0\x03\xed", InvalidCloseCode(1005)),
+        ];
+        let (bytes, violation) = rng.pick(&choices);
+        self.peer.raw(bytes);
+        for _ in 0..rng.below(3_000) {
+            self.peer.raw(&[rng.next() as u8]);
+        }
+        self.ended = Some(Ended::Garbage(violation));
+    }
+
+    /// Reads some of what has come, and answers as RFC 6455 asks.
+    pub(super) fn listen(&mut self, most: usize) -> Vec<Frame> {
+        if self.deaf {
+            return Vec::new();
+        }
+        if self.reads {
+            self.peer.read(most);
+        }
+        let frames = self.peer.parse();
+        for frame in &frames {
+            match frame {
+                Frame::Text(text) => self.receive(true, text.as_bytes()),
+                Frame::Binary(bytes) => self.receive(false, bytes),
+                Frame::Ping(body) if self.ended.is_none() => {
+                    self.flush_draft();
+                    self.peer.pong(body);
+                }
+                Frame::Ping(_) => {}
+                Frame::Pong(body) => {
+                    let number = u32::from_be_bytes(body[..].try_into().expect("our ping's body"));
+                    // While blocked a pong passes what is queued, older pongs too, and not every one is sent.
+                    assert!(number <= self.pings && !self.pongs.contains(&number), "pong {number}");
+                    self.pongs.push(number);
+                }
+                Frame::Close(code, _) => {
+                    self.closed_with = Some(*code);
+                    if self.ended.is_none() {
+                        self.flush_draft();
+                        self.peer.close(*code);
+                        self.ended = Some(Ended::Close(*code));
+                    }
+                }
+            }
+        }
+        if self.peer.at_end() && self.ended != Some(Ended::Reset) {
+            self.peer.fin();
+            self.ended.get_or_insert(Ended::Fin);
+        }
+        frames
+    }
+
+    fn receive(&mut self, is_text: bool, bytes: &[u8]) {
+        let (expected_text, expected) = self.queued.pop_front().expect("a message that was queued");
+        assert_eq!((is_text, bytes), (expected_text, &expected[..]), "not the next message in order");
+        self.got += 1;
+    }
+
+    /// What a message event has to hold.
+    pub(super) fn deliver(&mut self, is_text: bool, bytes: &[u8]) {
+        let expected = self.sent.get(self.delivered).expect("a message that was sent");
+        assert_eq!((expected.0, &expected.1[..]), (is_text, bytes), "not the next message in order");
+        self.delivered += 1;
+    }
+
+    /// Holds the reason against what both sides did.
+    pub(super) fn close(&mut self, reason: &CloseReason, calm: bool) {
+        assert_eq!(self.reason, None, "closed twice");
+        let ended = self.ended.as_ref();
+        let complete = match reason {
+            CloseReason::Peer { code, .. } => {
+                assert_eq!(ended, Some(&Ended::Close(u16::from(*code))));
+                true
+            }
+            CloseReason::Protocol(violation) => {
+                assert_eq!(ended, Some(&Ended::Garbage(*violation)));
+                true
+            }
+            CloseReason::Eof => {
+                assert_eq!(ended, Some(&Ended::Fin));
+                true
+            }
+            CloseReason::Io(_) => {
+                assert!(self.deaf && !calm, "an I/O error out of nothing");
+                false
+            }
+            CloseReason::Disconnected => {
+                assert!(self.disconnected);
+                false
+            }
+            CloseReason::Local { .. } | CloseReason::Shutdown => {
+                assert!(self.closing);
+                false
+            }
+            CloseReason::Overflow => false,
+            CloseReason::Timeout(_) => {
+                assert!(!calm, "{reason}");
+                false
+            }
+        };
+        if complete {
+            assert_eq!(self.delivered, self.sent.len(), "messages were lost before {reason}");
+        }
+        self.reason = Some(reason.clone());
+    }
+
+    /// At rest and heard out: nothing may be missing.
+    pub(super) fn check_open(&self) {
+        assert_eq!(self.delivered, self.sent.len(), "not delivered");
+        assert_eq!(self.queued.len(), 0, "not received");
+        assert!(self.pings == 0 || self.pongs.contains(&self.pings), "the last ping was not answered");
+        assert_eq!(self.peer.rest(), b"", "a piece of a frame");
+    }
+
+    /// Reported closed, gone, and read to the end; in calm weather an orderly end loses nothing.
+    pub(super) fn check_closed(&self, calm: bool) {
+        let Some(reason) = &self.reason else { return };
+        let orderly = !matches!(reason, CloseReason::Io(_) | CloseReason::Timeout(_));
+        // Also if the application disconnects in the tick that reported the end.
+        if !calm || !orderly || self.disconnected || self.deaf {
+            return;
+        }
+        assert!(!self.peer.was_aborted(), "closed with input unread");
+        assert_eq!(self.queued.len(), 0, "lost at {reason}");
+        assert_eq!(self.peer.rest(), b"", "a frame was cut");
+        let expected = match (reason, &self.ended) {
+            (CloseReason::Eof, _) => return,
+            (CloseReason::Overflow, _) => 1013,
+            (reason, _) => u16::from(reason.code()),
+        };
+        assert_eq!(self.closed_with, Some(expected), "{reason}: {self:?}");
+    }
+}

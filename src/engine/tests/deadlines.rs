@@ -1,0 +1,382 @@
+//! Deadlines and timers: never early, at most one tick of the wheel (1 ms) late, and `next_timeout` wakes
+//! the host for each.
+
+use super::*;
+use crate::{CloseCode, Timeout, TimerId};
+
+/// Sleeps as `next_timeout` says, poll after poll, until `done`; gives the time since the start.
+fn sleep_until(host: &mut Host, mut done: impl FnMut(&mut Host, &Tick) -> bool) -> Duration {
+    for _ in 0..1_000 {
+        let timeout = host.engine.next_timeout(host.now).expect("something is due");
+        host.advance(timeout);
+        let tick = host.poll();
+        host.check();
+        if done(host, &tick) {
+            return host.elapsed();
+        }
+    }
+    panic!("it never comes");
+}
+
+fn assert_on_time(at: Duration, due: Duration) {
+    assert!(due <= at && at < due + MS, "due at {due:?}, came at {at:?}");
+}
+
+fn timed_out(tick: &Tick, client: ClientId, timeout: Timeout) -> bool {
+    closes(tick) == [(client, CloseReason::Timeout(timeout))]
+}
+
+#[test]
+fn the_handshake_deadline_is_for_the_whole_head() {
+    let mut host = Host::new(Config::default());
+    host.advance(MS / 3);
+    let accepted = host.elapsed();
+    let slow = host.connect();
+    for byte in Peer::HEAD.as_bytes().chunks(1).take(10) {
+        slow.raw(byte);
+        assert_eq!(host.settle(), 0);
+        host.advance(SEC - MS / 9);
+    }
+    assert!(!slow.is_dropped());
+    let at = sleep_until(&mut host, |_, _| slow.is_dropped());
+    assert_on_time(at, accepted + 10 * SEC);
+    assert_eq!(host.engine.stats().rejected.timeout, 1);
+    host.check_empty();
+}
+
+#[test]
+fn an_idle_client_is_pinged_and_a_silent_one_is_dropped() {
+    let mut host = Host::new(Config::default());
+    host.advance(MS / 3);
+    let opened = host.elapsed();
+    let (mut peer, client) = host.open();
+    let at = sleep_until(&mut host, |host, _| host.engine.stats().pings == 1);
+    assert_on_time(at, opened + 54 * SEC);
+    host.settle();
+    assert!(matches!(peer.frames()[..], [Frame::Ping(_)]));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    assert_on_time(at, opened + 60 * SEC);
+    assert!(peer.is_dropped());
+    assert_eq!(host.engine.stats().closed.silence, 1);
+    host.check_empty();
+    assert_eq!(host.engine.next_timeout(host.now), None);
+}
+
+#[test]
+fn any_byte_is_a_sign_of_life() {
+    let mut host = Host::new(Config::default());
+    let (peer, client) = host.open();
+    let mut heard = Duration::ZERO;
+    // A frame of which one byte comes each time.
+    for byte in [b"\x82", b"\x84", b"k", b"e", b"y", b"!"] {
+        host.advance(59 * SEC);
+        heard = host.elapsed();
+        peer.raw(byte);
+        assert_eq!(host.settle(), 0);
+    }
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    assert_on_time(at, heard + 60 * SEC);
+}
+
+#[test]
+fn a_host_that_slept_blames_nobody_for_it() {
+    let mut host = Host::new(Config::default());
+    let (mut lively, _) = host.open();
+    let (mut quiet, lost) = host.open();
+    // A breakpoint: nobody was pinged, and what was said waits in the kernel.
+    host.advance(300 * SEC);
+    lively.text("still here");
+    assert_eq!(closes(&host.poll()), []);
+    host.settle();
+    for peer in [&mut lively, &mut quiet] {
+        let [Frame::Ping(ping)] = &peer.frames()[..] else { panic!("no ping") };
+        if peer.port == 1 {
+            peer.pong(&ping.clone());
+        }
+    }
+    host.settle();
+    // As long as between `ping_interval` and `silence_timeout`.
+    let asked = host.elapsed();
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, lost, Timeout::Silence));
+    assert_on_time(at, asked + 6 * SEC);
+}
+
+#[test]
+fn a_host_that_polls_rarely_finds_the_dead_all_the_same() {
+    let mut host = Host::new(Config::default());
+    let (_peer, client) = host.open();
+    let end = (0..20).find_map(|_| {
+        host.advance(10 * SEC);
+        timed_out(&host.poll(), client, Timeout::Silence).then(|| host.elapsed())
+    });
+    assert!(end.is_some_and(|end| end <= 70 * SEC), "{end:?}");
+}
+
+#[test]
+fn a_sign_of_life_that_waits_in_the_kernel_counts() {
+    let mut host = Host::new(Config { event_budget: 1, ..Config::default() });
+    let (mut peer, client) = host.open();
+    host.advance(54 * SEC);
+    assert!(host.poll().is_empty());
+    let _ = host.poll();
+    let [Frame::Ping(ping)] = &peer.frames()[..] else { panic!("no ping") };
+    // The pong came in time; the host was late.
+    peer.pong(&ping.clone());
+    host.advance(6 * SEC);
+    assert_eq!(closes(&host.poll()), []);
+    assert_eq!(host.engine.rtt(client), Some(6 * SEC));
+}
+
+#[test]
+fn a_paused_client_is_not_silent() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    host.engine.pause_reading(client).unwrap();
+    for _ in 0..40 {
+        host.advance(10 * SEC);
+        assert_eq!(host.settle(), 0);
+        peer.frames();
+    }
+    host.engine.resume_reading(client, host.now).unwrap();
+    let resumed = host.elapsed();
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    assert_on_time(at, resumed + 60 * SEC);
+}
+
+#[test]
+fn a_pong_gives_the_round_trip_time() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    assert_eq!(host.engine.rtt(client), None);
+    host.engine.ping(client, host.now).unwrap();
+    host.settle();
+    let [Frame::Ping(body)] = &peer.frames()[..] else { panic!("no ping") };
+    host.advance(25 * MS);
+    peer.pong(b"what?");
+    host.settle();
+    assert_eq!(host.engine.rtt(client), None, "not the answer to our ping");
+    peer.pong(body);
+    host.settle();
+    assert_eq!(host.engine.rtt(client), Some(25 * MS));
+    host.advance(SEC);
+    peer.pong(body);
+    host.settle();
+    assert_eq!(host.engine.rtt(client), Some(25 * MS), "once is enough");
+}
+
+#[test]
+fn a_reader_that_makes_progress_is_given_time() {
+    let mut host = Host::new(Config { max_buffered: 10_000, ping_interval: None, ..Config::default() });
+    let (mut peer, client) = host.open();
+    peer.windows(1_000, 100);
+    host.engine.send(client, (&[7; 1_000]).into()).unwrap();
+    let mut taken = host.elapsed();
+    host.settle();
+    for _ in 0..5 {
+        host.advance(9 * SEC + 999 * MS);
+        assert_eq!(host.settle(), 0);
+        peer.pong(b"alive");
+        assert_eq!(peer.read(90), 90);
+        taken = host.elapsed();
+        host.settle();
+    }
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Write));
+    assert_on_time(at, taken + 10 * SEC);
+    assert_eq!(host.engine.stats().closed.write_timeout, 1);
+}
+
+#[test]
+fn a_close_frame_is_answered_within_the_deadline() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
+    let asked = host.elapsed();
+    host.settle();
+    peer.text("let me finish");
+    host.settle();
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Close));
+    assert_on_time(at, asked + 10 * SEC);
+    assert_eq!(peer.frames(), [Frame::Close(1000, String::new())]);
+    host.check_empty();
+}
+
+#[test]
+fn a_lifetime_ends_with_1001() {
+    let mut host = Host::new(Config { max_lifetime: Some(40 * SEC), ..Config::default() });
+    let opened = host.elapsed();
+    let (mut peer, client) = host.open();
+    let mut frames = Vec::new();
+    let at = sleep_until(&mut host, |host, _| {
+        host.engine.flush(host.now);
+        frames = peer.frames();
+        !frames.is_empty()
+    });
+    assert_on_time(at, opened + 40 * SEC);
+    assert!(matches!(frames[..], [Frame::Close(1001, _)]), "{frames:?}");
+    peer.close(1001);
+    let tick = host.poll();
+    assert!(timed_out(&tick, client, Timeout::Lifetime), "{tick:?}");
+    assert_eq!(host.engine.stats().closed.lifetime, 1);
+}
+
+#[test]
+fn a_socket_does_not_linger_for_ever() {
+    let mut host = Host::new(Config::default());
+    let (mut ended, _) = host.open();
+    let (stuck, client) = host.open();
+    ended.close(1000);
+    let refused = host.connect();
+    refused.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    stuck.windows(1_000, 0);
+    host.engine.send(client, (&[7; 1_000]).into()).unwrap();
+    stuck.fin();
+    // None of them closes its socket, and one takes nothing.
+    host.settle();
+    let since = host.elapsed();
+    assert_eq!((host.engine.connection_count(), host.engine.client_count()), (3, 0));
+    let at = sleep_until(&mut host, |host, _| host.engine.connection_count() == 0);
+    assert_on_time(at, since + 10 * SEC);
+    host.check_empty();
+}
+
+#[test]
+fn every_deadline_is_on_time_at_any_phase_of_the_wheel() {
+    for phase in [0, 1, 333_333, 500_000, 999_999] {
+        let mut host = Host::new(Config::default());
+        host.advance(Duration::from_nanos(phase));
+        let mut due = Vec::new();
+        for step in 0..200_u64 {
+            let delay = Duration::from_nanos(step * step * 7_654_321);
+            host.advance(Duration::from_nanos(step * 98_765));
+            let timer = host.engine.set_timer(delay, false, host.now);
+            due.push((host.elapsed() + delay, timer));
+        }
+        while !due.is_empty() {
+            let before = host.elapsed();
+            let mut fired = Vec::new();
+            let at = sleep_until(&mut host, |_, tick| {
+                fired.extend(timers(tick));
+                !fired.is_empty()
+            });
+            for timer in fired {
+                let found = due.iter().position(|(_, waiting)| *waiting == timer).expect("fires once");
+                let (due, _) = due.swap_remove(found);
+                assert!(due <= at && at < due.max(before) + MS, "due at {due:?}, fired at {at:?}");
+            }
+        }
+        assert_eq!(host.engine.next_timeout(host.now), None);
+    }
+}
+
+fn timers(tick: &Tick) -> Vec<TimerId> {
+    let timer = |event: Event<'_>| match event {
+        Event::Timer { timer } => Some(timer),
+        _ => None,
+    };
+    tick.iter().filter_map(timer).collect()
+}
+
+#[test]
+fn an_interval_keeps_its_rhythm_and_skips_what_was_missed() {
+    let mut host = Host::new(Config::default());
+    let timer = host.engine.set_timer(50 * MS, true, host.now);
+    for (advance, fires) in [(49, 0), (1, 1), (50, 1), (49, 0), (21, 1), (30, 1), (1_234, 1), (15, 0), (1, 1)]
+    {
+        host.advance(MS * advance);
+        assert_eq!(timers(&host.poll()).len(), fires, "at {:?}", host.elapsed());
+        assert_eq!(timers(&host.poll()), [], "once is enough");
+    }
+    assert!(host.engine.cancel_timer(timer));
+    assert!(!host.engine.cancel_timer(timer));
+    host.advance(SEC);
+    assert!(host.poll().is_empty());
+    assert_eq!(host.engine.next_timeout(host.now), None);
+}
+
+#[test]
+fn an_interval_survives_a_sleep_of_months() {
+    let mut host = Host::new(Config::default());
+    let timer = host.engine.set_timer(Duration::ZERO, true, host.now);
+    for _ in 0..3 {
+        host.advance(60 * 24 * 3600 * SEC);
+        assert_eq!(timers(&host.poll()), [timer]);
+        assert_eq!(host.engine.next_timeout(host.now), Some(MS), "a period of zero is one of 1 ms");
+        host.advance(MS);
+        assert_eq!(timers(&host.poll()), [timer]);
+    }
+}
+
+#[test]
+fn a_stale_timer_id_cancels_nothing_else() {
+    let mut host = Host::new(Config::default());
+    let first = host.engine.set_timer(MS, false, host.now);
+    host.advance(MS);
+    assert_eq!(timers(&host.poll()), [first]);
+    let second = host.engine.set_timer(MS, false, host.now);
+    assert_eq!(first.index(), second.index());
+    assert!(!host.engine.cancel_timer(first));
+    let never = host.engine.set_timer(Duration::MAX, false, host.now);
+    let never_again = host.engine.set_timer(Duration::MAX, true, host.now);
+    host.advance(MS);
+    assert_eq!(timers(&host.poll()), [second]);
+    assert!(host.engine.cancel_timer(never) && host.engine.cancel_timer(never_again));
+}
+
+#[test]
+fn ten_thousand_deadlines_at_once_are_spread() {
+    let mut host = Host::new(Config::default());
+    let peers: Vec<Peer> = (0..10_000).map(|_| host.connect()).collect();
+    let _ = host.poll();
+    host.advance(10 * SEC);
+    let mut polls = 0;
+    loop {
+        let before = host.engine.stats().rejected.timeout;
+        let tick = host.poll();
+        polls += 1;
+        let dropped = host.engine.stats().rejected.timeout - before;
+        assert!(dropped <= 1024, "{dropped} in one poll");
+        assert_eq!(tick.more(), host.engine.connection_count() > 0);
+        assert_eq!(tick.next_timeout() == Some(Duration::ZERO), tick.more());
+        if !tick.more() {
+            break;
+        }
+    }
+    assert_eq!(polls, 10);
+    assert!(peers.iter().all(Peer::is_dropped));
+    host.check_empty();
+}
+
+#[test]
+fn events_of_timers_are_within_the_event_budget() {
+    let mut host =
+        Host::new(Config { event_budget: 40, silence_timeout: Some(60 * SEC), ..Config::default() });
+    let peers: Vec<_> = (0..100).map(|_| host.open()).collect();
+    let set: Vec<TimerId> = (0..100).map(|_| host.engine.set_timer(60 * SEC, false, host.now)).collect();
+    host.advance(54 * SEC);
+    host.settle();
+    host.advance(6 * SEC);
+    let (mut fired, mut closed) = (Vec::new(), 0);
+    for left in (0..5).rev() {
+        let tick = host.poll();
+        assert_eq!((tick.len(), tick.more()), (40, left > 0));
+        fired.extend(timers(&tick));
+        closed += closes(&tick).len();
+    }
+    assert_eq!((fired, closed), (set, peers.len()));
+    host.check_empty();
+}
+
+#[test]
+fn a_clock_that_goes_back_does_no_harm() {
+    let mut host = Host::new(Config::default());
+    host.advance(100 * SEC);
+    let (mut peer, client) = host.open();
+    let timer = host.engine.set_timer(SEC, false, host.now);
+    host.now -= 50 * SEC;
+    peer.text("hello");
+    let tick = host.poll();
+    assert_eq!(messages(&tick), [(client, b"hello".to_vec())]);
+    host.engine.ping(client, host.now).unwrap();
+    host.advance(51 * SEC);
+    assert_eq!(timers(&host.poll()), [timer]);
+}

@@ -1,0 +1,332 @@
+//! Law 6 and the close handshake: one `Close` for each `Open`, nothing after it, and stale ids reach nobody.
+
+use std::io::ErrorKind;
+
+use super::*;
+use crate::{CloseCode, CloseError, NotConnected, SendError};
+
+fn refused(peer: &mut Peer, status: u16) {
+    peer.read(usize::MAX);
+    assert_eq!(peer.parse(), []);
+    assert_eq!(peer.status(), Some(status));
+}
+
+#[test]
+fn what_is_sent_in_the_tick_of_the_peers_close_goes_before_our_answer() {
+    for code in [1000, 3000, 1005] {
+        let mut host = Host::new(Config::default());
+        let (mut peer, client) = host.open();
+        peer.text("question");
+        peer.close(code);
+        peer.text("noise after the close frame");
+        let tick = host.poll();
+        for (from, _) in messages(&tick) {
+            host.engine.send(from, "answer".into()).unwrap();
+        }
+        let reason = CloseReason::Peer { code: code.into(), text: String::new() };
+        assert_eq!(closes(&tick), [(client, reason)]);
+        host.engine.send(client, "goodbye".into()).unwrap();
+        let closing = host.engine.close(client, CloseCode::Normal, "", host.now);
+        assert_eq!(closing, Err(CloseError::Closing(client)));
+        host.engine.flush(host.now);
+        assert_eq!(peer.frames(), [text("answer"), text("goodbye"), Frame::Close(code, String::new())]);
+        assert_eq!(host.engine.send(client, "too late".into()), Err(SendError::NotConnected(client)));
+        // RFC 6455 §7.1.1: the server hangs up first.
+        assert!(peer.at_end());
+        peer.fin();
+        assert_eq!(host.settle(), 0);
+        assert!(!peer.was_aborted());
+        host.check_empty();
+    }
+}
+
+#[test]
+fn a_peer_that_half_closes_gets_its_answers() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    peer.windows(1_000, 500);
+    peer.text("one");
+    peer.text("two");
+    peer.fin();
+    let tick = host.poll();
+    assert_eq!(messages(&tick).len(), 2);
+    assert_eq!(closes(&tick), [(client, CloseReason::Eof)]);
+    host.engine.send(client, (&[7; 3_000]).into()).unwrap();
+    let mut frames = Vec::new();
+    while host.settle() + peer.read(100) > 0 {
+        frames.extend(peer.parse());
+    }
+    assert_eq!(frames, [Frame::Binary(vec![7; 3_000])]);
+    assert!(peer.at_end());
+    host.check_empty();
+}
+
+#[test]
+fn a_stale_id_never_reaches_the_next_holder_of_its_slot() {
+    let mut host = Host::new(Config::default());
+    let mut stale = Vec::new();
+    for round in 0..20 {
+        let (mut peer, client) = host.open();
+        assert_eq!(client.index(), 0, "the slot is used again");
+        let not = NotConnected(client);
+        for old in &stale {
+            let old: ClientId = *old;
+            let engine = &mut host.engine;
+            assert_eq!(engine.send(old, "psst".into()), Err(SendError::NotConnected(old)));
+            assert_eq!(engine.ping(old, host.now), Err(SendError::NotConnected(old)));
+            assert_eq!(engine.disconnect(old), Err(NotConnected(old)));
+            assert_eq!(engine.pause_reading(old), Err(NotConnected(old)));
+            assert_eq!(engine.resume_reading(old, host.now), Err(NotConnected(old)));
+            assert_eq!(engine.set_overflow(old, crate::Overflow::DropNewest), Err(NotConnected(old)));
+            let closing = engine.close(old, CloseCode::Normal, "", host.now);
+            assert_eq!(closing, Err(CloseError::NotConnected(old)));
+            assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));
+            assert!(old < client);
+        }
+        // Left behind in the ready list, or the dirty one, or both.
+        peer.text("x");
+        host.engine.send(client, "y".into()).unwrap();
+        if round % 2 == 0 {
+            host.engine.disconnect(client).unwrap();
+            assert_eq!(host.engine.disconnect(client), Err(not));
+            assert_eq!(closes(&host.poll()), [(client, CloseReason::Disconnected)]);
+        } else {
+            peer.reset(true);
+            assert_eq!(closes(&host.poll()), [(client, CloseReason::Io(ErrorKind::ConnectionReset))]);
+        }
+        stale.push(client);
+    }
+    host.check_empty();
+}
+
+#[test]
+fn a_slot_that_changes_hands_in_the_lists_keeps_its_turn() {
+    let mut host = Host::new(Config { event_budget: 1, ..Config::default() });
+    let mut peers: Vec<_> = (0..5).map(|_| host.open()).collect();
+    let mut seen = 0;
+    for round in 0..200 {
+        for (peer, _) in &mut peers {
+            peer.text("a");
+            peer.text("b");
+        }
+        // All are listed, and one leaves: another takes its slot at once.
+        seen += messages(&host.poll()).len();
+        let at = round % peers.len();
+        let (_, gone) = peers.remove(at);
+        host.engine.disconnect(gone).unwrap();
+        let mut peer = host.connect();
+        peer.handshake();
+        let id = loop {
+            let tick = host.poll();
+            assert!(messages(&tick).iter().all(|(from, _)| *from != gone));
+            seen += messages(&tick).len();
+            let open =
+                |event: Event<'_>| if let Event::Open { client, .. } = event { Some(client) } else { None };
+            if let Some(id) = tick.iter().find_map(open) {
+                break id;
+            }
+        };
+        assert_eq!(id.index(), gone.index());
+        peers.push((peer, id));
+        host.check();
+    }
+    assert!(seen > 400);
+    host.settle();
+    assert!(host.engine.ready.is_empty() && host.engine.postponed.is_empty());
+}
+
+#[test]
+fn a_close_of_ours_waits_for_the_answer_and_drops_what_comes_before() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    host.engine.send(client, "last".into()).unwrap();
+    host.engine.close(client, CloseCode::from(4001), "kicked", host.now).unwrap();
+    assert_eq!(host.engine.send(client, "no more".into()), Err(SendError::Closing(client)));
+    assert_eq!(host.engine.ping(client, host.now), Err(SendError::Closing(client)));
+    assert_eq!(host.engine.broadcast("no more".into(), None).queued, 0);
+    assert_eq!(host.settle(), 0);
+    peer.text("wait!");
+    peer.ping(b"no pong after a close frame");
+    assert_eq!(host.settle(), 0);
+    assert_eq!(host.engine.client_count(), 1);
+    peer.close(4001);
+    let tick = host.poll();
+    let reason = CloseReason::Local { code: CloseCode::from(4001), text: "kicked".into() };
+    assert_eq!(closes(&tick), [(client, reason)]);
+    assert_eq!(tick.len(), 1);
+    host.settle();
+    assert_eq!(peer.frames(), [text("last"), Frame::Close(4001, "kicked".into())]);
+    peer.fin();
+    host.settle();
+    host.check_empty();
+}
+
+#[test]
+fn a_close_that_cannot_be_sent_is_refused() {
+    let mut host = Host::new(Config::default());
+    let (_peer, client) = host.open();
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+        let closing = host.engine.close(client, code.into(), "", host.now);
+        assert_eq!(closing, Err(CloseError::InvalidCode(code)));
+    }
+    let closing = host.engine.close(client, CloseCode::Normal, &"x".repeat(124), host.now);
+    assert_eq!(closing, Err(CloseError::ReasonTooLong(124)));
+    assert_eq!(host.engine.close(client, CloseCode::Normal, &"x".repeat(123), host.now), Ok(()));
+}
+
+#[test]
+fn a_reset_is_reported_behind_what_came_before_it() {
+    // Read at once, carried over by the event budget, or found by a write.
+    for (event_budget, write_first) in [(16, false), (1, false), (16, true), (1, true)] {
+        let mut host = Host::new(Config { event_budget, ..Config::default() });
+        let (mut peer, client) = host.open();
+        (0..5).for_each(|number| peer.text(&number.to_string()));
+        let mut got = messages(&host.poll());
+        peer.reset(false);
+        if write_first {
+            host.engine.send(client, "into the void".into()).unwrap();
+            host.engine.flush(host.now);
+        }
+        let mut ends = Vec::new();
+        while ends.is_empty() {
+            let tick = host.poll();
+            host.check();
+            assert!(!tick.is_empty());
+            got.extend(messages(&tick));
+            ends = closes(&tick);
+        }
+        assert_eq!(got.len(), 5);
+        assert_eq!(ends, [(client, CloseReason::Io(ErrorKind::ConnectionReset))]);
+        host.check_empty();
+    }
+}
+
+#[test]
+fn a_paused_client_that_fails_is_reported_all_the_same() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    host.engine.pause_reading(client).unwrap();
+    peer.text("unread");
+    host.settle();
+    peer.hang_up();
+    assert_eq!(host.settle(), 0, "it is paused, after all");
+    host.engine.send(client, "are you there?".into()).unwrap();
+    host.settle();
+    host.engine.send(client, "hello?".into()).unwrap();
+    let mut ends = Vec::new();
+    for _ in 0..3 {
+        ends.extend(closes(&host.poll()));
+    }
+    assert!(matches!(ends[..], [(id, CloseReason::Io(_))] if id == client), "{ends:?}");
+    host.check_empty();
+}
+
+#[test]
+fn shutdown_says_1001_to_all_and_reports_when_it_is_done() {
+    let mut host = Host::new(Config::default());
+    let (mut polite, one) = host.open();
+    let (mut stubborn, two) = host.open();
+    let (leaving, _) = host.open();
+    leaving.fin();
+    let _ = host.poll();
+    let mut shaking = host.connect();
+    shaking.raw(&Peer::HEAD.as_bytes()[..50]);
+    host.settle();
+    assert!(!host.engine.is_drained());
+    host.engine.send(one, "the last word".into()).unwrap();
+    host.engine.shutdown(CloseCode::Away, 5 * SEC, host.now);
+    host.engine.shutdown(CloseCode::Normal, Duration::ZERO, host.now);
+    let mut late = host.connect();
+    late.handshake();
+    host.settle();
+    assert_eq!(polite.frames(), [text("the last word"), Frame::Close(1001, String::new())]);
+    assert_eq!(stubborn.frames(), [Frame::Close(1001, String::new())]);
+    refused(&mut shaking, 503);
+    refused(&mut late, 503);
+    polite.close(1001);
+    let tick = host.poll();
+    assert_eq!(closes(&tick), [(one, CloseReason::Shutdown)]);
+    host.settle();
+    for peer in [&polite, &shaking, &late] {
+        assert!(peer.at_end());
+        peer.fin();
+    }
+    host.settle();
+    assert_eq!((host.engine.connection_count(), host.engine.is_drained()), (1, false));
+    host.advance(5 * SEC - MS);
+    assert!(host.poll().is_empty());
+    assert_eq!(host.engine.next_timeout(host.now), Some(MS));
+    host.advance(MS);
+    let tick = host.poll();
+    assert_eq!(closes(&tick), [(two, CloseReason::Shutdown)]);
+    assert!(host.engine.is_drained());
+    assert_eq!((host.engine.stats().closed.shutdown, host.engine.stats().rejected.at_capacity), (2, 2));
+    host.check_empty();
+}
+
+#[test]
+fn a_shutdown_with_a_code_that_may_not_be_sent_says_1001() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, _) = host.open();
+    host.engine.shutdown(CloseCode::Abnormal, SEC, host.now);
+    host.settle();
+    assert_eq!(peer.frames(), [Frame::Close(1001, String::new())]);
+    peer.close(1001);
+    peer.fin();
+    host.settle();
+    assert!(host.engine.is_drained());
+    host.check_empty();
+}
+
+#[test]
+fn a_full_server_says_503_but_not_without_end() {
+    let mut host = Host::new(Config { max_connections: Some(2), ..Config::default() });
+    let (_first, client) = host.open();
+    let (_second, _) = host.open();
+    let mut more: Vec<Peer> = (0..70).map(|_| host.connect()).collect();
+    more.iter_mut().for_each(Peer::handshake);
+    host.settle();
+    for peer in &mut more[..64] {
+        refused(peer, 503);
+        peer.fin();
+    }
+    assert!(more[64..].iter().all(|peer| peer.is_dropped()), "a crowd is not even answered");
+    assert_eq!(host.engine.stats().rejected.at_capacity, 70);
+    host.settle();
+    assert_eq!(host.engine.connection_count(), 2);
+    host.engine.disconnect(client).unwrap();
+    host.settle();
+    host.open();
+    host.check();
+}
+
+#[test]
+fn a_handshake_that_goes_nowhere_is_counted() {
+    let mut host = Host::new(Config::default());
+    let gone = host.connect();
+    gone.raw(b"GET / HT");
+    gone.fin();
+    let reset = host.connect();
+    reset.reset(true);
+    let mut plain = host.connect();
+    plain.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let mut foreign = host.connect();
+    foreign.raw(Peer::HEAD.replace("Upgrade:", "Origin: https://evil.example\r\nUpgrade:").as_bytes());
+    let mut eager = host.connect();
+    eager.handshake();
+    eager.text("before the answer");
+    assert_eq!(host.settle(), 0);
+    refused(&mut plain, 426);
+    assert!(std::str::from_utf8(plain.rest()).unwrap().contains("ws://"));
+    refused(&mut foreign, 403);
+    refused(&mut eager, 400);
+    for peer in [&plain, &foreign, &eager] {
+        assert!(peer.at_end() && !peer.is_dropped());
+        peer.fin();
+    }
+    host.settle();
+    let rejected = host.engine.stats().rejected;
+    assert_eq!((rejected.gone, rejected.not_an_upgrade, rejected.origin, rejected.bad_request), (2, 1, 1, 1));
+    assert_eq!(rejected.total(), 5);
+    host.check_empty();
+}

@@ -1,0 +1,79 @@
+//! What must hold of the engine's own books after every poll.
+
+use super::*;
+use crate::{
+    client::Stage,
+    engine::{Engine, sim::SimStream},
+    proto::frame::Header,
+};
+
+impl Host {
+    /// Panics if the engine's books are wrong.
+    pub(in crate::engine) fn check(&mut self) {
+        let engine = &self.engine;
+        let stats = engine.stats();
+        assert_eq!(stats.opened, stats.open + stats.closed.total(), "{stats}");
+        assert_eq!(stats.open, engine.clients().count() as u64);
+        let in_handshake = |client: &&crate::client::Client<_>| matches!(client.stage, Stage::Handshake(_));
+        let handshakes = engine.clients.iter().map(|(_, client)| client).filter(in_handshake).count() as u64;
+        assert_eq!(stats.accepted, stats.opened + stats.rejected.total() + handshakes, "{stats}");
+        assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
+        assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
+
+        let mut timers = engine.timers.len();
+        for (index, client) in &engine.clients {
+            let index = index as u32;
+            let state = || format!("client {index} of {:?}: {client:?}", self.elapsed());
+            let id = ClientId::new(index, client.serial);
+            let listed = engine.ready.iter().chain(&engine.postponed).filter(|&&listed| listed == id).count();
+            assert_eq!(listed, usize::from(client.in_ready), "in the ready list: {}", state());
+            // The next flush looks after those that have been reported.
+            let reported = client.open().is_some_and(|open| open.farewell.is_some());
+            assert!(!reported || engine.ended.contains(&index), "no farewell: {}", state());
+            if !client.in_ready && !client.paused && !reported {
+                assert!(!client.readable, "nobody reads: {}", state());
+                let stuck = client.open().is_some() && is_parsable(&client.carry);
+                assert!(!stuck, "carried over and forgotten: {}", state());
+            }
+            let pending = client.outbox.has_work() && client.failed.is_none();
+            assert!(!pending || client.in_dirty || client.outbox.is_blocked(), "nobody writes: {}", state());
+            assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
+            let wanted = client.next_deadline(&engine.config);
+            let armed = client.timer.map(|(_, at)| at);
+            assert!(wanted.is_none_or(|at| armed.is_some_and(|armed| armed <= at)), "no alarm: {}", state());
+            timers += usize::from(armed.is_some());
+            if !client.outbox.has_work() {
+                assert_eq!(client.outbox.capacity(), 0, "{}", state());
+            }
+            assert!(client.carry.is_empty() == (client.carry.capacity() == 0), "{}", state());
+        }
+        assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
+        let rest = engine.wheel.len() - timers;
+        // The shutdown has one of its own.
+        assert!(rest <= usize::from(engine.shutting_down), "{rest} alarms for nobody");
+    }
+
+    /// Nobody is left: nothing may be either.
+    pub(in crate::engine) fn check_empty(&mut self) {
+        // Lists forget the gone when they come to them.
+        let _ = self.poll();
+        let _ = self.poll();
+        self.check();
+        let engine = &self.engine;
+        assert_eq!((engine.connection_count(), engine.client_count()), (0, 0));
+        assert_eq!((engine.ready.len(), engine.postponed.len()), (0, 0));
+        assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
+    }
+}
+
+/// Whether a carry holds more than the beginning of a frame.
+fn is_parsable(carry: &[u8]) -> bool {
+    match Header::parse(carry) {
+        Ok(None) => false,
+        Ok(Some((header, size))) => {
+            let control = matches!(header.opcode, OpCode::Control(_));
+            !control || carry.len() - size >= header.len as usize
+        }
+        Err(_) => true,
+    }
+}

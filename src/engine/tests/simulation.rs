@@ -1,0 +1,403 @@
+//! Many users with a will of their own, an application that answers, and a network that behaves as badly
+//! as a network may. Everything that happens is held against a model.
+//!
+//! `TICKWS_SIM_SEEDS=5000 cargo test --lib simulation` tries more; a failure names the seed that repeats it.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use super::{actor::Actor, *};
+use crate::{CloseCode, Message, Overflow, SendError, TimerId, engine::sim::Rng};
+
+/// Of each weather.
+const SEEDS: u64 = 130;
+
+#[test]
+fn in_calm_weather_an_orderly_end_loses_nothing() {
+    run(0, "in_calm_weather");
+}
+
+#[test]
+fn in_foul_weather_nothing_is_doubled_reordered_or_stuck() {
+    run(1, "in_foul_weather");
+}
+
+/// Seeds of one parity.
+fn run(parity: u64, test: &str) {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match number("TICKWS_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..2 * number("TICKWS_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds.filter(|seed| seed % 2 == parity) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let hash = World::new(seed).run();
+            // The same seed, the same events and bytes.
+            assert!(seed % 20 > 1 || World::new(seed).run() == hash, "not deterministic");
+        }));
+        if let Err(panic) = outcome {
+            eprintln!("repeat with: TICKWS_SIM_SEED={seed} cargo test --lib {test}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+struct World {
+    host: Host,
+    rng: Rng,
+    actors: Vec<Actor>,
+    /// By a client's index.
+    by_index: Vec<Option<usize>>,
+    timers: Vec<TimerId>,
+    /// No stalls, no jumps, no resets: an orderly end must lose nothing.
+    calm: bool,
+    transcript: DefaultHasher,
+    event_budget: usize,
+    max_buffered: usize,
+    messages_in: u64,
+    messages_out: u64,
+    dropped: u64,
+    broadcasts: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let calm = seed.is_multiple_of(2);
+        let event_budget = rng.pick(&[1, 2, 3, 5, 50, 16 * 1024]);
+        let config = Config {
+            event_budget,
+            read_budget: rng.pick(&[60, 1_000, 20_000, 256 * 1024]),
+            max_buffered: rng.pick(&[3_000, 50_000, 1 << 20]),
+            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]),
+            max_connections: rng.pick(&[None, None, Some(15)]).filter(|_| !calm),
+            max_lifetime: rng.pick(&[None, None, Some(90 * SEC)]).filter(|_| !calm),
+            max_message_size: 200_000,
+            ..Config::default()
+        };
+        let max_buffered = config.max_buffered;
+        let host = Host::with_chaos(config, Some(Rng::new(rng.next())));
+        World {
+            host,
+            rng,
+            actors: Vec::new(),
+            by_index: Vec::new(),
+            timers: Vec::new(),
+            calm,
+            transcript: DefaultHasher::new(),
+            event_budget,
+            max_buffered,
+            messages_in: 0,
+            messages_out: 0,
+            dropped: 0,
+            broadcasts: 0,
+        }
+    }
+
+    fn run(mut self) -> u64 {
+        let users = 10 + self.rng.below(30);
+        let steps = 150 + self.rng.below(100);
+        for _ in 0..steps {
+            for _ in 0..1 + self.rng.below(8) {
+                if self.actors.len() < users && self.rng.one_in(3) {
+                    self.connect();
+                }
+                if !self.actors.is_empty() {
+                    let who = self.rng.below(self.actors.len());
+                    self.actors[who].act(&mut self.rng, self.calm);
+                }
+            }
+            if self.rng.one_in(2) {
+                self.application_acts();
+            }
+            self.step();
+            let pause = match self.rng.below(1_000) {
+                0..2 if !self.calm => 30 * SEC,
+                2..20 if !self.calm => SEC,
+                20..600 => MS * self.rng.below(17) as u32,
+                _ => Duration::ZERO,
+            };
+            self.host.advance(pause);
+        }
+        self.settle();
+        self.finish();
+        self.transcript.finish()
+    }
+
+    fn connect(&mut self) {
+        let peer = self.host.connect();
+        let sizes = [1_000, 20_000, 256 * 1024];
+        peer.windows(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&sizes));
+        self.actors.push(Actor::new(peer));
+    }
+
+    /// One poll and what the application makes of it; then the users listen.
+    fn step(&mut self) {
+        let paused: Vec<bool> = self.actors.iter().map(|actor| actor.paused).collect();
+        let closing: Vec<bool> = self.actors.iter().map(|actor| actor.closing).collect();
+        let tick = self.host.poll();
+        self.host.check();
+        let bulk = count(&tick, |event| matches!(event, Event::Open { .. } | Event::Message { .. }));
+        assert!(bulk <= self.event_budget, "{bulk} events");
+        // A broadcast reaches those whose `Open` comes later in the same tick.
+        for event in &tick {
+            if let Event::Open { client, request } = event {
+                assert_eq!(request.uri(), "/chat?room=1");
+                let port = self.host.engine.remote_addr(client).expect("it is open").port();
+                let who = self.actors.iter().position(|actor| actor.peer.port == port).expect("known");
+                assert_eq!(self.actors[who].id.replace(client), None, "opened twice");
+            }
+        }
+        for event in &tick {
+            match event {
+                Event::Open { client, .. } => {
+                    let who = self.actors.iter().position(|actor| actor.id == Some(client)).expect("known");
+                    let slots = self.by_index.len().max(client.index() + 1);
+                    self.by_index.resize(slots, None);
+                    self.by_index[client.index()] = Some(who);
+                    ("open", client).hash(&mut self.transcript);
+                }
+                Event::Message { client, message } => {
+                    let who = self.who(client);
+                    let bytes = message.as_bytes();
+                    // A failed write ends the pause: what has come is heard before the end.
+                    assert!(!paused[who] || self.actors[who].deaf, "a message of one that is paused");
+                    assert!(!closing[who], "a message of one that we are closing");
+                    self.actors[who].deliver(message.as_text().is_some(), bytes);
+                    self.messages_in += 1;
+                    ("message", client, bytes).hash(&mut self.transcript);
+                    match self.rng.below(8) {
+                        0..3 => self.send(who, message),
+                        3 => self.broadcast(message),
+                        _ => {}
+                    }
+                }
+                Event::Close { client, reason } => {
+                    let who = self.who(client);
+                    // Those that asked before they left get their answer.
+                    if self.rng.one_in(2) {
+                        self.send(who, Message::Text("a late answer"));
+                    }
+                    self.actors[who].close(reason, self.calm);
+                    self.by_index[client.index()] = None;
+                    ("close", client, reason.to_string()).hash(&mut self.transcript);
+                }
+                Event::Drained { client } => {
+                    self.who(client);
+                    ("drained", client).hash(&mut self.transcript);
+                }
+                Event::Timer { timer } => {
+                    assert!(self.timers.contains(&timer), "a timer that nobody set");
+                    ("timer", timer).hash(&mut self.transcript);
+                }
+            }
+        }
+        drop(tick);
+        self.note_closing();
+        for actor in &mut self.actors {
+            let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
+            let frames = actor.listen(most);
+            frames.hash(&mut self.transcript);
+        }
+        let stats = self.host.engine.stats();
+        let counted = (stats.messages_in, stats.messages_out, stats.dropped);
+        assert_eq!(counted, (self.messages_in, self.messages_out, self.dropped));
+        let (mut read, mut written) = (0, 0);
+        for actor in &self.actors {
+            let (up, down) = actor.peer.traffic();
+            (read, written) = (read + up, written + down);
+        }
+        assert_eq!(stats.bytes_in, read);
+        // What left in the same call before a write failed is not counted.
+        assert!(stats.bytes_out == written || !self.calm && stats.bytes_out < written, "{stats}");
+    }
+
+    /// Whose id that is; panics after its `Close`.
+    fn who(&self, client: ClientId) -> usize {
+        let who = self.by_index.get(client.index()).copied().flatten();
+        let who = who.unwrap_or_else(|| panic!("an event of {client}, which is not open"));
+        assert_eq!(self.actors[who].id, Some(client), "an event for another one's slot");
+        who
+    }
+
+    fn application_acts(&mut self) {
+        if self.actors.is_empty() {
+            return;
+        }
+        let who = self.rng.below(self.actors.len());
+        let text = "s".repeat(20 + self.rng.below(40));
+        let large = vec![7; 1_000 + self.rng.below(30_000)];
+        let now = self.host.now;
+        match self.rng.below(40) {
+            0..8 => self.broadcast(Message::Text(&text)),
+            8 => self.broadcast(Message::Binary(&large)),
+            9..14 => self.send(who, Message::Text(&text)),
+            14 => self.send(who, Message::Binary(&large)),
+            15 if !self.calm => self.timers.push(self.host.engine.set_timer(300 * MS, true, now)),
+            15 | 16 => self.timers.push(self.host.engine.set_timer(20 * MS, false, now)),
+            17 => {
+                if let Some(timer) = self.timers.pop() {
+                    self.host.engine.cancel_timer(timer);
+                }
+            }
+            _ => self.handle(who),
+        }
+        self.note_closing();
+    }
+
+    /// Does something to one client, which may have gone.
+    fn handle(&mut self, who: usize) {
+        let (actor, now) = (&mut self.actors[who], self.host.now);
+        let Some(id) = actor.id else { return };
+        let engine = &mut self.host.engine;
+        let known = engine.get(id).is_some();
+        let live = engine.get(id).is_some_and(|client| client.is_live());
+        match self.rng.below(30) {
+            0..5 => {
+                assert_eq!(engine.pause_reading(id).is_ok(), known);
+                actor.paused = known && engine.clients[id.index()].paused;
+            }
+            5..12 => {
+                assert_eq!(engine.resume_reading(id, now).is_ok(), known);
+                actor.paused = false;
+            }
+            12..15 => assert!(engine.ping(id, now).is_ok() || !live || actor.closing),
+            15 => {
+                let closed = engine.close(id, CloseCode::from(4000), "enough", now);
+                assert_eq!(closed.is_ok(), live && !actor.closing);
+                actor.closing |= closed.is_ok();
+            }
+            16 => {
+                assert_eq!(engine.disconnect(id).is_ok(), known);
+                actor.disconnected |= known;
+            }
+            17 => _ = engine.set_overflow(id, Overflow::DropNewest),
+            _ => {}
+        }
+    }
+
+    fn send(&mut self, who: usize, message: Message<'_>) {
+        let actor = &mut self.actors[who];
+        let Some(id) = actor.id else { return };
+        match self.host.engine.send(id, message) {
+            Ok(()) => {
+                assert!(!actor.closing, "queued behind a close frame");
+                self.messages_out += 1;
+                actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
+            }
+            Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
+            Err(SendError::Dropped(_)) => self.dropped += 1,
+            Err(SendError::TooLarge { len, max }) => assert!(len > max && max == self.max_buffered),
+            Err(SendError::Closing(_) | SendError::Overflow(_)) => {}
+        }
+        self.note_closing();
+    }
+
+    fn broadcast(&mut self, message: Message<'_>) {
+        // A frame as long as the close frame of an overflow could not be told from it.
+        if message.len() == 10 {
+            return;
+        }
+        self.broadcasts += 1;
+        let engine = &mut self.host.engine;
+        let of =
+            |engine: &crate::engine::Engine<_>, actor: &Actor| actor.id.map_or(0, |id| engine.buffered(id));
+        let before: Vec<usize> = self.actors.iter().map(|actor| of(engine, actor)).collect();
+        let except =
+            self.actors.iter().filter(|actor| actor.is_open()).filter_map(|actor| actor.id).next_back();
+        let except = except.filter(|_| self.broadcasts.is_multiple_of(2));
+        let live = engine.clients().filter(|id| Some(*id) != except);
+        let reachable =
+            live.filter(|id| engine.get(*id).is_some_and(|client| client.open().unwrap().verdict.is_none()));
+        let reachable = reachable.count();
+        let delivery = engine.broadcast(message, except);
+        assert_eq!(delivery.queued + delivery.dropped + delivery.overflowed, reachable, "{delivery:?}");
+        let header = if message.len() < 126 {
+            2
+        } else if message.len() < 65_536 {
+            4
+        } else {
+            10
+        };
+        let mut queued = 0;
+        for (actor, before) in self.actors.iter_mut().zip(before) {
+            if of(engine, actor) == before + header + message.len() {
+                assert!(actor.id != except);
+                actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
+                queued += 1;
+            }
+        }
+        assert_eq!(queued, delivery.queued);
+        self.messages_out += queued as u64;
+        self.dropped += delivery.dropped as u64;
+        self.note_closing();
+    }
+
+    /// Who is being closed by us, for whatever reason.
+    fn note_closing(&mut self) {
+        for actor in &mut self.actors {
+            let Some(id) = actor.id else { continue };
+            let Some(open) = self.host.engine.get(id).and_then(|client| client.open()) else { continue };
+            actor.closing |= !open.connection.close_state().may_send_data() && open.farewell.is_none();
+        }
+    }
+
+    /// Everyone says what they have begun, hears what there is, and nobody begins anything.
+    fn settle(&mut self) {
+        for who in 0..self.actors.len() {
+            self.actors[who].rest();
+            self.actors[who].paused = false;
+            if let Some(id) = self.actors[who].id {
+                let _ = self.host.engine.resume_reading(id, self.host.now);
+            }
+        }
+        for timer in std::mem::take(&mut self.timers) {
+            self.host.engine.cancel_timer(timer);
+        }
+        self.until("at rest", |world| {
+            let heard = |actor: &Actor| actor.deaf || actor.ended.is_some() || actor.peer.unread() == 0;
+            world.host.is_quiet() && world.actors.iter().all(heard)
+        });
+        for actor in
+            self.actors.iter().filter(|actor| actor.is_open() && !actor.deaf && actor.ended.is_none())
+        {
+            actor.check_open();
+        }
+    }
+
+    /// All leave, or the server sends them away.
+    fn finish(&mut self) {
+        let shutdown = self.rng.one_in(2);
+        if shutdown {
+            self.host.engine.shutdown(CloseCode::Away, 60 * SEC, self.host.now);
+        } else {
+            self.actors.iter_mut().for_each(Actor::finish);
+        }
+        self.note_closing();
+        self.until("gone", |world| {
+            world.host.advance(if world.calm { MS } else { 100 * MS });
+            world.host.engine.connection_count() == 0
+        });
+        self.step();
+        self.host.check_empty();
+        assert_eq!(self.host.engine.is_drained(), shutdown);
+        for actor in &mut self.actors {
+            actor.listen(usize::MAX);
+            assert!(actor.id.is_none() || actor.reason.is_some(), "never closed: {:?}", actor.id);
+            assert!(actor.peer.is_dropped());
+            actor.check_closed(self.calm);
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+        for _ in 0..60_000 {
+            self.step();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("never {what}: {:?}", self.host);
+    }
+}
