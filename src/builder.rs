@@ -96,7 +96,8 @@ impl ServerBuilder {
         /// How often each client is pinged (RFC 6455 §5.5.2); `None` never. Default 54 s.
         ping_interval: impl Into<Option<Duration>>;
         /// A client of which no byte arrived for this long is given up; `None` never. Must be longer than
-        /// `ping_interval`. Default 60 s.
+        /// `ping_interval`. With pings on, nobody is given up who was not pinged first and had
+        /// `silence_timeout` − `ping_interval` to answer, also if the program slept. Default 60 s.
         silence_timeout: impl Into<Option<Duration>>;
         /// A client that takes no byte for this long while bytes wait for it is given up. Default 10 s.
         write_timeout: Duration;

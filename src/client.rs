@@ -38,6 +38,8 @@ pub(crate) struct Client<S> {
     pub(crate) read_closed: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
+    /// Over `max_connections` or after a shutdown: only here to be told so.
+    pub(crate) refused: bool,
     /// In the ready list.
     pub(crate) in_ready: bool,
     /// In the dirty list.
@@ -100,6 +102,7 @@ impl<S> Client<S> {
             readable: false,
             read_closed: false,
             paused: false,
+            refused: false,
             in_ready: false,
             in_dirty: false,
             backed_up: false,

@@ -68,6 +68,8 @@ pub(crate) struct Engine<S> {
     next_serial: u32,
     /// Live connections: open and not reported closed.
     open: usize,
+    /// Connections that are only here to be told that there is no room.
+    refused: usize,
     /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
     ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
@@ -108,6 +110,7 @@ impl<S: Stream> Engine<S> {
             clients: Slab::new(),
             next_serial: 1,
             open: 0,
+            refused: 0,
             ready: VecDeque::new(),
             postponed: Vec::new(),
             dirty: Vec::new(),
@@ -135,10 +138,10 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
         self.stats.accepted += 1;
         let max = self.config.max_connections.unwrap_or(u32::MAX as usize / 2);
-        let refused = self.shutting_down || self.clients.len() >= max;
+        let refused = self.shutting_down || self.clients.len() - self.refused >= max;
         if refused {
             self.stats.rejected.count(Rejection::AtCapacity);
-            if self.clients.len() >= max + Self::REFUSED_AT_ONCE {
+            if self.refused >= Self::REFUSED_AT_ONCE {
                 return None;
             }
         }
@@ -146,6 +149,8 @@ impl<S: Stream> Engine<S> {
         self.next_serial = serial.wrapping_add(1);
         let stage = Stage::Handshake(HeadReader::default());
         let mut client = Client::new(stream, remote, serial, stage, now);
+        client.refused = refused;
+        self.refused += usize::from(refused);
         client.deadlines.close_by(now.checked_add(self.config.handshake_timeout));
         let index = self.clients.insert(client);
         if refused {

@@ -151,7 +151,8 @@ impl Outbox {
             self.rotate(pool);
         }
         if self.tail.capacity() == 0 {
-            self.tail = pool.tails.take();
+            // What it will hold is not known yet; most are emptied at the next flush.
+            self.tail = pool.tails.take(TAIL_MAX);
         }
         &mut self.tail
     }

@@ -1,41 +1,52 @@
 //! Recycled byte buffers, so that the steady state allocates nothing.
 
-/// A stack of spare buffers with a cap on the bytes it keeps.
+/// Spare buffers with a cap on the bytes they keep.
 ///
 /// A buffer comes back with the length it was given up with: bytes below `len` are initialised, so a
 /// reader that overwrites them need not zero them again.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
-    spare: Vec<Vec<u8>>,
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
     bytes: usize,
     max_bytes: usize,
 }
 
 impl BufferPool {
+    /// A buffer above this is large, and not given to those that want little: a client that idles in the
+    /// middle of a header must not sit on a megabyte.
+    const SMALL: usize = 4 * 1024;
+
+    /// What keeping a buffer costs besides its capacity, so that many tiny ones have an end, too.
+    const OVERHEAD: usize = 64;
+
     pub(crate) fn new(max_bytes: usize) -> Self {
-        BufferPool { spare: Vec::new(), bytes: 0, max_bytes }
+        BufferPool { small: Vec::new(), large: Vec::new(), bytes: 0, max_bytes }
     }
 
-    /// The buffer given back last, or a new one without capacity.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        let buffer = self.spare.pop().unwrap_or_default();
-        self.bytes -= buffer.capacity();
+    /// A spare buffer for about `want` bytes, or a new one without capacity.
+    pub(crate) fn take(&mut self, want: usize) -> Vec<u8> {
+        let large = if want > Self::SMALL { self.large.pop() } else { None };
+        let Some(buffer) = large.or_else(|| self.small.pop()) else { return Vec::new() };
+        self.bytes -= buffer.capacity() + Self::OVERHEAD;
         buffer
     }
 
     /// Keeps `buffer` for later, or frees it when the pool is full.
     pub(crate) fn give(&mut self, buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        if capacity > 0 && self.bytes + capacity <= self.max_bytes {
-            self.bytes += capacity;
-            self.spare.push(buffer);
+        let cost = capacity + Self::OVERHEAD;
+        if capacity > 0 && self.bytes + cost <= self.max_bytes {
+            self.bytes += cost;
+            if capacity > Self::SMALL { self.large.push(buffer) } else { self.small.push(buffer) }
         }
     }
 
     /// The bytes kept.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
-        debug_assert_eq!(self.bytes, self.spare.iter().map(Vec::capacity).sum());
+        let buffers = self.small.iter().chain(&self.large);
+        debug_assert_eq!(self.bytes, buffers.map(|buffer| buffer.capacity() + Self::OVERHEAD).sum());
         self.bytes
     }
 }
@@ -49,9 +60,25 @@ mod tests {
         let mut pool = BufferPool::new(1000);
         pool.give(Vec::with_capacity(600));
         pool.give(Vec::with_capacity(600));
-        assert_eq!(pool.take().capacity(), 600);
-        assert_eq!(pool.take().capacity(), 0);
-        pool.give(Vec::with_capacity(1000));
-        assert_eq!(pool.take().capacity(), 1000);
+        assert_eq!(pool.take(1).capacity(), 600);
+        assert_eq!(pool.take(1).capacity(), 0);
+        pool.give(Vec::with_capacity(900));
+        assert_eq!(pool.take(1).capacity(), 900);
+        assert_eq!(pool.bytes(), 0);
+    }
+
+    #[test]
+    fn who_wants_little_gets_no_large_buffer() {
+        let mut pool = BufferPool::new(1 << 20);
+        pool.give(Vec::with_capacity(100_000));
+        assert_eq!(pool.take(14).capacity(), 0);
+        assert_eq!(pool.take(50_000).capacity(), 100_000);
+    }
+
+    #[test]
+    fn tiny_buffers_do_not_pile_up() {
+        let mut pool = BufferPool::new(1000);
+        (0..1000).for_each(|_| pool.give(Vec::with_capacity(1)));
+        assert!(pool.small.len() <= 1000 / BufferPool::OVERHEAD);
     }
 }

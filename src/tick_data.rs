@@ -61,8 +61,13 @@ impl TickData {
     /// Whether the next read has to wait for the next tick.
     pub(crate) fn is_full(&self, event_budget: usize) -> bool {
         self.filled + Self::MIN_READ > Self::BLOCK
-            || self.input >= 4 * Self::BLOCK
+            || self.input_left() < Self::MIN_READ
             || self.records.len() >= event_budget
+    }
+
+    /// How many more bytes may be received in this tick.
+    pub(crate) fn input_left(&self) -> usize {
+        (4 * Self::BLOCK).saturating_sub(self.input)
     }
 
     /// How many more events fit.

@@ -287,6 +287,7 @@ impl<S: Stream> Engine<S> {
     /// Drops the stream, and gives everything back that the connection held.
     fn free(&mut self, index: usize) {
         let mut client = self.clients.remove(index);
+        self.refused -= usize::from(client.refused);
         if let Some((key, _)) = client.timer {
             self.wheel.cancel(key);
         }

@@ -86,6 +86,7 @@ impl<S: Stream> Engine<S> {
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
+        let budget = budget.min(self.tick.input_left());
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
     }
 
@@ -338,7 +339,7 @@ fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
         return pool.give(std::mem::take(carried));
     }
     if carried.capacity() == 0 {
-        *carried = pool.take();
+        *carried = pool.take(left.len());
     }
     carried.clear();
     carried.extend_from_slice(left);

@@ -65,11 +65,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Queues one message for every client but `except`. It is framed once; a large one is shared.
-    pub(crate) fn broadcast(
-        &mut self,
-        message: Message<'_>,
-        except: Option<ClientId>,
-    ) -> Delivery {
+    pub(crate) fn broadcast(&mut self, message: Message<'_>, except: Option<ClientId>) -> Delivery {
         let (kind, payload) = parts(message);
         let mut bytes = std::mem::take(&mut self.frame);
         bytes.clear();

@@ -265,7 +265,7 @@ impl Pair {
     fn pooled(&mut self) -> usize {
         assert!(self.pool.queues.len() <= OutboxPool::MAX_QUEUES);
         assert!(self.pool.queues.iter().all(|queue| queue.is_empty()));
-        let spares = std::iter::repeat_with(|| self.pool.tails.take().capacity());
+        let spares = std::iter::repeat_with(|| self.pool.tails.take(usize::MAX).capacity());
         spares.take_while(|capacity| *capacity > 0).sum()
     }
 }

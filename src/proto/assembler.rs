@@ -93,7 +93,9 @@ impl Assembler {
     pub(crate) fn absorb(&mut self, bytes: &[u8], pool: &mut BufferPool) -> Result<usize, PeerMisbehaved> {
         let count = bytes.len().min(usize::try_from(self.frame_left).unwrap_or(usize::MAX));
         if self.buffer.capacity() == 0 && count > 0 {
-            self.buffer = pool.take();
+            // A first fragment does not tell how large the message is.
+            let want = if self.fin { self.frame_left } else { u64::MAX };
+            self.buffer = pool.take(usize::try_from(want).unwrap_or(usize::MAX));
         }
         let end = self.filled + count;
         if end <= self.buffer.len() {
