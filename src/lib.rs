@@ -70,6 +70,8 @@ mod pool;
 mod proto;
 mod server;
 mod stats;
+#[cfg(test)]
+mod test_rng;
 mod tick;
 mod tick_data;
 mod wheel;

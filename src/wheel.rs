@@ -286,20 +286,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-
-    struct Rng(u64);
+    use crate::test_rng::Rng;
 
     impl Rng {
-        fn below(&mut self, n: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % n
+        fn nanos(&mut self, end: u64) -> u64 {
+            self.next() % end
         }
 
         /// A number of up to `bits` bits, every length equally likely.
-        fn spread(&mut self, bits: u64) -> u64 {
-            self.below(u64::MAX) >> (63 - self.below(bits))
+        fn spread(&mut self, bits: usize) -> u64 {
+            self.next() >> (63 - self.below(bits))
         }
     }
 
@@ -353,7 +349,7 @@ mod tests {
     #[test]
     fn behaves_as_a_sorted_map() {
         for seed in 1..=60 {
-            let mut rng = Rng(seed << 32 | 0x9E37_79B9);
+            let mut rng = Rng::new(seed);
             let mut pair = Pair::new();
             // Deadlines from microseconds to 9 years: beyond the horizon for every second seed.
             let (mut now, reach) = (0_u64, if seed % 2 == 0 { 58 } else { 40 });
@@ -362,18 +358,18 @@ mod tests {
                     0..6 => pair.insert(now + rng.spread(reach)),
                     6 => pair.insert(now.saturating_sub(rng.spread(40))),
                     // Any key ever given out, so most often a stale one.
-                    7 if !pair.keys.is_empty() => pair.cancel(rng.below(pair.keys.len() as u64) as usize),
+                    7 if !pair.keys.is_empty() => pair.cancel(rng.below(pair.keys.len())),
                     // The earliest timer: its slot has to find its minimum again.
                     8 => _ = pair.set.first().copied().map(|(_, serial)| pair.cancel(serial)),
                     9 => now += rng.spread(30),
-                    10 if rng.below(20) == 0 => now += rng.spread(57),
-                    11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.below(2),
+                    10 if rng.one_in(20) => now += rng.spread(57),
+                    11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.nanos(2),
                     12 => _ = pair.pop(now.saturating_sub(rng.spread(40))),
                     _ => _ = (0..rng.below(8)).all(|_| pair.pop(now)),
                 }
                 assert_eq!(pair.wheel.len(), pair.set.len());
                 // Not in all seeds after every step, as the question itself tidies up.
-                if seed % 4 < 2 || rng.below(8) == 0 {
+                if seed % 4 < 2 || rng.one_in(8) {
                     pair.check_next();
                 }
             }
@@ -423,9 +419,9 @@ mod tests {
 
     #[test]
     fn idle_timers_are_not_touched() {
-        let (mut rng, mut pair) = (Rng(7), Pair::new());
+        let (mut rng, mut pair) = (Rng::new(7), Pair::new());
         const HOUR: u64 = 3_600_000 * MS;
-        (0..100_000).for_each(|_| pair.insert(HOUR + rng.below(9 * HOUR)));
+        (0..100_000).for_each(|_| pair.insert(HOUR + rng.nanos(9 * HOUR)));
         for minute in 0..60 {
             assert!(!pair.pop(minute * HOUR / 60));
             pair.check_next();
@@ -436,11 +432,11 @@ mod tests {
 
     #[test]
     fn a_timer_moves_once_per_level_at_most() {
-        let (mut rng, mut pair) = (Rng(7), Pair::new());
+        let (mut rng, mut pair) = (Rng::new(7), Pair::new());
         let (mut now, count) = (0, 20_000);
         for _ in 0..count {
-            pair.insert(now + rng.below(1 << 36));
-            now += rng.below(16 * MS);
+            pair.insert(now + rng.nanos(1 << 36));
+            now += rng.nanos(16 * MS);
             while pair.pop(now) {}
             pair.check_next();
         }

@@ -1,6 +1,7 @@
 //! The write buffer against a naive model of it, and against kernels of every temper.
 
 use super::*;
+use crate::test_rng::Rng;
 
 /// A frame of the server side with a number in its payload.
 fn numbered(first: u8, number: u32, len: usize) -> Vec<u8> {
@@ -110,25 +111,6 @@ impl Model {
 
     fn is_idle(&self) -> bool {
         self.len() == 0 && self.pong.is_empty() && self.ping.is_empty()
-    }
-}
-
-struct Rng(u64);
-
-impl Rng {
-    fn new(seed: u64) -> Self {
-        Rng(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (((self.0 >> 32) * end as u64) >> 32) as usize
-    }
-
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
     }
 }
 
@@ -287,7 +269,7 @@ fn random_pushes_and_writes_do_what_the_model_does() {
         let _seed = Seed(seed);
         let mut pair = Pair::new(seed);
         let raw = b"HTTP/1.1 101 Switching Protocols\r\n\r\n".repeat(1 + pair.rng.below(3));
-        let with_raw = pair.rng.below(2) == 0;
+        let with_raw = pair.rng.one_in(2);
         if with_raw {
             pair.outbox.push_raw(&raw, &mut pair.pool);
             pair.model.queue.push_back(raw.clone());
@@ -309,7 +291,7 @@ fn random_pushes_and_writes_do_what_the_model_does() {
                 }
                 7..10 => {
                     let kind = pair.rng.pick(&[Control::Ping, Control::Pong]);
-                    let (len, must_wait) = (pair.rng.below(126), pair.rng.below(4) == 0);
+                    let (len, must_wait) = (pair.rng.below(126), pair.rng.one_in(4));
                     pair.push_control(kind, len, must_wait);
                     controls.push(pair.number);
                 }

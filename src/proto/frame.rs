@@ -192,6 +192,7 @@ mod tests {
     use tungstenite::protocol::frame::FrameHeader;
 
     use super::*;
+    use crate::test_rng::Rng;
 
     const TEXT: OpCode = OpCode::Data(Data::Text);
     const BINARY: OpCode = OpCode::Data(Data::Binary);
@@ -201,32 +202,19 @@ mod tests {
     const CLOSE: OpCode = OpCode::Control(Control::Close);
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-    struct Rng(u64);
-
     impl Rng {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
-        }
-
-        fn coin(&mut self) -> bool {
-            self.next() >> 63 == 1
-        }
-
         fn header(&mut self) -> Header {
-            let opcode = [TEXT, BINARY, CONTINUE, PING, PONG, CLOSE][self.next() as usize % 6];
+            let opcode = self.pick(&[TEXT, BINARY, CONTINUE, PING, PONG, CLOSE]);
             let control = is_control(opcode);
             // Lengths of any magnitude, and often at the border between two forms.
             let any = self.next() >> (1 + self.next() % 63);
-            let border = [0, 1, 125, 126, 127, 0xffff, 0x1_0000, u64::MAX >> 1][self.next() as usize % 8];
-            let len = if self.coin() { border } else { any };
+            let border = self.pick(&[0, 1, 125, 126, 127, 0xffff, 0x1_0000, u64::MAX >> 1]);
+            let len = if self.one_in(2) { border } else { any };
             Header {
-                fin: control || self.coin(),
-                rsv1: self.coin(),
+                fin: control || self.one_in(2),
+                rsv1: self.one_in(2),
                 opcode,
-                mask: self.coin().then(|| (self.next() as u32).to_ne_bytes()),
+                mask: self.one_in(2).then(|| (self.next() as u32).to_ne_bytes()),
                 len: if control { len % 126 } else { len },
             }
         }
@@ -260,7 +248,7 @@ mod tests {
 
     #[test]
     fn random_headers_survive_and_tungstenite_agrees() {
-        let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+        let mut rng = Rng::new(0);
         for _ in 0..20_000 {
             let header = rng.header();
             let mut bytes = Vec::new();
@@ -284,13 +272,13 @@ mod tests {
 
     #[test]
     fn random_bytes_are_read_as_tungstenite_reads_them() {
-        let mut rng = Rng(0x2545_f491_4f6c_dd1d);
+        let mut rng = Rng::new(1);
         let mut complete = 0;
         for _ in 0..200_000 {
-            let mut bytes = [rng.next().to_ne_bytes(), rng.next().to_ne_bytes()].concat();
+            let mut bytes = rng.bytes(16);
             // Half of them with the reserved bits clear, or hardly any would be accepted.
-            bytes[0] &= if rng.coin() { !RSV2_RSV3 } else { 0xff };
-            bytes.truncate(rng.next() as usize % 17);
+            bytes[0] &= if rng.one_in(2) { !RSV2_RSV3 } else { 0xff };
+            bytes.truncate(rng.below(17));
 
             let mut cursor = Cursor::new(&bytes);
             let read = FrameHeader::parse(&mut cursor);

@@ -4,10 +4,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::{
-    engine::sim::{Rng, masked},
-    error::PeerMisbehaved,
-};
+use crate::{engine::sim::masked, error::PeerMisbehaved, test_rng::Rng};
 
 /// How a user ended its side.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! connection that it came on, with the right code. Law 5: a message leaves whole, and no byte twice.
 
 use super::*;
-use crate::{Overflow, PeerMisbehaved, SendError, engine::sim::Rng};
+use crate::{Overflow, PeerMisbehaved, SendError, test_rng::Rng};
 
 /// A client that takes nothing for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {

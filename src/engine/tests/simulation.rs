@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{actor::Actor, *};
-use crate::{CloseCode, Message, Overflow, SendError, TimerId, engine::sim::Rng};
+use crate::{CloseCode, Message, Overflow, SendError, TimerId, test_rng::Rng};
 
 /// Of each weather.
 const SEEDS: u64 = 130;

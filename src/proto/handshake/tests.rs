@@ -1,6 +1,7 @@
 //! Heads of browsers and of attackers, each in one piece, in two pieces split everywhere, and byte by byte.
 
 use super::*;
+use crate::test_rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\n";
@@ -438,65 +439,53 @@ fn every_rejection_is_a_whole_http_answer() {
     );
 }
 
-/// xorshift64*: the same heads in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-
-    fn mutate(&mut self, head: &mut Vec<u8>) {
-        const PIECES: [&[u8]; 16] = [
-            b"\r\n",
-            b"\n",
-            b"\r",
-            b" ",
-            b"\t",
-            b":",
-            b",",
-            b"\0",
-            b"\xff",
-            b"\r\n\r\n",
-            b"A: b\r\n",
-            b"13",
-            b"HEAD ",
-            b"Content-Length: 0\r\n",
-            b"Origin: null\r\n",
-            b"Host: a\r\n",
-        ];
-        let at = self.below(head.len() + 1);
-        let to = (at + self.below(24)).min(head.len());
-        match self.below(6) {
-            0 => head.truncate(at),
-            1 => drop(head.drain(at..to)),
-            2 => head.extend_from_within(at..to),
-            3 => drop(head.splice(at..at, PIECES[self.below(PIECES.len())].iter().copied())),
-            4 => drop(head.splice(at..to, PIECES[self.below(PIECES.len())].iter().copied())),
-            _ if at < head.len() => head[at] = self.below(256) as u8,
-            _ => {}
-        }
+fn mutate(head: &mut Vec<u8>, rng: &mut Rng) {
+    const PIECES: [&[u8]; 16] = [
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b":",
+        b",",
+        b"\0",
+        b"\xff",
+        b"\r\n\r\n",
+        b"A: b\r\n",
+        b"13",
+        b"HEAD ",
+        b"Content-Length: 0\r\n",
+        b"Origin: null\r\n",
+        b"Host: a\r\n",
+    ];
+    let at = rng.below(head.len() + 1);
+    let to = (at + rng.below(24)).min(head.len());
+    match rng.below(6) {
+        0 => head.truncate(at),
+        1 => drop(head.drain(at..to)),
+        2 => head.extend_from_within(at..to),
+        3 => drop(head.splice(at..at, rng.pick(&PIECES).iter().copied())),
+        4 => drop(head.splice(at..to, rng.pick(&PIECES).iter().copied())),
+        _ if at < head.len() => head[at] = rng.below(256) as u8,
+        _ => {}
     }
 }
 
 #[test]
 fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
-    let mut random = Random(0x7469_636b_7773);
+    let mut rng = Rng::new(0x7469_636b_7773);
     let mut seen = std::collections::BTreeMap::<u16, u32>::new();
     for _ in 0..20_000 {
-        let mut head = [RFC, FIREFOX, CHROME][random.below(3)].as_bytes().to_vec();
-        for _ in 0..=random.below(4) {
-            random.mutate(&mut head);
+        let mut head = rng.pick(&[RFC, FIREFOX, CHROME]).as_bytes().to_vec();
+        for _ in 0..=rng.below(4) {
+            mutate(&mut head, &mut rng);
         }
-        let limits = HeadLimits { max_bytes: 300 + random.below(900), max_headers: 6 + random.below(12) };
+        let limits = HeadLimits { max_bytes: 300 + rng.below(900), max_headers: 6 + rng.below(12) };
         let whole = feed([&*head], limits);
         let mut pieces = Vec::new();
         let mut rest = &*head;
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(1 + random.below(rest.len()));
+            let (piece, after) = rest.split_at(1 + rng.below(rest.len()));
             pieces.push(piece);
             rest = after;
         }

@@ -18,10 +18,11 @@ use tungstenite::{
 };
 
 use super::{
-    generator::{Rng, Stream, stream},
+    generator::{Stream, stream},
     harness::*,
     *,
 };
+use crate::test_rng::Rng;
 
 /// Streams per side and test.
 const SEEDS: u64 = 4000;

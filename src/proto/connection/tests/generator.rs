@@ -1,41 +1,9 @@
 //! Random frame streams, most of them valid up to one flaw. The same seed gives the same stream.
 
 use super::harness::{Side, frame, header};
-use crate::config::MessageLimits;
-
-/// xorshift64*.
-pub(super) struct Rng(u64);
+use crate::{config::MessageLimits, test_rng::Rng};
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
-        // Neighbouring seeds must not give neighbouring streams, and zero would stay zero.
-        Rng(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `end`, which is above zero.
-    pub(super) fn below(&mut self, end: usize) -> usize {
-        (((self.next() >> 32) * end as u64) >> 32) as usize
-    }
-
-    pub(super) fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-
-    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len).map(|_| self.next() as u8).collect()
-    }
-
     /// Mostly a few bytes, now and then as many as `max`.
     pub(super) fn len(&mut self, max: usize) -> usize {
         let end = self.pick(&[2, 10, 130, 130, 400, max]);
