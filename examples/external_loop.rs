@@ -30,17 +30,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Ask first: it is zero while something is queued or was carried over.
         let timeout = server.next_timeout();
         let timeout = timeout.map(Timespec::try_from).transpose()?;
-        let (network, keyboard) = {
+        let keyboard = {
             let stdin = io::stdin();
-            let mut fds = [
-                PollFd::new(&server, PollFlags::IN),
-                PollFd::new(&stdin, if typing { PollFlags::IN } else { PollFlags::empty() }),
-            ];
-            match poll(&mut fds, timeout.as_ref()) {
+            let mut fds = [PollFd::new(&server, PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
+            // A terminal that has ended would report that without end.
+            let watched = if typing { 2 } else { 1 };
+            match poll(&mut fds[..watched], timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            (!fds[0].revents().is_empty(), typing && !fds[1].revents().is_empty())
+            typing && !fds[1].revents().is_empty()
         };
 
         if keyboard {
@@ -55,16 +54,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         }
-        // Also when only the time is up: a deadline may be due.
-        if network || server.next_timeout() == Some(Duration::ZERO) {
-            for event in &server.poll_once()? {
-                match event {
-                    Event::Open { client, .. } => log::info!("{client} joined"),
-                    Event::Message { client, message: Message::Text(text) } => println!("{client}: {text}"),
-                    Event::Message { client, message } => println!("{client}: {} bytes", message.len()),
-                    Event::Close { client, reason } => log::info!("{client} left: {reason}"),
-                    _ => {}
-                }
+        // Whatever woke us: a deadline may be due, and what was typed has to leave.
+        for event in &server.poll_once()? {
+            match event {
+                Event::Open { client, .. } => log::info!("{client} joined"),
+                Event::Message { client, message: Message::Text(text) } => println!("{client}: {text}"),
+                Event::Message { client, message } => println!("{client}: {} bytes", message.len()),
+                Event::Close { client, reason } => log::info!("{client} left: {reason}"),
+                _ => {}
             }
         }
     }

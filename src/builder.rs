@@ -112,9 +112,13 @@ impl ServerBuilder {
         /// [`Overflow::Disconnect`].
         overflow: Overflow;
 
-        /// Connections at a time, handshakes included; those beyond are answered with 503. `None` leaves
-        /// it to the descriptor limit. Default `None`.
+        /// Connections at a time, handshakes included; those beyond are answered with 503. One that has
+        /// been closed and only waits for the peer to hang up is not counted. `None` leaves it to the
+        /// descriptor limit. Default `None`.
         max_connections: impl Into<Option<usize>>;
+        /// Connections at a time from one IP address, handshakes included; those beyond are answered with
+        /// 503. An IPv4 address counts once, however it was mapped. `None`: no limit. Default `None`.
+        max_connections_per_ip: impl Into<Option<usize>>;
         /// Bytes read from one client in one poll. Default 256 KiB.
         read_budget: usize;
         /// Connections accepted in one poll. Default 64.
@@ -123,7 +127,7 @@ impl ServerBuilder {
         /// each per client at most. Default 16,384.
         event_budget: usize;
         /// Stop reading in a poll after this long; the rest is carried over. At least one client is
-        /// served. `None`: the other budgets are enough. Default `None`.
+        /// served, and flushing, accepting and timers are bounded by the other budgets. `None`: the other budgets are enough. Default `None`.
         time_budget: impl Into<Option<Duration>>;
         /// Set `TCP_NODELAY` on accepted sockets. Default on: everything queued leaves in one write
         /// anyway.
@@ -172,6 +176,7 @@ impl ServerBuilder {
                     self.listeners.push(listener);
                 }
                 Err(error) if is_missing(&error) => {
+                    log::warn!("not listening on {addr}: {error}");
                     missing = Some(io::Error::new(error.kind(), format!("{addr}: {error}")));
                 }
                 Err(error) => return Err(io::Error::new(error.kind(), format!("{addr}: {error}"))),

@@ -36,10 +36,10 @@ pub(crate) struct Client<S> {
     pub(crate) readable: bool,
     /// The peer will send no more: read until the end, short reads or not.
     pub(crate) read_closed: bool,
+    /// TCP urgent data has come: a read stops short at it, drained or not.
+    pub(crate) urgent: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
-    /// Over `max_connections` or after a shutdown: only here to be told so.
-    pub(crate) refused: bool,
     /// In the ready list.
     pub(crate) in_ready: bool,
     /// In the dirty list.
@@ -101,8 +101,8 @@ impl<S> Client<S> {
             spent: (0, 0),
             readable: false,
             read_closed: false,
+            urgent: false,
             paused: false,
-            refused: false,
             in_ready: false,
             in_dirty: false,
             backed_up: false,

@@ -57,6 +57,7 @@ pub(crate) struct Config {
     pub(crate) overflow: Overflow,
 
     pub(crate) max_connections: Option<usize>,
+    pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) read_budget: usize,
     pub(crate) accept_budget: usize,
     pub(crate) event_budget: usize,
@@ -82,6 +83,7 @@ impl Default for Config {
             max_buffered: 1024 * 1024,
             overflow: Overflow::Disconnect,
             max_connections: None,
+            max_connections_per_ip: None,
             read_budget: 256 * 1024,
             accept_budget: 64,
             event_budget: 16 * 1024,
@@ -108,6 +110,7 @@ impl Config {
             ("max_frame_size", self.frame_limit(), Self::MAX_MESSAGE_SIZE),
             ("max_buffered", self.max_buffered, usize::MAX),
             ("max_connections", self.max_connections.unwrap_or(1), u32::MAX as usize / 2),
+            ("max_connections_per_ip", self.max_connections_per_ip.unwrap_or(1), usize::MAX),
             ("read_budget", self.read_budget, usize::MAX),
             ("accept_budget", self.accept_budget, usize::MAX),
             ("event_budget", self.event_budget, u32::MAX as usize),

@@ -55,8 +55,8 @@ impl Deadlines {
     }
 
     /// The connection must be gone by then.
-    pub(crate) fn close_by(&mut self, deadline: Option<Instant>) {
-        self.close_by = deadline;
+    pub(crate) fn close_by(&mut self, deadline: Instant) {
+        self.close_by = Some(deadline);
     }
 
     /// The first deadline of an open connection. While reading is paused silence proves nothing.
@@ -70,7 +70,7 @@ impl Deadlines {
     }
 
     fn all(&self, config: &Config, paused: bool) -> [Option<(Instant, Due)>; 5] {
-        let after = |start: Instant, wait: Option<Duration>| start.checked_add(wait?);
+        let after = |start: Instant, wait: Option<Duration>| Some(after(start, wait?));
         let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
         let closing = self.close_by.is_some();
         let unless = |off: bool, wait: Option<Duration>| if off { None } else { wait };
@@ -85,7 +85,7 @@ impl Deadlines {
             (Some(_), Some(_), None) => None,
             (silence, ..) => after(self.heard, silence),
         };
-        let stuck = self.stuck.and_then(|since| since.checked_add(config.write_timeout));
+        let stuck = self.stuck.and_then(|since| after(since, Some(config.write_timeout)));
         [
             due(self.close_by, Due::Timeout(Timeout::Close)),
             due(stuck, Due::Timeout(Timeout::Write)),
@@ -94,6 +94,12 @@ impl Deadlines {
             due(after(self.pinged, unless(closing, config.ping_interval)), Due::Ping),
         ]
     }
+}
+
+/// A century stands for a delay that no `Instant` can hold.
+pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    start.checked_add(delay).or_else(|| start.checked_add(CENTURY)).unwrap_or(start)
 }
 
 #[cfg(test)]
@@ -117,7 +123,7 @@ mod tests {
         assert_eq!(deadlines.due(&config, false, at(71)), Some(Due::Timeout(Timeout::Write)));
         deadlines.unstuck();
         assert_eq!(deadlines.due(&config, false, at(100)), Some(Due::Timeout(Timeout::Lifetime)));
-        deadlines.close_by(Some(at(110)));
+        deadlines.close_by(at(110));
         assert_eq!(deadlines.next(&config, false), Some(at(110)), "only the close deadline is left");
     }
 

@@ -3,13 +3,14 @@
 //!
 //! | kind | methods |
 //! |---|---|
-//! | what happened | `accept`, `refuse`, `ready`, `fire_timers`, `service_next` |
+//! | what happened | `accept`, `ready`, `fire_timers`, `service_next` |
 //! | what to do | `send`, `broadcast`, `ping`, `close`, `disconnect`, `shutdown`, … |
 //! | what comes out | `flush` (to the streams), `finish_tick` (to the application), `next_timeout` |
 //!
 //! One poll: `flush`, `start_poll`, then `accept` and `ready` for what the kernel reports, then
 //! `fire_timers`, then `service_next` until it gives `false`, then `finish_tick`.
 
+mod admission;
 mod closing;
 mod receive;
 mod send;
@@ -30,18 +31,20 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    client::{Client, Open, Stage},
+    client::{Client, Open},
     config::Config,
+    deadlines::after,
     error::NotConnected,
     id::ClientId,
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
-    proto::handshake::{HeadReader, Rejection, Request},
+    proto::handshake::Request,
     stats::Stats,
     tick::{Recycler, Tick},
     tick_data::TickData,
     wheel::Wheel,
 };
+use admission::Addresses;
 pub use send::Delivery;
 use timers::{Alarm, AppTimer};
 
@@ -58,6 +61,8 @@ pub(crate) struct Readiness {
     pub(crate) writable: bool,
     /// The peer will send no more, or the connection failed.
     pub(crate) read_closed: bool,
+    /// TCP urgent data has come.
+    pub(crate) urgent: bool,
 }
 
 /// The server's state and all of its rules.
@@ -68,8 +73,9 @@ pub(crate) struct Engine<S> {
     next_serial: u32,
     /// Live connections: open and not reported closed.
     open: usize,
-    /// Connections that are only here to be told that there is no room.
-    refused: usize,
+    /// Connections whose last bytes are on their way.
+    lingering: usize,
+    addresses: Addresses,
     /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
     ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
@@ -101,16 +107,14 @@ impl<S: Stream> Engine<S> {
     /// Spare buffers kept, in bytes, each way.
     const POOL_BYTES: usize = 4 * 1024 * 1024;
 
-    /// Connections above `max_connections` that are told so; more are dropped without a word.
-    const REFUSED_AT_ONCE: usize = 64;
-
     pub(crate) fn new(config: Config, now: Instant) -> Self {
         Engine {
             config,
             clients: Slab::new(),
             next_serial: 1,
             open: 0,
-            refused: 0,
+            lingering: 0,
+            addresses: Addresses::default(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
             dirty: Vec::new(),
@@ -133,38 +137,12 @@ impl<S: Stream> Engine<S> {
 
     // ---- what happened ----
 
-    /// Takes over a connection; its stream is to be registered under the index that is returned.
-    /// `None`: there are so many that this one is dropped.
-    pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
-        self.stats.accepted += 1;
-        let max = self.config.max_connections.unwrap_or(u32::MAX as usize / 2);
-        let refused = self.shutting_down || self.clients.len() - self.refused >= max;
-        if refused {
-            self.stats.rejected.count(Rejection::AtCapacity);
-            if self.refused >= Self::REFUSED_AT_ONCE {
-                return None;
-            }
-        }
-        let serial = self.next_serial;
-        self.next_serial = serial.wrapping_add(1);
-        let stage = Stage::Handshake(HeadReader::default());
-        let mut client = Client::new(stream, remote, serial, stage, now);
-        client.refused = refused;
-        self.refused += usize::from(refused);
-        client.deadlines.close_by(now.checked_add(self.config.handshake_timeout));
-        let index = self.clients.insert(client);
-        if refused {
-            self.answer(index, &Rejection::AtCapacity.response(), now);
-        }
-        self.rearm(index);
-        Some(index)
-    }
-
     /// The readiness source reports on the stream at `index`.
     pub(crate) fn ready(&mut self, index: usize, readiness: Readiness, now: Instant) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.read_closed |= readiness.read_closed;
-        if readiness.readable || readiness.read_closed {
+        client.urgent |= readiness.urgent;
+        if readiness.readable || readiness.read_closed || readiness.urgent {
             client.readable = true;
             self.make_ready(index);
         }
@@ -339,7 +317,7 @@ impl<S: Stream> Engine<S> {
                 client.read_closed = true;
                 client.paused = false;
                 client.deadlines.unstuck();
-                client.deadlines.close_by(now.checked_add(self.config.close_timeout));
+                client.deadlines.close_by(after(now, self.config.close_timeout));
                 self.rearm(index);
                 self.make_ready(index);
             }

@@ -16,7 +16,7 @@ pub struct NotConnected(pub ClientId);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The id is stale: that connection is gone, or its `Close` event has been handed out.
+    /// The id is stale: its `Close` event was handed out, and a flush or poll has followed.
     #[error("client {0} is not connected: forget its id when you see its Close event")]
     NotConnected(ClientId),
     /// The connection is closing; nothing may follow a close frame (RFC 6455 §5.5.1).

@@ -75,6 +75,8 @@ pub(crate) struct Outbox {
     written: usize,
     /// A frame boundary in the first chunk. Equals `written`, or lies before it until someone asks.
     boundary: usize,
+    /// Bytes at the very start that are no frames.
+    raw: usize,
     /// Unsent bytes in `queue`, `tail` and the urgent frame that is leaving.
     len: usize,
     blocked: bool,
@@ -131,6 +133,12 @@ impl Outbox {
         self.len
     }
 
+    /// Unsent bytes of frames: what `max_buffered` caps. The answer to the handshake is not the
+    /// application's doing.
+    pub(crate) fn frames_len(&self) -> usize {
+        self.len - self.raw.saturating_sub(self.written)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -177,7 +185,7 @@ impl Outbox {
     pub(crate) fn push_raw(&mut self, bytes: &[u8], pool: &mut OutboxPool) {
         debug_assert!(self.is_empty() && self.written == 0);
         self.tail(pool).extend_from_slice(bytes);
-        self.boundary = bytes.len();
+        (self.boundary, self.raw) = (bytes.len(), bytes.len());
         self.pushed(bytes.len());
     }
 
@@ -273,7 +281,7 @@ impl Outbox {
         if queue.capacity() > 0 && queue.capacity() <= 64 && pool.queues.len() < OutboxPool::MAX_QUEUES {
             pool.queues.push(queue);
         }
-        (self.written, self.boundary, self.urgent) = (0, 0, None);
+        (self.written, self.boundary, self.raw, self.urgent) = (0, 0, 0, None);
     }
 
     /// Moves the tail behind the queue.
@@ -387,7 +395,7 @@ impl Outbox {
             Some(chunk) => pool.give_chunk(chunk),
             None => self.tail.clear(),
         }
-        (self.written, self.boundary) = (0, 0);
+        (self.written, self.boundary, self.raw) = (0, 0, 0);
     }
 
     fn count(&self) -> usize {

@@ -31,7 +31,8 @@ use mio::{Interest, Poll, Token, net::TcpStream};
 /// | ask | [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt), [`stats`](Server::stats), … |
 /// | sit in another loop | [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd` |
 ///
-/// Nothing happens between calls: there is no thread and no runtime behind it. What is said is queued
+/// Dropping it drops every connection without a close frame; [`shutdown`](Server::shutdown) first to be
+/// polite. Nothing happens between calls: there is no thread and no runtime behind it. What is said is queued
 /// and leaves at the next flush; every poll begins with one.
 ///
 /// # Examples
@@ -161,6 +162,7 @@ impl Server {
                 readable: event.is_readable(),
                 writable: event.is_writable(),
                 read_closed: event.is_read_closed() || event.is_error(),
+                urgent: event.is_priority(),
             };
             self.engine.ready(event.token().0, readiness, now);
         }
@@ -299,6 +301,8 @@ impl Server {
         }
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
         let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
         // Once and for all: nothing is re-registered later.
         if let Some(stream) = self.engine.stream_mut(index)
             && let Err(error) = self.poll.registry().register(stream, Token(index), interest)

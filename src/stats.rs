@@ -53,6 +53,8 @@ pub struct Rejected {
     pub origin: u64,
     /// 503: `max_connections` reached, or shutting down.
     pub at_capacity: u64,
+    /// 503: `max_connections_per_ip` reached.
+    pub per_ip: u64,
     /// The head was not complete within `handshake_timeout`.
     pub timeout: u64,
     /// The peer left before its head was complete.
@@ -97,12 +99,14 @@ impl Rejected {
             + self.head_too_large
             + self.origin
             + self.at_capacity
+            + self.per_ip
             + self.timeout
             + self.gone
     }
 
     pub(crate) fn count(&mut self, rejection: Rejection) {
         *match rejection.status() {
+            _ if rejection == Rejection::TooManyFromAddress => &mut self.per_ip,
             403 => &mut self.origin,
             405 | 426 => &mut self.not_an_upgrade,
             431 => &mut self.head_too_large,

@@ -122,16 +122,45 @@ impl Recycler {
     const MAX_SPARE: usize = 4;
 
     pub(crate) fn take(&self, pool: &mut BufferPool) -> TickData {
-        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut data = spare.unwrap_or_default();
-        data.reset(pool);
-        data
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for data in spare.iter_mut() {
+            data.recycle(pool);
+        }
+        spare.pop().unwrap_or_default()
     }
 
-    fn give(&self, data: TickData) {
+    fn give(&self, mut data: TickData) {
+        data.clear();
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < Self::MAX_SPARE {
             spare.push(data);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::ClientId,
+        proto::assembler::{Assembled, Kind},
+    };
+
+    #[test]
+    fn dropped_ticks_hold_little_and_nothing_after_the_next_poll() {
+        let (home, mut pool) = (Arc::new(Recycler::default()), BufferPool::new(usize::MAX));
+        for _ in 0..4 {
+            let mut data = TickData::default();
+            for len in [1 << 20, 64 << 20] {
+                let message = Assembled { kind: Kind::Binary, buffer: vec![0; len], len };
+                data.assembled(ClientId::new(0, 1), message);
+            }
+            home.give(data);
+        }
+        let spare = |home: &Recycler| home.0.lock().unwrap().iter().map(TickData::spare).sum::<usize>();
+        assert_eq!(spare(&home), 4 << 20);
+        let data = home.take(&mut pool);
+        assert_eq!(spare(&home) + data.spare(), 0);
+        assert!(data.is_empty());
     }
 }

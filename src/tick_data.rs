@@ -24,6 +24,8 @@ pub(crate) struct TickData {
     reasons: Vec<CloseReason>,
     /// Bytes received in this tick.
     input: usize,
+    /// Bytes of the messages in `assembled`.
+    held: usize,
 }
 
 /// An event as offsets: 24 bytes.
@@ -47,6 +49,13 @@ impl TickData {
     /// About as much input as stays in the cache while the application works on it.
     pub(crate) const BLOCK: usize = 64 * 1024;
 
+    /// Bytes received in one tick, and bytes handed over of messages that came in pieces; the last of
+    /// those may exceed it.
+    const INPUT: usize = 4 * Self::BLOCK;
+
+    /// Spare bytes that a dropped tick holds until the next poll.
+    const KEPT: usize = 2 * 1024 * 1024;
+
     /// With less room than this a read is left to the next tick.
     const MIN_READ: usize = 4 * 1024;
 
@@ -62,12 +71,13 @@ impl TickData {
     pub(crate) fn is_full(&self, event_budget: usize) -> bool {
         self.filled + Self::MIN_READ > Self::BLOCK
             || self.input_left() < Self::MIN_READ
+            || self.held >= Self::INPUT
             || self.records.len() >= event_budget
     }
 
     /// How many more bytes may be received in this tick.
     pub(crate) fn input_left(&self) -> usize {
-        (4 * Self::BLOCK).saturating_sub(self.input)
+        Self::INPUT.saturating_sub(self.input)
     }
 
     /// How many more events fit.
@@ -116,6 +126,7 @@ impl TickData {
     }
 
     pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
+        self.held += message.len;
         self.assembled.push((message.buffer, message.len));
         let index = self.assembled.len() as u32 - 1;
         self.records.push(Record::Message {
@@ -159,14 +170,29 @@ impl TickData {
         &self.reasons[index as usize]
     }
 
-    /// Empties it for reuse.
-    pub(crate) fn reset(&mut self, pool: &mut BufferPool) {
-        for (buffer, _) in self.assembled.drain(..) {
-            pool.give(buffer);
-        }
+    /// Forgets the events. Buffers stay for reuse, large ones only if they are few.
+    pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.requests.clear();
         self.reasons.clear();
-        (self.filled, self.input) = (0, 0);
+        (self.filled, self.input, self.held) = (0, 0, 0);
+        let mut kept = 0;
+        self.assembled.retain(|(buffer, _)| {
+            kept += buffer.capacity();
+            kept <= Self::KEPT
+        });
+    }
+
+    /// Bytes held for reuse besides the block.
+    #[cfg(test)]
+    pub(crate) fn spare(&self) -> usize {
+        self.assembled.iter().map(|(buffer, _)| buffer.capacity()).sum()
+    }
+
+    /// Gives the buffers of messages that came in pieces to those that will need them.
+    pub(crate) fn recycle(&mut self, pool: &mut BufferPool) {
+        for (buffer, _) in self.assembled.drain(..) {
+            pool.give(buffer);
+        }
     }
 }

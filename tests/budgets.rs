@@ -331,3 +331,36 @@ fn a_paused_client_that_is_closed_can_still_answer() {
     h.write(&mut raw, &raw::close(1000, ""));
     assert!(matches!(h.close_reason(id), tickws::CloseReason::Local { .. }));
 }
+
+#[test]
+fn a_tick_holds_only_so_many_bytes_of_large_messages() {
+    const LEN: usize = 300_000;
+    const CLIENTS: usize = 20;
+    let mut h = Harness::new();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| h.connect()).collect();
+    let frame = raw::binary(&[7; LEN]);
+    let arrived = |h: &Harness| h.server.stats().bytes_in;
+    for (raw, _) in &mut clients {
+        let before = arrived(&h);
+        h.write(raw, &frame[..frame.len() - 1]);
+        h.until("all but the last byte", |h| arrived(h) - before == frame.len() as u64 - 1);
+    }
+    for (raw, _) in &mut clients {
+        push(raw, &frame[frame.len() - 1..]);
+    }
+    let (mut whole, deadline) = (0, Deadline::new());
+    while whole < CLIENTS {
+        let tick = h.server.poll_once().unwrap();
+        let held: usize = tick.iter().map(|event| message_len(&event)).sum();
+        assert!(held <= 256 * 1024 + LEN, "{held} bytes in one tick");
+        whole += held / LEN;
+        deadline.check("all messages");
+    }
+}
+
+fn message_len(event: &Event<'_>) -> usize {
+    match event {
+        Event::Message { message, .. } => message.len(),
+        _ => 0,
+    }
+}

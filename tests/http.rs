@@ -227,3 +227,34 @@ fn the_upgrade_request_is_told_with_open_and_kept_only_if_asked() {
         assert!(!h.seen.iter().any(|seen| matches!(seen, Seen::Open(..))), "Open comes once");
     }
 }
+
+#[test]
+fn beyond_max_connections_per_ip_the_answer_is_503_until_someone_leaves() {
+    let mut h = Harness::with(Server::builder().max_connections_per_ip(2));
+    let (_first, _) = h.connect();
+    let (second, second_id) = h.connect();
+    assert_eq!(ask(&mut h, &raw::upgrade_request("/", "")).status, 503);
+    let rejected = h.server.stats().rejected;
+    assert_eq!((rejected.per_ip, rejected.at_capacity), (1, 0));
+    drop(second);
+    h.close_reason(second_id);
+    let _third = h.connect();
+    assert_eq!(h.server.client_count(), 2);
+}
+
+#[test]
+fn who_was_closed_and_stays_holds_no_place() {
+    let mut h = Harness::with(Server::builder().max_connections(2).max_connections_per_ip(2));
+    let mut lingering = Vec::new();
+    for _ in 0..5 {
+        let (mut raw, id) = h.connect();
+        h.write(&mut raw, &raw::close(1000, ""));
+        h.close_reason(id);
+        h.server.flush();
+        // Its end of the socket stays open.
+        lingering.push(raw);
+    }
+    let _places = [h.connect(), h.connect()];
+    assert_eq!(h.server.client_count(), 2);
+    assert_eq!(ask(&mut h, &raw::upgrade_request("/", "")).status, 503);
+}

@@ -215,3 +215,17 @@ fn silence_and_age_end_a_connection() {
     h.write(&mut old, &raw::close(1001, ""));
     assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Lifetime));
 }
+
+/// A read stops at the urgent mark although the socket is not drained.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[test]
+fn urgent_data_hides_nothing_behind_it() {
+    let mut h = Harness::new();
+    let (mut raw, id) = h.connect();
+    for round in 1..=3 {
+        h.write(&mut raw, &raw::text("before"));
+        rustix::net::send(raw.stream(), b"!", rustix::net::SendFlags::OOB).unwrap();
+        h.write(&mut raw, &raw::text("after"));
+        h.until("both messages", |h| h.texts(id).len() == 2 * round);
+    }
+}

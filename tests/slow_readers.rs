@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Harness, Seen, raw};
+use support::{Deadline, Harness, Seen, raw};
 use tickws::{CloseReason, Overflow, SendError, Server, Timeout};
 
 const CHUNK: usize = 32 * 1024;
@@ -205,4 +205,38 @@ fn pongs_and_pings_pass_data_that_waits() {
     }
     assert_eq!(pongs, [b"second"], "the newest of those that piled up (RFC 6455 §5.5.3)");
     assert!(data_behind > 0, "the pong waited behind all data");
+}
+
+#[test]
+fn pings_are_within_the_cap() {
+    let mut h = Harness::with(Server::builder().max_buffered(1000));
+    let (mut raw, id) = h.connect();
+    for _ in 0..100_000 {
+        h.server.ping(id).unwrap();
+    }
+    assert!(h.server.buffered(id) <= 1000, "{} bytes of pings", h.server.buffered(id));
+    h.server.send(id, "there is still room").unwrap();
+    h.server.flush();
+    // The newest ping, which waited, is among those that came.
+    while h.frame(&mut raw).opcode != raw::TEXT {}
+}
+
+#[test]
+fn the_answer_to_the_handshake_takes_no_room_from_the_application() {
+    let mut h = Harness::with(Server::builder().max_buffered(100));
+    let mut raw = h.dial();
+    h.write(&mut raw, raw::upgrade_request("/", "").as_bytes());
+    let greeting = [7; 98];
+    let (mut greeted, deadline) = (None, Deadline::new());
+    while greeted.is_none() {
+        for event in &h.server.poll_once().unwrap() {
+            if let tickws::Event::Open { client, .. } = event {
+                greeted = Some(h.server.send(client, &greeting));
+            }
+        }
+        deadline.check("the upgrade");
+    }
+    assert_eq!(greeted, Some(Ok(())));
+    assert!(h.head(&mut raw).starts_with("HTTP/1.1 101 "));
+    assert_eq!(h.frame(&mut raw).payload, greeting);
 }

@@ -12,6 +12,7 @@ use super::{Engine, Stream, timers::Alarm};
 use crate::{
     client::{Farewell, Stage},
     close_reason::{CloseReason, Timeout},
+    deadlines::after,
     error::{CloseError, NotConnected, PeerMisbehaved},
     id::ClientId,
     proto::{
@@ -70,9 +71,7 @@ impl<S: Stream> Engine<S> {
                 Stage::Open(_) | Stage::Linger { .. } => {}
             }
         }
-        if let Some(deadline) = now.checked_add(deadline) {
-            self.wheel.insert(deadline, Alarm::Shutdown);
-        }
+        self.wheel.insert(after(now, deadline), Alarm::Shutdown);
     }
 
     /// Whether a shutdown is complete: every connection is gone and every event handed out.
@@ -142,7 +141,7 @@ impl<S: Stream> Engine<S> {
         verdict: CloseReason,
         now: Instant,
     ) {
-        let deadline = now.checked_add(self.config.close_timeout);
+        let deadline = after(now, self.config.close_timeout);
         self.say_close(index, code, text);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
@@ -210,16 +209,19 @@ impl<S: Stream> Engine<S> {
 
     /// From here on only bytes leave and none are wanted.
     fn linger(&mut self, index: usize, now: Instant) {
-        let deadline = now.checked_add(self.config.close_timeout);
+        let deadline = after(now, self.config.close_timeout);
         let client = &mut self.clients[index];
         if let Stage::Open(open) = &mut client.stage {
             open.connection.release(&mut self.inbound);
         }
         self.inbound.give(std::mem::take(&mut client.carry));
         client.stage = Stage::Linger { half_closed: false };
+        let remote = client.remote;
         client.paused = false;
         client.deadlines.close_by(deadline);
         let readable = client.readable;
+        self.lingering += 1;
+        self.leave_place(remote);
         self.rearm(index);
         self.make_dirty(index);
         if readable {
@@ -229,9 +231,10 @@ impl<S: Stream> Engine<S> {
 
     /// The outbox is empty. A lingering connection is half-closed now, or gone.
     pub(super) fn after_last_byte(&mut self, index: usize) {
+        let may_linger = self.may_linger();
         let client = &mut self.clients[index];
         let Stage::Linger { half_closed } = &mut client.stage else { return };
-        if client.read_closed && !client.readable {
+        if (client.read_closed && !client.readable) || !may_linger {
             return self.free(index);
         }
         if !std::mem::replace(half_closed, true) && client.stream.shutdown_write().is_err() {
@@ -287,7 +290,10 @@ impl<S: Stream> Engine<S> {
     /// Drops the stream, and gives everything back that the connection held.
     fn free(&mut self, index: usize) {
         let mut client = self.clients.remove(index);
-        self.refused -= usize::from(client.refused);
+        match client.stage {
+            Stage::Linger { .. } => self.lingering -= 1,
+            _ => self.leave_place(client.remote),
+        }
         if let Some((key, _)) = client.timer {
             self.wheel.cancel(key);
         }

@@ -39,6 +39,9 @@ enum Turn {
 }
 
 impl<S: Stream> Engine<S> {
+    /// Bytes read in one turn while others wait for theirs.
+    const TURN: usize = 16 * 1024;
+
     /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
         if self.tick.is_full(self.config.event_budget) {
@@ -86,8 +89,13 @@ impl<S: Stream> Engine<S> {
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
-        let budget = budget.min(self.tick.input_left());
+        let budget = budget.min(self.tick.input_left()).min(self.turn());
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
+    }
+
+    /// Bytes for one turn: who has the tick for itself may fill it.
+    fn turn(&self) -> usize {
+        if self.ready.is_empty() { usize::MAX } else { Self::TURN }
     }
 
     /// Reads a large payload straight where it belongs; `None` if there is none.
@@ -221,10 +229,12 @@ impl<S: Stream> Engine<S> {
     fn read_head(&mut self, index: usize, now: Instant) -> Turn {
         let Engine { config, clients, tick, stats, .. } = self;
         let client = &mut clients[index];
+        let Some(budget) = budget_left(client, self.poll, config.read_budget) else { return Turn::Postponed };
         let Stage::Handshake(head) = &mut client.stage else { return Turn::Drained };
         let limits = HeadLimits { max_bytes: config.max_head_bytes, max_headers: config.max_headers };
         let (mut block, base) = tick.take_block();
-        let room = &mut block[base..];
+        let end = block.len().min(base.saturating_add(budget));
+        let room = &mut block[base..end];
         let (read, offered) = (read(&mut client.stream, room), room.len());
         let parsed = match &read {
             Ok(count) => head.push(&room[..*count], limits),
@@ -327,7 +337,7 @@ fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Inst
     if count > 0 {
         client.deadlines.heard(now);
     }
-    if count < offered && !client.read_closed && SHORT_READ_MEANS_DRAINED {
+    if count < offered && !client.read_closed && !client.urgent && SHORT_READ_MEANS_DRAINED {
         client.readable = false;
     }
     if client.readable { Turn::Again } else { Turn::Drained }

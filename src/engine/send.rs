@@ -55,7 +55,7 @@ impl<S: Stream> Engine<S> {
         if len > max {
             return Err(SendError::TooLarge { len, max });
         }
-        if outbox.len() + len > max {
+        if outbox.frames_len() + len > max {
             return Err(self.overflow(id));
         }
         open.connection.send(kind, payload, outbox, pool);
@@ -90,7 +90,7 @@ impl<S: Stream> Engine<S> {
                 delivery.dropped += 1;
                 continue;
             }
-            if outbox.len() + len > max {
+            if outbox.frames_len() + len > max {
                 overflowed.push(ClientId::new(index as u32, client.serial));
                 continue;
             }
@@ -122,12 +122,13 @@ impl<S: Stream> Engine<S> {
 
     /// Queues a ping; the pong sets `rtt`.
     pub(crate) fn ping(&mut self, id: ClientId, now: Instant) -> Result<(), SendError> {
+        let max = self.config.max_buffered;
         let (open, outbox, pool) =
             self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));
         }
-        open.connection.ping(now, outbox, pool);
+        open.connection.ping(now, outbox.len() >= max / 2, outbox, pool);
         self.stats.pings += 1;
         self.make_dirty(id.index());
         Ok(())

@@ -373,7 +373,7 @@ impl Host {
             if readable || writable {
                 link.refused &= !writable;
                 let read_closed = link.fin_arrived || link.reset;
-                edges.push((*index, Readiness { readable, writable, read_closed }));
+                edges.push((*index, Readiness { readable, writable, read_closed, urgent: false }));
             }
         }
         if let Some(rng) = &mut self.chaos {

@@ -116,10 +116,15 @@ enum ErrorClass {
 }
 
 fn kind(error: &io::Error) -> ErrorClass {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
+        PermissionDenied, TimedOut, WouldBlock,
+    };
     match error.kind() {
         WouldBlock => ErrorClass::Empty,
-        ConnectionAborted | ConnectionReset | Interrupted => ErrorClass::Lost,
+        // accept(2): what befell the connection before it was accepted is reported here, too.
+        ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkDown
+        | NetworkUnreachable | PermissionDenied | TimedOut => ErrorClass::Lost,
         // EMFILE, ENFILE, ENOBUFS, ENOMEM have no kinds of their own; anything unknown is treated as
         // gravely, so that it cannot spin.
         _ => ErrorClass::Exhausted,

@@ -186,11 +186,12 @@ impl Connection {
     }
 
     /// Queues a ping (RFC 6455 §5.5.2). Its body numbers it, so that its pong is known.
-    pub(crate) fn ping(&mut self, now: Instant, outbox: &mut Outbox, pool: &mut OutboxPool) {
+    /// `must_wait`: the outbox is rather full; a ping that waits there already is replaced.
+    pub(crate) fn ping(&mut self, now: Instant, must_wait: bool, outbox: &mut Outbox, pool: &mut OutboxPool) {
         self.ping_serial = self.ping_serial.wrapping_add(1);
         self.ping = Some((self.ping_serial, now));
         let body = self.ping_serial.to_be_bytes();
-        self.push_control(ControlCode::Ping, &body, false, outbox, pool);
+        self.push_control(ControlCode::Ping, &body, must_wait, outbox, pool);
     }
 
     /// Queues our close frame behind everything queued (RFC 6455 §5.5.1). `None` is the empty body that

@@ -25,6 +25,8 @@ pub(crate) enum Rejection {
     TooManyHeaders,
     /// `max_connections` is reached.
     AtCapacity,
+    /// `max_connections_per_ip` is reached.
+    TooManyFromAddress,
 }
 
 impl Rejection {
@@ -44,7 +46,7 @@ impl Rejection {
             // RFC 9110 §15.5.6: a 405 lists the methods.
             Rejection::MethodNotAllowed => ("close", "Allow: GET\r\n"),
             // RFC 9110 §10.2.3: in seconds.
-            Rejection::AtCapacity => ("close", "Retry-After: 10\r\n"),
+            Rejection::AtCapacity | Rejection::TooManyFromAddress => ("close", "Retry-After: 10\r\n"),
             _ => ("close", ""),
         };
         let text = self.text();
@@ -73,7 +75,7 @@ impl Rejection {
             Rejection::HeadTooLarge | Rejection::TooManyHeaders => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Rejection::AtCapacity => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::AtCapacity | Rejection::TooManyFromAddress => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -93,6 +95,7 @@ impl Rejection {
             }
             Rejection::TooManyHeaders => "the request has too many headers: send fewer",
             Rejection::AtCapacity => "the server has no room for another connection: try again later",
+            Rejection::TooManyFromAddress => "too many connections from this address: close one first",
         }
     }
 }

@@ -184,7 +184,7 @@ impl Endpoint {
     }
 
     pub(super) fn ping(&mut self) {
-        self.connection.ping(self.now, &mut self.outbox, &mut self.outbound);
+        self.connection.ping(self.now, false, &mut self.outbox, &mut self.outbound);
     }
 
     /// One read, as `read_frames` does it.

@@ -1,0 +1,117 @@
+//! Who is let in: the limits on connections, in all and per address.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use super::{Engine, Stream};
+use crate::{
+    client::{Client, Stage},
+    deadlines::after,
+    proto::handshake::{HeadReader, Rejection},
+};
+
+/// How many connections come from each address; counted only if there is a limit.
+#[derive(Debug, Default)]
+pub(super) struct Addresses(HashMap<IpAddr, usize>);
+
+impl Addresses {
+    /// Whether one more from `addr` would be above `max`.
+    fn is_full(&self, addr: SocketAddr, max: Option<usize>) -> bool {
+        max.is_some_and(|max| self.0.get(&key(addr)).is_some_and(|count| *count >= max))
+    }
+
+    fn enter(&mut self, addr: SocketAddr) {
+        *self.0.entry(key(addr)).or_default() += 1;
+    }
+
+    fn leave(&mut self, addr: SocketAddr) {
+        if let Some(count) = self.0.get_mut(&key(addr)) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&key(addr));
+            }
+        }
+    }
+}
+
+/// An IPv4 client of a dual-stack socket is the same as one of an IPv4 socket.
+fn key(addr: SocketAddr) -> IpAddr {
+    addr.ip().to_canonical()
+}
+
+impl<S: Stream> Engine<S> {
+    /// Connections above a limit that are told so at a time; more are dropped without a word.
+    const REFUSED_AT_ONCE: usize = 64;
+
+    /// Takes over a connection; its stream is to be registered under the index that is returned.
+    /// `None`: there are so many that this one is dropped.
+    pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
+        self.stats.accepted += 1;
+        let refusal = self.refusal(remote);
+        if let Some(refusal) = refusal {
+            self.stats.rejected.count(refusal);
+            if self.lingering >= Self::REFUSED_AT_ONCE {
+                return None;
+            }
+        }
+        let serial = self.next_serial;
+        self.next_serial = serial.wrapping_add(1);
+        let stage = Stage::Handshake(HeadReader::default());
+        let mut client = Client::new(stream, remote, serial, stage, now);
+        client.deadlines.close_by(after(now, self.config.handshake_timeout));
+        let index = self.clients.insert(client);
+        if self.config.max_connections_per_ip.is_some() {
+            self.addresses.enter(remote);
+        }
+        match refusal {
+            Some(refusal) => self.answer(index, &refusal.response(), now),
+            None => self.rearm(index),
+        }
+        Some(index)
+    }
+
+    /// Why nobody more is let in from `remote`, if so.
+    fn refusal(&self, remote: SocketAddr) -> Option<Rejection> {
+        let Engine { config, clients, lingering, .. } = self;
+        if self.shutting_down || config.max_connections.is_some_and(|max| clients.len() - lingering >= max) {
+            return Some(Rejection::AtCapacity);
+        }
+        let full = self.addresses.is_full(remote, config.max_connections_per_ip);
+        full.then_some(Rejection::TooManyFromAddress)
+    }
+
+    /// A connection begins to linger, or to be forgotten without lingering: its place is free.
+    pub(super) fn leave_place(&mut self, remote: SocketAddr) {
+        if self.config.max_connections_per_ip.is_some() {
+            self.addresses.leave(remote);
+        }
+    }
+
+    /// Whether another connection whose last byte has left may wait for the peer's FIN. Where
+    /// connections are limited, those that only linger are, too.
+    pub(super) fn may_linger(&self) -> bool {
+        let max = self.config.max_connections.unwrap_or(usize::MAX);
+        self.lingering <= max.max(Self::REFUSED_AT_ONCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_counted_whatever_their_port_and_form() {
+        let mut addresses = Addresses::default();
+        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert!(!addresses.is_full(addr("1.2.3.4:5"), Some(1)));
+        addresses.enter(addr("1.2.3.4:5"));
+        assert!(addresses.is_full(addr("[::ffff:1.2.3.4]:6"), Some(1)));
+        assert!(!addresses.is_full(addr("1.2.3.4:6"), None));
+        assert!(!addresses.is_full(addr("1.2.3.5:5"), Some(1)));
+        addresses.leave(addr("1.2.3.4:7"));
+        assert!(addresses.0.is_empty());
+    }
+}
