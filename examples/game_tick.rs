@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Clients steer with the text messages `left` and `right`; everyone gets the positions of all players
-//! as binary, 60 times per second. Once per second the longest poll and the longest flush are printed.
+//! as binary, 60 times per second. Once per second the longest poll is printed.
 
 use std::{
     error::Error,
@@ -18,13 +18,52 @@ use tickws::{ClientId, CloseCode, Event, Message, Server};
 
 const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 60);
 
-/// Polls in one frame, each of about 64 KiB of input.
+/// Polls in one frame; each reads about 64 KiB, and there is rarely more than one.
 const POLLS: usize = 8;
 
 struct Player {
     client: ClientId,
     x: i16,
     speed: i16,
+}
+
+/// A side table: the slot of a client is its player's.
+#[derive(Default)]
+struct World(Vec<Option<Player>>);
+
+impl World {
+    fn apply(&mut self, event: Event<'_>) {
+        match event {
+            Event::Open { client, .. } => {
+                self.0.resize_with(self.0.len().max(client.index() + 1), || None);
+                self.0[client.index()] = Some(Player { client, x: 0, speed: 0 });
+            }
+            Event::Message { client, message } => {
+                let Some(player) = &mut self.0[client.index()] else { return };
+                match message {
+                    Message::Text("left") => player.speed = player.speed.saturating_sub(1),
+                    Message::Text("right") => player.speed = player.speed.saturating_add(1),
+                    other => log::debug!("{client} says {other:?}"),
+                }
+            }
+            Event::Close { client, reason } => {
+                log::info!("{client} left: {reason}");
+                self.0[client.index()] = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves everyone; writes the frame's number, then (slot, x) of each player.
+    fn simulate(&mut self, frame: u64, snapshot: &mut Vec<u8>) {
+        snapshot.clear();
+        snapshot.extend_from_slice(&frame.to_be_bytes());
+        for player in self.0.iter_mut().flatten() {
+            player.x = player.x.saturating_add(player.speed);
+            snapshot.extend_from_slice(&(player.client.index() as u16).to_be_bytes());
+            snapshot.extend_from_slice(&player.x.to_be_bytes());
+        }
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -38,71 +77,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // A frame has 16 ms. Whatever the network does, a poll reads for half of one at most.
+    // A frame has 16 ms; whatever the network does, a poll stops reading after half a millisecond.
     let mut server = Server::builder().time_budget(Duration::from_micros(500)).bind(addr)?;
     log::info!("playing on ws://{}/", server.local_addrs()[0]);
     let second = server.set_interval(Duration::from_secs(1));
-
-    // A side table: the slot of a client is its player's.
-    let mut players: Vec<Option<Player>> = Vec::new();
-    let mut snapshot = Vec::new();
-    let (mut longest_poll, mut longest_flush) = (Duration::ZERO, Duration::ZERO);
+    let (mut world, mut snapshot, mut longest) = (World::default(), Vec::new(), Duration::ZERO);
     let mut next_frame = Instant::now();
 
     for frame in 0..frames {
-        // What a frame leaves over waits for the next one, in the kernel.
         for _ in 0..POLLS {
             let start = Instant::now();
             let tick = server.poll_once()?;
-            longest_poll = longest_poll.max(start.elapsed());
+            longest = longest.max(start.elapsed());
             for event in &tick {
                 match event {
-                    Event::Open { client, .. } => {
-                        players.resize_with(players.len().max(client.index() + 1), || None);
-                        players[client.index()] = Some(Player { client, x: 0, speed: 0 });
-                    }
-                    Event::Message { client, message: Message::Text(command) } => {
-                        if let Some(player) = &mut players[client.index()] {
-                            match command {
-                                "left" => player.speed = player.speed.saturating_sub(1),
-                                "right" => player.speed = player.speed.saturating_add(1),
-                                other => log::debug!("{client} says {other:?}"),
-                            }
-                        }
-                    }
-                    Event::Close { client, reason } => {
-                        log::info!("{client} left: {reason}");
-                        players[client.index()] = None;
-                    }
                     Event::Timer { timer } if timer == second => {
-                        let count = server.client_count();
-                        log::info!(
-                            "{count} players, longest poll {longest_poll:?}, longest flush {longest_flush:?}"
-                        );
-                        (longest_poll, longest_flush) = (Duration::ZERO, Duration::ZERO);
+                        log::info!("{} players, longest poll {longest:?}", server.client_count());
+                        longest = Duration::ZERO;
                     }
-                    _ => {}
+                    event => world.apply(event),
                 }
             }
             if !tick.more() {
                 break;
             }
         }
-
-        // Simulate, then queue this frame's snapshot: frame number, then (slot, x) of each player.
-        snapshot.clear();
-        snapshot.extend_from_slice(&frame.to_be_bytes());
-        for player in players.iter_mut().flatten() {
-            player.x = player.x.saturating_add(player.speed);
-            snapshot.extend_from_slice(&(player.client.index() as u16).to_be_bytes());
-            snapshot.extend_from_slice(&player.x.to_be_bytes());
-        }
-        server.broadcast(&snapshot);
-
-        let start = Instant::now();
-        server.flush();
-        longest_flush = longest_flush.max(start.elapsed());
-
+        world.simulate(frame, &mut snapshot);
+        server.broadcast(&snapshot); // queues only
+        server.flush(); // one write per client
         next_frame += FRAME;
         thread::sleep(next_frame.saturating_duration_since(Instant::now()));
     }
