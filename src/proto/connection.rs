@@ -70,7 +70,8 @@ pub(crate) struct Connection {
     role: Role,
     close: CloseState,
     assembler: Assembler,
-    /// The last ping's number and time, until its pong.
+    /// Number and time of the first ping that is unanswered. Not of the last: who pings more often than
+    /// a round trip takes would never see one end.
     ping: Option<(u32, Instant)>,
     ping_serial: u32,
     rtt: Option<Duration>,
@@ -166,7 +167,9 @@ impl Connection {
 
     /// The length of a data frame of ours with this payload, in bytes.
     pub(crate) fn frame_len(&self, payload: usize) -> usize {
-        self.data_header(Kind::Binary, payload, self.masks().then_some([0; 4])).encoded_len() + payload
+        let mask = self.masks().then_some([0; 4]);
+        let opcode = opcode(Kind::Binary);
+        Header { fin: true, rsv1: false, opcode, mask, len: payload as u64 }.encoded_len() + payload
     }
 
     /// Whether our frames are masked, so that none can be shared with others.
@@ -189,7 +192,7 @@ impl Connection {
     /// `must_wait`: the outbox is rather full; a ping that waits there already is replaced.
     pub(crate) fn ping(&mut self, now: Instant, must_wait: bool, outbox: &mut Outbox, pool: &mut OutboxPool) {
         self.ping_serial = self.ping_serial.wrapping_add(1);
-        self.ping = Some((self.ping_serial, now));
+        self.ping.get_or_insert((self.ping_serial, now));
         let body = self.ping_serial.to_be_bytes();
         self.push_control(ControlCode::Ping, &body, must_wait, outbox, pool);
     }
@@ -244,12 +247,16 @@ impl Connection {
                 self.push_control(ControlCode::Pong, payload, full, io.outbox, io.outbound);
             }
             ControlCode::Pong => {
-                // §5.5.3: an unsolicited pong is legal and means nothing.
-                if let Some((serial, sent)) = self.ping
-                    && payload == serial.to_be_bytes()
-                {
-                    self.rtt = Some(io.now.saturating_duration_since(sent));
-                    self.ping = None;
+                // §5.5.3: an unsolicited pong is legal and means nothing; one to a later ping answers the
+                // earlier ones, too, but does not tell how long those took.
+                if let (Some((first, sent)), Ok(body)) = (self.ping, payload.try_into()) {
+                    let later = u32::from_be_bytes(body).wrapping_sub(first);
+                    if later == 0 {
+                        self.rtt = Some(io.now.saturating_duration_since(sent));
+                    }
+                    if later <= self.ping_serial.wrapping_sub(first) {
+                        self.ping = None;
+                    }
                 }
             }
             ControlCode::Close => {
@@ -288,10 +295,6 @@ impl Connection {
         unmask(body, &header);
         let kind = if code == ControlCode::Ping { Control::Ping } else { Control::Pong };
         outbox.push_control(kind, &bytes[..size + payload.len()], must_wait, pool);
-    }
-
-    fn data_header(&self, kind: Kind, payload: usize, mask: Option<[u8; 4]>) -> Header {
-        Header { fin: true, rsv1: false, opcode: opcode(kind), mask, len: payload as u64 }
     }
 
     fn mask(&mut self) -> Option<[u8; 4]> {

@@ -151,3 +151,40 @@ fn our_ping_measures_the_round_trip() {
         assert!(endpoint.outcomes.is_empty());
     }
 }
+
+#[test]
+fn pinging_more_often_than_a_round_trip_takes_still_measures_it() {
+    for side in SIDES {
+        let mut endpoint = Endpoint::new(side, LIMITS);
+        let trip = Duration::from_millis(50);
+        // A ping every 10 ms, each answered 50 ms later.
+        for round in 1..=20 {
+            endpoint.ping();
+            endpoint.now += Duration::from_millis(10);
+            if round >= 5 {
+                endpoint.read(&side.gets(0x8a, &(round - 4_u32).to_be_bytes()));
+                assert_eq!(endpoint.connection.rtt(), Some(trip), "round {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pong_to_the_newest_ping_alone_measures_nothing_old() {
+    for side in SIDES {
+        let mut endpoint = Endpoint::new(side, LIMITS);
+        let answer = |number: u32| side.gets(0x8a, &number.to_be_bytes());
+        endpoint.ping();
+        endpoint.now += Duration::from_secs(1);
+        endpoint.ping();
+        // Of a ping that was never sent: means nothing.
+        endpoint.read(&answer(3));
+        endpoint.now += Duration::from_millis(20);
+        endpoint.read(&answer(2));
+        assert_eq!(endpoint.connection.rtt(), None);
+        endpoint.ping();
+        endpoint.now += Duration::from_millis(20);
+        endpoint.read(&answer(3));
+        assert_eq!(endpoint.connection.rtt(), Some(Duration::from_millis(20)));
+    }
+}
