@@ -74,6 +74,8 @@ impl Bench {
             stream.read_exact(&mut head).unwrap();
             assert!(head.ends_with(b"\r\n\r\n"));
             stream.set_nonblocking(true).unwrap();
+            // Or the kernel joins the pieces.
+            stream.set_nodelay(true).unwrap();
             stream
         });
         let clients = clients.collect();
@@ -91,10 +93,12 @@ impl Bench {
         answer: impl Fn(&mut Server, Event<'_>),
     ) {
         let mut got = [0; 8];
-        let mut sent = 0;
+        let (mut sent, before_all) = (0, self.server.stats().bytes_in);
         for _ in 0..1_000_000 {
-            if sent < input.len() {
-                let end = input.len().min(sent + piece);
+            // One piece at a time: two that are read together once in a while would be another load, with
+            // another high-water mark of the pools.
+            if sent < input.len() && self.server.stats().bytes_in - before_all == sent as u64 {
+                let end = input.len().min(sent.saturating_add(piece));
                 sent += self.clients[0].write(&input[sent..end]).unwrap_or(0);
             }
             let before = ALLOCATIONS.get();
