@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{
+    backlog::Backlog,
     close_reason::CloseReason,
     config::{Config, Overflow},
     deadlines::Deadlines,
@@ -74,6 +75,8 @@ pub(crate) struct Open {
     /// messages.
     pub(crate) farewell: Option<Farewell>,
     pub(crate) overflow: Option<Overflow>,
+    /// What may yet be replaced, expire, or be passed; `None` if nothing.
+    pub(crate) backlog: Option<Box<Backlog>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
 }
@@ -124,6 +127,17 @@ impl<S> Client<S> {
             Stage::Open(open) => Some((open, &mut self.outbox)),
             _ => None,
         }
+    }
+
+    /// Whether anything waits to be written.
+    pub(crate) fn has_output(&self) -> bool {
+        self.outbox.has_work() || self.open().is_some_and(|open| open.backlog.is_some())
+    }
+
+    /// Bytes of messages that wait to be written.
+    pub(crate) fn buffered(&self) -> usize {
+        let backlog = self.open().and_then(|open| open.backlog.as_ref());
+        self.outbox.len() + backlog.map_or(0, |backlog| backlog.len())
     }
 
     /// Open, and no `Close` reported.

@@ -31,14 +31,15 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    client::{Client, Open},
+    backlog::BacklogPool,
+    client::{Client, Open, Stage},
     config::Config,
     deadlines::after,
     error::NotConnected,
     id::ClientId,
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
-    proto::handshake::Request,
+    proto::{handshake::Request, prepared::Encoder},
     stats::Stats,
     tick::{Recycler, Tick},
     tick_data::TickData,
@@ -46,6 +47,8 @@ use crate::{
 };
 use admission::Addresses;
 pub use send::Delivery;
+#[expect(unused_imports)]
+pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
 
 /// A non-blocking byte stream. A readiness source tells the engine when to use it.
@@ -98,9 +101,12 @@ pub(crate) struct Engine<S> {
     recycler: Arc<Recycler>,
     inbound: BufferPool,
     outbound: OutboxPool,
-    /// A broadcast is framed here once.
-    frame: Vec<u8>,
+    backlogs: BacklogPool,
+    /// A message to many is framed here once.
+    encoder: Encoder,
     stats: Stats,
+    /// The last moment that the engine was told of.
+    now: Instant,
 }
 
 impl<S: Stream> Engine<S> {
@@ -130,8 +136,10 @@ impl<S: Stream> Engine<S> {
             recycler: Arc::default(),
             inbound: BufferPool::new(Self::POOL_BYTES),
             outbound: OutboxPool::new(Self::POOL_BYTES),
-            frame: Vec::new(),
+            backlogs: BacklogPool::default(),
+            encoder: Encoder::default(),
             stats: Stats::default(),
+            now,
         }
     }
 
@@ -149,7 +157,7 @@ impl<S: Stream> Engine<S> {
         if readiness.writable {
             let client = &mut self.clients[index];
             client.outbox.unblock();
-            if client.outbox.has_work() {
+            if client.has_output() {
                 self.write(index, now);
             }
         }
@@ -159,6 +167,7 @@ impl<S: Stream> Engine<S> {
 
     /// Writes what is queued, one write per client, and bids farewell to those reported closed.
     pub(crate) fn flush(&mut self, now: Instant) {
+        self.now = now;
         self.bid_farewell(now);
         let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
         for index in work.drain(..) {
@@ -242,7 +251,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn buffered(&self, id: ClientId) -> usize {
-        self.get(id).map_or(0, |client| client.outbox.len())
+        self.get(id).map_or(0, Client::buffered)
     }
 
     pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
@@ -284,43 +293,85 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// Bytes of a backlog that are framed at a time. For a client that is behind it is little: what is framed
+    /// can no longer be replaced.
+    const FILL: usize = 64 * 1024;
+    const FILL_SLOW: usize = 4 * 1024;
+
     /// Writes as much as the stream takes.
     fn write(&mut self, index: usize, now: Instant) {
-        let Engine { clients, outbound, stats, .. } = self;
+        if self.clients[index].failed.is_some() {
+            return self.drop_output(index);
+        }
+        loop {
+            let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
+            self.fill(index, room, now);
+            let Engine { clients, outbound, stats, .. } = self;
+            let client = &mut clients[index];
+            match client.outbox.write_to(&mut client.stream, outbound) {
+                Ok(Written::All(count)) => {
+                    stats.bytes_out += count as u64;
+                    client.deadlines.unstuck();
+                    if !client.has_output() {
+                        break;
+                    }
+                }
+                Ok(Written::Blocked(count)) => {
+                    stats.bytes_out += count as u64;
+                    if count > 0 || !client.deadlines.is_stuck() {
+                        client.deadlines.stuck_since(now);
+                    }
+                    client.backed_up = true;
+                    return self.rearm(index);
+                }
+                Err(error) => return self.write_failed(index, error.kind(), now),
+            }
+        }
+        let client = &mut self.clients[index];
+        if std::mem::take(&mut client.backed_up) && client.is_live() {
+            let id = self.id(index);
+            self.tick.drained(id);
+        }
+        self.after_last_byte(index);
+    }
+
+    /// Frames up to about `room` bytes of what waits in the client's backlog.
+    fn fill(&mut self, index: usize, room: usize, now: Instant) {
+        let Engine { clients, outbound, backlogs, stats, .. } = self;
         let client = &mut clients[index];
-        if client.failed.is_some() {
-            return client.outbox.clear(outbound);
+        let Some((open, outbox)) = client.open_mut() else { return };
+        let Some(mut backlog) = open.backlog.take() else { return };
+        stats.expired += open.connection.fill(&mut backlog, room, now, outbox, outbound);
+        if backlog.is_empty() {
+            backlogs.give(backlog);
+        } else {
+            backlogs.count(&mut backlog);
+            open.backlog = Some(backlog);
         }
-        match client.outbox.write_to(&mut client.stream, outbound) {
-            Ok(Written::All(count)) => {
-                stats.bytes_out += count as u64;
-                client.deadlines.unstuck();
-                if std::mem::take(&mut client.backed_up) && client.is_live() {
-                    let id = self.id(index);
-                    self.tick.drained(id);
-                }
-                self.after_last_byte(index);
-            }
-            Ok(Written::Blocked(count)) => {
-                stats.bytes_out += count as u64;
-                if count > 0 || !client.deadlines.is_stuck() {
-                    client.deadlines.stuck_since(now);
-                }
-                client.backed_up = true;
-                self.rearm(index);
-            }
-            Err(error) => {
-                // The peer may have said why before it reset: what has arrived is read first.
-                client.outbox.clear(outbound);
-                client.failed = Some(error.kind());
-                client.readable = true;
-                client.read_closed = true;
-                client.paused = false;
-                client.deadlines.unstuck();
-                client.deadlines.close_by(after(now, self.config.close_timeout));
-                self.rearm(index);
-                self.make_ready(index);
-            }
+    }
+
+    /// Nothing more can be written.
+    fn drop_output(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.outbox.clear(&mut self.outbound);
+        if let Stage::Open(open) = &mut client.stage
+            && let Some(backlog) = open.backlog.take()
+        {
+            self.backlogs.give(backlog);
         }
+    }
+
+    fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
+        self.drop_output(index);
+        // The peer may have said why before it reset: what has arrived is read first.
+        let client = &mut self.clients[index];
+        client.failed = Some(kind);
+        client.readable = true;
+        client.read_closed = true;
+        client.paused = false;
+        client.deadlines.unstuck();
+        client.deadlines.close_by(after(now, self.config.close_timeout));
+        self.rearm(index);
+        self.make_ready(index);
     }
 }

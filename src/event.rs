@@ -5,8 +5,8 @@ use std::{fmt, slice};
 use crate::{
     close_reason::CloseReason,
     id::{ClientId, TimerId},
-    message::Message,
-    proto::{assembler::Kind, handshake::Request, utf8},
+    message::{Kind, Message},
+    proto::{handshake::Request, utf8},
     tick_data::{Record, TickData},
 };
 

@@ -54,6 +54,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 
+mod backlog;
 mod builder;
 mod client;
 mod close_reason;
@@ -68,6 +69,7 @@ mod net;
 mod outbox;
 mod pool;
 mod proto;
+mod send_options;
 mod server;
 mod stats;
 #[cfg(test)]
@@ -84,6 +86,8 @@ pub use error::{CloseError, ConfigError, NotConnected, PeerMisbehaved, SendError
 pub use event::{Event, Events};
 pub use id::{ClientId, TimerId};
 pub use message::{Message, NotData};
+pub use proto::prepared::{Outgoing, Prepared};
+pub use send_options::{LatestKey, Priority, SendOptions};
 pub use server::Server;
 pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;

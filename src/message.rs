@@ -27,7 +27,21 @@ pub enum Message<'a> {
     Binary(&'a [u8]),
 }
 
+/// Text or binary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Binary,
+}
+
 impl<'a> Message<'a> {
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Message::Text(_) => Kind::Text,
+            Message::Binary(_) => Kind::Binary,
+        }
+    }
+
     /// The payload's length in bytes.
     pub fn len(self) -> usize {
         self.as_bytes().len()

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
-//! control frames while blocked ──► urgent lane ───────────────────────┘ at the next frame boundary
+//! control frames while blocked, frames of high priority ──► urgent ────┘ at the next frame boundary
 //! ```
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use bytes::Bytes;
-
-use crate::{pool::BufferPool, proto::frame};
-
-/// A frame of at least this many bytes that many clients get is shared, not copied.
-pub(crate) const SHARE_FROM: usize = 1024;
+use crate::{
+    pool::BufferPool,
+    proto::{
+        frame,
+        prepared::{Encoder, Prepared},
+    },
+};
 
 /// A tail beyond this moves into the queue, so that a slow reader's sent bytes are freed chunk by chunk.
 const TAIL_MAX: usize = 64 * 1024;
@@ -26,24 +31,46 @@ const SLICES: usize = 32;
 /// The kernel took less than was offered: its buffer is full. Windows re-arms only after `WouldBlock`.
 const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
 
-/// Spare parts for outboxes, so that filling and draining one allocates nothing.
+/// Frames of high priority that are lined up at a time. What has come later and is graver, a pong, passes
+/// those that are not.
+const AHEAD_MAX: usize = 4 * 1024;
+
+/// Spare parts for outboxes, so that filling and draining one allocates nothing, and how much those in use
+/// hold.
 #[derive(Debug)]
 pub(crate) struct OutboxPool {
     tails: BufferPool,
     queues: Vec<VecDeque<Chunk>>,
+    /// Memory of all outboxes in bytes, but for shared frames.
+    held: usize,
+    /// Memory of the shared frames that are alive.
+    shared: Arc<AtomicUsize>,
 }
 
 impl OutboxPool {
     const MAX_QUEUES: usize = 1024;
 
     pub(crate) fn new(max_bytes: usize) -> Self {
-        OutboxPool { tails: BufferPool::new(max_bytes), queues: Vec::new() }
+        OutboxPool { tails: BufferPool::new(max_bytes), queues: Vec::new(), held: 0, shared: Arc::default() }
+    }
+
+    /// Memory that all outboxes hold, in bytes; a shared frame counts once.
+    #[expect(dead_code)]
+    pub(crate) fn held(&self) -> usize {
+        self.held + self.shared.load(Ordering::Relaxed)
     }
 
     /// The bytes kept.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.tails.bytes()
+    }
+
+    /// A shared frame that waits for someone counts until it is gone.
+    pub(crate) fn charge(&self, frame: &Prepared) {
+        if frame.frame().len() >= Encoder::SHARE_FROM {
+            frame.charge(&self.shared);
+        }
     }
 
     fn give_chunk(&mut self, chunk: Chunk) {
@@ -77,8 +104,11 @@ pub(crate) struct Outbox {
     boundary: usize,
     /// Bytes at the very start that are no frames.
     raw: usize,
-    /// Unsent bytes in `queue`, `tail` and the urgent frame that is leaving.
+    /// Unsent bytes in `queue`, `tail` and the urgent frames that are leaving.
     len: usize,
+    /// Memory of the chunks in `queue`, and of everything as the pool has counted it.
+    chunks: usize,
+    counted: usize,
     blocked: bool,
     urgent: Option<Box<Urgent>>,
 }
@@ -87,36 +117,60 @@ pub(crate) struct Outbox {
 enum Chunk {
     Owned(Vec<u8>),
     /// One frame that other clients hold too.
-    Shared(Bytes),
+    Shared(Prepared),
 }
 
 impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
             Chunk::Owned(buffer) => buffer,
-            Chunk::Shared(bytes) => bytes,
+            Chunk::Shared(prepared) => prepared.frame(),
+        }
+    }
+
+    /// Memory that is this outbox's alone.
+    fn held(&self) -> usize {
+        match self {
+            Chunk::Owned(buffer) => size_of::<Chunk>() + buffer.capacity(),
+            Chunk::Shared(_) => size_of::<Chunk>(),
         }
     }
 }
 
-/// Control frames that pass the queued data while the client is blocked.
+/// Frames that pass the queued data: control frames while the client is blocked, and those of high priority.
 #[derive(Debug, Default)]
 struct Urgent {
-    /// Leaves at the next frame boundary; nothing else may come between its bytes.
+    /// Leaves at the next frame boundary: control frames, then others.
     leaving: Vec<u8>,
     left: usize,
+    /// Bytes of control frames at the start of `leaving`.
+    control: usize,
     /// The newest of each kind waits; RFC 6455 §5.5.3 lets a pong answer the latest ping only.
     pong: Vec<u8>,
     ping: Vec<u8>,
 }
 
 impl Urgent {
-    /// Lines up what waits, and says how many bytes that is.
+    /// Lines up the control frames that wait, and says how many bytes that is. They come before frames of
+    /// high priority unless one of those may be half gone.
     fn admit(&mut self) -> usize {
-        let before = self.leaving.len();
-        self.leaving.append(&mut self.pong);
-        self.leaving.append(&mut self.ping);
-        self.leaving.len() - before
+        let at = if self.left == 0 { self.control } else { self.leaving.len() };
+        let count = self.pong.len() + self.ping.len();
+        self.leaving.splice(at..at, self.pong.drain(..).chain(self.ping.drain(..)));
+        self.control += count;
+        count
+    }
+
+    /// Frees what has left.
+    fn forget_left(&mut self) {
+        if self.left == self.leaving.len() {
+            self.leaving.clear();
+            (self.left, self.control) = (0, 0);
+        }
+    }
+
+    fn held(&self) -> usize {
+        size_of::<Urgent>() + self.leaving.capacity() + self.pong.capacity() + self.ping.capacity()
     }
 }
 
@@ -166,19 +220,36 @@ impl Outbox {
     }
 
     /// Accounts for bytes appended to `tail`.
-    pub(crate) fn pushed(&mut self, bytes: usize) {
+    pub(crate) fn pushed(&mut self, bytes: usize, pool: &mut OutboxPool) {
         self.len += bytes;
+        self.count_memory(pool);
         debug_assert_eq!(self.len, self.count());
     }
 
     /// Appends one whole frame that is shared with others.
-    pub(crate) fn push_shared(&mut self, frame: Bytes, pool: &mut OutboxPool) {
+    pub(crate) fn push_shared(&mut self, frame: Prepared, pool: &mut OutboxPool) {
         self.rotate(pool);
-        if self.queue.capacity() == 0 {
-            self.queue = pool.queues.pop().unwrap_or_default();
-        }
-        self.len += frame.len();
-        self.queue.push_back(Chunk::Shared(frame));
+        pool.charge(&frame);
+        self.len += frame.frame().len();
+        self.push_chunk(Chunk::Shared(frame), pool);
+        self.count_memory(pool);
+    }
+
+    /// Whether a frame of high priority may be lined up. Not before those that are have left, or a later
+    /// control frame would come behind too many.
+    pub(crate) fn takes_ahead(&self) -> bool {
+        let urgent = self.urgent.as_ref();
+        urgent.is_none_or(|u| u.left == u.leaving.len() || (u.left == 0 && u.leaving.len() < AHEAD_MAX))
+    }
+
+    /// Queues whole frames before all data that has not begun to leave. `write` appends them.
+    pub(crate) fn push_ahead(&mut self, write: impl FnOnce(&mut Vec<u8>), pool: &mut OutboxPool) {
+        let urgent = self.urgent.get_or_insert_default();
+        urgent.forget_left();
+        let before = urgent.leaving.len();
+        write(&mut urgent.leaving);
+        let added = urgent.leaving.len() - before;
+        self.pushed(added, pool);
     }
 
     /// Appends bytes that are no frame (an HTTP answer). Only the first thing ever sent may be that.
@@ -186,7 +257,7 @@ impl Outbox {
         debug_assert!(self.is_empty() && self.written == 0);
         self.tail(pool).extend_from_slice(bytes);
         (self.boundary, self.raw) = (bytes.len(), bytes.len());
-        self.pushed(bytes.len());
+        self.pushed(bytes.len(), pool);
     }
 
     /// Queues a control frame: behind what is queued while that is about to leave, else in the urgent
@@ -200,7 +271,7 @@ impl Outbox {
     ) {
         if !self.blocked && !must_wait {
             self.tail(pool).extend_from_slice(frame);
-            return self.pushed(frame.len());
+            return self.pushed(frame.len(), pool);
         }
         let urgent = self.urgent.get_or_insert_default();
         let slot = match kind {
@@ -209,12 +280,30 @@ impl Outbox {
         };
         slot.clear();
         slot.extend_from_slice(frame);
+        self.count_memory(pool);
     }
 
     /// The last frame comes next: control frames that wait leave before it, also if one is half gone.
     pub(crate) fn seal(&mut self) {
         if let Some(urgent) = &mut self.urgent {
             self.len += urgent.admit();
+        }
+    }
+
+    /// Drops every frame that has not begun to leave. The rest of one that has stays: without it the peer
+    /// could not read the next.
+    #[expect(dead_code)]
+    pub(crate) fn cut(&mut self, pool: &mut OutboxPool) {
+        self.find_boundary();
+        let mut rest = self.first()[self.written..self.boundary].to_vec();
+        if let Some(urgent) = self.urgent.as_ref().filter(|urgent| urgent.left > 0) {
+            rest.extend_from_slice(&urgent.leaving[urgent.left..]);
+        }
+        let blocked = self.blocked;
+        self.clear(pool);
+        self.blocked = blocked;
+        if !rest.is_empty() {
+            self.push_raw(&rest, pool);
         }
     }
 
@@ -273,6 +362,7 @@ impl Outbox {
     /// Gives the memory back. The content must be gone or unwanted.
     fn release(&mut self, pool: &mut OutboxPool) {
         debug_assert_eq!(self.len, 0);
+        (self.chunks, self.urgent) = (0, None);
         pool.give_chunk(Chunk::Owned(std::mem::take(&mut self.tail)));
         while let Some(chunk) = self.queue.pop_front() {
             pool.give_chunk(chunk);
@@ -281,17 +371,32 @@ impl Outbox {
         if queue.capacity() > 0 && queue.capacity() <= 64 && pool.queues.len() < OutboxPool::MAX_QUEUES {
             pool.queues.push(queue);
         }
-        (self.written, self.boundary, self.raw, self.urgent) = (0, 0, 0, None);
+        (self.written, self.boundary, self.raw) = (0, 0, 0);
+        self.count_memory(pool);
     }
 
     /// Moves the tail behind the queue.
     fn rotate(&mut self, pool: &mut OutboxPool) {
         if !self.tail.is_empty() {
-            if self.queue.capacity() == 0 {
-                self.queue = pool.queues.pop().unwrap_or_default();
-            }
-            self.queue.push_back(Chunk::Owned(std::mem::take(&mut self.tail)));
+            let tail = std::mem::take(&mut self.tail);
+            self.push_chunk(Chunk::Owned(tail), pool);
         }
+    }
+
+    fn push_chunk(&mut self, chunk: Chunk, pool: &mut OutboxPool) {
+        if self.queue.capacity() == 0 {
+            self.queue = pool.queues.pop().unwrap_or_default();
+        }
+        self.chunks += chunk.held();
+        self.queue.push_back(chunk);
+    }
+
+    /// Tells the pool how much memory this outbox holds now.
+    fn count_memory(&mut self, pool: &mut OutboxPool) {
+        let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
+        let held = self.chunks + self.tail.capacity() + urgent;
+        pool.held = pool.held + held - self.counted;
+        self.counted = held;
     }
 
     fn first(&self) -> &[u8] {
@@ -301,9 +406,8 @@ impl Outbox {
     /// Lets the waiting control frames leave next, once those before them have left.
     fn admit_urgent(&mut self) {
         let Some(urgent) = &mut self.urgent else { return };
-        if urgent.left == urgent.leaving.len() {
-            urgent.leaving.clear();
-            urgent.left = 0;
+        urgent.forget_left();
+        if urgent.left == 0 {
             self.len += urgent.admit();
             if urgent.leaving.is_empty() {
                 self.urgent = None;
@@ -386,13 +490,17 @@ impl Outbox {
         if !self.queue.is_empty() && self.written == self.first().len() {
             self.next_chunk(pool);
         }
+        self.count_memory(pool);
         debug_assert_eq!(self.len, self.count());
     }
 
     /// The first chunk has left whole.
     fn next_chunk(&mut self, pool: &mut OutboxPool) {
         match self.queue.pop_front() {
-            Some(chunk) => pool.give_chunk(chunk),
+            Some(chunk) => {
+                self.chunks -= chunk.held();
+                pool.give_chunk(chunk);
+            }
             None => self.tail.clear(),
         }
         (self.written, self.boundary, self.raw) = (0, 0, 0);

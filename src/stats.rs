@@ -29,8 +29,13 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes written to sockets, HTTP and framing included.
     pub bytes_out: u64,
-    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest).
+    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), and messages to many
+    /// that are above `max_buffered`.
     pub dropped: u64,
+    /// Queued messages that a newer one with their [`LatestKey`](crate::LatestKey) has replaced.
+    pub replaced: u64,
+    /// Queued messages dropped because their `expires_in` had passed.
+    pub expired: u64,
     /// Pings sent.
     pub pings: u64,
     /// WebSocket connections ended, by cause.

@@ -141,10 +141,7 @@ impl Recycler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        id::ClientId,
-        proto::assembler::{Assembled, Kind},
-    };
+    use crate::{id::ClientId, message::Kind, proto::assembler::Assembled};
 
     #[test]
     fn dropped_ticks_hold_little_and_nothing_after_the_next_poll() {

@@ -5,11 +5,9 @@ use std::{ops::Range, sync::Arc};
 use crate::{
     close_reason::CloseReason,
     id::{ClientId, TimerId},
+    message::Kind,
     pool::BufferPool,
-    proto::{
-        assembler::{Assembled, Kind},
-        handshake::Request,
-    },
+    proto::{assembler::Assembled, handshake::Request},
 };
 
 /// What one tick owns: the received bytes, and what happened.

@@ -11,12 +11,13 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["id", "message", "pool", "test_rng"],
+    &["id", "message", "pool", "send_options", "test_rng"],
     &["error"],
     &["config", "close_reason"],
     &["wheel", "deadlines", "proto::mask", "proto::utf8", "proto::close"],
     &["proto::frame", "proto::handshake"],
-    &["outbox", "stats", "proto::assembler"],
+    &["proto::prepared"],
+    &["backlog", "outbox", "stats", "proto::assembler"],
     &["proto::connection"],
     &["tick_data", "client"],
     &["event"],

@@ -117,7 +117,7 @@ impl<S: Stream> Engine<S> {
             Stage::Handshake(_) => self.forget_handshake(index),
             Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
             // The next flush or writable event goes on.
-            Stage::Linger { .. } if client.outbox.has_work() => {}
+            Stage::Linger { .. } if client.has_output() => {}
             Stage::Linger { .. } => self.free(index),
         }
     }
@@ -157,8 +157,9 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Queues a close frame.
+    /// Queues a close frame behind everything else.
     pub(super) fn say_close(&mut self, index: usize, code: CloseCode, text: &str) {
+        self.fill(index, usize::MAX, self.now);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
         open.connection.close(Some((code.into(), text)), &mut client.outbox, &mut self.outbound);
@@ -187,7 +188,11 @@ impl<S: Stream> Engine<S> {
         let mut work = std::mem::replace(&mut self.ended, std::mem::take(&mut self.work));
         for index in work.drain(..) {
             let index = index as usize;
-            let Some(client) = self.clients.get_mut(index) else { continue };
+            if !self.clients.contains(index) {
+                continue;
+            }
+            self.fill(index, usize::MAX, now);
+            let client = &mut self.clients[index];
             let Stage::Open(open) = &mut client.stage else { continue };
             let Some(farewell) = open.farewell.take() else { continue };
             if let Farewell::Close(body) = farewell
@@ -299,6 +304,11 @@ impl<S: Stream> Engine<S> {
         }
         if let Stage::Open(open) = &mut client.stage {
             open.connection.release(&mut self.inbound);
+        }
+        if let Stage::Open(open) = &mut client.stage
+            && let Some(backlog) = open.backlog.take()
+        {
+            self.backlogs.give(backlog);
         }
         self.inbound.give(client.carry);
         client.outbox.clear(&mut self.outbound);

@@ -6,7 +6,8 @@ use super::{Engine, Stream};
 use crate::{
     client::{Client, Open, Stage},
     deadlines::Deadlines,
-    error::PeerMisbehaved,
+    error::{NotConnected, PeerMisbehaved},
+    id::ClientId,
     pool::BufferPool,
     proto::{
         connection::{Connection, Io, Received, Role},
@@ -39,6 +40,33 @@ enum Turn {
 }
 
 impl<S: Stream> Engine<S> {
+    // ---- asked for by the application ----
+
+    /// No more input from this client: its messages wait in the kernel, and TCP slows the peer down.
+    pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
+        let (open, ..) = self.open_mut(id)?;
+        // A close handshake has to be read to its end.
+        let closing = open.verdict.is_some() || open.farewell.is_some();
+        self.clients[id.index()].paused |= !closing;
+        Ok(())
+    }
+
+    pub(crate) fn resume_reading(&mut self, id: ClientId, now: Instant) -> Result<(), NotConnected> {
+        self.open_mut(id)?;
+        let client = &mut self.clients[id.index()];
+        if std::mem::take(&mut client.paused) {
+            // Nothing could be heard while it was paused.
+            client.deadlines.heard(now);
+            if client.readable || !client.carry.is_empty() {
+                self.make_ready(id.index());
+            }
+            self.rearm(id.index());
+        }
+        Ok(())
+    }
+
+    // ---- reading ----
+
     /// Bytes read in one turn while others wait for theirs.
     const TURN: usize = 16 * 1024;
 
@@ -274,6 +302,7 @@ impl<S: Stream> Engine<S> {
             verdict: None,
             farewell: None,
             overflow: None,
+            backlog: None,
             request: self.config.keep_requests.then(|| request.clone()),
         }));
         client.deadlines = Deadlines::new(now);

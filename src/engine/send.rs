@@ -2,19 +2,21 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Farewell, Stage},
+    backlog::{Backlog, BacklogPool, Pushed, Terms},
+    client::{Client, Farewell, Open, Stage},
     close_reason::CloseReason,
     config::Overflow,
+    deadlines::after,
     error::{NotConnected, SendError},
     id::ClientId,
-    message::Message,
-    outbox::SHARE_FROM,
-    proto::{assembler::Kind, connection::opcode, frame},
+    outbox::{Outbox, OutboxPool},
+    proto::prepared::Outgoing,
+    send_options::{LatestKey, Priority, SendOptions},
+    stats::Stats,
 };
 
 /// What became of a message to many: how many clients it was queued for, and how many it was not.
@@ -41,77 +43,105 @@ pub struct Delivery {
     pub overflowed: usize,
 }
 
+/// Why a message does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Misfit {
+    /// It never will.
+    TooLarge {
+        len: usize,
+    },
+    Full,
+}
+
+/// What queueing works with besides the client: the engine's shared parts.
+struct Desk<'e> {
+    outbound: &'e mut OutboxPool,
+    backlogs: &'e mut BacklogPool,
+    stats: &'e mut Stats,
+    max_buffered: usize,
+    /// Of the last flush: old enough for no message to expire too early.
+    now: Instant,
+}
+
 impl<S: Stream> Engine<S> {
     /// Queues one message for one client.
-    pub(crate) fn send(&mut self, id: ClientId, message: Message<'_>) -> Result<(), SendError> {
-        let max = self.config.max_buffered;
-        let (open, outbox, pool) =
-            self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
+    pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
+        self.send_on(id, &message, Terms::default())
+    }
+
+    /// Queues one message for one client in its own way.
+    pub(crate) fn send_with(
+        &mut self,
+        id: ClientId,
+        message: Outgoing<'_>,
+        options: SendOptions,
+        now: Instant,
+    ) -> Result<(), SendError> {
+        let SendOptions { expires_in, priority, latest } = options;
+        let expires = expires_in.map(|wait| after(now, wait));
+        self.send_on(id, &message, Terms { priority, expires, latest })
+    }
+
+    /// Queues one message in the place of the one with its key.
+    pub(crate) fn send_latest(
+        &mut self,
+        id: ClientId,
+        key: LatestKey,
+        message: Outgoing<'_>,
+    ) -> Result<(), SendError> {
+        self.send_on(id, &message, Terms { latest: Some(key), ..Terms::default() })
+    }
+
+    fn send_on(&mut self, id: ClientId, message: &Outgoing<'_>, terms: Terms) -> Result<(), SendError> {
+        let Engine { clients, outbound, backlogs, stats, config, now, .. } = self;
+        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {
+            return Err(SendError::NotConnected(id));
+        };
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));
         }
-        let (kind, payload) = parts(message);
-        let len = open.connection.frame_len(payload.len());
-        if len > max {
-            return Err(SendError::TooLarge { len, max });
+        let max = config.max_buffered;
+        let mut desk = Desk { outbound, backlogs, stats, max_buffered: max, now: *now };
+        match desk.queue(open, outbox, message, terms) {
+            Ok(()) => {
+                self.make_dirty(id.index());
+                Ok(())
+            }
+            Err(Misfit::TooLarge { len }) => Err(SendError::TooLarge { len, max }),
+            Err(Misfit::Full) => Err(self.overflow(id)),
         }
-        if outbox.frames_len() + len > max {
-            return Err(self.overflow(id));
-        }
-        open.connection.send(kind, payload, outbox, pool);
-        self.stats.messages_out += 1;
-        self.make_dirty(id.index());
-        Ok(())
     }
 
-    /// Queues one message for every client but `except`. It is framed once; a large one is shared.
-    pub(crate) fn broadcast(&mut self, message: Message<'_>, except: Option<ClientId>) -> Delivery {
-        let (kind, payload) = parts(message);
-        let mut bytes = std::mem::take(&mut self.frame);
-        bytes.clear();
-        frame::write_frame(&mut bytes, opcode(kind), payload, None);
-        let shared = (bytes.len() >= SHARE_FROM).then(|| Bytes::from(std::mem::take(&mut bytes)));
-        let encoded: &[u8] = shared.as_deref().unwrap_or(&bytes);
-        let (len, max) = (encoded.len(), self.config.max_buffered);
+    /// Queues one message for everyone but `except`.
+    pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
+        self.deliver(Whom::Everyone, message, None, except)
+    }
 
-        let mut delivery = Delivery::default();
-        let mut overflowed = Vec::new();
-        let Engine { clients, outbound, dirty, .. } = self;
-        for (index, client) in clients.iter_mut() {
-            let Stage::Open(open) = &mut client.stage else { continue };
-            if open.farewell.is_some()
-                || !open.connection.close_state().may_send_data()
-                || except.is_some_and(|id| id.index() == index && id.serial() == client.serial)
-            {
-                continue;
-            }
-            let outbox = &mut client.outbox;
-            if len > max {
-                delivery.dropped += 1;
-                continue;
-            }
-            if outbox.frames_len() + len > max {
-                overflowed.push(ClientId::new(index as u32, client.serial));
-                continue;
-            }
-            match &shared {
-                _ if open.connection.masks() => open.connection.send(kind, payload, outbox, outbound),
-                Some(frame) => outbox.push_shared(frame.clone(), outbound),
-                None => {
-                    outbox.tail(outbound).extend_from_slice(encoded);
-                    outbox.pushed(len);
+    /// Queues one message for all of `whom` but `except`. It is framed once; a large one is shared.
+    pub(crate) fn deliver(
+        &mut self,
+        whom: Whom,
+        message: Outgoing<'_>,
+        latest: Option<LatestKey>,
+        except: Option<ClientId>,
+    ) -> Delivery {
+        let message = Outgoing::Prepared(self.encoder.encode(message));
+        let Engine { clients, outbound, backlogs, stats, config, now, dirty, .. } = self;
+        let desk = Desk { outbound, backlogs, stats, max_buffered: config.max_buffered, now: *now };
+        let terms = Terms { latest, ..Terms::default() };
+        let mut round =
+            Round { desk, message, terms, except, dirty, delivery: Delivery::default(), full: Vec::new() };
+        match whom {
+            Whom::Everyone => {
+                for (index, client) in clients.iter_mut() {
+                    round.offer(ClientId::new(index as u32, client.serial), client);
                 }
             }
-            delivery.queued += 1;
-            if !client.in_dirty && !outbox.is_blocked() {
-                client.in_dirty = true;
-                dirty.push(index as u32);
-            }
         }
-        self.frame = bytes;
-        self.stats.messages_out += delivery.queued as u64;
+        let Round { mut delivery, full, .. } = round;
         self.stats.dropped += delivery.dropped as u64;
-        for id in overflowed {
+        for id in full {
             match self.overflow(id) {
                 SendError::Dropped(_) => delivery.dropped += 1,
                 _ => delivery.overflowed += 1,
@@ -140,29 +170,6 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// No more input from this client: its messages wait in the kernel, and TCP slows the peer down.
-    pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
-        let (open, ..) = self.open_mut(id)?;
-        // A close handshake has to be read to its end.
-        let closing = open.verdict.is_some() || open.farewell.is_some();
-        self.clients[id.index()].paused |= !closing;
-        Ok(())
-    }
-
-    pub(crate) fn resume_reading(&mut self, id: ClientId, now: Instant) -> Result<(), NotConnected> {
-        self.open_mut(id)?;
-        let client = &mut self.clients[id.index()];
-        if std::mem::take(&mut client.paused) {
-            // Nothing could be heard while it was paused.
-            client.deadlines.heard(now);
-            if client.readable || !client.carry.is_empty() {
-                self.make_ready(id.index());
-            }
-            self.rearm(id.index());
-        }
-        Ok(())
-    }
-
     /// The outbox of `id` is full: does what the policy says.
     fn overflow(&mut self, id: ClientId) -> SendError {
         let default = self.config.overflow;
@@ -187,7 +194,109 @@ impl<S: Stream> Engine<S> {
     }
 }
 
-fn parts(message: Message<'_>) -> (Kind, &[u8]) {
-    let kind = if message.as_text().is_some() { Kind::Text } else { Kind::Binary };
-    (kind, message.as_bytes())
+/// Whom a message to many is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whom {
+    Everyone,
+}
+
+/// One message on its way to many.
+struct Round<'e> {
+    desk: Desk<'e>,
+    message: Outgoing<'static>,
+    terms: Terms,
+    except: Option<ClientId>,
+    dirty: &'e mut Vec<u32>,
+    delivery: Delivery,
+    /// Those whose outbox is full.
+    full: Vec<ClientId>,
+}
+
+impl Round<'_> {
+    fn offer<S>(&mut self, id: ClientId, client: &mut Client<S>) {
+        let Stage::Open(open) = &mut client.stage else { return };
+        if open.farewell.is_some()
+            || !open.connection.close_state().may_send_data()
+            || self.except == Some(id)
+        {
+            return;
+        }
+        match self.desk.queue(open, &mut client.outbox, &self.message, self.terms.clone()) {
+            Ok(()) => {
+                self.delivery.queued += 1;
+                if !client.in_dirty && !client.outbox.is_blocked() {
+                    client.in_dirty = true;
+                    self.dirty.push(id.index() as u32);
+                }
+            }
+            Err(Misfit::TooLarge { .. }) => self.delivery.dropped += 1,
+            Err(Misfit::Full) => self.full.push(id),
+        }
+    }
+}
+
+impl Desk<'_> {
+    /// Queues a message behind what it has to stand behind, if it fits.
+    fn queue(
+        &mut self,
+        open: &mut Open,
+        outbox: &mut Outbox,
+        message: &Outgoing<'_>,
+        terms: Terms,
+    ) -> Result<(), Misfit> {
+        let waits =
+            |open: &Open| open.backlog.as_ref().is_some_and(|backlog| backlog.waits(Priority::Normal));
+        if terms.is_plain() && !waits(open) {
+            let len = open.connection.frame_len(message.payload().len());
+            self.check(open, outbox, len, None)?;
+            match message {
+                Outgoing::Message(message) => {
+                    open.connection.send(message.kind(), message.as_bytes(), outbox, self.outbound);
+                }
+                Outgoing::Prepared(prepared) => {
+                    open.connection.send_prepared(prepared, outbox, self.outbound);
+                }
+            }
+        } else {
+            let name = terms.latest.as_ref().map_or(0, LatestKey::heap);
+            let len = message.payload().len() + name + Backlog::OVERHEAD;
+            self.check(open, outbox, len, terms.latest.as_ref())?;
+            let backlog = open.backlog.get_or_insert_with(|| self.backlogs.take());
+            if backlog.push(message, terms) == Pushed::Replaced {
+                self.stats.replaced += 1;
+            }
+            if let Outgoing::Prepared(prepared) = message {
+                self.outbound.charge(prepared);
+            }
+            self.backlogs.count(backlog);
+        }
+        self.stats.messages_out += 1;
+        Ok(())
+    }
+
+    /// Whether `len` more bytes fit in place of the message with that key; what has expired makes room.
+    fn check(
+        &mut self,
+        open: &mut Open,
+        outbox: &Outbox,
+        len: usize,
+        latest: Option<&LatestKey>,
+    ) -> Result<(), Misfit> {
+        if len > self.max_buffered {
+            return Err(Misfit::TooLarge { len });
+        }
+        let room = self.max_buffered.saturating_sub(outbox.frames_len());
+        let Some(backlog) = &mut open.backlog else {
+            return if len > room { Err(Misfit::Full) } else { Ok(()) };
+        };
+        let fits = |backlog: &mut Backlog| {
+            let freed = latest.map_or(0, |key| backlog.cost_of(key));
+            backlog.cost() - freed + len <= room
+        };
+        if fits(backlog) {
+            return Ok(());
+        }
+        self.stats.expired += backlog.expire(self.now);
+        if fits(backlog) { Ok(()) } else { Err(Misfit::Full) }
+    }
 }

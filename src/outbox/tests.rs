@@ -55,13 +55,14 @@ struct Model {
     raw: bool,
     /// Control frames that leave at the next frame boundary; of them, too, the beginning is cut off.
     leaving: Vec<u8>,
+    leaving_begun: bool,
     pong: Vec<u8>,
     ping: Vec<u8>,
 }
 
 impl Model {
     fn admit(&mut self) {
-        if self.leaving.is_empty() {
+        if !self.leaving_begun {
             self.leaving.append(&mut self.pong);
             self.leaving.append(&mut self.ping);
         }
@@ -86,6 +87,7 @@ impl Model {
             if !self.goes_on() && !self.leaving.is_empty() {
                 let taken = count.min(self.leaving.len());
                 self.leaving.drain(..taken);
+                self.leaving_begun = !self.leaving.is_empty();
                 count -= taken;
                 continue;
             }
@@ -190,13 +192,16 @@ impl Pair {
     fn push_small(&mut self, len: usize) {
         let bytes = numbered(DATA, self.number(), len);
         self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
-        self.outbox.pushed(bytes.len());
+        self.outbox.pushed(bytes.len(), &mut self.pool);
         self.model.queue.push_back(bytes);
     }
 
     fn push_shared(&mut self, len: usize) {
         let bytes = numbered(DATA, self.number(), len);
-        self.outbox.push_shared(Bytes::from(bytes.clone()), &mut self.pool);
+        let (_, header) = frame::Header::parse(&bytes).unwrap().unwrap();
+        let shared = Prepared::new(&bytes[header..]);
+        assert_eq!(shared.frame(), bytes);
+        self.outbox.push_shared(shared, &mut self.pool);
         self.model.queue.push_back(bytes);
     }
 
@@ -286,7 +291,7 @@ fn random_pushes_and_writes_do_what_the_model_does() {
                     pair.push_small(len);
                 }
                 4..7 => {
-                    let len = SHARE_FROM + pair.rng.below(3000);
+                    let len = Encoder::SHARE_FROM + pair.rng.below(3000);
                     pair.push_shared(len);
                 }
                 7..10 => {
@@ -331,7 +336,7 @@ fn more_slices_than_a_write_takes() {
             if i % 7 == 0 {
                 pair.push_small(20);
             }
-            pair.push_shared(SHARE_FROM);
+            pair.push_shared(Encoder::SHARE_FROM);
         }
         while pair.outbox.has_work() {
             pair.write(willing);

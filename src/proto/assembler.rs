@@ -5,16 +5,10 @@ use tungstenite::protocol::frame::coding::Data;
 use crate::{
     config::MessageLimits,
     error::PeerMisbehaved,
+    message::Kind,
     pool::BufferPool,
     proto::{frame::Header, mask::apply_mask_at, utf8::Utf8Validator},
 };
-
-/// Text or binary.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Binary,
-}
 
 /// A payload that outgrew one read: `buffer[..len]`. Bytes beyond `len` are old and initialised.
 #[derive(Debug, PartialEq, Eq)]

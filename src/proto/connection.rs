@@ -8,17 +8,21 @@ use std::{
 use tungstenite::protocol::frame::coding::{Control as ControlCode, Data, OpCode};
 
 use crate::{
+    backlog::Backlog,
     config::MessageLimits,
     error::PeerMisbehaved,
+    message::Kind,
     outbox::{Control, Outbox, OutboxPool},
     pool::BufferPool,
     proto::{
-        assembler::{Assembled, Assembler, Kind, check_size},
+        assembler::{Assembled, Assembler, check_size},
         close::{self, CloseState},
-        frame::{self, Header},
+        frame::{self, Header, opcode},
         mask::{MaskSource, apply_mask},
+        prepared::{Encoder, Prepared},
         utf8,
     },
+    send_options::Priority,
 };
 
 /// Which side of the connection this is (RFC 6455 §5.1).
@@ -185,7 +189,58 @@ impl Connection {
         let before = tail.len();
         frame::write_frame(tail, opcode(kind), payload, mask);
         let added = tail.len() - before;
-        outbox.pushed(added);
+        outbox.pushed(added, pool);
+    }
+
+    /// Queues a message that is framed already: a small frame is copied, a large one shared.
+    pub(crate) fn send_prepared(&mut self, message: &Prepared, outbox: &mut Outbox, pool: &mut OutboxPool) {
+        debug_assert!(self.close.may_send_data());
+        let frame = message.frame();
+        if self.masks() {
+            // §5.3: every frame has a masking key of its own.
+            self.send(message.kind(), message.payload(), outbox, pool);
+        } else if frame.len() < Encoder::SHARE_FROM {
+            outbox.tail(pool).extend_from_slice(frame);
+            outbox.pushed(frame.len(), pool);
+        } else {
+            outbox.push_shared(message.clone(), pool);
+        }
+    }
+
+    /// Frames what waits in the backlog until about `room` bytes are queued, those of high priority first;
+    /// everything if `room` is endless. Gives the number of messages that had expired.
+    pub(crate) fn fill(
+        &mut self,
+        backlog: &mut Backlog,
+        room: usize,
+        now: Instant,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) -> u64 {
+        let mut expired = 0;
+        while (room == usize::MAX || outbox.takes_ahead())
+            && let Some(item) = backlog.next(Priority::High, now, &mut expired)
+        {
+            if outbox.is_empty() {
+                self.send(item.kind, backlog.payload(&item), outbox, pool);
+            } else {
+                let mask = self.mask();
+                let write = |out: &mut Vec<u8>| {
+                    frame::write_frame(out, opcode(item.kind), backlog.payload(&item), mask);
+                };
+                outbox.push_ahead(write, pool);
+            }
+        }
+        while outbox.len() < room
+            && !backlog.waits(Priority::High)
+            && let Some(item) = backlog.next(Priority::Normal, now, &mut expired)
+        {
+            match item.shared() {
+                Some(prepared) => self.send_prepared(prepared, outbox, pool),
+                None => self.send(item.kind, backlog.payload(&item), outbox, pool),
+            }
+        }
+        expired
     }
 
     /// Queues a ping (RFC 6455 §5.5.2). Its body numbers it, so that its pong is known.
@@ -211,7 +266,7 @@ impl Connection {
         let before = tail.len();
         frame::write_frame(tail, OpCode::Control(ControlCode::Close), &bytes, mask);
         let added = tail.len() - before;
-        outbox.pushed(added);
+        outbox.pushed(added, pool);
         self.close = self.close.on_sent();
     }
 
@@ -303,14 +358,6 @@ impl Connection {
             Role::Client(source) => Some(source()),
         }
     }
-}
-
-/// The opcode of an unfragmented message.
-pub(crate) fn opcode(kind: Kind) -> OpCode {
-    OpCode::Data(match kind {
-        Kind::Text => Data::Text,
-        Kind::Binary => Data::Binary,
-    })
 }
 
 fn unmask(payload: &mut [u8], header: &Header) {

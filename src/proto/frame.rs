@@ -2,8 +2,7 @@
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::error::PeerMisbehaved;
-use crate::proto::mask::apply_mask;
+use crate::{error::PeerMisbehaved, message::Kind, proto::mask::apply_mask};
 
 /// "All control frames MUST have a payload length of 125 bytes or less" (§5.5).
 pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
@@ -110,6 +109,14 @@ impl Header {
         };
         2 + length + if self.mask.is_some() { 4 } else { 0 }
     }
+}
+
+/// The opcode of an unfragmented message.
+pub(crate) fn opcode(kind: Kind) -> OpCode {
+    OpCode::Data(match kind {
+        Kind::Text => Data::Text,
+        Kind::Binary => Data::Binary,
+    })
 }
 
 /// The length of the whole frame, header and payload, that begins at `frame[0]`, or `None` if its header

@@ -6,4 +6,5 @@ pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod mask;
+pub(crate) mod prepared;
 pub(crate) mod utf8;

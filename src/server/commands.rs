@@ -10,7 +10,8 @@ use crate::{
     engine::Delivery,
     error::{CloseError, NotConnected, SendError},
     id::{ClientId, TimerId},
-    message::Message,
+    proto::prepared::Outgoing,
+    send_options::{LatestKey, SendOptions},
 };
 
 impl Server {
@@ -30,18 +31,62 @@ impl Server {
     ///     server.send(client, state) // binary
     /// }
     /// ```
-    pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Message<'m>>) -> Result<(), SendError> {
+    pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
         self.engine.send(client, message.into())
+    }
+
+    /// Queues a message that takes the place of the client's message with the same key, if that has not
+    /// begun to leave: a client behind a slow link gets the newest state, not a minute-old queue.
+    ///
+    /// The newer message stands where the older one stood, so it may arrive before messages that were
+    /// queued between the two; all others keep their order. What the kernel has taken is out of reach:
+    /// see [`send_buffer`](crate::ServerBuilder::send_buffer).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Server::send). Each message that waits here counts some 100 bytes more towards
+    /// `max_buffered` than its payload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, SendError, Server};
+    ///
+    /// fn snapshot(server: &mut Server, client: ClientId, entity: u32, state: &[u8]) -> Result<(), SendError> {
+    ///     server.send_latest(client, entity, state)
+    /// }
+    /// ```
+    pub fn send_latest<'m>(
+        &mut self,
+        client: ClientId,
+        key: impl Into<LatestKey>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), SendError> {
+        self.engine.send_latest(client, key.into(), message.into())
+    }
+
+    /// Queues a message that may expire, pass others, or replace one: see [`SendOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`send_latest`](Server::send_latest).
+    pub fn send_with<'m>(
+        &mut self,
+        client: ClientId,
+        message: impl Into<Outgoing<'m>>,
+        options: SendOptions,
+    ) -> Result<(), SendError> {
+        self.engine.send_with(client, message.into(), options, clock())
     }
 
     /// Queues a message for every open client. It is framed once, and a large one is held once however
     /// many clients are slow. [`Delivery`] counts who gets it and who does not. Work: O(connections).
-    pub fn broadcast<'m>(&mut self, message: impl Into<Message<'m>>) -> Delivery {
+    pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Delivery {
         self.engine.broadcast(message.into(), None)
     }
 
     /// As [`broadcast`](Server::broadcast), for all but one: usually the client that said it.
-    pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Message<'m>>) -> Delivery {
+    pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Outgoing<'m>>) -> Delivery {
         self.engine.broadcast(message.into(), Some(except))
     }
 

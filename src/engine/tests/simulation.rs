@@ -281,7 +281,7 @@ impl World {
     fn send(&mut self, who: usize, message: Message<'_>) {
         let actor = &mut self.actors[who];
         let Some(id) = actor.id else { return };
-        match self.host.engine.send(id, message) {
+        match self.host.engine.send(id, message.into()) {
             Ok(()) => {
                 assert!(!actor.closing, "queued behind a close frame");
                 self.messages_out += 1;
@@ -312,7 +312,7 @@ impl World {
         let reachable =
             live.filter(|id| engine.get(*id).is_some_and(|client| client.open().unwrap().verdict.is_none()));
         let reachable = reachable.count();
-        let delivery = engine.broadcast(message, except);
+        let delivery = engine.broadcast(message.into(), except);
         assert_eq!(delivery.queued + delivery.dropped + delivery.overflowed, reachable, "{delivery:?}");
         let header = if message.len() < 126 {
             2

@@ -8,12 +8,10 @@ use std::{
 use crate::{
     config::MessageLimits,
     error::PeerMisbehaved,
+    message::Kind,
     outbox::{Outbox, OutboxPool},
     pool::BufferPool,
-    proto::{
-        assembler::Kind,
-        connection::{Connection, Io, Received, Role},
-    },
+    proto::connection::{Connection, Io, Received, Role},
 };
 
 /// The masking key of the examples in RFC 6455 §5.7.

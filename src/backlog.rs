@@ -1,0 +1,427 @@
+//! What waits for one client before its outbox: messages that may yet be replaced, expire, or be passed.
+//!
+//! ```text
+//! send_latest, send_with ──► lane High   ──┐
+//!                        ──► lane Normal ──┴─► framed when there is room ──► outbox
+//! send behind these      ──►
+//! ```
+//!
+//! Payloads stand here unframed: what is dropped must not have been masked or compressed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
+
+use crate::{
+    message::Kind,
+    proto::prepared::{Encoder, Outgoing, Prepared},
+    send_options::{LatestKey, Priority},
+};
+
+/// The terms of one message, [`SendOptions`](crate::SendOptions) with a moment instead of a duration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    pub(crate) priority: Priority,
+    pub(crate) expires: Option<Instant>,
+    pub(crate) latest: Option<LatestKey>,
+}
+
+impl Terms {
+    /// Whether it only has to stand behind everything else.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.priority == Priority::Normal && self.expires.is_none() && self.latest.is_none()
+    }
+}
+
+/// A message that waits.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) kind: Kind,
+    payload: Payload,
+    expires: Option<Instant>,
+    latest: Option<LatestKey>,
+}
+
+#[derive(Debug)]
+enum Payload {
+    /// Replaced by a message in the other lane, or expired.
+    Gone,
+    /// In `bytes`.
+    Copied { start: usize, len: usize },
+    /// With others.
+    Shared(Prepared),
+}
+
+impl Item {
+    fn is_live(&self) -> bool {
+        !matches!(self.payload, Payload::Gone)
+    }
+
+    fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// The frame that is shared with others, if so.
+    pub(crate) fn shared(&self) -> Option<&Prepared> {
+        match &self.payload {
+            Payload::Shared(prepared) => Some(prepared),
+            Payload::Copied { .. } | Payload::Gone => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.payload {
+            Payload::Gone => 0,
+            Payload::Copied { len, .. } => *len,
+            Payload::Shared(prepared) => prepared.len(),
+        }
+    }
+}
+
+/// Messages in one lane. An item's number is its place in line since the lane began.
+#[derive(Debug, Default)]
+struct Lane {
+    items: VecDeque<Item>,
+    /// The number of the first.
+    first: u64,
+    /// Items that are not gone.
+    live: usize,
+}
+
+impl Lane {
+    fn at(&mut self, number: u64) -> Option<&mut Item> {
+        self.items.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+}
+
+/// What became of a message with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It stands behind everything in its lane.
+    Added,
+    /// An older one with its key is gone.
+    Replaced,
+}
+
+/// The messages that wait for one client.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    normal: Lane,
+    high: Lane,
+    /// Where the message of each key stands.
+    places: HashMap<LatestKey, (Priority, u64)>,
+    /// Payloads that are not shared, with gaps where one has gone.
+    bytes: Vec<u8>,
+    /// Bytes of `bytes` in use.
+    used: usize,
+    /// Payload bytes that wait.
+    len: usize,
+    /// Bytes of names on the heap.
+    names: usize,
+    /// None expires before this.
+    next_expiry: Option<Instant>,
+    /// As the pool has counted it.
+    counted: usize,
+}
+
+impl Backlog {
+    /// What a waiting message costs besides its payload; a million empty ones must not be free.
+    pub(crate) const OVERHEAD: usize = size_of::<Item>();
+
+    /// Gaps in `bytes` that are not worth closing.
+    const GAPS: usize = 4 * 1024;
+
+    /// Payload bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    /// Messages that wait.
+    pub(crate) fn count(&self) -> usize {
+        self.normal.live + self.high.live
+    }
+
+    /// Whether a message waits in that lane.
+    pub(crate) fn waits(&self, priority: Priority) -> bool {
+        self.lane(priority).live > 0
+    }
+
+    /// What counts towards the client's cap: payloads and what it costs to keep them.
+    pub(crate) fn cost(&self) -> usize {
+        self.len + self.names + self.count() * Self::OVERHEAD
+    }
+
+    /// What the message that `key` names counts towards the cap: that much a newer one gives back.
+    pub(crate) fn cost_of(&mut self, key: &LatestKey) -> usize {
+        let Some((priority, number)) = self.places.get(key).copied() else { return 0 };
+        self.lane_mut(priority).at(number).map_or(0, |item| item.len() + key.heap() + Self::OVERHEAD)
+    }
+
+    /// Lines a message up, or puts it in the place of the one with its key. In the other lane there is no
+    /// such place: it goes to the end of its own.
+    pub(crate) fn push(&mut self, message: &Outgoing<'_>, terms: Terms) -> Pushed {
+        let Terms { priority, expires, latest } = terms;
+        self.next_expiry = [self.next_expiry, expires].into_iter().flatten().min();
+        let kind = message.kind();
+        let mut pushed = Pushed::Added;
+        if let Some(key) = &latest
+            && let Some((place, number)) = self.places.get(key).copied()
+        {
+            pushed = Pushed::Replaced;
+            let old = self.drop_payload(place, number);
+            if place == priority {
+                let payload = self.overwrite(old, message);
+                let lane = self.lane_mut(priority);
+                lane.live += 1;
+                if let Some(item) = lane.at(number) {
+                    (item.kind, item.payload, item.expires) = (kind, payload, expires);
+                }
+                return pushed;
+            }
+            self.names -= key.heap();
+        }
+        let payload = self.store(message);
+        let lane = self.lane_mut(priority);
+        let number = lane.first + lane.items.len() as u64;
+        lane.items.push_back(Item { kind, payload, expires, latest: latest.clone() });
+        lane.live += 1;
+        if let Some(key) = latest {
+            self.names += key.heap();
+            self.places.insert(key, (priority, number));
+        }
+        self.sweep();
+        pushed
+    }
+
+    /// Takes the next message of a lane. Those that have expired fall out and are counted.
+    pub(crate) fn next(&mut self, priority: Priority, now: Instant, expired: &mut u64) -> Option<Item> {
+        loop {
+            let lane = self.lane_mut(priority);
+            let item = lane.items.pop_front()?;
+            lane.first += 1;
+            if !item.is_live() {
+                continue;
+            }
+            lane.live -= 1;
+            self.forget(&item);
+            if item.has_expired(now) {
+                *expired += 1;
+                continue;
+            }
+            return Some(item);
+        }
+    }
+
+    /// The payload of an item that `next` gave; valid until the next `push`.
+    pub(crate) fn payload<'a>(&'a self, item: &'a Item) -> &'a [u8] {
+        match &item.payload {
+            Payload::Gone => &[],
+            Payload::Copied { start, len } => &self.bytes[*start..*start + *len],
+            Payload::Shared(prepared) => prepared.payload(),
+        }
+    }
+
+    /// Drops what has expired, and says how many that were. Cheap if there can be none.
+    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
+        if self.next_expiry.is_none_or(|next| next > now) {
+            return 0;
+        }
+        let mut expired = 0;
+        let mut next_expiry = None;
+        for priority in [Priority::High, Priority::Normal] {
+            let mut lane = std::mem::take(self.lane_mut(priority));
+            for item in lane.items.iter_mut().filter(|item| item.is_live()) {
+                if item.has_expired(now) {
+                    expired += 1;
+                    lane.live -= 1;
+                    self.forget(item);
+                    item.payload = Payload::Gone;
+                } else {
+                    next_expiry = [next_expiry, item.expires].into_iter().flatten().min();
+                }
+            }
+            *self.lane_mut(priority) = lane;
+        }
+        self.next_expiry = next_expiry;
+        self.sweep();
+        expired
+    }
+
+    /// Forgets everything; the memory stays.
+    pub(crate) fn clear(&mut self) {
+        for lane in [&mut self.normal, &mut self.high] {
+            lane.items.clear();
+            (lane.first, lane.live) = (0, 0);
+        }
+        self.places.clear();
+        self.bytes.clear();
+        (self.used, self.len, self.names, self.next_expiry) = (0, 0, 0, None);
+    }
+
+    /// Memory held, in bytes, besides shared frames.
+    pub(crate) fn held(&self) -> usize {
+        let items = self.normal.items.capacity() + self.high.items.capacity();
+        let place = size_of::<(LatestKey, (Priority, u64))>() + 1;
+        self.bytes.capacity() + items * size_of::<Item>() + self.places.capacity() * place + self.names
+    }
+
+    fn lane(&self, priority: Priority) -> &Lane {
+        match priority {
+            Priority::Normal => &self.normal,
+            Priority::High => &self.high,
+        }
+    }
+
+    fn lane_mut(&mut self, priority: Priority) -> &mut Lane {
+        match priority {
+            Priority::Normal => &mut self.normal,
+            Priority::High => &mut self.high,
+        }
+    }
+
+    /// Keeps a payload: a large one that is framed already with those that share it, any other as a copy.
+    fn store(&mut self, message: &Outgoing<'_>) -> Payload {
+        let payload = message.payload();
+        self.len += payload.len();
+        match message {
+            Outgoing::Prepared(prepared) if is_shared(message) => Payload::Shared(prepared.clone()),
+            _ => {
+                self.close_gaps();
+                let (start, len) = (self.bytes.len(), payload.len());
+                self.bytes.extend_from_slice(payload);
+                self.used += len;
+                Payload::Copied { start, len }
+            }
+        }
+    }
+
+    /// As `store`, in the place of a payload that is dropped if it fits there.
+    fn overwrite(&mut self, old: Payload, message: &Outgoing<'_>) -> Payload {
+        let payload = message.payload();
+        match old {
+            Payload::Copied { start, len } if payload.len() <= len && !is_shared(message) => {
+                let len = payload.len();
+                self.bytes[start..start + len].copy_from_slice(payload);
+                (self.len, self.used) = (self.len + len, self.used + len);
+                Payload::Copied { start, len }
+            }
+            _ => self.store(message),
+        }
+    }
+
+    /// The bookkeeping of an item that leaves its lane.
+    fn forget(&mut self, item: &Item) {
+        self.len -= item.len();
+        if let Payload::Copied { len, .. } = item.payload {
+            self.used -= len;
+        }
+        if let Some(key) = &item.latest {
+            self.names -= key.heap();
+            self.places.remove(key);
+        }
+    }
+
+    /// Takes the payload of the item at that place, which a newer one replaces.
+    fn drop_payload(&mut self, priority: Priority, number: u64) -> Payload {
+        let lane = self.lane_mut(priority);
+        let Some(item) = lane.at(number) else { return Payload::Gone };
+        let len = item.len();
+        let payload = std::mem::replace(&mut item.payload, Payload::Gone);
+        lane.live -= 1;
+        self.len -= len;
+        if let Payload::Copied { len, .. } = payload {
+            self.used -= len;
+        }
+        payload
+    }
+
+    /// Moves the payloads together when more than half of `bytes` is gaps.
+    fn close_gaps(&mut self) {
+        if self.bytes.len() <= 2 * self.used + Self::GAPS {
+            return;
+        }
+        if self.used == 0 {
+            return self.bytes.clear();
+        }
+        let mut packed = Vec::with_capacity(2 * self.used);
+        for item in self.normal.items.iter_mut().chain(&mut self.high.items) {
+            if let Payload::Copied { start, len } = &mut item.payload {
+                let moved = packed.len();
+                packed.extend_from_slice(&self.bytes[*start..*start + *len]);
+                *start = moved;
+            }
+        }
+        self.bytes = packed;
+    }
+
+    /// Drops the places of those that are gone when they outnumber those that are not.
+    fn sweep(&mut self) {
+        for priority in [Priority::High, Priority::Normal] {
+            let lane = self.lane(priority);
+            if lane.items.len() <= 2 * lane.live + 16 {
+                continue;
+            }
+            let mut lane = std::mem::take(self.lane_mut(priority));
+            lane.items.retain(Item::is_live);
+            for (number, item) in (lane.first..).zip(&lane.items) {
+                if let Some(place) = item.latest.as_ref().and_then(|key| self.places.get_mut(key)) {
+                    place.1 = number;
+                }
+            }
+            *self.lane_mut(priority) = lane;
+        }
+    }
+}
+
+/// Whether a message is large and framed already, so that it is shared and not copied.
+fn is_shared(message: &Outgoing<'_>) -> bool {
+    matches!(message, Outgoing::Prepared(prepared) if prepared.frame().len() >= Encoder::SHARE_FROM)
+}
+
+/// Spare backlogs, so that a tick of latest values allocates nothing, and how much those in use hold.
+#[derive(Debug, Default)]
+pub(crate) struct BacklogPool {
+    // Boxed, as the clients hold them.
+    #[expect(clippy::vec_box)]
+    spare: Vec<Box<Backlog>>,
+    /// Memory that all those in use hold, in bytes.
+    held: usize,
+}
+
+impl BacklogPool {
+    /// Above this a spare one is freed, in bytes.
+    const MAX_HELD: usize = 16 * 1024;
+    const MAX_SPARE: usize = 1024;
+
+    pub(crate) fn take(&mut self) -> Box<Backlog> {
+        let mut backlog = self.spare.pop().unwrap_or_default();
+        self.count(&mut backlog);
+        backlog
+    }
+
+    /// A backlog in use has changed.
+    pub(crate) fn count(&mut self, backlog: &mut Backlog) {
+        let held = backlog.held();
+        self.held = self.held + held - backlog.counted;
+        backlog.counted = held;
+    }
+
+    /// Memory that all those in use hold, in bytes.
+    #[expect(dead_code)]
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
+        self.held -= std::mem::take(&mut backlog.counted);
+        backlog.clear();
+        if backlog.held() <= Self::MAX_HELD && self.spare.len() < Self::MAX_SPARE {
+            self.spare.push(backlog);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! How a message is sent, beyond "behind everything else, whatever becomes of it".
+
+use std::{sync::Arc, time::Duration};
+
+/// How [`Server::send_with`](crate::Server::send_with) treats a message.
+///
+/// The default is what [`Server::send`](crate::Server::send) does: no end, normal priority, never replaced.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tickws::{ClientId, Priority, SendError, SendOptions, Server};
+///
+/// /// A chat line may overtake a map that is being downloaded; after 2 s nobody wants to read it.
+/// fn say(server: &mut Server, client: ClientId, line: &str) -> Result<(), SendError> {
+///     let options = SendOptions {
+///         expires_in: Some(Duration::from_secs(2)),
+///         priority: Priority::High,
+///         ..SendOptions::default()
+///     };
+///     server.send_with(client, line, options)
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SendOptions {
+    /// If the message has not begun to leave by then, it is dropped before it is framed, and counted in
+    /// [`Stats::expired`](crate::Stats::expired). Once its first byte was written it leaves whole.
+    /// `None`: never.
+    pub expires_in: Option<Duration>,
+    /// Which lane it waits in.
+    pub priority: Priority,
+    /// With a key: takes the place of the client's message of the same key that has not begun to leave, as
+    /// [`Server::send_latest`](crate::Server::send_latest) does.
+    pub latest: Option<LatestKey>,
+}
+
+/// One of a client's two lanes. Messages of one lane keep their order; control frames (pings, pongs)
+/// pass both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum Priority {
+    /// In the order of sending.
+    #[default]
+    Normal,
+    /// Before everything of normal priority that has not begun to leave.
+    High,
+}
+
+/// Names a value of which a client wants the latest only: an entity's number, or the name of a topic.
+///
+/// Every integer and every string is a key of its own: `7` and `"7"` differ. A number costs nothing, a
+/// name one allocation while it waits.
+///
+/// # Examples
+///
+/// ```
+/// use tickws::LatestKey;
+///
+/// assert_eq!(LatestKey::from(7u8), LatestKey::from(7i64));
+/// assert_ne!(LatestKey::from(-1), LatestKey::from(u64::MAX));
+/// assert_ne!(LatestKey::from(7), LatestKey::from("7"));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LatestKey(Repr);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Repr {
+    Number(u64),
+    Negative(i64),
+    Name(Arc<str>),
+}
+
+impl LatestKey {
+    /// Bytes on the heap.
+    pub(crate) fn heap(&self) -> usize {
+        match &self.0 {
+            Repr::Name(name) => name.len(),
+            Repr::Number(_) | Repr::Negative(_) => 0,
+        }
+    }
+}
+
+macro_rules! from_unsigned {
+    ($($number:ty)*) => {$(
+        impl From<$number> for LatestKey {
+            fn from(number: $number) -> Self {
+                LatestKey(Repr::Number(number as u64))
+            }
+        }
+    )*};
+}
+
+macro_rules! from_signed {
+    ($($number:ty)*) => {$(
+        impl From<$number> for LatestKey {
+            fn from(number: $number) -> Self {
+                let number = number as i64;
+                LatestKey(u64::try_from(number).map_or(Repr::Negative(number), Repr::Number))
+            }
+        }
+    )*};
+}
+
+from_unsigned!(u8 u16 u32 u64 usize);
+from_signed!(i8 i16 i32 i64 isize);
+
+impl From<&str> for LatestKey {
+    fn from(name: &str) -> Self {
+        LatestKey(Repr::Name(name.into()))
+    }
+}
+
+impl From<&String> for LatestKey {
+    fn from(name: &String) -> Self {
+        name.as_str().into()
+    }
+}
+
+impl From<String> for LatestKey {
+    fn from(name: String) -> Self {
+        LatestKey(Repr::Name(name.into()))
+    }
+}
