@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::id::ClientId;
+use crate::id::{ClientId, RoomId};
 
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -59,6 +59,40 @@ pub enum CloseError {
     /// The reason is longer than 123 bytes of UTF-8 (RFC 6455 §5.5.1).
     #[error("a close reason holds at most 123 bytes, not {0}")]
     ReasonTooLong(usize),
+}
+
+/// Why a client did not join a room. Nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The id is stale.
+    #[error("client {0} is not connected: forget its id when you see its Close event")]
+    NotConnected(ClientId),
+    /// The room would be new, and there are as many as there may be.
+    #[error("there are {max} rooms already: let one become empty or raise the limit")]
+    TooManyRooms {
+        /// How many rooms there may be.
+        max: usize,
+    },
+    /// The client is in as many rooms as it may be.
+    #[error("client {client} is in {max} rooms already: let it leave one or raise the limit")]
+    TooManyForClient {
+        /// Who was to join.
+        client: ClientId,
+        /// How many rooms one client may be in.
+        max: usize,
+    },
+    /// The room would be new, and its name is too long.
+    #[error("a room name of {len} bytes is above the limit of {max}: use a shorter one or raise the limit")]
+    NameTooLong {
+        /// The length of the name in bytes.
+        len: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The id is stale: its room became empty and vanished.
+    #[error("{0:?} is gone, as a room vanishes with its last member: join it by name to begin it anew")]
+    NoSuchRoom(RoomId),
 }
 
 /// Why a configuration was refused. Comes out of `bind` as the source of an

@@ -87,6 +87,86 @@ impl fmt::Debug for TimerId {
     }
 }
 
+/// Names one room for as long as it has members, for calls that shall not look its name up again.
+///
+/// Generational like [`ClientId`]: a room vanishes with its last member, which makes its id *stale*, and a
+/// later room with the same name has another id. Ids order by age: a room that began earlier compares less.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::HashMap;
+/// use tickws::RoomId;
+///
+/// struct Match { round: u32 }
+/// let matches: HashMap<RoomId, Match> = HashMap::new();
+/// # assert!(matches.is_empty());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomId {
+    // First, so that the derived order is the order of age.
+    serial: u32,
+    index: u32,
+}
+
+impl RoomId {
+    pub(crate) fn new(index: u32, serial: u32) -> Self {
+        RoomId { serial, index }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
+
+    pub(crate) fn serial(self) -> u32 {
+        self.serial
+    }
+}
+
+impl fmt::Debug for RoomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RoomId(#{} at {})", self.serial, self.index)
+    }
+}
+
+/// A room by its name or by its id.
+///
+/// Calls about rooms take `impl Into<Room<'_>>`: `&str`, `&String` and [`RoomId`] all convert. A name always
+/// means the room that has it now; an id never means a later room of the same name.
+///
+/// # Examples
+///
+/// ```
+/// use tickws::Room;
+///
+/// assert_eq!(Room::from("lobby"), Room::Name("lobby"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Room<'a> {
+    /// The room that has this name now.
+    Name(&'a str),
+    /// This room and no other.
+    Id(RoomId),
+}
+
+impl<'a> From<&'a str> for Room<'a> {
+    fn from(name: &'a str) -> Self {
+        Room::Name(name)
+    }
+}
+
+impl<'a> From<&'a String> for Room<'a> {
+    fn from(name: &'a String) -> Self {
+        Room::Name(name)
+    }
+}
+
+impl From<RoomId> for Room<'_> {
+    fn from(id: RoomId) -> Self {
+        Room::Id(id)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,5 +178,15 @@ mod tests {
         assert_eq!(first.index(), second.index());
         assert!(first < second && ClientId::new(9, 1) < first);
         assert_eq!(first.to_string(), "#7");
+    }
+
+    #[test]
+    fn a_room_is_meant_by_name_or_by_id_and_ids_order_by_age() {
+        let (first, second) = (RoomId::new(5, 7), RoomId::new(5, 8));
+        assert!(first < second && RoomId::new(9, 1) < first);
+        assert_eq!(Room::from(first), Room::Id(first));
+        assert_ne!(Room::from(first), Room::from(second));
+        assert_eq!(Room::from(&String::from("lobby")), "lobby".into());
+        assert_eq!(format!("{first:?}"), "RoomId(#7 at 5)");
     }
 }

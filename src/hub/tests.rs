@@ -1,0 +1,377 @@
+//! Each rule by itself, then all of them against a naive model.
+//!
+//! `TICKWS_HUB_SEEDS=20000 cargo test --lib hub` tries more; a failure prints the seed that repeats it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::test_rng::Rng;
+
+const LIMITS: HubLimits = HubLimits { rooms: 3, rooms_per_client: 2, name: 5 };
+const AMPLE: HubLimits = HubLimits { rooms: usize::MAX, rooms_per_client: usize::MAX, name: 100 };
+
+fn client(index: u32) -> ClientId {
+    ClientId::new(index, index)
+}
+
+impl Hub {
+    /// Every entry has its counterparts, and nothing is left over.
+    fn check(&self) {
+        for (slot, group) in &self.rooms {
+            assert!(!group.members.is_empty(), "{:?} is empty", group.name);
+            assert_eq!(self.names.get(&group.name), Some(&(slot as u32)));
+            for (position, &client) in group.members.iter().enumerate() {
+                assert_eq!(self.places[&(client, slot as u32)].in_room as usize, position);
+            }
+        }
+        for (&client, rooms) in &self.joined {
+            assert!(!rooms.is_empty() && rooms.len() <= self.limits.rooms_per_client);
+            for (position, &slot) in rooms.iter().enumerate() {
+                assert_eq!(self.places[&(client, slot)].in_client as usize, position);
+            }
+        }
+        let members: usize = self.rooms.iter().map(|(_, group)| group.members.len()).sum();
+        let joined: usize = self.joined.values().map(Vec::len).sum();
+        assert_eq!((self.places.len(), self.places.len()), (members, joined));
+        assert_eq!(self.names.len(), self.rooms.len());
+        assert!(self.rooms.len() <= self.limits.rooms);
+    }
+
+    /// The capacities of all tables, the slab of rooms aside.
+    fn held(&self) -> usize {
+        let members = self.rooms.iter().map(|(_, group)| group.members.capacity());
+        let rooms = self.joined.values().map(Vec::capacity);
+        self.names.capacity()
+            + self.joined.capacity()
+            + self.places.capacity()
+            + members.chain(rooms).sum::<usize>()
+    }
+
+    fn owns_nothing(&self) -> bool {
+        self.held() == 0 && self.rooms.capacity() == 0
+    }
+
+    fn members_of(&self, room: Room<'_>) -> Vec<ClientId> {
+        self.members(room).collect()
+    }
+}
+
+#[test]
+fn a_room_begins_with_its_first_member_and_vanishes_with_its_last() {
+    let mut hub = Hub::new(LIMITS);
+    assert!(hub.owns_nothing());
+    assert_eq!(hub.join(client(1), "a".into()), Ok(true));
+    assert_eq!(hub.join(client(1), "a".into()), Ok(false));
+    let first = hub.find("a").unwrap();
+    assert_eq!(hub.join(client(2), first.into()), Ok(true));
+    assert_eq!((hub.name(first), hub.room_len("a".into()), hub.room_count()), (Some("a"), 2, 1));
+    assert!(hub.contains(client(2), "a".into()) && !hub.contains(client(3), first.into()));
+
+    assert!(hub.leave(client(1), first.into()) && !hub.leave(client(1), "a".into()));
+    assert_eq!(hub.members_of("a".into()), [client(2)]);
+    assert!(hub.leave(client(2), "a".into()));
+    assert!(hub.owns_nothing());
+    assert_eq!((hub.find("a"), hub.name(first), hub.room_count()), (None, None, 0));
+}
+
+#[test]
+fn a_stale_room_id_never_means_a_later_room() {
+    let mut hub = Hub::new(LIMITS);
+    // Another room keeps the hub from being empty in between; the slot is used again all the same.
+    for (who, name) in [(0, "other"), (1, "a")] {
+        hub.join(client(who), name.into()).unwrap();
+    }
+    let stale = hub.find("a").unwrap();
+    hub.leave_all(client(1));
+    assert_eq!(hub.join(client(1), stale.into()), Err(JoinError::NoSuchRoom(stale)));
+    hub.join(client(1), "a".into()).unwrap();
+    let fresh = hub.find("a").unwrap();
+    assert!(fresh.index() == stale.index() && fresh > stale);
+    assert_eq!(hub.name(stale), None);
+    assert_eq!((hub.room_len(stale.into()), hub.members(stale.into()).len()), (0, 0));
+    assert!(!hub.contains(client(1), stale.into()) && !hub.leave(client(1), stale.into()));
+    assert!(hub.contains(client(1), fresh.into()));
+
+    // The same when nobody was left in between.
+    hub.leave_all(client(0));
+    hub.leave_all(client(1));
+    hub.join(client(1), "a".into()).unwrap();
+    let latest = hub.find("a").unwrap();
+    assert!(latest > fresh && hub.name(stale).is_none() && hub.name(fresh).is_none());
+}
+
+#[test]
+fn the_serial_wraps_without_harm() {
+    let mut hub = Hub::new(LIMITS);
+    hub.next_serial = u32::MAX;
+    hub.join(client(0), "a".into()).unwrap();
+    hub.join(client(0), "b".into()).unwrap();
+    assert_eq!([hub.find("a"), hub.find("b")].map(|id| id.unwrap().serial()), [u32::MAX, 0]);
+}
+
+#[test]
+fn a_client_that_takes_over_an_index_inherits_nothing() {
+    let mut hub = Hub::new(LIMITS);
+    let (old, new) = (ClientId::new(4, 1), ClientId::new(4, 2));
+    hub.join(old, "a".into()).unwrap();
+    assert!(!hub.contains(new, "a".into()) && !hub.leave(new, "a".into()));
+    assert_eq!((hub.rooms(new).len(), hub.room_len("a".into())), (0, 1));
+    assert_eq!(hub.leave_all(new), 0);
+
+    // The old one was forgotten here: they are two members, and either leaves for itself only.
+    assert_eq!(hub.join(new, "a".into()), Ok(true));
+    assert_eq!(hub.join(new, "b".into()), Ok(true));
+    assert_eq!((hub.room_len("a".into()), hub.leave_all(old), hub.leave_all(old)), (2, 1, 0));
+    assert!(!hub.leave(old, "b".into()));
+    assert_eq!((hub.members_of("a".into()), hub.rooms(new).len()), (vec![new], 2));
+    hub.check();
+}
+
+#[test]
+fn caps_refuse_and_change_nothing() {
+    let mut hub = Hub::new(LIMITS);
+    let too_long = JoinError::NameTooLong { len: 6, max: 5 };
+    // Bytes count, not characters.
+    assert_eq!(hub.join(client(0), "ééé".into()), Err(too_long));
+    assert!(hub.owns_nothing());
+    for (who, name) in [(0, "ab"), (0, "cd"), (1, "fünf")] {
+        assert_eq!(hub.join(client(who), name.into()), Ok(true));
+    }
+    let full = JoinError::TooManyForClient { client: client(0), max: 2 };
+    assert_eq!(hub.join(client(0), "fünf".into()), Err(full));
+    assert_eq!(hub.join(client(0), "new".into()), Err(full));
+    assert_eq!(hub.join(client(0), "ab".into()), Ok(false), "it is a member: nothing is added");
+    assert_eq!(hub.join(client(1), "new".into()), Err(JoinError::TooManyRooms { max: 3 }));
+    assert_eq!(hub.join(client(1), "ab".into()), Ok(true), "no new room");
+    assert_eq!(hub.join(client(2), "new".into()), Err(JoinError::TooManyRooms { max: 3 }));
+    assert_eq!((hub.room_count(), hub.rooms(client(2)).len(), hub.find("new")), (3, 0, None));
+    hub.check();
+    // Leaving makes room again.
+    assert!(hub.leave(client(0), "cd".into()));
+    assert_eq!(hub.join(client(0), "new".into()), Ok(true));
+    assert_eq!(hub.join(client(2), "ab".into()), Ok(true));
+}
+
+#[test]
+fn no_limit_is_too_small_or_too_large() {
+    let mut none = Hub::new(HubLimits { rooms: 0, rooms_per_client: 0, name: 0 });
+    let refused = JoinError::TooManyForClient { client: client(0), max: 0 };
+    assert_eq!(none.join(client(0), "".into()), Err(refused));
+    assert!(none.owns_nothing());
+    let mut ample = Hub::new(AMPLE);
+    assert_eq!(ample.join(client(0), "".into()), Ok(true), "an empty name is a name");
+    assert_eq!(ample.rooms(client(0)).collect::<Vec<_>>(), [""]);
+}
+
+#[test]
+fn members_are_walked_while_the_name_is_gone() {
+    let mut hub = Hub::new(LIMITS);
+    hub.join(client(1), "a".into()).unwrap();
+    let members = hub.members(Room::Name(&String::from("a")));
+    assert_eq!((members.len(), members.count()), (1, 1));
+}
+
+#[test]
+fn a_hub_that_was_full_once_gives_back_what_it_held() {
+    const CROWD: u32 = 10_000;
+    let mut hub = Hub::new(AMPLE);
+    for index in 0..CROWD {
+        for room in ["lobby".into(), format!("of {index}")] {
+            assert_eq!(hub.join(client(index), Room::from(&room)), Ok(true));
+        }
+        assert_eq!(hub.join(client(0), Room::from(&format!("of {index}"))), Ok(index > 0));
+    }
+    assert_eq!((hub.room_len("lobby".into()), hub.rooms(client(0)).len()), (10_000, 10_001));
+    assert!(hub.held() >= 10_000 * 8);
+    for index in 0..CROWD {
+        assert!(index < 1 || hub.leave(client(0), Room::from(&format!("of {index}"))));
+        // From the front, where each one that leaves is replaced by another.
+        assert!(index < 10 || hub.leave_all(client(index)) == 2);
+    }
+    assert_eq!((hub.room_len("lobby".into()), hub.room_count()), (10, 11));
+    assert!(hub.held() < 1000, "{} entries for 21 memberships", hub.held());
+    hub.check();
+    for index in 0..10 {
+        hub.leave_all(client(index));
+    }
+    assert!(hub.owns_nothing());
+}
+
+/// The hub beside what it ought to be.
+struct Pair {
+    hub: Hub,
+    rooms: BTreeMap<String, BTreeSet<ClientId>>,
+    /// Every room that ever was, in order of age. The last one of a name is current if the room exists.
+    given: Vec<(RoomId, String)>,
+    clients: Vec<ClientId>,
+    gone: Vec<ClientId>,
+    names: usize,
+}
+
+impl Pair {
+    fn new(rng: &mut Rng) -> Self {
+        // Little enough that every cap is met; for every third seed a client is in one room, as users are.
+        let rooms_per_client = [1, 2 + rng.below(4), 100][rng.below(3)];
+        let limits = HubLimits { rooms: 1 + rng.below(8), rooms_per_client, name: 2 };
+        let clients = (0..1 + rng.below(12) as u32).map(client).collect();
+        let (rooms, given, gone) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Pair { hub: Hub::new(limits), rooms, given, clients, gone, names: 1 + rng.below(10) }
+    }
+
+    /// The id of a room that exists.
+    fn current(&self, name: &str) -> Option<RoomId> {
+        let latest = self.given.iter().rev().find(|(_, given)| given == name);
+        self.rooms.contains_key(name).then(|| latest.unwrap().0)
+    }
+
+    fn rooms_of(&self, client: ClientId) -> BTreeSet<&str> {
+        let rooms = self.rooms.iter().filter(|(_, members)| members.contains(&client));
+        rooms.map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// What `room` means, by the model: its name if it exists, or may begin.
+    fn meant(&self, room: Room<'_>) -> Option<String> {
+        match room {
+            Room::Name(name) => Some(name.to_string()),
+            Room::Id(id) => {
+                let name = &self.given.iter().find(|(given, _)| *given == id)?.1;
+                (self.current(name) == Some(id)).then(|| name.clone())
+            }
+        }
+    }
+
+    fn contains(&self, client: ClientId, room: Room<'_>) -> bool {
+        let members = self.meant(room).and_then(|name| self.rooms.get(&name));
+        members.is_some_and(|members| members.contains(&client))
+    }
+
+    fn join(&mut self, client: ClientId, room: Room<'_>) {
+        let HubLimits { rooms, rooms_per_client, name: max } = self.hub.limits;
+        let name = self.meant(room);
+        let is_new = name.as_ref().is_none_or(|name| !self.rooms.contains_key(name));
+        let len = name.as_ref().map_or(0, String::len);
+        let expected = if self.contains(client, room) {
+            Ok(false)
+        } else if self.rooms_of(client).len() == rooms_per_client {
+            Err(JoinError::TooManyForClient { client, max: rooms_per_client })
+        } else if let (None, Room::Id(id)) = (&name, room) {
+            Err(JoinError::NoSuchRoom(id))
+        } else if len > max {
+            Err(JoinError::NameTooLong { len, max })
+        } else if is_new && self.rooms.len() == rooms {
+            Err(JoinError::TooManyRooms { max: rooms })
+        } else {
+            Ok(true)
+        };
+        assert_eq!(self.hub.join(client, room), expected);
+        if expected == Ok(true) {
+            let name = name.unwrap();
+            if is_new {
+                let id = self.hub.find(&name).unwrap();
+                assert!(self.given.last().is_none_or(|(latest, _)| *latest < id), "ids order by age");
+                self.given.push((id, name.clone()));
+            }
+            self.rooms.entry(name).or_default().insert(client);
+        }
+    }
+
+    fn leave(&mut self, client: ClientId, room: Room<'_>) {
+        let was = self.contains(client, room);
+        assert_eq!(self.hub.leave(client, room), was);
+        if was {
+            let name = self.meant(room).unwrap();
+            self.rooms.get_mut(&name).unwrap().remove(&client);
+            self.rooms.retain(|_, members| !members.is_empty());
+        }
+    }
+
+    fn leave_all(&mut self, client: ClientId) {
+        assert_eq!(self.hub.leave_all(client), self.rooms_of(client).len());
+        self.rooms.retain(|_, members| {
+            members.remove(&client);
+            !members.is_empty()
+        });
+    }
+
+    /// The slot at `index` is taken over; the hub mostly hears that its client has gone.
+    fn reconnect(&mut self, index: usize, tell: bool) {
+        let (old, serial) = (self.clients[index], self.clients.len() + self.gone.len());
+        if tell {
+            self.leave_all(old);
+        }
+        self.gone.push(old);
+        self.clients[index] = ClientId::new(index as u32, serial as u32);
+    }
+
+    fn step(&mut self, rng: &mut Rng) {
+        let index = rng.below(self.clients.len());
+        let live = self.clients[index];
+        let anyone = if self.gone.is_empty() || !rng.one_in(4) { live } else { rng.pick(&self.gone) };
+        let name = if rng.one_in(20) { "long".to_string() } else { format!("{}", rng.below(self.names)) };
+        let id = match rng.below(8) {
+            0 if !self.given.is_empty() => Some(self.given[rng.below(self.given.len())].0),
+            1..4 => self.current(&name),
+            _ => None,
+        };
+        let room = id.map_or(Room::Name(&name), Room::Id);
+        match rng.below(20) {
+            0..11 => self.join(live, room),
+            11..16 => self.leave(anyone, room),
+            16 => self.leave_all(anyone),
+            17 => self.leave_all(live),
+            18 => self.reconnect(index, !rng.one_in(3)),
+            _ => assert_eq!(self.hub.contains(anyone, room), self.contains(anyone, room)),
+        }
+    }
+
+    fn compare(&self) {
+        self.hub.check();
+        assert_eq!(self.hub.room_count(), self.rooms.len());
+        for (name, expected) in &self.rooms {
+            let room = Room::from(name);
+            let id = self.current(name).unwrap();
+            assert_eq!((self.hub.find(name), self.hub.name(id)), (Some(id), Some(name.as_str())));
+            for room in [room, id.into()] {
+                let members = self.hub.members(room);
+                assert_eq!((members.len(), self.hub.room_len(room)), (expected.len(), expected.len()));
+                assert_eq!(members.collect::<BTreeSet<_>>(), *expected);
+            }
+        }
+        for (id, name) in self.given.iter().filter(|(id, name)| self.current(name) != Some(*id)) {
+            assert_eq!((self.hub.name(*id), self.hub.room_len(Room::Id(*id))), (None, 0), "{name} is gone");
+        }
+        for number in 0..self.names {
+            let name = number.to_string();
+            assert_eq!(self.hub.find(&name).is_some(), self.rooms.contains_key(&name));
+        }
+        for &client in self.clients.iter().chain(&self.gone) {
+            let (rooms, expected) = (self.hub.rooms(client), self.rooms_of(client));
+            assert_eq!(rooms.len(), expected.len());
+            assert_eq!(rooms.collect::<BTreeSet<_>>(), expected);
+        }
+    }
+}
+
+#[test]
+fn behaves_as_sets_by_name() {
+    let seeds = std::env::var("TICKWS_HUB_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    let (mut stale, mut refused, mut forgotten) = (0, 0, 0);
+    for seed in 0..seeds.unwrap_or(300) {
+        println!("seed {seed}");
+        let mut rng = Rng::new(seed);
+        let mut pair = Pair::new(&mut rng);
+        for _ in 0..150 {
+            pair.step(&mut rng);
+            pair.compare();
+        }
+        stale += pair.given.len() - pair.rooms.len();
+        refused += usize::from(pair.rooms.len() == pair.hub.limits.rooms);
+        forgotten += pair.gone.iter().filter(|&&client| pair.hub.rooms(client).len() > 0).count();
+        for client in [pair.clients.clone(), pair.gone.clone()].concat() {
+            pair.leave_all(client);
+            pair.compare();
+        }
+        assert!(pair.rooms.is_empty() && pair.hub.owns_nothing());
+    }
+    assert!(stale > 0 && refused > 0 && forgotten > 0, "the sequences visit what they are for");
+}
