@@ -307,7 +307,7 @@ impl Pair {
         let index = rng.below(self.clients.len());
         let live = self.clients[index];
         let anyone = if self.gone.is_empty() || !rng.one_in(4) { live } else { rng.pick(&self.gone) };
-        let name = if rng.one_in(20) { "long".to_string() } else { format!("{}", rng.below(self.names)) };
+        let name = if rng.one_in(20) { "abc".to_string() } else { format!("{}", rng.below(self.names)) };
         let id = match rng.below(8) {
             0 if !self.given.is_empty() => Some(self.given[rng.below(self.given.len())].0),
             1..4 => self.current(&name),
