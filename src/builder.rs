@@ -112,6 +112,13 @@ impl ServerBuilder {
         /// [`Overflow::Disconnect`].
         overflow: Overflow;
 
+        /// Rooms at a time; [`Server::join`] refuses to begin more. Default 65,536.
+        max_rooms: usize;
+        /// Rooms that one client may be in at a time. Default 1,024.
+        max_rooms_per_client: usize;
+        /// Bytes of a room's name. Default 256.
+        max_room_name: usize;
+
         /// Connections at a time, handshakes included; those beyond are answered with 503. One that has
         /// been closed and only waits for the peer to hang up is not counted. `None` leaves it to the
         /// descriptor limit. Default `None`.

@@ -12,6 +12,7 @@
 
 mod admission;
 mod closing;
+mod groups;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::{
     config::Config,
     deadlines::after,
     error::NotConnected,
+    hub::{Hub, HubLimits},
     id::ClientId,
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
@@ -47,7 +49,6 @@ use crate::{
 };
 use admission::Addresses;
 pub use send::Delivery;
-#[expect(unused_imports)]
 pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
 
@@ -79,6 +80,8 @@ pub(crate) struct Engine<S> {
     /// Connections whose last bytes are on their way.
     lingering: usize,
     addresses: Addresses,
+    rooms: Hub,
+    users: Hub,
     /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
     ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
@@ -114,6 +117,11 @@ impl<S: Stream> Engine<S> {
     const POOL_BYTES: usize = 4 * 1024 * 1024;
 
     pub(crate) fn new(config: Config, now: Instant) -> Self {
+        let rooms = HubLimits {
+            rooms: config.max_rooms,
+            rooms_per_client: config.max_rooms_per_client,
+            name: config.max_room_name,
+        };
         Engine {
             config,
             clients: Slab::new(),
@@ -121,6 +129,8 @@ impl<S: Stream> Engine<S> {
             open: 0,
             lingering: 0,
             addresses: Addresses::default(),
+            rooms: Hub::new(rooms),
+            users: Hub::new(HubLimits::USERS),
             ready: VecDeque::new(),
             postponed: Vec::new(),
             dirty: Vec::new(),

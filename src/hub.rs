@@ -177,6 +177,12 @@ impl Hub {
         self.slot(room).is_some_and(|slot| self.places.contains_key(&(client, slot)))
     }
 
+    /// All clients that are in a room.
+    #[cfg(test)]
+    pub(crate) fn everyone(&self) -> impl Iterator<Item = ClientId> {
+        self.joined.keys().copied()
+    }
+
     fn slot(&self, room: Room<'_>) -> Option<u32> {
         match room {
             Room::Name(name) => self.names.get(name).copied(),

@@ -63,7 +63,6 @@ mod deadlines;
 mod engine;
 mod error;
 mod event;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not use it yet"))]
 mod hub;
 mod id;
 mod message;

@@ -2,6 +2,7 @@
 //! `commands.rs` and `queries.rs`.
 
 mod commands;
+mod groups;
 mod queries;
 
 #[cfg(unix)]

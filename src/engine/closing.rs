@@ -288,6 +288,7 @@ impl<S: Stream> Engine<S> {
 
     fn report(&mut self, id: ClientId, reason: CloseReason) {
         self.open -= 1;
+        self.forget_groups(id);
         self.stats.closed.count(&reason);
         self.tick.close(id, reason);
     }

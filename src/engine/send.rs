@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use slab::Slab;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
@@ -12,7 +13,7 @@ use crate::{
     config::Overflow,
     deadlines::after,
     error::{NotConnected, SendError},
-    id::ClientId,
+    id::{ClientId, Room},
     outbox::{Outbox, OutboxPool},
     proto::prepared::Outgoing,
     send_options::{LatestKey, Priority, SendOptions},
@@ -121,13 +122,13 @@ impl<S: Stream> Engine<S> {
     /// Queues one message for all of `whom` but `except`. It is framed once; a large one is shared.
     pub(crate) fn deliver(
         &mut self,
-        whom: Whom,
+        whom: Whom<'_>,
         message: Outgoing<'_>,
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
         let message = Outgoing::Prepared(self.encoder.encode(message));
-        let Engine { clients, outbound, backlogs, stats, config, now, dirty, .. } = self;
+        let Engine { clients, rooms, users, outbound, backlogs, stats, config, now, dirty, .. } = self;
         let desk = Desk { outbound, backlogs, stats, max_buffered: config.max_buffered, now: *now };
         let terms = Terms { latest, ..Terms::default() };
         let mut round =
@@ -138,6 +139,8 @@ impl<S: Stream> Engine<S> {
                     round.offer(ClientId::new(index as u32, client.serial), client);
                 }
             }
+            Whom::Room(room) => round.offer_to(rooms.members(room), clients),
+            Whom::User(key) => round.offer_to(users.members(key.into()), clients),
         }
         let Round { mut delivery, full, .. } = round;
         self.stats.dropped += delivery.dropped as u64;
@@ -196,8 +199,10 @@ impl<S: Stream> Engine<S> {
 
 /// Whom a message to many is for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Whom {
+pub(crate) enum Whom<'a> {
     Everyone,
+    Room(Room<'a>),
+    User(&'a str),
 }
 
 /// One message on its way to many.
@@ -213,6 +218,15 @@ struct Round<'e> {
 }
 
 impl Round<'_> {
+    fn offer_to<S>(&mut self, members: impl Iterator<Item = ClientId>, clients: &mut Slab<Client<S>>) {
+        for id in members {
+            // Those that have gone have left every room.
+            if let Some(client) = clients.get_mut(id.index()) {
+                self.offer(id, client);
+            }
+        }
+    }
+
     fn offer<S>(&mut self, id: ClientId, client: &mut Client<S>) {
         let Stage::Open(open) = &mut client.stage else { return };
         if open.farewell.is_some()

@@ -20,6 +20,9 @@ impl Host {
         assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
         assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
 
+        for id in engine.rooms.everyone().chain(engine.users.everyone()) {
+            assert!(engine.get(id).is_some_and(|client| client.is_live()), "{id} is gone and still a member");
+        }
         let mut timers = engine.timers.len();
         for (index, client) in &engine.clients {
             let index = index as u32;
@@ -62,6 +65,7 @@ impl Host {
         let engine = &self.engine;
         assert_eq!((engine.connection_count(), engine.client_count()), (0, 0));
         assert_eq!((engine.ready.len(), engine.postponed.len()), (0, 0));
+        assert_eq!((engine.rooms.room_count(), engine.users.room_count()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
     }
 }

@@ -1,0 +1,185 @@
+//! Rooms and users: who is where, and what is said to them.
+
+use super::Server;
+use crate::{
+    engine::{Delivery, Whom},
+    error::{JoinError, NotConnected},
+    id::{ClientId, Room, RoomId},
+    proto::prepared::Outgoing,
+    send_options::LatestKey,
+};
+
+impl Server {
+    // ---- rooms ----
+
+    /// Makes the client a member of a room; does nothing if it is one. A room begins with its first member
+    /// and vanishes with its last. A client leaves all rooms before its `Close` event is seen; joining one
+    /// whose `Close` is in the tick at hand succeeds and has no effect. Work: O(1).
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`]: the id is stale, a cap is reached, or a [`RoomId`] is of a room that has vanished.
+    /// Nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, JoinError, Server};
+    ///
+    /// fn enter(server: &mut Server, client: ClientId) -> Result<(), JoinError> {
+    ///     server.join(client, "lobby")?;
+    ///     server.publish_except("lobby", client, "someone came in");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn join<'r>(&mut self, client: ClientId, room: impl Into<Room<'r>>) -> Result<(), JoinError> {
+        self.engine.join(client, room.into())
+    }
+
+    /// Ends a membership; `false` if there was none. Work: O(1).
+    ///
+    /// # Errors
+    ///
+    /// The client's id is stale.
+    pub fn leave<'r>(&mut self, client: ClientId, room: impl Into<Room<'r>>) -> Result<bool, NotConnected> {
+        self.engine.leave(client, room.into())
+    }
+
+    /// Ends all memberships of a client, and tells how many there were. Work: O(their number).
+    ///
+    /// # Errors
+    ///
+    /// The client's id is stale.
+    pub fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnected> {
+        self.engine.leave_all(client)
+    }
+
+    /// Queues a message for every member of a room. It is framed once, and a large one is held once however
+    /// many members are slow. [`Delivery`] counts who gets it; a room that does not exist has no members.
+    /// Work: O(members).
+    pub fn publish<'r, 'm>(
+        &mut self,
+        room: impl Into<Room<'r>>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Delivery {
+        self.engine.deliver(Whom::Room(room.into()), message.into(), None, None)
+    }
+
+    /// As [`publish`](Server::publish), for all but one: usually the client that said it.
+    pub fn publish_except<'r, 'm>(
+        &mut self,
+        room: impl Into<Room<'r>>,
+        except: ClientId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Delivery {
+        self.engine.deliver(Whom::Room(room.into()), message.into(), None, Some(except))
+    }
+
+    /// As [`publish`](Server::publish), the message taking for each member the place of the one with the same
+    /// key that has not begun to leave: see [`send_latest`](Server::send_latest).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn frame(server: &mut tickws::Server, positions: &[u8]) {
+    ///     server.publish_latest("match 7", "positions", positions);
+    /// }
+    /// ```
+    pub fn publish_latest<'r, 'm>(
+        &mut self,
+        room: impl Into<Room<'r>>,
+        key: impl Into<LatestKey>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Delivery {
+        self.engine.deliver(Whom::Room(room.into()), message.into(), Some(key.into()), None)
+    }
+
+    /// The members of a room, in no particular order.
+    pub fn members<'r>(&self, room: impl Into<Room<'r>>) -> impl ExactSizeIterator<Item = ClientId> {
+        self.engine.rooms().members(room.into())
+    }
+
+    /// The names of the rooms that a client is in, in no particular order; none for a stale id.
+    pub fn rooms(&self, client: ClientId) -> impl ExactSizeIterator<Item = &str> {
+        self.engine.rooms().rooms(client)
+    }
+
+    /// How many rooms there are.
+    pub fn room_count(&self) -> usize {
+        self.engine.rooms().room_count()
+    }
+
+    /// How many members a room has; 0 if it does not exist.
+    pub fn room_len<'r>(&self, room: impl Into<Room<'r>>) -> usize {
+        self.engine.rooms().room_len(room.into())
+    }
+
+    /// The id of the room that has this name now. Calls with it look no name up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = tickws::Server::bind("127.0.0.1:0")?;
+    /// assert_eq!(server.room("lobby"), None); // nobody is in it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn room(&self, name: &str) -> Option<RoomId> {
+        self.engine.rooms().find(name)
+    }
+
+    /// The name of a room; `None` if it has vanished.
+    pub fn room_name(&self, room: RoomId) -> Option<&str> {
+        self.engine.rooms().name(room)
+    }
+
+    // ---- users ----
+
+    /// Says that this connection is that user's: any string that names a user to the application. One user
+    /// may have many connections; a connection has one user, the last that was set. It is forgotten before
+    /// the client's `Close` event is seen, as with [`join`](Server::join). Work: O(1).
+    ///
+    /// # Errors
+    ///
+    /// The client's id is stale.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, NotConnected, Server};
+    ///
+    /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnected> {
+    ///     server.set_user(client, "ada")?;
+    ///     server.send_to_user("ada", "you signed in on one more device"); // on all of them
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn set_user(&mut self, client: ClientId, key: impl AsRef<str>) -> Result<(), NotConnected> {
+        self.engine.set_user(client, key.as_ref())
+    }
+
+    /// The connection is nobody's any more; `false` if it was nobody's.
+    ///
+    /// # Errors
+    ///
+    /// The client's id is stale.
+    pub fn clear_user(&mut self, client: ClientId) -> Result<bool, NotConnected> {
+        self.engine.clear_user(client)
+    }
+
+    /// The user of a connection, if one was set.
+    pub fn user(&self, client: ClientId) -> Option<&str> {
+        self.engine.users().rooms(client).next()
+    }
+
+    /// Queues a message for all connections of a user. Work: O(their number).
+    pub fn send_to_user<'m>(&mut self, key: impl AsRef<str>, message: impl Into<Outgoing<'m>>) -> Delivery {
+        self.engine.deliver(Whom::User(key.as_ref()), message.into(), None, None)
+    }
+
+    /// The connections of a user, in no particular order.
+    pub fn clients_of(&self, key: impl AsRef<str>) -> impl ExactSizeIterator<Item = ClientId> {
+        self.engine.users().members(key.as_ref().into())
+    }
+}
