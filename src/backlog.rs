@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     message::Kind,
-    proto::prepared::{Encoder, Outgoing, Prepared},
+    proto::prepared::{Outgoing, Prepared, Queued, SharedBytes},
     send_options::{LatestKey, Priority},
 };
 
@@ -50,7 +50,7 @@ enum Payload {
     /// In `bytes`.
     Copied { start: usize, len: usize },
     /// With others.
-    Shared(Prepared),
+    Shared(Queued),
 }
 
 impl Item {
@@ -65,7 +65,7 @@ impl Item {
     /// The frame that is shared with others, if so.
     pub(crate) fn shared(&self) -> Option<&Prepared> {
         match &self.payload {
-            Payload::Shared(prepared) => Some(prepared),
+            Payload::Shared(queued) => Some(queued),
             Payload::Copied { .. } | Payload::Gone => None,
         }
     }
@@ -123,6 +123,7 @@ pub(crate) struct Backlog {
     next_expiry: Option<Instant>,
     /// As the pool has counted it.
     counted: usize,
+    shared: SharedBytes,
 }
 
 impl Backlog {
@@ -264,7 +265,7 @@ impl Backlog {
     }
 
     /// Memory held, in bytes, besides shared frames.
-    pub(crate) fn held(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         let items = self.normal.items.capacity() + self.high.items.capacity();
         let place = size_of::<(LatestKey, (Priority, u64))>() + 1;
         self.bytes.capacity() + items * size_of::<Item>() + self.places.capacity() * place + self.names
@@ -289,7 +290,9 @@ impl Backlog {
         let payload = message.payload();
         self.len += payload.len();
         match message {
-            Outgoing::Prepared(prepared) if is_shared(message) => Payload::Shared(prepared.clone()),
+            Outgoing::Prepared(prepared) if prepared.is_shared() => {
+                Payload::Shared(prepared.queue(&self.shared))
+            }
             _ => {
                 self.close_gaps();
                 let (start, len) = (self.bytes.len(), payload.len());
@@ -304,7 +307,7 @@ impl Backlog {
     fn overwrite(&mut self, old: Payload, message: &Outgoing<'_>) -> Payload {
         let payload = message.payload();
         match old {
-            Payload::Copied { start, len } if payload.len() <= len && !is_shared(message) => {
+            Payload::Copied { start, len } if payload.len() <= len && !message.is_shared() => {
                 let len = payload.len();
                 self.bytes[start..start + len].copy_from_slice(payload);
                 (self.len, self.used) = (self.len + len, self.used + len);
@@ -378,19 +381,16 @@ impl Backlog {
     }
 }
 
-/// Whether a message is large and framed already, so that it is shared and not copied.
-fn is_shared(message: &Outgoing<'_>) -> bool {
-    matches!(message, Outgoing::Prepared(prepared) if prepared.frame().len() >= Encoder::SHARE_FROM)
-}
-
 /// Spare backlogs, so that a tick of latest values allocates nothing, and how much those in use hold.
 #[derive(Debug, Default)]
 pub(crate) struct BacklogPool {
     // Boxed, as the clients hold them.
     #[expect(clippy::vec_box)]
     spare: Vec<Box<Backlog>>,
-    /// Memory that all those in use hold, in bytes.
+    /// Memory that all those in use hold, in bytes, but for shared frames.
     held: usize,
+    /// Counts those, also for the outboxes.
+    shared: SharedBytes,
 }
 
 impl BacklogPool {
@@ -398,21 +398,25 @@ impl BacklogPool {
     const MAX_HELD: usize = 16 * 1024;
     const MAX_SPARE: usize = 1024;
 
+    pub(crate) fn new(shared: SharedBytes) -> Self {
+        BacklogPool { shared, ..BacklogPool::default() }
+    }
+
     pub(crate) fn take(&mut self) -> Box<Backlog> {
-        let mut backlog = self.spare.pop().unwrap_or_default();
+        let new = || Box::new(Backlog { shared: self.shared.clone(), ..Backlog::default() });
+        let mut backlog = self.spare.pop().unwrap_or_else(new);
         self.count(&mut backlog);
         backlog
     }
 
     /// A backlog in use has changed.
     pub(crate) fn count(&mut self, backlog: &mut Backlog) {
-        let held = backlog.held();
+        let held = backlog.memory();
         self.held = self.held + held - backlog.counted;
         backlog.counted = held;
     }
 
     /// Memory that all those in use hold, in bytes.
-    #[expect(dead_code)]
     pub(crate) fn held(&self) -> usize {
         self.held
     }
@@ -420,7 +424,7 @@ impl BacklogPool {
     pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
         self.held -= std::mem::take(&mut backlog.counted);
         backlog.clear();
-        if backlog.held() <= Self::MAX_HELD && self.spare.len() < Self::MAX_SPARE {
+        if backlog.memory() <= Self::MAX_HELD && self.spare.len() < Self::MAX_SPARE {
             self.spare.push(backlog);
         }
     }

@@ -30,6 +30,8 @@ pub(crate) struct Client<S> {
     pub(crate) deadlines: Deadlines,
     /// The wheel entry and when it fires.
     pub(crate) timer: Option<(wheel::Key, Instant)>,
+    /// Memory of its input, as the ceiling has counted it.
+    pub(crate) counted_inbound: usize,
     /// Bytes read in the poll of that number.
     pub(crate) spent: (u32, usize),
 
@@ -41,6 +43,8 @@ pub(crate) struct Client<S> {
     pub(crate) urgent: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
+    /// In the ceiling's list of those that are ready and not read.
+    pub(crate) held_back: bool,
     /// In the ready list.
     pub(crate) in_ready: bool,
     /// In the dirty list.
@@ -101,11 +105,13 @@ impl<S> Client<S> {
             carry: Vec::new(),
             deadlines: Deadlines::new(now),
             timer: None,
+            counted_inbound: 0,
             spent: (0, 0),
             readable: false,
             read_closed: false,
             urgent: false,
             paused: false,
+            held_back: false,
             in_ready: false,
             in_dirty: false,
             backed_up: false,
@@ -138,6 +144,24 @@ impl<S> Client<S> {
     pub(crate) fn buffered(&self) -> usize {
         let backlog = self.open().and_then(|open| open.backlog.as_ref());
         self.outbox.len() + backlog.map_or(0, |backlog| backlog.len())
+    }
+
+    /// Memory of a request head or a message of which only a part has arrived, in bytes.
+    pub(crate) fn inbound_memory(&self) -> usize {
+        let partial = match &self.stage {
+            Stage::Handshake(head) => head.memory(),
+            Stage::Open(open) => open.connection.memory(),
+            Stage::Linger { .. } => 0,
+        };
+        self.carry.capacity() + partial
+    }
+
+    /// What its end would free, in bytes. A shared frame counts in full: its last reader's end frees it.
+    pub(crate) fn buffered_memory(&self) -> usize {
+        let backlog = self.open().and_then(|open| open.backlog.as_ref());
+        self.inbound_memory()
+            + self.outbox.len().max(self.outbox.memory())
+            + backlog.map_or(0, |backlog| backlog.len().max(backlog.memory()))
     }
 
     /// Open, and no `Close` reported.

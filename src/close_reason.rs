@@ -44,6 +44,9 @@ pub enum CloseReason {
     Timeout(Timeout),
     /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with 1013.
     Overflow,
+    /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or near it for
+    /// too long, and this client held more than others; closed with 1013, and what it held was dropped.
+    Shed,
     /// The peer broke the protocol; closed with [`PeerMisbehaved::close_code`].
     Protocol(PeerMisbehaved),
     /// The peer ended the TCP connection without a close frame.
@@ -78,7 +81,8 @@ impl CloseReason {
             }
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
             CloseReason::Timeout(timeout) => *timeout != Timeout::Lifetime,
-            CloseReason::Overflow | CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
+            CloseReason::Overflow | CloseReason::Shed => true,
+            CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
         }
     }
 
@@ -88,7 +92,7 @@ impl CloseReason {
         match self {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
             CloseReason::Shutdown | CloseReason::Timeout(Timeout::Lifetime) => CloseCode::Away,
-            CloseReason::Overflow => CloseCode::Again,
+            CloseReason::Overflow | CloseReason::Shed => CloseCode::Again,
             CloseReason::Protocol(violation) => violation.close_code(),
             CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
                 CloseCode::Abnormal
@@ -111,6 +115,7 @@ impl fmt::Display for CloseReason {
                 f.write_str("the connection reached its maximum lifetime")
             }
             CloseReason::Overflow => f.write_str("too slow: its outbox was full"),
+            CloseReason::Shed => f.write_str("the server held too much, and most of it for this client"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
             CloseReason::Eof => f.write_str("the peer hung up without a close frame"),
             CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),

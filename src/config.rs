@@ -56,6 +56,8 @@ pub(crate) struct Config {
     pub(crate) max_buffered: usize,
     pub(crate) overflow: Overflow,
 
+    /// `None`: no ceiling.
+    pub(crate) max_total_buffered: Option<usize>,
     pub(crate) max_rooms: usize,
     pub(crate) max_rooms_per_client: usize,
     pub(crate) max_room_name: usize,
@@ -86,6 +88,7 @@ impl Default for Config {
             max_lifetime: None,
             max_buffered: 1024 * 1024,
             overflow: Overflow::Disconnect,
+            max_total_buffered: Some(1024 * 1024 * 1024),
             max_rooms: 64 * 1024,
             max_rooms_per_client: 1024,
             max_room_name: 256,
@@ -116,6 +119,7 @@ impl Config {
             ("max_message_size", self.max_message_size, Self::MAX_MESSAGE_SIZE),
             ("max_frame_size", self.frame_limit(), Self::MAX_MESSAGE_SIZE),
             ("max_buffered", self.max_buffered, usize::MAX),
+            ("max_total_buffered", self.max_total_buffered.unwrap_or(1), usize::MAX),
             ("max_rooms", self.max_rooms, usize::MAX),
             ("max_rooms_per_client", self.max_rooms_per_client, usize::MAX),
             ("max_room_name", self.max_room_name, usize::MAX),

@@ -11,6 +11,7 @@
 //! `fire_timers`, then `service_next` until it gives `false`, then `finish_tick`.
 
 mod admission;
+mod ceiling;
 mod closing;
 mod groups;
 mod receive;
@@ -48,6 +49,7 @@ use crate::{
     wheel::Wheel,
 };
 use admission::Addresses;
+use ceiling::Ceiling;
 pub use send::Delivery;
 pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
@@ -82,6 +84,7 @@ pub(crate) struct Engine<S> {
     addresses: Addresses,
     rooms: Hub,
     users: Hub,
+    ceiling: Ceiling,
     /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
     ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
@@ -122,6 +125,7 @@ impl<S: Stream> Engine<S> {
             rooms_per_client: config.max_rooms_per_client,
             name: config.max_room_name,
         };
+        let outbound = OutboxPool::new(Self::POOL_BYTES);
         Engine {
             config,
             clients: Slab::new(),
@@ -131,6 +135,7 @@ impl<S: Stream> Engine<S> {
             addresses: Addresses::default(),
             rooms: Hub::new(rooms),
             users: Hub::new(HubLimits::USERS),
+            ceiling: Ceiling::default(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
             dirty: Vec::new(),
@@ -145,8 +150,8 @@ impl<S: Stream> Engine<S> {
             tick: TickData::default(),
             recycler: Arc::default(),
             inbound: BufferPool::new(Self::POOL_BYTES),
-            outbound: OutboxPool::new(Self::POOL_BYTES),
-            backlogs: BacklogPool::default(),
+            backlogs: BacklogPool::new(outbound.shared().clone()),
+            outbound,
             encoder: Encoder::default(),
             stats: Stats::default(),
             now,
@@ -189,6 +194,7 @@ impl<S: Stream> Engine<S> {
             }
         }
         self.work = work;
+        self.feel_pressure(now);
     }
 
     /// Begins a poll: budgets are fresh.
@@ -200,6 +206,7 @@ impl<S: Stream> Engine<S> {
 
     /// Hands out everything that happened since the last tick. `more` of the caller's is added.
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
+        self.feel_pressure(now);
         let data = std::mem::replace(&mut self.tick, self.recycler.take(&mut self.inbound));
         let more = more || self.has_more();
         let timeout = if more { Some(Duration::ZERO) } else { self.next_timeout(now) };
@@ -227,7 +234,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        Stats { open: self.open as u64, ..self.stats }
+        Stats { open: self.open as u64, buffered: self.total_buffered() as u64, ..self.stats }
     }
 
     pub(crate) fn stats_mut(&mut self) -> &mut Stats {

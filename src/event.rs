@@ -6,6 +6,7 @@ use crate::{
     close_reason::CloseReason,
     id::{ClientId, TimerId},
     message::{Kind, Message},
+    pressure::Pressure,
     proto::{handshake::Request, utf8},
     tick_data::{Record, TickData},
 };
@@ -45,6 +46,12 @@ pub enum Event<'t> {
         /// The client.
         client: ClientId,
     },
+    /// The server sheds more, or less, because of
+    /// [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
+    Pressure {
+        /// What it sheds from now on.
+        pressure: Pressure,
+    },
     /// An application timer fired.
     Timer {
         /// What [`set_timer`](crate::Server::set_timer) or
@@ -78,6 +85,7 @@ impl<'t> Iterator for Events<'t> {
             }
             Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
             Record::Drained { client } => Event::Drained { client },
+            Record::Pressure { pressure } => Event::Pressure { pressure },
             Record::Timer { timer } => Event::Timer { timer },
         })
     }

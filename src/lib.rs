@@ -69,6 +69,7 @@ mod message;
 mod net;
 mod outbox;
 mod pool;
+mod pressure;
 mod proto;
 mod send_options;
 mod server;
@@ -87,6 +88,7 @@ pub use error::{CloseError, ConfigError, JoinError, NotConnected, PeerMisbehaved
 pub use event::{Event, Events};
 pub use id::{ClientId, Room, RoomId, TimerId};
 pub use message::{Message, NotData};
+pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
 pub use send_options::{LatestKey, Priority, SendOptions};
 pub use server::Server;

@@ -8,17 +8,13 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice, Write},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
 };
 
 use crate::{
     pool::BufferPool,
     proto::{
         frame,
-        prepared::{Encoder, Prepared},
+        prepared::{Prepared, Queued, SharedBytes},
     },
 };
 
@@ -43,21 +39,24 @@ pub(crate) struct OutboxPool {
     queues: Vec<VecDeque<Chunk>>,
     /// Memory of all outboxes in bytes, but for shared frames.
     held: usize,
-    /// Memory of the shared frames that are alive.
-    shared: Arc<AtomicUsize>,
+    shared: SharedBytes,
 }
 
 impl OutboxPool {
     const MAX_QUEUES: usize = 1024;
 
     pub(crate) fn new(max_bytes: usize) -> Self {
-        OutboxPool { tails: BufferPool::new(max_bytes), queues: Vec::new(), held: 0, shared: Arc::default() }
+        OutboxPool {
+            tails: BufferPool::new(max_bytes),
+            queues: Vec::new(),
+            held: 0,
+            shared: SharedBytes::default(),
+        }
     }
 
     /// Memory that all outboxes hold, in bytes; a shared frame counts once.
-    #[expect(dead_code)]
     pub(crate) fn held(&self) -> usize {
-        self.held + self.shared.load(Ordering::Relaxed)
+        self.held + self.shared.get()
     }
 
     /// The bytes kept.
@@ -66,11 +65,9 @@ impl OutboxPool {
         self.tails.bytes()
     }
 
-    /// A shared frame that waits for someone counts until it is gone.
-    pub(crate) fn charge(&self, frame: &Prepared) {
-        if frame.frame().len() >= Encoder::SHARE_FROM {
-            frame.charge(&self.shared);
-        }
+    /// Counts the shared frames that wait here, and elsewhere if that counts with it.
+    pub(crate) fn shared(&self) -> &SharedBytes {
+        &self.shared
     }
 
     fn give_chunk(&mut self, chunk: Chunk) {
@@ -117,7 +114,7 @@ pub(crate) struct Outbox {
 enum Chunk {
     Owned(Vec<u8>),
     /// One frame that other clients hold too.
-    Shared(Prepared),
+    Shared(Queued),
 }
 
 impl Chunk {
@@ -187,6 +184,11 @@ impl Outbox {
         self.len
     }
 
+    /// Memory held, but for shared frames, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.counted
+    }
+
     /// Unsent bytes of frames: what `max_buffered` caps. The answer to the handshake is not the
     /// application's doing.
     pub(crate) fn frames_len(&self) -> usize {
@@ -227,11 +229,10 @@ impl Outbox {
     }
 
     /// Appends one whole frame that is shared with others.
-    pub(crate) fn push_shared(&mut self, frame: Prepared, pool: &mut OutboxPool) {
+    pub(crate) fn push_shared(&mut self, frame: &Prepared, pool: &mut OutboxPool) {
         self.rotate(pool);
-        pool.charge(&frame);
         self.len += frame.frame().len();
-        self.push_chunk(Chunk::Shared(frame), pool);
+        self.push_chunk(Chunk::Shared(frame.queue(&pool.shared)), pool);
         self.count_memory(pool);
     }
 
@@ -292,19 +293,20 @@ impl Outbox {
 
     /// Drops every frame that has not begun to leave. The rest of one that has stays: without it the peer
     /// could not read the next.
-    #[expect(dead_code)]
     pub(crate) fn cut(&mut self, pool: &mut OutboxPool) {
         self.find_boundary();
-        let mut rest = self.first()[self.written..self.boundary].to_vec();
+        // A buffer of its own, with room for a close frame: what the others have is to be freed.
+        let mut rest = Vec::with_capacity(self.boundary - self.written + 128);
+        rest.extend_from_slice(&self.first()[self.written..self.boundary]);
         if let Some(urgent) = self.urgent.as_ref().filter(|urgent| urgent.left > 0) {
             rest.extend_from_slice(&urgent.leaving[urgent.left..]);
         }
         let blocked = self.blocked;
         self.clear(pool);
         self.blocked = blocked;
-        if !rest.is_empty() {
-            self.push_raw(&rest, pool);
-        }
+        (self.boundary, self.raw) = (rest.len(), rest.len());
+        self.tail = rest;
+        self.pushed(self.boundary, pool);
     }
 
     /// Whether anything waits, a control frame in the urgent lane included.

@@ -9,7 +9,7 @@ use crate::{
 
 /// What a server has done since it began, from [`Server::stats`](crate::Server::stats).
 ///
-/// Everything but [`open`](Stats::open) only grows. Displays as one readable line.
+/// Everything but [`open`](Stats::open) and [`buffered`](Stats::buffered) only grows. Displays as one readable line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -21,6 +21,9 @@ pub struct Stats {
     pub opened: u64,
     /// WebSocket connections open now.
     pub open: u64,
+    /// Bytes held now for all connections: partial messages, request heads, and what waits to be written, a
+    /// frame that many wait for counting once. What `max_total_buffered` caps.
+    pub buffered: u64,
     /// Messages handed to the application.
     pub messages_in: u64,
     /// Messages queued, a broadcast counting once per client.
@@ -40,6 +43,8 @@ pub struct Stats {
     pub pings: u64,
     /// WebSocket connections ended, by cause.
     pub closed: Closed,
+    /// Times that reading from everyone had to stop because of `max_total_buffered`.
+    pub reading_stops: u64,
     /// Times that accepting had to pause because the process was out of descriptors or memory.
     pub accept_pauses: u64,
 }
@@ -60,6 +65,8 @@ pub struct Rejected {
     pub at_capacity: u64,
     /// 503: `max_connections_per_ip` reached.
     pub per_ip: u64,
+    /// 503: `max_total_buffered` is near.
+    pub overloaded: u64,
     /// The head was not complete within `handshake_timeout`.
     pub timeout: u64,
     /// The peer left before its head was complete.
@@ -88,6 +95,8 @@ pub struct Closed {
     pub lifetime: u64,
     /// [`CloseReason::Overflow`].
     pub overflow: u64,
+    /// [`CloseReason::Shed`].
+    pub shed: u64,
     /// [`CloseReason::Protocol`].
     pub protocol: u64,
     /// [`CloseReason::Eof`].
@@ -105,6 +114,7 @@ impl Rejected {
             + self.origin
             + self.at_capacity
             + self.per_ip
+            + self.overloaded
             + self.timeout
             + self.gone
     }
@@ -112,6 +122,7 @@ impl Rejected {
     pub(crate) fn count(&mut self, rejection: Rejection) {
         *match rejection.status() {
             _ if rejection == Rejection::TooManyFromAddress => &mut self.per_ip,
+            _ if rejection == Rejection::Overloaded => &mut self.overloaded,
             403 => &mut self.origin,
             405 | 426 => &mut self.not_an_upgrade,
             431 => &mut self.head_too_large,
@@ -130,6 +141,7 @@ impl Closed {
             + self.disconnected
             + self.shutdown
             + self.overflow
+            + self.shed
             + self.protocol
             + self.eof
             + self.io
@@ -151,6 +163,7 @@ impl Closed {
             CloseReason::Timeout(Timeout::Close) => &mut self.close_timeout,
             CloseReason::Timeout(Timeout::Lifetime) => &mut self.lifetime,
             CloseReason::Overflow => &mut self.overflow,
+            CloseReason::Shed => &mut self.shed,
             CloseReason::Protocol(_) => &mut self.protocol,
             CloseReason::Eof => &mut self.eof,
             CloseReason::Io(_) => &mut self.io,
@@ -183,6 +196,7 @@ impl fmt::Display for Stats {
             ("close timeout", closed.close_timeout),
             ("lifetime", closed.lifetime),
             ("overflow", closed.overflow),
+            ("shed", closed.shed),
             ("protocol", closed.protocol),
             ("eof", closed.eof),
             ("i/o", closed.io),

@@ -7,6 +7,7 @@ use crate::{
     id::{ClientId, TimerId},
     message::Kind,
     pool::BufferPool,
+    pressure::Pressure,
     proto::{assembler::Assembled, handshake::Request},
 };
 
@@ -33,6 +34,7 @@ pub(crate) enum Record {
     Message { client: ClientId, kind: Kind, source: Source },
     Close { client: ClientId, reason: u32 },
     Drained { client: ClientId },
+    Pressure { pressure: Pressure },
     Timer { timer: TimerId },
 }
 
@@ -141,6 +143,10 @@ impl TickData {
 
     pub(crate) fn drained(&mut self, client: ClientId) {
         self.records.push(Record::Drained { client });
+    }
+
+    pub(crate) fn pressure(&mut self, pressure: Pressure) {
+        self.records.push(Record::Pressure { pressure });
     }
 
     pub(crate) fn timer(&mut self, timer: TimerId) {

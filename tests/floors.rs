@@ -11,7 +11,7 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["id", "message", "pool", "send_options", "test_rng"],
+    &["id", "message", "pool", "pressure", "send_options", "test_rng"],
     &["error"],
     &["config", "close_reason"],
     &["wheel", "deadlines", "hub", "proto::mask", "proto::utf8", "proto::close"],

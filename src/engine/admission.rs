@@ -10,6 +10,7 @@ use super::{Engine, Stream};
 use crate::{
     client::{Client, Stage},
     deadlines::after,
+    pressure::Pressure,
     proto::handshake::{HeadReader, Rejection},
 };
 
@@ -78,6 +79,9 @@ impl<S: Stream> Engine<S> {
         let Engine { config, clients, lingering, .. } = self;
         if self.shutting_down || config.max_connections.is_some_and(|max| clients.len() - lingering >= max) {
             return Some(Rejection::AtCapacity);
+        }
+        if self.ceiling.pressure >= Pressure::Refusing {
+            return Some(Rejection::Overloaded);
         }
         let full = self.addresses.is_full(remote, config.max_connections_per_ip);
         full.then_some(Rejection::TooManyFromAddress)

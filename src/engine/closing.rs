@@ -225,6 +225,7 @@ impl<S: Stream> Engine<S> {
         client.paused = false;
         client.deadlines.close_by(deadline);
         let readable = client.readable;
+        self.count_inbound(index);
         self.lingering += 1;
         self.leave_place(remote);
         self.rearm(index);
@@ -294,8 +295,9 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Drops the stream, and gives everything back that the connection held.
-    fn free(&mut self, index: usize) {
+    pub(super) fn free(&mut self, index: usize) {
         let mut client = self.clients.remove(index);
+        self.ceiling.inbound -= client.counted_inbound;
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
             _ => self.leave_place(client.remote),

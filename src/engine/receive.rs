@@ -82,10 +82,10 @@ impl<S: Stream> Engine<S> {
             return true;
         };
         client.in_ready = false;
-        if client.paused {
+        if client.paused || self.hold_back(index) {
             return true;
         }
-        let turn = match &client.stage {
+        let turn = match &self.clients[index].stage {
             Stage::Handshake(_) => self.read_head(index, now),
             Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
             Stage::Open(_) => self.read_frames(index, now),
@@ -108,6 +108,7 @@ impl<S: Stream> Engine<S> {
             Turn::Violation(violation) => self.ended_by_violation(index, violation),
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
         }
+        self.count_inbound(index);
         true
     }
 

@@ -107,6 +107,7 @@ impl<S: Stream> Engine<S> {
         match desk.queue(open, outbox, message, terms) {
             Ok(()) => {
                 self.make_dirty(id.index());
+                self.keep_below_ceiling();
                 Ok(())
             }
             Err(Misfit::TooLarge { len }) => Err(SendError::TooLarge { len, max }),
@@ -150,6 +151,7 @@ impl<S: Stream> Engine<S> {
                 _ => delivery.overflowed += 1,
             }
         }
+        self.keep_below_ceiling();
         delivery
     }
 
@@ -278,9 +280,6 @@ impl Desk<'_> {
             let backlog = open.backlog.get_or_insert_with(|| self.backlogs.take());
             if backlog.push(message, terms) == Pushed::Replaced {
                 self.stats.replaced += 1;
-            }
-            if let Outgoing::Prepared(prepared) = message {
-                self.outbound.charge(prepared);
             }
             self.backlogs.count(backlog);
         }

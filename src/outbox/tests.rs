@@ -201,7 +201,7 @@ impl Pair {
         let (_, header) = frame::Header::parse(&bytes).unwrap().unwrap();
         let shared = Prepared::new(&bytes[header..]);
         assert_eq!(shared.frame(), bytes);
-        self.outbox.push_shared(shared, &mut self.pool);
+        self.outbox.push_shared(&shared, &mut self.pool);
         self.model.queue.push_back(bytes);
     }
 
@@ -291,7 +291,7 @@ fn random_pushes_and_writes_do_what_the_model_does() {
                     pair.push_small(len);
                 }
                 4..7 => {
-                    let len = Encoder::SHARE_FROM + pair.rng.below(3000);
+                    let len = 1024 + pair.rng.below(3000);
                     pair.push_shared(len);
                 }
                 7..10 => {
@@ -336,7 +336,7 @@ fn more_slices_than_a_write_takes() {
             if i % 7 == 0 {
                 pair.push_small(20);
             }
-            pair.push_shared(Encoder::SHARE_FROM);
+            pair.push_shared(1024);
         }
         while pair.outbox.has_work() {
             pair.write(willing);

@@ -154,6 +154,11 @@ impl Assembler {
         Ok(Some(Assembled { kind, buffer, len }))
     }
 
+    /// Memory held, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Gives the memory back; the message in progress is lost.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         pool.give(std::mem::take(self).buffer);

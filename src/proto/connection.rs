@@ -19,7 +19,7 @@ use crate::{
         close::{self, CloseState},
         frame::{self, Header, opcode},
         mask::{MaskSource, apply_mask},
-        prepared::{Encoder, Prepared},
+        prepared::Prepared,
         utf8,
     },
     send_options::Priority,
@@ -199,11 +199,11 @@ impl Connection {
         if self.masks() {
             // §5.3: every frame has a masking key of its own.
             self.send(message.kind(), message.payload(), outbox, pool);
-        } else if frame.len() < Encoder::SHARE_FROM {
+        } else if message.is_shared() {
+            outbox.push_shared(message, pool);
+        } else {
             outbox.tail(pool).extend_from_slice(frame);
             outbox.pushed(frame.len(), pool);
-        } else {
-            outbox.push_shared(message.clone(), pool);
         }
     }
 
@@ -268,6 +268,11 @@ impl Connection {
         let added = tail.len() - before;
         outbox.pushed(added, pool);
         self.close = self.close.on_sent();
+    }
+
+    /// Memory of a message of which only a part has arrived, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.assembler.memory()
     }
 
     /// Gives the inbound memory back.

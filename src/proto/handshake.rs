@@ -56,6 +56,11 @@ impl HeadReader {
         outcome
     }
 
+    /// Memory of an incomplete head, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.gathered.capacity()
+    }
+
     /// How many bytes of an incomplete head are held.
     #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {

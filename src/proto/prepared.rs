@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -40,22 +41,15 @@ struct Frame {
     /// Bytes before the payload.
     header: usize,
     kind: Kind,
-    charge: OnceLock<Charge>,
-}
-
-/// Where a frame's bytes are counted for as long as it lives.
-struct Charge {
-    total: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
+    /// How many wait for it, and where its bytes are counted while anyone does.
+    waiting: AtomicUsize,
+    counter: OnceLock<SharedBytes>,
 }
 
 impl Prepared {
+    /// A frame of at least this many bytes is shared by the outboxes it waits in.
+    const SHARE_FROM: usize = 1024;
+
     /// Frames a message (RFC 6455 §5.2), unfragmented, as a server sends it.
     pub fn new<'m>(message: impl Into<Message<'m>>) -> Prepared {
         let message = message.into();
@@ -66,7 +60,8 @@ impl Prepared {
 
     fn from_frame(kind: Kind, bytes: Vec<u8>, payload: usize) -> Prepared {
         let header = bytes.len() - payload;
-        Prepared(Arc::new(Frame { bytes, header, kind, charge: OnceLock::new() }))
+        let (waiting, counter) = (AtomicUsize::new(0), OnceLock::new());
+        Prepared(Arc::new(Frame { bytes, header, kind, waiting, counter }))
     }
 
     /// The payload's length in bytes.
@@ -92,20 +87,58 @@ impl Prepared {
         &self.0.bytes
     }
 
-    /// Counts the frame's memory in `total` from now until its last clone is gone: once, however many
-    /// outboxes it waits in, and for the first who asks.
-    pub(crate) fn charge(&self, total: &Arc<AtomicUsize>) {
-        self.0.charge.get_or_init(|| {
-            let bytes = self.0.bytes.capacity();
-            total.fetch_add(bytes, Ordering::Relaxed);
-            Charge { total: total.clone(), bytes }
-        });
+    /// Whether outboxes share it; a smaller one they copy.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.bytes.len() >= Self::SHARE_FROM
+    }
+
+    /// A place in line for this frame. However many there are, `counter` counts its bytes once. (Of several
+    /// servers that share a frame, the first one's does.)
+    pub(crate) fn queue(&self, counter: &SharedBytes) -> Queued {
+        if self.0.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            let counter = self.0.counter.get_or_init(|| counter.clone());
+            counter.0.fetch_add(self.0.bytes.capacity(), Ordering::Relaxed);
+        }
+        Queued(self.clone())
     }
 }
 
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prepared").field("kind", &self.kind()).field("len", &self.len()).finish()
+    }
+}
+
+/// Bytes of frames that someone waits for, each counted once.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SharedBytes(Arc<AtomicUsize>);
+
+impl SharedBytes {
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A frame in line for one client.
+#[derive(Debug)]
+pub(crate) struct Queued(Prepared);
+
+impl Deref for Queued {
+    type Target = Prepared;
+
+    fn deref(&self) -> &Prepared {
+        &self.0
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let frame = &self.0.0;
+        if frame.waiting.fetch_sub(1, Ordering::Relaxed) == 1
+            && let Some(counter) = frame.counter.get()
+        {
+            counter.0.fetch_sub(frame.bytes.capacity(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -146,6 +179,11 @@ impl Outgoing<'_> {
             Outgoing::Message(message) => message.as_bytes(),
             Outgoing::Prepared(prepared) => prepared.payload(),
         }
+    }
+
+    /// Whether it is framed already, and large enough to be shared by those it is sent to.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Outgoing::Prepared(prepared) if prepared.is_shared())
     }
 
     /// Framed, now if it was not.
@@ -189,10 +227,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// A frame below this is copied by those it is sent to, so that the next call finds its memory free.
-    /// From here on it is shared.
-    pub(crate) const SHARE_FROM: usize = 1024;
-
+    /// A small frame is copied by those it is sent to, so that the next call finds its memory free.
     pub(crate) fn encode(&mut self, message: Outgoing<'_>) -> Prepared {
         let message = match message {
             Outgoing::Message(message) => message,
@@ -201,7 +236,7 @@ impl Encoder {
         let (kind, payload) = (message.kind(), message.as_bytes());
         let header =
             Header { fin: true, rsv1: false, opcode: opcode(kind), mask: None, len: payload.len() as u64 };
-        if header.encoded_len() + payload.len() < Self::SHARE_FROM
+        if header.encoded_len() + payload.len() < Prepared::SHARE_FROM
             && let Some(frame) = Arc::get_mut(&mut self.spare.0)
         {
             frame.bytes.clear();
@@ -231,19 +266,21 @@ mod tests {
     }
 
     #[test]
-    fn is_counted_once_and_until_the_last_clone_is_gone() {
-        let (total, other) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    fn is_counted_once_and_while_someone_waits_for_it() {
+        let (counter, other) = (SharedBytes::default(), SharedBytes::default());
         let prepared = Prepared::new("hello");
         let bytes = prepared.0.bytes.capacity();
-        let clone = prepared.clone();
-        prepared.charge(&total);
-        clone.charge(&total);
-        clone.charge(&other);
-        assert_eq!((total.load(Ordering::Relaxed), other.load(Ordering::Relaxed)), (bytes, 0));
-        drop(prepared);
-        assert_eq!(total.load(Ordering::Relaxed), bytes);
-        drop(clone);
-        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert_eq!(counter.get(), 0);
+        let places = [prepared.queue(&counter), prepared.clone().queue(&counter), prepared.queue(&other)];
+        assert_eq!((counter.get(), other.get()), (bytes, 0));
+        let [first, second, third] = places;
+        drop((first, third));
+        assert_eq!(counter.get(), bytes);
+        drop(second);
+        assert_eq!(counter.get(), 0);
+        drop(prepared.queue(&other));
+        let _waits = prepared.queue(&other);
+        assert_eq!((counter.get(), other.get()), (bytes, 0), "the first who counted it goes on counting");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::Server;
-use crate::{id::ClientId, net::listener::Listener, proto::handshake::Request, stats::Stats};
+use crate::{
+    id::ClientId, net::listener::Listener, pressure::Pressure, proto::handshake::Request, stats::Stats,
+};
 
 impl Server {
     /// The addresses listened on, in the order of binding.
@@ -52,6 +54,12 @@ impl Server {
     /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
     pub fn request(&self, client: ClientId) -> Option<&Request> {
         self.engine.request(client)
+    }
+
+    /// What the server sheds because of
+    /// [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
+    pub fn pressure(&self) -> Pressure {
+        self.engine.pressure()
     }
 
     /// Counters since the server began.

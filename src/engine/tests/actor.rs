@@ -322,6 +322,10 @@ impl Actor {
                 false
             }
             CloseReason::Overflow => false,
+            CloseReason::Shed => {
+                assert!(!calm, "shed");
+                false
+            }
             CloseReason::Timeout(_) => {
                 assert!(!calm, "{reason}");
                 false

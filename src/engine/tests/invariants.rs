@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    Pressure,
     client::Stage,
     engine::{Engine, sim::SimStream},
     proto::frame::Header,
@@ -20,6 +21,18 @@ impl Host {
         assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
         assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
 
+        let memory = |of: &dyn Fn(&crate::client::Client<SimStream>) -> usize| -> usize {
+            engine.clients.iter().map(|(_, client)| of(client)).sum()
+        };
+        assert_eq!(engine.ceiling.inbound, memory(&|client| client.inbound_memory()));
+        assert_eq!(
+            engine.outbound.held() - engine.outbound.shared().get(),
+            memory(&|client| client.outbox.memory())
+        );
+        let backlog = |client: &crate::client::Client<SimStream>| {
+            client.open().and_then(|open| open.backlog.as_ref()).map_or(0, |backlog| backlog.memory())
+        };
+        assert_eq!(engine.backlogs.held(), memory(&backlog));
         for id in engine.rooms.everyone().chain(engine.users.everyone()) {
             assert!(engine.get(id).is_some_and(|client| client.is_live()), "{id} is gone and still a member");
         }
@@ -33,12 +46,12 @@ impl Host {
             // The next flush looks after those that have been reported.
             let reported = client.open().is_some_and(|open| open.farewell.is_some());
             assert!(!reported || engine.ended.contains(&index), "no farewell: {}", state());
-            if !client.in_ready && !client.paused && !reported {
+            if !client.in_ready && !client.held_back && !client.paused && !reported {
                 assert!(!client.readable, "nobody reads: {}", state());
                 let stuck = client.open().is_some() && is_parsable(&client.carry);
                 assert!(!stuck, "carried over and forgotten: {}", state());
             }
-            let pending = client.outbox.has_work() && client.failed.is_none();
+            let pending = client.has_output() && client.failed.is_none();
             assert!(!pending || client.in_dirty || client.outbox.is_blocked(), "nobody writes: {}", state());
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
             let wanted = client.next_deadline(&engine.config);
@@ -52,8 +65,9 @@ impl Host {
         }
         assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
         let rest = engine.wheel.len() - timers;
-        // The shutdown has one of its own.
-        assert!(rest <= usize::from(engine.shutting_down), "{rest} alarms for nobody");
+        // The shutdown has one of its own, and so has the ceiling.
+        let own = usize::from(engine.shutting_down) + usize::from(engine.pressure() > Pressure::Refusing);
+        assert!(rest <= own, "{rest} alarms for nobody");
     }
 
     /// Nobody is left: nothing may be either.
@@ -66,6 +80,7 @@ impl Host {
         assert_eq!((engine.connection_count(), engine.client_count()), (0, 0));
         assert_eq!((engine.ready.len(), engine.postponed.len()), (0, 0));
         assert_eq!((engine.rooms.room_count(), engine.users.room_count()), (0, 0));
+        assert_eq!((engine.total_buffered(), engine.outbound.shared().get()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
     }
 }

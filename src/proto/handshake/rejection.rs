@@ -27,6 +27,8 @@ pub(crate) enum Rejection {
     AtCapacity,
     /// `max_connections_per_ip` is reached.
     TooManyFromAddress,
+    /// `max_total_buffered` is near.
+    Overloaded,
 }
 
 impl Rejection {
@@ -46,7 +48,9 @@ impl Rejection {
             // RFC 9110 §15.5.6: a 405 lists the methods.
             Rejection::MethodNotAllowed => ("close", "Allow: GET\r\n"),
             // RFC 9110 §10.2.3: in seconds.
-            Rejection::AtCapacity | Rejection::TooManyFromAddress => ("close", "Retry-After: 10\r\n"),
+            Rejection::AtCapacity | Rejection::TooManyFromAddress | Rejection::Overloaded => {
+                ("close", "Retry-After: 10\r\n")
+            }
             _ => ("close", ""),
         };
         let text = self.text();
@@ -75,7 +79,9 @@ impl Rejection {
             Rejection::HeadTooLarge | Rejection::TooManyHeaders => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Rejection::AtCapacity | Rejection::TooManyFromAddress => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::AtCapacity | Rejection::TooManyFromAddress | Rejection::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -95,6 +101,7 @@ impl Rejection {
             }
             Rejection::TooManyHeaders => "the request has too many headers: send fewer",
             Rejection::AtCapacity => "the server has no room for another connection: try again later",
+            Rejection::Overloaded => "the server is overloaded: try again later",
             Rejection::TooManyFromAddress => "too many connections from this address: close one first",
         }
     }

@@ -1,0 +1,174 @@
+//! The server-wide ceiling on buffered bytes, and what is shed as they near it:
+//!
+//! | buffered, of `max_total_buffered` | what is shed | until |
+//! |---|---|---|
+//! | above 3/4 | new connections are answered with 503 | 5/8 |
+//! | above 7/8 | nobody's input is read: TCP slows the peers down | 3/4 |
+//! | above all of it, or not read for [`GRACE`](Engine::GRACE) | those that hold the most are closed with 1013 | 3/4 |
+
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::{Engine, Stream, timers::Alarm};
+use crate::{
+    client::{Client, Farewell, Stage},
+    close_reason::CloseReason,
+    deadlines::after,
+    id::ClientId,
+    pressure::Pressure,
+    wheel,
+};
+
+/// What the ceiling keeps in mind.
+#[derive(Debug, Default)]
+pub(super) struct Ceiling {
+    pub(super) pressure: Pressure,
+    /// Memory of partial messages and request heads, in bytes.
+    pub(super) inbound: usize,
+    /// Ready clients that are not read, until the pressure falls.
+    pub(super) held_back: Vec<ClientId>,
+    /// Since when nobody is read, and the alarm that ends it.
+    stopped: Option<(Instant, wheel::Key)>,
+}
+
+impl<S: Stream> Engine<S> {
+    /// How long peers may take their data while nobody is read, before the slowest are closed.
+    const GRACE: Duration = Duration::from_millis(250);
+
+    /// The rest of a half-sent frame that is worth keeping for a close frame behind it, in bytes.
+    const MAX_REST: usize = 16 * 1024;
+
+    /// Bytes held for all connections: partial messages, request heads, and what waits to be written.
+    pub(crate) fn total_buffered(&self) -> usize {
+        self.ceiling.inbound + self.outbound.held() + self.backlogs.held()
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.ceiling.pressure
+    }
+
+    /// Something was queued: never mind the steps before if the last one is reached.
+    pub(super) fn keep_below_ceiling(&mut self) {
+        if self.config.max_total_buffered.is_some_and(|ceiling| self.total_buffered() > ceiling) {
+            self.close_largest();
+        }
+    }
+
+    /// Finds the step that the buffered bytes call for, and reports a change.
+    pub(super) fn feel_pressure(&mut self, now: Instant) {
+        let Some(ceiling) = self.config.max_total_buffered else { return };
+        let overdue = self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now);
+        if overdue || self.total_buffered() > ceiling {
+            self.close_largest();
+        }
+        let eighths = |count: usize| ceiling / 8 * count;
+        let total = self.total_buffered();
+        let before = self.ceiling.pressure;
+        let above = |enter: usize, leave: usize, at: Pressure| {
+            total > if before >= at { eighths(leave) } else { eighths(enter) }
+        };
+        let pressure = if above(7, 6, Pressure::NotReading) {
+            Pressure::NotReading
+        } else if above(6, 5, Pressure::Refusing) {
+            Pressure::Refusing
+        } else {
+            Pressure::Low
+        };
+        if pressure == before {
+            return;
+        }
+        self.ceiling.pressure = pressure;
+        log::log!(
+            if pressure > before { log::Level::Warn } else { log::Level::Info },
+            "{pressure:?}: {total} of at most {ceiling} bytes are buffered"
+        );
+        self.tick.pressure(pressure);
+        if pressure == Pressure::NotReading {
+            self.stats.reading_stops += 1;
+            let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Wake);
+            self.ceiling.stopped = Some((now, key));
+        } else if let Some((_, key)) = self.ceiling.stopped.take() {
+            self.wheel.cancel(key);
+            let mut held_back = std::mem::take(&mut self.ceiling.held_back);
+            for id in held_back.drain(..) {
+                let client = self.clients.get_mut(id.index());
+                if let Some(client) = client.filter(|client| client.serial == id.serial()) {
+                    client.held_back = false;
+                    self.make_ready(id.index());
+                }
+            }
+            self.ceiling.held_back = held_back;
+        }
+    }
+
+    /// Whether a ready client's turn waits until the pressure falls. Not that of one whose end is near:
+    /// reading it frees what it holds.
+    pub(super) fn hold_back(&mut self, index: usize) -> bool {
+        if self.ceiling.pressure < Pressure::NotReading {
+            return false;
+        }
+        let id = self.id(index);
+        let client = &mut self.clients[index];
+        let leaves = match &client.stage {
+            Stage::Handshake(_) => false,
+            Stage::Open(open) => open.verdict.is_some() || client.failed.is_some(),
+            Stage::Linger { .. } => true,
+        };
+        if !leaves && !std::mem::replace(&mut client.held_back, true) {
+            self.ceiling.held_back.push(id);
+        }
+        !leaves
+    }
+
+    /// Accounts for the memory of a client's input.
+    pub(super) fn count_inbound(&mut self, index: usize) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let held = client.inbound_memory();
+        self.ceiling.inbound = self.ceiling.inbound + held - client.counted_inbound;
+        client.counted_inbound = held;
+    }
+
+    /// Closes those that hold the most until there is room again.
+    fn close_largest(&mut self) {
+        let Some(ceiling) = self.config.max_total_buffered else { return };
+        let target = ceiling / 8 * 6;
+        let weigh = |(index, client): (usize, &Client<S>)| (client.buffered_memory(), index);
+        let mut largest: Vec<(usize, usize)> = self.clients.iter().map(weigh).collect();
+        largest.sort_unstable_by(|a, b| b.cmp(a));
+        for (weight, index) in largest {
+            if weight == 0 || self.total_buffered() <= target {
+                break;
+            }
+            self.shed(index);
+        }
+    }
+
+    /// Closes one client now and frees what it holds.
+    fn shed(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        log::debug!("shedding {}, which held {} bytes", client.remote, client.buffered_memory());
+        let open = match &mut client.stage {
+            Stage::Open(open) => open,
+            Stage::Handshake(_) => {
+                self.stats.rejected.overloaded += 1;
+                return self.free(index);
+            }
+            Stage::Linger { .. } => return self.free(index),
+        };
+        let may_say = open.connection.close_state().may_send_data() && open.farewell.is_none();
+        if let Some(backlog) = open.backlog.take() {
+            self.backlogs.give(backlog);
+        }
+        client.outbox.cut(&mut self.outbound);
+        if !may_say || client.outbox.len() > Self::MAX_REST {
+            return self.remove(index, CloseReason::Shed);
+        }
+        open.connection.release(&mut self.inbound);
+        self.inbound.give(std::mem::take(&mut client.carry));
+        self.count_inbound(index);
+        self.say_close(index, CloseCode::Again, "the server is overloaded");
+        self.end(index, CloseReason::Shed, Farewell::Silent);
+        self.make_dirty(index);
+    }
+}
