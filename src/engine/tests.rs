@@ -3,6 +3,7 @@
 mod actor;
 mod budgets;
 mod caps;
+mod ceiling;
 mod deadlines;
 mod ends;
 mod invariants;

@@ -1,0 +1,253 @@
+//! The server-wide ceiling: what is shed, in which order, and that it comes back.
+
+use super::*;
+use crate::{Prepared, Pressure};
+
+const KB: usize = 1000;
+
+/// A ceiling of 800 KB, so that its eighths are 100 KB.
+fn ceiling() -> Config {
+    Config { max_total_buffered: Some(800 * KB), max_buffered: 400 * KB, ..Config::default() }
+}
+
+/// A client whose kernel buffer takes next to nothing.
+fn deaf(host: &mut Host) -> (Peer, ClientId) {
+    let (peer, client) = host.open();
+    peer.windows(256 * 1024, 100);
+    (peer, client)
+}
+
+/// Queues `kilobytes` in messages that no two clients share. Framed by themselves they take no more memory
+/// than they have bytes.
+fn queue(host: &mut Host, client: ClientId, kilobytes: usize) {
+    for _ in 0..kilobytes / 10 {
+        host.engine.send(client, Prepared::new(&vec![7; 10 * KB]).into()).unwrap();
+    }
+}
+
+fn pressures(tick: &Tick) -> Vec<Pressure> {
+    let pressure = |event: Event<'_>| match event {
+        Event::Pressure { pressure } => Some(pressure),
+        _ => None,
+    };
+    tick.iter().filter_map(pressure).collect()
+}
+
+#[test]
+fn first_new_connections_are_refused() {
+    let mut host = Host::new(ceiling());
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow_id, 300);
+    queue(&mut host, other, 200);
+    assert_eq!(pressures(&host.poll()), []);
+    queue(&mut host, other, 120);
+    assert_eq!(pressures(&host.poll()), [Pressure::Refusing]);
+    assert_eq!(host.engine.pressure(), Pressure::Refusing);
+
+    let mut late = host.connect();
+    late.handshake();
+    host.settle();
+    assert_eq!((late.frames(), late.status()), (vec![], Some(503)));
+    assert_eq!(host.engine.stats().rejected.overloaded, 1);
+    assert_eq!(closes(&host.poll()), []);
+
+    // Between 5/8 and 3/4 it is still so; then it ends.
+    slow.windows(256 * 1024, 60 * KB);
+    slow.frames();
+    host.settle();
+    assert_eq!(host.engine.pressure(), Pressure::Refusing);
+    slow.windows(256 * 1024, 1 << 20);
+    slow.frames();
+    assert_eq!(pressures(&host.poll()), [Pressure::Low]);
+    host.open();
+}
+
+#[test]
+fn then_nobody_is_read_and_the_host_may_sleep() {
+    let mut host = Host::new(ceiling());
+    let (mut talker, talker_id) = host.open();
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    talker.text("before");
+    assert_eq!(messages(&host.poll()).len(), 1);
+    queue(&mut host, slow_id, 350);
+    queue(&mut host, other, 360);
+    (0..3).for_each(|n| talker.text(&format!("{n}")));
+    let tick = host.poll();
+    assert_eq!((pressures(&tick), messages(&tick)), (vec![Pressure::NotReading], vec![]));
+    for _ in 0..5 {
+        assert_eq!(host.poll().len(), 0);
+        let sleep = host.engine.next_timeout(host.now).unwrap();
+        assert!(sleep > Duration::ZERO && sleep <= 250 * MS, "{sleep:?}");
+        talker.ping(b"too");
+    }
+    assert!(talker.pending() > 0, "TCP has to slow it down");
+    assert_eq!(host.engine.stats().reading_stops, 1);
+
+    // As soon as the slow one has taken enough, reading goes on, and nothing was lost.
+    slow.windows(256 * 1024, 1 << 20);
+    host.poll();
+    slow.frames();
+    let mut heard = Vec::new();
+    for _ in 0..5 {
+        heard.extend(messages(&host.poll()));
+    }
+    assert_eq!(heard, ["0", "1", "2"].map(|text| (talker_id, text.into())));
+    assert_eq!(talker.frames().len(), 5, "the pongs");
+    assert_eq!(host.engine.stats().closed.total(), 0);
+}
+
+#[test]
+fn those_that_are_leaving_are_read_nevertheless() {
+    let mut host = Host::new(ceiling());
+    let (mut leaving, leaving_id) = host.open();
+    let (_slow, slow) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow, 360);
+    queue(&mut host, other, 360);
+    leaving.text("unread");
+    host.poll();
+    host.engine.close(leaving_id, crate::CloseCode::Normal, "bye", host.now).unwrap();
+    host.poll();
+    assert!(matches!(leaving.frames()[..], [Frame::Close(1000, _)]));
+    leaving.close(1000);
+    let mut ended = Vec::new();
+    (0..3).for_each(|_| ended.extend(closes(&host.poll())));
+    assert_eq!(ended.len(), 1, "{ended:?}");
+    leaving.fin();
+    host.settle();
+    assert!(leaving.is_dropped());
+    assert_eq!(host.engine.pressure(), Pressure::NotReading);
+}
+
+#[test]
+fn when_that_does_not_help_the_largest_are_closed() {
+    let mut host = Host::new(ceiling());
+    let (mut talker, talker_id) = host.open();
+    let mut small: Vec<_> = (0..3).map(|_| deaf(&mut host)).collect();
+    let (mut large, large_id) = deaf(&mut host);
+    for (_, client) in &small {
+        queue(&mut host, *client, 130);
+    }
+    queue(&mut host, large_id, 380);
+    talker.text("heard in the end");
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    host.advance(249 * MS);
+    assert_eq!(host.poll().len(), 0);
+    host.advance(MS);
+    let tick = host.poll();
+    assert_eq!(closes(&tick), [(large_id, CloseReason::Shed)]);
+    assert_eq!(pressures(&tick), [Pressure::Low]);
+    assert_eq!(host.engine.stats().closed.shed, 1);
+    assert_eq!(messages(&tick), [(talker_id, b"heard in the end".to_vec())]);
+
+    // It is told why, behind the frame that was half gone.
+    large.windows(256 * 1024, 1 << 20);
+    let mut frames = Vec::new();
+    for _ in 0..3 {
+        frames.extend(large.frames());
+        host.poll();
+    }
+    assert!(matches!(&frames[..], [Frame::Binary(bytes), Frame::Close(1013, _)] if bytes.len() == 10 * KB));
+    for (peer, _) in &mut small {
+        peer.windows(256 * 1024, 1 << 20);
+        host.settle();
+        assert_eq!((peer.frames().len(), peer.rest().len()), (13, 0));
+    }
+}
+
+#[test]
+fn above_the_ceiling_the_largest_are_closed_at_once() {
+    let mut host = Host::new(ceiling());
+    let healthy: Vec<_> = (0..5).map(|_| host.open()).collect();
+    let all: Vec<_> = (0..5).map(|_| deaf(&mut host)).collect();
+    let mut ended = Vec::new();
+    let mut sent = 0;
+    while ended.is_empty() {
+        // Small enough to be copied, so that each client holds its own.
+        host.engine.broadcast((&[7; 900]).into(), None);
+        sent += 1;
+        ended.extend(closes(&host.poll()));
+        assert!(host.engine.total_buffered() <= 800 * KB);
+        assert!(sent < 400);
+    }
+    assert!(
+        ended.iter().all(|(id, reason)| *reason == CloseReason::Shed && all.iter().any(|(_, a)| a == id))
+    );
+    for (mut peer, _) in healthy {
+        assert_eq!(peer.frames().len(), sent);
+    }
+}
+
+#[test]
+fn partial_messages_count_and_the_largest_is_closed() {
+    let mut host = Host::new(ceiling());
+    let mut peers: Vec<_> = (0..10).map(|_| host.open()).collect();
+    for (number, (peer, _)) in peers.iter_mut().enumerate() {
+        let mut bytes = crate::engine::sim::masked(BINARY, true, &vec![number as u8; 200 * KB], 3);
+        bytes.truncate((60 + 5 * number) * KB);
+        peer.raw(&bytes);
+    }
+    let mut ended = Vec::new();
+    for _ in 0..50 {
+        ended.extend(closes(&host.poll()));
+        host.check();
+        host.advance(10 * MS);
+    }
+    assert!(!ended.is_empty() && ended.iter().all(|(_, reason)| *reason == CloseReason::Shed), "{ended:?}");
+    assert!(host.engine.pressure() < Pressure::NotReading);
+    // Whoever is left can end its message.
+    let (peer, client) = peers.iter_mut().find(|(_, id)| ended.iter().all(|(gone, _)| gone != id)).unwrap();
+    peer.raw(&crate::engine::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
+    let mut heard = Vec::new();
+    (0..20).for_each(|_| heard.extend(messages(&host.poll())));
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!((heard[0].0, heard[0].1.len()), (*client, 200 * KB));
+}
+
+#[test]
+fn incomplete_request_heads_count() {
+    let mut host = Host::new(Config { max_total_buffered: Some(20 * KB), ..Config::default() });
+    let peers: Vec<_> = (0..10).map(|_| host.connect()).collect();
+    for peer in &peers {
+        let filler = "x".repeat(3 * KB);
+        peer.raw(format!("GET / HTTP/1.1\r\nX-Filler: {filler}").as_bytes());
+    }
+    for _ in 0..40 {
+        assert_eq!(closes(&host.poll()), []);
+        assert!(host.engine.total_buffered() <= 24 * KB, "{}", host.engine.total_buffered());
+        host.check();
+        host.advance(10 * MS);
+    }
+    assert!(host.engine.stats().rejected.overloaded > 0);
+}
+
+#[test]
+fn a_frame_that_all_wait_for_counts_once() {
+    let mut host = Host::new(ceiling());
+    let mut all: Vec<_> = (0..50).map(|_| deaf(&mut host)).collect();
+    assert_eq!(host.engine.broadcast((&vec![7; 300 * KB]).into(), None).queued, 50);
+    assert_eq!(pressures(&host.poll()), []);
+    let total = host.engine.total_buffered();
+    assert!((300 * KB..330 * KB).contains(&total), "{total}");
+    for (peer, _) in &mut all {
+        peer.windows(256 * 1024, 1 << 20);
+    }
+    host.settle();
+    assert_eq!(host.engine.total_buffered(), 0);
+    for (peer, _) in &mut all {
+        assert_eq!(peer.frames(), [Frame::Binary(vec![7; 300 * KB])]);
+    }
+}
+
+#[test]
+fn without_a_ceiling_nothing_is_shed() {
+    let mut host = Host::new(Config { max_total_buffered: None, max_buffered: 1 << 20, ..Config::default() });
+    let all: Vec<_> = (0..4).map(|_| deaf(&mut host)).collect();
+    for (_, client) in &all {
+        queue(&mut host, *client, 1_000);
+    }
+    assert_eq!(host.poll().len(), 0);
+    assert!(host.engine.total_buffered() > 4_000 * KB);
+}
