@@ -148,6 +148,12 @@ impl ServerBuilder {
         /// Set `TCP_NODELAY` on accepted sockets. Default on: everything queued leaves in one write
         /// anyway.
         nodelay: bool;
+        /// Bytes that the kernel holds for each client, its `SO_SNDBUF`; it rounds the number up or down as
+        /// it likes. What it holds can no longer be replaced by [`send_latest`](Server::send_latest), does
+        /// not expire, and lets nothing pass. A small one, 16 to 64 KiB, keeps what slow clients get fresh
+        /// and memory low, at the price of throughput: no more than this is on its way to a client at a
+        /// time. `None` leaves it to the system, which lets it grow to megabytes. Default `None`.
+        send_buffer: impl Into<Option<usize>>;
     }
 
     /// Browser pages of these origins may connect, besides those of the server's own host. Each is

@@ -69,6 +69,8 @@ pub(crate) struct Config {
     pub(crate) event_budget: usize,
     pub(crate) time_budget: Option<Duration>,
     pub(crate) nodelay: bool,
+    /// `None`: as the system tunes it.
+    pub(crate) send_buffer: Option<usize>,
 }
 
 impl Default for Config {
@@ -99,6 +101,7 @@ impl Default for Config {
             event_budget: 16 * 1024,
             time_budget: None,
             nodelay: true,
+            send_buffer: None,
         }
     }
 }
@@ -108,6 +111,8 @@ impl Config {
     const MAX_HEAD_BYTES: usize = 64 * 1024;
     /// So that a length always fits the offsets of an event.
     const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
+    /// The kernel takes it as a C int.
+    const MAX_SEND_BUFFER: usize = i32::MAX as usize;
     /// The parser's header slots stand on the stack.
     const MAX_HEADERS: usize = 256;
 
@@ -128,6 +133,7 @@ impl Config {
             ("read_budget", self.read_budget, usize::MAX),
             ("accept_budget", self.accept_budget, usize::MAX),
             ("event_budget", self.event_budget, u32::MAX as usize),
+            ("send_buffer", self.send_buffer.unwrap_or(1), Self::MAX_SEND_BUFFER),
         ];
         for (setting, value, max) in sizes {
             if value == 0 {
@@ -193,6 +199,10 @@ mod tests {
         assert_eq!(zero.validate(), Err(ConfigError::Zero("max_lifetime")));
         let head = Config { max_head_bytes: 65 * 1024, ..Config::default() };
         assert!(matches!(head.validate(), Err(ConfigError::TooLarge { setting: "max_head_bytes", .. })));
+        let zero = Config { send_buffer: Some(0), ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero("send_buffer")));
+        let huge = Config { send_buffer: Some(i32::MAX as usize + 1), ..Config::default() };
+        assert!(matches!(huge.validate(), Err(ConfigError::TooLarge { setting: "send_buffer", .. })));
         let late = Config { ping_interval: Some(Duration::from_secs(60)), ..Config::default() };
         assert!(matches!(late.validate(), Err(ConfigError::SilenceBeforePing { .. })));
         for bad in ["example.com", "https://", "https://a.example/path", "https://*.example"] {

@@ -21,6 +21,7 @@ use crate::{
     tick::Tick,
 };
 use mio::{Interest, Poll, Token, net::TcpStream};
+use socket2::SockRef;
 
 /// A WebSocket server that its program polls.
 ///
@@ -299,6 +300,12 @@ impl Server {
         {
             // The peer has reset it already; the first read will tell.
             log::debug!("no TCP_NODELAY for {remote}: {error}");
+        }
+        // Not set on the listener: not every system hands it on to what is accepted.
+        if let Some(bytes) = self.engine.config().send_buffer
+            && let Err(error) = SockRef::from(&stream).set_send_buffer_size(bytes)
+        {
+            log::debug!("no send buffer of {bytes} bytes for {remote}: {error}");
         }
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -154,6 +154,24 @@ fn game_tick_sends_a_snapshot_per_frame() {
 }
 
 #[test]
+fn snapshots_keep_a_slow_reader_fresh_that_gets_the_latest_only() {
+    let mut example = Example::start("snapshots", &["3"]);
+    example.expect("fast, send_latest   slow, send_latest          slow, send");
+    let mut rows = Vec::new();
+    for second in 1..=3 {
+        let row = example.expect(" ms");
+        let mut columns = row.split_whitespace().filter(|column| *column != "ms");
+        assert_eq!(columns.next(), Some(second.to_string().as_str()), "{row}");
+        rows.push(columns.map(|ms| ms.parse::<u64>().unwrap()).collect::<Vec<_>>());
+    }
+    let [fast, latest, plain] = rows[2][..] else { panic!("no three readers: {rows:?}") };
+    // Idle machines print 17, 600 and 2500. Whoever gets everything falls behind at the same pace anywhere.
+    assert!(plain > rows[0][2] && plain > 1200, "it gets all and is not late: {rows:?}");
+    assert!(2 * fast < plain && 3 * latest < 2 * plain, "{rows:?}");
+    assert_eq!(example.exit_code(), Some(0));
+}
+
+#[test]
 fn external_loop_relays_the_terminal_both_ways() {
     let mut example = Example::start("external_loop", &["127.0.0.1:0"]);
     let url = example.url();

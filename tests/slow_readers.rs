@@ -240,3 +240,30 @@ fn the_answer_to_the_handshake_takes_no_room_from_the_application() {
     assert!(h.head(&mut raw).starts_with("HTTP/1.1 101 "));
     assert_eq!(h.frame(&mut raw).payload, greeting);
 }
+
+/// Bytes that leave for a client that reads nothing.
+fn taken_by_the_kernel(builder: tickws::ServerBuilder) -> usize {
+    let mut h = Harness::with(builder.max_buffered(64 << 20));
+    let (_deaf, id) = h.connect();
+    let mut sent = 0;
+    while h.server.buffered(id) < 1 << 20 {
+        h.server.send(id, &chunk(0)).unwrap();
+        sent += CHUNK;
+        h.step();
+        assert!(sent < 48 << 20, "the kernel takes everything");
+    }
+    h.settle();
+    sent - h.server.buffered(id)
+}
+
+#[test]
+fn a_small_send_buffer_leaves_less_to_the_kernel() {
+    let small = taken_by_the_kernel(Server::builder().send_buffer(16 * 1024));
+    let large = taken_by_the_kernel(Server::builder().send_buffer(256 * 1024));
+    assert!(2 * small < large, "{small} bytes of 16 KiB, {large} of 256 KiB");
+    if cfg!(target_os = "linux") {
+        // Tuned by the system it grows, here to megabytes.
+        let default = taken_by_the_kernel(Server::builder().send_buffer(None));
+        assert!(2 * small < default, "{small} bytes of 16 KiB, {default} by default");
+    }
+}
