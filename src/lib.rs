@@ -51,6 +51,12 @@
 //! A poll's work: bytes per client, accepts, events, alarms and, if wanted, time. What is left is carried
 //! over, the clients taking turns, and [`Tick::more`] says so. Memory: what one message, one outbox, one
 //! request head and one tick may hold; see [`ServerBuilder`] for the limits and what happens beyond them.
+//!
+//! # Features
+//!
+//! None is on by default, and each adds API without changing what is there.
+//!
+//! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 
@@ -65,6 +71,8 @@ mod error;
 mod event;
 mod hub;
 mod id;
+#[cfg(feature = "json")]
+mod json;
 mod message;
 mod net;
 mod outbox;
@@ -87,6 +95,8 @@ pub use engine::Delivery;
 pub use error::{CloseError, ConfigError, JoinError, NotConnected, PeerMisbehaved, SendError};
 pub use event::{Event, Events};
 pub use id::{ClientId, Room, RoomId, TimerId};
+#[cfg(feature = "json")]
+pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
@@ -96,7 +106,7 @@ pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;
 pub use tungstenite::{handshake::server::Request, http, protocol::frame::coding::CloseCode};
 
-/// Its programs compile, or the tests fail.
-#[cfg(doctest)]
+/// Its programs compile, or the tests fail. They use every feature, as the README describes them all.
+#[cfg(all(doctest, feature = "json"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

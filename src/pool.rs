@@ -46,7 +46,7 @@ impl BufferPool {
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let buffers = self.small.iter().chain(&self.large);
-        debug_assert_eq!(self.bytes, buffers.map(|buffer| buffer.capacity() + Self::OVERHEAD).sum());
+        debug_assert_eq!(self.bytes, buffers.map(|buffer| buffer.capacity() + Self::OVERHEAD).sum::<usize>());
         self.bytes
     }
 }

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["wheel", "deadlines", "hub", "proto::mask", "proto::utf8", "proto::close"],
     &["proto::frame", "proto::handshake"],
     &["proto::prepared"],
-    &["backlog", "outbox", "stats", "proto::assembler"],
+    &["backlog", "json", "outbox", "stats", "proto::assembler"],
     &["proto::connection"],
     &["tick_data", "client"],
     &["event"],

@@ -58,6 +58,26 @@ impl Prepared {
         Prepared::from_frame(message.kind(), bytes, message.len())
     }
 
+    /// Frames what `write` appends; it must leave alone what is there already.
+    #[cfg(feature = "json")]
+    pub(crate) fn try_written<E>(
+        kind: Kind,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Prepared, E> {
+        // Room for any unmasked header. What is too much of it goes when the length is known: moving the
+        // payload down costs less than a second buffer.
+        const ROOM: usize = frame::MAX_HEADER - 4;
+        let mut bytes = Vec::with_capacity(128);
+        bytes.resize(ROOM, 0);
+        write(&mut bytes)?;
+        let payload = bytes.len() - ROOM;
+        let (opcode, len) = (opcode(kind), payload as u64);
+        let (header, end) = Header { fin: true, rsv1: false, opcode, mask: None, len }.encode();
+        bytes[ROOM - end..ROOM].copy_from_slice(&header[..end]);
+        bytes.drain(..ROOM - end);
+        Ok(Prepared::from_frame(kind, bytes, payload))
+    }
+
     fn from_frame(kind: Kind, bytes: Vec<u8>, payload: usize) -> Prepared {
         let header = bytes.len() - payload;
         let (waiting, counter) = (AtomicUsize::new(0), OnceLock::new());
@@ -263,6 +283,22 @@ mod tests {
             assert_eq!((prepared.len(), prepared.is_empty()), (len, len == 0));
         }
         assert_eq!(Prepared::new("ü").kind(), Kind::Text);
+    }
+
+    #[cfg(feature = "json")]
+    #[test]
+    fn what_is_written_into_the_frame_is_framed_as_if_it_had_been_copied() {
+        for len in [0, 1, 125, 126, 127, 65_535, 65_536, 100_000] {
+            let payload = vec![7; len];
+            let written = Prepared::try_written(Kind::Binary, |bytes| {
+                bytes.extend_from_slice(&payload);
+                Ok::<(), ()>(())
+            });
+            let written = written.unwrap();
+            assert_eq!((written.kind(), written.payload()), (Kind::Binary, &payload[..]));
+            assert_eq!(written.frame(), Prepared::new(&payload).frame());
+        }
+        assert!(Prepared::try_written(Kind::Text, |_| Err("no")).is_err_and(|error| error == "no"));
     }
 
     #[test]
