@@ -44,6 +44,9 @@ pub enum CloseReason {
     Timeout(Timeout),
     /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with 1013.
     Overflow,
+    /// The peer sent more than `max_messages_per_second` or `max_bytes_per_second` allow under
+    /// [`Limit::Close`](crate::Limit::Close); closed with 1008.
+    RateLimited,
     /// The peer broke the protocol; closed with [`PeerMisbehaved::close_code`].
     Protocol(PeerMisbehaved),
     /// The peer ended the TCP connection without a close frame.
@@ -78,7 +81,8 @@ impl CloseReason {
             }
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
             CloseReason::Timeout(timeout) => *timeout != Timeout::Lifetime,
-            CloseReason::Overflow | CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
+            CloseReason::Overflow | CloseReason::RateLimited => true,
+            CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
         }
     }
 
@@ -89,6 +93,7 @@ impl CloseReason {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
             CloseReason::Shutdown | CloseReason::Timeout(Timeout::Lifetime) => CloseCode::Away,
             CloseReason::Overflow => CloseCode::Again,
+            CloseReason::RateLimited => CloseCode::Policy,
             CloseReason::Protocol(violation) => violation.close_code(),
             CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
                 CloseCode::Abnormal
@@ -111,6 +116,7 @@ impl fmt::Display for CloseReason {
                 f.write_str("the connection reached its maximum lifetime")
             }
             CloseReason::Overflow => f.write_str("too slow: its outbox was full"),
+            CloseReason::RateLimited => f.write_str("too fast: it sent more than the limit allows"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
             CloseReason::Eof => f.write_str("the peer hung up without a close frame"),
             CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),
@@ -142,6 +148,8 @@ mod tests {
         assert!(CloseReason::Timeout(Timeout::Silence).is_unexpected());
         assert!(!CloseReason::Timeout(Timeout::Lifetime).is_unexpected());
         assert_eq!(CloseReason::Timeout(Timeout::Silence).code(), CloseCode::Abnormal);
+        assert!(CloseReason::RateLimited.is_unexpected());
+        assert_eq!(u16::from(CloseReason::RateLimited.code()), 1008);
         assert_eq!(CloseReason::Protocol(PeerMisbehaved::InvalidUtf8).code(), CloseCode::Invalid);
     }
 

@@ -63,6 +63,7 @@ mod engine;
 mod error;
 mod event;
 mod id;
+mod limiter;
 mod message;
 mod net;
 mod outbox;
@@ -78,7 +79,7 @@ mod wheel;
 
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
-pub use config::Overflow;
+pub use config::{Limit, Overflow};
 pub use engine::Delivery;
 pub use error::{CloseError, ConfigError, NotConnected, PeerMisbehaved, SendError};
 pub use event::{Event, Events};

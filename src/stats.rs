@@ -23,6 +23,8 @@ pub struct Stats {
     pub open: u64,
     /// Messages handed to the application.
     pub messages_in: u64,
+    /// Times that a client was paused by a limit under [`Limit::Pause`](crate::Limit::Pause).
+    pub throttled: u64,
     /// Messages queued, a broadcast counting once per client.
     pub messages_out: u64,
     /// Bytes read from sockets, HTTP and framing included.
@@ -83,6 +85,8 @@ pub struct Closed {
     pub lifetime: u64,
     /// [`CloseReason::Overflow`].
     pub overflow: u64,
+    /// [`CloseReason::RateLimited`].
+    pub rate_limited: u64,
     /// [`CloseReason::Protocol`].
     pub protocol: u64,
     /// [`CloseReason::Eof`].
@@ -125,6 +129,7 @@ impl Closed {
             + self.disconnected
             + self.shutdown
             + self.overflow
+            + self.rate_limited
             + self.protocol
             + self.eof
             + self.io
@@ -146,6 +151,7 @@ impl Closed {
             CloseReason::Timeout(Timeout::Close) => &mut self.close_timeout,
             CloseReason::Timeout(Timeout::Lifetime) => &mut self.lifetime,
             CloseReason::Overflow => &mut self.overflow,
+            CloseReason::RateLimited => &mut self.rate_limited,
             CloseReason::Protocol(_) => &mut self.protocol,
             CloseReason::Eof => &mut self.eof,
             CloseReason::Io(_) => &mut self.io,
@@ -157,12 +163,13 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} open ({} opened, {} rejected) | in {} messages, {} bytes | out {} messages, {} bytes, {} dropped | closed",
+            "{} open ({} opened, {} rejected) | in {} messages, {} bytes, {} throttled | out {} messages, {} bytes, {} dropped | closed",
             self.open,
             self.opened,
             self.rejected.total(),
             self.messages_in,
             self.bytes_in,
+            self.throttled,
             self.messages_out,
             self.bytes_out,
             self.dropped,
@@ -178,6 +185,7 @@ impl fmt::Display for Stats {
             ("close timeout", closed.close_timeout),
             ("lifetime", closed.lifetime),
             ("overflow", closed.overflow),
+            ("rate limited", closed.rate_limited),
             ("protocol", closed.protocol),
             ("eof", closed.eof),
             ("i/o", closed.io),
@@ -205,5 +213,10 @@ mod tests {
         assert!(stats.to_string().starts_with("2 open (4 opened, 1 rejected) | in 9 messages"), "{stats}");
         assert!(stats.to_string().ends_with("closed 1 silence, 1 eof"), "{stats}");
         assert_eq!(stats.closed.total(), 2);
+        stats.closed.count(&CloseReason::RateLimited);
+        stats.throttled = 7;
+        assert!(stats.to_string().contains(" 7 throttled | out"), "{stats}");
+        assert!(stats.to_string().ends_with("closed 1 silence, 1 rate limited, 1 eof"), "{stats}");
+        assert_eq!((stats.closed.rate_limited, stats.closed.total()), (1, 3));
     }
 }
