@@ -180,3 +180,172 @@ impl Bucket {
         after(now, Duration::from_nanos(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_rng::Rng;
+
+    /// The same in billionths of a token, with nothing rounded.
+    struct Model {
+        rate: u128,
+        level: u128,
+        at: Instant,
+        /// Until when nothing was lost by being full.
+        floor: Instant,
+    }
+
+    impl Model {
+        fn new(rate: u64, now: Instant) -> Self {
+            let rate = u128::from(rate);
+            Model { rate, level: rate * u128::from(NANOS), at: now, floor: now }
+        }
+
+        fn cap(&self) -> u128 {
+            self.rate * (self.at - self.floor + BURST).as_nanos()
+        }
+
+        fn advance(&mut self, by: Duration) {
+            self.at += by;
+            self.level += self.rate * by.as_nanos();
+            assert!(self.level <= self.cap());
+        }
+
+        fn floor(&mut self, at: Instant) {
+            self.floor = self.floor.max(at);
+            self.level = self.level.min(self.cap());
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_exact() {
+        let start = Instant::now();
+        for seed in 0..500 {
+            let mut rng = Rng::new(seed);
+            // Every magnitude, up to what a file system would be proud of.
+            let rate = (rng.next() >> (24 + rng.below(40))).max(1);
+            let (mut bucket, mut model) = (Bucket::new(rate, start), Model::new(rate, start));
+            for _ in 0..300 {
+                model.advance(Duration::from_nanos(rng.next() >> (29 + rng.below(35))));
+                let now = model.at;
+                if rng.one_in(3) {
+                    let at = now - (now - model.floor) / (1 + rng.below(3) as u32);
+                    bucket.floor(at);
+                    model.floor(at);
+                }
+                let tokens = (model.level / u128::from(NANOS)) as u64;
+                assert_eq!(bucket.tokens(now), tokens, "seed {seed}, rate {rate}");
+                assert!(bucket.holds(tokens, now) && !bucket.holds(tokens + 1, now));
+                let quantum = (rate / QUANTA).max(1);
+                if tokens < quantum {
+                    let at = bucket.refilled_at(now);
+                    assert!(at > now && bucket.holds(quantum, at), "seed {seed}");
+                    assert!(!bucket.holds(quantum, at - Duration::from_nanos(1)), "seed {seed}: too late");
+                }
+                let count = match rng.below(4) {
+                    0 => tokens,
+                    1 => tokens.min(1),
+                    _ => (rng.next() >> rng.below(64)).min(tokens),
+                };
+                let count = count.min(1 << 33);
+                bucket.take(count);
+                model.level -= u128::from(count) * u128::from(NANOS);
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_rates_and_counts_saturate() {
+        let start = Instant::now();
+        let later = after(start, Duration::from_secs(1 << 62));
+        for rate in [0, 1, NANOS, NANOS + 1, u64::MAX] {
+            for count in [0, 1, u64::MAX] {
+                let mut bucket = Bucket::new(rate, start);
+                for _ in 0..3 {
+                    bucket.take(count);
+                    bucket.floor(start);
+                    for now in [start, later] {
+                        let _ = (bucket.tokens(now), bucket.holds(count, now));
+                        assert!(bucket.refilled_at(now) >= now);
+                    }
+                }
+                bucket.floor(later);
+                assert!(bucket.holds(1, later));
+            }
+        }
+    }
+
+    fn limiter(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>, now: Instant) -> Limiter {
+        let config = Config {
+            rate_limit,
+            max_messages_per_second: messages,
+            max_bytes_per_second: bytes,
+            ..Config::default()
+        };
+        *Limiter::new(&config, now).expect("something is limited")
+    }
+
+    #[test]
+    fn without_limits_there_is_no_limiter() {
+        assert!(Limiter::new(&Config::default(), Instant::now()).is_none());
+    }
+
+    #[test]
+    fn a_burst_is_free_and_the_next_is_one_too_many() {
+        let start = Instant::now();
+        for rate in [1, 3, 7, 1_000, 999_999] {
+            let mut limiter = limiter(Limit::Close, Some(rate), None, start);
+            assert!((0..rate).all(|_| limiter.message(start)), "{rate}");
+            assert!(!limiter.message(start), "{rate}");
+            let interval = Duration::from_nanos(NANOS.div_ceil(rate.into()));
+            assert!(!limiter.message(start + interval / 2));
+            assert!(limiter.message(start + interval), "{rate}: who was refused is not punished");
+            assert_eq!(limiter.may_read(start), Some(usize::MAX), "bytes are not limited");
+        }
+    }
+
+    #[test]
+    fn under_close_one_byte_more_may_be_read_and_proves_the_excess() {
+        let start = Instant::now();
+        let mut limiter = limiter(Limit::Close, None, Some(100), start);
+        assert_eq!(limiter.may_read(start), Some(101));
+        assert!(limiter.received(100, start) && !limiter.is_exceeded());
+        assert_eq!(limiter.may_read(start), Some(1));
+        assert!(limiter.received(0, start));
+        assert!(!limiter.received(1, start) && limiter.is_exceeded());
+    }
+
+    #[test]
+    fn under_pause_the_longest_wait_counts_and_what_is_held_waits_for_messages_only() {
+        let start = Instant::now();
+        let mut limiter = limiter(Limit::Pause, Some(10), Some(1_600), start);
+        assert_eq!(limiter.may_read(start), Some(1_600));
+        assert!(limiter.received(1_600, start));
+        assert_eq!(limiter.may_read(start), None);
+        limiter.pause(start);
+        assert_eq!(limiter.resume_at(), Some(start + BURST / 16));
+        limiter.held = true;
+        assert_eq!(limiter.may_read(start), Some(0), "its bytes are paid for");
+        (0..10).for_each(|_| assert!(!limiter.is_out_of_messages(start) && limiter.message(start)));
+        assert!(limiter.is_out_of_messages(start));
+        limiter.held = false;
+        limiter.pause(start);
+        assert_eq!(limiter.resume_at(), Some(start + BURST / 10));
+        assert!(!limiter.resume(start + BURST / 11) && limiter.resume(start + BURST / 10));
+        assert_eq!(limiter.resume_at(), None);
+    }
+
+    #[test]
+    fn savings_are_kept_as_long_as_something_is_held() {
+        let start = Instant::now();
+        let mut limiter = limiter(Limit::Close, Some(10), None, start);
+        let now = start + Duration::from_secs(5);
+        limiter.held = true;
+        limiter.caught_up(now);
+        assert!((0..60).all(|_| limiter.message(now)) && !limiter.message(now));
+        limiter.held = false;
+        let now = start + Duration::from_secs(50);
+        limiter.caught_up(now - Duration::from_secs(2));
+        assert!((0..30).all(|_| limiter.message(now)) && !limiter.message(now));
+    }
+}

@@ -6,6 +6,7 @@ mod caps;
 mod deadlines;
 mod ends;
 mod invariants;
+mod limits;
 mod simulation;
 
 use std::time::Duration;

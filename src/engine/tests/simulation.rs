@@ -199,8 +199,8 @@ impl World {
             }
         }
         drop(tick);
-        self.check_rates();
         self.note_closing();
+        self.check_rates();
         for actor in &mut self.actors {
             let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
             let frames = actor.listen(most);
