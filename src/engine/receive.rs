@@ -62,7 +62,7 @@ impl<S: Stream> Engine<S> {
             return true;
         };
         client.in_ready = false;
-        if client.is_paused() {
+        if client.paused {
             return true;
         }
         let turn = match &client.stage {
