@@ -465,6 +465,56 @@ fn a_throttled_client_is_not_silent_and_is_pinged() {
 }
 
 #[test]
+fn a_pause_longer_than_any_silence_is_none() {
+    for (ping, silence) in [(200 * MS, 300 * MS), (2 * SEC, 3 * SEC)] {
+        let mut host = Host::new(Config {
+            ping_interval: Some(ping),
+            silence_timeout: Some(silence),
+            ..per_second(Limit::Pause, Some(1), None)
+        });
+        let (mut peer, _) = open(&mut host);
+        // All of it is in the carry after the first read: nothing more is heard from it.
+        numbered(0..20).iter().for_each(|bytes| peer.binary(bytes));
+        let (got, polls) = run(&mut host, 19 * SEC + SEC / 2);
+        assert_eq!(payloads(got), numbered(0..20));
+        assert!(polls < 20 * 20, "{polls} polls");
+        let (_, polls) = run(&mut host, 4 * SEC);
+        assert_eq!((host.engine.stats().closed.silence, polls < 80), (1, true));
+    }
+}
+
+#[test]
+fn who_uses_up_a_burst_and_stops_is_not_paused() {
+    let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
+    let (mut peer, client) = host.open();
+    numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host).0, numbered(0..10));
+    assert!(!is_throttled(&host, client) && host.engine.stats().throttled == 0);
+}
+
+#[test]
+fn who_was_paused_with_nothing_left_saves_nothing_up() {
+    let mut host = Host::new(Config {
+        event_budget: 1,
+        silence_timeout: None,
+        ..per_second(Limit::Close, Some(10), None)
+    });
+    let (mut peer, client) = open(&mut host);
+    peer.text("fills the tick");
+    assert_eq!(host.poll().len(), 1);
+    // Before its next turn.
+    host.engine.pause_reading(client).unwrap();
+    assert_eq!(host.settle(), 0);
+    host.engine.resume_reading(client, host.now).unwrap();
+    for _ in 0..30 {
+        host.advance(SEC);
+        assert_eq!(host.settle(), 0);
+    }
+    numbered(0..100).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host), (numbered(0..10), vec![CloseReason::RateLimited]));
+}
+
+#[test]
 fn one_message_each_second_is_a_limit_too() {
     let mut host = Host::new(per_second(Limit::Pause, Some(1), Some(1)));
     let (mut peer, client) = open(&mut host);
