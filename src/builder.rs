@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, OriginPolicy, Overflow},
+    config::{Config, Limit, OriginPolicy, Overflow},
     server::Server,
 };
 
@@ -145,6 +145,20 @@ impl ServerBuilder {
         /// Stop reading in a poll after this long; the rest is carried over. At least one client is
         /// served, and flushing, accepting and timers are bounded by the other budgets. `None`: the other budgets are enough. Default `None`.
         time_budget: impl Into<Option<Duration>>;
+
+        /// Messages that one client may send per second, control frames not counted; one second's worth
+        /// may come at once. Time in which the program did not poll, or kept the client paused, counts as
+        /// time in which the client sent evenly. `None`: no limit. Default `None`.
+        max_messages_per_second: impl Into<Option<u32>>;
+        /// Bytes that one client may send per second once the handshake is over, framing and control frames
+        /// included; as `max_messages_per_second` otherwise. Only this limits a flood of pings or pongs.
+        /// `None`: no limit. Default `None`.
+        max_bytes_per_second: impl Into<Option<usize>>;
+        /// What happens to a client above either. A client that is closing is read without limit, so that
+        /// its close handshake can end; so is, under [`Limit::Pause`], what a broken connection has left.
+        /// Default [`Limit::Close`].
+        rate_limit: Limit;
+
         /// Set `TCP_NODELAY` on accepted sockets. Default on: everything queued leaves in one write
         /// anyway.
         nodelay: bool;

@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use crate::{
     backlog::Backlog,
     close_reason::CloseReason,
-    config::{Config, Overflow},
+    config::{Config, Limit, Overflow},
     deadlines::Deadlines,
+    limiter::Limiter,
     outbox::Outbox,
     proto::{
         connection::Connection,
@@ -81,6 +82,8 @@ pub(crate) struct Open {
     pub(crate) overflow: Option<Overflow>,
     /// What may yet be replaced, expire, or be passed; `None` if nothing.
     pub(crate) backlog: Option<Box<Backlog>>,
+    /// `None`: nothing is limited, or we are closing and it is read to the end.
+    pub(crate) limiter: Option<Box<Limiter>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
 }
@@ -169,7 +172,30 @@ impl<S> Client<S> {
         self.open().is_some_and(|open| open.farewell.is_none())
     }
 
+    pub(crate) fn limiter_mut(&mut self) -> Option<&mut Limiter> {
+        self.open_mut()?.0.limiter.as_deref_mut()
+    }
+
+    /// When the limit's pause ends, if there is one.
+    pub(crate) fn resume_at(&self) -> Option<Instant> {
+        self.open()?.limiter.as_ref()?.resume_at()
+    }
+
+    /// Nothing is read: the application or a limit wants it so.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused || self.resume_at().is_some()
+    }
+
+    /// Ends every pause for good: what has arrived is all that comes.
+    pub(crate) fn end_pauses(&mut self) {
+        self.paused = false;
+        if let Some((open, _)) = self.open_mut() {
+            open.limiter.take_if(|limiter| limiter.policy() == Limit::Pause);
+        }
+    }
+
     pub(crate) fn next_deadline(&self, config: &Config) -> Option<Instant> {
-        self.deadlines.next(config, self.paused)
+        let next = self.deadlines.next(config, self.is_paused());
+        next.into_iter().chain(self.resume_at()).min()
     }
 }

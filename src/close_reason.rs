@@ -47,6 +47,9 @@ pub enum CloseReason {
     /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or near it for
     /// too long, and this client held more than others; closed with 1013, and what it held was dropped.
     Shed,
+    /// The peer sent more than `max_messages_per_second` or `max_bytes_per_second` allow under
+    /// [`Limit::Close`](crate::Limit::Close); closed with 1008.
+    RateLimited,
     /// The peer broke the protocol; closed with [`PeerMisbehaved::close_code`].
     Protocol(PeerMisbehaved),
     /// The peer ended the TCP connection without a close frame.
@@ -81,7 +84,7 @@ impl CloseReason {
             }
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
             CloseReason::Timeout(timeout) => *timeout != Timeout::Lifetime,
-            CloseReason::Overflow | CloseReason::Shed => true,
+            CloseReason::Overflow | CloseReason::Shed | CloseReason::RateLimited => true,
             CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
         }
     }
@@ -93,6 +96,7 @@ impl CloseReason {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
             CloseReason::Shutdown | CloseReason::Timeout(Timeout::Lifetime) => CloseCode::Away,
             CloseReason::Overflow | CloseReason::Shed => CloseCode::Again,
+            CloseReason::RateLimited => CloseCode::Policy,
             CloseReason::Protocol(violation) => violation.close_code(),
             CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
                 CloseCode::Abnormal
@@ -116,6 +120,7 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::Overflow => f.write_str("too slow: its outbox was full"),
             CloseReason::Shed => f.write_str("the server held too much, and most of it for this client"),
+            CloseReason::RateLimited => f.write_str("too fast: it sent more than the limit allows"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
             CloseReason::Eof => f.write_str("the peer hung up without a close frame"),
             CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),
@@ -147,6 +152,8 @@ mod tests {
         assert!(CloseReason::Timeout(Timeout::Silence).is_unexpected());
         assert!(!CloseReason::Timeout(Timeout::Lifetime).is_unexpected());
         assert_eq!(CloseReason::Timeout(Timeout::Silence).code(), CloseCode::Abnormal);
+        assert!(CloseReason::RateLimited.is_unexpected());
+        assert_eq!(u16::from(CloseReason::RateLimited.code()), 1008);
         assert_eq!(CloseReason::Protocol(PeerMisbehaved::InvalidUtf8).code(), CloseCode::Invalid);
     }
 

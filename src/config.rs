@@ -15,6 +15,20 @@ pub enum Overflow {
     DropNewest,
 }
 
+/// What happens to a client above `max_messages_per_second` or `max_bytes_per_second`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Close the client with 1008 (policy violation), reported as
+    /// [`CloseReason::RateLimited`](crate::CloseReason::RateLimited). What was whole before the excess is
+    /// delivered, the message that exceeds the limit is not.
+    #[default]
+    Close,
+    /// Read no more until the limit allows it: the kernel's buffer fills and TCP slows the peer down.
+    /// Nothing is lost. Meanwhile its pings and its close frame wait, too, and silence is not counted.
+    Pause,
+}
+
 /// Which browser pages may connect (RFC 6455 §10.2). Programs that are no browser send no `Origin`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum OriginPolicy {
@@ -68,6 +82,9 @@ pub(crate) struct Config {
     pub(crate) accept_budget: usize,
     pub(crate) event_budget: usize,
     pub(crate) time_budget: Option<Duration>,
+    pub(crate) max_messages_per_second: Option<u32>,
+    pub(crate) max_bytes_per_second: Option<usize>,
+    pub(crate) rate_limit: Limit,
     pub(crate) nodelay: bool,
     /// `None`: as the system tunes it.
     pub(crate) send_buffer: Option<usize>,
@@ -100,6 +117,9 @@ impl Default for Config {
             accept_budget: 64,
             event_budget: 16 * 1024,
             time_budget: None,
+            max_messages_per_second: None,
+            max_bytes_per_second: None,
+            rate_limit: Limit::Close,
             nodelay: true,
             send_buffer: None,
         }
@@ -134,6 +154,8 @@ impl Config {
             ("accept_budget", self.accept_budget, usize::MAX),
             ("event_budget", self.event_budget, u32::MAX as usize),
             ("send_buffer", self.send_buffer.unwrap_or(1), Self::MAX_SEND_BUFFER),
+            ("max_messages_per_second", self.max_messages_per_second.unwrap_or(1) as usize, usize::MAX),
+            ("max_bytes_per_second", self.max_bytes_per_second.unwrap_or(1), usize::MAX),
         ];
         for (setting, value, max) in sizes {
             if value == 0 {
@@ -197,6 +219,10 @@ mod tests {
         assert_eq!(zero.validate(), Err(ConfigError::Zero("accept_budget")));
         let zero = Config { max_lifetime: Some(Duration::ZERO), ..Config::default() };
         assert_eq!(zero.validate(), Err(ConfigError::Zero("max_lifetime")));
+        let zero = Config { max_messages_per_second: Some(0), ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero("max_messages_per_second")));
+        let zero = Config { max_bytes_per_second: Some(0), ..Config::default() };
+        assert_eq!(zero.validate(), Err(ConfigError::Zero("max_bytes_per_second")));
         let head = Config { max_head_bytes: 65 * 1024, ..Config::default() };
         assert!(matches!(head.validate(), Err(ConfigError::TooLarge { setting: "max_head_bytes", .. })));
         let zero = Config { send_buffer: Some(0), ..Config::default() };

@@ -14,6 +14,7 @@ mod admission;
 mod ceiling;
 mod closing;
 mod groups;
+mod limits;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -96,6 +97,10 @@ pub(crate) struct Engine<S> {
     /// Spare for `flush`, so that it need not allocate.
     work: Vec<u32>,
     poll: u32,
+    /// What had arrived by then was reported before this poll.
+    reported_until: Instant,
+    /// What had arrived by then has been reported.
+    looked: Instant,
 
     wheel: Wheel<Alarm>,
     timers: Slab<AppTimer>,
@@ -142,6 +147,8 @@ impl<S: Stream> Engine<S> {
             ended: Vec::new(),
             work: Vec::new(),
             poll: 0,
+            reported_until: now,
+            looked: now,
             wheel: Wheel::new(now),
             timers: Slab::new(),
             next_timer: 1,
@@ -166,6 +173,11 @@ impl<S: Stream> Engine<S> {
         client.read_closed |= readiness.read_closed;
         client.urgent |= readiness.urgent;
         if readiness.readable || readiness.read_closed || readiness.urgent {
+            if !client.readable
+                && let Some(limiter) = client.limiter_mut()
+            {
+                limiter.caught_up(self.reported_until);
+            }
             client.readable = true;
             self.make_ready(index);
         }
@@ -197,9 +209,14 @@ impl<S: Stream> Engine<S> {
         self.feel_pressure(now);
     }
 
-    /// Begins a poll: budgets are fresh.
-    pub(crate) fn start_poll(&mut self) {
+    /// Begins a poll: budgets are fresh. It was asked for at `called`; until `now` it waited for
+    /// something to happen. `partial`: more has happened than will be reported in this poll.
+    pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
         self.poll = self.poll.wrapping_add(1);
+        // The host was away for so long; while it waits in a poll, nothing arrives unnoticed.
+        let away = called.saturating_duration_since(self.looked);
+        self.reported_until = now.checked_sub(away).unwrap_or(now);
+        self.looked = if partial { self.reported_until } else { now };
         self.timers_left = false;
         self.ready.extend(self.postponed.drain(..));
     }
@@ -296,7 +313,7 @@ impl<S: Stream> Engine<S> {
     fn make_ready(&mut self, index: usize) {
         let id = self.id(index);
         let client = &mut self.clients[index];
-        if !client.in_ready && !client.paused {
+        if !client.in_ready && !client.is_paused() {
             client.in_ready = true;
             self.ready.push_back(id);
         }
@@ -385,7 +402,7 @@ impl<S: Stream> Engine<S> {
         client.failed = Some(kind);
         client.readable = true;
         client.read_closed = true;
-        client.paused = false;
+        client.end_pauses();
         client.deadlines.unstuck();
         client.deadlines.close_by(after(now, self.config.close_timeout));
         self.rearm(index);

@@ -73,6 +73,7 @@ mod hub;
 mod id;
 #[cfg(feature = "json")]
 mod json;
+mod limiter;
 mod message;
 mod net;
 mod outbox;
@@ -90,7 +91,7 @@ mod wheel;
 
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
-pub use config::Overflow;
+pub use config::{Limit, Overflow};
 pub use engine::Delivery;
 pub use error::{CloseError, ConfigError, JoinError, NotConnected, PeerMisbehaved, SendError};
 pub use event::{Event, Events};

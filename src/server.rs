@@ -141,20 +141,17 @@ impl Server {
     ///
     /// As [`poll_once`](Server::poll_once).
     pub fn poll_wait(&mut self, timeout: Option<Duration>) -> io::Result<Tick> {
-        let mut now = clock();
-        self.engine.flush(now);
-        let timeout = self.sleep_time(timeout, now);
+        let called = clock();
+        self.engine.flush(called);
+        let timeout = self.sleep_time(timeout, called);
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             outcome => outcome?,
         }
-        if timeout != Some(Duration::ZERO) {
-            now = clock();
-        }
-        self.engine.start_poll();
-        let mut full = false;
-        for (count, event) in self.events.iter().enumerate() {
-            full = count + 1 == Self::EVENTS;
+        let now = if timeout == Some(Duration::ZERO) { called } else { clock() };
+        let full = self.events.iter().count() == Self::EVENTS;
+        self.engine.start_poll(called, now, full);
+        for event in &self.events {
             let index = usize::MAX - event.token().0;
             if let Some(listener) = self.listeners.get_mut(index) {
                 listener.set_ready();

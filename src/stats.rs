@@ -26,6 +26,8 @@ pub struct Stats {
     pub buffered: u64,
     /// Messages handed to the application.
     pub messages_in: u64,
+    /// Times that a client was paused by a limit under [`Limit::Pause`](crate::Limit::Pause).
+    pub throttled: u64,
     /// Messages queued, a broadcast counting once per client.
     pub messages_out: u64,
     /// Bytes read from sockets, HTTP and framing included.
@@ -97,6 +99,8 @@ pub struct Closed {
     pub overflow: u64,
     /// [`CloseReason::Shed`].
     pub shed: u64,
+    /// [`CloseReason::RateLimited`].
+    pub rate_limited: u64,
     /// [`CloseReason::Protocol`].
     pub protocol: u64,
     /// [`CloseReason::Eof`].
@@ -142,6 +146,7 @@ impl Closed {
             + self.shutdown
             + self.overflow
             + self.shed
+            + self.rate_limited
             + self.protocol
             + self.eof
             + self.io
@@ -164,6 +169,7 @@ impl Closed {
             CloseReason::Timeout(Timeout::Lifetime) => &mut self.lifetime,
             CloseReason::Overflow => &mut self.overflow,
             CloseReason::Shed => &mut self.shed,
+            CloseReason::RateLimited => &mut self.rate_limited,
             CloseReason::Protocol(_) => &mut self.protocol,
             CloseReason::Eof => &mut self.eof,
             CloseReason::Io(_) => &mut self.io,
@@ -175,12 +181,13 @@ impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} open ({} opened, {} rejected) | in {} messages, {} bytes | out {} messages, {} bytes, {} dropped | closed",
+            "{} open ({} opened, {} rejected) | in {} messages, {} bytes, {} throttled | out {} messages, {} bytes, {} dropped | closed",
             self.open,
             self.opened,
             self.rejected.total(),
             self.messages_in,
             self.bytes_in,
+            self.throttled,
             self.messages_out,
             self.bytes_out,
             self.dropped,
@@ -197,6 +204,7 @@ impl fmt::Display for Stats {
             ("lifetime", closed.lifetime),
             ("overflow", closed.overflow),
             ("shed", closed.shed),
+            ("rate limited", closed.rate_limited),
             ("protocol", closed.protocol),
             ("eof", closed.eof),
             ("i/o", closed.io),
@@ -224,5 +232,10 @@ mod tests {
         assert!(stats.to_string().starts_with("2 open (4 opened, 1 rejected) | in 9 messages"), "{stats}");
         assert!(stats.to_string().ends_with("closed 1 silence, 1 eof"), "{stats}");
         assert_eq!(stats.closed.total(), 2);
+        stats.closed.count(&CloseReason::RateLimited);
+        stats.throttled = 7;
+        assert!(stats.to_string().contains(" 7 throttled | out"), "{stats}");
+        assert!(stats.to_string().ends_with("closed 1 silence, 1 rate limited, 1 eof"), "{stats}");
+        assert_eq!((stats.closed.rate_limited, stats.closed.total()), (1, 3));
     }
 }

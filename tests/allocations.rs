@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tickws::{Event, Server};
+use tickws::{Event, Limit, Server, ServerBuilder};
 
 struct Counting;
 
@@ -58,7 +58,11 @@ struct Bench {
 
 impl Bench {
     fn new(clients: usize) -> Bench {
-        let mut server = Server::builder().max_buffered(4 << 20).bind("127.0.0.1:0").unwrap();
+        Bench::with(Server::builder(), clients)
+    }
+
+    fn with(builder: ServerBuilder, clients: usize) -> Bench {
+        let mut server = builder.max_buffered(4 << 20).bind("127.0.0.1:0").unwrap();
         let addr = server.local_addrs()[0];
         let clients = (0..clients).map(|_| {
             let mut stream = TcpStream::connect(addr).unwrap();
@@ -195,4 +199,15 @@ fn the_steady_state_allocates_nothing() {
     bench.server.set_interval(Duration::from_millis(1));
     let timers = bench.steady(100, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
     assert_eq!(timers, 0, "timers");
+}
+
+#[test]
+fn limits_allocate_nothing_either() {
+    let builder = Server::builder().max_messages_per_second(100).max_bytes_per_second(1_000_000);
+    let mut bench = Bench::with(builder.rate_limit(Limit::Pause), 1);
+    // Each message alone, so that every pause finds the same.
+    let small = frame(2, &[7; 100]);
+    let echoes = bench.steady(150, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
+    assert!(bench.server.stats().throttled > 10, "{}", bench.server.stats());
+    assert_eq!(echoes, 0, "echo to a client that is paused again and again");
 }

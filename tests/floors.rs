@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["config", "close_reason"],
     &["wheel", "deadlines", "hub", "proto::mask", "proto::utf8", "proto::close"],
-    &["proto::frame", "proto::handshake"],
+    &["limiter", "proto::frame", "proto::handshake"],
     &["proto::prepared"],
     &["backlog", "json", "outbox", "stats", "proto::assembler"],
     &["proto::connection"],

@@ -146,8 +146,9 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
         open.verdict = Some(verdict);
+        open.limiter = None;
         client.deadlines.close_by(deadline);
-        // The peer's answer has to be read, whatever the application wants to read.
+        // The peer's answer has to be read, whatever the application wants to read and a limit allows.
         client.paused = false;
         let has_input = client.readable || !client.carry.is_empty();
         self.rearm(index);

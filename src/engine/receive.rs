@@ -2,12 +2,15 @@
 
 use std::{io, sync::Arc, time::Instant};
 
-use super::{Engine, Stream};
+use super::{
+    Engine, Stream,
+    limits::{TOO_MANY_BYTES, TOO_MANY_MESSAGES},
+};
 use crate::{
     client::{Client, Open, Stage},
     deadlines::Deadlines,
-    error::{NotConnected, PeerMisbehaved},
-    id::ClientId,
+    error::PeerMisbehaved,
+    limiter::Limiter,
     pool::BufferPool,
     proto::{
         connection::{Connection, Io, Received, Role},
@@ -33,6 +36,10 @@ enum Turn {
     Eof,
     /// Reading failed.
     Failed(io::ErrorKind),
+    /// The client has used up what its limit allows: not before the limit's pause is over.
+    Throttled,
+    /// The client exceeded its limit; this is what its peer is told.
+    Excess(&'static str),
     /// The peer broke the protocol.
     Violation(PeerMisbehaved),
     /// The peer's close frame arrived.
@@ -40,33 +47,6 @@ enum Turn {
 }
 
 impl<S: Stream> Engine<S> {
-    // ---- asked for by the application ----
-
-    /// No more input from this client: its messages wait in the kernel, and TCP slows the peer down.
-    pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
-        let (open, ..) = self.open_mut(id)?;
-        // A close handshake has to be read to its end.
-        let closing = open.verdict.is_some() || open.farewell.is_some();
-        self.clients[id.index()].paused |= !closing;
-        Ok(())
-    }
-
-    pub(crate) fn resume_reading(&mut self, id: ClientId, now: Instant) -> Result<(), NotConnected> {
-        self.open_mut(id)?;
-        let client = &mut self.clients[id.index()];
-        if std::mem::take(&mut client.paused) {
-            // Nothing could be heard while it was paused.
-            client.deadlines.heard(now);
-            if client.readable || !client.carry.is_empty() {
-                self.make_ready(id.index());
-            }
-            self.rearm(id.index());
-        }
-        Ok(())
-    }
-
-    // ---- reading ----
-
     /// Bytes read in one turn while others wait for theirs.
     const TURN: usize = 16 * 1024;
 
@@ -103,6 +83,8 @@ impl<S: Stream> Engine<S> {
                 self.ready.push_front(id);
                 return false;
             }
+            Turn::Throttled => self.throttle(index, now),
+            Turn::Excess(text) => self.ended_by_limit(index, text),
             Turn::Eof => self.ended_by_eof(index),
             Turn::Failed(kind) => self.ended_by_error(index, kind),
             Turn::Violation(violation) => self.ended_by_violation(index, violation),
@@ -118,7 +100,9 @@ impl<S: Stream> Engine<S> {
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
-        let budget = budget.min(self.tick.input_left()).min(self.turn());
+        let allowed = client.limiter_mut().map_or(Some(usize::MAX), |limiter| limiter.may_read(now));
+        let Some(allowed) = allowed else { return Turn::Throttled };
+        let budget = budget.min(allowed).min(self.tick.input_left()).min(self.turn());
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
     }
 
@@ -144,8 +128,16 @@ impl<S: Stream> Engine<S> {
         };
         stats.bytes_in += count as u64;
         tick.received(count);
+        if let Some(limiter) = &mut open.limiter
+            && !limiter.received(count, now)
+        {
+            return Some(Turn::Excess(TOO_MANY_BYTES));
+        }
         match open.connection.arrived(count) {
             Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => inbound.give(message.buffer),
+            Ok(Some(Received::Assembled(_))) if exceeds(&mut open.limiter, now) => {
+                return Some(Turn::Excess(TOO_MANY_MESSAGES));
+            }
             Ok(Some(Received::Assembled(message))) => {
                 stats.messages_in += 1;
                 tick.assembled(id, message);
@@ -177,15 +169,18 @@ impl<S: Stream> Engine<S> {
         let count = *outcome.as_ref().unwrap_or(&0);
         self.stats.bytes_in += count as u64;
         self.tick.received(count);
+        if let Some(limiter) = self.clients[index].limiter_mut() {
+            limiter.received(count, now);
+        }
         let parsed = self.parse(index, &mut room[..start + count], base, now);
         self.tick.put_block(block);
 
         let client = &mut self.clients[index];
         match (parsed, outcome) {
-            (Some(Turn::Postponed), Err(Turn::Failed(kind))) => {
+            (Some(turn @ (Turn::Postponed | Turn::Throttled)), Err(Turn::Failed(kind))) => {
                 // The kernel says so only once.
                 client.failed = Some(kind);
-                Turn::Postponed
+                turn
             }
             (Some(turn), _) => {
                 if count > 0 {
@@ -217,8 +212,21 @@ impl<S: Stream> Engine<S> {
             max_buffered: config.max_buffered,
         };
         let (mut at, mut keep) = (0, 0);
+        // Without the byte that is one too many.
+        let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
+        let end = bytes.len() - usize::from(exceeded);
         let turn = loop {
-            match open.connection.receive(bytes, &mut at, &mut io) {
+            match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
+                Ok(None) if exceeded => {
+                    at = bytes.len();
+                    break Some(Turn::Excess(TOO_MANY_BYTES));
+                }
+                Ok(Some(Received::InPlace(..) | Received::Assembled(_)))
+                    if exceeds(&mut open.limiter, now) =>
+                {
+                    at = bytes.len();
+                    break Some(Turn::Excess(TOO_MANY_MESSAGES));
+                }
                 Ok(None) => break None,
                 // After our close frame messages mean nothing any more.
                 Ok(Some(Received::InPlace(..))) if closing => continue,
@@ -241,12 +249,19 @@ impl<S: Stream> Engine<S> {
                 }
             }
             stats.messages_in += 1;
+            let out = open.limiter.as_ref().is_some_and(|limiter| limiter.is_out_of_messages(now));
+            if out && at < end {
+                break Some(Turn::Throttled);
+            }
             if tick.events_left(config.event_budget) == 0 {
                 break Some(Turn::Postponed);
             }
         };
         tick.keep(keep);
         carry(&mut client.carry, &bytes[at..], inbound);
+        if let Some(limiter) = &mut open.limiter {
+            limiter.held = turn.is_some() && !client.carry.is_empty();
+        }
         if !had_output && client.outbox.has_work() {
             // Pongs.
             self.make_dirty(index);
@@ -304,6 +319,7 @@ impl<S: Stream> Engine<S> {
             farewell: None,
             overflow: None,
             backlog: None,
+            limiter: Limiter::new(&self.config, now),
             request: self.config.keep_requests.then(|| request.clone()),
         }));
         client.deadlines = Deadlines::new(now);
@@ -351,6 +367,11 @@ fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize, Turn> {
             Err(error) => return Err(Turn::Failed(error.kind())),
         }
     }
+}
+
+/// Counts a message. `true`: it is one too many.
+fn exceeds(limiter: &mut Option<Box<Limiter>>, now: Instant) -> bool {
+    limiter.as_mut().is_some_and(|limiter| !limiter.message(now))
 }
 
 /// What of its budget `client` has left in this poll.

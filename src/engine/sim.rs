@@ -287,9 +287,16 @@ impl Host {
 
     /// One poll at the present moment.
     pub(super) fn poll(&mut self) -> Tick {
+        self.poll_after(Duration::ZERO)
+    }
+
+    /// One poll in which nothing happens for some time.
+    pub(super) fn poll_after(&mut self, wait: Duration) -> Tick {
         self.engine.flush(self.now);
+        let called = self.now;
+        self.advance(wait);
         self.move_bytes();
-        self.engine.start_poll();
+        self.engine.start_poll(called, self.now, false);
         for (index, readiness) in self.edges() {
             self.engine.ready(index, readiness, self.now);
         }

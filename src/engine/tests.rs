@@ -7,6 +7,7 @@ mod ceiling;
 mod deadlines;
 mod ends;
 mod invariants;
+mod limits;
 mod simulation;
 
 use std::time::Duration;

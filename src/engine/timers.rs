@@ -105,7 +105,9 @@ impl<S: Stream> Engine<S> {
     fn client_due(&mut self, index: usize, now: Instant) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.timer = None;
-        match client.deadlines.due(&self.config, client.paused, now) {
+        self.unthrottle(index, now);
+        let client = &mut self.clients[index];
+        match client.deadlines.due(&self.config, client.is_paused(), now) {
             None => {}
             Some(Due::Ping) => {
                 client.deadlines.pinged(now);

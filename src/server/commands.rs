@@ -208,7 +208,8 @@ impl Server {
         self.engine.pause_reading(client)
     }
 
-    /// Reads again from a client that was paused; does nothing for one that was not.
+    /// Reads again from a client that was paused; does nothing for one that was not. A pause that is due to
+    /// [`Limit::Pause`](crate::Limit::Pause) is another one and goes on.
     ///
     /// # Errors
     ///

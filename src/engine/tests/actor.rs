@@ -1,7 +1,7 @@
 //! One simulated user with a will of its own, and what is known about it: what it sent and should be
 //! delivered, what was queued for it and should arrive.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use super::*;
 use crate::{engine::sim::masked, error::PeerMisbehaved, test_rng::Rng};
@@ -20,6 +20,8 @@ pub(super) enum Ended {
 pub(super) struct Actor {
     pub(super) peer: Peer,
     pub(super) id: Option<ClientId>,
+    /// When its `Open` came.
+    pub(super) since: Option<Instant>,
     pub(super) reason: Option<CloseReason>,
 
     // To the server.
@@ -55,6 +57,7 @@ impl Actor {
         Actor {
             peer,
             id: None,
+            since: None,
             reason: None,
             shook: false,
             sent: Vec::new(),
@@ -322,8 +325,8 @@ impl Actor {
                 false
             }
             CloseReason::Overflow => false,
-            CloseReason::Shed => {
-                assert!(!calm, "shed");
+            CloseReason::Shed | CloseReason::RateLimited => {
+                assert!(!calm, "{reason}");
                 false
             }
             CloseReason::Timeout(_) => {

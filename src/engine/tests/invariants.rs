@@ -36,6 +36,8 @@ impl Host {
         for id in engine.rooms.everyone().chain(engine.users.everyone()) {
             assert!(engine.get(id).is_some_and(|client| client.is_live()), "{id} is gone and still a member");
         }
+        let Config { max_messages_per_second, max_bytes_per_second, .. } = engine.config;
+        let is_limited = max_messages_per_second.is_some() || max_bytes_per_second.is_some();
         let mut timers = engine.timers.len();
         for (index, client) in &engine.clients {
             let index = index as u32;
@@ -46,7 +48,13 @@ impl Host {
             // The next flush looks after those that have been reported.
             let reported = client.open().is_some_and(|open| open.farewell.is_some());
             assert!(!reported || engine.ended.contains(&index), "no farewell: {}", state());
-            if !client.in_ready && !client.held_back && !client.paused && !reported {
+            let resume_at = client.resume_at();
+            assert!(resume_at.is_none() || !client.in_ready, "throttled and ready: {}", state());
+            // A close handshake is read to its end.
+            let limited = client.open().is_some_and(|open| open.limiter.is_some());
+            let closing = client.open().is_some_and(|open| open.verdict.is_some());
+            assert!(!limited || is_limited && !closing, "a limiter for nothing: {}", state());
+            if !client.in_ready && !client.held_back && !client.is_paused() && !reported {
                 assert!(!client.readable, "nobody reads: {}", state());
                 let stuck = client.open().is_some() && is_parsable(&client.carry);
                 assert!(!stuck, "carried over and forgotten: {}", state());
@@ -56,6 +64,7 @@ impl Host {
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
             let wanted = client.next_deadline(&engine.config);
             let armed = client.timer.map(|(_, at)| at);
+            assert!(resume_at.is_none_or(|at| armed <= Some(at) && armed.is_some()), "no alarm: {}", state());
             assert!(wanted.is_none_or(|at| armed.is_some_and(|armed| armed <= at)), "no alarm: {}", state());
             timers += usize::from(armed.is_some());
             if !client.outbox.has_work() {

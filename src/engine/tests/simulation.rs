@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{actor::Actor, *};
-use crate::{CloseCode, Message, Overflow, Pressure, SendError, TimerId, test_rng::Rng};
+use crate::{CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, test_rng::Rng};
 
 /// Of each weather.
 const SEEDS: u64 = 130;
@@ -76,6 +76,9 @@ impl World {
             max_lifetime: rng.pick(&[None, None, Some(90 * SEC)]).filter(|_| !calm),
             max_message_size: 200_000,
             max_total_buffered: rng.pick(&[None, Some(100_000), Some(1 << 20)]).filter(|_| !calm),
+            max_messages_per_second: rng.pick(&[None, None, Some(3), Some(20), Some(200)]),
+            max_bytes_per_second: rng.pick(&[None, None, Some(1_000), Some(20_000), Some(200_000)]),
+            rate_limit: if calm { Limit::Pause } else { rng.pick(&[Limit::Close, Limit::Pause]) },
             ..Config::default()
         };
         let max_buffered = config.max_buffered;
@@ -149,6 +152,7 @@ impl World {
                 let port = self.host.engine.remote_addr(client).expect("it is open").port();
                 let who = self.actors.iter().position(|actor| actor.peer.port == port).expect("known");
                 assert_eq!(self.actors[who].id.replace(client), None, "opened twice");
+                self.actors[who].since = Some(self.host.now);
             }
         }
         for event in &tick {
@@ -198,6 +202,7 @@ impl World {
         }
         drop(tick);
         self.note_closing();
+        self.check_rates();
         for actor in &mut self.actors {
             let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
             let frames = actor.listen(most);
@@ -214,6 +219,24 @@ impl World {
         assert_eq!(stats.bytes_in, read);
         // What left in the same call before a write failed is not counted.
         assert!(stats.bytes_out == written || !self.calm && stats.bytes_out < written, "{stats}");
+    }
+
+    /// Nobody has said more than its limits allow since it came, whoever slept or paused whom.
+    fn check_rates(&self) {
+        let config = self.host.engine.config();
+        for actor in self.actors.iter().filter(|actor| !actor.deaf && !actor.closing) {
+            let Some(since) = actor.since else { continue };
+            let time = (self.host.now - since + SEC).as_nanos();
+            let allowed = |rate: u64| u128::from(rate) * time / 1_000_000_000;
+            if let Some(rate) = config.max_messages_per_second {
+                assert!(actor.delivered as u128 <= allowed(rate.into()), "too many messages: {actor:?}");
+            }
+            if let Some(rate) = config.max_bytes_per_second.filter(|_| actor.reason.is_none()) {
+                // One byte more proves the excess.
+                let read = u128::from(actor.peer.traffic().0) - Peer::HEAD.len() as u128;
+                assert!(read <= allowed(rate as u64) + 1, "too many bytes: {actor:?}");
+            }
+        }
     }
 
     /// Whose id that is; panics after its `Close`.
@@ -363,7 +386,13 @@ impl World {
         self.until("at rest", |world| {
             let heard = |actor: &Actor| actor.deaf || actor.ended.is_some() || actor.peer.unread() == 0;
             let reading = world.host.engine.pressure() < Pressure::NotReading;
-            world.host.is_quiet() && reading && world.actors.iter().all(heard)
+            let quiet = world.host.is_quiet() && reading && world.actors.iter().all(heard);
+            let throttled = world.host.engine.clients.iter().any(|(_, client)| client.resume_at().is_some());
+            if quiet && throttled {
+                let timeout = world.host.engine.next_timeout(world.host.now);
+                world.host.advance(timeout.expect("an alarm for those that a limit holds back"));
+            }
+            quiet && !throttled
         });
         for actor in
             self.actors.iter().filter(|actor| actor.is_open() && !actor.deaf && actor.ended.is_none())

@@ -1,0 +1,537 @@
+//! Limits per second: a burst is free, the average holds, and nobody is blamed for a host that slept.
+
+use super::*;
+use crate::{CloseCode, Limit, Timeout};
+
+fn per_second(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>) -> Config {
+    Config { rate_limit, max_messages_per_second: messages, max_bytes_per_second: bytes, ..Config::default() }
+}
+
+/// Sleeps as `next_timeout` says for some time; gives the messages and the number of polls.
+fn run(host: &mut Host, time: Duration) -> (Vec<(ClientId, Vec<u8>)>, u32) {
+    let (end, mut got, mut polls) = (host.now + time, Vec::new(), 0);
+    loop {
+        let tick = host.poll();
+        host.check();
+        polls += 1;
+        got.extend(messages(&tick));
+        if host.now == end {
+            return (got, polls);
+        }
+        let left = end - host.now;
+        let timeout = host.engine.next_timeout(host.now).map_or(left, |timeout| timeout.min(left));
+        host.advance(timeout);
+    }
+}
+
+/// Numbered, each 4 + 6 bytes on the wire.
+fn numbered(numbers: std::ops::Range<u32>) -> Vec<Vec<u8>> {
+    numbers.map(|number| number.to_be_bytes().to_vec()).collect()
+}
+
+fn payloads(got: Vec<(ClientId, Vec<u8>)>) -> Vec<Vec<u8>> {
+    got.into_iter().map(|(_, bytes)| bytes).collect()
+}
+
+/// As [`Host::open`], under any budget.
+fn open(host: &mut Host) -> (Peer, ClientId) {
+    let mut peer = host.connect();
+    peer.handshake();
+    host.settle();
+    assert_eq!(peer.frames(), []);
+    (peer, host.engine.clients().max().unwrap())
+}
+
+fn is_throttled(host: &Host, id: ClientId) -> bool {
+    host.engine.get(id).is_some_and(|client| client.resume_at().is_some())
+}
+
+/// Everything that comes until the engine is at rest at this moment.
+fn settle(host: &mut Host) -> (Vec<Vec<u8>>, Vec<CloseReason>) {
+    let (mut got, mut ends) = (Vec::new(), Vec::new());
+    while {
+        let tick = host.poll();
+        host.check();
+        got.extend(payloads(messages(&tick)));
+        ends.extend(closes(&tick).into_iter().map(|(_, reason)| reason));
+        !host.is_quiet()
+    } {}
+    (got, ends)
+}
+
+#[test]
+fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection() {
+    for event_budget in [1, 4, 16 * 1024] {
+        for large in [false, true] {
+            let config = per_second(Limit::Close, Some(10), None);
+            let mut host = Host::new(Config { event_budget, ..config });
+            let (mut other, other_id) = open(&mut host);
+            let (mut peer, _) = open(&mut host);
+            let body = if large { vec![7; 90_000] } else { vec![7; 9] };
+            (0..11).for_each(|_| peer.binary(&body));
+            other.text("still here");
+            let (got, ends) = settle(&mut host);
+            assert_eq!(got.iter().filter(|bytes| **bytes == body).count(), 10, "a burst is free");
+            assert_eq!((got.len(), &ends[..]), (11, &[CloseReason::RateLimited][..]));
+            let close = Frame::Close(1008, "too many messages per second".into());
+            assert_eq!(peer.frames(), [close]);
+            let stats = host.engine.stats();
+            assert_eq!((stats.messages_in, stats.closed.rate_limited, stats.throttled), (11, 1, 0));
+            // Its neighbour has a bucket of its own.
+            other.text("and here");
+            assert_eq!(messages(&host.poll()), [(other_id, b"and here".to_vec())]);
+        }
+    }
+}
+
+#[test]
+fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
+    let config = per_second(Limit::Close, None, Some(100_000));
+    for (event_budget, pieces, len) in [(1, 1, 10), (3, 1, 994), (16_384, 7, 994), (16_384, 1, 30_000)] {
+        for read_budget in [1_000, 256 * 1024] {
+            for missing in [0, 1] {
+                let mut host = Host::new(Config { event_budget, read_budget, ..config.clone() });
+                let (mut peer, client) = open(&mut host);
+                let header = if len < 126 { 6 } else { 8 };
+                let whole = 100_000 / (len + header);
+                (0..whole).for_each(|_| peer.binary(&vec![7; len]));
+                let rest = 100_000 - whole * (len + header);
+                // A piece of a message that is longer than what is left.
+                let mut more = crate::engine::sim::masked(BINARY, true, &[7; 50_000], 7);
+                more.truncate(rest + 1 - missing);
+                more.chunks(more.len().div_ceil(pieces).max(1)).for_each(|piece| peer.raw(piece));
+                let (got, ends) = settle(&mut host);
+                assert_eq!(got.len(), whole, "{len} bytes each");
+                if missing == 1 {
+                    assert_eq!(ends, [], "the last byte is not one too many");
+                    peer.raw(&[0; 1]);
+                    let tick = host.poll();
+                    assert_eq!(closes(&tick), [(client, CloseReason::RateLimited)]);
+                } else {
+                    assert_eq!(ends, [CloseReason::RateLimited]);
+                }
+                host.settle();
+                assert_eq!(peer.frames(), [Frame::Close(1008, "too many bytes per second".into())]);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_first_ends_the_connection() {
+    let config = per_second(Limit::Close, Some(3), Some(50));
+    for (bytes, reason) in [
+        (&b"\x88\x80abcd"[..], CloseReason::Peer { code: CloseCode::Status, text: String::new() }),
+        (b"\x83\x80abcd", CloseReason::Protocol(crate::PeerMisbehaved::ReservedOpcode(3))),
+    ] {
+        let mut host = Host::new(config.clone());
+        let (mut peer, _) = open(&mut host);
+        numbered(0..3).iter().for_each(|bytes| peer.binary(bytes));
+        peer.raw(bytes);
+        (0..100).for_each(|_| peer.binary(b"beyond both"));
+        assert_eq!(settle(&mut host), (numbered(0..3), vec![reason]));
+    }
+}
+
+#[test]
+fn control_frames_count_as_bytes_only() {
+    let mut host = Host::new(per_second(Limit::Close, Some(1), Some(1_000)));
+    let (mut peer, client) = open(&mut host);
+    (0..100).for_each(|_| peer.ping(b"ping"));
+    assert_eq!(settle(&mut host), (vec![], vec![]));
+    assert_eq!(peer.frames().len(), 100);
+    peer.pong(b"and one more");
+    assert_eq!(closes(&host.poll()), [(client, CloseReason::RateLimited)]);
+}
+
+#[test]
+fn the_average_holds_and_nothing_is_saved_up_while_idle() {
+    let mut host = Host::new(Config { silence_timeout: None, ..per_second(Limit::Close, Some(10), None) });
+    let (mut peer, client) = open(&mut host);
+    // Ten at once, then one for each tenth of a second.
+    (0..9).for_each(|_| peer.text("burst"));
+    for _ in 0..50 {
+        peer.text("in time");
+        assert_eq!(settle(&mut host).1, []);
+        host.advance(SEC / 10);
+    }
+    for _ in 0..600 {
+        host.advance(SEC / 10);
+        assert!(host.poll().is_empty());
+        peer.frames();
+    }
+    // Also not while a poll waits.
+    assert!(host.poll_after(20 * SEC).is_empty());
+    peer.text("after a while");
+    assert_eq!(messages(&host.poll_after(20 * SEC)).len(), 1);
+    (0..9).for_each(|_| peer.text("burst"));
+    assert_eq!(settle(&mut host).1, []);
+    peer.text("too much");
+    assert_eq!(closes(&host.poll()), [(client, CloseReason::RateLimited)]);
+}
+
+#[test]
+fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
+    for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
+        for event_budget in [3, 16 * 1024] {
+            for read_budget in [7, 256 * 1024] {
+                let mut host = Host::new(Config {
+                    event_budget,
+                    read_budget,
+                    ..per_second(Limit::Pause, messages, bytes)
+                });
+                let (mut peer, client) = open(&mut host);
+                peer.windows(5_000, 5_000);
+                numbered(0..10_000).iter().for_each(|bytes| peer.binary(bytes));
+                peer.close(1000);
+                let mut got = settle(&mut host).0;
+                assert!((97..=100).contains(&got.len()), "a burst is free, not {}", got.len());
+                assert!(is_throttled(&host, client));
+                let throttled = host.engine.stats().throttled;
+                for second in 1..=40 {
+                    // A quantum is a 16th of a second.
+                    let (more, polls) = run(&mut host, SEC);
+                    let carried_over = 2 * (100 / event_budget + 1_000 / read_budget) as u32;
+                    assert!(polls <= 40 + carried_over, "{polls} polls a second");
+                    got.extend(payloads(more));
+                    let allowed = 100 * (second + 1);
+                    assert!((allowed - 10..=allowed).contains(&got.len()), "{} in {second} s", got.len());
+                    // What it could not get rid of waits on its own side.
+                    assert!(peer.pending() > 50_000);
+                }
+                let throttled = host.engine.stats().throttled - throttled;
+                assert!((15 * 40..=17 * 40).contains(&throttled), "{throttled} pauses in 40 s");
+                got.extend(payloads(run(&mut host, 60 * SEC).0));
+                assert_eq!(got, numbered(0..10_000));
+                assert_eq!(host.engine.stats().closed.peer, 1);
+                assert_eq!(peer.frames().last(), Some(&Frame::Close(1000, String::new())));
+            }
+        }
+    }
+}
+
+#[test]
+fn no_byte_beyond_the_limit_is_read_also_of_large_messages() {
+    let mut host = Host::new(per_second(Limit::Pause, None, Some(50_000)));
+    let (mut peer, _) = open(&mut host);
+    let head = peer.traffic().0;
+    let body: Vec<u8> = (0..300_000).map(|i: u32| (i.wrapping_mul(i) >> 7) as u8).collect();
+    peer.binary(&body);
+    peer.text("next");
+    let mut got = Vec::new();
+    for second in 0..6 {
+        assert_eq!(got.len(), 0);
+        let (more, polls) = run(&mut host, SEC);
+        assert!(polls < 50, "{polls} polls");
+        got.extend(payloads(more));
+        let read = peer.traffic().0 - head;
+        assert!(read <= 50_000 * (second + 2) && read >= 50_000 * (second + 1), "{read}");
+    }
+    assert_eq!(got, [body, b"next".to_vec()]);
+}
+
+#[test]
+fn a_crowd_of_paused_flooders_lets_the_host_sleep_and_others_speak() {
+    let mut host = Host::new(per_second(Limit::Pause, Some(20), None));
+    let mut flooders: Vec<_> = (0..200).map(|_| open(&mut host).0).collect();
+    let (mut peer, client) = open(&mut host);
+    host.advance(10 * SEC);
+    for flooder in &mut flooders {
+        numbered(0..400).iter().for_each(|bytes| flooder.binary(bytes));
+    }
+    // What they may have said while the host was away, and the burst.
+    assert_eq!(settle(&mut host).0.len(), 200 * 20 * 11);
+    assert!(host.engine.next_timeout(host.now).is_some_and(|timeout| timeout >= 40 * MS));
+    peer.text("hello");
+    assert_eq!(messages(&host.poll()), [(client, b"hello".to_vec())]);
+    let (got, polls) = run(&mut host, 4 * SEC);
+    assert_eq!(got.len(), 200 * 20 * 4);
+    assert!(polls < 200, "{polls} polls");
+}
+
+/// A client that says something `rate` times a second while the host sleeps for 5 s each time.
+fn speaks_while_the_host_sleeps(config: Config, rate: u32) -> (usize, Vec<CloseReason>, u64) {
+    let mut host = Host::new(config);
+    let (mut peer, _) = open(&mut host);
+    let (mut got, mut ends) = (0, Vec::new());
+    for _ in 0..6 {
+        host.advance(5 * SEC);
+        numbered(0..5 * rate).iter().for_each(|bytes| peer.binary(bytes));
+        let (more, end) = settle(&mut host);
+        got += more.len();
+        ends.extend(end);
+    }
+    (got, ends, host.engine.stats().throttled)
+}
+
+#[test]
+fn a_host_that_sleeps_blames_nobody() {
+    for policy in [Limit::Close, Limit::Pause] {
+        for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
+            // Also where it takes several polls to take everything in.
+            for (event_budget, read_budget) in [(16_384, 256 * 1024), (7, 256 * 1024), (16_384, 60)] {
+                let config = Config { event_budget, read_budget, ..per_second(policy, messages, bytes) };
+                let (got, ends, throttled) = speaks_while_the_host_sleeps(config.clone(), 50);
+                assert_eq!((got, ends, throttled), (6 * 250, vec![], 0), "{config:?}");
+                let (got, ends, throttled) = speaks_while_the_host_sleeps(config.clone(), 200);
+                match policy {
+                    Limit::Close => assert!(ends == [CloseReason::RateLimited] && got <= 600, "{got}"),
+                    Limit::Pause => assert!(throttled >= 6 && got <= 100 * 31, "{got}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_partial_report_leaves_out_is_no_ones_fault() {
+    let mut host = Host::new(per_second(Limit::Close, Some(10), None));
+    let (mut peer, _) = open(&mut host);
+    let now = |host: &Host| host.now;
+    host.advance(5 * SEC);
+    // The kernel tells of others first, for two polls.
+    host.engine.start_poll(now(&host), now(&host), true);
+    host.advance(MS);
+    host.engine.start_poll(now(&host), now(&host), true);
+    (0..50).for_each(|_| peer.text("five seconds of it"));
+    assert_eq!(settle(&mut host).0.len(), 50);
+    // From a whole report on it is heard at once.
+    host.advance(5 * SEC);
+    host.engine.start_poll(now(&host), now(&host), false);
+    (0..50).for_each(|_| peer.text("five seconds of it"));
+    assert_eq!(settle(&mut host).1, [CloseReason::RateLimited]);
+}
+
+#[test]
+fn the_time_of_a_pause_is_credited() {
+    for policy in [Limit::Close, Limit::Pause] {
+        let mut host = Host::new(per_second(policy, Some(10), Some(200)));
+        let (mut peer, client) = open(&mut host);
+        // Idle before: that is not credited.
+        for _ in 0..10 {
+            host.advance(SEC);
+            assert_eq!(host.settle(), 0);
+        }
+        host.engine.pause_reading(client).unwrap();
+        for _ in 0..50 {
+            (0..2).for_each(|_| peer.text("x"));
+            host.advance(SEC / 10);
+            assert_eq!(host.settle(), 0);
+        }
+        host.engine.resume_reading(client, host.now).unwrap();
+        let (got, ends) = settle(&mut host);
+        match policy {
+            // 5 s at 10 per second, and the burst.
+            Limit::Close => assert_eq!((got.len(), &ends[..]), (60, &[CloseReason::RateLimited][..])),
+            Limit::Pause => {
+                assert_eq!((got.len(), host.engine.stats().throttled), (60, 1));
+                assert_eq!(run(&mut host, 4 * SEC).0.len(), 40);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_pauses_of_the_application_and_of_the_limit_are_two() {
+    let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
+    let (mut peer, client) = open(&mut host);
+    numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host).0, numbered(0..10));
+    let refill = host.now + SEC / 10;
+    // The application's does not end the limit's.
+    host.engine.pause_reading(client).unwrap();
+    host.engine.resume_reading(client, host.now).unwrap();
+    assert!(is_throttled(&host, client));
+    assert_eq!(settle(&mut host).0.len(), 0);
+    assert!(host.engine.next_timeout(host.now).is_some_and(|timeout| host.now + timeout >= refill));
+    // Nor the limit's the application's.
+    host.engine.pause_reading(client).unwrap();
+    assert_eq!(run(&mut host, 30 * SEC).0.len(), 0);
+    assert!(!is_throttled(&host, client));
+    assert_ne!(host.engine.next_timeout(host.now), Some(Duration::ZERO), "nothing to do");
+    host.engine.resume_reading(client, host.now).unwrap();
+    assert_eq!(settle(&mut host).0, numbered(10..30));
+}
+
+/// A client that its limit has paused, with more in the carry and more in the kernel.
+fn throttled(config: Config) -> (Host, Peer, ClientId) {
+    let mut host = Host::new(config);
+    let (mut peer, client) = open(&mut host);
+    peer.windows(5_000, 100_000);
+    numbered(0..1_000).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host).0.len(), 10);
+    assert!(is_throttled(&host, client) && peer.pending() > 0);
+    (host, peer, client)
+}
+
+fn both() -> [Config; 2] {
+    [(Some(10), None), (None, Some(100))].map(|(messages, bytes)| per_second(Limit::Pause, messages, bytes))
+}
+
+#[test]
+fn a_throttled_client_that_is_closed_is_read_to_its_end_at_once() {
+    for config in both() {
+        for how in 0..3 {
+            let (mut host, mut peer, client) =
+                throttled(Config { max_lifetime: Some(40 * MS), ..config.clone() });
+            peer.close(1000);
+            match how {
+                0 => host.engine.close(client, CloseCode::Normal, "", host.now).unwrap(),
+                1 => host.engine.shutdown(CloseCode::Normal, SEC, host.now),
+                _ => host.advance(40 * MS),
+            }
+            let (got, ends) = settle(&mut host);
+            let reason = match how {
+                0 => CloseReason::Local { code: CloseCode::Normal, text: String::new() },
+                1 => CloseReason::Shutdown,
+                _ => CloseReason::Timeout(Timeout::Lifetime),
+            };
+            assert_eq!((got, ends), (vec![], vec![reason]), "its messages mean nothing any more");
+            assert!(matches!(peer.frames()[..], [Frame::Close(1000 | 1001, _)]));
+            peer.fin();
+            host.settle();
+            host.check_empty();
+        }
+    }
+}
+
+#[test]
+fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
+    for config in both() {
+        // The peer says no more: everything is heard, at the rate.
+        let (mut host, peer, _) = throttled(config.clone());
+        peer.fin();
+        let (got, polls) = run(&mut host, 98 * SEC);
+        assert!(got.len() < 990 && polls < 20 * 98 && host.engine.client_count() == 1);
+        let (more, _) = run(&mut host, 2 * SEC);
+        assert_eq!(payloads([got, more].concat()), numbered(10..1_000));
+        assert_eq!(host.engine.stats().closed.eof, 1);
+
+        // A reset is found by the next read.
+        let (mut host, peer, _) = throttled(config.clone());
+        peer.reset(true);
+        let _ = run(&mut host, 60 * SEC);
+        assert_eq!(host.engine.stats().closed.io, 1);
+
+        // Nobody is there any more: what has arrived comes at once, then the end.
+        let (mut host, peer, client) = throttled(config);
+        peer.hang_up();
+        host.engine.send(client, "hello?".into()).unwrap();
+        host.settle();
+        host.engine.send(client, "hello?".into()).unwrap();
+        let (got, ends) = settle(&mut host);
+        assert!(got.len() >= 100 && got[..] == numbered(10..10 + got.len() as u32), "{}", got.len());
+        assert!(matches!(ends[..], [CloseReason::Io(_)]), "{ends:?}");
+        host.check_empty();
+    }
+}
+
+#[test]
+fn a_failed_write_is_no_way_around_the_limit_that_closes() {
+    let mut host = Host::new(per_second(Limit::Close, Some(10), None));
+    let (mut peer, client) = open(&mut host);
+    host.engine.pause_reading(client).unwrap();
+    numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(host.settle(), 0);
+    peer.hang_up();
+    host.engine.send(client, "hello?".into()).unwrap();
+    assert_eq!(host.settle(), 0);
+    host.engine.send(client, "hello?".into()).unwrap();
+    assert_eq!(settle(&mut host), (numbered(0..10), vec![CloseReason::RateLimited]));
+}
+
+#[test]
+fn a_throttled_client_is_not_silent_and_is_pinged() {
+    let config = Config {
+        ping_interval: Some(2 * SEC),
+        silence_timeout: Some(3 * SEC),
+        // A message takes 100 s.
+        ..per_second(Limit::Pause, None, Some(10))
+    };
+    let mut host = Host::new(config);
+    let (mut peer, client) = open(&mut host);
+    peer.binary(&[7; 992]);
+    peer.ping(b"and you?");
+    let (got, _) = run(&mut host, 90 * SEC);
+    assert_eq!(got, []);
+    assert!(host.engine.stats().pings >= 40);
+    assert!(!peer.frames().iter().any(|frame| matches!(frame, Frame::Pong(_))), "it has to wait");
+    let (got, _) = run(&mut host, 11 * SEC);
+    assert_eq!(got, [(client, vec![7; 992])]);
+    assert!(peer.frames().contains(&Frame::Pong(b"and you?".to_vec())));
+    // The dead are found all the same.
+    let (got, _) = run(&mut host, 4 * SEC);
+    assert_eq!((got, host.engine.stats().closed.silence), (vec![], 1));
+}
+
+#[test]
+fn a_pause_longer_than_any_silence_is_none() {
+    for (ping, silence) in [(200 * MS, 300 * MS), (2 * SEC, 3 * SEC)] {
+        let mut host = Host::new(Config {
+            ping_interval: Some(ping),
+            silence_timeout: Some(silence),
+            ..per_second(Limit::Pause, Some(1), None)
+        });
+        let (mut peer, _) = open(&mut host);
+        // All of it is in the carry after the first read: nothing more is heard from it.
+        numbered(0..20).iter().for_each(|bytes| peer.binary(bytes));
+        let (got, polls) = run(&mut host, 19 * SEC + SEC / 2);
+        assert_eq!(payloads(got), numbered(0..20));
+        assert!(polls < 20 * 20, "{polls} polls");
+        let (_, polls) = run(&mut host, 4 * SEC);
+        assert_eq!((host.engine.stats().closed.silence, polls < 80), (1, true));
+    }
+}
+
+#[test]
+fn who_uses_up_a_burst_and_stops_is_not_paused() {
+    let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
+    let (mut peer, client) = host.open();
+    numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host).0, numbered(0..10));
+    assert!(!is_throttled(&host, client) && host.engine.stats().throttled == 0);
+}
+
+#[test]
+fn who_was_paused_with_nothing_left_saves_nothing_up() {
+    let mut host = Host::new(Config {
+        event_budget: 1,
+        silence_timeout: None,
+        ..per_second(Limit::Close, Some(10), None)
+    });
+    let (mut peer, client) = open(&mut host);
+    peer.text("fills the tick");
+    assert_eq!(host.poll().len(), 1);
+    // Before its next turn.
+    host.engine.pause_reading(client).unwrap();
+    assert_eq!(host.settle(), 0);
+    host.engine.resume_reading(client, host.now).unwrap();
+    for _ in 0..30 {
+        host.advance(SEC);
+        assert_eq!(host.settle(), 0);
+    }
+    numbered(0..100).iter().for_each(|bytes| peer.binary(bytes));
+    assert_eq!(settle(&mut host), (numbered(0..10), vec![CloseReason::RateLimited]));
+}
+
+#[test]
+fn one_message_each_second_is_a_limit_too() {
+    let mut host = Host::new(per_second(Limit::Pause, Some(1), Some(1)));
+    let (mut peer, client) = open(&mut host);
+    (0..3).for_each(|_| peer.text(""));
+    // 6 bytes each, one of which is free.
+    for second in 0..18 {
+        let (got, polls) = run(&mut host, SEC - MS);
+        assert_eq!((got.len(), polls <= 4), (usize::from(second % 6 == 5), true), "after {second} s");
+        host.advance(MS);
+    }
+    assert!(!is_throttled(&host, client) || run(&mut host, SEC).0.is_empty());
+}
+
+#[test]
+fn without_limits_an_open_client_has_no_limiter() {
+    let mut host = Host::new(Config::default());
+    let (_peer, client) = open(&mut host);
+    assert!(host.engine.get(client).and_then(|client| client.open()).unwrap().limiter.is_none());
+    assert!(size_of::<crate::limiter::Limiter>() <= 128);
+}
