@@ -345,13 +345,8 @@ impl<S: Stream> Engine<S> {
         let Some((open, outbox)) = client.open_mut() else { return false };
         let Some(mut backlog) = open.backlog.take() else { return false };
         stats.expired += open.connection.fill(&mut backlog, room, now, outbox, outbound);
-        if backlog.is_empty() {
-            backlogs.give(backlog);
-            return false;
-        }
         let ahead = backlog.waits(Priority::High);
-        backlogs.count(&mut backlog);
-        open.backlog = Some(backlog);
+        open.backlog = backlogs.settle(backlog);
         ahead
     }
 
