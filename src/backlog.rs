@@ -268,6 +268,13 @@ impl Backlog {
         (self.used, self.len, self.names, self.next_expiry) = (0, 0, 0, None);
     }
 
+    /// The payloads that wait, lane by lane.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
+        let items = self.high.items.iter().chain(&self.normal.items);
+        items.filter(|item| item.is_live()).map(|item| self.payload(item))
+    }
+
     /// Memory held, in bytes, besides shared frames.
     pub(crate) fn held(&self) -> usize {
         let items = self.normal.items.capacity() + self.high.items.capacity();

@@ -48,7 +48,7 @@ use crate::{
 };
 use admission::Addresses;
 pub use send::Delivery;
-#[expect(unused_imports)]
+#[cfg_attr(not(test), expect(unused_imports))]
 pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
 

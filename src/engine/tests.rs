@@ -6,6 +6,9 @@ mod caps;
 mod deadlines;
 mod ends;
 mod invariants;
+mod lanes;
+mod outbound;
+mod receiver;
 mod simulation;
 
 use std::time::Duration;

@@ -35,13 +35,15 @@ impl Host {
                 let stuck = client.open().is_some() && is_parsable(&client.carry);
                 assert!(!stuck, "carried over and forgotten: {}", state());
             }
-            let pending = client.outbox.has_work() && client.failed.is_none();
+            let pending = client.has_output() && client.failed.is_none();
             assert!(!pending || client.in_dirty || client.outbox.is_blocked(), "nobody writes: {}", state());
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
             let wanted = client.next_deadline(&engine.config);
             let armed = client.timer.map(|(_, at)| at);
             assert!(wanted.is_none_or(|at| armed.is_some_and(|armed| armed <= at)), "no alarm: {}", state());
             timers += usize::from(armed.is_some());
+            let backlog = client.open().and_then(|open| open.backlog.as_ref());
+            assert!(backlog.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
             if !client.outbox.has_work() {
                 assert_eq!(client.outbox.capacity(), 0, "{}", state());
             }
@@ -63,6 +65,7 @@ impl Host {
         assert_eq!((engine.connection_count(), engine.client_count()), (0, 0));
         assert_eq!((engine.ready.len(), engine.postponed.len()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
+        assert_eq!((engine.outbound.held(), engine.backlogs.held()), (0, 0));
     }
 }
 
