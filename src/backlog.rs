@@ -369,7 +369,8 @@ impl Backlog {
         self.bytes.extend_from_slice(scratch);
     }
 
-    /// Gives back what a longer backlog needed, once it is much more than this one needs.
+    /// Gives back what a longer backlog needed, once it is much more than this one needs. Not while it grows:
+    /// memory that is used again begins with little in it.
     fn trim(&mut self, scratch: &mut Vec<u8>) {
         if self.held() <= 8 * self.cost() + Self::SLACK {
             return;
@@ -438,7 +439,6 @@ impl BacklogPool {
             spare
         });
         let pushed = backlog.push(message, terms, &mut self.scratch);
-        backlog.trim(&mut self.scratch);
         self.count(backlog);
         pushed
     }

@@ -94,7 +94,7 @@ impl Pair {
         };
         let priority = terms.priority;
         assert_eq!(pool.push(&mut self.real, message, terms), self.model.push(waiting, priority));
-        self.is_modest();
+        self.is_short();
     }
 
     fn next(&mut self, priority: Priority, now: Instant) {
@@ -120,16 +120,19 @@ impl Pair {
             self.real = pool.settle(real);
             assert_eq!(self.real.is_none(), self.model.all().next().is_none());
         }
-        self.is_modest();
+        self.is_short();
+        if let Some(real) = &self.real {
+            // Memory follows what waits.
+            assert!(real.held() <= 8 * real.cost() + Backlog::SLACK, "{} for {}", real.held(), real.cost());
+        }
     }
 
-    /// Memory follows what waits.
-    fn is_modest(&self) {
+    /// Few of the gone keep their places.
+    fn is_short(&self) {
         let Some(real) = &self.real else { return };
         for lane in [&real.normal, &real.high] {
             assert!(lane.items.len() <= 2 * lane.live + 16, "too many of the gone keep their places");
         }
-        assert!(real.held() <= 8 * real.cost() + Backlog::SLACK, "{} for {}", real.held(), real.cost());
     }
 
     fn check(&mut self) {
