@@ -133,6 +133,9 @@ impl Backlog {
     /// Gaps in `bytes` that are not worth closing.
     const GAPS: usize = 4 * 1024;
 
+    /// Memory that is not worth giving back before everything has left.
+    const SLACK: usize = 16 * 1024;
+
     /// Payload bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -165,7 +168,9 @@ impl Backlog {
 
     /// Lines a message up, or puts it in the place of the one with its key. In the other lane there is no
     /// such place: it goes to the end of its own.
-    pub(crate) fn push(&mut self, message: &Outgoing<'_>, terms: Terms) -> Pushed {
+    ///
+    /// `scratch` is memory to work with.
+    fn push(&mut self, message: &Outgoing<'_>, terms: Terms, scratch: &mut Vec<u8>) -> Pushed {
         let Terms { priority, expires, latest } = terms;
         self.next_expiry = [self.next_expiry, expires].into_iter().flatten().min();
         let kind = message.kind();
@@ -176,7 +181,7 @@ impl Backlog {
             pushed = Pushed::Replaced;
             let old = self.drop_payload(place, number);
             if place == priority {
-                let payload = self.overwrite(old, message);
+                let payload = self.overwrite(old, message, scratch);
                 let lane = self.lane_mut(priority);
                 lane.live += 1;
                 if let Some(item) = lane.at(number) {
@@ -186,7 +191,7 @@ impl Backlog {
             }
             self.names -= key.heap();
         }
-        let payload = self.store(message);
+        let payload = self.store(message, scratch);
         let lane = self.lane_mut(priority);
         let number = lane.first + lane.items.len() as u64;
         lane.items.push_back(Item { kind, payload, expires, latest: latest.clone() });
@@ -264,11 +269,19 @@ impl Backlog {
         (self.used, self.len, self.names, self.next_expiry) = (0, 0, 0, None);
     }
 
+    /// The payloads that wait, lane by lane.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
+        let items = self.high.items.iter().chain(&self.normal.items);
+        items.filter(|item| item.is_live()).map(|item| self.payload(item))
+    }
+
     /// Memory held, in bytes, besides shared frames.
     pub(crate) fn memory(&self) -> usize {
         let items = self.normal.items.capacity() + self.high.items.capacity();
         let place = size_of::<(LatestKey, (Priority, u64))>() + 1;
-        self.bytes.capacity() + items * size_of::<Item>() + self.places.capacity() * place + self.names
+        let heap = self.bytes.capacity() + items * size_of::<Item>() + self.places.capacity() * place;
+        size_of::<Backlog>() + heap + self.names
     }
 
     fn lane(&self, priority: Priority) -> &Lane {
@@ -286,7 +299,7 @@ impl Backlog {
     }
 
     /// Keeps a payload: a large one that is framed already with those that share it, any other as a copy.
-    fn store(&mut self, message: &Outgoing<'_>) -> Payload {
+    fn store(&mut self, message: &Outgoing<'_>, scratch: &mut Vec<u8>) -> Payload {
         let payload = message.payload();
         self.len += payload.len();
         match message {
@@ -294,7 +307,9 @@ impl Backlog {
                 Payload::Shared(prepared.queue(&self.shared))
             }
             _ => {
-                self.close_gaps();
+                if self.bytes.len() > 2 * self.used + Self::GAPS {
+                    self.close_gaps(scratch);
+                }
                 let (start, len) = (self.bytes.len(), payload.len());
                 self.bytes.extend_from_slice(payload);
                 self.used += len;
@@ -304,7 +319,7 @@ impl Backlog {
     }
 
     /// As `store`, in the place of a payload that is dropped if it fits there.
-    fn overwrite(&mut self, old: Payload, message: &Outgoing<'_>) -> Payload {
+    fn overwrite(&mut self, old: Payload, message: &Outgoing<'_>, scratch: &mut Vec<u8>) -> Payload {
         let payload = message.payload();
         match old {
             Payload::Copied { start, len } if payload.len() <= len && !message.is_shared() => {
@@ -313,7 +328,7 @@ impl Backlog {
                 (self.len, self.used) = (self.len + len, self.used + len);
                 Payload::Copied { start, len }
             }
-            _ => self.store(message),
+            _ => self.store(message, scratch),
         }
     }
 
@@ -343,23 +358,32 @@ impl Backlog {
         payload
     }
 
-    /// Moves the payloads together when more than half of `bytes` is gaps.
-    fn close_gaps(&mut self) {
-        if self.bytes.len() <= 2 * self.used + Self::GAPS {
-            return;
-        }
-        if self.used == 0 {
-            return self.bytes.clear();
-        }
-        let mut packed = Vec::with_capacity(2 * self.used);
+    /// Moves the payloads together, empty ones too: those past the end could not be found any more.
+    fn close_gaps(&mut self, scratch: &mut Vec<u8>) {
+        scratch.clear();
         for item in self.normal.items.iter_mut().chain(&mut self.high.items) {
             if let Payload::Copied { start, len } = &mut item.payload {
-                let moved = packed.len();
-                packed.extend_from_slice(&self.bytes[*start..*start + *len]);
+                let moved = scratch.len();
+                scratch.extend_from_slice(&self.bytes[*start..*start + *len]);
                 *start = moved;
             }
         }
-        self.bytes = packed;
+        self.bytes.clear();
+        self.bytes.extend_from_slice(scratch);
+    }
+
+    /// Gives back what a longer backlog needed, once it is much more than this one needs. Not while it grows:
+    /// memory that is used again begins with little in it.
+    fn trim(&mut self, scratch: &mut Vec<u8>) {
+        if self.memory() <= 8 * self.cost() + Self::SLACK {
+            return;
+        }
+        self.close_gaps(scratch);
+        self.bytes.shrink_to(2 * self.used);
+        for lane in [&mut self.normal, &mut self.high] {
+            lane.items.shrink_to(2 * lane.items.len());
+        }
+        self.places.shrink_to(2 * self.places.len());
     }
 
     /// Drops the places of those that are gone when they outnumber those that are not.
@@ -387,26 +411,69 @@ pub(crate) struct BacklogPool {
     // Boxed, as the clients hold them.
     #[expect(clippy::vec_box)]
     spare: Vec<Box<Backlog>>,
+    /// Memory of the spare ones, in bytes.
+    kept: usize,
     /// Memory that all those in use hold, in bytes, but for shared frames.
     held: usize,
-    /// Counts those, also for the outboxes.
+    /// Payloads pass through here when they are moved together.
+    scratch: Vec<u8>,
+    /// Counts shared frames, also for the outboxes.
     shared: SharedBytes,
 }
 
 impl BacklogPool {
-    /// Above this a spare one is freed, in bytes.
-    const MAX_HELD: usize = 16 * 1024;
-    const MAX_SPARE: usize = 1024;
+    /// Memory that all spare ones keep, and the most for one of them, in bytes.
+    const MAX_KEPT: usize = 4 * 1024 * 1024;
+    const MAX_EACH: usize = 256 * 1024;
 
     pub(crate) fn new(shared: SharedBytes) -> Self {
         BacklogPool { shared, ..BacklogPool::default() }
     }
 
-    pub(crate) fn take(&mut self) -> Box<Backlog> {
-        let new = || Box::new(Backlog { shared: self.shared.clone(), ..Backlog::default() });
-        let mut backlog = self.spare.pop().unwrap_or_else(new);
+    /// Lines a message up in a client's backlog, which is made if there is none.
+    pub(crate) fn push(
+        &mut self,
+        backlog: &mut Option<Box<Backlog>>,
+        message: &Outgoing<'_>,
+        terms: Terms,
+    ) -> Pushed {
+        let backlog = backlog.get_or_insert_with(|| {
+            let new = || Box::new(Backlog { shared: self.shared.clone(), ..Backlog::default() });
+            let spare = self.spare.pop().unwrap_or_else(new);
+            self.kept = self.kept.saturating_sub(spare.memory());
+            spare
+        });
+        let pushed = backlog.push(message, terms, &mut self.scratch);
+        self.count(backlog);
+        pushed
+    }
+
+    /// Takes a client's backlog back after some of it has left.
+    pub(crate) fn settle(&mut self, mut backlog: Box<Backlog>) -> Option<Box<Backlog>> {
+        if backlog.is_empty() {
+            self.give(backlog);
+            return None;
+        }
+        backlog.sweep();
+        backlog.trim(&mut self.scratch);
         self.count(&mut backlog);
-        backlog
+        Some(backlog)
+    }
+
+    /// The rest of a backlog is not wanted any more.
+    pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
+        self.held -= std::mem::take(&mut backlog.counted);
+        backlog.clear();
+        let held = backlog.memory();
+        if held <= Self::MAX_EACH && self.kept + held <= Self::MAX_KEPT {
+            self.kept += held;
+            self.spare.push(backlog);
+        }
+    }
+
+    /// Memory that all those in use hold, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.held
     }
 
     /// A backlog in use has changed.
@@ -415,17 +482,7 @@ impl BacklogPool {
         self.held = self.held + held - backlog.counted;
         backlog.counted = held;
     }
-
-    /// Memory that all those in use hold, in bytes.
-    pub(crate) fn held(&self) -> usize {
-        self.held
-    }
-
-    pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
-        self.held -= std::mem::take(&mut backlog.counted);
-        backlog.clear();
-        if backlog.memory() <= Self::MAX_HELD && self.spare.len() < Self::MAX_SPARE {
-            self.spare.push(backlog);
-        }
-    }
 }
+
+#[cfg(test)]
+mod tests;

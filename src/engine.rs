@@ -44,6 +44,7 @@ use crate::{
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
     proto::{handshake::Request, prepared::Encoder},
+    send_options::Priority,
     stats::Stats,
     tick::{Recycler, Tick},
     tick_data::TickData,
@@ -339,10 +340,11 @@ impl<S: Stream> Engine<S> {
         }
         loop {
             let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
-            self.fill(index, room, now);
+            // What is ahead of the data, and cannot be lined up all at once, stays ahead of it.
+            let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, .. } = self;
             let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, outbound) {
+            match client.outbox.write_to(&mut client.stream, ahead_only, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
                     client.deadlines.unstuck();
@@ -369,19 +371,17 @@ impl<S: Stream> Engine<S> {
         self.after_last_byte(index);
     }
 
-    /// Frames up to about `room` bytes of what waits in the client's backlog.
-    fn fill(&mut self, index: usize, room: usize, now: Instant) {
+    /// Frames up to about `room` bytes of what waits in the client's backlog. Gives whether messages of high
+    /// priority still wait there.
+    fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
         let Engine { clients, outbound, backlogs, stats, .. } = self;
         let client = &mut clients[index];
-        let Some((open, outbox)) = client.open_mut() else { return };
-        let Some(mut backlog) = open.backlog.take() else { return };
+        let Some((open, outbox)) = client.open_mut() else { return false };
+        let Some(mut backlog) = open.backlog.take() else { return false };
         stats.expired += open.connection.fill(&mut backlog, room, now, outbox, outbound);
-        if backlog.is_empty() {
-            backlogs.give(backlog);
-        } else {
-            backlogs.count(&mut backlog);
-            open.backlog = Some(backlog);
-        }
+        let ahead = backlog.waits(Priority::High);
+        open.backlog = backlogs.settle(backlog);
+        ahead
     }
 
     /// Nothing more can be written.

@@ -37,6 +37,9 @@ const AHEAD_MAX: usize = 4 * 1024;
 pub(crate) struct OutboxPool {
     tails: BufferPool,
     queues: Vec<VecDeque<Chunk>>,
+    // Boxed, as the outboxes hold them.
+    #[expect(clippy::vec_box)]
+    urgents: Vec<Box<Urgent>>,
     /// Memory of all outboxes in bytes, but for shared frames.
     held: usize,
     shared: SharedBytes,
@@ -44,11 +47,13 @@ pub(crate) struct OutboxPool {
 
 impl OutboxPool {
     const MAX_QUEUES: usize = 1024;
+    const MAX_URGENTS: usize = 256;
 
     pub(crate) fn new(max_bytes: usize) -> Self {
         OutboxPool {
             tails: BufferPool::new(max_bytes),
             queues: Vec::new(),
+            urgents: Vec::new(),
             held: 0,
             shared: SharedBytes::default(),
         }
@@ -74,6 +79,13 @@ impl OutboxPool {
         if let Chunk::Owned(mut buffer) = chunk {
             buffer.clear();
             self.tails.give(buffer);
+        }
+    }
+
+    fn give_urgent(&mut self, mut urgent: Box<Urgent>) {
+        urgent.clear();
+        if urgent.held() <= 2 * AHEAD_MAX && self.urgents.len() < Self::MAX_URGENTS {
+            self.urgents.push(urgent);
         }
     }
 }
@@ -156,6 +168,28 @@ impl Urgent {
         self.leaving.splice(at..at, self.pong.drain(..).chain(self.ping.drain(..)));
         self.control += count;
         count
+    }
+
+    /// Whether control frames may be lined up. Not behind others: there a newer one could not replace them.
+    fn takes_control(&self) -> bool {
+        self.left == 0 && self.control == 0
+    }
+
+    /// What is left of the frame that has begun to leave.
+    fn begun(&self) -> &[u8] {
+        let mut end = 0;
+        while end < self.left {
+            // `None` cannot happen: whole frames only.
+            end += frame::wire_len(&self.leaving[end..]).unwrap_or(self.leaving.len());
+        }
+        &self.leaving[self.left..end]
+    }
+
+    fn clear(&mut self) {
+        for bytes in [&mut self.leaving, &mut self.pong, &mut self.ping] {
+            bytes.clear();
+        }
+        (self.left, self.control) = (0, 0);
     }
 
     /// Frees what has left.
@@ -245,7 +279,7 @@ impl Outbox {
 
     /// Queues whole frames before all data that has not begun to leave. `write` appends them.
     pub(crate) fn push_ahead(&mut self, write: impl FnOnce(&mut Vec<u8>), pool: &mut OutboxPool) {
-        let urgent = self.urgent.get_or_insert_default();
+        let urgent = self.urgent(pool);
         urgent.forget_left();
         let before = urgent.leaving.len();
         write(&mut urgent.leaving);
@@ -274,7 +308,7 @@ impl Outbox {
             self.tail(pool).extend_from_slice(frame);
             return self.pushed(frame.len(), pool);
         }
-        let urgent = self.urgent.get_or_insert_default();
+        let urgent = self.urgent(pool);
         let slot = match kind {
             Control::Ping => &mut urgent.ping,
             Control::Pong => &mut urgent.pong,
@@ -285,9 +319,11 @@ impl Outbox {
     }
 
     /// The last frame comes next: control frames that wait leave before it, also if one is half gone.
-    pub(crate) fn seal(&mut self) {
+    pub(crate) fn seal(&mut self, pool: &mut OutboxPool) {
         if let Some(urgent) = &mut self.urgent {
+            urgent.forget_left();
             self.len += urgent.admit();
+            self.count_memory(pool);
         }
     }
 
@@ -295,18 +331,20 @@ impl Outbox {
     /// could not read the next.
     pub(crate) fn cut(&mut self, pool: &mut OutboxPool) {
         self.find_boundary();
+        let raw = self.raw.saturating_sub(self.written);
         // A buffer of its own, with room for a close frame: what the others have is to be freed.
         let mut rest = Vec::with_capacity(self.boundary - self.written + 128);
         rest.extend_from_slice(&self.first()[self.written..self.boundary]);
-        if let Some(urgent) = self.urgent.as_ref().filter(|urgent| urgent.left > 0) {
-            rest.extend_from_slice(&urgent.leaving[urgent.left..]);
+        if let Some(urgent) = &self.urgent {
+            // Of the two only one can be half gone.
+            rest.extend_from_slice(urgent.begun());
         }
-        let blocked = self.blocked;
         self.clear(pool);
-        self.blocked = blocked;
-        (self.boundary, self.raw) = (rest.len(), rest.len());
-        self.tail = rest;
-        self.pushed(self.boundary, pool);
+        if !rest.is_empty() {
+            (self.boundary, self.raw) = (rest.len(), raw);
+            self.tail = rest;
+            self.pushed(self.boundary, pool);
+        }
     }
 
     /// Whether anything waits, a control frame in the urgent lane included.
@@ -315,17 +353,27 @@ impl Outbox {
     }
 
     /// Writes until everything is gone or the kernel takes no more. A byte is offered again only if
-    /// the kernel did not take it.
-    pub(crate) fn write_to(&mut self, stream: &mut impl Write, pool: &mut OutboxPool) -> io::Result<Written> {
+    /// the kernel did not take it. `ahead_only`: data that has not begun to leave stays, as more is to go
+    /// before it.
+    pub(crate) fn write_to(
+        &mut self,
+        stream: &mut impl Write,
+        ahead_only: bool,
+        pool: &mut OutboxPool,
+    ) -> io::Result<Written> {
         let mut total = 0;
         loop {
-            self.admit_urgent();
+            self.admit_urgent(pool);
             if self.len == 0 {
                 self.blocked = false;
                 self.release(pool);
                 return Ok(Written::All(total));
             }
-            let (result, offered) = self.write_once(stream);
+            if ahead_only && self.urgent.is_none() {
+                self.blocked = false;
+                return Ok(Written::All(total));
+            }
+            let (result, offered) = self.write_once(stream, ahead_only);
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -357,14 +405,14 @@ impl Outbox {
     /// Frees everything, sent or not.
     pub(crate) fn clear(&mut self, pool: &mut OutboxPool) {
         self.len = 0;
-        self.urgent = None;
         self.release(pool);
     }
 
     /// Gives the memory back. The content must be gone or unwanted.
     fn release(&mut self, pool: &mut OutboxPool) {
         debug_assert_eq!(self.len, 0);
-        (self.chunks, self.urgent) = (0, None);
+        self.chunks = 0;
+        self.drop_urgent(pool);
         pool.give_chunk(Chunk::Owned(std::mem::take(&mut self.tail)));
         while let Some(chunk) = self.queue.pop_front() {
             pool.give_chunk(chunk);
@@ -393,6 +441,16 @@ impl Outbox {
         self.queue.push_back(chunk);
     }
 
+    fn urgent(&mut self, pool: &mut OutboxPool) -> &mut Urgent {
+        self.urgent.get_or_insert_with(|| pool.urgents.pop().unwrap_or_default())
+    }
+
+    fn drop_urgent(&mut self, pool: &mut OutboxPool) {
+        if let Some(urgent) = self.urgent.take() {
+            pool.give_urgent(urgent);
+        }
+    }
+
     /// Tells the pool how much memory this outbox holds now.
     fn count_memory(&mut self, pool: &mut OutboxPool) {
         let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
@@ -406,17 +464,18 @@ impl Outbox {
     }
 
     /// Lets the waiting control frames leave next, once those before them have left.
-    fn admit_urgent(&mut self) {
+    fn admit_urgent(&mut self, pool: &mut OutboxPool) {
         let Some(urgent) = &mut self.urgent else { return };
         urgent.forget_left();
-        if urgent.left == 0 {
+        if urgent.takes_control() {
             self.len += urgent.admit();
-            if urgent.leaving.is_empty() {
-                self.urgent = None;
-                return;
-            }
         }
-        self.find_boundary();
+        if urgent.leaving.is_empty() {
+            self.drop_urgent(pool);
+        } else {
+            self.find_boundary();
+        }
+        self.count_memory(pool);
     }
 
     /// Moves `boundary` to the first frame boundary at or after `written`.
@@ -429,7 +488,7 @@ impl Outbox {
     }
 
     /// One write of as much as fits: its result, and how many bytes it was offered.
-    fn write_once(&self, stream: &mut impl Write) -> (io::Result<usize>, usize) {
+    fn write_once(&self, stream: &mut impl Write, ahead_only: bool) -> (io::Result<usize>, usize) {
         if self.urgent.is_none() && self.queue.is_empty() {
             let bytes = &self.tail[self.written..];
             return (stream.write(bytes), bytes.len());
@@ -446,7 +505,7 @@ impl Outbox {
             }
         };
         let chunks = self.queue.iter().map(Chunk::bytes).chain([self.tail.as_slice()]);
-        for (position, bytes) in chunks.take(SLICES).enumerate() {
+        for (position, bytes) in chunks.take(if ahead_only { 1 } else { SLICES }).enumerate() {
             let mut parts: [&[u8]; 3] = [bytes, &[], &[]];
             if position == 0 {
                 parts = match &self.urgent {
@@ -454,7 +513,7 @@ impl Outbox {
                     Some(urgent) => [
                         &bytes[self.written..self.boundary],
                         &urgent.leaving[urgent.left..],
-                        &bytes[self.boundary..],
+                        if ahead_only { &[] } else { &bytes[self.boundary..] },
                     ],
                 };
             }

@@ -32,6 +32,9 @@ pub struct SendOptions {
     pub priority: Priority,
     /// With a key: takes the place of the client's message of the same key that has not begun to leave, as
     /// [`Server::send_latest`](crate::Server::send_latest) does.
+    ///
+    /// A key should keep to one priority: a value of high priority passes an older one of its key that is
+    /// on its way already.
     pub latest: Option<LatestKey>,
 }
 
@@ -120,5 +123,62 @@ impl From<&String> for LatestKey {
 impl From<String> for LatestKey {
     fn from(name: String) -> Self {
         LatestKey(Repr::Name(name.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_integer_is_one_key_whatever_its_type() {
+        let sevens: [LatestKey; 10] = [
+            7u8.into(),
+            7u16.into(),
+            7u32.into(),
+            7u64.into(),
+            7usize.into(),
+            7i8.into(),
+            7i16.into(),
+            7i32.into(),
+            7i64.into(),
+            7isize.into(),
+        ];
+        assert_eq!(HashSet::from(sevens).len(), 1);
+        let minus: [LatestKey; 5] =
+            [(-7i8).into(), (-7i16).into(), (-7i32).into(), (-7i64).into(), (-7isize).into()];
+        assert_eq!(HashSet::from(minus).len(), 1);
+        let others: [LatestKey; 8] = [
+            0.into(),
+            1.into(),
+            (-1).into(),
+            i64::MIN.into(),
+            i64::MAX.into(),
+            (i64::MIN as u64).into(),
+            u64::MAX.into(),
+            "0".into(),
+        ];
+        assert_eq!(HashSet::from(others).len(), 8);
+    }
+
+    #[test]
+    fn every_string_is_one_key_and_costs_its_length() {
+        let name = "a room".to_owned();
+        let keys: [LatestKey; 3] = ["a room".into(), (&name).into(), name.into()];
+        assert!(keys.iter().all(|key| key.heap() == 6));
+        assert_eq!(HashSet::from(keys).len(), 1);
+        let empty = LatestKey::from("");
+        assert_eq!((empty.heap(), LatestKey::from(u64::MAX).heap(), LatestKey::from(-1).heap()), (0, 0, 0));
+        assert_ne!(empty, LatestKey::from(0));
+        assert_ne!(LatestKey::from("a room"), LatestKey::from("A room"));
+    }
+
+    #[test]
+    fn the_default_is_what_send_does() {
+        let SendOptions { expires_in, priority, latest } = SendOptions::default();
+        assert_eq!((expires_in, priority, latest), (None, Priority::Normal, None));
+        assert!(Priority::Normal < Priority::High);
     }
 }

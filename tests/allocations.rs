@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tickws::{Event, Limit, Server, ServerBuilder};
+use tickws::{Event, Limit, Prepared, Priority, SendOptions, Server, ServerBuilder};
 
 struct Counting;
 
@@ -196,6 +196,42 @@ fn the_steady_state_allocates_nothing() {
     let casts = bench.steady(20, |bench| bench.round(&shared, usize::MAX, 4, 50_004, broadcast));
     assert!(casts <= 2 * 20, "{casts} allocations for 20 large broadcasts to 4 clients");
 
+    // A tick of values for many keys, to clients that read, each flush a write.
+    let values: Vec<Vec<u8>> = (0..200).map(|key| vec![key; 20 + usize::from(key)]).collect();
+    let framed = |payload: usize| payload + if payload < 126 { 2 } else { 4 };
+    let expected: usize = values.iter().map(|value| framed(value.len())).sum();
+    let send_values = |server: &mut Server, event: Event<'_>| {
+        if let Event::Message { client, .. } = event {
+            for (key, value) in values.iter().enumerate() {
+                server.send_latest(client, key, b"an older value").unwrap();
+                server.send_latest(client, key, value).unwrap();
+            }
+        }
+    };
+    let latest = bench.steady(50, |bench| bench.round(&small, usize::MAX, 1, expected, send_values));
+    assert_eq!(latest, 0, "latest values");
+
+    // In every other way: expiring, of high priority, framed before, and large and shared.
+    let prepared = [Prepared::new(&[7; 100]), Prepared::new(&[7; 5_000])];
+    let urgent = SendOptions {
+        priority: Priority::High,
+        expires_in: Some(Duration::from_secs(60)),
+        ..SendOptions::default()
+    };
+    let expected = 2 * 102 + 2 * 5_004 + 22 + 22;
+    let send_all = |server: &mut Server, event: Event<'_>| {
+        if let Event::Message { client, .. } = event {
+            for prepared in &prepared {
+                server.send(client, prepared).unwrap();
+                server.send_latest(client, prepared.len(), prepared).unwrap();
+            }
+            server.send_with(client, &[7; 20], urgent.clone()).unwrap();
+            server.send_with(client, &[7; 20], urgent.clone()).unwrap();
+        }
+    };
+    let ways = bench.steady(50, |bench| bench.round(&small, usize::MAX, 1, expected, send_all));
+    assert_eq!(ways, 0, "prepared messages, latest, expiring, of high priority");
+
     bench.server.set_interval(Duration::from_millis(1));
     let timers = bench.steady(100, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
     assert_eq!(timers, 0, "timers");
@@ -210,4 +246,29 @@ fn limits_allocate_nothing_either() {
     let echoes = bench.steady(150, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
     assert!(bench.server.stats().throttled > 10, "{}", bench.server.stats());
     assert_eq!(echoes, 0, "echo to a client that is paused again and again");
+}
+
+#[test]
+fn values_for_a_client_that_does_not_read_allocate_nothing() {
+    let mut bench = Bench::new(1);
+    let client = bench.server.clients().next().unwrap();
+    while bench.server.buffered(client) < 100_000 {
+        bench.server.send(client, &[7; 16 * 1024]).unwrap();
+        bench.server.flush();
+    }
+    let value = [7; 300];
+    let mut tick = 0;
+    let blocked = bench.steady(200, |bench| {
+        tick += 1;
+        let before = ALLOCATIONS.get();
+        for key in 0..200 {
+            // Of every size, so that few fit where the older one stood.
+            let len = (key * 7 + tick * 31) % value.len();
+            bench.server.send_latest(client, key, &value[..len]).unwrap();
+        }
+        drop(bench.server.poll_once().unwrap());
+        bench.allocations += ALLOCATIONS.get() - before;
+    });
+    assert_eq!(blocked, 0, "values that are replaced");
+    assert!(bench.server.stats().replaced >= 399 * 200);
 }

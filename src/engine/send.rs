@@ -260,56 +260,55 @@ impl Desk<'_> {
         message: &Outgoing<'_>,
         terms: Terms,
     ) -> Result<(), Misfit> {
-        let waits =
-            |open: &Open| open.backlog.as_ref().is_some_and(|backlog| backlog.waits(Priority::Normal));
-        if terms.is_plain() && !waits(open) {
-            let len = open.connection.frame_len(message.payload().len());
-            self.check(open, outbox, len, None)?;
-            match message {
-                Outgoing::Message(message) => {
-                    open.connection.send(message.kind(), message.as_bytes(), outbox, self.outbound);
-                }
-                Outgoing::Prepared(prepared) => {
-                    open.connection.send_prepared(prepared, outbox, self.outbound);
+        let straight = self.check(open, outbox, message, &terms)?;
+        match message {
+            Outgoing::Message(message) if straight => {
+                open.connection.send(message.kind(), message.as_bytes(), outbox, self.outbound);
+            }
+            Outgoing::Prepared(prepared) if straight => {
+                open.connection.send_prepared(prepared, outbox, self.outbound);
+            }
+            _ => {
+                if self.backlogs.push(&mut open.backlog, message, terms) == Pushed::Replaced {
+                    self.stats.replaced += 1;
                 }
             }
-        } else {
-            let name = terms.latest.as_ref().map_or(0, LatestKey::heap);
-            let len = message.payload().len() + name + Backlog::OVERHEAD;
-            self.check(open, outbox, len, terms.latest.as_ref())?;
-            let backlog = open.backlog.get_or_insert_with(|| self.backlogs.take());
-            if backlog.push(message, terms) == Pushed::Replaced {
-                self.stats.replaced += 1;
-            }
-            self.backlogs.count(backlog);
         }
         self.stats.messages_out += 1;
         Ok(())
     }
 
-    /// Whether `len` more bytes fit in place of the message with that key; what has expired makes room.
+    /// Whether a message fits, and goes straight to the outbox; what has expired makes room.
     fn check(
         &mut self,
         open: &mut Open,
         outbox: &Outbox,
-        len: usize,
-        latest: Option<&LatestKey>,
-    ) -> Result<(), Misfit> {
-        if len > self.max_buffered {
-            return Err(Misfit::TooLarge { len });
+        message: &Outgoing<'_>,
+        terms: &Terms,
+    ) -> Result<bool, Misfit> {
+        let max = self.max_buffered;
+        let payload = message.payload().len();
+        let framed = open.connection.frame_len(payload);
+        let waiting = payload + terms.latest.as_ref().map_or(0, LatestKey::heap) + Backlog::OVERHEAD;
+        // What only stands behind others may go straight to the outbox once they have left.
+        let least = if terms.is_plain() { framed } else { waiting };
+        if least > max {
+            return Err(Misfit::TooLarge { len: least });
         }
-        let room = self.max_buffered.saturating_sub(outbox.frames_len());
-        let Some(backlog) = &mut open.backlog else {
-            return if len > room { Err(Misfit::Full) } else { Ok(()) };
+        let room = max.saturating_sub(outbox.frames_len());
+        let place = |backlog: Option<&mut Backlog>| {
+            let Some(backlog) = backlog else { return (terms.is_plain(), least <= room) };
+            let straight = terms.is_plain() && !backlog.waits(Priority::Normal);
+            let freed = terms.latest.as_ref().map_or(0, |key| backlog.cost_of(key));
+            let len = if straight { framed } else { waiting };
+            (straight, backlog.cost() - freed + len <= room)
         };
-        let fits = |backlog: &mut Backlog| {
-            let freed = latest.map_or(0, |key| backlog.cost_of(key));
-            backlog.cost() - freed + len <= room
-        };
-        if fits(backlog) {
-            return Ok(());
+        let (mut straight, mut fits) = place(open.backlog.as_deref_mut());
+        if !fits && let Some(backlog) = &mut open.backlog {
+            self.stats.expired += backlog.expire(self.now);
+            self.backlogs.count(backlog);
+            (straight, fits) = place(Some(backlog));
         }
-        self.stats.expired += backlog.expire(self.now);
-        if fits(backlog) { Ok(()) } else { Err(Misfit::Full) }
+        if fits { Ok(straight) } else { Err(Misfit::Full) }
     }
 }

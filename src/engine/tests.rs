@@ -7,7 +7,10 @@ mod ceiling;
 mod deadlines;
 mod ends;
 mod invariants;
+mod lanes;
 mod limits;
+mod outbound;
+mod receiver;
 mod simulation;
 
 use std::time::Duration;

@@ -221,15 +221,11 @@ impl Connection {
         while (room == usize::MAX || outbox.takes_ahead())
             && let Some(item) = backlog.next(Priority::High, now, &mut expired)
         {
-            if outbox.is_empty() {
-                self.send(item.kind, backlog.payload(&item), outbox, pool);
-            } else {
-                let mask = self.mask();
-                let write = |out: &mut Vec<u8>| {
-                    frame::write_frame(out, opcode(item.kind), backlog.payload(&item), mask);
-                };
-                outbox.push_ahead(write, pool);
-            }
+            let mask = self.mask();
+            let write = |out: &mut Vec<u8>| {
+                frame::write_frame(out, opcode(item.kind), backlog.payload(&item), mask);
+            };
+            outbox.push_ahead(write, pool);
         }
         while outbox.len() < room
             && !backlog.waits(Priority::High)
@@ -260,7 +256,7 @@ impl Connection {
         if let Some((code, reason)) = body {
             close::write_body(code, reason, &mut bytes);
         }
-        outbox.seal();
+        outbox.seal(pool);
         let mask = self.mask();
         let tail = outbox.tail(pool);
         let before = tail.len();

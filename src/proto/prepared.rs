@@ -48,7 +48,7 @@ struct Frame {
 
 impl Prepared {
     /// A frame of at least this many bytes is shared by the outboxes it waits in.
-    const SHARE_FROM: usize = 1024;
+    pub(crate) const SHARE_FROM: usize = 1024;
 
     /// Frames a message (RFC 6455 §5.2), unfragmented, as a server sends it.
     pub fn new<'m>(message: impl Into<Message<'m>>) -> Prepared {
@@ -207,7 +207,7 @@ impl Outgoing<'_> {
     }
 
     /// Framed, now if it was not.
-    #[expect(dead_code)]
+    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn prepare(self) -> Prepared {
         match self {
             Outgoing::Message(message) => Prepared::new(message),

@@ -67,6 +67,8 @@ impl Host {
             assert!(resume_at.is_none_or(|at| armed <= Some(at) && armed.is_some()), "no alarm: {}", state());
             assert!(wanted.is_none_or(|at| armed.is_some_and(|armed| armed <= at)), "no alarm: {}", state());
             timers += usize::from(armed.is_some());
+            let backlog = client.open().and_then(|open| open.backlog.as_ref());
+            assert!(backlog.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
             if !client.outbox.has_work() {
                 assert_eq!(client.outbox.capacity(), 0, "{}", state());
             }
@@ -91,6 +93,7 @@ impl Host {
         assert_eq!((engine.rooms.room_count(), engine.users.room_count()), (0, 0));
         assert_eq!((engine.total_buffered(), engine.outbound.shared().get()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
+        assert_eq!((engine.outbound.held(), engine.backlogs.held()), (0, 0));
     }
 }
 

@@ -169,7 +169,7 @@ impl Endpoint {
     pub(super) fn flush(&mut self, room: usize) {
         self.outbox.unblock();
         let mut kernel = Kernel { taken: &mut self.written, room };
-        self.outbox.write_to(&mut kernel, &mut self.outbound).expect("this kernel never fails");
+        self.outbox.write_to(&mut kernel, false, &mut self.outbound).expect("this kernel never fails");
     }
 
     /// Queues a message of ours.

@@ -1,0 +1,416 @@
+//! A server that sends in every way there is to clients that read as they like, and some that leave: what
+//! arrives is a legal stream that keeps every promise of `SendOptions`.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::{
+    receiver::{Receiver, frame_len, numbered},
+    simulation::run,
+    *,
+};
+use crate::{
+    CloseCode, LatestKey, Message, Outgoing, Overflow, Priority, SendError, SendOptions, backlog::Terms,
+    engine::Whom, proto::prepared::Prepared, test_rng::Rng,
+};
+
+const SEEDS: u64 = 150;
+
+#[test]
+fn in_calm_weather_every_promise_is_kept_and_every_last_value_arrives() {
+    run(0, SEEDS, "in_calm_weather_every", |seed| World::new(seed).run());
+}
+
+#[test]
+fn in_foul_weather_no_value_is_stale_doubled_or_torn() {
+    run(1, SEEDS, "in_foul_weather_no_value", |seed| World::new(seed).run());
+}
+
+struct World {
+    host: Host,
+    rng: Rng,
+    receivers: Vec<Receiver>,
+    calm: bool,
+    max_buffered: usize,
+    /// Nobody pings in some worlds: there the cap is exact.
+    pings: bool,
+    number: u32,
+    queued: u64,
+    dropped: u64,
+    /// Of those that are gone: replaced and expired ones cannot all be told from lost ones.
+    transcript: DefaultHasher,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let calm = seed.is_multiple_of(2);
+        let config = Config {
+            max_buffered: rng.pick(&[3_000, 20_000, 1 << 20]),
+            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest, Overflow::DropNewest]),
+            ping_interval: None,
+            silence_timeout: None,
+            // A slow reader is no dead one.
+            write_timeout: if calm { 600 * SEC } else { 10 * SEC },
+            close_timeout: if calm { 600 * SEC } else { 10 * SEC },
+            ..Config::default()
+        };
+        let max_buffered = config.max_buffered;
+        let host = Host::with_chaos(config, Some(Rng::new(rng.next())));
+        World {
+            host,
+            calm,
+            max_buffered,
+            pings: rng.one_in(2),
+            rng,
+            receivers: Vec::new(),
+            number: 0,
+            queued: 0,
+            dropped: 0,
+            transcript: DefaultHasher::new(),
+        }
+    }
+
+    fn run(mut self) -> u64 {
+        for _ in 0..2 + self.rng.below(4) {
+            self.connect();
+        }
+        let busy = self.rng.pick(&[2, 8, 30]);
+        for _ in 0..120 + self.rng.below(80) {
+            for _ in 0..self.rng.below(busy) {
+                self.application_acts();
+                self.check_caps();
+            }
+            for _ in 0..self.rng.below(3) {
+                self.receiver_acts();
+            }
+            self.step();
+            let pause = match self.rng.below(100) {
+                0 if !self.calm => 4 * SEC,
+                0..60 => MS * self.rng.below(17) as u32,
+                _ => Duration::ZERO,
+            };
+            self.host.advance(pause);
+        }
+        self.settle();
+        self.finish();
+        self.transcript.finish()
+    }
+
+    fn connect(&mut self) {
+        let mut peer = self.host.connect();
+        let sizes = [200, 1_000, 10_000, 256 * 1024];
+        peer.windows(1_000, self.rng.pick(&sizes));
+        peer.handshake();
+        for _ in 0..10_000 {
+            let tick = self.host.poll();
+            drop(tick);
+            assert_eq!(peer.frames(), []);
+            if peer.status().is_some() {
+                let id = self.host.engine.clients().find(|id| {
+                    self.host.engine.remote_addr(*id).is_some_and(|addr| addr.port() == peer.port)
+                });
+                self.receivers.push(Receiver::new(peer, id.expect("it is open")));
+                return;
+            }
+        }
+        panic!("no handshake");
+    }
+
+    /// One poll; then the receivers listen.
+    fn step(&mut self) {
+        let now = self.host.now;
+        self.receivers.iter_mut().for_each(|receiver| receiver.before_flush(now));
+        let tick = self.host.poll();
+        self.host.check();
+        self.note_closing();
+        for event in &tick {
+            match event {
+                Event::Close { client, reason } => {
+                    let who =
+                        self.receivers.iter().position(|receiver| receiver.id == client).expect("known");
+                    // Before the next flush those that asked still get their answer.
+                    if self.rng.one_in(2) {
+                        self.say(who);
+                    }
+                    let receiver = &mut self.receivers[who];
+                    assert_eq!(receiver.reason.replace(reason.clone()), None, "closed twice");
+                    ("close", client, reason.to_string()).hash(&mut self.transcript);
+                }
+                Event::Drained { client } => ("drained", client).hash(&mut self.transcript),
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(tick);
+        for receiver in &mut self.receivers {
+            receiver.after_poll(&self.host);
+            let most = self.rng.pick(&[1, 50, 400, 10_000, usize::MAX]);
+            let frames = receiver.listen(most);
+            frames.hash(&mut self.transcript);
+        }
+        self.note_closing();
+        let stats = self.host.engine.stats();
+        assert_eq!((stats.messages_out, stats.dropped), (self.queued, self.dropped));
+        let replaced: u64 = self.receivers.iter().map(|receiver| receiver.tally().0).sum();
+        assert_eq!(stats.replaced, replaced);
+    }
+
+    fn check_caps(&mut self) {
+        let slack = if self.pings { self.max_buffered / 2 + 300 } else { 127 };
+        for (_, client) in &self.host.engine.clients {
+            let backlog = client.open().and_then(|open| open.backlog.as_ref());
+            let held = client.outbox.frames_len() + backlog.map_or(0, |backlog| backlog.cost());
+            assert!(held <= self.max_buffered + slack, "{held} of {}", self.max_buffered);
+        }
+    }
+
+    fn receiver_acts(&mut self) {
+        let (who, calm) = (self.rng.below(self.receivers.len()), self.calm);
+        let receiver = &mut self.receivers[who];
+        if receiver.ended {
+            return;
+        }
+        match self.rng.below(400) {
+            0..100 => receiver.reads = !receiver.reads,
+            100..200 if self.pings => receiver.ping(),
+            200 => {
+                receiver.peer.close(1000);
+                receiver.ended = true;
+            }
+            // It goes on reading.
+            201 => {
+                receiver.peer.fin();
+                receiver.ended = true;
+            }
+            202 if !calm => {
+                receiver.peer.reset(self.rng.one_in(2));
+                (receiver.ended, receiver.deaf) = (true, true);
+            }
+            203 if !calm => {
+                receiver.peer.hang_up();
+                (receiver.ended, receiver.deaf) = (true, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn application_acts(&mut self) {
+        let who = self.rng.below(self.receivers.len());
+        let (id, now) = (self.receivers[who].id, self.host.now);
+        let engine = &mut self.host.engine;
+        match self.rng.below(300) {
+            0..40 => self.broadcast(),
+            40..50 if self.pings => _ = engine.ping(id, now),
+            50 => _ = engine.close(id, CloseCode::from(4000), "enough", now),
+            51 if !self.calm => {
+                self.receivers[who].disconnected |= engine.disconnect(id).is_ok();
+            }
+            52 => _ = engine.set_overflow(id, self.rng.pick(&[Overflow::DropNewest, Overflow::Disconnect])),
+            53..55 => engine.flush(now),
+            _ => self.say(who),
+        }
+        self.note_closing();
+    }
+
+    /// A message, numbered, of any size.
+    fn message(&mut self) -> (u32, bool, Vec<u8>) {
+        self.number += 1;
+        let is_text = self.rng.one_in(2);
+        let len = match self.rng.below(40) {
+            0 => self.rng.below(20_000),
+            1 => self.max_buffered - self.rng.below(100),
+            2..5 => 1_010 + self.rng.below(20),
+            5..10 => self.rng.below(1_500),
+            _ => self.rng.below(60),
+        };
+        (self.number, is_text, numbered(self.number, is_text, len.min(30_000)))
+    }
+
+    fn key(&mut self) -> LatestKey {
+        match self.rng.below(8) {
+            number @ 0..5 => number.into(),
+            number => ["a", "the long name of a value", ""][number - 5].into(),
+        }
+    }
+
+    fn outgoing<'m>(&mut self, is_text: bool, payload: &'m [u8]) -> Outgoing<'m> {
+        let message = match is_text {
+            true => Message::Text(std::str::from_utf8(payload).unwrap()),
+            false => Message::Binary(payload),
+        };
+        if self.rng.one_in(4) { Prepared::new(message).into() } else { message.into() }
+    }
+
+    /// One message to one client, sent in one of the ways.
+    fn say(&mut self, who: usize) {
+        let (number, is_text, payload) = self.message();
+        let id = self.receivers[who].id;
+        let now = self.host.now;
+        let mut options = SendOptions::default();
+        match self.rng.below(10) {
+            0..4 => {}
+            4..6 => options.latest = Some(self.key()),
+            _ => {
+                options.priority = self.rng.pick(&[Priority::Normal, Priority::High]);
+                options.expires_in = self
+                    .rng
+                    .pick(&[None, None, Some(0), Some(5), Some(60), Some(3_000)])
+                    .map(|ms: u64| MS * ms as u32);
+                options.latest = self.rng.one_in(2).then(|| self.key());
+            }
+        }
+        let SendOptions { expires_in, priority, latest } = options.clone();
+        let terms = Terms { priority, expires: expires_in.map(|wait| now + wait), latest };
+        let receiver = &self.receivers[who];
+        let older = receiver.replaces(&self.host, payload.len(), &terms, self.max_buffered);
+        let flushed = self.host.engine.now;
+        let room = |expired| receiver.fits(&self.host, payload.len(), &terms, self.max_buffered, expired);
+        let fits = room(None) || room(Some(flushed));
+
+        let message = self.outgoing(is_text, &payload);
+        let engine = &mut self.host.engine;
+        let result = match &options {
+            options if terms.is_plain() && self.rng.one_in(2) => {
+                assert_eq!(*options, SendOptions::default());
+                engine.send(id, message)
+            }
+            SendOptions { latest: Some(key), expires_in: None, priority: Priority::Normal }
+                if self.rng.one_in(2) =>
+            {
+                engine.send_latest(id, key.clone(), message)
+            }
+            _ => engine.send_with(id, message, options, now),
+        };
+        let receiver = &mut self.receivers[who];
+        match result {
+            Ok(()) => {
+                assert!(fits, "{} bytes have no room", payload.len());
+                self.queued += 1;
+                receiver.queued(number, is_text, &payload, &terms, older);
+            }
+            Err(SendError::TooLarge { len, max }) => {
+                let cost = Receiver::cost(payload.len(), terms.latest.as_ref());
+                assert_eq!(len, if terms.is_plain() { frame_len(payload.len()) } else { cost });
+                assert!(len > max && max == self.max_buffered);
+            }
+            Err(SendError::Dropped(_)) => {
+                assert!(!fits, "{} bytes fit", payload.len());
+                self.dropped += 1;
+            }
+            Err(SendError::Overflow(_)) => {
+                assert!(!fits, "{} bytes fit", payload.len());
+                receiver.closing = true;
+            }
+            // Its end was reported in this tick, and what is queued is all that it gets.
+            Err(SendError::Closing(_)) => assert!(receiver.closing || !fits),
+            Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
+        }
+    }
+
+    /// One message to all, perhaps the latest of its key.
+    fn broadcast(&mut self) {
+        let (number, is_text, payload) = self.message();
+        let latest = self.rng.one_in(3).then(|| self.key());
+        let terms = Terms { latest: latest.clone(), ..Terms::default() };
+        let before: Vec<(usize, bool)> = self
+            .receivers
+            .iter()
+            .map(|receiver| {
+                let len = self.host.engine.get(receiver.id).map_or(0, |client| client.outbox.len());
+                (len, receiver.replaces(&self.host, payload.len(), &terms, self.max_buffered))
+            })
+            .collect();
+        let message = self.outgoing(is_text, &payload);
+        let delivery = self.host.engine.deliver(Whom::Everyone, message, latest, None);
+        let mut queued = 0;
+        for (receiver, (len, older)) in self.receivers.iter_mut().zip(before) {
+            let Some(client) = self.host.engine.get(receiver.id) else { continue };
+            let Some(open) = client.open().filter(|open| open.farewell.is_none()) else { continue };
+            let straight = client.outbox.len() == len + frame_len(payload.len());
+            let waits =
+                open.backlog.as_ref().is_some_and(|backlog| backlog.waiting().any(|other| other == payload));
+            if straight || waits {
+                receiver.queued(number, is_text, &payload, &terms, older);
+                queued += 1;
+            }
+        }
+        assert_eq!(delivery.queued, queued, "{delivery:?}");
+        self.queued += queued as u64;
+        self.dropped += delivery.dropped as u64;
+    }
+
+    fn note_closing(&mut self) {
+        for receiver in &mut self.receivers {
+            let client = self.host.engine.get(receiver.id);
+            let open = client.and_then(|client| client.open());
+            receiver.closing |= open.is_none_or(|open| !open.connection.close_state().may_send_data());
+        }
+    }
+
+    /// Everyone reads all that comes, and nothing new is said.
+    fn settle(&mut self) {
+        self.receivers.iter_mut().for_each(|receiver| receiver.reads = true);
+        self.until("at rest", |world| {
+            world.host.is_quiet() && world.receivers.iter().all(|r| r.deaf || r.peer.unread() == 0)
+        });
+        let mut gone = false;
+        let mut expired = 0;
+        for receiver in &self.receivers {
+            expired += receiver.tally().1;
+            gone |= receiver.reason.is_some();
+            if receiver.reason.is_none() && !receiver.ended {
+                receiver.check_complete();
+                let client = self.host.engine.get(receiver.id).expect("it is open");
+                assert!(!client.backed_up && client.open().unwrap().backlog.is_none());
+                assert_eq!(self.host.engine.buffered(receiver.id), 0);
+            }
+        }
+        let stats = self.host.engine.stats();
+        assert!(if gone { stats.expired <= expired } else { stats.expired == expired }, "{stats} {expired}");
+        if self.receivers.iter().all(|receiver| receiver.reason.is_none()) {
+            assert_eq!((self.host.engine.outbound.held(), self.host.engine.backlogs.held()), (0, 0));
+        }
+    }
+
+    /// All leave, with something on the way to them.
+    fn finish(&mut self) {
+        for _ in 0..20 {
+            self.application_acts();
+        }
+        if self.rng.one_in(2) {
+            self.host.engine.shutdown(CloseCode::Away, 600 * SEC, self.host.now);
+        } else {
+            for receiver in self.receivers.iter_mut().filter(|receiver| !receiver.ended) {
+                receiver.peer.fin();
+                receiver.ended = true;
+            }
+        }
+        self.note_closing();
+        self.until("gone", |world| {
+            world.host.advance(if world.calm { MS } else { 100 * MS });
+            world.host.engine.connection_count() == 0
+        });
+        self.step();
+        self.host.check_empty();
+        for receiver in &mut self.receivers {
+            receiver.listen(usize::MAX);
+            let reason = receiver.reason.clone().expect("closed");
+            let orderly = !matches!(reason, CloseReason::Io(_) | CloseReason::Timeout(_));
+            if orderly && self.calm && !receiver.deaf && !receiver.disconnected {
+                receiver.check_complete();
+                assert!(
+                    receiver.heard_close || reason == CloseReason::Eof || reason.code() == CloseCode::Normal
+                );
+            }
+        }
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
+        for _ in 0..100_000 {
+            self.step();
+            if done(self) {
+                return;
+            }
+        }
+        panic!("never {what}: {:?}", self.host);
+    }
+}

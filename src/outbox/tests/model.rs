@@ -1,0 +1,378 @@
+//! What an outbox holds, without any thought of speed, and a kernel that checks it.
+
+use super::*;
+use crate::test_rng::Rng;
+
+/// A frame of the server side with a number in its payload.
+pub(super) fn numbered(first: u8, number: u32, len: usize) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(len.max(4), number as u8);
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..126 => bytes.push(len as u8),
+        len @ 126..65536 => {
+            bytes.push(126);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+/// The frames in `bytes`, which must be whole: opcode, number, length.
+pub(super) fn frames(mut bytes: &[u8]) -> Vec<(u8, u32, usize)> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        let (head, len) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => (10, u64::from_be_bytes(bytes[2..10].try_into().unwrap()) as usize),
+            len => (2, usize::from(len)),
+        };
+        let payload = &bytes[head..head + len];
+        let number = u32::from_be_bytes(payload[..4].try_into().unwrap());
+        assert!(payload[4..] == vec![number as u8; len - 4], "frame {number} is damaged");
+        frames.push((bytes[0], number, head + len));
+        bytes = &bytes[head + len..];
+    }
+    frames
+}
+
+pub(super) const DATA: u8 = 0x82;
+pub(super) const PING: u8 = 0x89;
+pub(super) const PONG: u8 = 0x8a;
+/// Data of high priority.
+pub(super) const HIGH: u8 = 0x81;
+
+/// What an outbox holds, without any thought of speed.
+#[derive(Default)]
+pub(super) struct Model {
+    /// Whole frames in their order; of the first, `begun` bytes are gone.
+    pub(super) queue: VecDeque<Vec<u8>>,
+    begun: usize,
+    /// No frame may come before the first: it is raw HTTP, or the rest of a frame.
+    pub(super) raw: bool,
+    /// What of the first is no frame of the application's.
+    pub(super) http: bool,
+    /// Frames that leave at the next frame boundary, and how many of their bytes are gone. Control frames
+    /// are first, or come at the very end.
+    pub(super) leaving: Vec<Vec<u8>>,
+    left: usize,
+    pub(super) pong: Vec<u8>,
+    pub(super) ping: Vec<u8>,
+}
+
+impl Model {
+    pub(super) fn admit(&mut self) {
+        let waits = self.leaving.first().is_some_and(|frame| is_control(frame));
+        if self.left == 0 && !waits {
+            self.admit_at(0);
+        }
+    }
+
+    fn admit_at(&mut self, at: usize) {
+        let frames = [&mut self.pong, &mut self.ping].map(std::mem::take);
+        self.leaving.splice(at..at, frames.into_iter().filter(|frame| !frame.is_empty()));
+    }
+
+    pub(super) fn seal(&mut self) {
+        let controls = self.leaving.iter().take_while(|frame| is_control(frame)).count();
+        self.admit_at(if self.left == 0 { controls } else { self.leaving.len() });
+    }
+
+    pub(super) fn takes_ahead(&self) -> bool {
+        let len = self.leaving.concat().len();
+        len == 0 || (self.left == 0 && len < AHEAD_MAX)
+    }
+
+    /// Drops what has not begun, and gives the first bytes of those frames and the numbers in them.
+    pub(super) fn cut(&mut self) -> Vec<(u8, u32)> {
+        let keep = usize::from(self.goes_on());
+        let mut dropped: Vec<Vec<u8>> = self.queue.drain(keep..).collect();
+        if let Some(first) = self.queue.front_mut() {
+            first.drain(..self.begun);
+        }
+        let mut at = 0;
+        for frame in self.leaving.drain(..) {
+            let end = at + frame.len();
+            if at < self.left && self.left < end {
+                assert!(self.queue.is_empty(), "two are half gone");
+                self.queue.push_back(frame[self.left - at..].to_vec());
+            } else if at >= self.left {
+                dropped.push(frame);
+            }
+            at = end;
+        }
+        dropped.extend([&mut self.pong, &mut self.ping].map(std::mem::take));
+        dropped.retain(|frame| !frame.is_empty());
+        (self.begun, self.left) = (0, 0);
+        self.raw = !self.queue.is_empty();
+        dropped.iter().map(|frame| frames(frame)[0]).map(|(first, number, _)| (first, number)).collect()
+    }
+
+    /// Everything that is to leave, in its order; `ahead_only`: no data but the rest of what has begun.
+    fn stream(&self, ahead_only: bool) -> Vec<u8> {
+        let ahead = self.leaving.concat().split_off(self.left);
+        let Some(first) = self.queue.front() else { return ahead };
+        let mut stream = Vec::with_capacity(self.len());
+        let goes_on = self.goes_on();
+        if goes_on {
+            stream.extend_from_slice(&first[self.begun..]);
+        }
+        stream.extend_from_slice(&ahead);
+        let others = self.queue.iter().skip(usize::from(goes_on));
+        others.filter(|_| !ahead_only).for_each(|frame| stream.extend_from_slice(frame));
+        stream
+    }
+
+    pub(super) fn take(&mut self, mut count: usize) {
+        while count > 0 {
+            if !self.goes_on() && !self.leaving.is_empty() {
+                let len = self.leaving.concat().len();
+                let taken = count.min(len - self.left);
+                self.left += taken;
+                count -= taken;
+                if self.left == len {
+                    self.leaving.clear();
+                    self.left = 0;
+                }
+                continue;
+            }
+            let rest = self.queue[0].len() - self.begun;
+            let taken = count.min(rest);
+            count -= taken;
+            self.begun += taken;
+            if taken == rest {
+                self.queue.pop_front();
+                (self.begun, self.raw, self.http) = (0, false, false);
+            }
+        }
+    }
+
+    /// Whether nothing may come before the rest of the first piece.
+    fn goes_on(&self) -> bool {
+        self.begun > 0 || self.raw
+    }
+
+    pub(super) fn len(&self) -> usize {
+        let ahead = self.leaving.iter().map(Vec::len).sum::<usize>() - self.left;
+        self.queue.iter().map(Vec::len).sum::<usize>() - self.begun + ahead
+    }
+
+    pub(super) fn frames_len(&self) -> usize {
+        let http = self.queue.front().filter(|_| self.http).map_or(0, |http| http.len() - self.begun);
+        self.len() - http
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.len() == 0 && self.pong.is_empty() && self.ping.is_empty()
+    }
+}
+
+fn is_control(frame: &[u8]) -> bool {
+    frame[0] & 0x08 != 0
+}
+
+/// A kernel that checks everything it is offered against the model and takes what it likes.
+struct Kernel<'a> {
+    model: &'a mut Model,
+    rng: &'a mut Rng,
+    taken: &'a mut Vec<u8>,
+    /// What it may be offered.
+    ahead_only: bool,
+    /// Takes all; otherwise any part, nothing, or fails with a signal.
+    willing: bool,
+    /// Did not take everything it was offered.
+    full: bool,
+}
+
+impl Write for Kernel<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        assert!(!self.full, "offered again after it had refused");
+        assert!(!slices.is_empty() && slices.len() <= SLICES);
+        assert!(slices.iter().all(|slice| !slice.is_empty()));
+        self.model.admit();
+        let offered = slices.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
+        let stream = self.model.stream(self.ahead_only);
+        assert!(stream.starts_with(&offered), "offered something else");
+        assert!(!self.ahead_only || stream.len() == offered.len(), "not everything that is ahead");
+        let count = match self.rng.below(if self.willing { 1 } else { 6 }) {
+            0 => offered.len(),
+            1 => return Err(io::ErrorKind::Interrupted.into()),
+            2 => {
+                self.full = true;
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            3 => 1 + self.rng.below(offered.len().min(12)),
+            _ => 1 + self.rng.below(offered.len()),
+        };
+        self.full = count < offered.len() && SHORT_WRITE_MEANS_FULL;
+        self.taken.extend_from_slice(&offered[..count]);
+        self.model.take(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unreachable!("a socket has nothing to flush")
+    }
+}
+
+/// An outbox and its model, doing the same.
+pub(super) struct Pair {
+    pub(super) outbox: Outbox,
+    pub(super) pool: OutboxPool,
+    pub(super) model: Model,
+    pub(super) rng: Rng,
+    pub(super) taken: Vec<u8>,
+    pub(super) number: u32,
+}
+
+impl Pair {
+    pub(super) const POOLED: usize = 256 * 1024;
+
+    pub(super) fn new(seed: u64) -> Self {
+        Pair {
+            outbox: Outbox::default(),
+            pool: OutboxPool::new(Self::POOLED),
+            model: Model::default(),
+            rng: Rng::new(seed),
+            taken: Vec::new(),
+            number: 0,
+        }
+    }
+
+    pub(super) fn number(&mut self) -> u32 {
+        self.number += 1;
+        self.number
+    }
+
+    pub(super) fn push_small(&mut self, len: usize) {
+        let bytes = numbered(DATA, self.number(), len);
+        self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
+        self.outbox.pushed(bytes.len(), &mut self.pool);
+        self.model.queue.push_back(bytes);
+    }
+
+    pub(super) fn push_shared(&mut self, len: usize) {
+        let bytes = numbered(DATA, self.number(), len);
+        let (_, header) = frame::Header::parse(&bytes).unwrap().unwrap();
+        let shared = Prepared::new(&bytes[header..]);
+        assert_eq!(shared.frame(), bytes);
+        self.outbox.push_shared(&shared, &mut self.pool);
+        self.model.queue.push_back(bytes);
+    }
+
+    pub(super) fn push_control(&mut self, kind: Control, len: usize, must_wait: bool) {
+        let first = if kind == Control::Ping { PING } else { PONG };
+        let bytes = numbered(first, self.number(), len);
+        self.outbox.push_control(kind, &bytes, must_wait, &mut self.pool);
+        match kind {
+            _ if !self.outbox.is_blocked() && !must_wait => self.model.queue.push_back(bytes),
+            Control::Ping => self.model.ping = bytes,
+            Control::Pong => self.model.pong = bytes,
+        }
+    }
+
+    /// One frame of high priority.
+    pub(super) fn push_ahead(&mut self, len: usize) {
+        let bytes = numbered(HIGH, self.number(), len);
+        self.outbox.push_ahead(|out| out.extend_from_slice(&bytes), &mut self.pool);
+        self.model.leaving.push(bytes);
+    }
+
+    pub(super) fn seal(&mut self) {
+        self.outbox.seal(&mut self.pool);
+        self.model.seal();
+    }
+
+    pub(super) fn cut(&mut self) -> Vec<(u8, u32)> {
+        self.outbox.cut(&mut self.pool);
+        self.model.cut()
+    }
+
+    pub(super) fn write(&mut self, willing: bool) {
+        self.write_some(willing, false);
+    }
+
+    pub(super) fn write_some(&mut self, willing: bool, ahead_only: bool) {
+        let before = self.taken.len();
+        let Pair { outbox, pool, model, rng, taken, .. } = self;
+        outbox.unblock();
+        let mut kernel = Kernel { model, rng, taken, ahead_only, willing, full: false };
+        let written = outbox.write_to(&mut kernel, ahead_only, pool).unwrap();
+        let full = kernel.full;
+        let count = self.taken.len() - before;
+        if full {
+            assert_eq!(written, Written::Blocked(count));
+            assert!(self.outbox.is_blocked());
+        } else {
+            assert_eq!(written, Written::All(count));
+            assert!(!self.outbox.is_blocked());
+            assert!(self.model.leaving.is_empty() && self.model.pong.is_empty());
+            if !ahead_only || self.model.is_idle() {
+                assert!(self.model.is_idle());
+                self.holds_no_memory();
+            }
+        }
+    }
+
+    pub(super) fn check(&self) {
+        assert_eq!(self.outbox.len(), self.model.len());
+        assert_eq!(self.outbox.frames_len(), self.model.frames_len());
+        assert_eq!(self.outbox.takes_ahead(), self.model.takes_ahead());
+        assert_eq!(self.pool.held, self.memory());
+        // Those that wait here are nowhere else, and as large as their frames.
+        let shared = self.outbox.queue.iter().filter(|chunk| matches!(chunk, Chunk::Shared(_)));
+        let shared: usize = shared.map(|chunk| chunk.bytes().len()).sum();
+        assert_eq!(self.pool.held(), self.pool.held + shared);
+        assert_eq!(self.outbox.is_empty(), self.model.len() == 0);
+        assert!(self.outbox.has_work() || self.model.is_idle());
+    }
+
+    pub(super) fn holds_no_memory(&self) {
+        let Outbox { queue, tail, written, boundary, len, urgent, .. } = &self.outbox;
+        assert_eq!((queue.capacity(), tail.capacity()), (0, 0));
+        assert_eq!((*written, *boundary, *len), (0, 0, 0));
+        assert!(urgent.is_none() && !self.outbox.has_work());
+        assert_eq!(self.pool.held(), 0);
+    }
+
+    /// What the pool should have counted.
+    fn memory(&self) -> usize {
+        let chunk = |chunk: &Chunk| match chunk {
+            Chunk::Owned(bytes) => size_of::<Chunk>() + bytes.capacity(),
+            Chunk::Shared(_) => size_of::<Chunk>(),
+        };
+        let urgent = self.outbox.urgent.as_ref().map_or(0, |urgent| {
+            let Urgent { leaving, pong, ping, .. } = &**urgent;
+            size_of::<Urgent>() + leaving.capacity() + pong.capacity() + ping.capacity()
+        });
+        self.outbox.queue.iter().map(chunk).sum::<usize>() + self.outbox.tail.capacity() + urgent
+    }
+
+    /// The bytes that the pool keeps; they are lost.
+    pub(super) fn pooled(&mut self) -> usize {
+        assert!(self.pool.queues.len() <= OutboxPool::MAX_QUEUES);
+        assert!(self.pool.queues.iter().all(|queue| queue.is_empty()));
+        let spares = std::iter::repeat_with(|| self.pool.tails.take(usize::MAX).capacity());
+        spares.take_while(|capacity| *capacity > 0).sum()
+    }
+}
+
+/// Names the seed when anything panics.
+pub(super) struct Seed(pub(super) u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with seed {}", self.0);
+        }
+    }
+}
