@@ -132,6 +132,10 @@ impl ServerBuilder {
         /// Set `TCP_NODELAY` on accepted sockets. Default on: everything queued leaves in one write
         /// anyway.
         nodelay: bool;
+        /// Commands of all [`Handle`](crate::Handle)s that may wait for a poll, at most 1,048,576; more are
+        /// refused with [`HandleError::Full`](crate::HandleError::Full). They are counted, whatever they
+        /// hold. Default 1,024.
+        handle_queue: usize;
     }
 
     /// Browser pages of these origins may connect, besides those of the server's own host. Each is

@@ -63,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) event_budget: usize,
     pub(crate) time_budget: Option<Duration>,
     pub(crate) nodelay: bool,
+    pub(crate) handle_queue: usize,
 }
 
 impl Default for Config {
@@ -89,6 +90,7 @@ impl Default for Config {
             event_budget: 16 * 1024,
             time_budget: None,
             nodelay: true,
+            handle_queue: 1024,
         }
     }
 }
@@ -100,6 +102,8 @@ impl Config {
     const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
     /// The parser's header slots stand on the stack.
     const MAX_HEADERS: usize = 256;
+    /// The queue's memory is allocated whole.
+    const MAX_HANDLE_QUEUE: usize = 1 << 20;
 
     /// Finds the first setting that cannot work.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -114,6 +118,7 @@ impl Config {
             ("read_budget", self.read_budget, usize::MAX),
             ("accept_budget", self.accept_budget, usize::MAX),
             ("event_budget", self.event_budget, u32::MAX as usize),
+            ("handle_queue", self.handle_queue, Self::MAX_HANDLE_QUEUE),
         ];
         for (setting, value, max) in sizes {
             if value == 0 {

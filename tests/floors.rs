@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["id", "message", "pool", "send_options", "test_rng"],
     &["error"],
     &["config", "close_reason"],
-    &["wheel", "deadlines", "proto::mask", "proto::utf8", "proto::close"],
+    &["wheel", "deadlines", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["proto::frame", "proto::handshake"],
     &["proto::prepared"],
     &["backlog", "outbox", "stats", "proto::assembler"],

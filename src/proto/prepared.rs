@@ -149,7 +149,6 @@ impl Outgoing<'_> {
     }
 
     /// Framed, now if it was not.
-    #[expect(dead_code)]
     pub(crate) fn prepare(self) -> Prepared {
         match self {
             Outgoing::Message(message) => Prepared::new(message),
