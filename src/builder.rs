@@ -168,6 +168,10 @@ impl ServerBuilder {
         /// and memory low, at the price of throughput: no more than this is on its way to a client at a
         /// time. `None` leaves it to the system, which lets it grow to megabytes. Default `None`.
         send_buffer: impl Into<Option<usize>>;
+        /// Commands of all [`Handle`](crate::Handle)s that may wait for a poll, at most 1,048,576; more are
+        /// refused with [`HandleError::Full`](crate::HandleError::Full). They are counted, whatever they
+        /// hold. Default 1,024.
+        handle_queue: usize;
     }
 
     /// Browser pages of these origins may connect, besides those of the server's own host. Each is

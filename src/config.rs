@@ -88,6 +88,7 @@ pub(crate) struct Config {
     pub(crate) nodelay: bool,
     /// `None`: as the system tunes it.
     pub(crate) send_buffer: Option<usize>,
+    pub(crate) handle_queue: usize,
 }
 
 impl Default for Config {
@@ -122,6 +123,7 @@ impl Default for Config {
             rate_limit: Limit::Close,
             nodelay: true,
             send_buffer: None,
+            handle_queue: 1024,
         }
     }
 }
@@ -135,6 +137,8 @@ impl Config {
     const MAX_SEND_BUFFER: usize = i32::MAX as usize;
     /// The parser's header slots stand on the stack.
     const MAX_HEADERS: usize = 256;
+    /// The queue's memory is allocated whole.
+    const MAX_HANDLE_QUEUE: usize = 1 << 20;
 
     /// Finds the first setting that cannot work.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -156,6 +160,7 @@ impl Config {
             ("send_buffer", self.send_buffer.unwrap_or(1), Self::MAX_SEND_BUFFER),
             ("max_messages_per_second", self.max_messages_per_second.unwrap_or(1) as usize, usize::MAX),
             ("max_bytes_per_second", self.max_bytes_per_second.unwrap_or(1), usize::MAX),
+            ("handle_queue", self.handle_queue, Self::MAX_HANDLE_QUEUE),
         ];
         for (setting, value, max) in sizes {
             if value == 0 {

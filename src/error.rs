@@ -95,6 +95,21 @@ pub enum JoinError {
     NoSuchRoom(RoomId),
 }
 
+/// Why a call of a [`Handle`](crate::Handle) was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// As many commands wait as the queue holds. Nothing was queued.
+    #[error("the handle's queue is full and nothing was queued: poll more often, or raise handle_queue")]
+    Full,
+    /// The server was dropped.
+    #[error("the server is gone: it was dropped")]
+    ServerGone,
+    /// The close code or the reason cannot be sent.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+}
+
 /// Why a configuration was refused. Comes out of `bind` as the source of an
 /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) error.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -74,6 +74,7 @@ mod id;
 #[cfg(feature = "json")]
 mod json;
 mod limiter;
+mod mailbox;
 mod message;
 mod net;
 mod outbox;
@@ -93,7 +94,7 @@ pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
 pub use engine::Delivery;
-pub use error::{CloseError, ConfigError, JoinError, NotConnected, PeerMisbehaved, SendError};
+pub use error::{CloseError, ConfigError, HandleError, JoinError, NotConnected, PeerMisbehaved, SendError};
 pub use event::{Event, Events};
 pub use id::{ClientId, Room, RoomId, TimerId};
 #[cfg(feature = "json")]
@@ -102,7 +103,7 @@ pub use message::{Message, NotData};
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
 pub use send_options::{LatestKey, Priority, SendOptions};
-pub use server::Server;
+pub use server::{Handle, Server};
 pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;
 pub use tungstenite::{handshake::server::Request, http, protocol::frame::coding::CloseCode};

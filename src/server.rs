@@ -1,8 +1,9 @@
 //! The mio poll loop. The only file that reads the clock; what the application says and asks is in
-//! `commands.rs` and `queries.rs`.
+//! `commands.rs` and `queries.rs`, what other threads say in `handle.rs`.
 
 mod commands;
 mod groups;
+mod handle;
 mod queries;
 
 #[cfg(unix)]
@@ -10,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,10 +19,13 @@ use crate::{
     config::Config,
     engine::{Engine, Readiness},
     event::Event,
+    mailbox::Mailbox,
     net::listener::{Accepted, Backoff, Listener},
     tick::Tick,
 };
-use mio::{Interest, Poll, Token, net::TcpStream};
+use handle::Command;
+pub use handle::Handle;
+use mio::{Interest, Poll, Token, Waker, net::TcpStream};
 use socket2::SockRef;
 
 /// A WebSocket server that its program polls.
@@ -32,6 +37,7 @@ use socket2::SockRef;
 /// | say something | [`send`](Server::send), [`broadcast`](Server::broadcast), [`ping`](Server::ping), [`close`](Server::close), [`shutdown`](Server::shutdown), … |
 /// | ask | [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt), [`stats`](Server::stats), … |
 /// | sit in another loop | [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd` |
+/// | be heard from other threads | [`handle`](Server::handle) |
 ///
 /// Dropping it drops every connection without a close frame; [`shutdown`](Server::shutdown) first to be
 /// polite. Nothing happens between calls: there is no thread and no runtime behind it. What is said is queued
@@ -66,6 +72,11 @@ pub struct Server {
     /// Listener to accept from first, so that none starves.
     next_listener: usize,
     backoff: Backoff,
+    waker: Arc<Waker>,
+    /// Made with the first handle.
+    mailbox: Option<Mailbox<Command, Waker>>,
+    /// A closure of a handle has the server: it must not poll.
+    in_call: bool,
 }
 
 /// The one place that reads the clock.
@@ -73,9 +84,12 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-/// Listeners take the tokens from the top.
+/// Of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
+const WAKER: Token = Token(usize::MAX);
+
+/// Listeners take the tokens from below the waker's downwards.
 const fn listener_token(index: usize) -> Token {
-    Token(usize::MAX - index)
+    Token(WAKER.0 - 1 - index)
 }
 
 impl Server {
@@ -87,6 +101,7 @@ impl Server {
 
     pub(crate) fn new(config: Config, sockets: Vec<TcpListener>) -> io::Result<Server> {
         let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::with_capacity(sockets.len());
         for (index, socket) in sockets.into_iter().enumerate() {
             listeners.push(Listener::new(socket, poll.registry(), listener_token(index))?);
@@ -98,6 +113,9 @@ impl Server {
             listeners,
             next_listener: 0,
             backoff: Backoff::default(),
+            waker,
+            mailbox: None,
+            in_call: false,
         })
     }
 
@@ -106,13 +124,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Only if the poller itself fails; what befalls a client is an event.
+    /// Only if the poller itself fails; what befalls a client is an event. Inside a closure of
+    /// [`Handle::call`] it is always [`ResourceBusy`](io::ErrorKind::ResourceBusy).
     pub fn poll_once(&mut self) -> io::Result<Tick> {
         self.poll_for(Duration::ZERO)
     }
 
     /// As [`poll_once`](Server::poll_once), but sleeps up to `timeout` while there is nothing to do.
-    /// Wakes for I/O, for a deadline and for a signal; a tick may be empty.
+    /// Wakes for I/O, for a deadline, for a [`Handle`] and for a signal; a tick may be empty.
     ///
     /// # Errors
     ///
@@ -141,18 +160,25 @@ impl Server {
     ///
     /// As [`poll_once`](Server::poll_once).
     pub fn poll_wait(&mut self, timeout: Option<Duration>) -> io::Result<Tick> {
+        self.check_may_poll()?;
+        let mut commands = self.command_budget();
+        let woken = self.carry_out(&mut commands);
         let called = clock();
         self.engine.flush(called);
-        let timeout = self.sleep_time(timeout, called);
+        let timeout = if woken { Some(Duration::ZERO) } else { self.sleep_time(timeout, called) };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             outcome => outcome?,
         }
-        let now = if timeout == Some(Duration::ZERO) { called } else { clock() };
+        let slept = timeout != Some(Duration::ZERO);
+        let mut now = if slept { clock() } else { called };
         let full = self.events.iter().count() == Self::EVENTS;
         self.engine.start_poll(called, now, full);
         for event in &self.events {
-            let index = usize::MAX - event.token().0;
+            if event.token() == WAKER {
+                continue;
+            }
+            let index = listener_token(0).0 - event.token().0;
             if let Some(listener) = self.listeners.get_mut(index) {
                 listener.set_ready();
                 continue;
@@ -165,6 +191,12 @@ impl Server {
             };
             self.engine.ready(event.token().0, readiness, now);
         }
+        // What ended the sleep is done now, not one frame later. Not before the events: they are told once,
+        // and a command may panic.
+        if slept && self.carry_out(&mut commands) {
+            now = clock();
+            self.engine.flush(now);
+        }
         self.accept(now);
         self.engine.fire_timers(now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
@@ -173,7 +205,7 @@ impl Server {
                 break;
             }
         }
-        let more = full || self.backlog();
+        let more = full || self.backlog() || self.has_commands();
         Ok(self.engine.finish_tick(now, more))
     }
 
@@ -217,8 +249,8 @@ impl Server {
         Ok(())
     }
 
-    /// How long the program may sleep before it has to poll again: zero if something is queued or was
-    /// carried over, `None` if only I/O can make work.
+    /// How long the program may sleep before it has to poll again: zero if something is queued, was
+    /// carried over, or was asked for by a [`Handle`], `None` if only I/O can make work.
     ///
     /// For a foreign event loop: wait for the server's descriptor to become readable or for this time to
     /// pass, then call [`poll_once`](Server::poll_once).
@@ -243,7 +275,7 @@ impl Server {
 
     /// `limit`, or less if something is due before.
     fn sleep_time(&mut self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
-        if limit == Some(Duration::ZERO) || self.backlog() {
+        if limit == Some(Duration::ZERO) || self.has_commands() || self.backlog() {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_timeout(now);
@@ -327,7 +359,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Readable when a poll would find I/O to do.
+/// Readable when a poll would find I/O to do, or a [`Handle`] has called.
 #[cfg(unix)]
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -335,7 +367,7 @@ impl AsFd for Server {
     }
 }
 
-/// Readable when a poll would find I/O to do.
+/// Readable when a poll would find I/O to do, or a [`Handle`] has called.
 #[cfg(unix)]
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {
@@ -352,5 +384,7 @@ mod tests {
         fn is_send<T: Send>() {}
         is_send::<Server>();
         is_send::<Tick>();
+        fn is_shared<T: Send + Sync + Clone>() {}
+        is_shared::<Handle>();
     }
 }

@@ -41,6 +41,9 @@ pub struct Stats {
     pub replaced: u64,
     /// Queued messages dropped because their `expires_in` had passed.
     pub expired: u64,
+    /// Commands of a [`Handle`](crate::Handle) for a client that was gone, closing or full by the time the
+    /// server came to them. Use [`Handle::call`](crate::Handle::call) to learn of each.
+    pub undelivered: u64,
     /// Pings sent.
     pub pings: u64,
     /// WebSocket connections ended, by cause.

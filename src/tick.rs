@@ -63,7 +63,8 @@ impl Tick {
         self.len() == 0
     }
 
-    /// Whether a budget ended the poll: input, accepts or timers are ready now. Poll again soon.
+    /// Whether a budget ended the poll: input, accepts, timers or commands of a
+    /// [`Handle`](crate::Handle) are ready now. Poll again soon.
     pub fn more(&self) -> bool {
         self.more
     }

@@ -186,3 +186,26 @@ fn external_loop_relays_the_terminal_both_ways() {
     drop(client);
     assert_eq!(example.exit_code(), Some(0));
 }
+
+#[test]
+fn threads_sends_what_a_worker_finds_and_ends_with_it() {
+    let mut example = Example::start("threads", &["127.0.0.1:0"]);
+    let url = example.url();
+    let mut client = connect(&url);
+    let found: Vec<u64> = (0..5)
+        .map(|_| {
+            let text = client.read().unwrap().into_text().unwrap();
+            let (found, limit) = text.split_once(" primes up to ").unwrap();
+            assert!(limit.parse::<u64>().unwrap() >= 2);
+            found.parse().unwrap()
+        })
+        .collect();
+    assert!(found.is_sorted(), "{found:?}");
+    example.expect("1 clients hear of");
+    example.interrupt();
+    assert_eq!(close_code(&mut client), 1001);
+    while client.read().is_ok() {}
+    drop(client);
+    example.expect("the worker ended: Err(ServerGone)");
+    assert_eq!(example.exit_code(), Some(0));
+}

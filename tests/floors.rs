@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["id", "message", "pool", "pressure", "send_options", "test_rng"],
     &["error"],
     &["config", "close_reason"],
-    &["wheel", "deadlines", "hub", "proto::mask", "proto::utf8", "proto::close"],
+    &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["limiter", "proto::frame", "proto::handshake"],
     &["proto::prepared"],
     &["backlog", "json", "outbox", "stats", "proto::assembler"],

@@ -207,7 +207,6 @@ impl Outgoing<'_> {
     }
 
     /// Framed, now if it was not.
-    #[cfg_attr(not(test), expect(dead_code))]
     pub(crate) fn prepare(self) -> Prepared {
         match self {
             Outgoing::Message(message) => Prepared::new(message),

@@ -47,6 +47,12 @@ impl Frame {
     }
 }
 
+/// What a row of text frames says.
+pub fn texts(frames: Vec<Frame>) -> Vec<String> {
+    let texts = frames.into_iter().map(|frame| String::from_utf8(frame.payload));
+    texts.collect::<Result<_, _>>().expect("a server sends UTF-8")
+}
+
 /// A frame as a client sends it.
 pub fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];

@@ -1,0 +1,298 @@
+//! A bounded queue into a thread that sleeps in the kernel, and the one wake-up that many posts need.
+
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+};
+
+use crate::error::HandleError;
+
+/// Ends the sleep of the mailbox's owner, or the next one if it is awake.
+pub(crate) trait Wake {
+    fn wake(&self) -> io::Result<()>;
+}
+
+impl Wake for mio::Waker {
+    fn wake(&self) -> io::Result<()> {
+        mio::Waker::wake(self)
+    }
+}
+
+/// The owner's end: gives the posts in the order in which they were accepted.
+///
+/// The owner alternates [`open`](Mailbox::open) and [`take`](Mailbox::take), and does not sleep while
+/// [`has_mail`](Mailbox::has_mail).
+///
+/// No wake-up is lost. A post first enters the queue, then turns the flag on. `open` first turns the flag
+/// off, then the queue is emptied. All of these changes of the flag are read-modify-writes, so they have one
+/// order, and there are two cases:
+///
+/// - The post's change comes before the `open`: that `open` sees it, hence everything before it, hence the
+///   queue's entry; `take` gives it.
+/// - It comes after: the first post after the `open` finds the flag off, and wakes. A later one finds it
+///   on: the wake-up of the first is on its way, and the flag has not been turned off in between, so the
+///   `open` that this wake-up leads to comes after both.
+#[derive(Debug)]
+pub(crate) struct Mailbox<C, W> {
+    queue: Receiver<C>,
+    address: Address<C, W>,
+    /// The queue was opened and not seen empty since.
+    left: bool,
+}
+
+/// The other threads' end.
+pub(crate) struct Address<C, W> {
+    queue: SyncSender<C>,
+    shared: Arc<Shared<W>>,
+}
+
+struct Shared<W> {
+    waker: Arc<W>,
+    /// A wake-up was sent, or is about to be, and the mailbox was not opened since.
+    pending: AtomicBool,
+    gone: AtomicBool,
+}
+
+impl<C, W: Wake> Mailbox<C, W> {
+    pub(crate) fn new(capacity: usize, waker: Arc<W>) -> Self {
+        let (sender, receiver) = mpsc::sync_channel(capacity);
+        let shared = Shared { waker, pending: AtomicBool::new(false), gone: AtomicBool::new(false) };
+        let address = Address { queue: sender, shared: Arc::new(shared) };
+        Mailbox { queue: receiver, address, left: false }
+    }
+
+    pub(crate) fn address(&self) -> Address<C, W> {
+        self.address.clone()
+    }
+
+    /// Before taking: whoever posts from now on wakes again. Gives whether there was a reason to.
+    pub(crate) fn open(&mut self) -> bool {
+        let left = std::mem::replace(&mut self.left, true);
+        self.address.shared.pending.swap(false, Ordering::AcqRel) || left
+    }
+
+    /// The next post.
+    pub(crate) fn take(&mut self) -> Option<C> {
+        let post = self.queue.try_recv().ok();
+        self.left = post.is_some();
+        post
+    }
+
+    /// Whether posts may wait. Also true after a bare wake-up.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.left || self.address.shared.pending.load(Ordering::Acquire)
+    }
+}
+
+impl<C, W> Drop for Mailbox<C, W> {
+    fn drop(&mut self) {
+        // The queue says it to those who post; this is for those who only wake.
+        self.address.shared.gone.store(true, Ordering::Release);
+    }
+}
+
+impl<C, W: Wake> Address<C, W> {
+    /// Queues a post and wakes the owner, unless somebody has. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::Full`], or [`HandleError::ServerGone`].
+    pub(crate) fn post(&self, post: C) -> Result<(), HandleError> {
+        self.queue.try_send(post).map_err(|error| match error {
+            TrySendError::Full(_) => HandleError::Full,
+            TrySendError::Disconnected(_) => HandleError::ServerGone,
+        })?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Wakes the owner, unless somebody has.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::ServerGone`].
+    pub(crate) fn wake(&self) -> Result<(), HandleError> {
+        if self.is_gone() {
+            return Err(HandleError::ServerGone);
+        }
+        self.ring();
+        Ok(())
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Acquire)
+    }
+
+    fn ring(&self) {
+        if self.shared.pending.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(error) = self.shared.waker.wake() {
+            // The post stays queued for whatever ends the sleep; the next one tries again.
+            self.shared.pending.store(false, Ordering::Release);
+            log::error!("cannot wake the server: {error}");
+        }
+    }
+}
+
+impl<C, W> Clone for Address<C, W> {
+    fn clone(&self) -> Self {
+        Address { queue: self.queue.clone(), shared: self.shared.clone() }
+    }
+}
+
+impl<C, W> fmt::Debug for Address<C, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { pending, gone, .. } = &*self.shared;
+        f.debug_struct("Address").field("pending", pending).field("gone", gone).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Condvar, Mutex, atomic::AtomicUsize},
+        thread,
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting {
+        wakes: AtomicUsize,
+        broken: AtomicBool,
+    }
+
+    impl Wake for Counting {
+        fn wake(&self) -> io::Result<()> {
+            self.wakes.fetch_add(1, Ordering::Relaxed);
+            if self.broken.load(Ordering::Relaxed) { Err(io::ErrorKind::OutOfMemory.into()) } else { Ok(()) }
+        }
+    }
+
+    fn mailbox(capacity: usize) -> (Mailbox<u32, Counting>, Address<u32, Counting>, Arc<Counting>) {
+        let waker = Arc::new(Counting::default());
+        let mailbox = Mailbox::new(capacity, waker.clone());
+        let address = mailbox.address();
+        (mailbox, address, waker)
+    }
+
+    #[test]
+    fn many_posts_and_wakes_are_one_wake_up_until_the_mailbox_is_opened() {
+        let (mut mailbox, address, waker) = mailbox(8);
+        let wakes = || waker.wakes.load(Ordering::Relaxed);
+        assert!(!mailbox.has_mail());
+        for post in 0..5 {
+            address.post(post).unwrap();
+            address.clone().wake().unwrap();
+        }
+        assert_eq!((wakes(), mailbox.has_mail()), (1, true));
+        mailbox.open();
+        address.post(5).unwrap();
+        assert_eq!(wakes(), 2, "the owner may have seen the end of the queue already");
+        assert_eq!(std::iter::from_fn(|| mailbox.take()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        assert!(mailbox.has_mail(), "a wake-up is under way");
+        mailbox.open();
+        assert_eq!((mailbox.take(), mailbox.has_mail(), wakes()), (None, false, 2));
+        address.wake().unwrap();
+        assert_eq!((mailbox.has_mail(), wakes()), (true, 3));
+    }
+
+    #[test]
+    fn what_was_opened_and_not_taken_is_still_mail() {
+        let (mut mailbox, address, _) = mailbox(8);
+        for post in 0..3 {
+            address.post(post).unwrap();
+        }
+        mailbox.open();
+        assert!(mailbox.has_mail(), "nothing was taken");
+        assert_eq!((mailbox.take(), mailbox.has_mail()), (Some(0), true));
+        assert_eq!((mailbox.take(), mailbox.take(), mailbox.take()), (Some(1), Some(2), None));
+        assert!(!mailbox.has_mail());
+    }
+
+    #[test]
+    fn a_full_queue_and_a_gone_owner_are_errors_and_wake_nobody() {
+        let (mut mailbox, address, waker) = mailbox(2);
+        address.post(1).unwrap();
+        address.post(2).unwrap();
+        assert_eq!(address.post(3), Err(HandleError::Full));
+        mailbox.open();
+        assert_eq!(
+            (mailbox.take(), address.post(4), address.post(5)),
+            (Some(1), Ok(()), Err(HandleError::Full))
+        );
+        let wakes = waker.wakes.load(Ordering::Relaxed);
+        drop(mailbox);
+        assert_eq!(
+            (address.post(6), address.wake()),
+            (Err(HandleError::ServerGone), Err(HandleError::ServerGone))
+        );
+        assert_eq!(waker.wakes.load(Ordering::Relaxed), wakes);
+    }
+
+    #[test]
+    fn after_a_failed_wake_up_the_next_post_tries_again() {
+        let (mut mailbox, address, waker) = mailbox(8);
+        waker.broken.store(true, Ordering::Relaxed);
+        address.post(1).unwrap();
+        waker.broken.store(false, Ordering::Relaxed);
+        address.post(2).unwrap();
+        assert_eq!(waker.wakes.load(Ordering::Relaxed), 2);
+        mailbox.open();
+        assert_eq!((mailbox.take(), mailbox.take()), (Some(1), Some(2)));
+    }
+
+    /// As an eventfd: stays raised until somebody has waited for it.
+    #[derive(Default)]
+    struct Raised(Mutex<bool>, Condvar);
+
+    impl Wake for Raised {
+        fn wake(&self) -> io::Result<()> {
+            *self.0.lock().unwrap() = true;
+            self.1.notify_one();
+            Ok(())
+        }
+    }
+
+    /// Each thread waits for its post's answer before the next, so one lost wake-up stops everything.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: usize = 5_000;
+        let waker = Arc::new(Raised::default());
+        let mut mailbox: Mailbox<mpsc::Sender<()>, Raised> = Mailbox::new(8, waker.clone());
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                let address = mailbox.address();
+                scope.spawn(move || {
+                    let (sender, answers) = mpsc::channel();
+                    for _ in 0..ROUNDS {
+                        address.post(sender.clone()).unwrap();
+                        answers.recv_timeout(Duration::from_secs(60)).expect("an answer");
+                    }
+                });
+            }
+            let mut answered = 0;
+            while answered < 4 * ROUNDS {
+                mailbox.open();
+                while let Some(sender) = mailbox.take() {
+                    sender.send(()).unwrap();
+                    answered += 1;
+                }
+                if answered < 4 * ROUNDS && !mailbox.has_mail() {
+                    let raised = waker.0.lock().unwrap();
+                    let sleep = Duration::from_secs(20);
+                    let (mut raised, woken) =
+                        waker.1.wait_timeout_while(raised, sleep, |raised| !*raised).unwrap();
+                    assert!(!woken.timed_out(), "asleep with {answered} answered");
+                    *raised = false;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,348 @@
+//! The server for other threads: they queue commands, and its own thread carries them out in a poll.
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use mio::Waker;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use super::Server;
+use crate::{
+    error::HandleError,
+    id::{ClientId, Room, RoomId},
+    mailbox::{Address, Mailbox},
+    proto::{
+        close,
+        prepared::{Outgoing, Prepared},
+    },
+};
+
+/// What a [`Handle`] asks for.
+pub(super) enum Command {
+    Send(ClientId, Prepared),
+    /// To everyone but one.
+    Broadcast(Prepared, Option<ClientId>),
+    Publish(RoomName, Prepared),
+    SendToUser(Box<str>, Prepared),
+    Close(ClientId, CloseCode, Box<str>),
+    Disconnect(ClientId),
+    Call(Box<dyn FnOnce(&mut Server) + Send>),
+    Shutdown(CloseCode, Duration),
+}
+
+/// A [`Room`] that outlives the call.
+pub(super) enum RoomName {
+    Name(Box<str>),
+    Id(RoomId),
+}
+
+impl From<Room<'_>> for RoomName {
+    fn from(room: Room<'_>) -> Self {
+        match room {
+            Room::Name(name) => RoomName::Name(name.into()),
+            Room::Id(id) => RoomName::Id(id),
+        }
+    }
+}
+
+/// Talks to a [`Server`] from any thread; made by [`Server::handle`], and cloned at will.
+///
+/// Each call queues one command and wakes the server; none blocks. `Ok` means *accepted*: the server carries
+/// the command out in its next poll, or in the one that it sleeps in, and what it sends leaves in that poll.
+/// Commands are carried out in the order of acceptance, so those of one thread keep their order. Messages
+/// are framed on the calling thread; one that goes to several [`send`](Handle::send)s is best made a
+/// [`Prepared`] before.
+///
+/// If the client is gone, closing or full by then, nobody is there to be told: it is counted in
+/// [`Stats::undelivered`](crate::Stats::undelivered), and logged. Who has to know uses
+/// [`call`](Handle::call). Commands that wait while the server is dropped are dropped with it.
+///
+/// # Errors
+///
+/// All calls: [`HandleError::Full`] while [`handle_queue`](crate::ServerBuilder::handle_queue) commands
+/// wait (nothing was queued; try again later or do without), [`HandleError::ServerGone`] from when the
+/// server is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use std::{thread, time::Duration};
+/// use tickws::{CloseCode, HandleError, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind("127.0.0.1:0")?;
+/// let handle = server.handle();
+/// let worker = thread::spawn(move || -> Result<(), HandleError> {
+///     handle.broadcast("the result is 42")?;
+///     handle.shutdown(CloseCode::Away, Duration::from_secs(5))
+/// });
+/// server.run(|_, event| println!("{event:?}"))?; // until the worker's shutdown is complete
+/// worker.join().unwrap()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Handle(Address<Command, Waker>);
+
+impl Handle {
+    /// Queues a message for one client.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn send<'m>(&self, client: ClientId, message: impl Into<Outgoing<'m>>) -> Result<(), HandleError> {
+        self.0.post(Command::Send(client, message.into().prepare()))
+    }
+
+    /// Queues a message for every client that is open when the command is carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn broadcast<'m>(&self, message: impl Into<Outgoing<'m>>) -> Result<(), HandleError> {
+        self.0.post(Command::Broadcast(message.into().prepare(), None))
+    }
+
+    /// As [`broadcast`](Handle::broadcast), for all but one.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn broadcast_except<'m>(
+        &self,
+        except: ClientId,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        self.0.post(Command::Broadcast(message.into().prepare(), Some(except)))
+    }
+
+    /// Queues a message for every member that a room has when the command is carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn publish<'r, 'm>(
+        &self,
+        room: impl Into<Room<'r>>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        self.0.post(Command::Publish(room.into().into(), message.into().prepare()))
+    }
+
+    /// Queues a message for all connections that a user has when the command is carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn send_to_user<'m>(
+        &self,
+        key: impl AsRef<str>,
+        message: impl Into<Outgoing<'m>>,
+    ) -> Result<(), HandleError> {
+        self.0.post(Command::SendToUser(key.as_ref().into(), message.into().prepare()))
+    }
+
+    /// Begins the close handshake, as [`Server::close`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors), and [`HandleError::Close`] at once for a code or a reason that cannot
+    /// be sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, Handle, HandleError};
+    ///
+    /// fn kick(handle: &Handle, client: ClientId) -> Result<(), HandleError> {
+    ///     handle.close(client, 4001, "kicked")
+    /// }
+    /// ```
+    pub fn close(
+        &self,
+        client: ClientId,
+        code: impl Into<CloseCode>,
+        reason: &str,
+    ) -> Result<(), HandleError> {
+        let code = code.into();
+        close::check(code.into(), reason)?;
+        self.0.post(Command::Close(client, code, reason.into()))
+    }
+
+    /// Drops the connection without a close frame, as [`Server::disconnect`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn disconnect(&self, client: ClientId) -> Result<(), HandleError> {
+        self.0.post(Command::Disconnect(client))
+    }
+
+    /// Runs a closure on the server's thread, inside a poll: for everything that has no call of its own, and
+    /// for answers. Its time is the poll's time. It may do all that the server's owner may, but not poll:
+    /// that is an error in there. If it panics, `poll_*` does.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors); the closure is dropped then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::{sync::mpsc, thread, time::Duration};
+    /// use tickws::{CloseCode, Server};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut server = Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// let worker = thread::spawn(move || {
+    ///     let (answer, count) = mpsc::channel();
+    ///     handle.call(move |server| {
+    ///         let _ = answer.send(server.client_count());
+    ///         server.shutdown(CloseCode::Away, Duration::ZERO);
+    ///     })?;
+    ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(count.recv()?)
+    /// });
+    /// server.run(|_, _| {})?;
+    /// assert_eq!(worker.join().unwrap().unwrap(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call(&self, call: impl FnOnce(&mut Server) + Send + 'static) -> Result<(), HandleError> {
+        self.0.post(Command::Call(Box::new(call)))
+    }
+
+    /// Ends the server's sleep, or the next one if it is awake: that poll returns, perhaps with an empty
+    /// tick. Takes no place in the queue, and many wakes before a poll are one.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError::ServerGone`].
+    pub fn wake(&self) -> Result<(), HandleError> {
+        self.0.wake()
+    }
+
+    /// Begins the end, as [`Server::shutdown`] does; [`Server::run`] returns when it is complete.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn shutdown(&self, code: impl Into<CloseCode>, deadline: Duration) -> Result<(), HandleError> {
+        self.0.post(Command::Shutdown(code.into(), deadline))
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("server_gone", &self.0.is_gone()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Gives a way to talk to this server from other threads. The first call allocates the queue; a server
+    /// without handles has none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut server = tickws::Server::bind("127.0.0.1:0")?;
+    /// let handle = server.handle();
+    /// std::thread::spawn(move || handle.wake());
+    /// assert!(server.poll_wait(None)?.is_empty()); // woken
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn handle(&mut self) -> Handle {
+        let capacity = self.engine.config().handle_queue;
+        let mailbox = self.mailbox.get_or_insert_with(|| Mailbox::new(capacity, Arc::clone(&self.waker)));
+        Handle(mailbox.address())
+    }
+
+    /// A closure runs in the middle of a poll.
+    pub(super) fn check_may_poll(&self) -> io::Result<()> {
+        if self.in_call {
+            let text = "a closure given to Handle::call must not poll: it runs inside a poll";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+        }
+        Ok(())
+    }
+
+    /// How many commands a poll carries out: what the queue holds, so that threads that never tire cannot
+    /// keep it from its clients. One more, so that a queue that was just full is then found empty.
+    pub(super) fn command_budget(&self) -> usize {
+        self.engine.config().handle_queue + 1
+    }
+
+    /// Whether commands may wait for a poll.
+    pub(super) fn has_commands(&self) -> bool {
+        self.mailbox.as_ref().is_some_and(Mailbox::has_mail)
+    }
+
+    /// Carries out the commands that wait, within the budget. Gives whether a handle has called: then this
+    /// poll must not sleep, for a wake-up that an earlier poll was given has covered later calls, too.
+    pub(super) fn carry_out(&mut self, budget: &mut usize) -> bool {
+        let Some(mailbox) = &mut self.mailbox else { return false };
+        let called = mailbox.open();
+        let before = *budget;
+        while *budget > 0
+            && let Some(command) = self.mailbox.as_mut().and_then(Mailbox::take)
+        {
+            *budget -= 1;
+            self.execute(command);
+        }
+        called || *budget < before
+    }
+
+    fn execute(&mut self, command: Command) {
+        match command {
+            Command::Send(client, message) => {
+                let sent = self.send(client, message);
+                self.note("a message", sent);
+            }
+            Command::Broadcast(message, except) => {
+                self.engine.broadcast(message.into(), except);
+            }
+            Command::Publish(RoomName::Name(room), message) => {
+                self.publish(&*room, message);
+            }
+            Command::Publish(RoomName::Id(room), message) => {
+                self.publish(room, message);
+            }
+            Command::SendToUser(key, message) => {
+                self.send_to_user(&*key, message);
+            }
+            Command::Close(client, code, reason) => {
+                let closed = self.close(client, code, &reason);
+                self.note("a close", closed);
+            }
+            Command::Disconnect(client) => {
+                let dropped = self.disconnect(client);
+                self.note("a disconnect", dropped);
+            }
+            Command::Call(call) => {
+                self.in_call = true;
+                // Its drop ends the call, also if it ends with a panic.
+                let guard = InCall(self);
+                call(guard.0);
+            }
+            Command::Shutdown(code, deadline) => self.shutdown(code, deadline),
+        }
+    }
+
+    /// Who gave the command cannot be told any more.
+    fn note<E: fmt::Display>(&mut self, what: &str, outcome: Result<(), E>) {
+        if let Err(error) = outcome {
+            self.engine.stats_mut().undelivered += 1;
+            log::debug!("{what} of a handle was not queued: {error}");
+        }
+    }
+}
+
+/// While it lives, a closure of [`Handle::call`] has the server.
+struct InCall<'s>(&'s mut Server);
+
+impl Drop for InCall<'_> {
+    fn drop(&mut self) {
+        self.0.in_call = false;
+    }
+}

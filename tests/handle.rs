@@ -1,0 +1,336 @@
+//! `Handle`: other threads talk to the server, over real sockets.
+
+mod support;
+
+use std::{
+    io::ErrorKind,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use support::{
+    Deadline, Harness, PATIENCE,
+    raw::{self, Frame, TEXT, texts},
+    threads::{ask, join, run},
+};
+use tickws::{CloseCode, CloseError, CloseReason, ConfigError, Handle, HandleError, Prepared, Server};
+
+#[test]
+fn a_full_queue_is_an_error_and_the_accepted_all_arrive() {
+    let mut h = Harness::with(Server::builder().handle_queue(4));
+    let (mut raw, id) = h.connect();
+    h.settle();
+    let handle = h.server.handle();
+    for i in 0..4 {
+        handle.send(id, &i.to_string()).unwrap();
+    }
+    assert_eq!(handle.send(id, "too many"), Err(HandleError::Full));
+    assert_eq!(handle.call(|_| panic!("dropped")), Err(HandleError::Full));
+    assert_eq!(handle.clone().broadcast("too many"), Err(HandleError::Full), "one queue for all handles");
+    assert_eq!(handle.wake(), Ok(()), "takes no place");
+    let tick = h.server.poll_once().unwrap();
+    assert!(!tick.more(), "all were carried out");
+    for i in 0..4 {
+        assert_eq!(h.frame(&mut raw), Frame::new(TEXT, i.to_string()));
+    }
+    handle.send(id, "again").unwrap();
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "again"));
+}
+
+#[test]
+fn what_was_accepted_leaves_in_the_same_poll_and_in_order() {
+    let mut h = Harness::new();
+    let (mut one, id) = h.connect();
+    let (mut two, other) = h.connect();
+    let handle = h.server.handle();
+    let prepared = Prepared::new("three");
+    handle.send(id, "one").unwrap();
+    h.server.send(id, "zero").unwrap();
+    handle.broadcast("two").unwrap();
+    handle.broadcast_except(other, &prepared).unwrap();
+    handle.send(id, &b"four"[..]).unwrap();
+    handle.call(move |server| server.send(id, "five").unwrap()).unwrap();
+    handle.close(id, 4001, "enough").unwrap();
+    handle.send(id, "too late").unwrap();
+    handle.disconnect(other).unwrap();
+    h.step();
+    let frames: Vec<Frame> = (0..7).map(|_| h.frame(&mut one)).collect();
+    assert_eq!(texts(frames[..6].to_vec()), ["zero", "one", "two", "three", "four", "five"]);
+    assert_eq!(frames[6], Frame::close(4001, "enough"));
+    assert_eq!(h.server.stats().undelivered, 1, "the last one came behind the close");
+    assert_eq!(h.close_reason(other), CloseReason::Disconnected);
+    h.until("the other's end", |_| {
+        two.read_some();
+        two.end.is_some()
+    });
+    assert!(texts(two.take_frames()).iter().all(|text| text == "two"));
+}
+
+#[test]
+fn one_poll_is_enough_for_a_message_to_leave() {
+    let mut h = Harness::new();
+    let (mut raw, id) = h.connect();
+    h.settle();
+    let handle = h.server.handle();
+    let before = h.server.stats().bytes_out;
+    handle.send(id, "now").unwrap();
+    h.server.poll_once().unwrap();
+    assert_eq!(h.server.stats().bytes_out, before + 5);
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "now"));
+
+    // Also in the poll that it wakes: the thread waits for the message, and there is no other poll.
+    let thread = thread::spawn(move || {
+        handle.send(id, "woken").unwrap();
+        let deadline = Deadline::new();
+        while raw.input().is_empty() {
+            raw.read_some();
+            deadline.check("a message of the poll that was woken");
+        }
+        texts(raw.take_frames())
+    });
+    let written = h.server.stats().bytes_out;
+    h.server.poll_wait(None).unwrap();
+    assert_eq!(h.server.stats().bytes_out, written + 7, "it left in the poll that it ended");
+    assert_eq!(join(thread, "the reader"), ["woken"]);
+}
+
+#[test]
+fn what_cannot_be_queued_is_counted() {
+    let mut h = Harness::new();
+    let (raw, id) = h.connect();
+    drop(raw);
+    h.close_reason(id);
+    h.settle();
+    let handle = h.server.handle();
+    handle.send(id, "gone").unwrap();
+    handle.close(id, CloseCode::Normal, "").unwrap();
+    handle.disconnect(id).unwrap();
+    handle.broadcast("nobody is nobody's fault").unwrap();
+    h.step();
+    assert_eq!(h.server.stats().undelivered, 3);
+}
+
+#[test]
+fn a_code_or_a_reason_that_cannot_be_sent_is_refused_at_once() {
+    let mut h = Harness::new();
+    let (_raw, id) = h.connect();
+    let handle = h.server.handle();
+    let invalid = Err(HandleError::Close(CloseError::InvalidCode(1005)));
+    assert_eq!(handle.close(id, 1005, ""), invalid);
+    let long = Err(HandleError::Close(CloseError::ReasonTooLong(124)));
+    assert_eq!(handle.close(id, 1000, &"x".repeat(124)), long);
+    h.settle();
+    assert_eq!((h.server.client_count(), h.server.stats().undelivered), (1, 0));
+}
+
+#[test]
+fn a_queue_of_none_and_one_above_memory_are_refused() {
+    for (size, expected) in [
+        (0, ConfigError::Zero("handle_queue")),
+        (usize::MAX, ConfigError::TooLarge { setting: "handle_queue", max: 1 << 20 }),
+    ] {
+        let error = Server::builder().handle_queue(size).build().unwrap_err();
+        assert_eq!(error.get_ref().unwrap().downcast_ref::<ConfigError>(), Some(&expected));
+    }
+}
+
+/// Tells that it was dropped, after it has tried to talk to a server that is being dropped.
+struct Bomb(Handle, mpsc::Sender<Result<(), HandleError>>);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        let _ = self.1.send(self.0.broadcast("last words"));
+    }
+}
+
+#[test]
+fn closures_that_wait_are_dropped_with_the_server_and_not_called() {
+    let mut h = Harness::new();
+    let handle = h.server.handle();
+    let (sender, dropped) = mpsc::channel();
+    for _ in 0..3 {
+        let bomb = Bomb(handle.clone(), sender.clone());
+        handle.call(move |_| panic!("{bomb:p} was called", bomb = &bomb)).unwrap();
+    }
+    drop((handle, sender));
+    let thread = thread::spawn(move || drop(h));
+    join(thread, "the drop of the server");
+    assert_eq!(dropped.iter().collect::<Vec<_>>(), [Err(HandleError::ServerGone); 3]);
+}
+
+#[test]
+fn a_server_without_commands_sleeps_and_many_wakes_end_one_sleep() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let handle = server.handle();
+    server.poll_once().unwrap();
+    let sleeps = |server: &mut Server| {
+        let (start, sleep) = (Instant::now(), Duration::from_millis(50));
+        let tick = server.poll_for(sleep).unwrap();
+        assert!(tick.is_empty());
+        (start.elapsed() >= sleep, tick.more())
+    };
+    assert_eq!(sleeps(&mut server), (true, false));
+    for round in 0..3 {
+        for _ in 0..1000 {
+            handle.wake().unwrap();
+        }
+        assert_eq!(server.next_timeout(), Some(Duration::ZERO));
+        // For ever, if it were not woken.
+        let tick = server.poll_wait(None).unwrap();
+        assert!(tick.is_empty() && !tick.more());
+        assert_eq!(server.next_timeout(), None);
+        assert_eq!(sleeps(&mut server), (true, false), "the wake-ups were one, in round {round}");
+    }
+    // A batch of commands is one wake-up, too.
+    for _ in 0..500 {
+        handle.call(|_| {}).unwrap();
+    }
+    server.poll_wait(None).unwrap();
+    assert_eq!(sleeps(&mut server), (true, false));
+}
+
+#[test]
+fn a_wake_after_one_that_a_poll_without_sleep_was_given_counts() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let handle = server.handle();
+    let inner = handle.clone();
+    // The closure's wake comes between this poll's look at the flag and its look at the kernel.
+    handle.call(move |_| inner.wake().unwrap()).unwrap();
+    let tick = server.poll_once().unwrap();
+    assert!(tick.more());
+    let (sender, done) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        handle.wake().unwrap();
+        server.poll_wait(None).unwrap();
+        sender.send(()).unwrap();
+    });
+    done.recv_timeout(PATIENCE).expect("the second wake ends the next sleep");
+    join(thread, "the poller");
+}
+
+#[test]
+fn wake_ends_a_sleep_without_end() {
+    let mut server = Server::bind("127.0.0.1:0").unwrap();
+    let handle = server.handle();
+    let (said, heard) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let thread = {
+        let said = said.clone();
+        thread::spawn(move || {
+            while !said.load(Ordering::Relaxed) {
+                let tick = server.poll_wait(None).expect("polls");
+                assert!(tick.is_empty());
+                heard.0.send(()).unwrap();
+            }
+        })
+    };
+    // The first poll returns by itself: a new listener may have a backlog.
+    heard.1.recv_timeout(PATIENCE).unwrap();
+    said.store(true, Ordering::Relaxed);
+    handle.wake().unwrap();
+    join(thread, "a sleeper that was woken");
+}
+
+#[test]
+fn a_poll_is_bounded_though_commands_beget_commands() {
+    fn beget(handle: Handle, count: Arc<AtomicUsize>) {
+        count.fetch_add(1, Ordering::Relaxed);
+        let again = handle.clone();
+        handle.call(move |_| beget(again, count)).unwrap();
+    }
+    let mut h = Harness::with(Server::builder().handle_queue(4));
+    let (mut raw, id) = h.connect();
+    let count = Arc::new(AtomicUsize::new(0));
+    beget(h.server.handle(), count.clone());
+    for _ in 0..10 {
+        let before = count.load(Ordering::Relaxed);
+        let tick = h.server.poll_wait(None).unwrap();
+        assert!(tick.more() && tick.next_timeout() == Some(Duration::ZERO));
+        assert_eq!(h.server.next_timeout(), Some(Duration::ZERO));
+        let ran = count.load(Ordering::Relaxed) - before;
+        assert!((1..=5).contains(&ran), "{ran} commands in a poll");
+    }
+    // Clients are served beside it.
+    h.write(&mut raw, &raw::text("hello"));
+    h.until("the message", |h| h.texts(id) == ["hello"]);
+}
+
+#[test]
+fn call_gives_results_and_may_do_all_but_poll() {
+    let mut h = Harness::new();
+    let (mut raw, id) = h.connect();
+    let handle = h.server.handle();
+    let asker = handle.clone();
+    let answers = h.serve(
+        |_, _| {},
+        move |_| {
+            let count = ask(&asker, |server| server.client_count());
+            let polls = ask(&asker, |server| {
+                let polls =
+                    [server.poll_once(), server.poll_for(Duration::from_secs(60)), server.poll_wait(None)];
+                let kinds = polls.map(|tick| tick.unwrap_err());
+                [kinds[0].kind(), kinds[1].kind(), kinds[2].kind(), server.run(|_, _| {}).unwrap_err().kind()]
+            });
+            ask(&asker, move |server| {
+                server.send(id, "inside").unwrap();
+                server.flush();
+                server.handle().send(id, "and behind").unwrap();
+            });
+            (count, polls)
+        },
+    );
+    assert_eq!(answers, (1, [ErrorKind::ResourceBusy; 4]));
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "inside"));
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "and behind"));
+    // On the server's own thread as well.
+    handle.send(id, "from here").unwrap();
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "from here"));
+}
+
+#[test]
+fn a_panic_in_a_call_comes_out_of_the_poll_and_nothing_else_is_lost() {
+    let mut h = Harness::new();
+    let (mut raw, id) = h.connect();
+    h.settle();
+    let handle = h.server.handle();
+    handle.send(id, "before").unwrap();
+    handle.call(|_| std::panic::resume_unwind(Box::new("on purpose"))).unwrap();
+    handle.send(id, "behind").unwrap();
+    let panic = catch_unwind(AssertUnwindSafe(|| h.server.poll_once())).unwrap_err();
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
+    assert_eq!(h.server.next_timeout(), Some(Duration::ZERO), "one command is left");
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "before"));
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "behind"));
+    h.write(&mut raw, &raw::text("still there"));
+    h.until("an answer", |h| h.texts(id) == ["still there"]);
+}
+
+#[test]
+fn a_shutdown_from_another_thread_ends_run() {
+    let mut h = Harness::new();
+    let (mut raw, _id) = h.connect();
+    let handle = h.server.handle();
+    let addr = h.addr;
+    let server = run(h.server);
+    handle.shutdown(CloseCode::Restart, PATIENCE).unwrap();
+    let deadline = Deadline::new();
+    while raw.input().len() < 4 {
+        raw.read_some();
+        deadline.check("a close frame");
+    }
+    assert_eq!(raw.take_frames(), [Frame::close(1012, "")]);
+    raw.write_some(&raw::close(1012, "")).unwrap();
+    drop(raw);
+    let server = join(server, "the end of run");
+    assert_eq!(server.stats().closed.shutdown, 1);
+    assert!(std::net::TcpStream::connect(addr).is_err(), "it listens no more");
+    // Drained, and still there.
+    handle.wake().unwrap();
+    drop(server);
+    assert_eq!(handle.wake(), Err(HandleError::ServerGone));
+}
