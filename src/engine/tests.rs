@@ -6,6 +6,7 @@ mod caps;
 mod deadlines;
 mod ends;
 mod invariants;
+mod rooms;
 mod simulation;
 
 use std::time::Duration;
