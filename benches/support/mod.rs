@@ -4,6 +4,7 @@
 
 use std::{
     error::Error,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
@@ -105,6 +106,12 @@ pub fn read_head(stream: &mut TcpStream) -> Outcome<()> {
         return Err(String::from_utf8_lossy(&head).into_owned().into());
     }
     Ok(())
+}
+
+/// User and system time of a process's first thread in nanoseconds.
+pub fn cpu_time(pid: u32) -> Outcome<u64> {
+    let line = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    Ok(line.split_whitespace().next().ok_or("empty schedstat")?.parse()?)
 }
 
 /// The middle one.
