@@ -8,7 +8,8 @@
 //!
 //! The server is a process of its own, on another core than the clients if there are two. Of each message the
 //! delay is from just before `broadcast` to just after the `read` that brought it. The clients whose delays
-//! count always read; the slow ones have the smallest receive buffers that the kernel allows.
+//! count always read; the slow ones have the smallest receive buffers that the kernel allows. "Waited" is the
+//! time for which the process had work but others had its core: with much of it the figures say little.
 
 mod support;
 
@@ -56,21 +57,29 @@ fn main() -> Outcome<()> {
     let mut load = Load::new(&bench, clients - slow)?;
     for latest in [false, true] {
         println!("{}:", if latest { "publish_latest to a room" } else { "broadcast at default settings" });
-        println!("  slow ones   p50 ms   p99 ms   max ms   server   clients   backed up      closed");
+        println!(
+            "  slow ones   p50 ms   p99 ms   max ms   server+waited  clients+waited  backed up    closed"
+        );
         // The pools fill; who does not read has not been seen yet.
         load.phase(slow, false, latest, Duration::from_secs(1))?;
         let (mut reading, mut stalled) = (Vec::new(), Vec::new());
         for stall in PHASES {
             let phase = load.phase(slow, stall, latest, Duration::from_secs(seconds))?;
             println!("  {:>9}   {phase}", if stall { "stall" } else { "read" });
-            if stall { &mut stalled } else { &mut reading }.push(phase.p99);
+            if stall { &mut stalled } else { &mut reading }.push([phase.p99, phase.per_broadcast]);
         }
-        let (reading, stalled) = (median(reading), median(stalled));
-        println!(
-            "  median p99 of the others: {reading:.2} ms, {stalled:.2} ms beside {slow} that do not read: \
-             {:.3} times",
-            stalled / reading
-        );
+        let [reading, stalled] = [reading, stalled].map(|phases: Vec<[f64; 2]>| {
+            [0, 1].map(|what| median(phases.iter().map(|phase| phase[what]).collect()))
+        });
+        for (what, unit) in ["p99 of the others", "the server's CPU time per message to all"].iter().zip(0..)
+        {
+            let (reading, stalled) = (reading[unit], stalled[unit]);
+            println!(
+                "  {what}, medians: {reading:.2} ms, beside {slow} that do not read {stalled:.2} ms: \
+                 {:.3} times",
+                stalled / reading
+            );
+        }
     }
     drop(load);
     bench.stop()
@@ -98,9 +107,10 @@ fn now() -> u64 {
 
 // ---- the server ----
 
-/// What the control connection asks for: "run LATEST COUNT", "fill" or "count".
+/// What the control connection asks for: "run NUMBER LATEST COUNT", "fill" or "count".
 #[derive(Debug, Default)]
 struct Run {
+    number: u64,
     latest: bool,
     left: u32,
     /// How many slow clients had bytes waiting at the first message, and at the last.
@@ -138,8 +148,9 @@ fn serve() -> Outcome<()> {
                 Event::Message { client, message } => {
                     let words: Vec<_> = message.as_text().unwrap_or("quit").split(' ').collect();
                     match words[..] {
-                        ["run", latest, count] => {
-                            run = Run { latest: latest == "true", left: count.parse()?, ..Run::default() };
+                        ["run", number, latest, count] => {
+                            let (number, left) = (number.parse()?, count.parse()?);
+                            run = Run { number, latest: latest == "true", left, ..Run::default() };
                             (next, closed) = (Instant::now(), 0);
                         }
                         ["fill"] => {
@@ -162,7 +173,8 @@ fn serve() -> Outcome<()> {
                 run.begun = true;
             }
             let mut message = [7; PAYLOAD];
-            message[..8].copy_from_slice(&now().to_be_bytes());
+            message[..8].copy_from_slice(&run.number.to_be_bytes());
+            message[8..16].copy_from_slice(&now().to_be_bytes());
             if run.latest {
                 server.publish_latest("all", 1, &message);
             } else {
@@ -210,16 +222,25 @@ struct Load {
     clients: Vec<Client>,
     measured: usize,
     block: Vec<u8>,
-    /// In nanoseconds.
-    delays: Vec<u64>,
+    delays: Delays,
+}
+
+/// Of one run.
+#[derive(Default)]
+struct Delays {
+    run: u64,
+    nanos: Vec<u64>,
 }
 
 struct Phase {
     p50: f64,
     p99: f64,
     max: f64,
-    server: f64,
-    clients: f64,
+    /// Percent of a core, and of the time for which there was work but no core.
+    server: [f64; 2],
+    clients: [f64; 2],
+    /// The server's, in milliseconds.
+    per_broadcast: f64,
     backed_up: [usize; 2],
     closed: usize,
     lost: usize,
@@ -240,7 +261,7 @@ impl Load {
             clients: Vec::new(),
             measured,
             block: vec![0; 64 * 1024],
-            delays: Vec::new(),
+            delays: Delays::default(),
         };
         for _ in 0..measured {
             load.add("/", true)?;
@@ -264,7 +285,7 @@ impl Load {
         self.clients.truncate(self.measured);
         let begin = Instant::now();
         while self.ask("count")? != (self.measured + 1).to_string() {
-            self.pump(usize::MAX, Duration::from_millis(20))?;
+            self.pump(None, Duration::from_millis(20))?;
             if begin.elapsed() > PATIENCE {
                 return Err("the slow ones never left".into());
             }
@@ -277,38 +298,48 @@ impl Load {
             if filled != slow.to_string() {
                 return Err(format!("only {filled} of {slow} are backed up").into());
             }
-            self.pump(usize::MAX, BEFORE_RUN)?;
+            self.pump(None, BEFORE_RUN.min(time / 3))?;
         }
         let count = (time.as_nanos() / EVERY.as_nanos()) as usize;
-        self.delays.clear();
-        let (begin, before) = (Instant::now(), [cpu_time(self.server)?, cpu_time(std::process::id())?]);
-        self.tell(&format!("run {latest} {count}"))?;
-        self.pump(count * self.measured, time + Duration::from_secs(3))?;
-        let cpu = [cpu_time(self.server)? - before[0], cpu_time(std::process::id())? - before[1]];
-        let cpu = cpu.map(|cpu| 100.0 * cpu as f64 / begin.elapsed().as_nanos() as f64);
+        self.delays.run += 1;
+        self.delays.nanos.clear();
+        let usage = |load: &Load| Outcome::Ok([cpu_time(load.server)?, cpu_time(std::process::id())?]);
+        let (begin, before) = (Instant::now(), usage(self)?);
+        self.tell(&format!("run {} {latest} {count}", self.delays.run))?;
+        self.pump(Some(count * self.measured), time)?;
+        let (after, elapsed) = (usage(self)?, begin.elapsed().as_nanos() as f64);
+        let used = |who: usize, what: usize| (after[who][what] - before[who][what]) as f64;
+        let percent = |who| [0, 1].map(|what| 100.0 * used(who, what) / elapsed);
         let answer = self.hear()?;
         let numbers: Vec<usize> = answer.split(' ').map(str::parse).collect::<Result<_, _>>()?;
         let [first, last, closed] = numbers[..] else { return Err(answer.into()) };
-        self.delays.sort_unstable();
-        let lost = count * self.measured - self.delays.len();
+        let nanos = &mut self.delays.nanos;
+        nanos.sort_unstable();
         let at = |part: f64| {
-            let index = (self.delays.len() as f64 * part) as usize;
-            self.delays.get(index.min(self.delays.len() - 1)).map_or(f64::NAN, |nanos| *nanos as f64 / 1e6)
+            let index = (nanos.len() as f64 * part) as usize;
+            nanos.get(index).or(nanos.last()).map_or(f64::NAN, |nanos| *nanos as f64 / 1e6)
         };
-        if self.delays.is_empty() {
-            return Err("nothing was delivered".into());
-        }
-        let [server, clients] = cpu;
-        let backed_up = [first, last];
-        Ok(Phase { p50: at(0.5), p99: at(0.99), max: at(1.0), server, clients, backed_up, closed, lost })
+        Ok(Phase {
+            p50: at(0.5),
+            p99: at(0.99),
+            max: at(1.0),
+            server: percent(0),
+            clients: percent(1),
+            per_broadcast: used(0, 0) / count as f64 / 1e6,
+            backed_up: [first, last],
+            closed,
+            lost: count * self.measured - nanos.len(),
+        })
     }
 
-    /// Reads what comes, until so many deliveries were measured or the time is up.
-    fn pump(&mut self, deliveries: usize, time: Duration) -> Outcome<()> {
-        let end = Instant::now() + time;
-        while self.delays.len() < deliveries {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+    /// Reads what comes, for that time; with a number of deliveries to come until they have, or nothing does.
+    fn pump(&mut self, deliveries: Option<usize>, time: Duration) -> Outcome<()> {
+        let (begin, mut last) = (Instant::now(), Instant::now());
+        while deliveries.is_none_or(|count| self.delays.nanos.len() < count) {
+            let since = if deliveries.is_some() { last } else { begin };
+            let quiet = if deliveries.is_some() { Duration::from_secs(3) } else { time };
+            let left = (begin + time).max(since + quiet).saturating_duration_since(Instant::now());
+            if left.is_zero() || begin.elapsed() > time + PATIENCE {
                 break;
             }
             match self.poll.poll(&mut self.events, Some(left)) {
@@ -316,6 +347,7 @@ impl Load {
                 outcome => outcome?,
             }
             for event in &self.events {
+                last = Instant::now();
                 // One that was replaced may still be told of.
                 if let Some(client) = self.clients.get_mut(event.token().0) {
                     client.read(&mut self.block, &mut self.delays)?;
@@ -353,9 +385,22 @@ impl Load {
     }
 }
 
+impl Delays {
+    fn note(&mut self, message: &[u8], now: u64) {
+        let number = |at: usize| {
+            let bytes = message.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+            bytes.map_or(0, u64::from_be_bytes)
+        };
+        // One of the run before is late.
+        if number(0) == self.run {
+            self.nanos.push(now.saturating_sub(number(8)));
+        }
+    }
+}
+
 impl Client {
     /// Reads once and notes the delay of every whole message.
-    fn read(&mut self, block: &mut [u8], delays: &mut Vec<u64>) -> Outcome<()> {
+    fn read(&mut self, block: &mut [u8], delays: &mut Delays) -> Outcome<()> {
         loop {
             let kept = self.partial.len();
             block[..kept].copy_from_slice(&self.partial);
@@ -376,9 +421,7 @@ impl Client {
                 }
                 let Some(body) = rest.get(..len) else { break };
                 match (first, body) {
-                    (0x82, [a, b, c, d, e, f, g, h, ..]) if self.measured => {
-                        delays.push(now.saturating_sub(u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h])));
-                    }
+                    (0x82, body) if self.measured => delays.note(body, now),
                     (0x89, body) => _ = self.stream.write(&pong(body)),
                     _ => {}
                 }
@@ -416,8 +459,11 @@ fn connect(addr: SocketAddr, path: &str, small: bool) -> Outcome<TcpStream> {
 
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Phase { p50, p99, max, server, clients, backed_up: [first, last], closed, lost } = self;
-        write!(f, "{p50:>6.2}   {p99:>6.2}   {max:>6.1}   {server:>4.0} %   {clients:>5.0} %   ")?;
+        let Phase { p50, p99, max, server, clients, backed_up: [first, last], closed, lost, .. } = self;
+        write!(f, "{p50:>6.2}   {p99:>6.2}   {max:>6.1}   ")?;
+        for [cpu, waited] in [server, clients] {
+            write!(f, "{cpu:>3.0} % + {waited:>2.0} %   ")?;
+        }
         write!(f, "{first:>3}, then {last:<3}   {closed:>3}")?;
         if *lost > 0 {
             write!(f, "   ({lost} messages replaced or missing)")?;

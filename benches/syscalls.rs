@@ -49,10 +49,11 @@ fn measure(load: Load) -> Outcome<()> {
     let bench = Bench::start(mode, &[])?;
     let mut sockets = connect(&bench, clients)?;
     run(&load, &mut sockets, rounds / 10)?;
-    let before = cpu_time(bench.pid())?;
+    let [before, _] = cpu_time(bench.pid())?;
     run(&load, &mut sockets, rounds)?;
     let delivered = (clients * depth * rounds) as u64;
-    println!("  {} ns CPU per message delivered", (cpu_time(bench.pid())? - before) / delivered);
+    let [after, _] = cpu_time(bench.pid())?;
+    println!("  {} ns CPU per message delivered", (after - before) / delivered);
     drop(sockets);
     bench.stop()?;
 

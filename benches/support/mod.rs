@@ -108,10 +108,13 @@ pub fn read_head(stream: &mut TcpStream) -> Outcome<()> {
     Ok(())
 }
 
-/// User and system time of a process's first thread in nanoseconds.
-pub fn cpu_time(pid: u32) -> Outcome<u64> {
+/// User and system time of a process's first thread, and the time for which others had its core; in
+/// nanoseconds.
+pub fn cpu_time(pid: u32) -> Outcome<[u64; 2]> {
     let line = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    Ok(line.split_whitespace().next().ok_or("empty schedstat")?.parse()?)
+    let mut words = line.split_whitespace();
+    let mut number = || Outcome::Ok(words.next().ok_or("schedstat is short")?.parse()?);
+    Ok([number()?, number()?])
 }
 
 /// The middle one.
