@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-use support::{Bench, Outcome, frame, raise_descriptor_limit, reply_len};
+use support::{Bench, Outcome, cpu_time, frame, raise_descriptor_limit, reply_len};
 
 const ECHO: Load = Load { mode: "echo", clients: 64, payload: 125, depth: 32, rounds: 200 };
 const BROADCAST: Load = Load { mode: "broadcast", clients: 1000, payload: 64, depth: 1, rounds: 100 };
@@ -49,10 +49,11 @@ fn measure(load: Load) -> Outcome<()> {
     let bench = Bench::start(mode, &[])?;
     let mut sockets = connect(&bench, clients)?;
     run(&load, &mut sockets, rounds / 10)?;
-    let before = cpu_time(bench.pid())?;
+    let [before, _] = cpu_time(bench.pid())?;
     run(&load, &mut sockets, rounds)?;
     let delivered = (clients * depth * rounds) as u64;
-    println!("  {} ns CPU per message delivered", (cpu_time(bench.pid())? - before) / delivered);
+    let [after, _] = cpu_time(bench.pid())?;
+    println!("  {} ns CPU per message delivered", (after - before) / delivered);
     drop(sockets);
     bench.stop()?;
 
@@ -109,12 +110,6 @@ fn run(load: &Load, sockets: &mut [TcpStream], rounds: usize) -> Outcome<()> {
         }
     }
     Ok(())
-}
-
-/// User and system time of a process in nanoseconds.
-fn cpu_time(pid: u32) -> Outcome<u64> {
-    let line = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-    Ok(line.split_whitespace().next().ok_or("empty schedstat")?.parse()?)
 }
 
 /// Name and number of calls from `strace -c`'s table.

@@ -232,6 +232,34 @@ fn the_steady_state_allocates_nothing() {
     let ways = bench.steady(50, |bench| bench.round(&small, usize::MAX, 1, expected, send_all));
     assert_eq!(ways, 0, "prepared messages, latest, expiring, of high priority");
 
+    let clients: Vec<_> = bench.server.clients().collect();
+    for client in clients {
+        bench.server.join(client, "lobby").unwrap();
+        bench.server.set_user(client, "ada").unwrap();
+    }
+    let publish = |server: &mut Server, event: Event<'_>| {
+        if let Event::Message { client, message } = event {
+            let room = server.room("lobby").unwrap();
+            assert_eq!(server.publish("lobby", message).queued, 4);
+            assert_eq!(server.publish(room, message).queued, 4);
+            assert_eq!(server.publish_except("elsewhere", client, message).queued, 0);
+            assert_eq!(server.send_to_user("ada", message).queued, 4);
+        }
+    };
+    let published = bench.steady(100, |bench| bench.round(&small, usize::MAX, 4, 3 * 102, publish));
+    assert_eq!(published, 0, "small messages to a room and to a user");
+
+    // Of each of two values the latest leaves.
+    let latest = |server: &mut Server, event: Event<'_>| {
+        if let Event::Message { message, .. } = event {
+            for key in [1, 2, 1, 2] {
+                assert_eq!(server.publish_latest("lobby", key, message).queued, 4);
+            }
+        }
+    };
+    let published = bench.steady(100, |bench| bench.round(&small, usize::MAX, 4, 2 * 102, latest));
+    assert_eq!(published, 0, "latest values to a room");
+
     bench.server.set_interval(Duration::from_millis(1));
     let timers = bench.steady(100, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
     assert_eq!(timers, 0, "timers");

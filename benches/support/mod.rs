@@ -1,7 +1,10 @@
 //! What the benchmarks share: a server in a process of its own, and raw clients.
 
+#![allow(dead_code, reason = "each benchmark uses a part")]
+
 use std::{
     error::Error,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
@@ -66,21 +69,8 @@ impl Bench {
     pub fn connect(&self) -> Outcome<TcpStream> {
         let mut stream = TcpStream::connect(&self.addr)?;
         stream.set_nodelay(true)?;
-        let request = "GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        stream.write_all(request.as_bytes())?;
-        // The answer has a fixed length: up to the empty line.
-        let (mut head, mut byte) = (Vec::new(), [0; 129]);
-        while !head.ends_with(b"\r\n\r\n") {
-            let count = stream.read(&mut byte)?;
-            if count == 0 {
-                return Err("the server hung up".into());
-            }
-            head.extend_from_slice(&byte[..count]);
-        }
-        if !head.starts_with(b"HTTP/1.1 101") {
-            return Err(String::from_utf8_lossy(&head).into_owned().into());
-        }
+        stream.write_all(request("/").as_bytes())?;
+        read_head(&mut stream)?;
         Ok(stream)
     }
 
@@ -97,6 +87,40 @@ impl Drop for Bench {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An upgrade request.
+pub fn request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// Reads the answer to it and nothing behind.
+pub fn read_head(stream: &mut TcpStream) -> Outcome<()> {
+    // It always has this length.
+    let mut head = [0; 129];
+    stream.read_exact(&mut head)?;
+    if !head.starts_with(b"HTTP/1.1 101") || !head.ends_with(b"\r\n\r\n") {
+        return Err(String::from_utf8_lossy(&head).into_owned().into());
+    }
+    Ok(())
+}
+
+/// User and system time of a process's first thread, and the time for which others had its core; in
+/// nanoseconds.
+pub fn cpu_time(pid: u32) -> Outcome<[u64; 2]> {
+    let line = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
+    let mut words = line.split_whitespace();
+    let mut number = || Outcome::Ok(words.next().ok_or("schedstat is short")?.parse()?);
+    Ok([number()?, number()?])
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A masked binary frame with a payload below 64 KiB.

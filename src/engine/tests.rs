@@ -11,6 +11,7 @@ mod lanes;
 mod limits;
 mod outbound;
 mod receiver;
+mod rooms;
 mod simulation;
 
 use std::time::Duration;

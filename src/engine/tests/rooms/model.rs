@@ -1,0 +1,587 @@
+//! Clients come, go in every way and are replaced, and who is where, who is told what, and what each peer
+//! reads is held against plain sets by name.
+//!
+//! `TICKWS_ROOM_SEEDS=20000 cargo test --lib rooms` tries more; a failure prints the seed that repeats it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use super::*;
+use crate::{
+    Overflow, PeerMisbehaved, Room, RoomId,
+    engine::{Engine, sim::SimStream},
+    test_rng::Rng,
+};
+
+/// Who is in which room, or which user has which connections. No set is empty.
+type Groups = BTreeMap<String, BTreeSet<ClientId>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Shaking,
+    Open,
+    /// We said our close frame: still a member, but nothing can be sent to it.
+    Closing,
+    /// Its end was reported when so many flushes had been; until the next its id is known.
+    Leaving(u32),
+    /// Its id is stale.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Member {
+    peer: Peer,
+    id: Option<ClientId>,
+    state: State,
+    overflow: Overflow,
+    /// What was queued for it and not read.
+    expected: VecDeque<String>,
+    /// Takes nothing for now.
+    stuck: bool,
+    /// Sends nothing any more.
+    mute: bool,
+    /// What is under way to it may be lost.
+    deaf: bool,
+    close_seen: bool,
+}
+
+/// What the sequences have visited.
+#[derive(Debug, Default)]
+struct Visited {
+    stale_rooms: usize,
+    stale_clients: usize,
+    joined_while_leaving: usize,
+    slots_used_again: usize,
+    queued: usize,
+    dropped: usize,
+    overflowed: usize,
+    refused: [usize; 4],
+    reasons: BTreeMap<&'static str, usize>,
+}
+
+struct World<'v> {
+    host: Host,
+    rng: Rng,
+    /// Nothing takes any time, so that what was queued before a poll has been read after it.
+    calm: bool,
+    members: Vec<Member>,
+    by_id: HashMap<ClientId, usize>,
+    rooms: Groups,
+    users: Groups,
+    /// Every room that ever was, in order of age. The last of a name is current if the room exists.
+    given: Vec<(RoomId, String)>,
+    flushes: u32,
+    number: usize,
+    totals: Delivery,
+    visited: &'v mut Visited,
+}
+
+fn leave_groups(groups: &mut Groups, id: ClientId) -> usize {
+    let before: usize = groups.values().map(BTreeSet::len).sum();
+    groups.retain(|_, members| {
+        members.remove(&id);
+        !members.is_empty()
+    });
+    before - groups.values().map(BTreeSet::len).sum::<usize>()
+}
+
+fn by_client(groups: &Groups) -> BTreeMap<ClientId, BTreeSet<&str>> {
+    let mut of = BTreeMap::<_, BTreeSet<_>>::new();
+    for (name, members) in groups {
+        for id in members {
+            of.entry(*id).or_default().insert(name.as_str());
+        }
+    }
+    of
+}
+
+impl World<'_> {
+    fn new(seed: u64, visited: &mut Visited) -> World<'_> {
+        let mut rng = Rng::new(seed);
+        let calm = !seed.is_multiple_of(3);
+        let config = Config {
+            max_rooms: rng.pick(&[3, 1000]),
+            max_rooms_per_client: rng.pick(&[2, 100]),
+            max_room_name: rng.pick(&[3, 255]),
+            max_buffered: rng.pick(&[150, 4_000, 1 << 20]),
+            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]),
+            ..Config::default()
+        };
+        let host = Host::with_chaos(config, (!calm).then(|| Rng::new(rng.next())));
+        World {
+            host,
+            rng,
+            calm,
+            members: Vec::new(),
+            by_id: HashMap::new(),
+            rooms: Groups::new(),
+            users: Groups::new(),
+            given: Vec::new(),
+            flushes: 0,
+            number: 0,
+            totals: Delivery::default(),
+            visited,
+        }
+    }
+
+    // ---- the model ----
+
+    fn current(&self, name: &str) -> Option<RoomId> {
+        let latest = self.given.iter().rev().find(|(_, given)| given == name);
+        self.rooms.contains_key(name).then(|| latest.expect("it was given an id").0)
+    }
+
+    /// The name that `room` has, if it exists or may begin.
+    fn meant(&self, room: Room<'_>) -> Option<String> {
+        match room {
+            Room::Name(name) => Some(name.to_owned()),
+            Room::Id(id) => {
+                let name = &self.given.iter().find(|(given, _)| *given == id)?.1;
+                (self.current(name) == Some(id)).then(|| name.clone())
+            }
+        }
+    }
+
+    fn members_of(&self, room: Room<'_>) -> BTreeSet<ClientId> {
+        self.meant(room).and_then(|name| self.rooms.get(&name)).cloned().unwrap_or_default()
+    }
+
+    fn state(&self, id: ClientId) -> State {
+        match self.members[self.by_id[&id]].state {
+            State::Leaving(flushes) if flushes != self.flushes => State::Gone,
+            state => state,
+        }
+    }
+
+    /// `Ok(false)`: its end is reported, and calls have no effect.
+    fn is_live(&mut self, id: ClientId) -> Result<bool, NotConnected> {
+        match self.state(id) {
+            State::Open | State::Closing => Ok(true),
+            State::Leaving(_) => Ok(false),
+            State::Shaking | State::Gone => {
+                self.visited.stale_clients += 1;
+                Err(NotConnected(id))
+            }
+        }
+    }
+
+    /// Nobody finds it any more.
+    fn forget(&mut self, id: ClientId, state: State) {
+        leave_groups(&mut self.rooms, id);
+        leave_groups(&mut self.users, id);
+        self.members[self.by_id[&id]].state = state;
+    }
+
+    // ---- what the application does ----
+
+    fn join(&mut self, id: ClientId, room: Room<'_>) {
+        let Config { max_rooms, max_rooms_per_client, max_room_name, .. } = *self.host.engine.config();
+        let live = self.is_live(id);
+        let name = self.meant(room);
+        let (is_new, is_in) = (self.members_of(room).is_empty(), self.members_of(room).contains(&id));
+        let len = name.as_ref().map_or(0, String::len);
+        let expected = match (live, &name, room) {
+            (Err(NotConnected(id)), ..) => Err(JoinError::NotConnected(id)),
+            (Ok(false), ..) => {
+                self.visited.joined_while_leaving += 1;
+                Ok(())
+            }
+            _ if is_in => Ok(()),
+            _ if by_client(&self.rooms).get(&id).map_or(0, BTreeSet::len) == max_rooms_per_client => {
+                self.visited.refused[0] += 1;
+                Err(JoinError::TooManyForClient { client: id, max: max_rooms_per_client })
+            }
+            (_, None, Room::Id(stale)) => {
+                self.visited.refused[1] += 1;
+                Err(JoinError::NoSuchRoom(stale))
+            }
+            _ if is_new && len > max_room_name => {
+                self.visited.refused[2] += 1;
+                Err(JoinError::NameTooLong { len, max: max_room_name })
+            }
+            _ if is_new && self.rooms.len() == max_rooms => {
+                self.visited.refused[3] += 1;
+                Err(JoinError::TooManyRooms { max: max_rooms })
+            }
+            _ => Ok(()),
+        };
+        assert_eq!(self.host.engine.join(id, room), expected, "{id} joins {room:?}");
+        if expected.is_ok() && live == Ok(true) {
+            let name = name.expect("it could be joined");
+            if is_new {
+                let id = self.host.engine.rooms().find(&name).expect("it was joined");
+                assert!(self.given.last().is_none_or(|(last, _)| *last < id), "ids order by age");
+                self.given.push((id, name.clone()));
+            }
+            self.rooms.entry(name).or_default().insert(id);
+        }
+    }
+
+    fn leave(&mut self, id: ClientId, room: Room<'_>) {
+        let is_in = self.members_of(room).contains(&id);
+        let expected = self.is_live(id).map(|live| live && is_in);
+        assert_eq!(self.host.engine.leave(id, room), expected, "{id} leaves {room:?}");
+        if is_in && let Some(members) = self.meant(room).and_then(|name| self.rooms.get_mut(&name)) {
+            members.remove(&id);
+            self.rooms.retain(|_, members| !members.is_empty());
+        }
+    }
+
+    fn leave_all(&mut self, id: ClientId) {
+        let expected = self.is_live(id).map(|_| leave_groups(&mut self.rooms, id));
+        assert_eq!(self.host.engine.leave_all(id), expected);
+    }
+
+    fn set_user(&mut self, id: ClientId, key: &str) {
+        let live = self.is_live(id);
+        assert_eq!(self.host.engine.set_user(id, key), live.map(|_| ()));
+        if live == Ok(true) {
+            leave_groups(&mut self.users, id);
+            self.users.entry(key.to_owned()).or_default().insert(id);
+        }
+    }
+
+    fn clear_user(&mut self, id: ClientId) {
+        let expected = self.is_live(id).map(|_| leave_groups(&mut self.users, id) > 0);
+        assert_eq!(self.host.engine.clear_user(id), expected);
+    }
+
+    fn publish(&mut self, whom: Whom<'_>, except: Option<ClientId>) {
+        let mut to = match whom {
+            Whom::Everyone => self.by_id.keys().copied().collect(),
+            Whom::Room(room) => self.members_of(room),
+            Whom::User(key) => self.users.get(key).cloned().unwrap_or_default(),
+        };
+        to.retain(|id| except != Some(*id) && self.state(*id) == State::Open);
+        self.number += 1;
+        let len = self.rng.pick(&[0, 0, 20, 60, 125, 126, 1_500]);
+        let text = format!("{:1$}", self.number, len);
+        let frame = text.len() + if text.len() < 126 { 2 } else { 4 };
+        let max = self.host.engine.config().max_buffered;
+        let mut expected = Delivery::default();
+        let mut overflowed = Vec::new();
+        for &id in &to {
+            let waiting = self.host.engine.clients[id.index()].outbox.frames_len();
+            let member = &mut self.members[self.by_id[&id]];
+            if frame <= max && waiting + frame <= max {
+                expected.queued += 1;
+                member.expected.push_back(text.clone());
+            } else if frame > max || member.overflow == Overflow::DropNewest {
+                expected.dropped += 1;
+            } else {
+                expected.overflowed += 1;
+                overflowed.push(id);
+            }
+        }
+        let delivery = self.host.engine.deliver(whom, text.as_str().into(), None, except);
+        assert_eq!(delivery, expected, "{whom:?} except {except:?}, {} bytes to {to:?}", text.len());
+        for id in overflowed {
+            self.forget(id, State::Leaving(self.flushes));
+        }
+        self.totals.queued += delivery.queued;
+        self.totals.dropped += delivery.dropped;
+        self.visited.dropped += delivery.dropped;
+        self.visited.overflowed += delivery.overflowed;
+    }
+
+    fn close(&mut self, id: ClientId) {
+        let state = self.state(id);
+        let closed = self.host.engine.close(id, CloseCode::Normal, "bye", self.host.now);
+        assert_eq!(closed.is_ok(), state == State::Open);
+        if closed.is_ok() {
+            self.members[self.by_id[&id]].state = State::Closing;
+        }
+    }
+
+    fn disconnect(&mut self, id: ClientId) {
+        let state = self.state(id);
+        self.read(self.by_id[&id]);
+        let known = matches!(state, State::Open | State::Closing | State::Leaving(_));
+        assert_eq!(self.host.engine.disconnect(id).is_ok(), known);
+        if known {
+            self.forget(id, State::Gone);
+            let member = &mut self.members[self.by_id[&id]];
+            // What was not flushed is gone: not one more may come.
+            member.expected.clear();
+            member.deaf |= !self.calm || member.stuck;
+        }
+    }
+
+    /// Anyone that ever was, mostly one who is here.
+    fn anyone(&mut self) -> Option<ClientId> {
+        let here = |member: &&Member| matches!(member.state, State::Open | State::Closing);
+        let all = self.rng.one_in(5);
+        let ids = self.members.iter().filter(|member| all || here(member)).filter_map(|member| member.id);
+        let ids: Vec<_> = ids.collect();
+        (!ids.is_empty()).then(|| self.rng.pick(&ids))
+    }
+
+    fn act(&mut self) {
+        let Some(id) = self.anyone() else { return };
+        let name = self.rng.pick(&["", "a", "b", "c", "d", "ü", "long"]);
+        let stale = (!self.given.is_empty() && self.rng.one_in(8))
+            .then(|| self.given[self.rng.below(self.given.len())].0);
+        let by_id = stale.or_else(|| self.current(name).filter(|_| self.rng.one_in(2)));
+        self.visited.stale_rooms += usize::from(by_id.is_some_and(|id| self.meant(id.into()).is_none()));
+        let room = by_id.map_or(Room::Name(name), Room::Id);
+        let user = self.rng.pick(&["ada", "bob", "", "a"]);
+        match self.rng.below(100) {
+            0..30 => self.join(id, room),
+            30..38 => self.leave(id, room),
+            38..41 => self.leave_all(id),
+            41..57 => self.publish(Whom::Room(room), None),
+            57..65 => self.publish(Whom::Room(room), Some(id)),
+            65..75 => self.set_user(id, user),
+            75..78 => self.clear_user(id),
+            78..86 => self.publish(Whom::User(user), None),
+            86..89 => self.publish(Whom::Everyone, Some(id)),
+            89..92 => self.close(id),
+            92..94 => self.disconnect(id),
+            94..97 => {
+                self.flushes += 1;
+                self.host.engine.flush(self.host.now);
+            }
+            _ => {
+                let policy = self.rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]);
+                if self.host.engine.set_overflow(id, policy).is_ok() {
+                    self.members[self.by_id[&id]].overflow = policy;
+                }
+            }
+        }
+    }
+
+    // ---- what the peers do ----
+
+    fn peer_acts(&mut self) {
+        let here = |member: &&Member| member.state != State::Gone;
+        if self.members.iter().filter(here).count() < 8 && self.rng.one_in(3) {
+            let mut peer = self.host.connect();
+            peer.handshake();
+            return self.members.push(Member {
+                peer,
+                id: None,
+                state: State::Shaking,
+                overflow: self.host.engine.config().overflow,
+                expected: VecDeque::new(),
+                stuck: false,
+                mute: false,
+                deaf: false,
+                close_seen: false,
+            });
+        }
+        let Some(id) = self.anyone() else { return };
+        let at = self.by_id[&id];
+        self.read(at);
+        let member = &mut self.members[at];
+        if self.calm && !member.deaf && self.rng.one_in(4) {
+            member.stuck = !member.stuck && member.state == State::Open;
+            member.peer.windows(256 * 1024, if member.stuck { 0 } else { 256 * 1024 });
+        }
+        if member.mute {
+            return;
+        }
+        // The application lets it join because of this: perhaps in the tick in which it leaves.
+        if self.rng.one_in(2) {
+            member.peer.text("let me in");
+        }
+        let way = self.rng.below(40);
+        member.mute = way < 5;
+        member.deaf |= matches!(way, 3 | 4);
+        match way {
+            0 => member.peer.close(1000),
+            1 => member.peer.fin(),
+            2 => member.peer.raw(b"\x81\x01a"),
+            3 => member.peer.reset(self.rng.one_in(2)),
+            4 => member.peer.hang_up(),
+            _ => {}
+        }
+    }
+
+    /// Reads what has come, which must be what was queued, in order, and nothing else.
+    fn read(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        if member.deaf {
+            return;
+        }
+        for frame in member.peer.frames() {
+            match frame {
+                Frame::Text(text) => {
+                    assert_eq!(Some(text), member.expected.pop_front(), "{:?}", member.id);
+                    self.visited.queued += 1;
+                }
+                Frame::Close(code, _) => {
+                    if !std::mem::replace(&mut member.mute, true) {
+                        member.peer.close(code);
+                    }
+                }
+                other => panic!("nobody sent {other:?}"),
+            }
+        }
+    }
+
+    // ---- one poll ----
+
+    fn poll(&mut self) {
+        self.flushes += 1;
+        let tick = self.host.poll();
+        self.host.check();
+        for at in 0..self.members.len() {
+            self.read(at);
+            let member = &self.members[at];
+            let complete = !self.calm || member.stuck || member.deaf || member.expected.is_empty();
+            assert!(complete, "not told: {:?}", member.expected);
+        }
+        // Who is reported closed has left before anyone looks at the event.
+        for (id, reason) in closes(&tick) {
+            self.note_close(id, &reason);
+        }
+        let known: Vec<_> = self.by_id.keys().copied().collect();
+        self.compare();
+        for event in &tick {
+            match event {
+                Event::Pressure { .. } => unreachable!("no ceiling is near"),
+                Event::Open { client, .. } => {
+                    assert!(!known.contains(&client));
+                    let port = self.host.engine.remote_addr(client).expect("nobody leaves before").port();
+                    let at = self.members.iter().position(|member| member.peer.port == port).expect("known");
+                    let again = self.by_id.keys().any(|id| id.index() == client.index());
+                    self.visited.slots_used_again += usize::from(again);
+                    self.by_id.insert(client, at);
+                    (self.members[at].id, self.members[at].state) = (Some(client), State::Open);
+                    self.join(client, "a".into());
+                }
+                Event::Message { client, .. } => {
+                    let name = self.rng.pick(&["a", "b"]);
+                    self.join(client, name.into());
+                    self.set_user(client, "ada");
+                    let except = self.rng.one_in(2).then_some(client);
+                    self.publish(Whom::Room(name.into()), except);
+                }
+                Event::Close { client, .. } => {
+                    let engine = &self.host.engine;
+                    assert!(engine.rooms().rooms(client).len() + engine.users().rooms(client).len() == 0);
+                    self.join(client, "a".into());
+                    self.leave(client, "a".into());
+                    self.leave_all(client);
+                    self.set_user(client, "ada");
+                    self.clear_user(client);
+                    self.publish(Whom::Room("a".into()), None);
+                }
+                Event::Drained { .. } => {}
+                Event::Timer { .. } => panic!("nobody set a timer"),
+            }
+            self.compare();
+        }
+    }
+
+    fn note_close(&mut self, id: ClientId, reason: &CloseReason) {
+        let member = &mut self.members[self.by_id[&id]];
+        assert!(!std::mem::replace(&mut member.close_seen, true), "closed twice");
+        let (name, state) = match reason {
+            CloseReason::Peer { .. } => ("peer", State::Leaving(self.flushes)),
+            CloseReason::Eof => ("eof", State::Leaving(self.flushes)),
+            CloseReason::Protocol(violation) => {
+                assert_eq!(*violation, PeerMisbehaved::UnmaskedFrame);
+                ("protocol", State::Leaving(self.flushes))
+            }
+            // A flush has followed the publish that it was reported by.
+            CloseReason::Overflow => ("overflow", State::Gone),
+            CloseReason::Disconnected => ("disconnected", State::Gone),
+            CloseReason::Io(_) => {
+                assert!(member.deaf);
+                ("io", State::Gone)
+            }
+            // Whether the peer answered first or the connection failed.
+            CloseReason::Local { .. } => match self.host.engine.get(id) {
+                Some(_) => ("local", State::Leaving(self.flushes)),
+                None => ("local, cut short", State::Gone),
+            },
+            other => panic!("nobody asked for {other}"),
+        };
+        *self.visited.reasons.entry(name).or_default() += 1;
+        self.forget(id, state);
+    }
+
+    // ---- all that can be asked ----
+
+    fn compare(&mut self) {
+        let Engine::<SimStream> { rooms, users, .. } = &self.host.engine;
+        for (hub, groups) in [(rooms, &self.rooms), (users, &self.users)] {
+            assert_eq!(hub.room_count(), groups.len());
+            for (name, expected) in groups {
+                let members = hub.members(name.into());
+                assert_eq!((members.len(), hub.room_len(name.into())), (expected.len(), expected.len()));
+                assert_eq!(members.collect::<BTreeSet<_>>(), *expected, "{name:?}");
+            }
+            let expected = by_client(groups);
+            for id in self.by_id.keys() {
+                let (of, expected) = (hub.rooms(*id), expected.get(id));
+                assert_eq!(of.len(), expected.map_or(0, BTreeSet::len), "{id}");
+                assert!(expected.is_none_or(|expected| of.collect::<BTreeSet<_>>() == *expected), "{id}");
+            }
+        }
+        for (id, name) in &self.given {
+            let current = self.current(name) == Some(*id);
+            assert_eq!(rooms.name(*id), current.then_some(name.as_str()));
+            assert_eq!(rooms.room_len(Room::Id(*id)), if current { self.rooms[name].len() } else { 0 });
+            assert_eq!(rooms.find(name), self.current(name));
+        }
+        let stats = self.host.engine.stats();
+        let totals = (self.totals.queued as u64, self.totals.dropped as u64);
+        assert_eq!((stats.messages_out, stats.dropped), totals);
+    }
+
+    /// Polls until everything under way has come to rest.
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.poll();
+            if self.host.is_quiet() && self.members.iter().all(|m| m.deaf || m.peer.unread() == 0) {
+                return;
+            }
+        }
+        panic!("never at rest: {:?}", self.host);
+    }
+
+    fn run(&mut self) {
+        for _ in 0..120 {
+            for _ in 0..self.rng.below(4) {
+                self.act();
+                self.compare();
+            }
+            for _ in 0..self.rng.below(3) {
+                self.peer_acts();
+            }
+            if !self.rng.one_in(4) {
+                self.poll();
+            }
+        }
+        for member in &mut self.members {
+            member.peer.windows(256 * 1024, 256 * 1024);
+            member.stuck = false;
+        }
+        // All hear what was said to them, then all leave.
+        self.settle();
+        for member in &mut self.members {
+            assert!(member.deaf || member.expected.is_empty(), "not told: {:?}", member.expected);
+            member.peer.fin();
+        }
+        self.settle();
+        self.host.check_empty();
+        assert!(self.members.iter().all(|member| member.id.is_none() || member.close_seen));
+        assert!(self.rooms.is_empty() && self.users.is_empty());
+    }
+}
+
+#[test]
+fn behaves_as_sets_by_name_whoever_comes_and_goes() {
+    let seeds = std::env::var("TICKWS_ROOM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    let mut visited = Visited::default();
+    for seed in 0..seeds.unwrap_or(200) {
+        println!("seed {seed}");
+        World::new(seed, &mut visited).run();
+    }
+    let Visited { stale_rooms, stale_clients, joined_while_leaving, slots_used_again, refused, .. } = visited;
+    let visits = [stale_rooms, stale_clients, joined_while_leaving, slots_used_again];
+    let deliveries = [visited.queued, visited.dropped, visited.overflowed];
+    let all = visits.iter().chain(&deliveries).chain(&refused).chain(visited.reasons.values());
+    assert!(all.clone().all(|count| *count > 0) && visited.reasons.len() >= 7, "{visited:?}");
+}
