@@ -1,7 +1,7 @@
 //! Limits per second: a burst is free, the average holds, and nobody is blamed for a host that slept.
 
 use super::*;
-use crate::{CloseCode, Limit, Timeout};
+use crate::{CloseCode, Limit, Timeout, engine::sim::masked};
 
 fn per_second(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>) -> Config {
     Config { rate_limit, max_messages_per_second: messages, max_bytes_per_second: bytes, ..Config::default() }
@@ -97,7 +97,7 @@ fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
                 (0..whole).for_each(|_| peer.binary(&vec![7; len]));
                 let rest = 100_000 - whole * (len + header);
                 // A piece of a message that is longer than what is left.
-                let mut more = crate::engine::sim::masked(BINARY, true, &[7; 50_000], 7);
+                let mut more = masked(BINARY, true, &[7; 50_000], 7);
                 more.truncate(rest + 1 - missing);
                 more.chunks(more.len().div_ceil(pieces).max(1)).for_each(|piece| peer.raw(piece));
                 let (got, ends) = settle(&mut host);
@@ -115,6 +115,40 @@ fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
             }
         }
     }
+}
+
+#[test]
+fn the_byte_that_is_one_too_many_completes_nothing() {
+    for len in [94, 992, 90_000] {
+        // In the carry, behind a header, and read directly.
+        let header = masked(BINARY, true, &vec![7; len], 7).len() - len;
+        for missing in [0, 1] {
+            let limit = 10 + len + header - 1 + missing;
+            let mut host = Host::new(per_second(Limit::Close, None, Some(limit)));
+            let (mut peer, _) = host.open();
+            peer.binary(b"free");
+            peer.binary(&vec![7; len]);
+            let (got, ends) = settle(&mut host);
+            assert_eq!((got.len(), ends.len()), (1 + missing, 1 - missing), "{len} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_close_finds_the_byte_that_was_one_too_many_in_its_place() {
+    let mut host = Host::new(Config { event_budget: 1, ..per_second(Limit::Close, None, Some(25)) });
+    let (mut peer, client) = open(&mut host);
+    numbered(0..2).iter().for_each(|bytes| peer.binary(bytes));
+    peer.close(1000);
+    peer.windows(26, 5_000);
+    // The excess is in the carry behind a message that the tick had no room for.
+    assert_eq!(host.poll().len(), 1);
+    host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
+    let (got, ends) = settle(&mut host);
+    let local = CloseReason::Local { code: CloseCode::Normal, text: String::new() };
+    assert_eq!((got, ends), (vec![], vec![local]));
+    assert!(!peer.was_aborted());
+    assert_eq!(host.engine.stats().closed.local, 1);
 }
 
 #[test]
