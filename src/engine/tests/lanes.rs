@@ -47,7 +47,7 @@ fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
 /// The texts among them, each but for its filler.
 fn texts(frames: &[Frame]) -> Vec<&str> {
     let text = |frame| match frame {
-        &Frame::Text(ref text) => Some(text.trim_end_matches('.')),
+        Frame::Text(text) => Some(text.trim_end_matches('.')),
         _ => None,
     };
     frames.iter().filter_map(text).collect()
