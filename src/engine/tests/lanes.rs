@@ -46,11 +46,13 @@ fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
 
 /// The texts among them, each but for its filler.
 fn texts(frames: &[Frame]) -> Vec<&str> {
-    let text = |frame| match frame {
-        Frame::Text(text) => Some(text.trim_end_matches('.')),
-        _ => None,
-    };
-    frames.iter().filter_map(text).collect()
+    let mut texts = Vec::new();
+    for frame in frames {
+        if let Frame::Text(text) = frame {
+            texts.push(text.trim_end_matches('.'));
+        }
+    }
+    texts
 }
 
 fn nothing_is_held(host: &Host, client: ClientId) {
