@@ -46,10 +46,9 @@ fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
 
 /// The texts among them, each but for its filler.
 fn texts(frames: &[Frame]) -> Vec<&str> {
-    let text = |frame| match frame {
-        &Frame::Text(ref text) => Some(text.trim_end_matches('.')),
-        _ => None,
-    };
+    fn text(frame: &Frame) -> Option<&str> {
+        if let Frame::Text(text) = frame { Some(text.trim_end_matches('.')) } else { None }
+    }
     frames.iter().filter_map(text).collect()
 }
 
@@ -118,6 +117,28 @@ fn high_that_comes_between_two_writes_passes_high_and_data_as_it_should() {
     host.engine.send(client, "more data".into()).unwrap();
     let frames = hear(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["first", "second", "third", "data", "more data"]);
+}
+
+#[test]
+fn little_of_high_priority_is_framed_at_a_time_and_nothing_behind_it() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, client) = host.open();
+    peer.windows(100_000, 5_000);
+    for name in ["1", "2", "3", "4"] {
+        send(&mut host, client, &format!("{name:.<3000}"), high());
+    }
+    latest(&mut host, client, 7, "old");
+    host.settle();
+    // Two are lined up, and all else can still be replaced; the pong waits for those two only.
+    assert_eq!(host.engine.get(client).unwrap().outbox.len(), 2 * 3_004 - 5_000);
+    latest(&mut host, client, 7, "new");
+    assert_eq!(host.engine.stats().replaced, 1);
+    peer.ping(b"?");
+    host.settle();
+    let frames = hear(&mut host, &mut peer);
+    assert_eq!(frames[2], Frame::Pong(b"?".to_vec()));
+    assert_eq!(texts(&frames), ["1", "2", "3", "4", "new"]);
+    nothing_is_held(&host, client);
 }
 
 #[test]
@@ -340,6 +361,21 @@ fn an_end_without_a_word_leaves_nothing_behind() {
         host.settle();
         host.check_empty();
     }
+}
+
+#[test]
+fn a_failed_write_gives_up_what_waits_at_once() {
+    let mut host = Host::new(Config::default());
+    let (peer, client) = host.open();
+    peer.hang_up();
+    for _ in 0..2 {
+        // More than is framed at a time.
+        (0..200).for_each(|key| latest(&mut host, client, key, &"a value".repeat(200)));
+        host.engine.flush(host.now);
+    }
+    nothing_is_held(&host, client);
+    host.settle();
+    host.check_empty();
 }
 
 #[test]
