@@ -260,39 +260,50 @@ mod tests {
         }
     }
 
-    /// Each thread waits for its post's answer before the next, so one lost wake-up stops everything.
+    /// The thread waits for each post's answer before the next, so one lost wake-up stops everything. It
+    /// spins meanwhile, so that its next post meets the owner at the end of the queue.
     #[test]
     fn no_wake_up_is_lost() {
-        const ROUNDS: usize = 5_000;
+        const ROUNDS: usize = 50_000;
         let waker = Arc::new(Raised::default());
-        let mut mailbox: Mailbox<mpsc::Sender<()>, Raised> = Mailbox::new(8, waker.clone());
+        let mut mailbox: Mailbox<usize, Raised> = Mailbox::new(8, waker.clone());
+        let (address, answered) = (mailbox.address(), AtomicUsize::new(0));
         thread::scope(|scope| {
-            for _ in 0..4 {
-                let address = mailbox.address();
-                scope.spawn(move || {
-                    let (sender, answers) = mpsc::channel();
-                    for _ in 0..ROUNDS {
-                        address.post(sender.clone()).unwrap();
-                        answers.recv_timeout(Duration::from_secs(60)).expect("an answer");
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    for _ in 0..round % 64 {
+                        std::hint::spin_loop();
                     }
-                });
-            }
-            let mut answered = 0;
-            while answered < 4 * ROUNDS {
-                mailbox.open();
-                while let Some(sender) = mailbox.take() {
-                    sender.send(()).unwrap();
-                    answered += 1;
+                    address.post(round).unwrap();
+                    let mut spins = 0;
+                    while answered.load(Ordering::Acquire) == round {
+                        spins += 1;
+                        if spins % 1_000 == 0 {
+                            thread::yield_now();
+                        }
+                    }
                 }
-                if answered < 4 * ROUNDS && !mailbox.has_mail() {
+            });
+            let mut lost = None;
+            while answered.load(Ordering::Relaxed) < ROUNDS {
+                mailbox.open();
+                while let Some(round) = mailbox.take() {
+                    answered.store(round + 1, Ordering::Release);
+                }
+                if !mailbox.has_mail() && answered.load(Ordering::Relaxed) < ROUNDS {
                     let raised = waker.0.lock().unwrap();
-                    let sleep = Duration::from_secs(20);
-                    let (mut raised, woken) =
+                    let sleep = Duration::from_secs(10);
+                    let (mut raised, slept) =
                         waker.1.wait_timeout_while(raised, sleep, |raised| !*raised).unwrap();
-                    assert!(!woken.timed_out(), "asleep with {answered} answered");
+                    if slept.timed_out() {
+                        lost = Some(answered.load(Ordering::Relaxed));
+                        // Lets the thread end.
+                        answered.store(usize::MAX, Ordering::Release);
+                    }
                     *raised = false;
                 }
             }
+            assert_eq!(lost, None, "asleep, and a post was waiting");
         });
     }
 }
