@@ -318,13 +318,13 @@ fn the_gone_do_not_outlast_those_before_them() {
     let now = Instant::now();
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
-    (0..20).for_each(|_| pair.push(&mut pool, &binary(&[7]), Terms::default()));
+    (0..40).for_each(|_| pair.push(&mut pool, &binary(&[7]), Terms::default()));
     for priority in [Priority::Normal, Priority::High] {
         (0..40).for_each(|key| pair.push(&mut pool, &binary(&[8]), Terms { priority, ..latest(key) }));
     }
     pair.push(&mut pool, &binary(&[9]), latest(100));
-    assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 61);
-    (0..20).for_each(|_| pair.next(Priority::Normal, now));
+    assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 81, "not yet swept");
+    (0..40).for_each(|_| pair.next(Priority::Normal, now));
     pair.settle(&mut pool);
     assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 1);
     // Its key still finds it.
