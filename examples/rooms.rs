@@ -41,7 +41,7 @@ struct Said<'a> {
 #[derive(Default)]
 struct Person {
     name: String,
-    /// The server knows, too, but only until the `Close` event.
+    /// The server has forgotten them by the time of the `Close` event.
     rooms: Vec<String>,
 }
 
@@ -56,52 +56,45 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         Event::Message { client, message } => {
             let person = people.entry(client).or_default();
-            let done = message.parse_json().map_err(Into::into);
-            if let Err(error) = done.and_then(|command| obey(server, client, person, command)) {
+            let command = message.parse_json().map_err(Into::into);
+            if let Err(error) = command.and_then(|command| obey(server, client, person, command)) {
                 // The client is told what is wrong; if it has left, nobody is.
                 let _ = reply(&error.to_string()).map(|text| server.send(client, text));
             }
         }
         Event::Close { client, .. } => {
-            let person = people.remove(&client).unwrap_or_default();
-            for room in &person.rooms {
-                let _ = announce(server, room, &person.name, "left");
-            }
+            let Person { name, rooms } = people.remove(&client).unwrap_or_default();
+            rooms.iter().for_each(|room| announce(server, room, &name, "left").unwrap_or_default());
         }
         _ => {}
     })?;
     Ok(())
 }
 
-fn obey(
-    server: &mut Server,
-    client: ClientId,
-    person: &mut Person,
-    command: Command,
-) -> Result<(), Box<dyn Error>> {
+fn obey(server: &mut Server, id: ClientId, who: &mut Person, command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Name(name) => {
-            server.set_user(client, &name)?;
-            person.name = name;
+            server.set_user(id, &name)?;
+            who.name = name;
         }
+        Command::Join(room) if who.rooms.contains(&room) => {}
         Command::Join(room) => {
-            server.join(client, &room)?;
-            announce(server, &room, &person.name, "joined")?;
-            person.rooms.push(room);
+            server.join(id, &room)?;
+            announce(server, &room, &who.name, "joined")?;
+            who.rooms.push(room);
         }
-        Command::Say { room, text } if person.rooms.contains(&room) => {
-            announce(server, &room, &person.name, &text)?
+        Command::Say { room, text } if who.rooms.contains(&room) => {
+            announce(server, &room, &who.name, &text)?
         }
-        Command::Say { room, .. } => return Err(format!("join {room:?} first").into()),
         Command::Tell { user, text } => {
-            let heard = server.send_to_user(&user, reply(&format!("{}: {text}", person.name))?);
-            println!("{} told {user} on {} devices", person.name, heard.queued);
+            server.send_to_user(&user, reply(&format!("{}: {text}", who.name))?);
         }
-        Command::Leave(room) => {
-            server.leave(client, &room)?;
-            person.rooms.retain(|other| *other != room);
-            announce(server, &room, &person.name, "left")?;
+        Command::Leave(room) if who.rooms.contains(&room) => {
+            announce(server, &room, &who.name, "left")?;
+            server.leave(id, &room)?;
+            who.rooms.retain(|other| *other != room);
         }
+        Command::Say { room, .. } | Command::Leave(room) => return Err(format!("join {room:?} first").into()),
     }
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! cargo run --release --example threads [-- ADDR]
 //! ```
 //!
-//! Every client of `ws://127.0.0.1:9001/` hears ten times per second how many primes there are so far. Once
-//! per second the worker asks the server how many listen. Ctrl-C says 1001 to all and exits with 0.
+//! Every client of `ws://127.0.0.1:9001/` joins a room that hears ten times per second how many primes there are
+//! so far. Once per second the worker asks the server how many listen. Ctrl-C says 1001 to all and exits with 0.
 
 use std::{
     error::Error,
@@ -23,6 +23,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use simple_logger::SimpleLogger;
 use tickws::{CloseCode, Event, Handle, HandleError, Server};
 
+const ROOM: &str = "primes";
+
 /// Ends when the server is gone: there is nobody left to tell.
 fn count_primes(handle: &Handle) -> Result<(), HandleError> {
     let (mut found, mut next_report, mut reports) = (0u64, Instant::now(), 0);
@@ -33,7 +35,7 @@ fn count_primes(handle: &Handle) -> Result<(), HandleError> {
         }
         next_report += Duration::from_millis(100);
         reports += 1;
-        match handle.broadcast(&format!("{found} primes up to {number}")) {
+        match handle.publish(ROOM, &format!("{found} primes up to {number}")) {
             // The server is behind. The next report says more than this one: no need to wait.
             Err(HandleError::Full) => warn!("a report is left out"),
             outcome => outcome?,
@@ -49,7 +51,7 @@ fn count_primes(handle: &Handle) -> Result<(), HandleError> {
 fn audience(handle: &Handle) -> Result<usize, HandleError> {
     let (answer, count) = mpsc::channel();
     handle.call(move |server| {
-        let _ = answer.send(server.client_count());
+        let _ = answer.send(server.room_len(ROOM));
     })?;
     // A closure that is dropped with the server drops `answer`.
     count.recv().map_err(|_| HandleError::ServerGone)
@@ -72,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // A signal ends the sleep; the timeout is for one that comes just before it.
         for event in &server.poll_for(Duration::from_millis(500))? {
             match event {
-                Event::Open { client, .. } => info!("{client} joined"),
+                Event::Open { client, .. } => server.join(client, ROOM)?,
                 Event::Close { client, reason } => info!("{client} left: {reason}"),
                 _ => {}
             }

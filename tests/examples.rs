@@ -25,8 +25,11 @@ struct Example {
 
 impl Example {
     fn start(name: &str, args: &[&str]) -> Example {
+        let features = if cfg!(feature = "json") { &["--features", "json"][..] } else { &[] };
         let mut child = Command::new(env!("CARGO"))
-            .args(["run", "--quiet", "--example", name, "--"])
+            .args(["run", "--quiet", "--example", name])
+            .args(features)
+            .arg("--")
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -208,4 +211,58 @@ fn threads_sends_what_a_worker_finds_and_ends_with_it() {
     drop(client);
     example.expect("the worker ended: Err(ServerGone)");
     assert_eq!(example.exit_code(), Some(0));
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn rooms_obeys_json_commands() {
+    let mut example = Example::start("rooms", &["127.0.0.1:0"]);
+    let url = example.url();
+    let (mut ada, mut phone, mut bob) = (connect(&url), connect(&url), connect(&url));
+    let say = |client: &mut WebSocket<TcpStream>, text: &str| client.send(Message::text(text)).unwrap();
+    let said = |room: &str, who: &str, text: &str| {
+        format!(r#"{{"type":"said","data":{{"room":"{room}","who":"{who}","text":"{text}"}}}}"#)
+    };
+    let reply = |text: &str| format!(r#"{{"type":"reply","data":"{text}"}}"#);
+    let hear = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
+
+    say(&mut ada, r#"{"type":"name","data":"ada"}"#);
+    say(&mut ada, r#"{"type":"join","data":"büro"}"#);
+    assert_eq!(hear(&mut ada), said("büro", "ada", "joined"));
+    say(&mut phone, r#"{"type":"name","data":"ada"}"#);
+    // Twice: the second changes nothing.
+    say(&mut bob, r#"{"type":"name","data":"bob"}"#);
+    say(&mut bob, r#"{"type":"join","data":"büro"}"#);
+    say(&mut bob, r#"{"type":"join","data":"büro"}"#);
+    for client in [&mut ada, &mut bob] {
+        assert_eq!(hear(client), said("büro", "bob", "joined"));
+    }
+    say(&mut bob, r#"{"type":"say","data":{"room":"büro","text":"你好"}}"#);
+    for client in [&mut ada, &mut bob] {
+        assert_eq!(hear(client), said("büro", "bob", "你好"));
+    }
+
+    // What is wrong is said, and costs nobody the connection.
+    say(&mut bob, r#"{"type":"say","data":{"room":"attic","text":"boo"}}"#);
+    assert_eq!(hear(&mut bob), reply(r#"join \"attic\" first"#));
+    say(&mut bob, r#"{"type":"say","data":{"room":"attic"}}"#);
+    assert!(hear(&mut bob).contains("missing field `text`"));
+    say(&mut bob, "{");
+    assert!(hear(&mut bob).contains("line 1"));
+
+    // One user on two devices, which is in no room on the other.
+    say(&mut phone, r#"{"type":"leave","data":"attic"}"#);
+    assert_eq!(hear(&mut phone), reply(r#"join \"attic\" first"#));
+    say(&mut bob, r#"{"type":"tell","data":{"user":"ada","text":"psst"}}"#);
+    for client in [&mut ada, &mut phone] {
+        assert_eq!(hear(client), reply("bob: psst"));
+    }
+    say(&mut bob, r#"{"type":"leave","data":"büro"}"#);
+    for client in [&mut ada, &mut bob] {
+        assert_eq!(hear(client), said("büro", "bob", "left"));
+    }
+    say(&mut bob, r#"{"type":"join","data":"büro"}"#);
+    assert_eq!(hear(&mut ada), said("büro", "bob", "joined"));
+    drop(bob);
+    assert_eq!(hear(&mut ada), said("büro", "bob", "left"));
 }

@@ -73,6 +73,33 @@ fn what_was_accepted_leaves_in_the_same_poll_and_in_order() {
 }
 
 #[test]
+fn rooms_and_users_are_those_of_the_time_when_the_command_is_carried_out() {
+    let mut h = Harness::new();
+    let (mut one, id) = h.connect();
+    let (mut two, other) = h.connect();
+    let (mut three, _) = h.connect();
+    h.server.join(id, "lobby").unwrap();
+    let room = h.server.room("lobby").unwrap();
+    let handle = h.server.handle();
+    handle.publish("lobby", "by name").unwrap();
+    handle.publish(room, "by id").unwrap();
+    handle.publish("nowhere", "to nobody").unwrap();
+    handle.send_to_user("ada", "to the user").unwrap();
+    handle.send_to_user("nobody", "to nobody").unwrap();
+    h.server.join(other, "lobby").unwrap();
+    h.server.set_user(id, "ada").unwrap();
+    h.server.set_user(other, "ada").unwrap();
+    handle.broadcast("to all").unwrap();
+    h.step();
+    for raw in [&mut one, &mut two] {
+        let frames = (0..4).map(|_| h.frame(raw)).collect();
+        assert_eq!(texts(frames), ["by name", "by id", "to the user", "to all"]);
+    }
+    assert_eq!(texts(vec![h.frame(&mut three)]), ["to all"]);
+    assert_eq!(h.server.stats().undelivered, 0, "nobody is in the room: nobody misses it");
+}
+
+#[test]
 fn one_poll_is_enough_for_a_message_to_leave() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
