@@ -1,18 +1,20 @@
 //! One slab entry: stream + stage + outbox + deadlines.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{fs::File, net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{
     backlog::Backlog,
     close_reason::CloseReason,
     config::{Config, Limit, Overflow},
     deadlines::Deadlines,
+    id::{RequestId, UpgradeId},
     limiter::Limiter,
     outbox::Outbox,
     proto::{
         connection::Connection,
-        handshake::{HeadReader, Request},
+        handshake::{HeadReader, Opening, Request},
     },
+    upgrade::UpgradeResponse,
     wheel,
 };
 
@@ -44,6 +46,8 @@ pub(crate) struct Client<S> {
     pub(crate) urgent: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
+    /// A plain HTTP request of its was answered.
+    pub(crate) served: bool,
     /// In the ceiling's list of those that are ready and not read.
     pub(crate) held_back: bool,
     /// In the ready list.
@@ -56,11 +60,13 @@ pub(crate) struct Client<S> {
     pub(crate) failed: Option<std::io::ErrorKind>,
 }
 
-/// Where a connection is in its life: `Handshake` → `Open` → `Linger`.
+/// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`.
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// Its request head is arriving.
+    /// A request head is arriving, or awaited.
     Handshake(HeadReader),
+    /// A request is under way that was not answered at once.
+    Request(Box<Exchange>),
     /// The application knows it.
     Open(Box<Open>),
     /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
@@ -68,6 +74,28 @@ pub(crate) enum Stage {
         /// FIN has been sent.
         half_closed: bool,
     },
+}
+
+/// A request on its way to its answer.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) request: Arc<Request>,
+    /// What the head takes, in bytes as it came.
+    pub(crate) head: usize,
+    pub(crate) step: Step,
+}
+
+/// What a request waits for.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The rest of its body, of `len` bytes in all.
+    Body { body: Vec<u8>, len: usize },
+    /// The application's decision on an upgrade.
+    Upgrade { id: UpgradeId, opening: Opening, response: UpgradeResponse },
+    /// The application's answer.
+    Http { id: RequestId },
+    /// That the peer takes its answer, of which `left` bytes have not been read.
+    File { file: File, left: u64, close: bool },
 }
 
 /// What only an open connection has.
@@ -84,6 +112,8 @@ pub(crate) struct Open {
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
     pub(crate) limiter: Option<Box<Limiter>>,
+    /// As chosen in the handshake.
+    pub(crate) subprotocol: Option<Box<str>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
 }
@@ -95,6 +125,13 @@ pub(crate) enum Farewell {
     Silent,
     /// A close frame with this body; `None` answers an empty body.
     Close(Option<(u16, String)>),
+}
+
+impl Exchange {
+    fn memory(&self) -> usize {
+        let body = if let Step::Body { body, .. } = &self.step { body.capacity() } else { 0 };
+        self.head + body
+    }
 }
 
 impl<S> Client<S> {
@@ -114,6 +151,7 @@ impl<S> Client<S> {
             read_closed: false,
             urgent: false,
             paused: false,
+            served: false,
             held_back: false,
             in_ready: false,
             in_dirty: false,
@@ -149,10 +187,25 @@ impl<S> Client<S> {
         self.outbox.len() + backlog.map_or(0, |backlog| backlog.len())
     }
 
-    /// Memory of a request head or a message of which only a part has arrived, in bytes.
+    /// Whether what its peer sends now is looked at: not while an answer is awaited or leaves.
+    pub(crate) fn takes_request(&self) -> bool {
+        match &self.stage {
+            Stage::Handshake(_) => !self.outbox.has_work(),
+            Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
+            Stage::Open(_) | Stage::Linger { .. } => false,
+        }
+    }
+
+    /// Between two plain requests.
+    pub(crate) fn is_idle_http(&self) -> bool {
+        self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())
+    }
+
+    /// Memory of a request or a message of which only a part has arrived, in bytes.
     pub(crate) fn inbound_memory(&self) -> usize {
         let partial = match &self.stage {
             Stage::Handshake(head) => head.memory(),
+            Stage::Request(exchange) => exchange.memory(),
             Stage::Open(open) => open.connection.memory(),
             Stage::Linger { .. } => 0,
         };

@@ -56,6 +56,17 @@ pub(crate) struct Config {
     pub(crate) max_headers: usize,
     pub(crate) origins: OriginPolicy,
     pub(crate) keep_requests: bool,
+    /// Where an upgrade may be asked for; empty: everywhere. A `*` at the end stands for anything.
+    pub(crate) paths: Vec<String>,
+    /// In the server's order of preference.
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) require_subprotocol: bool,
+
+    pub(crate) http: bool,
+    pub(crate) max_body_size: usize,
+    pub(crate) keep_alive_timeout: Duration,
+    pub(crate) health: Option<String>,
+    pub(crate) metrics: Option<String>,
 
     pub(crate) max_message_size: usize,
     /// `None`: as `max_message_size`.
@@ -99,6 +110,14 @@ impl Default for Config {
             max_headers: 100,
             origins: OriginPolicy::SameOrigin,
             keep_requests: false,
+            paths: Vec::new(),
+            subprotocols: Vec::new(),
+            require_subprotocol: false,
+            http: false,
+            max_body_size: 64 * 1024,
+            keep_alive_timeout: Duration::from_secs(10),
+            health: None,
+            metrics: None,
             max_message_size: 1024 * 1024,
             max_frame_size: None,
             ping_interval: Some(Duration::from_secs(54)),
@@ -145,6 +164,7 @@ impl Config {
         let sizes = [
             ("max_head_bytes", self.max_head_bytes, Self::MAX_HEAD_BYTES),
             ("max_headers", self.max_headers, Self::MAX_HEADERS),
+            ("max_body_size", self.max_body_size, Self::MAX_MESSAGE_SIZE),
             ("max_message_size", self.max_message_size, Self::MAX_MESSAGE_SIZE),
             ("max_frame_size", self.frame_limit(), Self::MAX_MESSAGE_SIZE),
             ("max_buffered", self.max_buffered, usize::MAX),
@@ -172,6 +192,7 @@ impl Config {
         }
         let durations = [
             ("handshake_timeout", Some(self.handshake_timeout)),
+            ("keep_alive_timeout", Some(self.keep_alive_timeout)),
             ("ping_interval", self.ping_interval),
             ("silence_timeout", self.silence_timeout),
             ("write_timeout", Some(self.write_timeout)),
@@ -196,7 +217,33 @@ impl Config {
                 }
             }
         }
+        let served = self.health.iter().chain(&self.metrics);
+        let plain = |path: &String| path.starts_with('/') && !path.contains(['*', '?', '#', ' ']);
+        let tailed = |path: &String| plain(&path.strip_suffix('*').unwrap_or(path).to_owned());
+        let bad = served.filter(|path| !plain(path)).chain(self.paths.iter().filter(|path| !tailed(path)));
+        if let Some(path) = bad.into_iter().next() {
+            return Err(ConfigError::InvalidPath(path.clone()));
+        }
+        if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name)) {
+            return Err(ConfigError::InvalidSubprotocol(name.clone()));
+        }
+        if self.require_subprotocol && self.subprotocols.is_empty() {
+            return Err(ConfigError::NoSubprotocols);
+        }
         Ok(())
+    }
+
+    /// Whether an upgrade may be asked for at `path`.
+    pub(crate) fn takes_upgrades_at(&self, path: &str) -> bool {
+        self.paths.is_empty() || self.names_path(path)
+    }
+
+    /// Whether `path` is one that the application has given for upgrades.
+    pub(crate) fn names_path(&self, path: &str) -> bool {
+        self.paths.iter().any(|rule| match rule.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => path == rule,
+        })
     }
 
     pub(crate) fn message_limits(&self) -> MessageLimits {
@@ -207,6 +254,12 @@ impl Config {
     fn frame_limit(&self) -> usize {
         self.max_frame_size.unwrap_or(self.max_message_size)
     }
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
 }
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use thiserror::Error;
-use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{
+    http::{HeaderName, StatusCode},
+    protocol::frame::coding::CloseCode,
+};
 
-use crate::id::{ClientId, RoomId};
+use crate::id::{ClientId, RequestId, RoomId, UpgradeId};
 
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -110,6 +113,55 @@ pub enum HandleError {
     Close(#[from] CloseError),
 }
 
+/// Why a header cannot stand in an answer. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// The name is no token, or the value has a line break or another control character in it
+    /// (RFC 9110 §5.1, §5.5).
+    #[error("{0:?} is no valid header: a name is a token, a value has no line breaks")]
+    Invalid(String),
+    /// The server sets this one itself, or it would change where the answer ends.
+    #[error("the header {0} is the server's own: leave it out")]
+    Reserved(HeaderName),
+    /// The client did not offer this subprotocol (RFC 6455 §4.2.2).
+    #[error("the client did not offer the subprotocol {0:?}: pick one that it offered, or none")]
+    NotOffered(String),
+    /// A subprotocol is picked already, and there can be only one.
+    #[error("a subprotocol is picked already")]
+    SecondSubprotocol,
+}
+
+/// Why an upgrade was not answered. If it waits still, it can be answered again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum UpgradeError {
+    /// The id is stale: it was answered already, or the client is gone.
+    #[error("upgrade {0} is answered already, or its client is gone")]
+    Gone(UpgradeId),
+    /// A header cannot stand in the answer.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// This status cannot end a request: 1xx promises another answer, 101 and 2xx would say that it is accepted.
+    #[error("an upgrade cannot be rejected with {0}: use 3xx, 4xx or 5xx")]
+    Status(StatusCode),
+}
+
+/// Why a request was not answered. If it waits still, it can be answered again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RespondError {
+    /// The id is stale: it was answered already, or the client is gone.
+    #[error("request {0} is answered already, or its client is gone")]
+    Gone(RequestId),
+    /// A header cannot stand in the answer.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// This status cannot end a request: 1xx promises another answer.
+    #[error("a request cannot be answered with {0} alone")]
+    Status(StatusCode),
+}
+
 /// Why a configuration was refused. Comes out of `bind` as the source of an
 /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) error.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -137,6 +189,15 @@ pub enum ConfigError {
     /// An origin is no `scheme://host[:port]`.
     #[error("{0:?} is no origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
+    /// A path does not begin with `/`, or has a `*` elsewhere than at its end.
+    #[error("{0:?} is no path: it begins with / and a * may only stand at its end")]
+    InvalidPath(String),
+    /// A subprotocol is no token (RFC 6455 §4.1).
+    #[error("{0:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")]
+    InvalidSubprotocol(String),
+    /// A subprotocol is required and none is configured.
+    #[error("require_subprotocol needs subprotocols to choose from")]
+    NoSubprotocols,
 }
 
 /// How a peer broke RFC 6455. Names the culprit: it is always the peer.

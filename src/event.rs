@@ -4,10 +4,11 @@ use std::{fmt, slice};
 
 use crate::{
     close_reason::CloseReason,
-    id::{ClientId, TimerId},
+    id::{ClientId, RequestId, TimerId, UpgradeId},
     message::{Kind, Message},
     pressure::Pressure,
     proto::{handshake::Request, utf8},
+    request::HttpRequest,
     tick_data::{Record, TickData},
 };
 
@@ -52,6 +53,31 @@ pub enum Event<'t> {
         /// What it sheds from now on.
         pressure: Pressure,
     },
+    /// A client wants to upgrade, and [`on_upgrade`](crate::ServerBuilder::on_upgrade) has said
+    /// [`Decision::Defer`](crate::Decision::Defer): answer, in this tick or a later one, with
+    /// [`accept`](crate::Server::accept), [`accept_with`](crate::Server::accept_with) or
+    /// [`reject`](crate::Server::reject).
+    Upgrade {
+        /// What to answer to.
+        upgrade: UpgradeId,
+        /// What it asks for.
+        request: HttpRequest<'t>,
+    },
+    /// An upgrade that was not answered cannot be any more: the client has left, or its `handshake_timeout` has
+    /// passed.
+    UpgradeGone {
+        /// What came in [`Event::Upgrade`].
+        upgrade: UpgradeId,
+    },
+    /// A plain HTTP request, if [`http`](crate::ServerBuilder::http) is on and nothing that is served covers it.
+    /// Answer, in this tick or a later one, with [`respond`](crate::Server::respond); after
+    /// `handshake_timeout` the client gets a 503.
+    Http {
+        /// What to answer to.
+        request_id: RequestId,
+        /// What it asks for.
+        request: HttpRequest<'t>,
+    },
     /// An application timer fired.
     Timer {
         /// What [`set_timer`](crate::Server::set_timer) or
@@ -86,6 +112,11 @@ impl<'t> Iterator for Events<'t> {
             Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
             Record::Drained { client } => Event::Drained { client },
             Record::Pressure { pressure } => Event::Pressure { pressure },
+            Record::Upgrade { upgrade, asked } => Event::Upgrade { upgrade, request: data.asked(asked) },
+            Record::UpgradeGone { upgrade } => Event::UpgradeGone { upgrade },
+            Record::Http { request, asked } => {
+                Event::Http { request_id: request, request: data.asked(asked) }
+            }
             Record::Timer { timer } => Event::Timer { timer },
         })
     }

@@ -57,6 +57,60 @@ impl fmt::Debug for ClientId {
     }
 }
 
+/// Names an upgrade request that waits for [`Server::accept`](crate::Server::accept) or
+/// [`Server::reject`](crate::Server::reject), from [`Event::Upgrade`](crate::Event::Upgrade).
+///
+/// Good for one answer. When that is given, or after [`Event::UpgradeGone`](crate::Event::UpgradeGone), it is stale.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UpgradeId {
+    serial: u64,
+    index: u32,
+}
+
+/// Names an HTTP request that waits for [`Server::respond`](crate::Server::respond), from
+/// [`Event::Http`](crate::Event::Http).
+///
+/// Good for one answer. When that is given, or its connection is gone, it is stale.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    serial: u64,
+    index: u32,
+}
+
+/// An id whose serial no other request of the server ever has.
+macro_rules! request_id {
+    ($name:ident) => {
+        impl $name {
+            pub(crate) fn new(index: u32, serial: u64) -> Self {
+                $name { serial, index }
+            }
+
+            pub(crate) fn index(self) -> usize {
+                self.index as usize
+            }
+
+            pub(crate) fn serial(self) -> u64 {
+                self.serial
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "?{}", self.serial)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "(?{} at {})"), self.serial, self.index)
+            }
+        }
+    };
+}
+
+request_id!(UpgradeId);
+request_id!(RequestId);
+
 /// Names one application timer, from [`Server::set_timer`](crate::Server::set_timer) or
 /// [`Server::set_interval`](crate::Server::set_interval).
 ///

@@ -287,12 +287,32 @@ impl Outbox {
         self.pushed(added, pool);
     }
 
-    /// Appends bytes that are no frame (an HTTP answer). Only the first thing ever sent may be that.
+    /// Appends bytes that are no frame (HTTP). No frame may stand before them.
     pub(crate) fn push_raw(&mut self, bytes: &[u8], pool: &mut OutboxPool) {
-        debug_assert!(self.is_empty() && self.written == 0);
+        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
         self.tail(pool).extend_from_slice(bytes);
-        (self.boundary, self.raw) = (bytes.len(), bytes.len());
-        self.pushed(bytes.len(), pool);
+        self.pushed_raw(bytes.len(), pool);
+    }
+
+    /// As `push_raw`, what `source` gives, up to `max` bytes. Gives how many that were.
+    pub(crate) fn push_raw_from(
+        &mut self,
+        source: &mut impl io::Read,
+        max: u64,
+        pool: &mut OutboxPool,
+    ) -> io::Result<usize> {
+        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
+        let tail = self.tail(pool);
+        let before = tail.len();
+        let read = source.take(max).read_to_end(tail);
+        let count = tail.len() - before;
+        self.pushed_raw(count, pool);
+        read.map(|_| count)
+    }
+
+    fn pushed_raw(&mut self, bytes: usize, pool: &mut OutboxPool) {
+        (self.boundary, self.raw) = (self.tail.len(), self.tail.len());
+        self.pushed(bytes, pool);
     }
 
     /// Queues a control frame: behind what is queued while that is about to leave, else in the urgent

@@ -17,6 +17,10 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that never became a WebSocket, by cause.
     pub rejected: Rejected,
+    /// Plain HTTP requests answered.
+    pub http_requests: u64,
+    /// Connections that ended after plain HTTP requests, and never asked for anything else.
+    pub http_only: u64,
     /// Opening handshakes completed.
     pub opened: u64,
     /// WebSocket connections open now.
@@ -66,6 +70,16 @@ pub struct Rejected {
     pub head_too_large: u64,
     /// 403: the page's origin is not allowed.
     pub origin: u64,
+    /// 404: an upgrade at none of the server's paths.
+    pub path: u64,
+    /// 400: no subprotocol in common, and one is required.
+    pub subprotocol: u64,
+    /// Any status: the application rejected the upgrade.
+    pub application: u64,
+    /// 503: the application did not answer within `handshake_timeout`.
+    pub unanswered: u64,
+    /// 413 and 501: a body that is too long, or of unknown length.
+    pub bad_body: u64,
     /// 503: `max_connections` reached, or shutting down.
     pub at_capacity: u64,
     /// 503: `max_connections_per_ip` reached.
@@ -119,6 +133,11 @@ impl Rejected {
             + self.not_an_upgrade
             + self.head_too_large
             + self.origin
+            + self.path
+            + self.subprotocol
+            + self.application
+            + self.unanswered
+            + self.bad_body
             + self.at_capacity
             + self.per_ip
             + self.overloaded
@@ -130,6 +149,10 @@ impl Rejected {
         *match rejection.status() {
             _ if rejection == Rejection::TooManyFromAddress => &mut self.per_ip,
             _ if rejection == Rejection::Overloaded => &mut self.overloaded,
+            _ if rejection == Rejection::NoSubprotocol => &mut self.subprotocol,
+            _ if rejection == Rejection::Unanswered => &mut self.unanswered,
+            404 => &mut self.path,
+            413 | 501 => &mut self.bad_body,
             403 => &mut self.origin,
             405 | 426 => &mut self.not_an_upgrade,
             431 => &mut self.head_too_large,

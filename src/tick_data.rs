@@ -1,14 +1,15 @@
 //! The tick being filled: received bytes, and events as offsets into them.
 
-use std::{ops::Range, sync::Arc};
+use std::{net::SocketAddr, ops::Range, sync::Arc};
 
 use crate::{
     close_reason::CloseReason,
-    id::{ClientId, TimerId},
+    id::{ClientId, RequestId, TimerId, UpgradeId},
     message::Kind,
     pool::BufferPool,
     pressure::Pressure,
     proto::{assembler::Assembled, handshake::Request},
+    request::HttpRequest,
 };
 
 /// What one tick owns: the received bytes, and what happened.
@@ -20,11 +21,20 @@ pub(crate) struct TickData {
     records: Vec<Record>,
     assembled: Vec<(Vec<u8>, usize)>,
     requests: Vec<Arc<Request>>,
+    asked: Vec<Asked>,
     reasons: Vec<CloseReason>,
     /// Bytes received in this tick.
     input: usize,
     /// Bytes of the messages in `assembled`.
     held: usize,
+}
+
+/// A request that the application is to answer.
+#[derive(Debug)]
+struct Asked {
+    request: Arc<Request>,
+    body: Vec<u8>,
+    remote: SocketAddr,
 }
 
 /// An event as offsets: 24 bytes.
@@ -36,6 +46,9 @@ pub(crate) enum Record {
     Drained { client: ClientId },
     Pressure { pressure: Pressure },
     Timer { timer: TimerId },
+    Upgrade { upgrade: UpgradeId, asked: u32 },
+    UpgradeGone { upgrade: UpgradeId },
+    Http { request: RequestId, asked: u32 },
 }
 
 /// Where a payload lies.
@@ -153,6 +166,26 @@ impl TickData {
         self.records.push(Record::Timer { timer });
     }
 
+    pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<Request>, remote: SocketAddr) {
+        let asked = self.ask(request, Vec::new(), remote);
+        self.records.push(Record::Upgrade { upgrade, asked });
+    }
+
+    pub(crate) fn upgrade_gone(&mut self, upgrade: UpgradeId) {
+        self.records.push(Record::UpgradeGone { upgrade });
+    }
+
+    pub(crate) fn http(&mut self, id: RequestId, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) {
+        self.held += body.len();
+        let asked = self.ask(request, body, remote);
+        self.records.push(Record::Http { request: id, asked });
+    }
+
+    fn ask(&mut self, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) -> u32 {
+        self.asked.push(Asked { request, body, remote });
+        self.asked.len() as u32 - 1
+    }
+
     /// The payload of a message record.
     pub(crate) fn payload(&self, source: Source) -> &[u8] {
         match source {
@@ -169,6 +202,12 @@ impl TickData {
         &self.requests[index as usize]
     }
 
+    /// The request of an `Upgrade` or `Http` record.
+    pub(crate) fn asked(&self, index: u32) -> HttpRequest<'_> {
+        let Asked { request, body, remote } = &self.asked[index as usize];
+        HttpRequest::new(request, body, *remote)
+    }
+
     /// The reason of a `Close` record.
     pub(crate) fn reason(&self, index: u32) -> &CloseReason {
         &self.reasons[index as usize]
@@ -178,6 +217,7 @@ impl TickData {
     pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.requests.clear();
+        self.asked.clear();
         self.reasons.clear();
         (self.filled, self.input, self.held) = (0, 0, 0);
         let mut kept = 0;

@@ -1,6 +1,6 @@
 //! The server's side of the opening handshake (RFC 6455 §4.2): bytes in, a request out, then the answer to it.
 //!
-//! Sans-IO: a [`HeadReader`] gathers the head, [`accept`] decides. Both refuse with a [`Rejection`], which
+//! Sans-IO: a [`HeadReader`] gathers the head, [`check`] holds it against the RFC. Both refuse with a [`Rejection`], which
 //! knows its HTTP response; after that response the connection is closed.
 
 mod origin;
@@ -20,7 +20,7 @@ use crate::config::OriginPolicy;
 
 pub(crate) use rejection::Rejection;
 
-/// The upgrade request as the application sees it: method, path, query, headers.
+/// A request as the application sees it: method, path, query, headers.
 pub(crate) type Request = tungstenite::handshake::server::Request;
 
 /// How long a head may be.
@@ -43,12 +43,13 @@ pub(crate) struct HeadReader {
 }
 
 impl HeadReader {
-    /// Takes everything newly read from the socket. `Ok(None)`: the head is not complete yet.
+    /// Takes what was newly read from the socket, up to the end of the head. `Ok(None)`: it is not complete yet,
+    /// and all of `bytes` was taken.
     ///
     /// # Errors
-    /// As soon as the bytes cannot become a request, or a limit is passed; also if bytes follow the head in
-    /// the same call. The answer is the same however the head was split.
-    pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Request>, Rejection> {
+    /// As soon as the bytes cannot become a request, or a limit is passed. The answer is the same however the
+    /// head was split.
+    pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
         let outcome = self.advance(bytes, limits);
         if !matches!(outcome, Ok(None)) {
             *self = HeadReader::default();
@@ -67,7 +68,12 @@ impl HeadReader {
         self.gathered.len()
     }
 
-    fn advance(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Request>, Rejection> {
+    /// Whether nothing of a head has arrived.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gathered.is_empty()
+    }
+
+    fn advance(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
         let before = self.gathered.len();
         let arrived = before + bytes.len();
         let allowed = limits.max_bytes.saturating_sub(before).min(bytes.len());
@@ -77,7 +83,10 @@ impl HeadReader {
         }
         let head = if before > 0 { &self.gathered } else { bytes };
         match self.part.find_end(head, before)? {
-            Some(end) => complete(&head[..end], end < arrived, limits).map(Some),
+            Some(end) => {
+                let request = complete(&head[..end], limits)?;
+                Ok(Some(Head { request, len: end, used: end - before }))
+            }
             None if arrived > limits.max_bytes => Err(Rejection::HeadTooLarge),
             None => {
                 if before == 0 {
@@ -99,15 +108,50 @@ impl HeadReader {
     }
 }
 
-/// Decides whether the request becomes a WebSocket. `Ok`: the bytes of the 101 response.
-pub(crate) fn accept(request: &Request, origins: &OriginPolicy) -> Result<Vec<u8>, Rejection> {
+/// A complete request head.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) request: Request,
+    /// Its length in bytes.
+    pub(crate) len: usize,
+    /// How many of the bytes that were pushed last belong to it.
+    pub(crate) used: usize,
+}
+
+/// A request that RFC 6455 lets through, of a page that may connect.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    /// 101, with the handshake's own headers.
+    response: http::Response<()>,
+    /// The client's subprotocols in its order of preference.
+    pub(crate) offered: Vec<String>,
+}
+
+/// Whether the request asks for a WebSocket, rightly or not: a plain one is none of this module's business.
+pub(crate) fn is_upgrade(request: &Request) -> bool {
+    has_token(request, header::UPGRADE, "websocket")
+}
+
+/// Whether the request may become a WebSocket. The rest is the application's to decide.
+pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening, Rejection> {
     let key = opening_key(request)?;
-    // What the application has a say in (path, subprotocol, its own check) belongs here.
     if !origin::is_allowed(request, origins) {
         return Err(Rejection::OriginForbidden);
     }
-    switching_protocols(key)
-        .map_err(|_| Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))
+    let response = switching_protocols(key)
+        .map_err(|_| Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    Ok(Opening { response, offered: offered(request)? })
+}
+
+/// RFC 6455 §4.1: the client waits for the answer before it sends any further data.
+pub(crate) fn early_data(request: &Request) -> Rejection {
+    // A POST with its body is told what is wrong with a POST.
+    check(request, &OriginPolicy::Any).err().unwrap_or(Rejection::JunkAfterRequest)
+}
+
+/// The first of the server's subprotocols that the client offers, too.
+pub(crate) fn choose<'s>(offered: &[String], supported: &'s [String]) -> Option<&'s str> {
+    supported.iter().find(|name| offered.contains(name)).map(String::as_str)
 }
 
 /// Which part of the head the next byte belongs to.
@@ -163,15 +207,10 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn complete(head: &[u8], junk: bool, limits: HeadLimits) -> Result<Request, Rejection> {
+fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {
     let request = parse(head)?;
     if request.headers().len() > limits.max_headers {
         return Err(Rejection::TooManyHeaders);
-    }
-    // RFC 6455 §4.1: the client waits for the answer before it sends any further data.
-    if junk {
-        // A POST with its body is told what is wrong with a POST.
-        return Err(accept(&request, &OriginPolicy::Any).err().unwrap_or(Rejection::JunkAfterRequest));
     }
     Ok(request)
 }
@@ -183,7 +222,7 @@ fn complete(head: &[u8], junk: bool, limits: HeadLimits) -> Result<Request, Reje
 fn parse(head: &[u8]) -> Result<Request, Rejection> {
     let mut machine = HandshakeMachine::start_read(Gathered(head));
     loop {
-        match machine.single_round::<Head>().map_err(rejection_of)? {
+        match machine.single_round::<AnyHead>().map_err(rejection_of)? {
             RoundResult::Incomplete(next) => machine = next,
             RoundResult::StageFinished(StageResult::DoneReading { result, stream, tail })
                 if tail.is_empty() && stream.0.is_empty() =>
@@ -219,14 +258,14 @@ impl Write for Gathered<'_> {
 
 /// A head of any method and of HTTP/1.0 too, so that those get an answer; tungstenite's own takes only GET.
 #[derive(Debug)]
-struct Head(Request);
+struct AnyHead(Request);
 
-impl Head {
+impl AnyHead {
     /// `TryParse` cannot be told a limit: this is the highest that the configuration takes.
     const MAX_HEADERS: usize = 256;
 }
 
-impl TryParse for Head {
+impl TryParse for AnyHead {
     fn try_parse(data: &[u8]) -> tungstenite::Result<Option<(usize, Self)>> {
         let mut slots = [httparse::EMPTY_HEADER; Self::MAX_HEADERS];
         let mut raw = httparse::Request::new(&mut slots);
@@ -244,7 +283,7 @@ impl TryParse for Head {
         *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
         *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
         *request.headers_mut() = headers;
-        Ok(Some((len, Head(request))))
+        Ok(Some((len, AnyHead(request))))
     }
 }
 
@@ -270,11 +309,8 @@ fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::BadRequest("a WebSocket handshake needs HTTP/1.1"));
     }
-    // §4.2.1, 2; RFC 9112 §3.2: 400 to a request that lacks Host, has several, or an invalid one.
-    let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
-    if host.and_then(origin::Authority::parse).is_none() {
-        return Err(Rejection::BadRequest("send one Host header: host or host:port"));
-    }
+    // §4.2.1, 2.
+    check_host(request)?;
     match *request.method() {
         Method::GET => {}
         // RFC 9110 §9.3.2: as to a GET, but without content.
@@ -307,22 +343,51 @@ fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
         .ok_or(Rejection::BadRequest("send one Sec-WebSocket-Key header"))
 }
 
+/// RFC 9112 §3.2: 400 to a request that lacks Host, has several, or an invalid one.
+pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
+    let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
+    match host.and_then(origin::Authority::parse) {
+        Some(_) => Ok(()),
+        None => Err(Rejection::BadRequest("send one Host header: host or host:port")),
+    }
+}
+
+/// §4.1, 10 of the request: tokens, each once, over one header line or several.
+fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
+    let mut offered = Vec::new();
+    for item in list(request, header::SEC_WEBSOCKET_PROTOCOL) {
+        // RFC 9110 §5.6.1.2: a recipient ignores empty elements.
+        if item.is_empty() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(item).into_owned();
+        if !item.iter().copied().all(is_token) || offered.contains(&name) {
+            return Err(Rejection::BadRequest("Sec-WebSocket-Protocol must list distinct tokens"));
+        }
+        offered.push(name);
+    }
+    Ok(offered)
+}
+
 /// The header's value if there is exactly one.
-fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
+pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// RFC 9110 §5.6.1: a list, over one header line or several, compared without case.
-fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
-    let lines = request.headers().get_all(name).iter();
-    lines
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
-        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+/// RFC 9110 §5.6.1: a list, over one header line or several.
+fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = request.headers().get_all(name).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// Whether a list has this token, compared without case.
+pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
+    list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// §4.2.2, 5: the 101 response. Fails only if the key is not 16 bytes in base64.
-fn switching_protocols(key: &HeaderValue) -> tungstenite::Result<Vec<u8>> {
+fn switching_protocols(key: &HeaderValue) -> tungstenite::Result<http::Response<()>> {
     // tungstenite looks only at the first line of Connection and knows no list in Upgrade: it gets what we
     // have checked, in its plainest form.
     let checked = http::Request::builder()
@@ -331,8 +396,16 @@ fn switching_protocols(key: &HeaderValue) -> tungstenite::Result<Vec<u8>> {
         .header(header::SEC_WEBSOCKET_VERSION, "13")
         .header(header::SEC_WEBSOCKET_KEY, key)
         .body(())?;
-    let response = create_response(&checked)?;
-    let mut bytes = Vec::with_capacity(160);
-    write_response(&mut bytes, &response)?;
-    Ok(bytes)
+    create_response(&checked)
+}
+
+impl Opening {
+    /// The bytes of the 101 response, with these headers besides the handshake's own. Fails if a value is not
+    /// ASCII.
+    pub(crate) fn accept(mut self, headers: HeaderMap) -> tungstenite::Result<Vec<u8>> {
+        self.response.headers_mut().extend(headers);
+        let mut bytes = Vec::with_capacity(160);
+        write_response(&mut bytes, &self.response)?;
+        Ok(bytes)
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod close;
 pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod handshake;
+pub(crate) mod http;
 pub(crate) mod mask;
 pub(crate) mod prepared;
 pub(crate) mod utf8;

@@ -78,6 +78,12 @@ impl Prepared {
         Ok(Prepared::from_frame(kind, bytes, payload))
     }
 
+    /// Bytes that are no frame: the body of an HTTP answer.
+    pub(crate) fn raw(bytes: Vec<u8>) -> Prepared {
+        let len = bytes.len();
+        Prepared::from_frame(Kind::Binary, bytes, len)
+    }
+
     fn from_frame(kind: Kind, bytes: Vec<u8>, payload: usize) -> Prepared {
         let header = bytes.len() - payload;
         let (waiting, counter) = (AtomicUsize::new(0), OnceLock::new());

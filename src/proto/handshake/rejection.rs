@@ -29,6 +29,16 @@ pub(crate) enum Rejection {
     TooManyFromAddress,
     /// `max_total_buffered` is near.
     Overloaded,
+    /// No path of the server's takes an upgrade there.
+    NotFound,
+    /// None of the client's subprotocols is one of the server's, and one is required.
+    NoSubprotocol,
+    /// The body is longer than `max_body_size`.
+    BodyTooLarge,
+    /// A body of unknown length.
+    TransferEncoding,
+    /// The application did not answer in time.
+    Unanswered,
 }
 
 impl Rejection {
@@ -48,9 +58,10 @@ impl Rejection {
             // RFC 9110 §15.5.6: a 405 lists the methods.
             Rejection::MethodNotAllowed => ("close", "Allow: GET\r\n"),
             // RFC 9110 §10.2.3: in seconds.
-            Rejection::AtCapacity | Rejection::TooManyFromAddress | Rejection::Overloaded => {
-                ("close", "Retry-After: 10\r\n")
-            }
+            Rejection::AtCapacity
+            | Rejection::TooManyFromAddress
+            | Rejection::Overloaded
+            | Rejection::Unanswered => ("close", "Retry-After: 10\r\n"),
             _ => ("close", ""),
         };
         let text = self.text();
@@ -79,9 +90,15 @@ impl Rejection {
             Rejection::HeadTooLarge | Rejection::TooManyHeaders => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
-            Rejection::AtCapacity | Rejection::TooManyFromAddress | Rejection::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Rejection::AtCapacity
+            | Rejection::TooManyFromAddress
+            | Rejection::Overloaded
+            | Rejection::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            Rejection::NotFound => StatusCode::NOT_FOUND,
+            Rejection::NoSubprotocol => StatusCode::BAD_REQUEST,
+            Rejection::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            // RFC 9112 §6.1: 501 to a transfer coding that is not understood.
+            Rejection::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -102,6 +119,11 @@ impl Rejection {
             Rejection::TooManyHeaders => "the request has too many headers: send fewer",
             Rejection::AtCapacity => "the server has no room for another connection: try again later",
             Rejection::Overloaded => "the server is overloaded: try again later",
+            Rejection::NotFound => "there is nothing here: is the path right?",
+            Rejection::NoSubprotocol => "none of these subprotocols is spoken here",
+            Rejection::BodyTooLarge => "the body is too long: send less",
+            Rejection::TransferEncoding => "send the body with Content-Length, not with Transfer-Encoding",
+            Rejection::Unanswered => "the application did not answer in time: try again later",
             Rejection::TooManyFromAddress => "too many connections from this address: close one first",
         }
     }

@@ -1,0 +1,374 @@
+//! Requests before, or instead of, a WebSocket: one at a time on a connection, each answered before the next is
+//! looked at.
+
+use std::{sync::Arc, time::Instant};
+
+use tungstenite::{
+    Bytes,
+    http::{HeaderValue, Method, Response, StatusCode, header},
+};
+
+use super::{
+    Engine, Stream,
+    receive::{Turn, after_read, budget_left, carry, drained_by, read},
+};
+use crate::{
+    client::{Exchange, Stage, Step},
+    deadlines::after,
+    error::RespondError,
+    id::RequestId,
+    proto::{
+        handshake::{self, Head, HeadLimits, HeadReader, Rejection, Request},
+        http::{self, Unfit},
+        prepared::Prepared,
+    },
+    request::HttpRequest,
+    site::Content,
+};
+
+impl<S: Stream> Engine<S> {
+    /// Bytes of a file that are read at a time.
+    const FILE_CHUNK: u64 = 64 * 1024;
+
+    // ---- bytes in ----
+
+    /// One read of a connection that is no WebSocket yet, or what an earlier one left.
+    pub(super) fn read_request(&mut self, index: usize, now: Instant) -> Turn {
+        let client = &mut self.clients[index];
+        if !client.takes_request() {
+            // What it waits for wakes it.
+            return Turn::Drained;
+        }
+        if !client.carry.is_empty() {
+            let carried = std::mem::take(&mut client.carry);
+            let used = self.take_request(index, &carried, now);
+            carry(&mut self.clients[index].carry, &carried[used..], &mut self.inbound);
+            self.inbound.give(carried);
+            return self.next_turn(index);
+        }
+        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else { return Turn::Postponed };
+        let (mut block, base) = self.tick.take_block();
+        let end = block.len().min(base.saturating_add(budget));
+        let room = &mut block[base..end];
+        let offered = room.len();
+        let count = match read(&mut client.stream, room) {
+            Ok(count) => count,
+            Err(turn) => {
+                self.tick.put_block(block);
+                return drained_by(client, turn);
+            }
+        };
+        self.tick.received(count);
+        self.stats.bytes_in += count as u64;
+        after_read(client, count, offered, now);
+        let bytes = &block[base..base + count];
+        let used = self.take_request(index, bytes, now);
+        carry(&mut self.clients[index].carry, &bytes[used..], &mut self.inbound);
+        self.tick.put_block(block);
+        self.next_turn(index)
+    }
+
+    /// Whether there is more to do for a connection once a piece of its input was looked at.
+    fn next_turn(&mut self, index: usize) -> Turn {
+        let client = &mut self.clients[index];
+        match &client.stage {
+            Stage::Handshake(_) | Stage::Request(_) => {
+                let more = client.readable || !client.carry.is_empty();
+                if more && client.takes_request() { Turn::Again } else { Turn::Drained }
+            }
+            // What comes behind a request that was refused means nothing.
+            Stage::Linger { .. } => {
+                self.inbound.give(std::mem::take(&mut client.carry));
+                if client.readable { Turn::Again } else { Turn::Drained }
+            }
+            Stage::Open(_) => {
+                if client.readable { Turn::Again } else { Turn::Drained }
+            }
+        }
+    }
+
+    /// Looks at input until a request has to be answered first. Gives how many bytes were used.
+    fn take_request(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
+        let mut used = 0;
+        while used < bytes.len() && self.clients[index].takes_request() {
+            used += self.take_piece(index, &bytes[used..], now);
+        }
+        used
+    }
+
+    /// A piece of a head or of a body. Gives how many bytes belong to it.
+    fn take_piece(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
+        let Engine { config, clients, .. } = self;
+        let client = &mut clients[index];
+        match &mut client.stage {
+            Stage::Handshake(reader) => {
+                if client.served && reader.is_empty() {
+                    // Idle no longer: from its first byte on a request has as long as the first one had.
+                    client.deadlines.close_by(after(now, config.handshake_timeout));
+                }
+                let limits = HeadLimits { max_bytes: config.max_head_bytes, max_headers: config.max_headers };
+                match reader.push(bytes, limits) {
+                    Ok(None) => {}
+                    Ok(Some(head)) => {
+                        let used = head.used;
+                        self.requested(index, head, used < bytes.len(), now);
+                        return used;
+                    }
+                    Err(rejection) => self.refuse(index, rejection, now),
+                }
+            }
+            Stage::Request(exchange) => match &mut exchange.step {
+                Step::Body { body, len } => {
+                    let count = bytes.len().min(*len - body.len());
+                    if body.len() + count > body.capacity() {
+                        // Grows as it arrives, and not by what the head claims.
+                        let capacity = (2 * body.capacity()).clamp(body.len() + count, *len);
+                        body.reserve_exact(capacity - body.len());
+                    }
+                    body.extend_from_slice(&bytes[..count]);
+                    if body.len() == *len {
+                        self.serve(index, now);
+                    }
+                    return count;
+                }
+                // RFC 6455 §4.1: the client waits for the answer.
+                _ => self.refuse(index, Rejection::JunkAfterRequest, now),
+            },
+            Stage::Open(_) | Stage::Linger { .. } => {}
+        }
+        bytes.len()
+    }
+
+    /// A head is complete; `more`: bytes have come behind it.
+    fn requested(&mut self, index: usize, head: Head, more: bool, now: Instant) {
+        let Head { request, len: head, .. } = head;
+        if !self.serves_http() || handshake::is_upgrade(&request) {
+            return match more {
+                true => self.refuse(index, handshake::early_data(&request), now),
+                false => self.consider(index, request, head, now),
+            };
+        }
+        let len = match http::body_len(&request, self.config.max_body_size) {
+            Ok(len) => len,
+            Err(rejection) => return self.refuse(index, rejection, now),
+        };
+        if len > 0 && !more && http::expects_continue(&request) {
+            self.clients[index].outbox.push_raw(http::CONTINUE, &mut self.outbound);
+            self.make_dirty(index);
+        }
+        let step = Step::Body { body: Vec::new(), len };
+        self.clients[index].stage =
+            Stage::Request(Box::new(Exchange { request: Arc::new(request), head, step }));
+        if len == 0 {
+            self.serve(index, now);
+        }
+    }
+
+    // ---- answers ----
+
+    /// Whether a plain request is for us to answer otherwise than with "this is a WebSocket endpoint".
+    fn serves_http(&self) -> bool {
+        let config = &self.config;
+        let own = config.http || config.health.is_some() || config.metrics.is_some();
+        own || self.services.on_http.is_some() || !self.services.site.is_empty()
+    }
+
+    /// A plain request is complete.
+    fn serve(&mut self, index: usize, now: Instant) {
+        let client = &mut self.clients[index];
+        let remote = client.remote;
+        let Stage::Request(exchange) = &mut client.stage else { return };
+        let Step::Body { body, .. } = &mut exchange.step else { return };
+        let (request, body) = (exchange.request.clone(), std::mem::take(body));
+        if let Some(answer) = self.own_answer(&request) {
+            self.answer_or_500(index, answer, now);
+        } else if let Some(on_http) = &mut self.services.on_http {
+            let answer = on_http(&HttpRequest::new(&request, &body, remote));
+            self.answer_or_500(index, answer.map(content), now);
+        } else if self.config.http {
+            self.next_request += 1;
+            let id = RequestId::new(index as u32, self.next_request);
+            if let Stage::Request(exchange) = &mut self.clients[index].stage {
+                exchange.step = Step::Http { id };
+            }
+            self.tick.http(id, request, body, remote);
+        } else if self.is_socket_only(request.uri().path()) {
+            let to_head = *request.method() == Method::HEAD;
+            let rejection = if to_head { Rejection::UpgradeRequiredNoBody } else { Rejection::UpgradeRequired };
+            self.refuse(index, rejection, now);
+        } else {
+            self.answer_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
+        }
+    }
+
+    /// Whether this is a place for WebSockets, so that a plain request is best told so.
+    fn is_socket_only(&self, path: &str) -> bool {
+        self.config.names_path(path) || (self.config.paths.is_empty() && self.services.site.is_empty())
+    }
+
+    /// The answer to what the server serves by itself.
+    fn own_answer(&self, request: &Request) -> Option<Response<Content>> {
+        let path = request.uri().path();
+        let is_at = |place: &Option<String>| place.as_deref() == Some(path);
+        let (status, mime, text) = if is_at(&self.config.health) {
+            let text = format!("{{\"status\":\"ok\",\"open\":{}}}\n", self.open);
+            (StatusCode::OK, "application/json", text)
+        } else if is_at(&self.config.metrics) {
+            (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.stats().to_prometheus())
+        } else {
+            return self.services.site.find(request.method(), path, request.headers());
+        };
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(answer);
+        }
+        let mut answer = with_type(mime, text.into());
+        *answer.status_mut() = status;
+        // What is asked for now is how it is now.
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Some(answer)
+    }
+
+    /// Answers the request `id`; the connection then waits for the next one.
+    ///
+    /// # Errors
+    /// Nothing has changed: the id is stale, or the answer cannot be sent as it is.
+    pub(crate) fn respond(&mut self, id: RequestId, answer: Response<Bytes>, now: Instant) -> Result<(), RespondError> {
+        let index = id.index();
+        let waits = match self.clients.get(index).map(|client| &client.stage) {
+            Some(Stage::Request(exchange)) => matches!(exchange.step, Step::Http { id: waiting } if waiting == id),
+            _ => false,
+        };
+        if !waits {
+            return Err(RespondError::Gone(id));
+        }
+        self.answer_request(index, answer.map(content), now).map_err(|unfit| match unfit {
+            Unfit::Status(status) => RespondError::Status(status),
+            Unfit::Header(error) => RespondError::Header(error),
+        })
+    }
+
+    /// As `answer_request`; an answer that cannot be sent is the application's mistake.
+    pub(super) fn answer_or_500(&mut self, index: usize, answer: Response<Content>, now: Instant) {
+        if let Err(unfit) = self.answer_request(index, answer, now) {
+            log::error!("an answer that cannot be sent: {unfit:?}");
+            let failed = plain(StatusCode::INTERNAL_SERVER_ERROR, "the application failed\n");
+            // It has nothing that could be refused.
+            let _ = self.answer_request(index, failed, now);
+        }
+    }
+
+    /// Queues the answer to the request under way.
+    fn answer_request(&mut self, index: usize, answer: Response<Content>, now: Instant) -> Result<(), Unfit> {
+        let shutting_down = self.shutting_down;
+        let Engine { clients, outbound, .. } = self;
+        let client = &mut clients[index];
+        let Stage::Request(exchange) = &mut client.stage else { return Ok(()) };
+        let request = &exchange.request;
+        let (parts, content) = answer.into_parts();
+        let to_head = *request.method() == Method::HEAD;
+        let last = shutting_down || http::is_last(request);
+        let head = http::answer_head(parts.status, &parts.headers, content.len(), to_head, last)?;
+        client.outbox.push_raw(&head.bytes, outbound);
+        self.stats.http_requests += 1;
+        match content {
+            Content::Shared(body) if head.has_body && body.is_shared() => {
+                client.outbox.push_shared(&body, outbound);
+            }
+            Content::Shared(body) if head.has_body => client.outbox.push_raw(body.frame(), outbound),
+            Content::File { file, len } if head.has_body => {
+                exchange.step = Step::File { file, left: len, close: head.close };
+                // It ends when its peer takes no more, not by a deadline of its own.
+                client.deadlines.close_by(after(now, std::time::Duration::MAX));
+                self.pump_file(index, now);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.answered(index, head.close, now);
+        Ok(())
+    }
+
+    /// The whole answer is queued.
+    fn answered(&mut self, index: usize, close: bool, now: Instant) {
+        if close {
+            self.stats.http_only += 1;
+            self.linger(index, now);
+        } else {
+            let client = &mut self.clients[index];
+            client.stage = Stage::Handshake(HeadReader::default());
+            client.served = true;
+            client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
+            self.count_inbound(index);
+            self.rearm(index);
+            self.make_dirty(index);
+        }
+        self.keep_below_ceiling();
+    }
+
+    /// Queues the next piece of a file. It is read as its peer takes it, so that memory holds one piece.
+    pub(super) fn pump_file(&mut self, index: usize, now: Instant) {
+        let Engine { clients, outbound, .. } = self;
+        let client = &mut clients[index];
+        let Stage::Request(exchange) = &mut client.stage else { return };
+        let Step::File { file, left, close } = &mut exchange.step else { return };
+        let wanted = (*left).min(Self::FILE_CHUNK);
+        let got = client.outbox.push_raw_from(file, wanted, outbound);
+        match got {
+            Ok(count) if count as u64 == wanted => *left -= wanted,
+            // The length has been promised: all that is left is to break off.
+            outcome => {
+                log::warn!("a file that is being served has become shorter or unreadable: {outcome:?}");
+                self.stats.http_only += 1;
+                return self.free(index);
+            }
+        }
+        if *left == 0 {
+            let close = *close;
+            self.answered(index, close, now);
+        } else {
+            self.make_dirty(index);
+        }
+    }
+
+    /// The last byte of an answer has left, or of a piece of one.
+    pub(super) fn after_answer(&mut self, index: usize, now: Instant) {
+        let keep_alive = self.config.keep_alive_timeout;
+        let client = &mut self.clients[index];
+        match &client.stage {
+            Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }) => self.pump_file(index, now),
+            Stage::Handshake(_) if client.served => {
+                client.deadlines.close_by(after(now, keep_alive));
+                if client.readable || !client.carry.is_empty() {
+                    self.make_ready(index);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Refuses a request, and lets the connection go.
+    pub(super) fn refuse(&mut self, index: usize, rejection: Rejection, now: Instant) {
+        self.stats.rejected.count(rejection);
+        log::debug!("refused {}: {}", self.clients[index].remote, rejection.status());
+        self.answer(index, &rejection.response(), now);
+    }
+}
+
+fn content(bytes: Bytes) -> Content {
+    if bytes.is_empty() { Content::Empty } else { Content::Shared(Prepared::raw(bytes.into())) }
+}
+
+fn with_type(mime: &'static str, text: Bytes) -> Response<Content> {
+    let mut answer = Response::new(content(text));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
+    answer
+}
+
+/// An answer of one line.
+fn plain(status: StatusCode, text: &'static str) -> Response<Content> {
+    let mut answer = with_type("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
+    *answer.status_mut() = status;
+    answer
+}

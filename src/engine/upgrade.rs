@@ -1,0 +1,199 @@
+//! From a request to a WebSocket: the server's rules, then the application's say, at once or later.
+
+use std::{sync::Arc, time::Instant};
+
+use tungstenite::{
+    Bytes,
+    http::{HeaderMap, HeaderValue, Response, StatusCode},
+};
+
+use super::{Engine, Stream};
+use crate::{
+    client::{Exchange, Open, Stage, Step},
+    deadlines::Deadlines,
+    error::UpgradeError,
+    id::{ClientId, UpgradeId},
+    limiter::Limiter,
+    proto::{
+        connection::{Connection, Role},
+        handshake::{self, HeadReader, Opening, Rejection, Request},
+        http::{self, Unfit},
+    },
+    request::HttpRequest,
+    upgrade::{Decision, UpgradeResponse},
+};
+
+impl<S: Stream> Engine<S> {
+    /// An upgrade request is complete: accept it, refuse it, or leave it to the application.
+    pub(super) fn consider(&mut self, index: usize, request: Request, head: usize, now: Instant) {
+        let (opening, chosen) = match self.weigh(&request) {
+            Ok(weighed) => weighed,
+            Err(rejection) => return self.refuse(index, rejection, now),
+        };
+        let remote = self.clients[index].remote;
+        let Some(on_upgrade) = &mut self.services.on_upgrade else {
+            let response = UpgradeResponse::new(Vec::new(), chosen);
+            return self.upgrade(index, Arc::new(request), opening, response, now);
+        };
+        let mut response = UpgradeResponse::new(opening.offered.clone(), chosen);
+        match on_upgrade(&HttpRequest::new(&request, &[], remote), &mut response) {
+            Decision::Accept => self.upgrade(index, Arc::new(request), opening, response, now),
+            Decision::Reject(answer) => match rejection(&answer) {
+                Ok(bytes) => self.turn_away(index, &bytes, now),
+                Err(unfit) => {
+                    log::error!("a rejection that cannot be sent: {unfit:?}");
+                    let bytes = rejection(&internal_error()).unwrap_or_default();
+                    self.turn_away(index, &bytes, now);
+                }
+            },
+            Decision::Defer => {
+                self.next_request += 1;
+                let id = UpgradeId::new(index as u32, self.next_request);
+                let request = Arc::new(request);
+                self.tick.upgrade(id, request.clone(), remote);
+                let step = Step::Upgrade { id, opening, response };
+                self.clients[index].stage = Stage::Request(Box::new(Exchange { request, head, step }));
+            }
+        }
+    }
+
+    /// What the configuration says of a request, and the subprotocol that it would choose.
+    fn weigh(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
+        let opening = handshake::check(request, &self.config.origins)?;
+        if !self.config.takes_upgrades_at(request.uri().path()) {
+            return Err(Rejection::NotFound);
+        }
+        let chosen = handshake::choose(&opening.offered, &self.config.subprotocols);
+        if chosen.is_none() && self.config.require_subprotocol {
+            return Err(Rejection::NoSubprotocol);
+        }
+        let chosen = chosen.and_then(|name| HeaderValue::from_str(name).ok());
+        Ok((opening, chosen))
+    }
+
+    /// Accepts a deferred upgrade. `Event::Open` follows in the next tick; the id can be sent to at once.
+    pub(crate) fn accept_upgrade(
+        &mut self,
+        id: UpgradeId,
+        headers: HeaderMap,
+        now: Instant,
+    ) -> Result<ClientId, UpgradeError> {
+        let index = id.index();
+        let Some(Step::Upgrade { response, .. }) = self.pending(id) else { return Err(UpgradeError::Gone(id)) };
+        response.extend(headers)?;
+        let Some((request, opening, response)) = self.take_pending(index) else {
+            return Err(UpgradeError::Gone(id));
+        };
+        self.upgrade(index, request, opening, response, now);
+        self.count_inbound(index);
+        let client = &self.clients[index];
+        if client.readable {
+            self.make_ready(index);
+        }
+        Ok(self.id(index))
+    }
+
+    /// Rejects a deferred upgrade with an answer of the application's.
+    pub(crate) fn reject_upgrade(
+        &mut self,
+        id: UpgradeId,
+        answer: &Response<Bytes>,
+        now: Instant,
+    ) -> Result<(), UpgradeError> {
+        if self.pending(id).is_none() {
+            return Err(UpgradeError::Gone(id));
+        }
+        let bytes = rejection(answer).map_err(|unfit| match unfit {
+            Unfit::Status(status) => UpgradeError::Status(status),
+            Unfit::Header(error) => UpgradeError::Header(error),
+        })?;
+        self.take_pending(id.index());
+        self.turn_away(id.index(), &bytes, now);
+        Ok(())
+    }
+
+    /// The step of the request behind an id, if it waits for the application.
+    fn pending(&mut self, id: UpgradeId) -> Option<&mut Step> {
+        match &mut self.clients.get_mut(id.index())?.stage {
+            Stage::Request(exchange) => match &mut exchange.step {
+                Step::Upgrade { id: waiting, .. } if *waiting == id => Some(&mut exchange.step),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Takes the request out; the application has answered it.
+    fn take_pending(&mut self, index: usize) -> Option<(Arc<Request>, Opening, UpgradeResponse)> {
+        let stage = &mut self.clients[index].stage;
+        match std::mem::replace(stage, Stage::Handshake(HeadReader::default())) {
+            Stage::Request(exchange) => match *exchange {
+                Exchange { request, step: Step::Upgrade { opening, response, .. }, .. } => {
+                    Some((request, opening, response))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        index: usize,
+        request: Arc<Request>,
+        opening: Opening,
+        response: UpgradeResponse,
+        now: Instant,
+    ) {
+        let (headers, subprotocol) = response.into_parts();
+        // Every value was checked when it was added.
+        let Ok(response) = opening.accept(headers) else {
+            return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
+        };
+        let id = self.id(index);
+        let client = &mut self.clients[index];
+        client.outbox.push_raw(&response, &mut self.outbound);
+        client.stage = Stage::Open(Box::new(Open {
+            connection: Connection::new(Role::Server),
+            verdict: None,
+            farewell: None,
+            overflow: None,
+            backlog: None,
+            limiter: Limiter::new(&self.config, now),
+            subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
+            request: self.config.keep_requests.then(|| request.clone()),
+        }));
+        client.deadlines = Deadlines::new(now);
+        self.open += 1;
+        self.stats.opened += 1;
+        self.tick.open(id, request);
+        self.rearm(index);
+        self.make_dirty(index);
+    }
+
+    /// The application does not want it.
+    fn turn_away(&mut self, index: usize, answer: &[u8], now: Instant) {
+        self.stats.rejected.application += 1;
+        self.answer(index, answer, now);
+    }
+}
+
+/// The bytes of a rejection, after which the connection is closed.
+fn rejection(answer: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
+    let status = answer.status();
+    if status.is_informational() || status.is_success() {
+        return Err(Unfit::Status(status));
+    }
+    let head = http::answer_head(status, answer.headers(), answer.body().len() as u64, false, true)?;
+    let mut bytes = head.bytes;
+    if head.has_body {
+        bytes.extend_from_slice(answer.body());
+    }
+    Ok(bytes)
+}
+
+fn internal_error() -> Response<Bytes> {
+    let mut answer = Response::new(Bytes::from_static(b"the application failed\n"));
+    *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    answer
+}

@@ -1,0 +1,143 @@
+//! Plain HTTP/1.1 on the socket's port (RFC 9112): how long a request's body is, and how an answer is written.
+//!
+//! What two parsers could read in two ways is refused: a request smuggled past a proxy begins there.
+
+use std::io::Write;
+
+use tungstenite::http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+
+use crate::{
+    error::HeaderError,
+    proto::handshake::{Rejection, Request, check_host, has_token, single},
+};
+
+/// The length of a plain request's body, in bytes (RFC 9112 §6.3).
+///
+/// # Errors
+/// The request is malformed, or its body is above `max` or of unknown length. The connection is of no use any
+/// more: where the next request begins is not known.
+pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection> {
+    check_host(request)?;
+    let target = request.uri();
+    // §3.2: a path, or an absolute URI as a client sends it to a proxy.
+    if !target.path().starts_with('/') || (target.authority().is_some() && target.scheme().is_none()) {
+        return Err(Rejection::BadRequest("the request target must be a path or a URI"));
+    }
+    // RFC 9110 §9.3.6, §9.3.8: a tunnel, and an echo of the request with its cookies.
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Rejection::MethodNotAllowed);
+    }
+    let headers = request.headers();
+    let length = headers.contains_key(header::CONTENT_LENGTH);
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // §6.1: with a length, or from HTTP/1.0, its framing is faulty.
+        let faulty = length || request.version() != Version::HTTP_11;
+        return Err(match faulty {
+            true => Rejection::BadRequest("send either Content-Length or Transfer-Encoding"),
+            false => Rejection::TransferEncoding,
+        });
+    }
+    if !length {
+        return Ok(0);
+    }
+    // §6.3, 5: also a list of equal values may be refused.
+    let digits = single(request, header::CONTENT_LENGTH).map(|value| value.as_bytes()).unwrap_or_default();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Rejection::BadRequest("send one Content-Length, in digits"));
+    }
+    let len = digits.iter().try_fold(0usize, |len, digit| {
+        len.checked_mul(10)?.checked_add(usize::from(digit - b'0')).filter(|len| *len <= max)
+    });
+    len.ok_or(Rejection::BodyTooLarge)
+}
+
+/// Whether the client waits for leave before it sends its body (RFC 9110 §10.1.1).
+pub(crate) fn expects_continue(request: &Request) -> bool {
+    request.version() == Version::HTTP_11 && has_token(request, header::EXPECT, "100-continue")
+}
+
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Whether the connection ends with this request (RFC 9112 §9.3).
+pub(crate) fn is_last(request: &Request) -> bool {
+    request.version() != Version::HTTP_11 || has_token(request, header::CONNECTION, "close")
+}
+
+/// Why an answer cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    Status(StatusCode),
+    Header(HeaderError),
+}
+
+/// An answer's head, and whether a body follows it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct AnswerHead {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) has_body: bool,
+    pub(crate) close: bool,
+}
+
+/// Writes the head of an answer with a body of `len` bytes. `close`: it is the connection's last.
+///
+/// # Errors
+/// The status promises another answer, or a header would change where the answer ends.
+pub(crate) fn answer_head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    len: u64,
+    to_head: bool,
+    close: bool,
+) -> Result<AnswerHead, Unfit> {
+    if status.is_informational() {
+        return Err(Unfit::Status(status));
+    }
+    // RFC 9110 §15.3.5, §15.4.5: these never have a body.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let mut close = close;
+    let mut declared = None;
+    for (name, value) in headers {
+        match *name {
+            header::CONTENT_LENGTH => {
+                let value = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
+                // An answer to HEAD may name the length of a body that nobody made.
+                let known = value.filter(|value| *value == len || (to_head && len == 0) || bodiless);
+                if declared.is_some() || known.is_none() {
+                    return Err(Unfit::Header(HeaderError::Reserved(name.clone())));
+                }
+                declared = known;
+            }
+            header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => close = true,
+            _ if is_reserved(name) => return Err(Unfit::Header(HeaderError::Reserved(name.clone()))),
+            _ => {}
+        }
+    }
+    let mut bytes = Vec::with_capacity(256);
+    // Writing to memory cannot fail.
+    let _ = write!(bytes, "HTTP/1.1 {status}\r\n");
+    for (name, value) in headers {
+        if !matches!(*name, header::CONTENT_LENGTH | header::CONNECTION) {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            // A `HeaderValue` has no line breaks.
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+    }
+    // RFC 9110 §8.6: none in a 204; in a 304 only if it is that of the 200.
+    if !bodiless || (status == StatusCode::NOT_MODIFIED && declared.is_some()) {
+        let _ = write!(bytes, "content-length: {}\r\n", declared.unwrap_or(len));
+    }
+    if close {
+        bytes.extend_from_slice(b"connection: close\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    Ok(AnswerHead { bytes, has_body: !bodiless && !to_head && len > 0, close })
+}
+
+/// What says where an answer ends, and what the connection is.
+fn is_reserved(name: &HeaderName) -> bool {
+    const RESERVED: [HeaderName; 4] =
+        [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];
+    RESERVED.contains(name) || name.as_str() == "keep-alive"
+}

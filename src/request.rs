@@ -1,0 +1,40 @@
+//! A request as the application sees it, before anything is decided.
+
+use std::{net::SocketAddr, ops::Deref};
+
+use tungstenite::handshake::server::Request;
+
+/// An HTTP request that waits for an answer. Borrowed and `Copy`.
+///
+/// Dereferences to an [`http::Request<()>`](tungstenite::http::Request): `method()`, `uri()` with path and query,
+/// `headers()`.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpRequest<'t> {
+    request: &'t Request,
+    body: &'t [u8],
+    remote: SocketAddr,
+}
+
+impl<'t> HttpRequest<'t> {
+    pub(crate) fn new(request: &'t Request, body: &'t [u8], remote: SocketAddr) -> Self {
+        HttpRequest { request, body, remote }
+    }
+
+    /// The whole body; empty for a GET, and for an upgrade.
+    pub fn body(&self) -> &'t [u8] {
+        self.body
+    }
+
+    /// The address of the peer: the client, or a proxy before it.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.remote
+    }
+}
+
+impl Deref for HttpRequest<'_> {
+    type Target = Request;
+
+    fn deref(&self) -> &Request {
+        self.request
+    }
+}

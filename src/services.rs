@@ -1,0 +1,32 @@
+//! What the application has put beside the socket: its say in upgrades, and answers to plain HTTP.
+
+use std::fmt;
+
+use tungstenite::{Bytes, http::Response};
+
+use crate::{
+    request::HttpRequest,
+    site::Site,
+    upgrade::{Decision, UpgradeResponse},
+};
+
+pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send>;
+pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send>;
+
+/// Closures and content; what is only data is in the [`Config`](crate::config::Config).
+#[derive(Default)]
+pub(crate) struct Services {
+    pub(crate) on_upgrade: Option<OnUpgrade>,
+    pub(crate) on_http: Option<OnHttp>,
+    pub(crate) site: Site,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services")
+            .field("on_upgrade", &self.on_upgrade.is_some())
+            .field("on_http", &self.on_http.is_some())
+            .field("site", &self.site)
+            .finish()
+    }
+}
