@@ -1,6 +1,6 @@
 //! Every public failure: small enums, one per operation, and the one map from a violation to its close code.
 
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -137,6 +137,20 @@ pub enum ConfigError {
     /// An origin is no `scheme://host[:port]`.
     #[error("{0:?} is no origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
+    /// Nothing can be served at this path.
+    #[error("{0:?} is no path to serve at: begin it with '/', without '//', '..', backslashes or controls")]
+    InvalidPath(String),
+    /// A content type is no MIME type.
+    #[error("{0:?} is no content type: write it as type/subtype, for instance text/html")]
+    InvalidMime(String),
+    /// What is to be served from is not there, cannot be entered or is no folder.
+    #[error("cannot serve the folder {}: {error}", dir.display())]
+    NoFolder {
+        /// The folder as it was given.
+        dir: PathBuf,
+        /// What the system says.
+        error: io::ErrorKind,
+    },
 }
 
 /// How a peer broke RFC 6455. Names the culprit: it is always the peer.

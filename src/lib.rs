@@ -83,6 +83,8 @@ mod pressure;
 mod proto;
 mod send_options;
 mod server;
+#[cfg_attr(not(test), expect(dead_code))] // Until the engine uses it.
+mod site;
 mod stats;
 #[cfg(test)]
 mod test_rng;

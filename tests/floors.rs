@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["limiter", "proto::frame", "proto::handshake"],
     &["proto::prepared"],
-    &["backlog", "json", "outbox", "stats", "proto::assembler"],
+    &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
     &["proto::connection"],
     &["tick_data", "client"],
     &["event"],

@@ -58,6 +58,12 @@ impl Prepared {
         Prepared::from_frame(message.kind(), bytes, message.len())
     }
 
+    /// Bytes that are no frame.
+    pub(crate) fn raw(bytes: Vec<u8>) -> Prepared {
+        let len = bytes.len();
+        Prepared::from_frame(Kind::Binary, bytes, len)
+    }
+
     /// Frames what `write` appends; it must leave alone what is there already.
     #[cfg(feature = "json")]
     pub(crate) fn try_written<E>(
