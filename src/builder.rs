@@ -1,5 +1,7 @@
 //! What a server can be told before it begins.
 
+mod http;
+
 use std::{
     io,
     net::{TcpListener, ToSocketAddrs},
@@ -8,7 +10,9 @@ use std::{
 
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
+    error::ConfigError,
     server::Server,
+    services::Services,
 };
 
 impl Server {
@@ -63,7 +67,10 @@ impl Server {
 #[must_use = "a builder does nothing until `bind` or `build`"]
 pub struct ServerBuilder {
     config: Config,
+    services: Services,
     listeners: Vec<TcpListener>,
+    /// The first of what cannot be served.
+    error: Option<ConfigError>,
 }
 
 /// Declares builder methods that only store a value.
@@ -235,8 +242,9 @@ impl ServerBuilder {
     ///
     /// A setting cannot work, or the operating system gives no poller.
     pub fn build(self) -> io::Result<Server> {
-        self.config.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Server::new(self.config, self.listeners)
+        let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
+        checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Server::new(self.config, self.services, self.listeners)
     }
 }
 

@@ -14,6 +14,7 @@ mod admission;
 mod ceiling;
 mod closing;
 mod groups;
+mod http;
 mod limits;
 mod receive;
 mod send;
@@ -22,6 +23,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod upgrade;
 
 use std::{
     collections::VecDeque,
@@ -45,6 +47,7 @@ use crate::{
     pool::BufferPool,
     proto::{handshake::Request, prepared::Encoder},
     send_options::Priority,
+    services::Services,
     stats::Stats,
     tick::{Recycler, Tick},
     tick_data::TickData,
@@ -77,8 +80,11 @@ pub(crate) struct Readiness {
 #[derive(Debug)]
 pub(crate) struct Engine<S> {
     config: Config,
+    services: Services,
     clients: Slab<Client<S>>,
     next_serial: u32,
+    /// The number of the last request that the application was asked about.
+    next_request: u64,
     /// Live connections: open and not reported closed.
     open: usize,
     /// Connections whose last bytes are on their way.
@@ -125,7 +131,7 @@ impl<S: Stream> Engine<S> {
     /// Spare buffers kept, in bytes, each way.
     const POOL_BYTES: usize = 4 * 1024 * 1024;
 
-    pub(crate) fn new(config: Config, now: Instant) -> Self {
+    pub(crate) fn new(config: Config, services: Services, now: Instant) -> Self {
         let rooms = HubLimits {
             rooms: config.max_rooms,
             rooms_per_client: config.max_rooms_per_client,
@@ -134,8 +140,10 @@ impl<S: Stream> Engine<S> {
         let outbound = OutboxPool::new(Self::POOL_BYTES);
         Engine {
             config,
+            services,
             clients: Slab::new(),
             next_serial: 1,
+            next_request: 0,
             open: 0,
             lingering: 0,
             addresses: Addresses::default(),
@@ -289,6 +297,10 @@ impl<S: Stream> Engine<S> {
         self.get(id).map_or(0, Client::buffered)
     }
 
+    pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {
+        self.get(id)?.open()?.subprotocol.as_deref()
+    }
+
     pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
         self.get(id)?.open()?.request.as_deref()
     }
@@ -368,7 +380,7 @@ impl<S: Stream> Engine<S> {
             let id = self.id(index);
             self.tick.drained(id);
         }
-        self.after_last_byte(index);
+        self.after_last_byte(index, now);
     }
 
     /// Frames up to about `room` bytes of what waits in the client's backlog. Gives whether messages of high
@@ -397,6 +409,9 @@ impl<S: Stream> Engine<S> {
 
     fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
         self.drop_output(index);
+        if matches!(self.clients[index].stage, Stage::Request(_)) {
+            return self.forget_handshake(index);
+        }
         // The peer may have said why before it reset: what has arrived is read first.
         let client = &mut self.clients[index];
         client.failed = Some(kind);

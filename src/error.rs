@@ -1,6 +1,6 @@
 //! Every public failure: small enums, one per operation, and the one map from a violation to its close code.
 
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 use tungstenite::{
@@ -189,8 +189,9 @@ pub enum ConfigError {
     /// An origin is no `scheme://host[:port]`.
     #[error("{0:?} is no origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
-    /// A path does not begin with `/`, or has a `*` elsewhere than at its end.
-    #[error("{0:?} is no path: it begins with / and a * may only stand at its end")]
+    /// No request can be for this path, or nothing can be served at it. A `*` may stand at the end of a path for
+    /// upgrades, and nowhere else.
+    #[error("{0:?} is no path: begin it with '/', without '//', '..', backslashes or controls")]
     InvalidPath(String),
     /// A subprotocol is no token (RFC 6455 §4.1).
     #[error("{0:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")]
@@ -198,6 +199,17 @@ pub enum ConfigError {
     /// A subprotocol is required and none is configured.
     #[error("require_subprotocol needs subprotocols to choose from")]
     NoSubprotocols,
+    /// A content type is no MIME type.
+    #[error("{0:?} is no content type: write it as type/subtype, for instance text/html")]
+    InvalidMime(String),
+    /// What is to be served from is not there, cannot be entered or is no folder.
+    #[error("cannot serve the folder {}: {error}", dir.display())]
+    NoFolder {
+        /// The folder as it was given.
+        dir: PathBuf,
+        /// What the system says.
+        error: io::ErrorKind,
+    },
 }
 
 /// How a peer broke RFC 6455. Names the culprit: it is always the peer.

@@ -88,10 +88,6 @@ macro_rules! request_id {
             pub(crate) fn index(self) -> usize {
                 self.index as usize
             }
-
-            pub(crate) fn serial(self) -> u64 {
-                self.serial
-            }
         }
 
         impl fmt::Display for $name {

@@ -81,32 +81,41 @@ mod outbox;
 mod pool;
 mod pressure;
 mod proto;
+mod request;
 mod send_options;
 mod server;
+mod services;
+mod site;
 mod stats;
 #[cfg(test)]
 mod test_rng;
 mod tick;
 mod tick_data;
+mod upgrade;
 mod wheel;
 
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
 pub use engine::Delivery;
-pub use error::{CloseError, ConfigError, HandleError, JoinError, NotConnected, PeerMisbehaved, SendError};
+pub use error::{
+    CloseError, ConfigError, HandleError, HeaderError, JoinError, NotConnected, PeerMisbehaved, RespondError,
+    SendError, UpgradeError,
+};
 pub use event::{Event, Events};
-pub use id::{ClientId, Room, RoomId, TimerId};
+pub use id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
+pub use request::HttpRequest;
 pub use send_options::{LatestKey, Priority, SendOptions};
 pub use server::{Handle, Server};
 pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;
-pub use tungstenite::{handshake::server::Request, http, protocol::frame::coding::CloseCode};
+pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::coding::CloseCode};
+pub use upgrade::{Decision, UpgradeResponse};
 
 /// Its programs compile, or the tests fail. They use every feature, as the README describes them all.
 #[cfg(all(doctest, feature = "json"))]

@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice, Write},
+    io::{self, IoSlice, Read, Write},
 };
 
 use crate::{
@@ -229,10 +229,6 @@ impl Outbox {
         self.len - self.raw.saturating_sub(self.written)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Whether the kernel refused bytes and a writable event is awaited.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked
@@ -289,25 +285,32 @@ impl Outbox {
 
     /// Appends bytes that are no frame (HTTP). No frame may stand before them.
     pub(crate) fn push_raw(&mut self, bytes: &[u8], pool: &mut OutboxPool) {
-        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
-        self.tail(pool).extend_from_slice(bytes);
+        self.raw_tail(pool).extend_from_slice(bytes);
         self.pushed_raw(bytes.len(), pool);
     }
 
     /// As `push_raw`, what `source` gives, up to `max` bytes. Gives how many that were.
     pub(crate) fn push_raw_from(
         &mut self,
-        source: &mut impl io::Read,
+        source: &mut impl Read,
         max: u64,
         pool: &mut OutboxPool,
     ) -> io::Result<usize> {
-        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
-        let tail = self.tail(pool);
+        let tail = self.raw_tail(pool);
         let before = tail.len();
         let read = source.take(max).read_to_end(tail);
         let count = tail.len() - before;
         self.pushed_raw(count, pool);
         read.map(|_| count)
+    }
+
+    /// The tail as it is: bytes that are no frames stay in one piece, however many they are.
+    fn raw_tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
+        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
+        if self.tail.capacity() == 0 {
+            self.tail = pool.tails.take(TAIL_MAX);
+        }
+        &mut self.tail
     }
 
     fn pushed_raw(&mut self, bytes: usize, pool: &mut OutboxPool) {

@@ -5,6 +5,7 @@ mod commands;
 mod groups;
 mod handle;
 mod queries;
+mod requests;
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -21,6 +22,7 @@ use crate::{
     event::Event,
     mailbox::Mailbox,
     net::listener::{Accepted, Backoff, Listener},
+    services::Services,
     tick::Tick,
 };
 use handle::Command;
@@ -35,6 +37,7 @@ use socket2::SockRef;
 /// | make one | [`bind`](Server::bind), [`builder`](Server::builder) |
 /// | do the I/O | [`poll_once`](Server::poll_once), [`poll_for`](Server::poll_for), [`poll_wait`](Server::poll_wait), [`flush`](Server::flush), [`run`](Server::run) |
 /// | say something | [`send`](Server::send), [`broadcast`](Server::broadcast), [`ping`](Server::ping), [`close`](Server::close), [`shutdown`](Server::shutdown), … |
+/// | answer requests | [`accept`](Server::accept), [`accept_with`](Server::accept_with), [`reject`](Server::reject), [`respond`](Server::respond) |
 /// | ask | [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt), [`stats`](Server::stats), … |
 /// | sit in another loop | [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd` |
 /// | be heard from other threads | [`handle`](Server::handle) |
@@ -99,7 +102,7 @@ impl Server {
     /// Kernel events taken in one poll; more wait for the next.
     const EVENTS: usize = 1024;
 
-    pub(crate) fn new(config: Config, sockets: Vec<TcpListener>) -> io::Result<Server> {
+    pub(crate) fn new(config: Config, services: Services, sockets: Vec<TcpListener>) -> io::Result<Server> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::with_capacity(sockets.len());
@@ -109,7 +112,7 @@ impl Server {
         Ok(Server {
             poll,
             events: mio::Events::with_capacity(Self::EVENTS),
-            engine: Engine::new(config, clock()),
+            engine: Engine::new(config, services, clock()),
             listeners,
             next_listener: 0,
             backoff: Backoff::default(),
@@ -197,7 +200,7 @@ impl Server {
             now = clock();
             self.engine.flush(now);
         }
-        self.accept(now);
+        self.admit(now);
         self.engine.fire_timers(now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
         while self.engine.service_next(now) {
@@ -289,7 +292,7 @@ impl Server {
     }
 
     /// Accepts within the budget, one listener after the other.
-    fn accept(&mut self, now: Instant) {
+    fn admit(&mut self, now: Instant) {
         if !self.listeners.iter().any(Listener::is_ready)
             || self.backoff.rests(now, self.engine.connection_count())
         {

@@ -265,3 +265,11 @@ mod tests {
         assert_eq!((stats.closed.rate_limited, stats.closed.total()), (1, 3));
     }
 }
+
+// STUB
+impl Stats {
+    /// Stub.
+    pub fn to_prometheus(&self) -> String {
+        self.to_string()
+    }
+}

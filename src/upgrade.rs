@@ -160,7 +160,9 @@ mod tests {
         for name in ["", "x a", "x:a", "x\r\na", "ä"] {
             assert!(matches!(response.header(name, "v"), Err(HeaderError::Invalid(_))), "{name:?}");
         }
-        for name in ["Connection", "upgrade", "Sec-WebSocket-Accept", "SEC-WEBSOCKET-EXTENSIONS", "content-length"] {
+        for name in
+            ["Connection", "upgrade", "Sec-WebSocket-Accept", "SEC-WEBSOCKET-EXTENSIONS", "content-length"]
+        {
             assert!(matches!(response.header(name, "v"), Err(HeaderError::Reserved(_))), "{name:?}");
         }
         assert_eq!(lines(response), ["sec-websocket-protocol: chat.v1"]);

@@ -11,14 +11,14 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["id", "message", "pool", "pressure", "send_options", "test_rng"],
+    &["id", "message", "pool", "pressure", "request", "send_options", "test_rng"],
     &["error"],
-    &["config", "close_reason"],
+    &["config", "close_reason", "upgrade"],
     &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["limiter", "proto::frame", "proto::handshake"],
-    &["proto::prepared"],
-    &["backlog", "json", "outbox", "stats", "proto::assembler"],
-    &["proto::connection"],
+    &["proto::http", "proto::prepared"],
+    &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
+    &["proto::connection", "services"],
     &["tick_data", "client"],
     &["event"],
     &["tick"],

@@ -111,7 +111,7 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         let leaves = match &client.stage {
-            Stage::Handshake(_) => false,
+            Stage::Handshake(_) | Stage::Request(_) => false,
             Stage::Open(open) => open.verdict.is_some() || client.failed.is_some(),
             Stage::Linger { .. } => true,
         };
@@ -150,7 +150,7 @@ impl<S: Stream> Engine<S> {
         log::debug!("shedding {}, which held {} bytes", client.remote, client.buffered_memory());
         let open = match &mut client.stage {
             Stage::Open(open) => open,
-            Stage::Handshake(_) => {
+            Stage::Handshake(_) | Stage::Request(_) => {
                 self.stats.rejected.overloaded += 1;
                 return self.free(index);
             }

@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
-    client::{Farewell, Stage},
+    client::{Farewell, Stage, Step},
     close_reason::{CloseReason, Timeout},
     deadlines::after,
     error::{CloseError, NotConnected, PeerMisbehaved},
@@ -58,11 +58,19 @@ impl<S: Stream> Engine<S> {
         let code = if close::may_be_sent(code.into()) { code } else { CloseCode::Away };
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
-            match &self.clients[index].stage {
-                Stage::Handshake(_) => {
-                    self.stats.rejected.count(Rejection::AtCapacity);
-                    self.answer(index, &Rejection::AtCapacity.response(), now);
+            let client = &mut self.clients[index];
+            let idle = client.is_idle_http();
+            match &mut client.stage {
+                // What it was answered last is on its way.
+                Stage::Handshake(_) if idle => {
+                    self.stats.http_only += 1;
+                    self.linger(index, now);
                 }
+                Stage::Request(exchange) => match &mut exchange.step {
+                    Step::File { close, .. } => *close = true,
+                    _ => self.refuse(index, Rejection::AtCapacity, now),
+                },
+                Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
                 Stage::Open(open)
                     if open.connection.close_state().may_send_data() && open.farewell.is_none() =>
                 {
@@ -114,7 +122,7 @@ impl<S: Stream> Engine<S> {
             return self.ended_by_error(index, kind);
         }
         match &client.stage {
-            Stage::Handshake(_) => self.forget_handshake(index),
+            Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
             // The next flush or writable event goes on.
             Stage::Linger { .. } if client.has_output() => {}
@@ -124,7 +132,7 @@ impl<S: Stream> Engine<S> {
 
     pub(super) fn ended_by_error(&mut self, index: usize, kind: io::ErrorKind) {
         match &self.clients[index].stage {
-            Stage::Handshake(_) => self.forget_handshake(index),
+            Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             _ => self.remove(index, CloseReason::Io(kind)),
         }
     }
@@ -214,8 +222,9 @@ impl<S: Stream> Engine<S> {
     }
 
     /// From here on only bytes leave and none are wanted.
-    fn linger(&mut self, index: usize, now: Instant) {
+    pub(super) fn linger(&mut self, index: usize, now: Instant) {
         let deadline = after(now, self.config.close_timeout);
+        self.forget_upgrade(index);
         let client = &mut self.clients[index];
         if let Stage::Open(open) = &mut client.stage {
             open.connection.release(&mut self.inbound);
@@ -237,10 +246,14 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The outbox is empty. A lingering connection is half-closed now, or gone.
-    pub(super) fn after_last_byte(&mut self, index: usize) {
+    pub(super) fn after_last_byte(&mut self, index: usize, now: Instant) {
         let may_linger = self.may_linger();
         let client = &mut self.clients[index];
-        let Stage::Linger { half_closed } = &mut client.stage else { return };
+        let half_closed = match &mut client.stage {
+            Stage::Open(_) => return,
+            Stage::Handshake(_) | Stage::Request(_) => return self.after_answer(index, now),
+            Stage::Linger { half_closed } => half_closed,
+        };
         if (client.read_closed && !client.readable) || !may_linger {
             return self.free(index);
         }
@@ -268,9 +281,15 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The deadline of a connection that is not open passed.
-    pub(super) fn overdue(&mut self, index: usize) {
-        if matches!(self.clients[index].stage, Stage::Handshake(_)) {
-            self.stats.rejected.timeout += 1;
+    pub(super) fn overdue(&mut self, index: usize, now: Instant) {
+        let client = &self.clients[index];
+        match &client.stage {
+            _ if client.is_idle_http() => self.stats.http_only += 1,
+            Stage::Request(exchange) if matches!(exchange.step, Step::Upgrade { .. } | Step::Http { .. }) => {
+                return self.refuse(index, Rejection::Unanswered, now);
+            }
+            Stage::Handshake(_) | Stage::Request(_) => self.stats.rejected.timeout += 1,
+            Stage::Open(_) | Stage::Linger { .. } => {}
         }
         self.free(index);
     }
@@ -279,13 +298,29 @@ impl<S: Stream> Engine<S> {
     pub(super) fn drop_all(&mut self) {
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
-            self.remove(index, CloseReason::Timeout(Timeout::Close));
+            match self.clients[index].stage {
+                Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
+                _ => self.remove(index, CloseReason::Timeout(Timeout::Close)),
+            }
         }
     }
 
-    fn forget_handshake(&mut self, index: usize) {
-        self.stats.rejected.gone += 1;
+    /// A connection that is no WebSocket has ended by itself.
+    pub(super) fn forget_handshake(&mut self, index: usize) {
+        match self.clients[index].is_idle_http() {
+            true => self.stats.http_only += 1,
+            false => self.stats.rejected.gone += 1,
+        }
         self.free(index);
+    }
+
+    /// The application was asked about an upgrade that can no longer be answered.
+    fn forget_upgrade(&mut self, index: usize) {
+        if let Stage::Request(exchange) = &self.clients[index].stage
+            && let Step::Upgrade { id, .. } = exchange.step
+        {
+            self.tick.upgrade_gone(id);
+        }
     }
 
     fn report(&mut self, id: ClientId, reason: CloseReason) {
@@ -297,6 +332,7 @@ impl<S: Stream> Engine<S> {
 
     /// Drops the stream, and gives everything back that the connection held.
     pub(super) fn free(&mut self, index: usize) {
+        self.forget_upgrade(index);
         let mut client = self.clients.remove(index);
         self.ceiling.inbound -= client.counted_inbound;
         match client.stage {

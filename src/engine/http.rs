@@ -46,7 +46,9 @@ impl<S: Stream> Engine<S> {
             self.inbound.give(carried);
             return self.next_turn(index);
         }
-        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else { return Turn::Postponed };
+        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
+            return Turn::Postponed;
+        };
         let (mut block, base) = self.tick.take_block();
         let end = block.len().min(base.saturating_add(budget));
         let room = &mut block[base..end];
@@ -82,7 +84,11 @@ impl<S: Stream> Engine<S> {
                 if client.readable { Turn::Again } else { Turn::Drained }
             }
             Stage::Open(_) => {
-                if client.readable { Turn::Again } else { Turn::Drained }
+                if client.readable {
+                    Turn::Again
+                } else {
+                    Turn::Drained
+                }
             }
         }
     }
@@ -194,7 +200,8 @@ impl<S: Stream> Engine<S> {
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
             let to_head = *request.method() == Method::HEAD;
-            let rejection = if to_head { Rejection::UpgradeRequiredNoBody } else { Rejection::UpgradeRequired };
+            let rejection =
+                if to_head { Rejection::UpgradeRequiredNoBody } else { Rejection::UpgradeRequired };
             self.refuse(index, rejection, now);
         } else {
             self.answer_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
@@ -234,10 +241,17 @@ impl<S: Stream> Engine<S> {
     ///
     /// # Errors
     /// Nothing has changed: the id is stale, or the answer cannot be sent as it is.
-    pub(crate) fn respond(&mut self, id: RequestId, answer: Response<Bytes>, now: Instant) -> Result<(), RespondError> {
+    pub(crate) fn respond(
+        &mut self,
+        id: RequestId,
+        answer: Response<Bytes>,
+        now: Instant,
+    ) -> Result<(), RespondError> {
         let index = id.index();
         let waits = match self.clients.get(index).map(|client| &client.stage) {
-            Some(Stage::Request(exchange)) => matches!(exchange.step, Step::Http { id: waiting } if waiting == id),
+            Some(Stage::Request(exchange)) => {
+                matches!(exchange.step, Step::Http { id: waiting } if waiting == id)
+            }
             _ => false,
         };
         if !waits {
@@ -337,7 +351,9 @@ impl<S: Stream> Engine<S> {
         let keep_alive = self.config.keep_alive_timeout;
         let client = &mut self.clients[index];
         match &client.stage {
-            Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }) => self.pump_file(index, now),
+            Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }) => {
+                self.pump_file(index, now)
+            }
             Stage::Handshake(_) if client.served => {
                 client.deadlines.close_by(after(now, keep_alive));
                 if client.readable || !client.carry.is_empty() {

@@ -1,21 +1,17 @@
 //! Input: one turn of one client, from its stream to the tick.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, time::Instant};
 
 use super::{
     Engine, Stream,
     limits::{TOO_MANY_BYTES, TOO_MANY_MESSAGES},
 };
 use crate::{
-    client::{Client, Open, Stage},
-    deadlines::Deadlines,
+    client::{Client, Stage},
     error::PeerMisbehaved,
     limiter::Limiter,
     pool::BufferPool,
-    proto::{
-        connection::{Connection, Io, Received, Role},
-        handshake::{self, HeadLimits, Rejection, Request},
-    },
+    proto::connection::{Io, Received},
 };
 
 /// A short read means that the socket is drained. Windows re-arms only after `WouldBlock`.
@@ -23,7 +19,7 @@ const SHORT_READ_MEANS_DRAINED: bool = cfg!(not(windows));
 
 /// How a turn ended.
 #[derive(Debug)]
-enum Turn {
+pub(super) enum Turn {
     /// Nothing is left to read for now.
     Drained,
     /// More is there, and it is the others' turn.
@@ -66,7 +62,7 @@ impl<S: Stream> Engine<S> {
             return true;
         }
         let turn = match &self.clients[index].stage {
-            Stage::Handshake(_) => self.read_head(index, now),
+            Stage::Handshake(_) | Stage::Request(_) => self.read_request(index, now),
             Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
             Stage::Open(_) => self.read_frames(index, now),
             Stage::Linger { .. } => self.read_rest(index, now),
@@ -269,73 +265,6 @@ impl<S: Stream> Engine<S> {
         turn
     }
 
-    /// One read of a connection whose request head is arriving.
-    fn read_head(&mut self, index: usize, now: Instant) -> Turn {
-        let Engine { config, clients, tick, stats, .. } = self;
-        let client = &mut clients[index];
-        let Some(budget) = budget_left(client, self.poll, config.read_budget) else { return Turn::Postponed };
-        let Stage::Handshake(head) = &mut client.stage else { return Turn::Drained };
-        let limits = HeadLimits { max_bytes: config.max_head_bytes, max_headers: config.max_headers };
-        let (mut block, base) = tick.take_block();
-        let end = block.len().min(base.saturating_add(budget));
-        let room = &mut block[base..end];
-        let (read, offered) = (read(&mut client.stream, room), room.len());
-        let parsed = match &read {
-            Ok(count) => head.push(&room[..*count], limits),
-            Err(_) => Ok(None),
-        };
-        tick.put_block(block);
-        let count = match read {
-            Ok(count) => count,
-            Err(turn) => return drained_by(client, turn),
-        };
-        tick.received(count);
-        stats.bytes_in += count as u64;
-        let turn = after_read(client, count, offered, now);
-        match parsed {
-            Ok(None) => {}
-            Ok(Some(request)) => self.decide(index, request, now),
-            Err(rejection) => self.reject(index, rejection, now),
-        }
-        turn
-    }
-
-    /// A request head is complete: upgrade or refuse.
-    fn decide(&mut self, index: usize, request: Request, now: Instant) {
-        match handshake::accept(&request, &self.config.origins) {
-            Ok(response) => self.upgrade(index, request, &response, now),
-            Err(rejection) => self.reject(index, rejection, now),
-        }
-    }
-
-    fn upgrade(&mut self, index: usize, request: Request, response: &[u8], now: Instant) {
-        let request = Arc::new(request);
-        let id = self.id(index);
-        let client = &mut self.clients[index];
-        client.outbox.push_raw(response, &mut self.outbound);
-        client.stage = Stage::Open(Box::new(Open {
-            connection: Connection::new(Role::Server),
-            verdict: None,
-            farewell: None,
-            overflow: None,
-            backlog: None,
-            limiter: Limiter::new(&self.config, now),
-            request: self.config.keep_requests.then(|| request.clone()),
-        }));
-        client.deadlines = Deadlines::new(now);
-        self.open += 1;
-        self.stats.opened += 1;
-        self.tick.open(id, request);
-        self.rearm(index);
-        self.make_dirty(index);
-    }
-
-    fn reject(&mut self, index: usize, rejection: Rejection, now: Instant) {
-        self.stats.rejected.count(rejection);
-        log::debug!("refused {}: {}", self.clients[index].remote, rejection.status());
-        self.answer(index, &rejection.response(), now);
-    }
-
     /// One read of a connection that is only waited for; the bytes are thrown away.
     fn read_rest(&mut self, index: usize, now: Instant) -> Turn {
         let Some(budget) = budget_left(&mut self.clients[index], self.poll, self.config.read_budget) else {
@@ -356,7 +285,7 @@ impl<S: Stream> Engine<S> {
 }
 
 /// One read that is not cut short by a signal. An end is an `Err`, so `Ok` is never zero.
-fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize, Turn> {
+pub(super) fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize, Turn> {
     debug_assert!(!room.is_empty());
     loop {
         match stream.read(room) {
@@ -375,7 +304,7 @@ fn exceeds(limiter: &mut Option<Box<Limiter>>, now: Instant) -> bool {
 }
 
 /// What of its budget `client` has left in this poll.
-fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<usize> {
+pub(super) fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<usize> {
     if client.spent.0 != poll {
         client.spent = (poll, 0);
     }
@@ -383,7 +312,7 @@ fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<us
 }
 
 /// Accounts for one read, which may have drained the stream.
-fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Instant) -> Turn {
+pub(super) fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Instant) -> Turn {
     client.spent.1 += count;
     if count > 0 {
         client.deadlines.heard(now);
@@ -395,7 +324,7 @@ fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Inst
 }
 
 /// Keeps what could not be used yet, in a spare buffer, and no buffer at all for nothing.
-fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
+pub(super) fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
     if left.is_empty() {
         return pool.give(std::mem::take(carried));
     }
@@ -407,7 +336,7 @@ fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
 }
 
 /// A read gave nothing: remembers that the stream is drained.
-fn drained_by<S>(client: &mut Client<S>, turn: Turn) -> Turn {
+pub(super) fn drained_by<S>(client: &mut Client<S>, turn: Turn) -> Turn {
     client.readable = false;
     turn
 }

@@ -21,7 +21,7 @@ use std::{
 pub(super) use peer::{Frame, Peer, masked};
 
 use super::{Engine, Readiness, Stream};
-use crate::{config::Config, test_rng::Rng, tick::Tick};
+use crate::{config::Config, services::Services, test_rng::Rng, tick::Tick};
 
 /// One TCP connection, both ends.
 #[derive(Debug)]
@@ -245,7 +245,7 @@ impl Host {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         Host {
-            engine: Engine::new(config, start),
+            engine: Engine::new(config, Services::default(), start),
             now: start,
             start,
             chaos,

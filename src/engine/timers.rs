@@ -120,7 +120,13 @@ impl<S: Stream> Engine<S> {
             // What has arrived is a sign of life, read or not.
             Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
-                (Stage::Handshake(_) | Stage::Linger { .. }, _) => return self.overdue(index),
+                // It is not idle while its answer leaves.
+                (Stage::Handshake(_), Timeout::Close) if client.served && client.outbox.has_work() => {
+                    client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
+                }
+                (Stage::Handshake(_) | Stage::Request(_) | Stage::Linger { .. }, _) => {
+                    return self.overdue(index, now);
+                }
                 (Stage::Open(open), Timeout::Lifetime) if open.connection.close_state().may_send_data() => {
                     let reason = CloseReason::Timeout(Timeout::Lifetime);
                     self.begin_close(index, CloseCode::Away, "maximum lifetime", reason, now);

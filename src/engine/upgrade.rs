@@ -79,7 +79,9 @@ impl<S: Stream> Engine<S> {
         now: Instant,
     ) -> Result<ClientId, UpgradeError> {
         let index = id.index();
-        let Some(Step::Upgrade { response, .. }) = self.pending(id) else { return Err(UpgradeError::Gone(id)) };
+        let Some(Step::Upgrade { response, .. }) = self.pending(id) else {
+            return Err(UpgradeError::Gone(id));
+        };
         response.extend(headers)?;
         let Some((request, opening, response)) = self.take_pending(index) else {
             return Err(UpgradeError::Gone(id));

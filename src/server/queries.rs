@@ -51,6 +51,11 @@ impl Server {
         self.engine.buffered(client)
     }
 
+    /// The subprotocol that was agreed on in the handshake (RFC 6455 §1.9), if any; `None` for a stale id.
+    pub fn subprotocol(&self, client: ClientId) -> Option<&str> {
+        self.engine.subprotocol(client)
+    }
+
     /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
     pub fn request(&self, client: ClientId) -> Option<&Request> {
         self.engine.request(client)

@@ -15,9 +15,15 @@ impl Host {
         let stats = engine.stats();
         assert_eq!(stats.opened, stats.open + stats.closed.total(), "{stats}");
         assert_eq!(stats.open, engine.clients().count() as u64);
-        let in_handshake = |client: &&crate::client::Client<_>| matches!(client.stage, Stage::Handshake(_));
+        let in_handshake = |client: &&crate::client::Client<_>| {
+            matches!(client.stage, Stage::Handshake(_) | Stage::Request(_))
+        };
         let handshakes = engine.clients.iter().map(|(_, client)| client).filter(in_handshake).count() as u64;
-        assert_eq!(stats.accepted, stats.opened + stats.rejected.total() + handshakes, "{stats}");
+        assert_eq!(
+            stats.accepted,
+            stats.opened + stats.rejected.total() + stats.http_only + handshakes,
+            "{stats}"
+        );
         assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
         assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
 
@@ -54,7 +60,10 @@ impl Host {
             let limited = client.open().is_some_and(|open| open.limiter.is_some());
             let closing = client.open().is_some_and(|open| open.verdict.is_some());
             assert!(!limited || is_limited && !closing, "a limiter for nothing: {}", state());
-            if !client.in_ready && !client.held_back && !client.is_paused() && !reported {
+            // Its answer comes first.
+            let waits =
+                matches!(client.stage, Stage::Handshake(_) | Stage::Request(_)) && !client.takes_request();
+            if !client.in_ready && !client.held_back && !client.is_paused() && !reported && !waits {
                 assert!(!client.readable, "nobody reads: {}", state());
                 let stuck = client.open().is_some() && is_parsable(&client.carry);
                 assert!(!stuck, "carried over and forgotten: {}", state());

@@ -332,7 +332,7 @@ impl Pair {
         let shared = self.outbox.queue.iter().filter(|chunk| matches!(chunk, Chunk::Shared(_)));
         let shared: usize = shared.map(|chunk| chunk.bytes().len()).sum();
         assert_eq!(self.pool.held(), self.pool.held + shared);
-        assert_eq!(self.outbox.is_empty(), self.model.len() == 0);
+        assert_eq!(self.outbox.len() == 0, self.model.len() == 0);
         assert!(self.outbox.has_work() || self.model.is_idle());
     }
 

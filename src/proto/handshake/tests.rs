@@ -40,14 +40,16 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
         match reader.push(piece, limits) {
             Ok(None) => assert!(reader.gathered.capacity() <= limits.max_bytes),
             Err(rejection) => return Outcome::Refused(rejection),
-            Ok(Some(request)) => {
+            Ok(Some(Head { request, used, .. })) => {
                 assert_eq!((reader.buffered(), reader.gathered.capacity()), (0, 0));
-                // Junk in a piece of its own is the caller's to find: count it as the reader does.
-                let junk = pieces.any(|piece| !piece.is_empty());
-                let policy = if junk { OriginPolicy::Any } else { OriginPolicy::SameOrigin };
-                return match accept(&request, &policy) {
-                    Ok(_) if junk => Outcome::Refused(Rejection::JunkAfterRequest),
-                    Ok(bytes) => Outcome::Accepted(String::from_utf8(bytes).unwrap()),
+                if used < piece.len() || pieces.any(|piece| !piece.is_empty()) {
+                    return Outcome::Refused(early_data(&request));
+                }
+                return match check(&request, &OriginPolicy::SameOrigin) {
+                    Ok(opening) => {
+                        let bytes = opening.accept(HeaderMap::new()).unwrap();
+                        Outcome::Accepted(String::from_utf8(bytes).unwrap())
+                    }
                     Err(rejection) => Outcome::Refused(rejection),
                 };
             }
@@ -109,7 +111,7 @@ fn good_requests_are_accepted_however_they_are_split() {
 
 #[test]
 fn the_request_is_handed_out_as_it_came() {
-    let request = HeadReader::default().push(FIREFOX.as_bytes(), LIMITS).unwrap().unwrap();
+    let Head { request, .. } = HeadReader::default().push(FIREFOX.as_bytes(), LIMITS).unwrap().unwrap();
     assert_eq!((request.uri().path(), request.uri().query()), ("/ws", Some("room=7&name=J%C3%B6rg")));
     assert_eq!(request.headers()["sec-fetch-mode"], "websocket");
     assert_eq!(request.headers().len(), 16);
@@ -364,8 +366,8 @@ fn origins_are_compared_as_browsers_mean_them() {
         ("example.com", "https://[2001:DB8::1]", false, true),
     ] {
         let head = with("server.example.com", host).replace("http://server.example.com", origin);
-        let request = HeadReader::default().push(head.as_bytes(), LIMITS).unwrap().unwrap();
-        let answer = |policy: &OriginPolicy| accept(&request, policy).map(drop);
+        let Head { request, .. } = HeadReader::default().push(head.as_bytes(), LIMITS).unwrap().unwrap();
+        let answer = |policy: &OriginPolicy| check(&request, policy).map(drop);
         let expected = |passes| if passes { Ok(()) } else { Err(Rejection::OriginForbidden) };
         assert_eq!(answer(&same), expected(is_same), "{origin:?} at {host:?}");
         assert_eq!(answer(&list), expected(is_listed), "{origin:?} at {host:?}");

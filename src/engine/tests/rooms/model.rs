@@ -467,7 +467,7 @@ impl World<'_> {
                     self.publish(Whom::Room("a".into()), None);
                 }
                 Event::Drained { .. } => {}
-                Event::Timer { .. } => panic!("nobody set a timer"),
+                other => panic!("{other:?}"),
             }
             self.compare();
         }

@@ -1,0 +1,239 @@
+//! Static content next to the socket: what is at a path, from memory or from a folder. Knows no socket.
+
+mod etag;
+mod resolver;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use mime_guess::{Mime, mime};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tungstenite::http::{
+    HeaderMap, Method, Response, StatusCode,
+    header::{self, HeaderValue},
+};
+
+use crate::{error::ConfigError, proto::prepared::Prepared};
+use resolver::Target;
+
+/// What is served next to the socket: routes to bytes in memory and to folders.
+///
+/// A route to bytes goes before all folders, and of the folders that cover a path the one with the longest
+/// prefix is asked, and no other. A route that is registered again replaces the one before.
+///
+/// What a folder holds is looked up on every request, so that a file may change while the server runs. That is
+/// a handful of system calls on the server's thread: a folder belongs on a local disk. Whoever may write to it
+/// decides what is served; it is not a defence against those.
+#[derive(Debug, Default)]
+pub(crate) struct Site {
+    /// By the decoded path.
+    assets: HashMap<String, Asset>,
+    /// Longest prefix first; no two have the same.
+    folders: Vec<Folder>,
+}
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Empty,
+    /// In memory, shared by all who are sent it.
+    Shared(Prepared),
+    /// The caller reads `len` bytes from it as the peer takes them.
+    File {
+        file: File,
+        len: u64,
+    },
+}
+
+impl Content {
+    /// In bytes.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Content::Empty => 0,
+            Content::Shared(bytes) => bytes.len() as u64,
+            Content::File { len, .. } => *len,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Asset {
+    content_type: HeaderValue,
+    etag: Option<HeaderValue>,
+    bytes: Prepared,
+}
+
+#[derive(Debug)]
+struct Folder {
+    /// Decoded, without the slash at its end: empty for `/`.
+    prefix: String,
+    /// Canonical.
+    root: PathBuf,
+}
+
+/// What a GET is answered with.
+struct Entry {
+    content_type: HeaderValue,
+    etag: Option<HeaderValue>,
+    len: u64,
+    content: Content,
+}
+
+enum Found {
+    Entry(Entry),
+    /// A folder that was asked for without the slash at its end.
+    Elsewhere(HeaderValue),
+}
+
+impl Site {
+    /// Serves `bytes` at exactly `path`, which is written plainly: a percent sign stands for itself.
+    pub(crate) fn serve_bytes(&mut self, path: &str, mime: &str, bytes: Vec<u8>) -> Result<(), ConfigError> {
+        let wrong = || ConfigError::InvalidMime(mime.to_string());
+        let content_type = content_type(&mime.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
+        if !resolver::is_plain(path) {
+            return Err(ConfigError::InvalidPath(path.to_string()));
+        }
+        let asset = Asset { content_type, etag: etag::of_bytes(&bytes), bytes: Prepared::raw(bytes) };
+        self.assets.insert(path.to_string(), asset);
+        Ok(())
+    }
+
+    /// Serves the files below `dir` below `prefix`, with or without a slash at its end.
+    pub(crate) fn serve_dir(&mut self, prefix: &str, dir: &Path) -> Result<(), ConfigError> {
+        let wrong = || ConfigError::InvalidPath(prefix.to_string());
+        let trimmed = prefix.strip_suffix('/').unwrap_or(prefix);
+        // An empty segment could make a redirect point to another host.
+        if !resolver::is_plain(prefix)
+            || trimmed.split('/').skip(1).any(|name| matches!(name, "" | "." | ".."))
+        {
+            return Err(wrong());
+        }
+        let missing = |error| ConfigError::NoFolder { dir: dir.to_path_buf(), error };
+        let root = dir.canonicalize().map_err(|error| missing(error.kind()))?;
+        if !root.is_dir() {
+            return Err(missing(io::ErrorKind::NotADirectory));
+        }
+        self.folders.retain(|folder| folder.prefix != trimmed);
+        self.folders.push(Folder { prefix: trimmed.to_string(), root });
+        self.folders.sort_by_key(|folder| std::cmp::Reverse(folder.prefix.len()));
+        Ok(())
+    }
+
+    /// Whether nothing is served.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.assets.is_empty() && self.folders.is_empty()
+    }
+
+    /// The answer to a request for `path`, as it stands in the request without its query. The body of a 200
+    /// to GET is the `Content`; all other answers have none.
+    ///
+    /// `None`: no route covers this path, or a folder covers it and has no such file.
+    pub(crate) fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
+        let path = resolver::decode(path)?;
+        let found = match self.assets.get(&*path) {
+            Some(asset) => Found::Entry(asset.entry()),
+            None => {
+                let (folder, rest) = self.folders.iter().find_map(|f| Some((f, f.rest(&path)?)))?;
+                folder.find(&path, rest)?
+            }
+        };
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            let mut response = bodiless(StatusCode::METHOD_NOT_ALLOWED);
+            // RFC 9110 §15.5.6: a 405 lists the methods.
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(response);
+        }
+        Some(match found {
+            Found::Entry(entry) => entry.answer(method, headers),
+            Found::Elsewhere(location) => {
+                let mut response = bodiless(StatusCode::MOVED_PERMANENTLY);
+                response.headers_mut().insert(header::LOCATION, location);
+                // Or a browser goes there for years, whatever is served here by then.
+                response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
+                response
+            }
+        })
+    }
+}
+
+impl Asset {
+    fn entry(&self) -> Entry {
+        let len = self.bytes.len() as u64;
+        let content = if len == 0 { Content::Empty } else { Content::Shared(self.bytes.clone()) };
+        Entry { content_type: self.content_type.clone(), etag: self.etag.clone(), len, content }
+    }
+}
+
+impl Folder {
+    /// What follows the prefix: nothing, or a path of its own.
+    fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.strip_prefix(&*self.prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    fn find(&self, path: &str, rest: &str) -> Option<Found> {
+        match resolver::open(&self.root, rest)? {
+            Target::File { file, metadata, extension_of } => {
+                let len = metadata.len();
+                let content = if len == 0 { Content::Empty } else { Content::File { file, len } };
+                let content_type =
+                    content_type(&mime_guess::from_path(extension_of).first_or_octet_stream())?;
+                Some(Found::Entry(Entry { content_type, etag: etag::of_file(&metadata), len, content }))
+            }
+            Target::Folder => {
+                // The path has no empty segment, so it cannot be read as `//host`.
+                let location = format!("{}/", utf8_percent_encode(path, ESCAPED));
+                HeaderValue::try_from(location).ok().map(Found::Elsewhere)
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn answer(self, method: &Method, headers: &HeaderMap) -> Response<Content> {
+        let known = etag::is_known(self.etag.as_ref(), headers);
+        let content = if known || *method == Method::HEAD { Content::Empty } else { self.content };
+        let mut response = Response::new(content);
+        let fields = response.headers_mut();
+        if let Some(etag) = self.etag {
+            fields.insert(header::ETAG, etag);
+        }
+        fields.insert(header::CACHE_CONTROL, NO_CACHE);
+        fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if known {
+            // RFC 9110 §8.6: the length would be that of the 200, and some take it for that of this answer.
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            fields.insert(header::CONTENT_TYPE, self.content_type);
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(self.len));
+        }
+        response
+    }
+}
+
+/// A browser may keep it, and asks each time whether it has changed.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// What is escaped in a `Location`: all but RFC 3986's unreserved characters and the slash.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+fn bodiless(status: StatusCode) -> Response<Content> {
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+    response
+}
+
+/// Text is UTF-8 unless the type says otherwise. Without a word on it a browser guesses.
+fn content_type(mime: &Mime) -> Option<HeaderValue> {
+    if mime.type_() == mime::TEXT && mime.get_param(mime::CHARSET).is_none() {
+        HeaderValue::try_from(format!("{mime}; charset=utf-8")).ok()
+    } else {
+        HeaderValue::from_str(mime.as_ref()).ok()
+    }
+}
