@@ -87,6 +87,7 @@ pub(crate) struct Exchange {
 
 /// What a request waits for.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "boxed with its exchange")]
 pub(crate) enum Step {
     /// The rest of its body, of `len` bytes in all.
     Body { body: Vec<u8>, len: usize },
