@@ -22,8 +22,6 @@ use std::{
 use mio::{Events, Interest, Poll, Token};
 use rustix::{
     net::{AddressFamily, SocketType, sockopt},
-    process::Pid,
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
 use support::{Bench, Outcome, cpu_time, frame, median, raise_descriptor_limit, read_head, request};
@@ -48,7 +46,7 @@ fn main() -> Outcome<()> {
     let seconds: u64 = args.get(1).map_or(Ok(8), |arg| arg.parse())?;
     let slow = (clients / 100).max(1);
     let bench = Bench::start("slow_readers", &[])?;
-    let apart = pin(&bench)?;
+    let apart = support::pin(&bench)?;
     println!(
         "{clients} clients of which {slow} are slow, {PAYLOAD} bytes to everyone every {EVERY:?}, runs of \
          {seconds} s{}",
@@ -83,20 +81,6 @@ fn main() -> Outcome<()> {
     }
     drop(load);
     bench.stop()
-}
-
-/// One core for the server and another for the clients. `false`: there is only one.
-fn pin(bench: &Bench) -> Outcome<bool> {
-    let allowed = sched_getaffinity(None)?;
-    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
-    let (Some(first), Some(second)) = (cores.next(), cores.next()) else { return Ok(false) };
-    let pid = Pid::from_raw(bench.pid().try_into()?);
-    for (pid, core) in [(pid, first), (None, second)] {
-        let mut set = CpuSet::new();
-        set.set(core);
-        sched_setaffinity(pid, &set)?;
-    }
-    Ok(true)
 }
 
 /// Nanoseconds on a clock that all processes share.

@@ -233,19 +233,22 @@ impl Outbox {
         self.pushed_raw(bytes.len(), pool);
     }
 
-    /// As `push_raw`, what `source` gives, up to `max` bytes. Gives how many that were.
+    /// As `push_raw`, `len` bytes of `source`, or nothing if it has not so many.
     pub(crate) fn push_raw_from(
         &mut self,
         source: &mut impl Read,
-        max: u64,
+        len: usize,
         pool: &mut OutboxPool,
-    ) -> io::Result<usize> {
+    ) -> io::Result<()> {
         let tail = self.raw_tail(pool);
         let before = tail.len();
-        let read = source.take(max).read_to_end(tail);
-        let count = tail.len() - before;
-        self.pushed_raw(count, pool);
-        read.map(|_| count)
+        // Zeroing what is read over costs less than the read that finds the end.
+        tail.resize(before + len, 0);
+        let read = source.read_exact(&mut tail[before..]);
+        let len = if read.is_ok() { len } else { 0 };
+        tail.truncate(before + len);
+        self.pushed_raw(len, pool);
+        read
     }
 
     /// The tail as it is: bytes that are no frames stay in one piece, however many they are.

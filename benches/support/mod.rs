@@ -10,7 +10,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::{
+    process::{Pid, Resource, getrlimit, setrlimit},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use tickws::{CloseCode, Event, Server};
 
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -87,6 +90,20 @@ impl Drop for Bench {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One core for the server and another for the clients. `false`: there is only one.
+pub fn pin(bench: &Bench) -> Outcome<bool> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    let (Some(first), Some(second)) = (cores.next(), cores.next()) else { return Ok(false) };
+    let pid = Pid::from_raw(bench.pid().try_into()?);
+    for (pid, core) in [(pid, first), (None, second)] {
+        let mut set = CpuSet::new();
+        set.set(core);
+        sched_setaffinity(pid, &set)?;
+    }
+    Ok(true)
 }
 
 /// An upgrade request.

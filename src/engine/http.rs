@@ -327,17 +327,14 @@ impl<S: Stream> Engine<S> {
         let client = &mut clients[index];
         let Stage::Request(exchange) = &mut client.stage else { return };
         let Step::File { file, left, close } = &mut exchange.step else { return };
-        let wanted = (*left).min(Self::FILE_CHUNK);
-        let got = client.outbox.push_raw_from(file, wanted, outbound);
-        match got {
-            Ok(count) if count as u64 == wanted => *left -= wanted,
+        let piece = (*left).min(Self::FILE_CHUNK);
+        if let Err(error) = client.outbox.push_raw_from(file, piece as usize, outbound) {
             // The length has been promised: all that is left is to break off.
-            outcome => {
-                log::warn!("a file that is being served has become shorter or unreadable: {outcome:?}");
-                self.stats.http_only += 1;
-                return self.free(index);
-            }
+            log::warn!("a file that is being served has become shorter or unreadable: {error}");
+            self.stats.http_only += 1;
+            return self.free(index);
         }
+        *left -= piece;
         if *left == 0 {
             let close = *close;
             self.answered(index, close, now);
