@@ -186,17 +186,16 @@ impl<S: Stream> Engine<S> {
         let Stage::Request(exchange) = &mut client.stage else { return };
         let Step::Body { body, .. } = &mut exchange.step else { return };
         let (request, body) = (exchange.request.clone(), std::mem::take(body));
+        self.next_request += 1;
+        let id = RequestId::new(index as u32, self.next_request);
+        // Also if a closure panics, its request is over.
+        exchange.step = Step::Http { id };
         if let Some(answer) = self.own_answer(&request) {
             self.answer_or_500(index, answer, now);
         } else if let Some(on_http) = &mut self.services.on_http {
             let answer = on_http(&HttpRequest::new(&request, &body, remote));
             self.answer_or_500(index, answer.map(content), now);
         } else if self.config.http {
-            self.next_request += 1;
-            let id = RequestId::new(index as u32, self.next_request);
-            if let Stage::Request(exchange) = &mut self.clients[index].stage {
-                exchange.step = Step::Http { id };
-            }
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
             let to_head = *request.method() == Method::HEAD;
@@ -260,7 +259,9 @@ impl<S: Stream> Engine<S> {
         self.answer_request(index, answer.map(content), now).map_err(|unfit| match unfit {
             Unfit::Status(status) => RespondError::Status(status),
             Unfit::Header(error) => RespondError::Header(error),
-        })
+        })?;
+        self.keep_below_ceiling();
+        Ok(())
     }
 
     /// As `answer_request`; an answer that cannot be sent is the application's mistake.
@@ -318,7 +319,6 @@ impl<S: Stream> Engine<S> {
             self.rearm(index);
             self.make_dirty(index);
         }
-        self.keep_below_ceiling();
     }
 
     /// Queues the next piece of a file. It is read as its peer takes it, so that memory holds one piece.

@@ -61,6 +61,7 @@ impl<S: Stream> Engine<S> {
         if client.paused || self.hold_back(index) {
             return true;
         }
+        let is_http = matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_));
         let turn = match &self.clients[index].stage {
             Stage::Handshake(_) | Stage::Request(_) => self.read_request(index, now),
             Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
@@ -87,6 +88,10 @@ impl<S: Stream> Engine<S> {
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
         }
         self.count_inbound(index);
+        // Answers to plain requests are queued here; others are the application's doing, and counted there.
+        if is_http {
+            self.keep_below_ceiling();
+        }
         true
     }
 
