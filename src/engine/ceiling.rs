@@ -55,11 +55,19 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// As `feel_pressure`, and those that hold the most are closed if nobody was read for too long. Only after
+    /// what the kernel reports: while the host was away, it may have taken everything.
+    pub(super) fn end_grace(&mut self, now: Instant) {
+        if self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now) {
+            self.close_largest();
+        }
+        self.feel_pressure(now);
+    }
+
     /// Finds the step that the buffered bytes call for, and reports a change.
     pub(super) fn feel_pressure(&mut self, now: Instant) {
         let Some(ceiling) = self.config.max_total_buffered else { return };
-        let overdue = self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now);
-        if overdue || self.total_buffered() > ceiling {
+        if self.total_buffered() > ceiling {
             self.close_largest();
         }
         let eighths = |count: usize| ceiling / 8 * count;
@@ -86,7 +94,7 @@ impl<S: Stream> Engine<S> {
         self.tick.pressure(pressure);
         if pressure == Pressure::NotReading {
             self.stats.reading_stops += 1;
-            let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Wake);
+            let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Grace);
             self.ceiling.stopped = Some((now, key));
         } else if let Some((_, key)) = self.ceiling.stopped.take() {
             self.wheel.cancel(key);

@@ -158,6 +158,21 @@ fn when_that_does_not_help_the_largest_are_closed() {
 }
 
 #[test]
+fn a_host_that_was_away_closes_nobody_who_has_taken_its_data_meanwhile() {
+    let mut host = Host::new(ceiling());
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow_id, 380);
+    queue(&mut host, other, 340);
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    slow.windows(256 * 1024, 1 << 20);
+    slow.frames();
+    host.advance(SEC);
+    let tick = host.poll();
+    assert_eq!((closes(&tick), pressures(&tick)), (vec![], vec![Pressure::Low]));
+}
+
+#[test]
 fn above_the_ceiling_the_largest_are_closed_at_once() {
     let mut host = Host::new(ceiling());
     let healthy: Vec<_> = (0..5).map(|_| host.open()).collect();
