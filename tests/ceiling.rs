@@ -23,7 +23,7 @@ const WINDOW: usize = 32;
 
 /// Most are small, and each client holds its own copy; one in sixteen is large, and they hold it together.
 fn message(number: usize) -> Vec<u8> {
-    let mut bytes = vec![number as u8; if number % 16 == 0 { 20_000 } else { 900 }];
+    let mut bytes = vec![number as u8; if number.is_multiple_of(16) { 20_000 } else { 900 }];
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
 }
@@ -130,7 +130,7 @@ fn two_hundred_that_never_read_cost_no_more_than_the_ceiling() {
             deadline.check("the healthy ones");
         }
         assert!(h.server.stats().buffered <= CEILING as u64, "{}", h.server.stats());
-        if number % 16 == 0 {
+        if number.is_multiple_of(16) {
             most = most.max(resident());
             deaf.refill(&h);
         }
