@@ -99,6 +99,21 @@ fn then_nobody_is_read_and_the_host_may_sleep() {
 }
 
 #[test]
+fn reading_goes_on_only_when_there_is_room_for_it() {
+    let mut host = Host::new(ceiling());
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow_id, 360);
+    queue(&mut host, other, 350);
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    slow.windows(256 * 1024, 60 * KB);
+    slow.frames();
+    host.settle();
+    assert!((600 * KB..700 * KB).contains(&host.engine.total_buffered()));
+    assert_eq!(host.engine.pressure(), Pressure::NotReading);
+}
+
+#[test]
 fn those_that_are_leaving_are_read_nevertheless() {
     let mut host = Host::new(ceiling());
     let (mut leaving, leaving_id) = host.open();
