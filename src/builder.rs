@@ -123,7 +123,8 @@ impl ServerBuilder {
         /// written, a frame that many wait for counting once. As it nears, the server sheds, in this order:
         /// above 3/4 it refuses new connections with 503, above 7/8 it stops reading, and when reading has
         /// been stopped for 250 ms, or at once above the ceiling, it closes those that hold the most with
-        /// 1013 ([`CloseReason::Shed`](crate::CloseReason::Shed)). [`Event::Pressure`](crate::Event::Pressure)
+        /// 1013 ([`CloseReason::Shed`](crate::CloseReason::Shed)), or without a word where a half-sent frame
+        /// is most of what they hold. [`Event::Pressure`](crate::Event::Pressure)
         /// and [`Stats`](crate::Stats) tell. Spare buffers and the ticks come on top, some 32 MiB at most.
         /// `None`: no ceiling. Default 1 GiB.
         max_total_buffered: impl Into<Option<usize>>;

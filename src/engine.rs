@@ -232,7 +232,7 @@ impl<S: Stream> Engine<S> {
 
     /// Hands out everything that happened since the last tick. `more` of the caller's is added.
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
-        self.feel_pressure(now);
+        self.end_grace(now);
         let data = std::mem::replace(&mut self.tick, self.recycler.take(&mut self.inbound));
         let more = more || self.has_more();
         let timeout = if more { Some(Duration::ZERO) } else { self.next_timeout(now) };

@@ -310,11 +310,9 @@ impl Outbox {
             rest.extend_from_slice(urgent.begun());
         }
         self.clear(pool);
-        if !rest.is_empty() {
-            (self.boundary, self.raw) = (rest.len(), raw);
-            self.tail = rest;
-            self.pushed(self.boundary, pool);
-        }
+        (self.boundary, self.raw) = (rest.len(), raw);
+        self.tail = rest;
+        self.pushed(self.boundary, pool);
     }
 
     /// Whether anything waits, a control frame in the urgent lane included.

@@ -36,7 +36,9 @@ impl<S: Stream> Engine<S> {
     /// How long peers may take their data while nobody is read, before the slowest are closed.
     const GRACE: Duration = Duration::from_millis(250);
 
-    /// The rest of a half-sent frame that is worth keeping for a close frame behind it, in bytes.
+    /// The rest of a half-sent frame that is worth keeping for a close frame behind it, in bytes: the least
+    /// for those that held little else, and the most.
+    const MIN_REST: usize = 256;
     const MAX_REST: usize = 16 * 1024;
 
     /// Bytes held for all connections: partial messages, request heads, and what waits to be written.
@@ -55,11 +57,19 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// As `feel_pressure`, and those that hold the most are closed if nobody was read for too long. Only after
+    /// what the kernel reports: while the host was away, it may have taken everything.
+    pub(super) fn end_grace(&mut self, now: Instant) {
+        if self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now) {
+            self.close_largest();
+        }
+        self.feel_pressure(now);
+    }
+
     /// Finds the step that the buffered bytes call for, and reports a change.
     pub(super) fn feel_pressure(&mut self, now: Instant) {
         let Some(ceiling) = self.config.max_total_buffered else { return };
-        let overdue = self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now);
-        if overdue || self.total_buffered() > ceiling {
+        if self.total_buffered() > ceiling {
             self.close_largest();
         }
         let eighths = |count: usize| ceiling / 8 * count;
@@ -86,7 +96,7 @@ impl<S: Stream> Engine<S> {
         self.tick.pressure(pressure);
         if pressure == Pressure::NotReading {
             self.stats.reading_stops += 1;
-            let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Wake);
+            let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Grace);
             self.ceiling.stopped = Some((now, key));
         } else if let Some((_, key)) = self.ceiling.stopped.take() {
             self.wheel.cancel(key);
@@ -146,6 +156,7 @@ impl<S: Stream> Engine<S> {
 
     /// Closes one client now and frees what it holds.
     fn shed(&mut self, index: usize) {
+        let before = self.total_buffered();
         let client = &mut self.clients[index];
         log::debug!("shedding {}, which held {} bytes", client.remote, client.buffered_memory());
         let open = match &mut client.stage {
@@ -160,13 +171,16 @@ impl<S: Stream> Engine<S> {
         if let Some(backlog) = open.backlog.take() {
             self.backlogs.give(backlog);
         }
-        client.outbox.cut(&mut self.outbound);
-        if !may_say || client.outbox.len() > Self::MAX_REST {
-            return self.remove(index, CloseReason::Shed);
-        }
         open.connection.release(&mut self.inbound);
         self.inbound.give(std::mem::take(&mut client.carry));
+        client.outbox.cut(&mut self.outbound);
+        let rest = client.outbox.len();
         self.count_inbound(index);
+        // A rest that is most of what it held would cost others their connections.
+        let freed = before.saturating_sub(self.total_buffered());
+        if !may_say || rest > (freed / 2).clamp(Self::MIN_REST, Self::MAX_REST) {
+            return self.remove(index, CloseReason::Shed);
+        }
         self.say_close(index, CloseCode::Again, "the server is overloaded");
         self.end(index, CloseReason::Shed, Farewell::Silent);
         self.make_dirty(index);

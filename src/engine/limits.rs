@@ -16,9 +16,10 @@ impl<S: Stream> Engine<S> {
     /// No more input from this client: its messages wait in the kernel, and TCP slows the peer down.
     pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
         let (open, ..) = self.open_mut(id)?;
-        // A close handshake has to be read to its end.
+        // A close handshake has to be read to its end, and so has what a broken connection has left.
         let closing = open.verdict.is_some() || open.farewell.is_some();
-        self.clients[id.index()].paused |= !closing;
+        let client = &mut self.clients[id.index()];
+        client.paused |= !closing && client.failed.is_none();
         Ok(())
     }
 

@@ -20,6 +20,8 @@ pub(super) enum Alarm {
     Client(u32),
     Timer(u32),
     Shutdown,
+    /// Nobody was read for too long.
+    Grace,
     /// Ends a host's sleep, for what is kept outside the engine.
     Wake,
 }
@@ -53,6 +55,7 @@ impl<S: Stream> Engine<S> {
                 Some(Alarm::Client(index)) => self.client_due(index as usize, now),
                 Some(Alarm::Timer(index)) => self.timer_due(index, now),
                 Some(Alarm::Shutdown) => self.drop_all(),
+                Some(Alarm::Grace) => self.end_grace(now),
                 Some(Alarm::Wake) => {}
             }
         }

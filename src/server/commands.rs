@@ -199,7 +199,7 @@ impl Server {
     /// Reads no more from this client until [`resume_reading`](Server::resume_reading): the kernel's
     /// buffer fills and TCP slows the peer down. Messages of the current tick still come. Meanwhile
     /// pings are not answered and silence is not counted. A client that is closing is read on, so that
-    /// its close handshake can end.
+    /// its close handshake can end, and so is one whose connection broke.
     ///
     /// # Errors
     ///

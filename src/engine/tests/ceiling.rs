@@ -99,6 +99,21 @@ fn then_nobody_is_read_and_the_host_may_sleep() {
 }
 
 #[test]
+fn reading_goes_on_only_when_there_is_room_for_it() {
+    let mut host = Host::new(ceiling());
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow_id, 360);
+    queue(&mut host, other, 350);
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    slow.windows(256 * 1024, 60 * KB);
+    slow.frames();
+    host.settle();
+    assert!((600 * KB..700 * KB).contains(&host.engine.total_buffered()));
+    assert_eq!(host.engine.pressure(), Pressure::NotReading);
+}
+
+#[test]
 fn those_that_are_leaving_are_read_nevertheless() {
     let mut host = Host::new(ceiling());
     let (mut leaving, leaving_id) = host.open();
@@ -155,6 +170,122 @@ fn when_that_does_not_help_the_largest_are_closed() {
         host.settle();
         assert_eq!((peer.frames().len(), peer.rest().len()), (13, 0));
     }
+}
+
+#[test]
+fn whoever_was_held_back_once_is_heard_each_time() {
+    let mut host = Host::new(ceiling());
+    let (mut talker, talker_id) = host.open();
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, other, 350);
+    for round in 1..=3 {
+        queue(&mut host, slow_id, 370);
+        talker.text("hear me");
+        assert_eq!(messages(&host.poll()), []);
+        slow.windows(256 * 1024, 1 << 20);
+        slow.frames();
+        let mut heard = Vec::new();
+        (0..3).for_each(|_| heard.extend(messages(&host.poll())));
+        assert_eq!(heard, [(talker_id, b"hear me".to_vec())]);
+        assert_eq!(host.engine.stats().reading_stops, round);
+        slow.frames();
+        slow.windows(256 * 1024, 100);
+    }
+}
+
+#[test]
+fn a_connection_that_breaks_is_reported_though_nobody_is_read() {
+    let mut host = Host::new(ceiling());
+    let (mut broken, broken_id) = host.open();
+    let [(_slow, slow), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
+    queue(&mut host, slow, 360);
+    queue(&mut host, other, 360);
+    broken.text("unread");
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    broken.reset(false);
+    host.engine.send(broken_id, "are you there?".into()).unwrap();
+    let mut ended = Vec::new();
+    (0..3).for_each(|_| ended.extend(closes(&host.poll())));
+    assert!(matches!(ended[..], [(id, CloseReason::Io(_))] if id == broken_id), "{ended:?}");
+}
+
+#[test]
+fn who_is_let_go_counts_as_long_as_it_holds_something() {
+    let mut host = Host::new(ceiling());
+    let [(leaving, leaving_id), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
+    queue(&mut host, leaving_id, 390);
+    while host.engine.send(leaving_id, (&[7; 10 * KB]).into()).is_ok() {}
+    assert_eq!(closes(&host.poll()), [(leaving_id, CloseReason::Overflow)]);
+    queue(&mut host, other, 340);
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    host.advance(250 * MS);
+    assert_eq!((closes(&host.poll()), host.engine.pressure()), (vec![], Pressure::Low));
+    assert!(leaving.is_dropped());
+    host.check();
+}
+
+#[test]
+fn without_a_flush_the_ceiling_holds_as_well_whatever_lane_it_is() {
+    for latest in [false, true] {
+        let mut host = Host::new(ceiling());
+        let all: Vec<_> = (0..5).map(|_| deaf(&mut host).1).collect();
+        for number in 0..40u32 {
+            for client in &all {
+                let message = Prepared::new(&[7; 900]);
+                let _ = match latest {
+                    true => (0..10).try_for_each(|n| {
+                        host.engine.send_latest(*client, (10 * number + n).into(), (&message).into())
+                    }),
+                    false => (0..10).try_for_each(|_| host.engine.send(*client, (&message).into())),
+                };
+                assert!(host.engine.total_buffered() <= 800 * KB);
+            }
+        }
+        assert!((1..5).contains(&host.engine.stats().closed.shed), "{}", host.engine.stats());
+        host.poll();
+        host.check();
+    }
+}
+
+#[test]
+fn no_more_are_closed_than_it_takes() {
+    for shared in [false, true] {
+        let mut host = Host::new(ceiling());
+        let (talker, talker_id) = host.open();
+        talker.raw(&crate::engine::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
+        let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
+        // Of each one the first frame is half gone.
+        let first = Prepared::new(&[7; 15 * KB]);
+        for (_, client) in &all {
+            let own = Prepared::new(&[7; 15 * KB]);
+            let first = if shared { &first } else { &own };
+            host.engine.send(*client, first.into()).unwrap();
+            let second = vec![7; if shared { 15 * KB + 500 } else { KB }];
+            host.engine.send(*client, Prepared::new(&second).into()).unwrap();
+        }
+        assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+        host.advance(250 * MS);
+        let ended = closes(&host.poll());
+        assert!(ended.iter().all(|(id, _)| *id != talker_id), "{ended:?}");
+        assert!((5..=12).contains(&ended.len()), "{}", ended.len());
+        assert_eq!(host.engine.pressure(), Pressure::Refusing);
+    }
+}
+
+#[test]
+fn a_host_that_was_away_closes_nobody_who_has_taken_its_data_meanwhile() {
+    let mut host = Host::new(ceiling());
+    let (mut slow, slow_id) = deaf(&mut host);
+    let (_other, other) = deaf(&mut host);
+    queue(&mut host, slow_id, 380);
+    queue(&mut host, other, 340);
+    assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
+    slow.windows(256 * 1024, 1 << 20);
+    slow.frames();
+    host.advance(SEC);
+    let tick = host.poll();
+    assert_eq!((closes(&tick), pressures(&tick)), (vec![], vec![Pressure::Low]));
 }
 
 #[test]

@@ -423,3 +423,16 @@ fn the_longest_durations_never_end() {
     assert_eq!(host.engine.connection_count(), 1);
     assert!(host.engine.send(client, "x".into()).is_err());
 }
+
+#[test]
+fn after_a_pause_silence_counts_again() {
+    let config = Config { ping_interval: None, silence_timeout: Some(60 * SEC), ..Config::default() };
+    let mut host = Host::new(config);
+    let (_peer, client) = host.open();
+    host.engine.pause_reading(client).unwrap();
+    host.advance(100 * SEC);
+    assert_eq!((host.settle(), host.engine.next_timeout(host.now)), (0, None));
+    host.engine.resume_reading(client, host.now).unwrap();
+    host.advance(60 * SEC);
+    assert_eq!(closes(&host.poll()), [(client, CloseReason::Timeout(crate::Timeout::Silence))]);
+}

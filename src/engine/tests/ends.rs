@@ -222,6 +222,19 @@ fn a_paused_client_that_fails_is_reported_all_the_same() {
 }
 
 #[test]
+fn a_client_that_has_failed_cannot_be_paused() {
+    let mut host = Host::new(Config::default());
+    let (peer, client) = host.open();
+    peer.reset(true);
+    host.engine.send(client, "are you there?".into()).unwrap();
+    host.engine.flush(host.now);
+    assert_eq!(host.engine.pause_reading(client), Ok(()));
+    let mut ends = Vec::new();
+    (0..3).for_each(|_| ends.extend(closes(&host.poll())));
+    assert!(matches!(ends[..], [(id, CloseReason::Io(_))] if id == client), "{ends:?}");
+}
+
+#[test]
 fn shutdown_says_1001_to_all_and_reports_when_it_is_done() {
     let mut host = Host::new(Config::default());
     let (mut polite, one) = host.open();

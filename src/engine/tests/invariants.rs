@@ -39,6 +39,10 @@ impl Host {
             client.open().and_then(|open| open.backlog.as_ref()).map_or(0, |backlog| backlog.memory())
         };
         assert_eq!(engine.backlogs.held(), memory(&backlog));
+        let (total, ceiling) = (engine.total_buffered(), engine.config.max_total_buffered);
+        assert!(ceiling.is_none_or(|ceiling| total <= ceiling), "{total} of {ceiling:?}");
+        let reading = engine.pressure() < Pressure::NotReading;
+        assert!(!reading || ceiling.is_none_or(|ceiling| total <= ceiling / 8 * 7), "{total} of {ceiling:?}");
         for id in engine.rooms.everyone().chain(engine.users.everyone()) {
             assert!(engine.get(id).is_some_and(|client| client.is_live()), "{id} is gone and still a member");
         }
