@@ -220,6 +220,9 @@ fn bodiless(status: StatusCode) -> Response<Content> {
 
 /// Text is UTF-8 unless the type says otherwise. Without a word on it a browser guesses.
 fn content_type(mime: &Mime) -> Option<HeaderValue> {
+    if mime.subtype() == "" {
+        return None;
+    }
     if mime.type_() == mime::TEXT && mime.get_param(mime::CHARSET).is_none() {
         HeaderValue::try_from(format!("{mime}; charset=utf-8")).ok()
     } else {

@@ -98,7 +98,7 @@ fn is_servable(name: &str) -> bool {
 }
 
 /// Windows knows these in every folder, with any extension.
-fn is_device(name: &str) -> bool {
+pub(super) fn is_device(name: &str) -> bool {
     let stem = name.split_once('.').map_or(name, |(stem, _)| stem).trim_end_matches(' ');
     let is = |device: &str| stem.eq_ignore_ascii_case(device);
     if ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"].into_iter().any(is) {
