@@ -40,7 +40,8 @@ pub(super) fn is_plain(path: &str) -> bool {
     path.starts_with('/') && path.len() <= MAX_PATH && !path.contains(|c: char| c == '\\' || c.is_control())
 }
 
-/// Opens what is at `rest` below `root`, which is canonical. `rest` is decoded and empty or begins with a slash.
+/// Opens what is at `rest` below `root`, which is canonical. `rest` is decoded; it is empty or begins with a
+/// slash.
 pub(super) fn open<'p>(root: &Path, rest: &'p str) -> Option<Target<'p>> {
     let mut path = root.to_path_buf();
     let Some(names) = rest.strip_prefix('/') else {

@@ -82,7 +82,7 @@ fn text(response: &Response<Content>, name: header::HeaderName) -> &str {
 
 /// The body, which is as long as the header says.
 fn body(response: Response<Content>) -> String {
-    let announced = text(&response, header::CONTENT_LENGTH).parse().unwrap();
+    let announced: usize = text(&response, header::CONTENT_LENGTH).parse().unwrap();
     let body = match response.into_body() {
         Content::Empty => Vec::new(),
         Content::Shared(bytes) => bytes.frame().to_vec(),
