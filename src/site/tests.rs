@@ -1,7 +1,11 @@
 //! Every file says where it lies, so that an answer tells which file it is, whatever path led to it.
 
 mod caching;
+#[cfg(unix)]
+mod fuzz;
 mod hostile;
+#[cfg(unix)]
+mod links;
 
 use std::{
     env, fs,
