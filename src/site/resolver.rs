@@ -86,15 +86,14 @@ fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
     path.strip_prefix(root).ok()?.components().all(visible).then_some(path)
 }
 
-/// Whether one segment of a path may be the name of a file or folder.
+/// Whether one segment of a decoded path may be the name of a file or folder.
 fn is_servable(name: &str) -> bool {
     // `.` and `..` begin with a dot, too. A colon follows a drive, or precedes an alternate stream. Windows
     // drops dots and spaces at the end, so that `.env.` would be another name of `.env`.
     !name.is_empty()
         && !name.starts_with('.')
         && !name.ends_with(['.', ' '])
-        && !name.contains([':', '/', '\\'])
-        && !name.contains(char::is_control)
+        && !name.contains(':')
         && !is_device(name)
 }
 

@@ -212,6 +212,21 @@ fn bytes_are_found_at_their_exact_path() {
 }
 
 #[test]
+fn a_path_has_an_end() {
+    let mut site = Site::default();
+    let longest = format!("/{}", "a".repeat(2047));
+    let longer = format!("{longest}a");
+    assert_eq!(site.serve_bytes(&longest, "text/plain", b"far".into()), Ok(()));
+    assert_eq!(
+        site.serve_bytes(&longer, "text/plain", Vec::new()),
+        Err(ConfigError::InvalidPath(longer.clone()))
+    );
+    assert_eq!(answer(&site, &longest), "far");
+    // What counts is how it is written.
+    assert_eq!(answer(&site, &longest.replacen('a', "%61", 1)), "404");
+}
+
+#[test]
 fn what_cannot_be_served_is_named() {
     let folder = Folder::new();
     let mut site = Site::default();

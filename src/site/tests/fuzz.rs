@@ -64,6 +64,8 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
         "self",
         "peek",
         "peek.txt",
+        ".seen",
+        ".seen.txt",
         "leaky",
         "tight",
         "loop",
@@ -118,7 +120,8 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
             assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
         } else if answer != "404" {
             served += 1;
-            // The file says where it lies.
+            // Nor is what is visible served under a hidden name. The file says where it lies.
+            assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
             let visible = answer
                 .strip_prefix("root/")
                 .is_some_and(|below| below.split('/').all(|name| !name.is_empty() && !name.starts_with('.')));

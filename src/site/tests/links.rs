@@ -31,6 +31,8 @@ pub(super) fn links(folder: &Folder) {
         ("nowhere", "dangling"),
         ("/dev/zero", "zero"),
         ("escape.txt", "twice.txt"),
+        ("a.txt", ".seen.txt"),
+        ("docs", ".seen"),
     ] {
         symlink(target, folder.root().join(link)).unwrap();
     }
@@ -72,6 +74,9 @@ fn symlinks_lead_to_what_is_served_anyway() {
         ("/peek/", "404"),
         ("/peek/index.html", "404"),
         ("/peek.html", "404"),
+        ("/.seen.txt", "404"),
+        ("/.seen", "404"),
+        ("/.seen/index.html", "404"),
         ("/loop", "404"),
         ("/loop/", "404"),
         ("/dangling", "404"),
