@@ -27,9 +27,9 @@ use resolver::Target;
 /// A route to bytes goes before all folders, and of the folders that cover a path the one with the longest
 /// prefix is asked, and no other. A route that is registered again replaces the one before.
 ///
-/// What a folder holds is looked up on every request, so that a file may change while the server runs. That is
-/// a handful of system calls on the server's thread: a folder belongs on a local disk. Whoever may write to it
-/// decides what is served; it is not a defence against those.
+/// What a folder holds is looked up on every request, so that a file may change while the server runs. That
+/// is a handful of system calls on the server's thread: a folder belongs on a local disk. It is safe from
+/// those who ask, not from those who may write to it: they decide what is served.
 #[derive(Debug, Default)]
 pub(crate) struct Site {
     /// By the decoded path.
@@ -231,6 +231,9 @@ fn bodiless(status: StatusCode) -> Response<Content> {
 
 /// Text is UTF-8 unless the type says otherwise. Without a word on it a browser guesses.
 fn content_type(mime: &Mime) -> Option<HeaderValue> {
+    if mime.subtype() == "" {
+        return None;
+    }
     if mime.type_() == mime::TEXT && mime.get_param(mime::CHARSET).is_none() {
         HeaderValue::try_from(format!("{mime}; charset=utf-8")).ok()
     } else {

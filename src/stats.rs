@@ -1,5 +1,7 @@
 //! Counters: what a server has done since it began.
 
+mod prometheus;
+
 use std::fmt;
 
 use crate::{

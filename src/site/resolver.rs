@@ -40,7 +40,8 @@ pub(super) fn is_plain(path: &str) -> bool {
     path.starts_with('/') && path.len() <= MAX_PATH && !path.contains(|c: char| c == '\\' || c.is_control())
 }
 
-/// Opens what is at `rest` below `root`, which is canonical. `rest` is decoded and empty or begins with a slash.
+/// Opens what is at `rest` below `root`, which is canonical. `rest` is decoded; it is empty or begins with a
+/// slash.
 pub(super) fn open<'p>(root: &Path, rest: &'p str) -> Option<Target<'p>> {
     let mut path = root.to_path_buf();
     let Some(names) = rest.strip_prefix('/') else {
@@ -85,20 +86,19 @@ fn inside(root: &Path, path: &Path) -> Option<PathBuf> {
     path.strip_prefix(root).ok()?.components().all(visible).then_some(path)
 }
 
-/// Whether one segment of a path may be the name of a file or folder.
+/// Whether one segment of a decoded path may be the name of a file or folder.
 fn is_servable(name: &str) -> bool {
     // `.` and `..` begin with a dot, too. A colon follows a drive, or precedes an alternate stream. Windows
     // drops dots and spaces at the end, so that `.env.` would be another name of `.env`.
     !name.is_empty()
         && !name.starts_with('.')
         && !name.ends_with(['.', ' '])
-        && !name.contains([':', '/', '\\'])
-        && !name.contains(char::is_control)
+        && !name.contains(':')
         && !is_device(name)
 }
 
 /// Windows knows these in every folder, with any extension.
-fn is_device(name: &str) -> bool {
+pub(super) fn is_device(name: &str) -> bool {
     let stem = name.split_once('.').map_or(name, |(stem, _)| stem).trim_end_matches(' ');
     let is = |device: &str| stem.eq_ignore_ascii_case(device);
     if ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", "CLOCK$"].into_iter().any(is) {

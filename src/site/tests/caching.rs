@@ -1,0 +1,178 @@
+//! Tags, methods, and what an answer carries.
+
+use std::{
+    fs::{self, File},
+    time::{Duration, SystemTime},
+};
+
+use super::*;
+
+fn with_tags(tags: &[&str]) -> HeaderMap {
+    let values = tags.iter().map(|tag| (header::IF_NONE_MATCH, tag.parse().unwrap()));
+    values.fold(HeaderMap::new(), |mut headers, (name, value)| {
+        headers.append(name, value);
+        headers
+    })
+}
+
+fn status(site: &Site, path: &str, tags: &[&str]) -> u16 {
+    site.find(&Method::GET, path, &with_tags(tags)).unwrap().status().as_u16()
+}
+
+/// A site with one of each at `/file.txt` and `/bytes`.
+fn both() -> (Folder, Site) {
+    let folder = Folder::new();
+    folder.write("root/file.txt");
+    let mut site = folder.site("/");
+    site.serve_bytes("/bytes", "text/plain", b"some bytes".to_vec()).unwrap();
+    (folder, site)
+}
+
+#[test]
+fn what_is_known_is_not_sent_again() {
+    let (_folder, site) = both();
+    for path in ["/file.txt", "/bytes"] {
+        let etag = text(&get(&site, path).unwrap(), header::ETAG).to_string();
+        assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 4, "{etag}");
+        for method in [Method::GET, Method::HEAD] {
+            let response = site.find(&method, path, &with_tags(&[&etag])).unwrap();
+            assert_eq!(response.status(), 304);
+            assert_eq!(text(&response, header::ETAG), etag);
+            assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
+            assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+            assert!(matches!(response.into_body(), Content::Empty));
+        }
+        let weak = format!("W/{etag}");
+        let among = format!("\"x\", W/\"a,b\",,\t {weak} , \"y\"");
+        let close = format!("\"x\",{etag},\"y\"");
+        let unfinished = format!("{etag}, \"x");
+        let inner = etag.trim_matches('"');
+        for known in
+            [&[&*weak] as &[&str], &[&among], &[&close], &["\"x\"", &etag], &["*"], &[" * "], &[&unfinished]]
+        {
+            assert_eq!(status(&site, path, known), 304, "{known:?}");
+        }
+        let longer = format!("\"{inner}0\"");
+        let shorter = format!("\"{}\"", &inner[1..]);
+        let no_list = format!("x {etag}");
+        let lower = format!("w/{etag}");
+        let inside = format!("\" {inner} \"");
+        for unknown in [
+            &["\"x\""] as &[&str],
+            &[],
+            &[""],
+            &[","],
+            &[inner],
+            &[&etag[1..]],
+            &[&etag[..etag.len() - 1]],
+            &[&longer],
+            &[&shorter],
+            &[&no_list],
+            &[&lower],
+            &[&inside],
+            &["\"*\""],
+            &["W/*"],
+            &["\""],
+            &["W/"],
+            &["W/\""],
+            &["\"\""],
+        ] {
+            assert_eq!(status(&site, path, unknown), 200, "{unknown:?}");
+        }
+        let mut odd = HeaderMap::new();
+        odd.append(header::IF_NONE_MATCH, header::HeaderValue::from_bytes(b"\xff\"\xfe").unwrap());
+        assert_eq!(site.find(&Method::GET, path, &odd).unwrap().status(), 200);
+        odd.append(header::IF_NONE_MATCH, etag.parse().unwrap());
+        assert_eq!(site.find(&Method::GET, path, &odd).unwrap().status(), 304);
+    }
+}
+
+#[test]
+fn a_change_changes_the_tag() {
+    let (folder, mut site) = both();
+    let tag = |site: &Site, path: &str| text(&get(site, path).unwrap(), header::ETAG).to_string();
+    let mut seen = Vec::new();
+    let path = folder.root().join("file.txt");
+    let times = [
+        SystemTime::UNIX_EPOCH,
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(1_000),
+        SystemTime::UNIX_EPOCH - Duration::from_nanos(1_000),
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33),
+    ];
+    for content in ["one", "three"] {
+        fs::write(&path, content).unwrap();
+        for time in times {
+            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            seen.push(tag(&site, "/file.txt"));
+            assert_eq!(seen.last(), Some(&tag(&site, "/file.txt")));
+        }
+    }
+    for content in ["", "1", "2", "11"] {
+        site.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
+        seen.push(tag(&site, "/bytes"));
+        site.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
+        assert_eq!(seen.last(), Some(&tag(&site, "/bytes")));
+    }
+    let count = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count, "{seen:?}");
+}
+
+#[test]
+fn head_is_get_without_a_body() {
+    let (_folder, site) = both();
+    for (path, len) in [("/file.txt", "13"), ("/bytes", "10")] {
+        let get = get(&site, path).unwrap();
+        let head = site.find(&Method::HEAD, path, &HeaderMap::new()).unwrap();
+        assert_eq!((head.status(), head.headers()), (get.status(), get.headers()));
+        assert_eq!(text(&head, header::CONTENT_LENGTH), len);
+        assert!(matches!(head.into_body(), Content::Empty));
+        assert!(!matches!(get.into_body(), Content::Empty));
+    }
+    let head = site.find(&Method::HEAD, "/docs", &HeaderMap::new()).unwrap();
+    assert_eq!((head.status().as_u16(), text(&head, header::LOCATION)), (301, "/docs/"));
+    assert!(site.find(&Method::HEAD, "/missing", &HeaderMap::new()).is_none());
+}
+
+#[test]
+fn only_what_exists_refuses_a_method() {
+    let (_folder, site) = both();
+    let brew = Method::from_bytes(b"BREW").unwrap();
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE, brew] {
+        for path in ["/file.txt", "/bytes", "/", "/docs", "/docs/"] {
+            let response = site.find(&method, path, &with_tags(&["*"])).unwrap();
+            assert_eq!((response.status().as_u16(), text(&response, header::ALLOW)), (405, "GET, HEAD"));
+            assert_eq!(body(response), "");
+        }
+        for path in ["/missing", "/.env", "*", ""] {
+            assert!(site.find(&method, path, &HeaderMap::new()).is_none(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_something_too() {
+    let folder = Folder::new();
+    fs::write(folder.root().join("empty.css"), "").unwrap();
+    let mut site = folder.site("/");
+    site.serve_bytes("/bytes.css", "text/css", Vec::new()).unwrap();
+    for path in ["/empty.css", "/bytes.css"] {
+        let response = get(&site, path).unwrap();
+        assert_eq!((response.status().as_u16(), text(&response, header::CONTENT_LENGTH)), (200, "0"));
+        assert_eq!(text(&response, header::CONTENT_TYPE), "text/css; charset=utf-8");
+        assert_eq!(status(&site, path, &[text(&response, header::ETAG)]), 304);
+        // No file is kept open for nothing.
+        assert!(matches!(response.into_body(), Content::Empty));
+    }
+}
+
+#[test]
+fn all_who_are_sent_it_share_the_bytes() {
+    let (_folder, site) = both();
+    let bytes = || match get(&site, "/bytes").unwrap().into_body() {
+        Content::Shared(bytes) => bytes,
+        other => panic!("{other:?}"),
+    };
+    assert!(std::ptr::eq(bytes().frame(), bytes().frame()));
+}

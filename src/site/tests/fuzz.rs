@@ -1,0 +1,150 @@
+//! Paths from a seed, whose answers are held against what the files themselves say.
+
+use super::{links::links, *};
+use crate::test_rng::Rng;
+
+#[test]
+fn whatever_is_asked_for_only_what_is_visible_is_served() {
+    const TAME: &[&str] = &[
+        "a.txt",
+        "docs",
+        "self",
+        "self",
+        "alias",
+        "up/root",
+        "tight",
+        "index.html",
+        "deep/page.html",
+        "grüße.txt",
+    ];
+    const NASTY: &[&str] = &[
+        "/",
+        "/",
+        "/",
+        "/",
+        "/",
+        "/",
+        "..",
+        ".",
+        "%2e",
+        "%2E%2e",
+        "%2f",
+        "%5c",
+        "\\",
+        "%00",
+        "%0a",
+        "%",
+        "%25",
+        "%252e",
+        ":",
+        " ",
+        "%20",
+        "~",
+        "*",
+        "a.txt",
+        "a.txt",
+        "docs",
+        "docs",
+        "index.html",
+        "deep/page.html",
+        ".hidden",
+        ".env",
+        ".git",
+        "outside.txt",
+        "outside",
+        "root",
+        "root-too",
+        "escape.txt",
+        "escape",
+        "up",
+        "top",
+        "alias",
+        "alias.txt",
+        "self",
+        "self",
+        "peek",
+        "peek.txt",
+        ".seen",
+        ".seen.txt",
+        "leaky",
+        "tight",
+        "loop",
+        "zero",
+        "assets",
+        "assets",
+        "con",
+        "nul.txt",
+        "C:",
+        "gr%C3%BC%C3%9fe.txt",
+        "grüße.txt",
+        "%c0%ae",
+        "\u{202e}",
+        "etc/passwd",
+        "tmp",
+        "x",
+    ];
+    let folder = Folder::new();
+    links(&folder);
+    let outermost = folder.0.to_str().unwrap().to_string();
+    let sites = ["/", "/assets", "/self/docs/"].map(|prefix| folder.site(prefix));
+    let (mut served, mut redirected) = (0, 0);
+    for seed in 0..30_000 {
+        let mut rng = Rng::new(seed);
+        let mut path = String::from(rng.pick(&["/", "/", "/", "/assets/", "/self/docs/", "", "//"]));
+        // Some with little that is nasty, or nothing would be found.
+        let tame = rng.one_in(2);
+        for _ in 0..rng.below(if tame { 5 } else { 9 }) {
+            let pieces = if tame && !rng.one_in(20) { TAME } else { NASTY };
+            path += rng.pick(pieces);
+            if rng.one_in(if tame { 20 } else { 2 }) {
+                continue;
+            }
+            path += "/";
+            if rng.one_in(40) {
+                path += &outermost;
+            }
+            if rng.one_in(40) {
+                path += &String::from_utf8_lossy(&rng.bytes(3));
+            }
+        }
+        if rng.one_in(2) {
+            path.truncate(path.trim_end_matches('/').len());
+        }
+        let site = &sites[rng.below(sites.len())];
+        let answer = answer(site, &path);
+        if let Some(location) = answer.strip_prefix("301 ") {
+            redirected += 1;
+            assert!(location.starts_with('/') && !location.starts_with("//"), "{path:?}: {answer}");
+            assert!(location.ends_with('/') && location.is_ascii(), "{path:?}: {answer}");
+            assert!(!location.contains(['\\', '?', '#', ' ', ':']), "{path:?}: {answer}");
+            assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
+        } else if answer != "404" {
+            served += 1;
+            // Nor is what is visible served under a hidden name. The file says where it lies.
+            assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
+            let visible = answer
+                .strip_prefix("root/")
+                .is_some_and(|below| below.split('/').all(|name| !name.is_empty() && !name.starts_with('.')));
+            assert!(visible && folder.0.join(&answer).is_file(), "{path:?}: {answer}");
+        }
+    }
+    println!("{served} served, {redirected} redirected");
+    assert!(served > 500 && redirected > 300, "{served} served, {redirected} redirected");
+}
+
+#[test]
+fn no_text_is_too_odd() {
+    let folder = Folder::new();
+    let site = folder.site("/");
+    for seed in 0..20_000 {
+        let mut rng = Rng::new(seed);
+        let len = rng.below(24);
+        let bytes = rng.bytes(len);
+        let text = String::from_utf8_lossy(&bytes);
+        for path in [format!("/{text}"), text.to_string(), format!("/{text}/{text}")] {
+            assert_eq!(answer(&site, &path).as_str(), if path == "/" { "root/index.html" } else { "404" });
+        }
+        let _ = Site::default().serve_bytes(&text, &text, Vec::new());
+        let _ = Site::default().serve_bytes("/", &format!("text/{text}"), Vec::new());
+    }
+}

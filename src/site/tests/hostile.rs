@@ -1,0 +1,247 @@
+//! Paths that want out of the folder, or into what is hidden in it.
+
+use super::*;
+
+#[test]
+fn hostile_paths() {
+    let folder = Folder::new();
+    #[cfg(unix)]
+    for path in [
+        "dot.",
+        "space ",
+        "con",
+        "NUL.txt",
+        "com1.tar.gz",
+        "lpt¹",
+        "aux .txt",
+        "a:b",
+        "back\\slash",
+        "tab\t",
+        "del\x7f",
+        "c1\u{85}",
+        "C:/x",
+        "d /x",
+        "d./x",
+        "nul/x",
+        "company",
+        "com",
+        "com10",
+        "lpta",
+        "console.txt",
+        "a..b",
+        "~",
+        "…",
+    ] {
+        folder.write(&format!("root/{path}"));
+    }
+    let site = folder.site("/");
+    let long = format!("/{}a.txt", "./".repeat(40_000));
+    let longer = format!("/{}", "a".repeat(100_000));
+    let encoded = format!("/{}", "%61".repeat(1_000));
+    for (path, expected) in [
+        // Up.
+        ("/..", "404"),
+        ("/../", "404"),
+        ("/../outside.txt", "404"),
+        ("/docs/../a.txt", "404"),
+        ("/docs/..", "404"),
+        ("/../root/a.txt", "404"),
+        ("/../root-too/", "404"),
+        ("/....//outside.txt", "404"),
+        ("/..;/outside.txt", "404"),
+        ("/%2e%2e/outside.txt", "404"),
+        ("/%2E./outside.txt", "404"),
+        ("/.%2e/outside.txt", "404"),
+        ("/..%2foutside.txt", "404"),
+        ("/..%2Foutside.txt", "404"),
+        ("/%2e%2e%2foutside.txt", "404"),
+        ("/%252e%252e/outside.txt", "404"),
+        ("/%252e%252e%252foutside.txt", "404"),
+        ("/..%5coutside.txt", "404"),
+        ("/..\\outside.txt", "404"),
+        ("/docs\\..\\..\\outside.txt", "404"),
+        ("/%c0%ae%c0%ae/outside.txt", "404"),
+        ("/%c0%ae%c0%ae%c0%afoutside.txt", "404"),
+        ("/%e0%80%ae%e0%80%ae/outside.txt", "404"),
+        ("/\u{ff0e}\u{ff0e}/outside.txt", "404"),
+        ("/..\u{2215}outside.txt", "404"),
+        ("/%u002e%u002e/outside.txt", "404"),
+        ("/..%00/outside.txt", "404"),
+        ("/.. /outside.txt", "404"),
+        ("/... /outside.txt", "404"),
+        // Nowhere, and twice.
+        ("/.", "404"),
+        ("/./", "404"),
+        ("/./a.txt", "404"),
+        ("/docs/./index.html", "404"),
+        ("/docs/.", "404"),
+        ("//", "404"),
+        ("//a.txt", "404"),
+        ("///a.txt", "404"),
+        ("/docs//index.html", "404"),
+        ("/docs//", "404"),
+        ("//docs", "404"),
+        ("//evil.example", "404"),
+        ("//evil.example/..", "404"),
+        ("/%2fevil.example", "404"),
+        ("/docs%2findex.html", "404"),
+        ("/docs%2Findex.html", "404"),
+        ("/docs%5cindex.html", "404"),
+        ("/docs%5C", "404"),
+        ("/docs%2f", "404"),
+        ("%2fa.txt", "404"),
+        ("%2f/a.txt", "404"),
+        ("/docs%252f", "404"),
+        // Absolute, and no path at all.
+        ("", "404"),
+        ("a.txt", "404"),
+        ("*", "404"),
+        ("?", "404"),
+        ("/etc/passwd", "404"),
+        ("//etc/passwd", "404"),
+        ("/%2fetc/passwd", "404"),
+        ("http://localhost/a.txt", "404"),
+        ("/http://localhost/a.txt", "404"),
+        ("file:///etc/passwd", "404"),
+        ("C:/x", "404"),
+        ("/C:/x", "404"),
+        ("/C%3a/x", "404"),
+        ("/C:x", "404"),
+        ("\\\\server\\share", "404"),
+        ("//server/share", "404"),
+        ("//?/C:/x", "404"),
+        // Hidden.
+        ("/.env", "404"),
+        ("/%2eenv", "404"),
+        ("/.git", "404"),
+        ("/.git/", "404"),
+        ("/.git/index.html", "404"),
+        ("/docs/.hidden", "404"),
+        ("/docs/.hidden/", "404"),
+        ("/docs/%2ehidden/index.html", "404"),
+        ("/.", "404"),
+        // Control characters.
+        ("/a.txt\0", "404"),
+        ("/a.txt%00", "404"),
+        ("/a.txt%00.html", "404"),
+        ("/%00", "404"),
+        ("/a%0d%0aSet-Cookie:%20x.txt", "404"),
+        ("/docs%0a", "404"),
+        ("/tab%09", "404"),
+        ("/del%7f", "404"),
+        ("/c1%c2%85", "404"),
+        // No UTF-8, and half an escape.
+        ("/%ff", "404"),
+        ("/a.txt%80", "404"),
+        ("/%ed%a0%80", "404"),
+        ("/%", "404"),
+        ("/%2", "404"),
+        ("/a.txt%", "404"),
+        ("/%zz", "404"),
+        // Names that are other names on Windows.
+        ("/a.txt.", "404"),
+        ("/a.txt%20", "404"),
+        ("/a.txt::$DATA", "404"),
+        ("/a:b", "404"),
+        ("/docs./index.html", "404"),
+        ("/docs%20/", "404"),
+        ("/dot.", "404"),
+        ("/space%20", "404"),
+        ("/back%5cslash", "404"),
+        ("/back\\slash", "404"),
+        ("/d%20/x", "404"),
+        ("/d./x", "404"),
+        ("/con", "404"),
+        ("/NUL.txt", "404"),
+        ("/com1.tar.gz", "404"),
+        ("/lpt%c2%b9", "404"),
+        ("/aux%20.txt", "404"),
+        ("/nul/x", "404"),
+        // Too long.
+        (&long, "404"),
+        (&longer, "404"),
+        (&encoded, "404"),
+        // And what only looks so.
+        ("/a.txt", "root/a.txt"),
+        ("/%61%2etxt", "root/a.txt"),
+        ("/grüße.txt", "root/grüße.txt"),
+        ("/gr%C3%BC%C3%9fe.txt", "root/grüße.txt"),
+        ("/with%20space.txt", "root/with space.txt"),
+        ("/with space.txt", "root/with space.txt"),
+        ("/with+space.txt", "404"),
+        ("/%2541.txt", "root/%41.txt"),
+        ("/%41.txt", "404"),
+        ("/docs", "301 /docs/"),
+        ("/d%6fcs", "301 /docs/"),
+        ("/docs/index.html", "root/docs/index.html"),
+    ] {
+        let shown: String = path.chars().take(60).collect();
+        assert_eq!(answer(&site, path), expected, "{shown:?}");
+    }
+    #[cfg(unix)]
+    for name in ["company", "com", "com10", "lpta", "console.txt", "a..b", "~", "…"] {
+        assert_eq!(answer(&site, &format!("/{name}")), format!("root/{name}"));
+    }
+}
+
+#[test]
+fn device_names_are_known_in_every_form() {
+    for name in [
+        "CON",
+        "con",
+        "Con.txt",
+        "con.a.b",
+        "con .txt",
+        "prn",
+        "AUX.h",
+        "nul",
+        "NUL.",
+        "com1",
+        "COM9.log",
+        "com0",
+        "com¹",
+        "COM².x",
+        "lpt3",
+        "LPT³",
+        "conin$",
+        "CONOUT$.txt",
+        "clock$",
+    ] {
+        assert!(super::super::resolver::is_device(name), "{name}");
+    }
+    for name in [
+        "", "c", "co", "icon", "con1", "console", "com", "com10", "com11", "com⁴", "xcom1", "lpt", "null",
+        "a.con", "1", "¹", "ä1",
+    ] {
+        assert!(!super::super::resolver::is_device(name), "{name}");
+    }
+}
+
+#[test]
+fn a_redirect_stays_on_this_host() {
+    let folder = Folder::new();
+    for name in ["evil.example", "a b", "ä", "a%b", "q?x=y", "#", "@evil.example", ";a=b&c", "\"'<>"] {
+        let folder = &folder.0.join("root/deeper").join(name);
+        if fs::create_dir_all(folder).is_ok() {
+            fs::write(folder.join("index.html"), "here").unwrap();
+        }
+    }
+    let site = folder.site("/");
+    for (path, location) in [
+        ("/deeper/evil.example", "/deeper/evil.example/"),
+        ("/deeper/a%20b", "/deeper/a%20b/"),
+        ("/deeper/ä", "/deeper/%C3%A4/"),
+        ("/deeper/a%25b", "/deeper/a%25b/"),
+        ("/deeper/q%3fx=y", "/deeper/q%3Fx%3Dy/"),
+        ("/deeper/%23", "/deeper/%23/"),
+        ("/deeper/@evil.example", "/deeper/%40evil.example/"),
+    ] {
+        assert_eq!(answer(&site, path), format!("301 {location}"));
+        assert_eq!(answer(&site, location), "here");
+    }
+    let response = get(&site, "/docs").unwrap();
+    assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
+    assert_eq!(body(response), "");
+    // The root of all, named by an empty path: no route covers it.
+    assert_eq!(answer(&site, ""), "404");
+}

@@ -1,0 +1,155 @@
+//! Symlinks, pipes and what may not be read.
+
+use std::{
+    os::unix::fs::{PermissionsExt, symlink},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use super::*;
+
+/// Links of all kinds in `root`.
+pub(super) fn links(folder: &Folder) {
+    let absolute = folder.0.join("outside.txt");
+    for (target, link) in [
+        ("../outside.txt", "escape.txt"),
+        (absolute.to_str().unwrap(), "absolute.txt"),
+        ("../outside", "escape"),
+        ("../root-too", "beside"),
+        ("..", "up"),
+        ("/", "top"),
+        ("a.txt", "alias.txt"),
+        ("../root/a.txt", "about.txt"),
+        ("docs", "alias"),
+        (".", "self"),
+        (".env", "peek.txt"),
+        (".git", "peek"),
+        ("docs/.hidden/index.html", "peek.html"),
+        ("loop", "loop"),
+        ("nowhere", "dangling"),
+        ("/dev/zero", "zero"),
+        ("escape.txt", "twice.txt"),
+        ("a.txt", ".seen.txt"),
+        ("docs", ".seen"),
+    ] {
+        symlink(target, folder.root().join(link)).unwrap();
+    }
+    for (target, name) in [("../../outside.txt", "leaky"), ("../.env", "leaky2"), ("../a.txt", "tight")] {
+        fs::create_dir(folder.root().join(name)).unwrap();
+        symlink(target, folder.root().join(name).join("index.html")).unwrap();
+    }
+}
+
+#[test]
+fn symlinks_lead_to_what_is_served_anyway() {
+    let folder = Folder::new();
+    links(&folder);
+    let site = folder.site("/");
+    for (path, expected) in [
+        ("/escape.txt", "404"),
+        ("/absolute.txt", "404"),
+        ("/twice.txt", "404"),
+        ("/escape", "404"),
+        ("/escape/", "404"),
+        ("/escape/index.html", "404"),
+        ("/beside", "404"),
+        ("/beside/", "404"),
+        ("/up", "404"),
+        ("/up/", "404"),
+        ("/up/outside.txt", "404"),
+        ("/top/etc/passwd", "404"),
+        ("/up/root/a.txt", "root/a.txt"),
+        ("/alias.txt", "root/a.txt"),
+        ("/about.txt", "root/a.txt"),
+        ("/alias", "301 /alias/"),
+        ("/alias/", "root/docs/index.html"),
+        ("/alias/deep/page.html", "root/docs/deep/page.html"),
+        ("/self", "301 /self/"),
+        ("/self/self/", "root/index.html"),
+        ("/self/self/.env", "404"),
+        ("/peek.txt", "404"),
+        ("/peek", "404"),
+        ("/peek/", "404"),
+        ("/peek/index.html", "404"),
+        ("/peek.html", "404"),
+        ("/.seen.txt", "404"),
+        ("/.seen", "404"),
+        ("/.seen/index.html", "404"),
+        ("/loop", "404"),
+        ("/loop/", "404"),
+        ("/dangling", "404"),
+        ("/zero", "404"),
+        ("/leaky", "404"),
+        ("/leaky/", "404"),
+        ("/leaky2", "404"),
+        ("/leaky2/", "404"),
+        ("/tight", "301 /tight/"),
+        ("/tight/", "root/a.txt"),
+    ] {
+        assert_eq!(answer(&site, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn the_folder_itself_may_be_a_symlink_and_hidden() {
+    let folder = Folder::new();
+    symlink("root", folder.0.join("link")).unwrap();
+    let mut site = Site::default();
+    site.serve_dir("/link", &folder.0.join("link")).unwrap();
+    site.serve_dir("/hidden", &folder.root().join(".git")).unwrap();
+    assert_eq!(answer(&site, "/link/a.txt"), "root/a.txt");
+    assert_eq!(answer(&site, "/link"), "301 /link/");
+    assert_eq!(answer(&site, "/hidden/"), "root/.git/index.html");
+    // It was looked up once: the link may turn elsewhere.
+    fs::remove_file(folder.0.join("link")).unwrap();
+    symlink("outside", folder.0.join("link")).unwrap();
+    assert_eq!(answer(&site, "/link/"), "root/index.html");
+    fs::remove_dir_all(folder.root()).unwrap();
+    assert_eq!(answer(&site, "/link/"), "404");
+    assert_eq!(answer(&site, "/link"), "404");
+}
+
+#[test]
+fn a_pipe_is_not_opened() {
+    let folder = Folder::new();
+    let made = |name: &str| Command::new("mkfifo").arg(folder.root().join(name)).status();
+    if !made("pipe").is_ok_and(|status| status.success()) {
+        println!("skipped: no mkfifo here");
+        return;
+    }
+    fs::create_dir(folder.root().join("pipes")).unwrap();
+    assert!(made("pipes/index.html").unwrap().success());
+    let site = folder.site("/");
+    let (answers, answered) = mpsc::channel();
+    // A thread, as opening it would wait for a writer.
+    thread::spawn(move || {
+        for path in ["/pipe", "/pipe/", "/pipes", "/pipes/", "/pipes/index.html"] {
+            let _ = answers.send((path, answer(&site, path)));
+        }
+    });
+    for _ in 0..5 {
+        let (path, answer) = answered.recv_timeout(Duration::from_secs(20)).expect("it waits");
+        assert_eq!(answer, "404", "{path}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_there() {
+    let folder = Folder::new();
+    let site = folder.site("/");
+    for (path, mode, request) in
+        [("a.txt", 0, "/a.txt"), ("docs", 0, "/docs/index.html"), ("docs", 0o600, "/docs")]
+    {
+        let path = folder.root().join(path);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let index = if request == "/docs" { "docs/index.html" } else { &request[1..] };
+        if fs::read(folder.root().join(index)).is_ok() {
+            println!("skipped: this user may read everything");
+        } else {
+            assert_eq!(answer(&site, request), "404");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
