@@ -267,11 +267,3 @@ mod tests {
         assert_eq!((stats.closed.rate_limited, stats.closed.total()), (1, 3));
     }
 }
-
-// STUB
-impl Stats {
-    /// Stub.
-    pub fn to_prometheus(&self) -> String {
-        self.to_string()
-    }
-}
