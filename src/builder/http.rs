@@ -142,7 +142,8 @@ impl ServerBuilder {
     /// Serves the files of a folder below this path, to GET and HEAD: `index.html` for a path that ends in `/`,
     /// content types by extension, 304 to a browser that has them already. Files are read as they are asked for,
     /// on the server's thread, so the folder should be on a local disk. No path leaves the folder, by `..`,
-    /// links or otherwise, and names that begin with a dot are not served.
+    /// links or otherwise, and names that begin with a dot are not served. Other methods than GET and HEAD get a
+    /// 405, or go to the application if it takes requests.
     pub fn serve_dir(mut self, path: &str, folder: impl AsRef<Path>) -> Self {
         let served = self.services.site.serve_dir(path, folder.as_ref());
         self.note(served)

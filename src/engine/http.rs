@@ -222,7 +222,11 @@ impl<S: Stream> Engine<S> {
         } else if is_at(&self.config.metrics) {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.stats().to_prometheus())
         } else {
-            return self.services.site.find(request.method(), path, request.headers());
+            // What is no question for a file may be one for the application.
+            let asks = self.config.http || self.services.on_http.is_some();
+            let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+            let site = (reads || !asks).then_some(&self.services.site)?;
+            return site.find(request.method(), path, request.headers());
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
