@@ -103,16 +103,16 @@ fn encode(stats: &Stats, at: Duration, longest: Duration) -> Result<Prepared, se
         "bytes_out": stats.bytes_out,
         "buffered": stats.buffered,
         "longest_poll_us": longest.as_micros() as u64,
-        "closed": {
-            "by the peer": closed.peer,
-            "by the server": closed.local + closed.disconnected + closed.shutdown,
-            "hung up": closed.eof,
-            "too slow": closed.overflow + closed.shed,
-            "too fast": closed.rate_limited,
-            "timeout": closed.timeouts(),
-            "protocol violation": closed.protocol,
-            "i/o error": closed.io,
-        },
+        "closed": [
+            ["by the peer", closed.peer],
+            ["by the server", closed.local + closed.disconnected + closed.shutdown],
+            ["hung up", closed.eof],
+            ["too slow", closed.overflow + closed.shed],
+            ["too fast", closed.rate_limited],
+            ["timeout", closed.timeouts()],
+            ["protocol violation", closed.protocol],
+            ["i/o error", closed.io],
+        ],
     });
     Ok(Prepared::new(&serde_json::to_string(&serde_json::json!({ "type": "stats", "data": sample }))?))
 }
