@@ -33,7 +33,8 @@ enum Command {
 #[derive(Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 enum Heard<'a> {
-    Joined { room: &'a str, history: &'a VecDeque<Said>, rooms: BTreeSet<&'a String> },
+    Rooms(BTreeSet<&'a String>),
+    Joined { room: &'a str, history: &'a VecDeque<Said> },
     Here(BTreeSet<&'a str>),
     Said(&'a Said),
     Error(&'a str),
@@ -86,12 +87,17 @@ impl Hub {
     fn join(&mut self, server: &mut Server, client: ClientId, room: &str, name: &str) -> Result<(), String> {
         let (room, name) = (checked(room, MAX_NAME)?, checked(name, MAX_NAME)?);
         self.leave(server, client);
-        self.make_room(server, room)?;
+        let changed = self.make_room(server, room)?;
         server.join(client, room).map_err(|error| error.to_string())?;
         self.people.insert(client, Person { name: name.into(), room: room.into() });
-        let history = &self.histories[room];
-        let joined = Heard::Joined { room, history, rooms: self.histories.keys().collect() };
-        server.send(client, json(&joined)).map_err(|error| error.to_string())?;
+        let joined = json(&Heard::Joined { room, history: &self.histories[room] });
+        let rooms = json(&Heard::Rooms(self.histories.keys().collect()));
+        server.send(client, joined).map_err(|error| error.to_string())?;
+        if changed {
+            server.broadcast(rooms);
+        } else {
+            server.send(client, rooms).map_err(|error| error.to_string())?;
+        }
         self.publish_who_is_here(server, room);
         Ok(())
     }
@@ -122,16 +128,19 @@ impl Hub {
         found
     }
 
-    /// A room keeps its history when the last has left, until its place is needed.
-    fn make_room(&mut self, server: &Server, room: &str) -> Result<(), String> {
-        if self.histories.len() == MAX_ROOMS && !self.histories.contains_key(room) {
+    /// Whether it is a new one. A room keeps its history when the last has left, until its place is needed.
+    fn make_room(&mut self, server: &Server, room: &str) -> Result<bool, String> {
+        if self.histories.contains_key(room) {
+            return Ok(false);
+        }
+        if self.histories.len() == MAX_ROOMS {
             let empty = self.histories.iter().filter(|(name, _)| server.room_len(*name) == 0);
             let oldest = empty.min_by_key(|(_, history)| history.back().map(|said| said.at));
             let oldest = oldest.map(|(name, _)| name.clone()).ok_or("there are too many rooms")?;
             self.histories.remove(&oldest);
         }
-        self.histories.entry(room.into()).or_default();
-        Ok(())
+        self.histories.insert(room.into(), VecDeque::new());
+        Ok(true)
     }
 
     fn publish_who_is_here(&self, server: &mut Server, room: &str) {
