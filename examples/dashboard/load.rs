@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::{Message, protocol::CloseFrame, protocol::frame::coding::CloseCode};
+use tungstenite::{
+    Message, WebSocket,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 /// Threads are cheap, not free.
 const MAX_CLIENTS: usize = 200;
@@ -41,8 +44,10 @@ fn talk(addr: SocketAddr, session: usize) -> Result<(), tungstenite::Error> {
         }
         // What others said to all comes in between.
         while !socket.read()?.is_binary() && round % 20 != 0 {}
-        // Now and then one looks away for a while.
-        thread::sleep(if (round + session) % 300 == 299 { Duration::from_secs(2) } else { pause });
+        thread::sleep(pause);
+        if (round + 37 * session) % 300 == 299 {
+            look_away(&mut socket)?;
+        }
     }
     match session % 4 {
         0 => return Ok(()), // hangs up
@@ -50,5 +55,18 @@ fn talk(addr: SocketAddr, session: usize) -> Result<(), tungstenite::Error> {
         _ => socket.close(None)?,
     }
     while socket.read().is_ok() {}
+    Ok(())
+}
+
+/// Asks for more than it reads, for two seconds, so that the server has to keep it.
+fn look_away(socket: &mut WebSocket<TcpStream>) -> Result<(), tungstenite::Error> {
+    const MESSAGES: usize = 60;
+    for _ in 0..MESSAGES {
+        socket.send(Message::binary(vec![0; 16 * 1024]))?;
+        thread::sleep(Duration::from_millis(30));
+    }
+    for _ in 0..MESSAGES {
+        while !socket.read()?.is_binary() {}
+    }
     Ok(())
 }
