@@ -6,13 +6,16 @@ mod caps;
 mod ceiling;
 mod deadlines;
 mod ends;
+mod files;
 mod invariants;
 mod lanes;
 mod limits;
 mod outbound;
 mod receiver;
+mod requests;
 mod rooms;
 mod simulation;
+mod web;
 
 use std::time::Duration;
 
