@@ -56,6 +56,7 @@
 //!
 //! None is on by default, and each adds API without changing what is there.
 //!
+//! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
@@ -66,6 +67,8 @@ mod client;
 mod close_reason;
 mod config;
 mod deadlines;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod engine;
 mod error;
 mod event;
@@ -97,6 +100,8 @@ mod wheel;
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
+#[cfg(feature = "deflate")]
+pub use deflate::{Deflate, DeflateMode};
 pub use engine::Delivery;
 pub use error::{
     CloseError, ConfigError, HandleError, HeaderError, JoinError, NotConnected, PeerMisbehaved, RespondError,

@@ -13,9 +13,10 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["id", "message", "pool", "pressure", "request", "send_options", "test_rng"],
     &["error"],
-    &["config", "close_reason", "upgrade"],
+    &["close_reason", "deflate", "upgrade"],
+    &["config"],
     &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
-    &["limiter", "proto::frame", "proto::handshake"],
+    &["limiter", "proto::deflate", "proto::deflate_off", "proto::frame", "proto::handshake"],
     &["proto::http", "proto::prepared"],
     &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
     &["proto::connection", "services"],
