@@ -166,8 +166,10 @@ impl Codec {
         if packed.capacity() > Self::KEPT {
             *packed = Vec::new();
         }
-        // More than this it must not become, so that there is no need to go on. 16 bytes more for the end.
-        packed.reserve(payload.len() + 16);
+        // The worst: fixed codes of 9 bits. What is not compressed takes 5 bytes per block on top. It has to fit: zlib-rs
+        // 0.6.8 panics at level 1 when it is to go on after its output was full (`deflate_quick` forgets that
+        // what is pending does not begin at the buffer's start).
+        packed.reserve(payload.len() + payload.len() / 8 + 1024);
         let before = compressor.raw.total_in();
         compressor.raw.compress_vec(payload, packed, FlushCompress::Sync).ok()?;
         let whole = compressor.raw.total_in() - before == payload.len() as u64;

@@ -293,6 +293,32 @@ fn many_final_blocks_are_an_attack() {
     }
 }
 
+/// Where the output is longest, and beyond the sizes of zlib's own buffers.
+#[test]
+fn what_cannot_be_compressed_is_left_as_it_is() {
+    let mut rng = Rng::new(4);
+    // Bytes above 143 have fixed codes of 9 bits.
+    let high: Vec<u8> = rng.bytes(300_000).into_iter().map(|byte| 144 + byte % 112).collect();
+    let noise = rng.bytes(300_000);
+    for level in Deflate::LEVELS {
+        for bits in [9, 15] {
+            let mut codec = codec(Deflate::default().level(level));
+            let mut connection = codec.open(way(bits, true), way(15, false));
+            let mut other = Other::new(6, way(15, false), way(bits, true));
+            for len in [300, 65_535, 65_536, 300_000] {
+                assert_eq!(connection.compress(&mut codec, &noise[..len], false), None);
+                if let Some(payload) = connection.compress(&mut codec, &high[..len], false) {
+                    assert!(payload.len() < len);
+                    assert!(other.inflate(payload, true) == high[..len]);
+                }
+                let text = "and then ".repeat(len / 9);
+                let payload = connection.compress(&mut codec, text.as_bytes(), false).expect("it shrinks");
+                assert!(other.inflate(payload, true) == text.as_bytes());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_bomb_costs_no_more_than_the_limit() {
     let mut codec = codec(Deflate::default());
