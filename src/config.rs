@@ -267,6 +267,15 @@ impl Config {
         })
     }
 
+    /// Whether clients may get compression.
+    #[cfg(test)]
+    pub(crate) fn compresses(&self) -> bool {
+        #[cfg(feature = "deflate")]
+        return self.deflate.is_some();
+        #[cfg(not(feature = "deflate"))]
+        false
+    }
+
     pub(crate) fn message_limits(&self) -> MessageLimits {
         MessageLimits { frame: self.frame_limit() as u64, message: self.max_message_size as u64 }
     }

@@ -9,6 +9,7 @@
 //! With a seed, everything takes a random time and comes in random pieces; the same seed, the same run.
 
 mod peer;
+mod wire;
 
 use std::{
     cell::RefCell,

@@ -4,6 +4,8 @@ mod actor;
 mod budgets;
 mod caps;
 mod ceiling;
+#[cfg(feature = "deflate")]
+mod compression;
 mod deadlines;
 mod ends;
 mod files;

@@ -108,6 +108,12 @@ impl Connection {
         self.deflate.is_some()
     }
 
+    /// Memory of the contexts, in bytes.
+    #[cfg(all(test, feature = "deflate"))]
+    pub(crate) fn contexts(&self) -> usize {
+        self.deflate.as_ref().map_or(0, |deflate| deflate.memory())
+    }
+
     /// Called once in a while, so that who is idle gives memory back.
     pub(crate) fn rest(&mut self) {
         if let Some(deflate) = &mut self.deflate {
