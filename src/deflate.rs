@@ -75,7 +75,7 @@ impl Deflate {
         self
     }
 
-    /// A message of fewer bytes is sent as it is: it would hardly shrink. Default 256, and 64 with contexts
+    /// A message of fewer bytes is sent as it is: it would hardly shrink. Default 128, and 64 with contexts
     /// towards the client ([`server_context_takeover`](Deflate::server_context_takeover)).
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = Some(bytes);
@@ -131,7 +131,7 @@ impl Deflate {
     }
 
     pub(crate) fn get_threshold(&self) -> usize {
-        self.threshold.unwrap_or(if self.server_takeover() { 64 } else { 256 })
+        self.threshold.unwrap_or(if self.server_takeover() { 64 } else { 128 })
     }
 
     pub(crate) fn server_bits(&self) -> u8 {

@@ -159,22 +159,21 @@ impl Connection {
             let whole = header.len <= (bytes.len() - start) as u64;
             match header.opcode {
                 OpCode::Data(data) if whole && header.fin && !self.assembler.in_message() => {
-                    check_size(&self.assembler, &header, data, self.limits(&header, io.limits))?;
+                    if header.rsv1 {
+                        return self.receive_compressed(header, data, start, bytes, at, io);
+                    }
+                    check_size(&self.assembler, &header, data, io.limits)?;
                     *at = start + header.len as usize;
                     let payload = &mut bytes[start..*at];
                     unmask(payload, &header);
                     let kind = if data == Data::Text { Kind::Text } else { Kind::Binary };
-                    if header.rsv1 {
-                        let message = self.inflate(kind, payload, io.limits, io.inbound, io.codec)?;
-                        return Ok(Some(Received::Assembled(message)));
-                    }
                     if kind == Kind::Text && !utf8::is_valid(payload) {
                         return Err(PeerMisbehaved::InvalidUtf8);
                     }
                     return Ok(Some(Received::InPlace(kind, start..*at)));
                 }
                 OpCode::Data(data) => {
-                    self.assembler.begin_frame(&header, data, self.limits(&header, io.limits))?;
+                    self.begin_frame(header, data, io.limits)?;
                     *at = start;
                 }
                 OpCode::Control(_) if !whole => return Ok(None),
@@ -229,9 +228,13 @@ impl Connection {
         pool: &mut OutboxPool,
     ) {
         debug_assert!(self.close.may_send_data());
+        if self.deflate.is_some() {
+            return self.send_compressed(kind, payload, codec, outbox, pool);
+        }
+        let mask = self.mask();
         let tail = outbox.tail(pool);
         let before = tail.len();
-        self.write(tail, kind, payload, codec, false);
+        frame::write_frame(tail, opcode(kind), payload, mask);
         let added = tail.len() - before;
         outbox.pushed(added, pool);
     }
@@ -349,12 +352,20 @@ impl Connection {
         }
     }
 
-    /// The limits for a frame's payload as it comes.
-    fn limits(&self, header: &Header, limits: MessageLimits) -> MessageLimits {
-        if header.rsv1 || self.assembler.is_compressed() { limits.compressed() } else { limits }
+    /// Out of the way of whole frames, as what follows; the header by value, or it would stand in memory for them.
+    #[inline(never)]
+    fn begin_frame(
+        &mut self,
+        header: Header,
+        data: Data,
+        limits: MessageLimits,
+    ) -> Result<(), PeerMisbehaved> {
+        let compressed = header.rsv1 || self.assembler.is_compressed();
+        self.assembler.begin_frame(&header, data, if compressed { limits.compressed() } else { limits })
     }
 
     /// Ends the frame if all of it has arrived, and gives the message if that was its last.
+    #[inline(never)]
     fn finish_frame(
         &mut self,
         limits: MessageLimits,
@@ -373,7 +384,6 @@ impl Connection {
     }
 
     /// The message in the payload of a compressed one. The limit holds while it is inflated.
-    #[inline(never)]
     fn inflate(
         &mut self,
         kind: Kind,
@@ -392,6 +402,43 @@ impl Connection {
         }
         let len = buffer.len();
         Ok(Assembled { kind, buffer, len })
+    }
+
+    /// As `send`, out of the way of those that compress nothing.
+    #[inline(never)]
+    fn send_compressed(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        codec: Option<&mut Codec>,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) {
+        let tail = outbox.tail(pool);
+        let before = tail.len();
+        self.write(tail, kind, payload, codec, false);
+        let added = tail.len() - before;
+        outbox.pushed(added, pool);
+    }
+
+    /// The payload of a compressed message stands whole at `start`.
+    #[inline(never)]
+    fn receive_compressed(
+        &mut self,
+        header: Header,
+        data: Data,
+        start: usize,
+        bytes: &mut [u8],
+        at: &mut usize,
+        io: &mut Io<'_>,
+    ) -> Result<Option<Received>, PeerMisbehaved> {
+        check_size(&self.assembler, &header, data, io.limits.compressed())?;
+        *at = start + header.len as usize;
+        let payload = &mut bytes[start..*at];
+        unmask(payload, &header);
+        let kind = if data == Data::Text { Kind::Text } else { Kind::Binary };
+        let message = self.inflate(kind, payload, io.limits, io.inbound, io.codec)?;
+        Ok(Some(Received::Assembled(message)))
     }
 
     /// Appends a message's frame to `out`. `ahead`: what was framed before leaves after it.
