@@ -11,9 +11,9 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["id", "message", "pool", "pressure", "request", "send_options", "test_rng"],
+    &["entropy", "id", "message", "pool", "pressure", "reconnect", "request", "send_options", "test_rng"],
     &["error"],
-    &["config", "close_reason", "upgrade"],
+    &["config", "close_reason", "connect", "upgrade"],
     &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["limiter", "proto::frame", "proto::handshake"],
     &["proto::http", "proto::prepared"],

@@ -3,6 +3,7 @@
 //! Sans-IO: a [`HeadReader`] gathers the head, [`check`] holds it against the RFC. Both refuse with a [`Rejection`], which
 //! knows its HTTP response; after that response the connection is closed.
 
+pub(crate) mod client;
 mod origin;
 mod rejection;
 #[cfg(test)]

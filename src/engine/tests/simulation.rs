@@ -314,6 +314,7 @@ impl World {
                 actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
             }
             Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
+            Err(SendError::Connecting(_)) => panic!("nothing is outbound here"),
             Err(SendError::Dropped(_)) => self.dropped += 1,
             Err(SendError::TooLarge { len, max }) => assert!(len > max && max == self.max_buffered),
             Err(SendError::Closing(_) | SendError::Overflow(_)) => {}
