@@ -300,7 +300,9 @@ impl Target {
         // `ws://host?query` has an empty path, which is "/" (RFC 6455 §3).
         let path = match path.as_str().starts_with('/') {
             true => path,
-            false => format!("/{path}").parse().map_err(|_| ConnectError::Url("its path is malformed"))?,
+            false => format!("/{}", path.as_str())
+                .parse()
+                .map_err(|_| ConnectError::Url("its path is malformed"))?,
         };
         Ok(Target { host: bare.to_owned(), port, authority, path })
     }

@@ -57,6 +57,31 @@ impl fmt::Debug for ClientId {
     }
 }
 
+/// Names one outbound connection over all its attempts, from [`Server::link`](crate::Server::link).
+///
+/// Each connection that a [`Reconnect`](crate::Reconnect) policy brings about has a [`ClientId`] of its own, so that after
+/// a `Close` nothing more comes from an id. This is what they have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(u32);
+
+impl LinkId {
+    pub(crate) fn new(serial: u32) -> Self {
+        LinkId(serial)
+    }
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "~{}", self.0)
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkId(~{})", self.0)
+    }
+}
+
 /// Names an upgrade request that waits for [`Server::accept`](crate::Server::accept) or
 /// [`Server::reject`](crate::Server::reject), from [`Event::Upgrade`](crate::Event::Upgrade).
 ///

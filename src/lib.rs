@@ -67,6 +67,7 @@ mod close_reason;
 mod config;
 mod connect;
 mod deadlines;
+mod dial;
 mod engine;
 mod entropy;
 mod error;
@@ -96,22 +97,25 @@ mod tick;
 mod tick_data;
 mod upgrade;
 mod wheel;
+mod wire;
 
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
+pub use connect::{Attempt, Connect, WhileDown};
 pub use engine::Delivery;
 pub use error::{
-    CloseError, ConfigError, HandleError, HeaderError, JoinError, NotConnected, PeerMisbehaved, RespondError,
-    SendError, UpgradeError,
+    CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError, NotConnected,
+    PeerMisbehaved, Refusal, RespondError, SendError, UpgradeError,
 };
 pub use event::{Event, Events};
-pub use id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId};
+pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
+pub use reconnect::Reconnect;
 pub use request::HttpRequest;
 pub use send_options::{LatestKey, Priority, SendOptions};
 pub use server::{Handle, Server};

@@ -83,7 +83,7 @@ impl<S: Stream> Engine<S> {
                 self.inbound.give(std::mem::take(&mut client.carry));
                 if client.readable { Turn::Again } else { Turn::Drained }
             }
-            Stage::Open(_) => {
+            Stage::Open(_) | Stage::Dialing(_) => {
                 if client.readable {
                     Turn::Again
                 } else {
@@ -140,7 +140,7 @@ impl<S: Stream> Engine<S> {
                 // RFC 6455 §4.1: the client waits for the answer.
                 _ => self.refuse(index, Rejection::JunkAfterRequest, now),
             },
-            Stage::Open(_) | Stage::Linger { .. } => {}
+            Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
         }
         bytes.len()
     }

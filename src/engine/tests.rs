@@ -5,6 +5,7 @@ mod budgets;
 mod caps;
 mod ceiling;
 mod deadlines;
+mod dial;
 mod ends;
 mod invariants;
 mod lanes;

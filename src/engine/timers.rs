@@ -127,6 +127,7 @@ impl<S: Stream> Engine<S> {
                 (Stage::Handshake(_), Timeout::Close) if client.served && client.outbox.has_work() => {
                     client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
                 }
+                (Stage::Dialing(_), _) => return self.dial_due(index, now),
                 (Stage::Handshake(_) | Stage::Request(_) | Stage::Linger { .. }, _) => {
                     return self.overdue(index, now);
                 }

@@ -75,6 +75,9 @@ pub enum ConnectError {
     /// What the server sent is no response, or none that RFC 6455 §4.1 lets through; the text says where.
     #[error("the server's response is wrong: {0}")]
     BadResponse(&'static str),
+    /// It was open, and lost once more than [`Reconnect::max_tries`](crate::Reconnect::max_tries) allows.
+    #[error("lost too often, and there are no tries left")]
+    GaveUp,
     /// [`Server::close`](crate::Server::close) or [`Server::disconnect`](crate::Server::disconnect) was called.
     #[error("given up by the application")]
     Cancelled,

@@ -120,6 +120,12 @@ impl Peer {
         count
     }
 
+    /// Reads everything, whatever it is.
+    pub(in crate::engine) fn take_all(&mut self) -> Vec<u8> {
+        self.read(usize::MAX);
+        std::mem::take(&mut self.inbox)
+    }
+
     /// Reads everything and gives the frames that are complete. Panics if one is illegal.
     pub(in crate::engine) fn frames(&mut self) -> Vec<Frame> {
         self.read(usize::MAX);

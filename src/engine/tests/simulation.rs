@@ -195,6 +195,7 @@ impl World {
                 }
                 Event::Pressure { pressure } => ("pressure", pressure).hash(&mut self.transcript),
                 Event::Upgrade { .. } | Event::UpgradeGone { .. } | Event::Http { .. } => panic!("{event:?}"),
+                Event::Reconnecting { .. } | Event::ConnectFailed { .. } => panic!("{event:?}"),
                 Event::Timer { timer } => {
                     assert!(self.timers.contains(&timer), "a timer that nobody set");
                     ("timer", timer).hash(&mut self.transcript);
