@@ -80,6 +80,7 @@ mod limiter;
 mod mailbox;
 mod message;
 mod net;
+mod outbound;
 mod outbox;
 mod pool;
 mod pressure;
@@ -113,6 +114,7 @@ pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
+pub use outbound::Client;
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
 pub use reconnect::Reconnect;

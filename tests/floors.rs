@@ -26,6 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &["net::listener", "net::resolver", "net::stream"],
     &["server"],
     &["builder"],
+    &["outbound"],
 ];
 
 fn floor_of(unit: &str) -> Option<usize> {

@@ -31,6 +31,9 @@ pub enum ConnectError {
     /// The operating system gives no random numbers, and without them nothing can be masked (RFC 6455 §10.3).
     #[error("the operating system gives no random numbers")]
     NoRandom,
+    /// The operating system gives no poller; only [`Client`](crate::Client) makes one.
+    #[error("no poller: {0}")]
+    Poller(io::ErrorKind),
     /// After [`Server::shutdown`](crate::Server::shutdown).
     #[error("the server is shutting down and connects nowhere any more")]
     ShuttingDown,

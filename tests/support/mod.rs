@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tickws::{ClientId, CloseReason, Event, Message, Server, ServerBuilder, TimerId};
+use tickws::{ClientId, CloseReason, ConnectError, Event, Message, Server, ServerBuilder, TimerId};
 use tungstenite::WebSocket;
 
 use raw::{Frame, Raw};
@@ -49,6 +49,9 @@ pub enum Seen {
     Close(ClientId, CloseReason),
     Drained(ClientId),
     Timer(TimerId),
+    Failed(ClientId, ConnectError),
+    /// The new id, the attempt and its error.
+    Reconnecting(ClientId, u32, Option<ConnectError>),
 }
 
 impl From<Event<'_>> for Seen {
@@ -62,6 +65,10 @@ impl From<Event<'_>> for Seen {
             Event::Close { client, reason } => Seen::Close(client, reason.clone()),
             Event::Drained { client } => Seen::Drained(client),
             Event::Timer { timer } => Seen::Timer(timer),
+            Event::ConnectFailed { client, error, .. } => Seen::Failed(client, error.clone()),
+            Event::Reconnecting { client, attempt, error, .. } => {
+                Seen::Reconnecting(client, attempt, error.cloned())
+            }
             other => panic!("an event that these tests do not know: {other:?}"),
         }
     }

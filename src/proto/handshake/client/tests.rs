@@ -20,8 +20,11 @@ fn asked(subprotocols: &[&str]) -> (Request, String, ResponseReader) {
     (request, String::from_utf8_lossy(&bytes).into_owned(), reader)
 }
 
+/// The subprotocol, and how many bytes the response has; `None`: more is needed.
+type Judged = Result<Option<(Option<Box<str>>, usize)>, ConnectError>;
+
 /// The outcome for these bytes, the same in one piece, byte by byte, and cut in two anywhere.
-fn judge(subprotocols: &[&str], bytes: &[u8]) -> Result<Option<(Option<Box<str>>, usize)>, ConnectError> {
+fn judge(subprotocols: &[&str], bytes: &[u8]) -> Judged {
     let mut outcomes = Vec::new();
     let cuts = (0..=bytes.len()).map(|cut| vec![cut]);
     let single = std::iter::once((1..bytes.len()).collect());
