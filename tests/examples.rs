@@ -87,9 +87,10 @@ fn chat_looks_tokens_up_before_the_upgrade_and_keeps_what_was_said() {
         let authority = page.strip_prefix("http://").unwrap().split('/').next().unwrap();
         let stream = TcpStream::connect(authority).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        tungstenite::client(format!("ws://{authority}/ws?token={token}"), stream)
+        tungstenite::client(format!("ws://{authority}/ws?token={token}"), stream).map_err(Box::new)
     };
-    let Err(HandshakeError::Failure(Error::Http(refusal))) = upgrade("letmein") else { panic!("let in") };
+    let error = *upgrade("letmein").expect_err("not the token");
+    let HandshakeError::Failure(Error::Http(refusal)) = error else { panic!("{error}") };
     assert_eq!(refusal.status(), 401);
 
     // Some leave while their token is looked up; that is nobody's trouble.
