@@ -15,6 +15,7 @@ mod receiver;
 mod requests;
 mod rooms;
 mod simulation;
+mod upgrades;
 mod web;
 
 use std::time::Duration;
