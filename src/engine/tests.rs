@@ -1,6 +1,7 @@
 //! The engine in memory, under a simulated clock.
 
 mod actor;
+mod browsing;
 mod budgets;
 mod caps;
 mod ceiling;
