@@ -1,6 +1,7 @@
 //! The engine in memory, under a simulated clock.
 
 mod actor;
+mod browsing;
 mod budgets;
 mod caps;
 mod ceiling;
@@ -15,6 +16,7 @@ mod receiver;
 mod requests;
 mod rooms;
 mod simulation;
+mod upgrades;
 mod web;
 
 use std::time::Duration;
