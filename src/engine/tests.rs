@@ -8,6 +8,7 @@ mod ceiling;
 mod deadlines;
 mod ends;
 mod files;
+mod http_fuzz;
 mod invariants;
 mod lanes;
 mod limits;

@@ -179,6 +179,12 @@ impl Peer {
         Some((head, body))
     }
 
+    /// Up to `most` bytes of what was read.
+    pub(in crate::engine) fn take(&mut self, most: usize) -> Vec<u8> {
+        let most = most.min(self.inbox.len());
+        self.inbox.drain(..most).collect()
+    }
+
     /// Of the server's HTTP response, once it was read.
     pub(in crate::engine) fn status(&self) -> Option<u16> {
         self.status
