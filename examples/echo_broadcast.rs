@@ -1,12 +1,12 @@
 //! Every message goes to everyone, its sender too.
 //!
 //! ```sh
-//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES]
+//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin]
 //! ```
 //!
-//! Then connect any WebSocket client to `ws://127.0.0.1:9001/`. A browser's console will do, from a
-//! page at `http://127.0.0.1:9001` or with no page at all; pages of other sites are refused unless
-//! `--any-origin` is given. Ctrl-C says 1001 to all and exits with 0.
+//! Then open `http://127.0.0.1:9001/` in a browser, or connect any WebSocket client to
+//! `ws://127.0.0.1:9001/`, whatever the path. Pages of other sites are refused unless `--any-origin`
+//! is given. Ctrl-C says 1001 to all and exits with 0.
 
 use std::{
     error::Error,
@@ -26,7 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     SimpleLogger::new().with_level(LevelFilter::Info).env().init()?;
 
     let mut addr = "127.0.0.1:9001".to_string();
-    let mut builder = Server::builder();
+    let page = include_str!("echo_broadcast.html");
+    let mut builder = Server::builder().serve_bytes("/", "text/html; charset=utf-8", page);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -43,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut server = builder.bind(addr)?;
     for addr in server.local_addrs() {
-        info!("listening on ws://{addr}/");
+        info!("listening on ws://{addr}/, page at http://{addr}/");
     }
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -125,7 +125,8 @@ impl ServerBuilder {
         /// been stopped for 250 ms, or at once above the ceiling, it closes those that hold the most with
         /// 1013 ([`CloseReason::Shed`](crate::CloseReason::Shed)), or without a word where a half-sent frame
         /// is most of what they hold. [`Event::Pressure`](crate::Event::Pressure)
-        /// and [`Stats`](crate::Stats) tell. Spare buffers and the ticks come on top, some 32 MiB at most.
+        /// and [`Stats`](crate::Stats) tell. Spare buffers and the ticks come on top, some 32 MiB at most, and,
+        /// until the call returns, a small message times those it goes to: what many share counts once.
         /// `None`: no ceiling. Default 1 GiB.
         max_total_buffered: impl Into<Option<usize>>;
 

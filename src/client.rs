@@ -235,6 +235,12 @@ impl<S> Client<S> {
         self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())
     }
 
+    /// Whatever it asked for is answered, if not to the last byte of a file.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_idle_http()
+            || matches!(&self.stage, Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }))
+    }
+
     /// Memory of a request or a message of which only a part has arrived, in bytes.
     pub(crate) fn inbound_memory(&self) -> usize {
         let partial = match &self.stage {

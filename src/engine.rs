@@ -446,7 +446,8 @@ impl<S: Stream> Engine<S> {
 
     fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
         self.drop_output(index);
-        if matches!(self.clients[index].stage, Stage::Request(_)) {
+        // Of one that takes no answer, no request is of interest.
+        if matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_)) {
             return self.forget_handshake(index);
         }
         // The peer may have said why before it reset: what has arrived is read first.

@@ -46,7 +46,8 @@ pub enum Priority {
     /// In the order of sending.
     #[default]
     Normal,
-    /// Before everything of normal priority that has not begun to leave.
+    /// Before everything of normal priority that has not begun to leave. For messages that are small: what
+    /// passes others is copied for each client, also if it is a [`Prepared`](crate::Prepared).
     High,
 }
 

@@ -298,7 +298,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn overdue(&mut self, index: usize, now: Instant) {
         let client = &self.clients[index];
         match &client.stage {
-            _ if client.is_idle_http() => self.stats.http_only += 1,
+            _ if client.is_answered() => self.stats.http_only += 1,
             Stage::Request(exchange) if matches!(exchange.step, Step::Upgrade { .. } | Step::Http { .. }) => {
                 return self.refuse(index, Rejection::Unanswered, now);
             }
@@ -322,7 +322,7 @@ impl<S: Stream> Engine<S> {
 
     /// A connection that is no WebSocket has ended by itself.
     pub(super) fn forget_handshake(&mut self, index: usize) {
-        match self.clients[index].is_idle_http() {
+        match self.clients[index].is_answered() {
             true => self.stats.http_only += 1,
             false => self.stats.rejected.gone += 1,
         }

@@ -104,14 +104,15 @@ impl<S: Stream> Engine<S> {
 
     /// A piece of a head or of a body. Gives how many bytes belong to it.
     fn take_piece(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
+        if self.clients[index].is_idle_http() {
+            // Idle no longer: from its first byte on a request has as long as the first one had.
+            self.clients[index].deadlines.close_by(after(now, self.config.handshake_timeout));
+            self.rearm(index);
+        }
         let Engine { config, clients, .. } = self;
         let client = &mut clients[index];
         match &mut client.stage {
             Stage::Handshake(reader) => {
-                if client.served && reader.is_empty() {
-                    // Idle no longer: from its first byte on a request has as long as the first one had.
-                    client.deadlines.close_by(after(now, config.handshake_timeout));
-                }
                 let limits = HeadLimits { max_bytes: config.max_head_bytes, max_headers: config.max_headers };
                 match reader.push(bytes, limits) {
                     Ok(None) => {}
@@ -198,10 +199,7 @@ impl<S: Stream> Engine<S> {
         } else if self.config.http {
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
-            let to_head = *request.method() == Method::HEAD;
-            let rejection =
-                if to_head { Rejection::UpgradeRequiredNoBody } else { Rejection::UpgradeRequired };
-            self.refuse(index, rejection, now);
+            self.refuse(index, Rejection::UpgradeRequired, now);
         } else {
             self.answer_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
         }
@@ -336,7 +334,7 @@ impl<S: Stream> Engine<S> {
             // The length has been promised: all that is left is to break off.
             log::warn!("a file that is being served has become shorter or unreadable: {error}");
             self.stats.http_only += 1;
-            return self.free(index);
+            return self.linger(index, now);
         }
         *left -= piece;
         if *left == 0 {
@@ -368,8 +366,13 @@ impl<S: Stream> Engine<S> {
     /// Refuses a request, and lets the connection go.
     pub(super) fn refuse(&mut self, index: usize, rejection: Rejection, now: Instant) {
         self.stats.rejected.count(rejection);
-        log::debug!("refused {}: {}", self.clients[index].remote, rejection.status());
-        self.answer(index, &rejection.response(), now);
+        let client = &self.clients[index];
+        log::debug!("refused {}: {}", client.remote, rejection.status());
+        let response = match &client.stage {
+            Stage::Request(exchange) if *exchange.request.method() == Method::HEAD => rejection.head(),
+            _ => rejection.response(),
+        };
+        self.answer(index, &response, now);
     }
 }
 

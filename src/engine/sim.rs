@@ -253,10 +253,14 @@ impl Host {
     }
 
     pub(super) fn with_chaos(config: Config, chaos: Option<Rng>) -> Self {
+        Self::with_services(config, Services::default(), chaos)
+    }
+
+    pub(super) fn with_services(config: Config, services: Services, chaos: Option<Rng>) -> Self {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         Host {
-            engine: Engine::new(config, Services::default(), start),
+            engine: Engine::new(config, services, start),
             now: start,
             start,
             chaos,

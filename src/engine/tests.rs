@@ -1,19 +1,25 @@
 //! The engine in memory, under a simulated clock.
 
 mod actor;
+mod browsing;
 mod budgets;
 mod caps;
 mod ceiling;
 mod deadlines;
 mod dial;
 mod ends;
+mod files;
+mod http_fuzz;
 mod invariants;
 mod lanes;
 mod limits;
 mod outbound;
 mod receiver;
+mod requests;
 mod rooms;
 mod simulation;
+mod upgrades;
+mod web;
 
 use std::time::Duration;
 

@@ -123,8 +123,10 @@ impl<S: Stream> Engine<S> {
             // What has arrived is a sign of life, read or not.
             Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
-                // It is not idle while its answer leaves.
-                (Stage::Handshake(_), Timeout::Close) if client.served && client.outbox.has_work() => {
+                // It is not idle while its answer leaves, or if its next request has come and is not read.
+                (Stage::Handshake(_), Timeout::Close)
+                    if client.is_idle_http() && (client.outbox.has_work() || client.readable) =>
+                {
                     client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
                 }
                 (Stage::Dialing(_), _) => return self.dial_due(index, now),

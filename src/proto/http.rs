@@ -2,6 +2,9 @@
 //!
 //! What two parsers could read in two ways is refused: a request smuggled past a proxy begins there.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 
 use tungstenite::http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};

@@ -64,7 +64,8 @@ impl Server {
         self.engine.accept_upgrade(upgrade, headers, clock())
     }
 
-    /// Rejects an upgrade that was deferred, with this answer, and closes its connection.
+    /// Rejects an upgrade that was deferred, with this answer, and closes its connection. Programs see the
+    /// answer; of a page the browser hides it, who sees only close code 1006 before any `open`.
     ///
     /// # Errors
     ///

@@ -7,6 +7,7 @@
 
 pub mod raw;
 pub mod threads;
+pub mod web;
 
 use std::{
     io,

@@ -161,6 +161,36 @@ impl Peer {
         frames
     }
 
+    /// The next HTTP answer of what was read, if it is whole: its head and its body. Frames follow a 101.
+    /// `to_head`: it has no body, whatever length it names (RFC 9112 §6.3).
+    pub(in crate::engine) fn answer(&mut self, to_head: bool) -> Option<(String, Vec<u8>)> {
+        let end = self.inbox.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
+        let head = std::str::from_utf8(&self.inbox[..end]).expect("a head is ASCII").to_owned();
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest[..3].parse::<u16>().ok());
+        let status = status.expect("an HTTP/1.1 answer");
+        let len = match status {
+            _ if to_head => 0,
+            100..200 | 204 | 304 => 0,
+            _ => {
+                let lines = head.lines().filter_map(|line| line.split_once(": "));
+                let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+                let (_, len) = lengths.next().expect("a length");
+                assert_eq!(lengths.next(), None, "two lengths: {head}");
+                len.parse().expect("digits")
+            }
+        };
+        let body = self.inbox.get(end..end + len)?.to_vec();
+        self.inbox.drain(..end + len);
+        self.status = Some(status);
+        Some((head, body))
+    }
+
+    /// Up to `most` bytes of what was read.
+    pub(in crate::engine) fn take(&mut self, most: usize) -> Vec<u8> {
+        let most = most.min(self.inbox.len());
+        self.inbox.drain(..most).collect()
+    }
+
     /// Of the server's HTTP response, once it was read.
     pub(in crate::engine) fn status(&self) -> Option<u16> {
         self.status

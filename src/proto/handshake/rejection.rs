@@ -49,6 +49,16 @@ impl Rejection {
 
     /// The whole HTTP/1.1 answer; the connection is closed after it.
     pub(crate) fn response(self) -> Vec<u8> {
+        let mut response = self.head();
+        if self != Rejection::UpgradeRequiredNoBody {
+            response.extend_from_slice(self.text().as_bytes());
+            response.push(b'\n');
+        }
+        response
+    }
+
+    /// The answer's head alone: what a HEAD is told (RFC 9110 §9.3.2).
+    pub(crate) fn head(self) -> Vec<u8> {
         let (connection, fields) = match self {
             // RFC 9110 §15.5.22: a 426 names the protocol; §7.8: Connection lists Upgrade whenever it is sent.
             // RFC 6455 §4.4: the versions that we speak.
@@ -64,19 +74,13 @@ impl Rejection {
             | Rejection::Unanswered => ("close", "Retry-After: 10\r\n"),
             _ => ("close", ""),
         };
-        let text = self.text();
-        let mut response = format!(
+        format!(
             "HTTP/1.1 {}\r\nConnection: {connection}\r\n{fields}\
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
             self.code(),
-            text.len() + 1,
+            self.text().len() + 1,
         )
-        .into_bytes();
-        if self != Rejection::UpgradeRequiredNoBody {
-            response.extend_from_slice(text.as_bytes());
-            response.push(b'\n');
-        }
-        response
+        .into_bytes()
     }
 
     fn code(self) -> StatusCode {

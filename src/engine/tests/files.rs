@@ -1,0 +1,170 @@
+//! Files to peers that take their time, and files that do not stay as they were.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use super::{web::*, *};
+use crate::{CloseCode, services::Services};
+
+/// A folder to be served, gone with its test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = env::temp_dir().join(format!("tickws-files-{}-{count}", process::id()));
+        fs::create_dir(&path).unwrap();
+        Folder(path)
+    }
+
+    /// A file in which no two pieces are alike.
+    fn write(&self, name: &str, len: usize) -> Vec<u8> {
+        let content = crate::test_rng::Rng::new(len as u64).bytes(len);
+        fs::write(self.0.join(name), &content).unwrap();
+        content
+    }
+
+    fn host(&self, config: Config) -> Host {
+        let mut services = Services::default();
+        services.site.serve_dir("/", &self.0).unwrap();
+        Host::with_services(config, services, None)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_large_file_reaches_a_slow_reader_whole_in_little_memory() {
+    let folder = Folder::new();
+    let content = folder.write("large", 3_000_000);
+    let mut host = folder.host(Config::default());
+    let mut web = Web::new(&mut host);
+    web.peer.windows(1_000, 30_000);
+    web.ask(get("/large"));
+    web.ask(get("/large").replace("GET", "HEAD"));
+    let (mut most, mut answers) = (0, Vec::new());
+    while host.settle() + web.peer.read(10_000) > 0 {
+        host.check();
+        most = most.max(host.engine.total_buffered());
+        // Far beyond every deadline in all.
+        host.advance(SEC);
+        answers.extend(web.parse());
+    }
+    answers.extend(web.parse());
+    assert!(most < 300_000, "{most} bytes");
+    assert_eq!(answers.len(), 2);
+    assert!(answers[0].body == content);
+    assert_eq!((answers[1].field("content-length"), answers[1].body.len()), (Some("3000000"), 0));
+    web.peer.fin();
+    host.settle();
+    assert_eq!(host.engine.stats().http_only, 1);
+    host.check_empty();
+}
+
+#[test]
+fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
+    let folder = Folder::new();
+    let content = folder.write("log", 500_000);
+    let mut host = folder.host(Config::default());
+    let mut web = Web::new(&mut host);
+    web.peer.windows(1_000, 10_000);
+    web.ask(get("/log"));
+    web.ask(get("/log"));
+    host.settle();
+    fs::write(folder.0.join("log"), &content[..200_000]).unwrap();
+    while host.settle() + web.peer.read(10_000) > 0 {
+        host.check();
+    }
+    assert_eq!(web.parse(), []);
+    assert!(web.peer.at_end());
+    let got = web.peer.rest();
+    assert!(got.len() > 100_000 && got.len() < 200_500, "{}", got.len());
+    web.peer.fin();
+    host.settle();
+    assert_eq!((host.engine.stats().http_only, host.engine.stats().http_requests), (1, 1));
+    host.check_empty();
+}
+
+/// The kernel gives a length there that no read confirms.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_shorter_than_it_claims_ends_the_connection() {
+    let strange = "/sys/kernel/uevent_seqnum";
+    let claimed = fs::metadata(strange).map_or(0, |metadata| metadata.len());
+    if fs::read(strange).map_or(0, |content| content.len() as u64) >= claimed {
+        eprintln!("skipped: {strange} is not as expected");
+        return;
+    }
+    let mut services = Services::default();
+    services.site.serve_dir("/", std::path::Path::new("/sys/kernel")).unwrap();
+    let mut host = Host::with_services(Config::default(), services, None);
+    let mut web = Web::new(&mut host);
+    web.ask(get("/uevent_seqnum"));
+    web.ask(get("/uevent_seqnum"));
+    host.settle();
+    host.check();
+    assert_eq!(web.answers(), []);
+    assert!(web.peer.at_end());
+}
+
+#[test]
+fn who_takes_nothing_of_a_file_or_leaves_is_forgotten() {
+    let folder = Folder::new();
+    folder.write("large", 500_000);
+    for leaves in [false, true] {
+        let mut host = folder.host(Config::default());
+        let mut web = Web::new(&mut host);
+        web.peer.windows(1_000, 10_000);
+        web.ask(get("/large"));
+        host.settle();
+        web.peer.read(5_000);
+        host.settle();
+        let start = host.now;
+        if leaves {
+            web.peer.reset(true);
+            host.settle();
+        }
+        while !web.peer.is_dropped() {
+            let timeout = host.engine.next_timeout(host.now).unwrap_or_default();
+            host.advance(timeout);
+            let _ = host.poll();
+            host.check();
+        }
+        let due = if leaves { Duration::ZERO } else { 10 * SEC };
+        assert!((due..due + 2 * MS).contains(&(host.now - start)));
+        assert_eq!(host.engine.stats().http_only, 1);
+        host.check_empty();
+    }
+}
+
+#[test]
+fn a_shutdown_lets_a_file_end() {
+    let folder = Folder::new();
+    let content = folder.write("large", 500_000);
+    let mut host = folder.host(Config::default());
+    let mut web = Web::new(&mut host);
+    web.peer.windows(1_000, 10_000);
+    web.ask(get("/large"));
+    web.ask(get("/large"));
+    host.settle();
+    host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
+    while host.settle() + web.peer.read(10_000) > 0 {
+        host.check();
+    }
+    let answers = web.parse();
+    assert!(answers.len() == 1 && answers[0].body == content);
+    assert!(web.peer.at_end());
+    web.peer.fin();
+    host.settle();
+    host.check_empty();
+    assert!(host.engine.is_drained());
+}

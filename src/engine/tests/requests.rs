@@ -1,0 +1,465 @@
+//! Plain HTTP under the simulated clock: order, deadlines, slow readers, and ends of every kind.
+
+mod deadlines;
+
+use super::{web::*, *};
+use crate::{CloseCode, Pressure, RespondError, engine::tests::web::Answer};
+
+const POST_HEAD: &str = "POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n";
+
+/// A host and a client that has been answered once, at this moment.
+fn served() -> (Host, Web) {
+    served_with(Config::default())
+}
+
+fn served_with(config: Config) -> (Host, Web) {
+    let mut host = answering(config);
+    let mut web = Web::new(&mut host);
+    web.ask(get("/first"));
+    host.settle();
+    assert_eq!(web.answer().text(), "GET /first ");
+    (host, web)
+}
+
+fn statuses(answers: &[Answer]) -> Vec<u16> {
+    answers.iter().map(|answer| answer.status).collect()
+}
+
+// ---- order ----
+
+#[test]
+fn pipelined_requests_are_answered_in_order_bodies_included() {
+    let mut host = answering(Config::default());
+    let mut web = Web::new(&mut host);
+    let mut wire = String::new();
+    for number in 0..20 {
+        let request = if number % 3 == 0 {
+            post(&format!("/{number}"), &"b".repeat(number * 40))
+        } else {
+            get(&format!("/{number}"))
+        };
+        web.note(request.as_bytes());
+        wire += &request;
+    }
+    web.peer.raw(wire.as_bytes());
+    host.settle();
+    host.check();
+    let answers = web.answers();
+    assert_eq!(statuses(&answers), [200; 20]);
+    for (number, answer) in answers.iter().enumerate() {
+        let body = if number % 3 == 0 { "b".repeat(number * 40) } else { String::new() };
+        let method = if number % 3 == 0 { "POST" } else { "GET" };
+        assert_eq!(answer.text(), format!("{method} /{number} {body}"));
+        assert!(!answer.is_last());
+    }
+    assert_eq!(host.engine.stats().http_requests, 20);
+    web.peer.fin();
+    host.settle();
+    assert_eq!(host.engine.stats().http_only, 1);
+    host.check_empty();
+}
+
+#[test]
+fn the_next_request_is_looked_at_when_the_one_before_is_answered() {
+    let mut host = asking();
+    let mut web = Web::new(&mut host);
+    for request in [get("/1"), post("/2", "two"), get("/3")] {
+        web.ask(request);
+    }
+    for (path, body) in [("/1", ""), ("/2", "two"), ("/3", "")] {
+        let asked = settle_asked(&mut host);
+        let [(id, at, came)] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!((&at[..], &came[..]), (path, body.as_bytes()));
+        assert_eq!(web.answers(), []);
+        host.advance(SEC);
+        host.engine.respond(*id, ok(format!("to {path}")), host.now).unwrap();
+        host.engine.flush(host.now);
+        assert_eq!(web.answer().text(), format!("to {path}"));
+    }
+    assert_eq!(settle_asked(&mut host), []);
+}
+
+#[test]
+fn late_answers_in_any_order_reach_whom_they_are_for() {
+    let mut host = asking();
+    let mut rng = crate::test_rng::Rng::new(7);
+    let mut webs: Vec<_> = (0..50).map(|_| Web::new(&mut host)).collect();
+    for (number, web) in webs.iter_mut().enumerate() {
+        for request in 0..4 {
+            web.ask(post(&format!("/{number}/{request}"), "x"));
+        }
+    }
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        waiting.extend(settle_asked(&mut host));
+        host.advance(10 * MS);
+        let (id, path, _) = waiting.swap_remove(rng.below(waiting.len()));
+        host.engine.respond(id, ok(path), host.now).unwrap();
+    }
+    host.settle();
+    for (number, web) in webs.iter_mut().enumerate() {
+        let got: Vec<_> = web.answers().iter().map(|answer| answer.text().to_owned()).collect();
+        assert_eq!(got, [0, 1, 2, 3].map(|request| format!("/{number}/{request}")));
+    }
+}
+
+#[test]
+fn what_can_be_read_is_answered_before_what_cannot() {
+    let (mut host, mut web) = served();
+    web.ask(get("/good"));
+    web.ask("GET / HTTP/1.1\nHost: a\n\n");
+    web.ask(get("/never"));
+    host.settle();
+    let answers = web.answers();
+    assert_eq!(statuses(&answers), [200, 400]);
+    assert!(!answers[0].is_last() && answers[1].is_last());
+    assert!(web.peer.at_end());
+    assert_eq!(host.engine.stats().rejected.bad_request, 1);
+}
+
+#[test]
+fn connection_close_and_http_1_0_end_it() {
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, CLOSE\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+    ] {
+        let (mut host, mut web) = served();
+        web.ask(request);
+        web.ask(get("/never"));
+        host.settle();
+        let answer = web.answer();
+        assert!(answer.status == 200 && answer.is_last(), "{answer:?}");
+        assert!(web.peer.at_end());
+        web.peer.fin();
+        host.settle();
+        assert!(!web.peer.was_aborted());
+        assert_eq!((host.engine.stats().http_only, host.engine.stats().http_requests), (1, 2));
+        host.check_empty();
+    }
+}
+
+// ---- bodies ----
+
+#[test]
+fn a_client_that_waits_for_leave_gets_it_before_its_body() {
+    let mut host = asking();
+    let mut web = Web::new(&mut host);
+    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
+    assert_eq!(settle_asked(&mut host), []);
+    assert_eq!((web.answers(), web.continued), (vec![], 1));
+    web.peer.raw(b"he");
+    assert_eq!(settle_asked(&mut host), []);
+    web.peer.raw(b"llo");
+    let asked = settle_asked(&mut host);
+    assert_eq!(asked[0].2, b"hello");
+    host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
+    host.settle();
+    assert_eq!((web.answer().text(), web.continued), ("thanks", 1));
+
+    // Who does not wait needs no leave, and HTTP/1.0 knows none.
+    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\nhello"));
+    let asked = settle_asked(&mut host);
+    host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
+    host.settle();
+    assert_eq!((web.answers().len(), web.continued), (1, 1));
+    web.ask("POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(settle_asked(&mut host), []);
+    assert_eq!((web.answers(), web.continued), (vec![], 1));
+}
+
+#[test]
+fn a_body_that_is_refused_is_not_asked_for() {
+    let config = Config { http: true, max_body_size: 4, ..Config::default() };
+    let mut host = Host::new(config);
+    let mut web = Web::new(&mut host);
+    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
+    host.settle();
+    assert_eq!((web.answer().status, web.continued), (413, 0));
+    assert!(web.peer.at_end());
+    assert_eq!(host.engine.stats().rejected.bad_body, 1);
+}
+
+#[test]
+fn memory_of_a_body_grows_as_it_arrives() {
+    let config = Config { http: true, max_body_size: 1 << 20, ..Config::default() };
+    let mut host = Host::new(config);
+    let webs: Vec<_> = (0..10).map(|_| Web::new(&mut host)).collect();
+    for web in &webs {
+        web.peer.raw(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1048576\r\n\r\n");
+    }
+    host.settle();
+    host.check();
+    assert!(host.engine.total_buffered() < 1_000, "{}", host.engine.total_buffered());
+    for web in &webs {
+        web.peer.raw(&[b'x'; 10_000]);
+    }
+    host.settle();
+    host.check();
+    assert!((100_000..250_000).contains(&host.engine.total_buffered()), "{}", host.engine.total_buffered());
+    for web in &webs {
+        web.peer.reset(false);
+    }
+    host.settle();
+    assert_eq!(host.engine.stats().rejected.gone, 10);
+    host.check_empty();
+}
+
+// ---- ends ----
+
+#[test]
+fn a_client_that_half_closes_behind_its_request_is_answered() {
+    let mut host = asking();
+    let mut web = Web::new(&mut host);
+    web.ask(get("/1"));
+    web.ask(post("/2", "two"));
+    web.peer.fin();
+    for path in ["/1", "/2"] {
+        let asked = settle_asked(&mut host);
+        assert_eq!(asked[0].1, path);
+        host.engine.respond(asked[0].0, ok("here"), host.now).unwrap();
+        host.engine.flush(host.now);
+        assert_eq!(web.answer().text(), "here");
+    }
+    host.settle();
+    assert!(web.peer.at_end() && !web.peer.was_aborted());
+    assert_eq!(host.engine.stats().http_only, 1);
+    host.check_empty();
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_is_forgotten() {
+    let pieces = [get("/")[..20].to_owned(), format!("{POST_HEAD}\r\nhel")];
+    for (after_one, piece) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        for reset in [false, true] {
+            let (mut host, mut web) = served();
+            if !after_one {
+                web = Web::new(&mut host);
+            }
+            web.peer.raw(pieces[piece].as_bytes());
+            host.settle();
+            if reset {
+                web.peer.reset(true)
+            } else {
+                web.peer.fin()
+            }
+            host.settle();
+            assert!(web.peer.is_dropped());
+            assert_eq!(web.answers(), []);
+            assert_eq!(host.engine.stats().rejected.gone, 1);
+            host.check();
+        }
+    }
+}
+
+#[test]
+fn a_reset_while_answers_leave_forgets_what_was_asked_besides() {
+    // The pipelined requests are read and wait for the first answer to leave.
+    let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
+    let mut web = Web::new(&mut host);
+    web.peer.windows(10_000, 1_000);
+    for _ in 0..5 {
+        web.ask(get("/"));
+    }
+    host.settle();
+    host.check();
+    web.peer.reset(false);
+    host.settle();
+    host.check();
+    assert!(web.peer.is_dropped(), "it holds its place for nothing");
+    assert_eq!((host.engine.stats().http_requests, host.engine.stats().http_only), (1, 1));
+    host.check_empty();
+}
+
+#[test]
+fn a_request_waits_until_it_is_answered_rightly_and_once() {
+    let mut host = asking();
+    let mut web = Web::new(&mut host);
+    web.ask(get("/"));
+    let asked = settle_asked(&mut host);
+    let id = asked[0].0;
+    let mut bad = Vec::new();
+    for code in [100, 101, 103, 199] {
+        bad.push(status(code, ""));
+    }
+    for (name, value) in [
+        ("Transfer-Encoding", "chunked"),
+        ("Content-Length", "1"),
+        ("Content-Length", "x"),
+        ("Content-Length", ""),
+        ("Connection", "keep-alive"),
+        ("Upgrade", "websocket"),
+        ("Trailer", "x"),
+        ("Keep-Alive", "timeout=5"),
+    ] {
+        let mut answer = ok("four");
+        answer.headers_mut().append(
+            tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+            value.parse().unwrap(),
+        );
+        bad.push(answer);
+    }
+    let before = host.engine.stats();
+    for answer in bad {
+        let status = answer.status().is_informational();
+        let error = host.engine.respond(id, answer, host.now).unwrap_err();
+        assert_eq!(matches!(error, RespondError::Status(_)), status, "{error}");
+        assert!(status || matches!(error, RespondError::Header(_)), "{error}");
+    }
+    assert_eq!(host.engine.stats(), before);
+    host.settle();
+    assert_eq!(web.answers(), []);
+    host.engine.respond(id, status(418, "tea"), host.now).unwrap();
+    assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
+    host.settle();
+    assert_eq!(web.answer().status, 418);
+    assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
+
+    // The slot's next request, and its next connection, have ids of their own.
+    web.ask(get("/next"));
+    let next = settle_asked(&mut host)[0].0;
+    assert_eq!(next.index(), id.index());
+    assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
+    web.peer.reset(true);
+    host.engine.respond(next, ok("to nobody"), host.now).unwrap();
+    host.settle();
+    let mut other = Web::new(&mut host);
+    other.ask(get("/other"));
+    assert_eq!(settle_asked(&mut host)[0].0.index(), id.index());
+    for stale in [id, next] {
+        assert_eq!(host.engine.respond(stale, ok("again"), host.now), Err(RespondError::Gone(stale)));
+    }
+    assert_eq!(other.answers(), []);
+}
+
+#[test]
+fn a_closure_that_answers_amiss_gives_500() {
+    let mut host = serving(Config::default(), |request| {
+        let mut answer = ok("four");
+        match request.uri().path() {
+            "/status" => *answer.status_mut() = tungstenite::http::StatusCode::CONTINUE,
+            _ => _ = answer.headers_mut().insert("content-length", 17.into()),
+        }
+        answer
+    });
+    let mut web = Web::new(&mut host);
+    for path in ["/status", "/length"] {
+        web.ask(get(path));
+        host.settle();
+        assert_eq!((web.answer().status, web.peer.at_end()), (500, false));
+    }
+}
+
+#[test]
+fn a_shutdown_answers_everyone_and_hangs_up() {
+    let mut host = asking();
+    let mut webs: Vec<_> = (0..4).map(|_| Web::new(&mut host)).collect();
+    let [idle, waiting, body, head] = &mut webs[..] else { unreachable!() };
+    idle.ask(get("/"));
+    waiting.ask(get("/"));
+    let asked = settle_asked(&mut host);
+    host.engine.respond(asked[0].0, ok("done"), host.now).unwrap();
+    body.ask(format!("{POST_HEAD}\r\nhel"));
+    head.ask(&get("/")[..20]);
+    host.settle();
+    host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
+    let late = host.engine.respond(asked[1].0, ok("late"), host.now);
+    assert_eq!(late, Err(RespondError::Gone(asked[1].0)));
+    host.settle();
+    host.check();
+    assert_eq!(idle.answer().status, 200);
+    for web in [waiting, body, head] {
+        let answer = web.answer();
+        assert!(answer.status == 503 && answer.is_last(), "{answer:?}");
+    }
+    for web in &webs {
+        assert!(web.peer.at_end());
+        web.peer.fin();
+    }
+    host.settle();
+    assert_eq!((host.engine.stats().http_only, host.engine.stats().rejected.at_capacity), (1, 3));
+    host.check_empty();
+    assert!(host.engine.is_drained());
+}
+
+#[test]
+fn an_answer_above_the_ceiling_costs_the_connection_and_no_more() {
+    for len in [30_000, 3_000_000] {
+        let config = Config { max_total_buffered: Some(20_000), ..Config::default() };
+        let mut host = serving(config, move |_| ok(vec![7; len]));
+        let mut web = Web::new(&mut host);
+        web.ask(get("/"));
+        web.ask(get("/"));
+        host.settle();
+        host.check();
+        assert_eq!((web.answers(), web.peer.is_dropped()), (vec![], true));
+        assert_eq!(host.engine.stats().rejected.overloaded, 1);
+        assert_eq!(host.engine.pressure(), Pressure::Low);
+        host.check_empty();
+    }
+    // Also if it comes later.
+    let config = Config { max_total_buffered: Some(20_000), http: true, ..Config::default() };
+    let mut host = Host::new(config);
+    let mut web = Web::new(&mut host);
+    web.ask(get("/"));
+    let asked = settle_asked(&mut host);
+    host.engine.respond(asked[0].0, ok(vec![7; 30_000]), host.now).unwrap();
+    host.settle();
+    assert!(web.peer.is_dropped());
+    host.check_empty();
+}
+
+// ---- an upgrade on the same connection ----
+
+#[test]
+fn an_upgrade_behind_plain_requests_ends_http_for_good() {
+    for pipelined in [false, true] {
+        let (mut host, mut web) = served();
+        web.ask(get("/1"));
+        if !pipelined {
+            host.settle();
+        }
+        web.ask(Peer::HEAD);
+        let mut opened = None;
+        for _ in 0..20 {
+            let tick = host.poll();
+            host.check();
+            let open = |event: Event<'_>| match event {
+                Event::Open { client, .. } => Some(client),
+                _ => None,
+            };
+            opened = opened.or(tick.iter().find_map(open));
+        }
+        let client = opened.expect("an upgrade");
+        let answers = web.answers();
+        assert_eq!(statuses(&answers), [200, 101]);
+        web.peer.text("hello");
+        let tick = host.poll();
+        assert_eq!(messages(&tick), [(client, b"hello".to_vec())]);
+        host.engine.send(client, "hi".into()).unwrap();
+        host.settle();
+        assert_eq!(web.peer.frames(), [text("hi")]);
+        assert_eq!((host.engine.stats().http_only, host.engine.stats().opened), (0, 1));
+
+        // What looks like HTTP is a bad frame now.
+        web.peer.raw(get("/2").as_bytes());
+        let mut ends = Vec::new();
+        (0..5).for_each(|_| ends.extend(closes(&host.poll())));
+        assert!(matches!(&ends[..], [(id, CloseReason::Protocol(_))] if *id == client), "{ends:?}");
+        assert!(matches!(web.peer.frames()[..], [Frame::Close(1002, _)]));
+        assert_eq!(host.engine.stats().http_requests, 2);
+    }
+}
+
+#[test]
+fn the_deadlines_of_plain_http_are_over_with_an_upgrade() {
+    let (mut host, mut web) = served();
+    web.ask(Peer::HEAD);
+    host.settle();
+    assert_eq!(statuses(&web.answers()), [101]);
+    host.advance(53 * SEC);
+    host.settle();
+    host.check();
+    assert_eq!(host.engine.client_count(), 1);
+}

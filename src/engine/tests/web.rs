@@ -1,0 +1,165 @@
+//! HTTP clients of the simulated server, and answers as they read them.
+
+use std::collections::VecDeque;
+
+use tungstenite::{Bytes, http::Response};
+
+use super::*;
+use crate::{RequestId, UpgradeId, engine::sim::Host, services::Services};
+
+/// What a client was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn field(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Whether the server says that it hangs up.
+    pub(super) fn is_last(&self) -> bool {
+        self.field("connection").is_some_and(|value| value.split(", ").any(|token| token == "close"))
+    }
+
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("a text")
+    }
+}
+
+/// A client that keeps in mind which of its requests were HEAD.
+#[derive(Debug)]
+pub(super) struct Web {
+    pub(super) peer: Peer,
+    heads: VecDeque<bool>,
+    pub(super) continued: usize,
+}
+
+impl Web {
+    pub(super) fn new(host: &mut Host) -> Self {
+        Web { peer: host.connect(), heads: VecDeque::new(), continued: 0 }
+    }
+
+    /// Sends one whole request.
+    pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) {
+        self.note(request.as_ref());
+        self.peer.raw(request.as_ref());
+    }
+
+    /// A request is on its way, by `peer.raw`.
+    pub(super) fn note(&mut self, request: &[u8]) {
+        self.heads.push_back(request.starts_with(b"HEAD "));
+    }
+
+    /// The answers that are whole, once everything that has come was read.
+    pub(super) fn answers(&mut self) -> Vec<Answer> {
+        self.peer.read(usize::MAX);
+        self.parse()
+    }
+
+    /// The answers that are whole of what was read.
+    pub(super) fn parse(&mut self) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        while self.peer.status() != Some(101) {
+            let to_head = self.heads.front().copied().unwrap_or(false);
+            let Some((head, body)) = self.peer.answer(to_head) else { break };
+            let status = self.peer.status().expect("of this answer");
+            if status == 100 {
+                self.continued += 1;
+                continue;
+            }
+            self.heads.pop_front();
+            answers.push(Answer { status, head, body });
+        }
+        answers
+    }
+
+    /// The one answer that has come.
+    #[track_caller]
+    pub(super) fn answer(&mut self) -> Answer {
+        let mut answers = self.answers();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        answers.remove(0)
+    }
+}
+
+pub(super) fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n")
+}
+
+pub(super) fn post(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+pub(super) fn ok(body: impl Into<Bytes>) -> Response<Bytes> {
+    Response::new(body.into())
+}
+
+pub(super) fn status(status: u16, body: &'static str) -> Response<Bytes> {
+    Response::builder().status(status).body(body.into()).unwrap()
+}
+
+/// A host that asks the application about plain requests.
+pub(super) fn asking() -> Host {
+    Host::new(Config { http: true, ..Config::default() })
+}
+
+/// A host that answers plain requests at once: what they asked for, and how long their body was.
+pub(super) fn answering(config: Config) -> Host {
+    serving(config, |request| {
+        ok(format!("{} {} {}", request.method(), request.uri(), String::from_utf8_lossy(request.body())))
+    })
+}
+
+pub(super) fn serving(
+    config: Config,
+    on_http: impl FnMut(&crate::HttpRequest<'_>) -> Response<Bytes> + Send + 'static,
+) -> Host {
+    let services = Services { on_http: Some(Box::new(on_http)), ..Services::default() };
+    Host::with_services(config, services, None)
+}
+
+/// The plain requests of a tick, with their path and body.
+pub(super) fn asked(tick: &Tick) -> Vec<(RequestId, String, Vec<u8>)> {
+    let asked = |event: Event<'_>| match event {
+        Event::Http { request_id, request } => {
+            Some((request_id, request.uri().path().to_owned(), request.body().to_vec()))
+        }
+        _ => None,
+    };
+    tick.iter().filter_map(asked).collect()
+}
+
+/// Polls until nothing is left to do, and gives the plain requests that came.
+pub(super) fn settle_asked(host: &mut Host) -> Vec<(RequestId, String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for _ in 0..10_000 {
+        let tick = host.poll();
+        host.check();
+        all.extend(asked(&tick));
+        if host.is_quiet() {
+            return all;
+        }
+    }
+    panic!("the engine never comes to rest");
+}
+
+pub(super) fn upgrades(tick: &Tick) -> Vec<UpgradeId> {
+    let upgrade = |event: Event<'_>| match event {
+        Event::Upgrade { upgrade, .. } => Some(upgrade),
+        _ => None,
+    };
+    tick.iter().filter_map(upgrade).collect()
+}
+
+pub(super) fn gone(tick: &Tick) -> Vec<UpgradeId> {
+    let gone = |event: Event<'_>| match event {
+        Event::UpgradeGone { upgrade } => Some(upgrade),
+        _ => None,
+    };
+    tick.iter().filter_map(gone).collect()
+}
