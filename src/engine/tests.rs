@@ -6,6 +6,8 @@ mod budgets;
 mod burdens;
 mod caps;
 mod ceiling;
+#[cfg(feature = "deflate")]
+mod compression;
 mod deadlines;
 mod dial;
 mod ends;
