@@ -68,6 +68,7 @@ impl<S: Stream> Engine<S> {
                 }
                 Stage::Request(exchange) => match &mut exchange.step {
                     Step::File { close, .. } => *close = true,
+                    Step::Last => {}
                     _ => self.refuse(index, Rejection::AtCapacity, now),
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
@@ -89,8 +90,11 @@ impl<S: Stream> Engine<S> {
 
     /// The stream at `index` cannot be watched: forgets it.
     pub(crate) fn abandon(&mut self, index: usize) {
-        if self.clients.contains(index) {
-            self.forget_handshake(index);
+        match self.clients.get(index).map(|client| &client.stage) {
+            // It was refused, and counted.
+            Some(Stage::Linger { .. }) => self.free(index),
+            Some(_) => self.forget_handshake(index),
+            None => {}
         }
     }
 

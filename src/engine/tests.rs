@@ -3,6 +3,7 @@
 mod actor;
 mod browsing;
 mod budgets;
+mod burdens;
 mod caps;
 mod ceiling;
 mod deadlines;
