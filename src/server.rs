@@ -208,6 +208,9 @@ impl Server {
                 break;
             }
         }
+        if self.engine.only_lingers() {
+            self.listeners.clear();
+        }
         let more = full || self.backlog() || self.has_commands();
         Ok(self.engine.finish_tick(now, more))
     }

@@ -88,6 +88,11 @@ impl<S: Stream> Engine<S> {
         self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
     }
 
+    /// Whether a shutdown waits for nothing but last bytes: no more need be refused.
+    pub(crate) fn only_lingers(&self) -> bool {
+        self.shutting_down && self.clients.len() == self.lingering
+    }
+
     /// The stream at `index` cannot be watched: forgets it.
     pub(crate) fn abandon(&mut self, index: usize) {
         match self.clients.get(index).map(|client| &client.stage) {

@@ -148,6 +148,8 @@ impl Server {
 
     /// Begins the end: stops listening, closes every client with `code` (usually
     /// [`CloseCode::Away`], 1001) behind what is queued for it, and drops after `deadline` what is left.
+    /// Plain requests that wait for an answer get 503. With [`health`](crate::ServerBuilder::health) it listens
+    /// until the last client has left, and tells everyone 503.
     /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001; a
     /// second call changes nothing.
     ///
@@ -166,8 +168,10 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
-        // New clients are refused by the kernel from here on.
-        self.listeners.clear();
+        // New clients are refused by the kernel from here on, but for those who ask how we are.
+        if self.engine.config().health.is_none() {
+            self.listeners.clear();
+        }
         self.engine.shutdown(code.into(), deadline, clock());
     }
 
