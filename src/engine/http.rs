@@ -41,6 +41,7 @@ impl<S: Stream> Engine<S> {
 
     /// One read of a connection that is no WebSocket yet, or what an earlier one left.
     pub(super) fn read_request(&mut self, index: usize, now: Instant) -> Turn {
+        let turn = self.turn().min(self.tick.input_left());
         let client = &mut self.clients[index];
         if !client.takes_request() {
             // What it waits for wakes it.
@@ -51,7 +52,7 @@ impl<S: Stream> Engine<S> {
                 return Turn::Postponed;
             };
             let room = self.tick.room();
-            let offered = room.len().min(budget);
+            let offered = room.len().min(budget).min(turn);
             let count = match read(&mut client.stream, &mut room[..offered]) {
                 Ok(count) => count,
                 Err(turn) => return drained_by(client, turn),

@@ -109,7 +109,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Bytes for one turn: who has the tick for itself may fill it.
-    fn turn(&self) -> usize {
+    pub(super) fn turn(&self) -> usize {
         if self.ready.is_empty() { usize::MAX } else { Self::TURN }
     }
 

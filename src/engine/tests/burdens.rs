@@ -64,6 +64,17 @@ fn a_crowd_of_requests_is_answered_over_several_polls() {
 }
 
 #[test]
+fn a_large_body_is_read_in_turns() {
+    let mut host = asking();
+    let mut webs: Vec<_> = (0..2).map(|_| Web::new(&mut host)).collect();
+    let _ = host.poll();
+    webs[0].ask(post("/large", &"x".repeat(60_000)));
+    webs[1].ask(post("/small", "x"));
+    let paths: Vec<_> = settle_asked(&mut host).into_iter().map(|(_, path, _)| path).collect();
+    assert_eq!(paths, ["/small", "/large"]);
+}
+
+#[test]
 fn the_last_answer_may_leave_slowly_too() {
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     for request in
