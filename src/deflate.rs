@@ -9,16 +9,20 @@ use crate::error::ConfigError;
 /// Either way there is one compressor and one decompressor for all clients, so a client never costs the 250 to
 /// 370 KiB of a compressor of its own. What a client may cost is a context: the last bytes that went through,
 /// which the compressor is shown again before the client's next message.
+///
+/// A message to many ([`broadcast`](crate::Server::broadcast), `publish`, a [`Prepared`](crate::Prepared)) is
+/// compressed once for all clients with the same window, in either mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DeflateMode {
-    /// Every message stands for itself: no memory per client, and a message to many is compressed once for all
-    /// of them. JSON of a few hundred bytes shrinks by a third, binary snapshots by a fifth.
+    /// Every message stands for itself: no memory per client. JSON of a few hundred bytes shrinks by a third,
+    /// binary snapshots by a fifth.
     #[default]
     Shared,
-    /// Each client has a context of its own in each direction, so that a message may refer to the ones before
-    /// it: 8 KiB per direction and client with the default window, and a message to many is compressed for each
-    /// of them. The same messages shrink by two thirds and more.
+    /// Each client has a context of its own in each direction, so that a message to it may refer to the ones before:
+    /// 8 KiB per direction and client with the default window. The same messages shrink by two thirds and more.
+    /// Those to many refer to nothing, but may be referred to. A client that is idle from one ping to the next gives
+    /// the context of what it is sent back; that of what it sends has to stay.
     Dedicated,
 }
 

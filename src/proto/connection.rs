@@ -235,7 +235,8 @@ impl Connection {
         outbox.pushed(added, pool);
     }
 
-    /// Queues a message that is framed already: a small frame is copied, a large one shared.
+    /// Queues a message that is framed already: a small frame is copied, a large one shared. Compressed it refers to
+    /// none before it, so that it can be the same for everyone.
     pub(crate) fn send_prepared(
         &mut self,
         message: &Prepared,
@@ -249,16 +250,11 @@ impl Connection {
             // §5.3: every frame has a masking key of its own.
             return self.send(message.kind(), message.payload(), codec, outbox, pool);
         }
-        if let (Some(deflate), Some(codec)) = (&mut self.deflate, codec) {
-            if let Some(bits) = deflate.shares() {
-                message = message.compressed(bits, codec).unwrap_or(message);
-            } else if let Some(payload) = deflate.compress(codec, message.payload(), false) {
-                let tail = outbox.tail(pool);
-                let before = tail.len();
-                frame::write_compressed(tail, opcode(message.kind()), payload, None);
-                let added = tail.len() - before;
-                return outbox.pushed(added, pool);
-            }
+        if let (Some(deflate), Some(codec)) = (&mut self.deflate, codec)
+            && let Some(compressed) = message.compressed(deflate.bits(), codec)
+        {
+            deflate.note(codec, message.payload());
+            message = compressed;
         }
         let frame = message.frame();
         if message.is_shared() {

@@ -182,6 +182,14 @@ impl Codec {
         Some(packed)
     }
 
+    /// This connection's context has gone on without the compressor that stood in it.
+    fn disown(&mut self, owner: u64) {
+        let compressors = self.compressors.iter_mut().flatten();
+        for compressor in compressors.filter(|compressor| compressor.owner == owner) {
+            compressor.owner = 0;
+        }
+    }
+
     /// Appends what `payload` becomes, in this context, to `out`.
     fn inflate(
         &mut self,
@@ -287,9 +295,18 @@ impl Inflation<'_> {
 }
 
 impl PerMessage {
-    /// The window to compress for, if our messages need no context of this connection's.
-    pub(crate) fn shares(&self) -> Option<u8> {
-        self.sent.is_none().then_some(self.bits)
+    /// The window to compress for is 2^bits bytes.
+    pub(crate) fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// This message is sent, compressed without the context: the next may refer to it like to any other.
+    pub(crate) fn note(&mut self, codec: &mut Codec, payload: &[u8]) {
+        if let Some(context) = &mut self.sent {
+            context.push(payload);
+            self.active = true;
+            codec.disown(self.serial);
+        }
     }
 
     /// The payload of a compressed frame with this message, or `None` if it had better go as it is. It has to leave

@@ -21,7 +21,11 @@ impl Codec {
 }
 
 impl PerMessage {
-    pub(crate) fn shares(&self) -> Option<u8> {
+    pub(crate) fn bits(&self) -> u8 {
+        match *self {}
+    }
+
+    pub(crate) fn note(&mut self, _: &mut Codec, _: &[u8]) {
         match *self {}
     }
 

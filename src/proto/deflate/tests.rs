@@ -123,6 +123,15 @@ fn what_is_sent_is_read_by_others_and_back() {
             let (connection, other) = &mut pairs[rng.below(3)];
             let sent = message(&mut rng, &before);
             let ahead = rng.one_in(5);
+            if rng.one_in(6) {
+                // The same for everyone, whatever the context.
+                let prepared = Prepared::new(&sent);
+                if let Some(form) = prepared.compressed(connection.bits(), &mut codec) {
+                    connection.note(&mut codec, &sent);
+                    assert_eq!(other.inflate(form.payload(), ours.takeover), sent);
+                }
+                continue;
+            }
             if let Some(payload) = connection.compress(&mut codec, &sent, ahead) {
                 assert!(payload.len() < sent.len());
                 assert!(!ahead || !ours.takeover);
