@@ -134,8 +134,7 @@ fn talk(peer: &Peer) {
     let reason = h.close_reason(id);
     assert_eq!(reason, CloseReason::Peer { code: 4001.into(), text: "as you wish".into() });
 
-    let id = open(&mut h, Connect::new(&url));
-    assert_eq!(h.server.subprotocol(id), None);
+    let id = open(&mut h, Connect::new(&url).subprotocols(["v1"]));
     h.server.close(id, 4002, "bye").unwrap();
     assert_eq!(h.close_reason(id), CloseReason::Local { code: 4002.into(), text: "bye".into() });
 
