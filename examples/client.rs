@@ -36,7 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
     }
 
-    let mut client = Client::connect_with(connect)?;
+    let mut client = Client::connect_with(connect).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        exit(1)
+    });
     let (mut typed, mut typing, mut closing, mut broken) = (Vec::new(), true, false, false);
     while !client.is_over() {
         let timeout = client.next_timeout().map(Timespec::try_from).transpose()?;

@@ -243,6 +243,8 @@ impl<S: Stream> Engine<S> {
             let index = index as usize;
             if let Some(client) = self.clients.get_mut(index)
                 && std::mem::take(&mut client.in_dirty)
+                // A writable event may have come to it first, and found that there is no room.
+                && !client.outbox.is_blocked()
             {
                 self.write(index, now);
             }

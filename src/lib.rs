@@ -1,5 +1,6 @@
 //! An embeddable WebSocket server ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)) that its program
-//! polls once per tick. One thread, no async runtime, no hidden threads.
+//! polls once per tick, and connections to other servers in the same loop. One thread, no async runtime, no hidden
+//! threads: only if a name has to be resolved, one is started for that.
 //!
 //! ```no_run
 //! use tickws::{Event, Server};

@@ -1,17 +1,13 @@
 //! Outbound connections to servers of other makes: Python's `websockets` and npm's `ws`.
-//!
-//! `.ci/run` installs both below `target/peers`. Where one is missing its test says so and passes, unless
-//! `TICKWS_REQUIRE_PEERS=1`.
 
 mod support;
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use support::{Harness, Seen};
+use support::{Harness, Seen, peers};
 use tickws::{ClientId, CloseReason, Connect, ConnectError, Server};
 
 /// Echoes. `/secret` is refused; "close" and "pieces" are commands.
@@ -73,28 +69,12 @@ impl Drop for Peer {
     }
 }
 
-fn peers() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers")
-}
-
-/// Starts one; `None`: it is not installed.
-fn start(mut command: Command, name: &str) -> Option<Peer> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+/// Starts one.
+fn start(mut command: Command) -> Peer {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut port = String::new();
-    let child = command.spawn().map(|mut child| {
-        let stdout = child.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut port).unwrap();
-        child
-    });
-    match (child, port.trim().parse()) {
-        (Ok(child), Ok(port)) => Some(Peer { child, port }),
-        _ => {
-            let required = std::env::var_os("TICKWS_REQUIRE_PEERS").is_some_and(|value| value == "1");
-            assert!(!required, "{name} is missing, and TICKWS_REQUIRE_PEERS is set");
-            eprintln!("skipped: {name} is not installed");
-            None
-        }
-    }
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    Peer { child, port: port.trim().parse().expect("a port") }
 }
 
 fn open(h: &mut Harness, connect: Connect) -> ClientId {
@@ -134,8 +114,7 @@ fn talk(peer: &Peer) {
     let reason = h.close_reason(id);
     assert_eq!(reason, CloseReason::Peer { code: 4001.into(), text: "as you wish".into() });
 
-    let id = open(&mut h, Connect::new(&url));
-    assert_eq!(h.server.subprotocol(id), None);
+    let id = open(&mut h, Connect::new(&url).subprotocols(["v1"]));
     h.server.close(id, 4002, "bye").unwrap();
     assert_eq!(h.close_reason(id), CloseReason::Local { code: 4002.into(), text: "bye".into() });
 
@@ -156,19 +135,16 @@ fn talk(peer: &Peer) {
 
 #[test]
 fn pythons_websockets() {
-    let own = peers().join("py/bin/python");
-    let mut command = Command::new(if own.exists() { own } else { "python3".into() });
-    command.args(["-c", PYTHON]);
-    if let Some(peer) = start(command, "Python's websockets") {
-        talk(&peer);
+    if let Some(mut python) = peers::or_skip(peers::python(), "Python's websockets") {
+        python.args(["-c", PYTHON]);
+        talk(&start(python));
     }
 }
 
 #[test]
 fn npms_ws() {
-    let mut command = Command::new("node");
-    command.args(["-e", NODE]).env("NODE_PATH", peers().join("js/node_modules"));
-    if let Some(peer) = start(command, "npm's ws") {
-        talk(&peer);
+    if let Some(mut node) = peers::or_skip(peers::node(), "npm's ws") {
+        node.args(["-e", NODE]);
+        talk(&start(node));
     }
 }

@@ -467,7 +467,8 @@ impl<S: Stream> Engine<S> {
 
     /// It held more than others.
     pub(super) fn shed_dial(&mut self, index: usize) {
-        self.stats.dial_failed += 1;
+        let under_way = |dial: &mut Dial| !matches!(dial.step, DialStep::Waiting | DialStep::Begin);
+        self.stats.dial_failed += u64::from(self.clients[index].dial_mut().is_some_and(under_way));
         self.give_up(index, ConnectError::Overloaded);
     }
 

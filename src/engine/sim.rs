@@ -388,6 +388,9 @@ impl Host {
         let mut edges = Vec::new();
         for (index, link) in &self.links {
             let mut link = link.borrow_mut();
+            if link.dropped {
+                continue;
+            }
             // Not told yet, or told for nothing: both happen.
             let (late, spurious) = (link.flip(5), link.flip(40));
             if late && !link.reset {

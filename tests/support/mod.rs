@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod peers;
 pub mod raw;
 pub mod threads;
 pub mod web;

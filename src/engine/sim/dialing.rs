@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Host, Link, Peer, SimStream};
-use crate::{engine::Order, error::ConnectError};
+use crate::{engine::Order, error::ConnectError, test_rng::Rng};
 
 /// What becomes of a connection to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,7 +68,8 @@ impl Host {
                         self.engine.dialed(id, Err(error), self.now);
                         continue;
                     }
-                    let mut link = Link::new(None);
+                    let chaos = self.chaos.as_mut().map(|rng| Rng::new(rng.next()));
+                    let mut link = Link::new(chaos);
                     link.connected = outcome;
                     link.writable_edge = outcome != Outcome::Silence;
                     link.reset = outcome == Outcome::Refused;

@@ -1,5 +1,6 @@
 //! Connections that go out, under the simulated clock.
 
+mod chaos;
 mod reconnect;
 
 use std::{net::SocketAddr, time::Duration};
