@@ -5,7 +5,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::{
-    Outcome,
+    Outcome, callgrind, compare, growth,
     load::{self, Load, Mode, Target},
     servers, smoke,
 };
@@ -15,6 +15,8 @@ tickws-bench COMMAND
 
   compare [--quick] [--passes N] [--only WORKLOAD] [--servers A,B]
                       all servers against the limit, in turns; table, JSON and chart
+  growth [--quick]    costs of tickws as connections, members, idle clients and timers grow
+  callgrind [TASK]    instructions of tickws per message, delivery and idle tick; needs valgrind
   load ADDR MODE [--clients N] [--depth N] [--payload BYTES] [--text] [--verify] [--rate PER_SECOND]
                  [--warm SECONDS] [--time SECONDS] [--count N] [--pid PID]
                       one load (echo, fanout, idle, churn, flood) against a server at a loopback address
@@ -46,6 +48,15 @@ pub fn run() -> Outcome<()> {
             }
             smoke::run(&names)
         }
+        "compare" => compare_command(parser),
+        "growth" => match parser.next()? {
+            None => growth::run(false),
+            Some(Long("quick")) => growth::run(true),
+            Some(other) => Err(other.unexpected().into()),
+        },
+        "callgrind" => callgrind::run(&values(&mut parser)?),
+        // Under valgrind.
+        "be-counted" => callgrind::be_counted(&values(&mut parser)?),
         "load" => load_command(parser),
         other => Err(format!("{other:?} is not a command\n\n{HELP}").into()),
     }
@@ -61,6 +72,22 @@ fn values(parser: &mut lexopt::Parser) -> Outcome<Vec<String>> {
         }
     }
     Ok(words)
+}
+
+fn compare_command(mut parser: lexopt::Parser) -> Outcome<()> {
+    let (mut quick, mut passes, mut only) = (false, None, None);
+    let mut names: Vec<String> = servers::NAMES.map(str::to_owned).into();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("quick") => quick = true,
+            Long("passes") => passes = Some(parser.value()?.parse()?),
+            Long("only") => only = Some(parser.value()?.string()?),
+            Long("servers") => names = parser.value()?.string()?.split(',').map(str::to_owned).collect(),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let passes = passes.unwrap_or(if quick { 1 } else { 5 });
+    compare::run(&compare::Options { quick, passes, only, servers: names })
 }
 
 fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {

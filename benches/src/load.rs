@@ -7,7 +7,7 @@ mod fanout;
 mod flood;
 mod idle;
 pub mod latency;
-mod wire;
+pub mod wire;
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use mio::Poll;
 use serde::{Deserialize, Serialize};
 
 use conn::Conn;
-pub use conn::connect;
+pub use conn::{connect, connect_with};
 use latency::Quantiles;
 use wire::Script;
 

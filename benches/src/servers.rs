@@ -161,11 +161,10 @@ impl Server {
         self.target
     }
 
-    /// Politely, for a wrapper that has to write its findings.
-    pub fn interrupt(&mut self) -> Outcome<()> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), Signal::INT)?;
-        self.child.wait()?;
-        Ok(())
+    /// Waits for a server that ends by itself.
+    pub fn wait(mut self) -> Outcome<()> {
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("the server failed: {status}").into()) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpStream as StdStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mio::{Interest, Registry, Token, net::TcpStream};
@@ -34,6 +34,34 @@ pub fn connect(addr: SocketAddr, turn: usize) -> Outcome<StdStream> {
     // A server that never answers ends the load, not the other way round.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(REQUEST)?;
+    read_head(stream)
+}
+
+/// As [`connect`], to a server of this very thread, which has to be served meanwhile.
+pub fn connect_with(
+    addr: SocketAddr,
+    turn: usize,
+    mut serve: impl FnMut() -> Outcome<()>,
+) -> Outcome<StdStream> {
+    let socket = socket(turn)?;
+    // The kernel answers, before anyone accepts.
+    socket.connect(&addr.into())?;
+    let mut stream = StdStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.write_all(REQUEST)?;
+    stream.set_nonblocking(true)?;
+    let end = Instant::now() + Duration::from_secs(10);
+    while stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+        serve()?;
+        if Instant::now() > end {
+            return Err("the upgrade was not answered".into());
+        }
+    }
+    stream.set_nonblocking(false)?;
+    read_head(stream)
+}
+
+fn read_head(mut stream: StdStream) -> Outcome<StdStream> {
     let mut head = [0; 1024];
     let mut len = 0;
     while !head[..len].ends_with(b"\r\n\r\n") {

@@ -30,14 +30,16 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     Ok(())
 }
 
-/// "idle:CLIENTS:TIMERS:POLLS": prints what a poll with nothing to do costs, in nanoseconds; POLLS at a time, until it
-/// is killed.
+/// "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints what a poll with nothing to do costs, in nanoseconds, after each round.
 pub fn serve_special(mode: &str) -> Outcome<()> {
     let words: Vec<_> = mode.split(':').collect();
-    let ["idle", clients, timers, polls] = words[..] else {
-        return Err(format!("{mode:?} is not a mode: echo, broadcast, idle:CLIENTS:TIMERS:POLLS").into());
+    let ["idle", clients, timers, polls, rounds] = words[..] else {
+        return Err(
+            format!("{mode:?} is not a mode: echo, broadcast, idle:CLIENTS:TIMERS:POLLS:ROUNDS").into()
+        );
     };
-    let (clients, timers, polls): (usize, usize, u32) = (clients.parse()?, timers.parse()?, polls.parse()?);
+    let (clients, timers): (usize, usize) = (clients.parse()?, timers.parse()?);
+    let (polls, rounds): (u32, u32) = (polls.parse()?, rounds.parse()?);
     let mut server = builder().bind("127.0.0.1:0")?;
     announce(server.local_addrs()[0])?;
     while server.client_count() < clients {
@@ -51,8 +53,7 @@ pub fn serve_special(mode: &str) -> Outcome<()> {
     while Instant::now() < settled {
         drop(server.poll_once()?);
     }
-    // Bounded: whoever reads this has had enough long before.
-    for _ in 0..1_000 {
+    for _ in 0..rounds {
         let (elapsed, busy) = idle_polls(&mut server, polls)?;
         announce(format_args!("{} {busy}", elapsed.as_nanos() as f64 / f64::from(polls)))?;
     }
