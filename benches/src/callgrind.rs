@@ -125,7 +125,10 @@ impl World<'_> {
         let addr = server.local_addrs()[0];
         let mut clients = Vec::new();
         while clients.len() < task.clients {
-            let serve = || Ok(drop(server.poll_for(Duration::from_millis(1))?));
+            let serve = || {
+                drop(server.poll_for(Duration::from_millis(1))?);
+                Ok(())
+            };
             clients.push(connect_with(addr, clients.len(), serve)?);
         }
         let script = Script::new(&payload(task.payload, task.text, 1), task.text, task.depth);

@@ -55,8 +55,8 @@ pub struct Load {
     pub text: bool,
     /// Checks the content of replies, too; each client says something else.
     pub verify: bool,
-    /// Messages (fanout: of the first client) per second. Without it a reply is the cue for the next message; with it
-    /// they go when they are due, and latency is counted from then.
+    /// Messages (fanout: of the first client) per second. Without it a reply is the cue for the next message;
+    /// with it they go when they are due, and latency is counted from then.
     pub rate: Option<f64>,
     pub warm: Duration,
     pub time: Duration,

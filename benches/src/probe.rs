@@ -23,8 +23,8 @@ pub struct Usage {
     pub server: u64,
     /// CPU time of this process.
     pub own: u64,
-    /// The larger of two shares of the wall time: what both cores did for others, and how long the two processes
-    /// waited for a core.
+    /// The larger of two shares of the wall time: what both cores did for others, and how long the two
+    /// processes waited for a core.
     pub others: f64,
 }
 

@@ -1,5 +1,5 @@
-//! The servers that are compared. Each runs in a process of its own, prints its address and then serves until it is
-//! killed or its parent is gone.
+//! The servers that are compared. Each runs in a process of its own, prints its address and then serves until
+//! it is killed or its parent is gone.
 
 #[cfg(feature = "peers")]
 mod fastwebsockets;

@@ -133,8 +133,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Reads what is there, at most `reads` times; gives the number of whole replies and whether the socket is
-    /// drained.
+    /// Reads what is there, at most `reads` times; gives the number of whole replies and whether the socket
+    /// is drained.
     pub fn read(&mut self, buffer: &mut [u8], reads: usize) -> Outcome<(u64, bool)> {
         let mut complete = 0;
         for _ in 0..reads {

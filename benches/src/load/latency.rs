@@ -1,4 +1,5 @@
-//! Latencies, measured from the moment at which a message was due, so that a server that stalls is not spared.
+//! Latencies, measured from the moment at which a message was due, so that a server that stalls is not
+//! spared.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};

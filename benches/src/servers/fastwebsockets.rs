@@ -1,5 +1,5 @@
-//! fastwebsockets, after its own example `echo_server.rs`: one thread, hyper for the upgrade, tasks unconstrained by
-//! tokio's budget, vectored writes as by default.
+//! fastwebsockets, after its own example `echo_server.rs`: one thread, hyper for the upgrade, tasks
+//! unconstrained by tokio's budget, vectored writes as by default.
 
 use fastwebsockets::{
     FragmentCollector, FragmentCollectorRead, Frame, OpCode, Payload, WebSocketError,

@@ -1,6 +1,6 @@
-//! The limit: what the kernel takes for the bytes, and next to nothing else. It reads once, looks at headers only, and
-//! writes once, of a reply that was built when the first message of that kind came. Nothing can do less and still
-//! give the load what it waits for; a real server also unmasks, checks, and keeps limits.
+//! The limit: what the kernel takes for the bytes, and next to nothing else. It reads once, looks at headers
+//! only, and writes once, of a reply that was built when the first message of that kind came. Nothing can do
+//! less and still give the load what it waits for; a real server also unmasks, checks, and keeps limits.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 
@@ -157,11 +157,11 @@ pub fn serve(mode: Mode) -> Outcome<()> {
                 free.push(index);
             }
             if mode == Mode::Broadcast && all > 0 {
-                for index in 0..conns.len() {
-                    let Some(conn) = &mut conns[index] else { continue };
+                for (index, slot) in conns.iter_mut().enumerate() {
+                    let Some(conn) = slot else { continue };
                     conn.owed += all * reply.one;
                     if conn.write(&reply).is_err() {
-                        conns[index] = None;
+                        *slot = None;
                         free.push(index);
                     }
                 }

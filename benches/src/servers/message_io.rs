@@ -1,4 +1,5 @@
-//! message-io, after its own example `throughput`: events are handled by the network's thread, without a queue.
+//! message-io, after its own example `throughput`: events are handled by the network's thread, without a
+//! queue.
 
 use std::collections::HashSet;
 

@@ -30,7 +30,8 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     Ok(())
 }
 
-/// "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints what a poll with nothing to do costs, in nanoseconds, after each round.
+/// "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints what a poll with nothing to do costs, in nanoseconds, after
+/// each round.
 pub fn serve_special(mode: &str) -> Outcome<()> {
     let words: Vec<_> = mode.split(':').collect();
     let ["idle", clients, timers, polls, rounds] = words[..] else {

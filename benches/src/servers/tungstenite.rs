@@ -1,5 +1,5 @@
-//! tokio-tungstenite at its best: one thread, a read buffer of 4 KiB (its 128 KiB are zeroed for each read), and one
-//! flush for all that can be answered without waiting.
+//! tokio-tungstenite at its best: one thread, a read buffer of 4 KiB (its 128 KiB are zeroed for each read),
+//! and one flush for all that can be answered without waiting.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{

@@ -1,5 +1,5 @@
-//! uWebSockets through its C interface: no compression, replies corked by its own loop, publishing through its topics.
-//! The package's build runs it on libuv, which costs it a little against its own epoll loop.
+//! uWebSockets through its C interface: no compression, replies corked by its own loop, publishing through
+//! its topics. The package's build runs it on libuv, which costs it a little against its own epoll loop.
 
 use std::{
     ffi::{CString, c_void},
@@ -52,8 +52,8 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         message: Some(Box::new(move |socket, message, opcode| match mode {
             Mode::Echo => drop(socket.send(message, opcode)),
             Mode::Broadcast => {
-                // SAFETY: the app lives as long as its loop, which calls this; both slices are valid for the call,
-                // which copies them. The wrapper's own `publish` leaves out the sender.
+                // SAFETY: the app lives as long as its loop, which calls this; both slices are valid for the
+                // call, which copies them. The wrapper's own `publish` leaves out the sender.
                 unsafe {
                     let message = (message.as_ptr().cast(), message.len());
                     let topic = (TOPIC.as_ptr().cast(), TOPIC.len());
@@ -93,7 +93,8 @@ unsafe extern "C" fn on_listen(
     addr: *mut c_void,
 ) {
     if !socket.is_null() {
-        // SAFETY: the address that was given to `uws_app_listen_with_config`, which calls this before it returns.
+        // SAFETY: the address that was given to `uws_app_listen_with_config`, which calls this before it
+        // returns.
         let addr = unsafe { &*addr.cast::<std::net::SocketAddr>() };
         let _ = announce(addr);
     }

@@ -5,6 +5,7 @@ use ws::{Builder, Message, Sender, Settings};
 use super::{Mode, announce};
 use crate::Outcome;
 
+#[expect(clippy::result_large_err, reason = "the error is the crate's own")]
 pub fn serve(mode: Mode) -> Outcome<()> {
     let settings = Settings {
         max_connections: 20_000,
