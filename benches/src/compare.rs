@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io::BufRead};
 use crate::{
     Outcome, chart,
     load::{self, Figures, Load, Mode, latency::Quantiles},
+    probe::{self, Probe},
     report::{self, Report, Row, Standing},
     servers::{self, LIMIT, Server, TICKWS},
     workload::{Metric, WORKLOADS, Workload},
@@ -43,7 +44,7 @@ pub fn run(options: &Options) -> Outcome<()> {
         }
     }
     names.retain(|name| *name != LIMIT);
-    if crate::probe::cores()?.len() < 2 {
+    if probe::cores()?.len() < 2 {
         eprintln!("there is one core only: server and load share it, and no figure means much");
     }
     let workloads: Vec<_> = WORKLOADS
@@ -95,7 +96,8 @@ fn can(name: &str, workload: &Workload) -> bool {
 struct Collected {
     samples: BTreeMap<String, Vec<Sample>>,
     limits: Vec<Figures>,
-    latencies: BTreeMap<String, Vec<Quantiles>>,
+    /// Each with whether it counts.
+    latencies: BTreeMap<String, Vec<(Quantiles, bool)>>,
     /// Messages per second at which latency is measured: the same for all.
     rate: Option<f64>,
     failures: BTreeMap<String, String>,
@@ -106,7 +108,8 @@ fn measure(workload: &Workload, names: &[&str], options: &Options, collected: &m
         Metric::Cpu => bracket(workload, names, options, collected),
         Metric::Tick => {
             let figures = idle_tick(workload.load.clients, 0)?;
-            collected.push(TICKWS, Sample { figures, ratio: f64::NAN, counts: true });
+            let counts = is_quiet(&figures);
+            collected.push(TICKWS, Sample { figures, ratio: f64::NAN, counts });
             Ok(())
         }
         Metric::Bytes | Metric::Flood => {
@@ -115,7 +118,7 @@ fn measure(workload: &Workload, names: &[&str], options: &Options, collected: &m
                 match once(name, workload, None) {
                     Ok(figures) => {
                         // Memory is what it is; a latency is not, while others run.
-                        let counts = workload.metric == Metric::Bytes || figures.others < OTHERS;
+                        let counts = workload.metric == Metric::Bytes || is_quiet(&figures);
                         collected.push(name, Sample { figures, ratio: f64::NAN, counts });
                     }
                     Err(error) => collected.fail(name, &*error),
@@ -135,7 +138,7 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
     let rate = *collected.rate.get_or_insert(before.rate * workload.share / receivers as f64);
     collected.limits.push(before.clone());
     if workload.load.mode != Mode::Churn {
-        collected.latency(LIMIT, once(LIMIT, workload, Some(rate))?.latency);
+        collected.latency(LIMIT, &once(LIMIT, workload, Some(rate))?);
     }
     for name in names.iter().filter(|name| can(name, workload)) {
         for _ in 0..tries {
@@ -147,11 +150,11 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
                 }
             };
             let after = once(LIMIT, workload, None)?;
-            let counts = agree(before.cpu, after.cpu)
-                && [&before, &figures, &after].iter().all(|figures| figures.others < OTHERS);
+            let counts =
+                agree(before.cpu, after.cpu) && [&before, &figures, &after].into_iter().all(is_quiet);
             let ratio = figures.cpu / ((before.cpu + after.cpu) / 2.0);
             if workload.load.mode == Mode::Churn {
-                collected.latency(name, figures.latency);
+                collected.latency(name, &figures);
             }
             collected.push(name, Sample { figures, ratio, counts });
             collected.limits.push(after.clone());
@@ -162,12 +165,16 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
         }
         if workload.load.mode != Mode::Churn && !collected.failures.contains_key(*name) {
             match once(name, workload, Some(rate)) {
-                Ok(figures) => collected.latency(name, figures.latency),
+                Ok(figures) => collected.latency(name, &figures),
                 Err(error) => collected.fail(name, &*error),
             }
         }
     }
     Ok(())
+}
+
+fn is_quiet(figures: &Figures) -> bool {
+    figures.others < OTHERS
 }
 
 fn agree(one: f64, other: f64) -> bool {
@@ -193,6 +200,7 @@ pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
         open.push(load::connect(server.target().addr, index)?);
     }
     let mut costs = Vec::new();
+    let probe = Probe::begin(server.target().pid)?;
     for _ in 0..ROUNDS {
         let mut line = String::new();
         server.output.read_line(&mut line)?;
@@ -202,7 +210,12 @@ pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
         }
         costs.push(cost.parse()?);
     }
-    Ok(Figures { messages: u64::from(ROUNDS * POLLS), cpu: median(costs), ..Figures::default() })
+    Ok(Figures {
+        messages: u64::from(ROUNDS * POLLS),
+        cpu: median(costs),
+        others: probe.end()?.others,
+        ..Figures::default()
+    })
 }
 
 /// The middle one; NaN of none.
@@ -216,7 +229,8 @@ impl Collected {
         self.samples.entry(name.to_owned()).or_default().push(sample);
     }
 
-    fn latency(&mut self, name: &str, latency: Option<Quantiles>) {
+    fn latency(&mut self, name: &str, figures: &Figures) {
+        let latency = figures.latency.map(|latency| (latency, is_quiet(figures)));
         self.latencies.entry(name.to_owned()).or_default().extend(latency);
     }
 
@@ -228,7 +242,13 @@ impl Collected {
     fn row(&self, workload: &Workload) -> Row {
         let mut standings = Vec::new();
         for name in servers::NAMES {
-            let latency = self.latencies.get(name).and_then(|all| middle(all));
+            let latency = self.latencies.get(name).and_then(|all| {
+                let quiet: Vec<_> =
+                    all.iter().filter(|(_, counts)| *counts).map(|(latency, _)| *latency).collect();
+                // Of what there is, as with the samples.
+                middle(&quiet)
+                    .or_else(|| middle(&all.iter().map(|(latency, _)| *latency).collect::<Vec<_>>()))
+            });
             if name == LIMIT && !self.limits.is_empty() {
                 let of = |figure: fn(&Figures) -> f64| median(self.limits.iter().map(figure).collect());
                 let (figure, rate) = (of(|figures| figures.cpu), of(|figures| figures.rate));
