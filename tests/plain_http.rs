@@ -233,6 +233,17 @@ fn what_is_served_and_what_is_not() {
     }
 }
 
+#[test]
+fn what_is_no_question_for_a_file_goes_to_the_application() {
+    let served = |builder: tickws::ServerBuilder| builder.serve_bytes("/", "text/plain", "hello");
+    let closure = Server::builder().on_http(|request| echo(request.method().as_str(), "", request.body()));
+    for mut web in [Web::with(served(Server::builder()), echo), Web::new(served(closure))] {
+        let mut raw = web.dial();
+        assert_eq!(web.ask(&mut raw, get("/")).text(), "hello");
+        assert!(web.ask(&mut raw, post("/", "body")).text().ends_with(" body"));
+    }
+}
+
 // ---- slow readers ----
 
 /// Reads little by little, and gives the answer and the most that the server has held.
