@@ -233,6 +233,35 @@ fn what_is_served_and_what_is_not() {
     }
 }
 
+#[test]
+fn beside_health_and_metrics_it_is_a_websocket_server() {
+    let mut web = Web::new(Server::builder().health("/healthz").metrics("/metrics"));
+    let mut raw = web.dial();
+    let answer = web.ask(&mut raw, get("/healthz"));
+    assert_eq!((answer.status, answer.text()), (200, "{\"status\":\"ok\",\"open\":0}\n"));
+    assert_eq!(answer.field("cache-control"), Some("no-store"));
+    assert!(web.ask(&mut raw, get("/metrics?x")).text().contains("\ntickws_accepted_total 1\n"));
+    let answer = web.ask(&mut raw, post("/healthz", "x"));
+    assert_eq!((answer.status, answer.field("allow"), answer.is_last()), (405, Some("GET, HEAD"), false));
+    assert_eq!(web.ask(&mut raw, get("/healthz").replace("GET", "HEAD")).status, 200);
+    assert_eq!(web.ask(&mut raw, raw::upgrade_request("/healthz", "")).status, 101);
+    let mut other = web.dial();
+    assert!(web.ask(&mut other, get("/healthz")).text().ends_with("\"open\":1}\n"));
+    let answer = web.ask(&mut other, get("/"));
+    assert_eq!((answer.status, answer.is_last()), (426, true));
+}
+
+#[test]
+fn what_is_no_question_for_a_file_goes_to_the_application() {
+    let served = |builder: tickws::ServerBuilder| builder.serve_bytes("/", "text/plain", "hello");
+    let closure = Server::builder().on_http(|request| echo(request.method().as_str(), "", request.body()));
+    for mut web in [Web::with(served(Server::builder()), echo), Web::new(served(closure))] {
+        let mut raw = web.dial();
+        assert_eq!(web.ask(&mut raw, get("/")).text(), "hello");
+        assert!(web.ask(&mut raw, post("/", "body")).text().ends_with(" body"));
+    }
+}
+
 // ---- slow readers ----
 
 /// Reads little by little, and gives the answer and the most that the server has held.

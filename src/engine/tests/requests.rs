@@ -4,6 +4,7 @@ mod deadlines;
 
 use super::{web::*, *};
 use crate::{CloseCode, Pressure, RespondError, engine::tests::web::Answer};
+use deadlines::time_to_end;
 
 const POST_HEAD: &str = "POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n";
 
@@ -349,6 +350,42 @@ fn a_closure_that_answers_amiss_gives_500() {
         host.settle();
         assert_eq!((web.answer().status, web.peer.at_end()), (500, false));
     }
+}
+
+#[test]
+fn a_closure_that_panics_spoils_nobody_elses_messages() {
+    let on_http = |_: &crate::HttpRequest<'_>| panic!("a bug of the application's");
+    let on_upgrade = |request: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
+        assert_eq!(request.uri().path(), "/chat", "a bug of the application's");
+        crate::Decision::Accept
+    };
+    let services = crate::services::Services {
+        on_http: Some(Box::new(on_http)),
+        on_upgrade: Some(Box::new(on_upgrade)),
+        ..Default::default()
+    };
+    let mut host = Host::with_services(Config::default(), services, None);
+    let (mut one, first) = host.open();
+    let (mut two, second) = host.open();
+    let mut webs = [Web::new(&mut host), Web::new(&mut host)];
+    let _ = host.poll();
+    one.text("before");
+    webs[0].ask(get("/"));
+    webs[1].ask(Peer::HEAD.replace("/chat", "/bug"));
+    two.text("behind");
+    let mut heard = Vec::new();
+    for _ in 0..6 {
+        // A host that goes on after a panic.
+        let poll = std::panic::AssertUnwindSafe(|| host.poll());
+        heard.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
+    }
+    host.engine.flush(host.now);
+    assert_eq!(heard, [(first, b"before".to_vec()), (second, b"behind".to_vec())]);
+    for web in &mut webs {
+        time_to_end(&mut host, web);
+    }
+    assert_eq!((webs[0].answer().status, webs[1].answers()), (503, vec![]));
+    assert_eq!(host.engine.client_count(), 2);
 }
 
 #[test]

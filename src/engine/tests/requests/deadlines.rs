@@ -4,7 +4,7 @@ use super::*;
 
 /// How long after now the server hangs up, if nothing else happens.
 #[track_caller]
-fn time_to_end(host: &mut Host, web: &mut Web) -> Duration {
+pub(super) fn time_to_end(host: &mut Host, web: &mut Web) -> Duration {
     let start = host.now;
     loop {
         web.peer.read(usize::MAX);
