@@ -22,6 +22,8 @@ use crate::{
 /// The terms of one message, [`SendOptions`](crate::SendOptions) with a moment instead of a duration.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
+    /// It is not to be compressed.
+    pub(crate) uncompressed: bool,
     pub(crate) priority: Priority,
     pub(crate) expires: Option<Instant>,
     pub(crate) latest: Option<LatestKey>,
@@ -38,6 +40,8 @@ impl Terms {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) kind: Kind,
+    /// It may be compressed.
+    pub(crate) compress: bool,
     payload: Payload,
     expires: Option<Instant>,
     latest: Option<LatestKey>,
@@ -171,7 +175,8 @@ impl Backlog {
     ///
     /// `scratch` is memory to work with.
     fn push(&mut self, message: &Outgoing<'_>, terms: Terms, scratch: &mut Vec<u8>) -> Pushed {
-        let Terms { priority, expires, latest } = terms;
+        let Terms { uncompressed, priority, expires, latest } = terms;
+        let compress = !uncompressed;
         self.next_expiry = [self.next_expiry, expires].into_iter().flatten().min();
         let kind = message.kind();
         let mut pushed = Pushed::Added;
@@ -186,6 +191,7 @@ impl Backlog {
                 lane.live += 1;
                 if let Some(item) = lane.at(number) {
                     (item.kind, item.payload, item.expires) = (kind, payload, expires);
+                    item.compress = compress;
                 }
                 return pushed;
             }
@@ -194,7 +200,7 @@ impl Backlog {
         let payload = self.store(message, scratch);
         let lane = self.lane_mut(priority);
         let number = lane.first + lane.items.len() as u64;
-        lane.items.push_back(Item { kind, payload, expires, latest: latest.clone() });
+        lane.items.push_back(Item { kind, compress, payload, expires, latest: latest.clone() });
         lane.live += 1;
         if let Some(key) = latest {
             self.names += key.heap();

@@ -183,6 +183,13 @@ impl ServerBuilder {
         handle_queue: usize;
     }
 
+    /// Compresses messages (permessage-deflate, RFC 7692) to and from clients that offer it. Default off.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: crate::deflate::Deflate) -> Self {
+        self.config.deflate = Some(deflate);
+        self
+    }
+
     /// Browser pages of these origins may connect, besides those of the server's own host. Each is
     /// written as a browser sends it: `https://example.com` or `http://localhost:8080`.
     pub fn allow_origins<I>(mut self, origins: I) -> Self

@@ -109,6 +109,8 @@ pub(crate) enum Step {
     Http { id: RequestId },
     /// That the peer takes its answer, of which `left` bytes have not been read.
     File { file: File, left: u64, close: bool },
+    /// That the peer takes the last bytes of its last answer. Until then it keeps its place.
+    Last,
 }
 
 /// What only an open connection has.
@@ -143,9 +145,12 @@ pub(crate) enum Farewell {
 }
 
 impl Exchange {
+    /// What a header takes in its table, in bytes, besides its name and value.
+    const FIELD: usize = 112;
+
     fn memory(&self) -> usize {
         let body = if let Step::Body { body, .. } = &self.step { body.capacity() } else { 0 };
-        self.head + body
+        self.head + self.request.headers().capacity() * Self::FIELD + body
     }
 }
 
@@ -235,10 +240,12 @@ impl<S> Client<S> {
         self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())
     }
 
-    /// Whatever it asked for is answered, if not to the last byte of a file.
+    /// Whatever it asked for is answered, if not to the last byte.
     pub(crate) fn is_answered(&self) -> bool {
-        self.is_idle_http()
-            || matches!(&self.stage, Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }))
+        match &self.stage {
+            Stage::Request(exchange) => matches!(exchange.step, Step::File { .. } | Step::Last),
+            _ => self.is_idle_http(),
+        }
     }
 
     /// Memory of a request or a message of which only a part has arrived, in bytes.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "deflate")]
+use crate::deflate::Deflate;
 use crate::error::ConfigError;
 
 /// What happens to a message that would take a client's outbox above `max_buffered`.
@@ -46,6 +48,16 @@ pub(crate) enum OriginPolicy {
 pub(crate) struct MessageLimits {
     pub(crate) frame: u64,
     pub(crate) message: u64,
+}
+
+impl MessageLimits {
+    /// The same for compressed payloads, which are inflated when they are whole: what cannot be compressed grows
+    /// by a few bytes, and with poor codes by an eighth.
+    pub(crate) fn compressed(self) -> MessageLimits {
+        let slack = |bytes: u64| bytes + bytes / 8 + 64;
+        let frame = if self.frame == self.message { slack(self.frame) } else { self.frame };
+        MessageLimits { frame, message: slack(self.message) }
+    }
 }
 
 /// Everything a server can be told, with the defaults of the README's table.
@@ -100,6 +112,9 @@ pub(crate) struct Config {
     /// `None`: as the system tunes it.
     pub(crate) send_buffer: Option<usize>,
     pub(crate) handle_queue: usize,
+    /// `None`: compression is declined.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Deflate>,
 }
 
 impl Default for Config {
@@ -143,6 +158,8 @@ impl Default for Config {
             nodelay: true,
             send_buffer: None,
             handle_queue: 1024,
+            #[cfg(feature = "deflate")]
+            deflate: None,
         }
     }
 }
@@ -189,6 +206,10 @@ impl Config {
             if value > max {
                 return Err(ConfigError::TooLarge { setting, max });
             }
+        }
+        #[cfg(feature = "deflate")]
+        if let Some(deflate) = &self.deflate {
+            deflate.validate()?;
         }
         let durations = [
             ("handshake_timeout", Some(self.handshake_timeout)),
@@ -244,6 +265,15 @@ impl Config {
             Some(prefix) => path.starts_with(prefix),
             None => path == rule,
         })
+    }
+
+    /// Whether clients may get compression.
+    #[cfg(test)]
+    pub(crate) fn compresses(&self) -> bool {
+        #[cfg(feature = "deflate")]
+        return self.deflate.is_some();
+        #[cfg(not(feature = "deflate"))]
+        false
     }
 
     pub(crate) fn message_limits(&self) -> MessageLimits {

@@ -48,7 +48,7 @@ use crate::{
     id::ClientId,
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
-    proto::{handshake::Request, prepared::Encoder},
+    proto::{deflate::Codec, handshake::Request, prepared::Encoder},
     reconnect::Jitter,
     send_options::Priority,
     services::Services,
@@ -143,6 +143,7 @@ pub(crate) struct Engine<S> {
     backlogs: BacklogPool,
     /// A message to many is framed here once.
     encoder: Encoder,
+    codec: Codec,
     stats: Stats,
     /// The last moment that the engine was told of.
     now: Instant,
@@ -160,6 +161,7 @@ impl<S: Stream> Engine<S> {
         };
         let outbound = OutboxPool::new(Self::POOL_BYTES);
         Engine {
+            codec: Codec::new(&config),
             config,
             services,
             clients: Slab::new(),
@@ -425,11 +427,11 @@ impl<S: Stream> Engine<S> {
     /// Frames up to about `room` bytes of what waits in the client's backlog. Gives whether messages of high
     /// priority still wait there.
     fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
-        let Engine { clients, outbound, backlogs, stats, .. } = self;
+        let Engine { clients, outbound, backlogs, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Some((open, outbox)) = client.open_mut() else { return false };
         let Some(mut backlog) = open.backlog.take() else { return false };
-        stats.expired += open.connection.fill(&mut backlog, room, now, outbox, outbound);
+        stats.expired += open.connection.fill(&mut backlog, room, now, codec, outbox, outbound);
         let ahead = backlog.waits(Priority::High);
         open.backlog = backlogs.settle(backlog);
         ahead

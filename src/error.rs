@@ -186,6 +186,16 @@ pub enum ConfigError {
         /// The largest value it takes.
         max: usize,
     },
+    /// A setting is outside of what there is.
+    #[error("{setting} must be from {min} to {max}")]
+    OutOfRange {
+        /// The method that sets it.
+        setting: &'static str,
+        /// The smallest value it takes.
+        min: usize,
+        /// The largest value it takes.
+        max: usize,
+    },
     /// A peer would be given up before it is pinged.
     #[error("silence_timeout ({silence:?}) must be longer than ping_interval ({ping:?})")]
     SilenceBeforePing {
@@ -230,8 +240,8 @@ pub enum PeerMisbehaved {
     /// A server must not mask (§5.1).
     #[error("the server sent a masked frame")]
     MaskedFrame,
-    /// RSV1–3 are reserved for extensions, and none was negotiated (§5.2).
-    #[error("a reserved bit is set and no extension was negotiated")]
+    /// RSV1–3 are reserved for extensions, and none was negotiated that gives them a meaning here (§5.2).
+    #[error("a reserved bit is set and no extension was negotiated that gives it a meaning there")]
     ReservedBits,
     /// The opcode has no meaning (§5.2).
     #[error("opcode {0:#x} is reserved")]
@@ -273,6 +283,9 @@ pub enum PeerMisbehaved {
         /// The limit in bytes.
         max: u64,
     },
+    /// A compressed message is cut off or damaged (RFC 7692 §7.2.2).
+    #[error("a compressed message cannot be inflated")]
+    CorruptDeflate,
     /// Too many fragments without a byte in them, one after the other.
     #[error("too many empty fragments")]
     EmptyFragments,
@@ -291,7 +304,9 @@ impl PeerMisbehaved {
     /// The close code that answers this violation (RFC 6455 §7.4.1). The one place that decides it.
     pub fn close_code(self) -> CloseCode {
         match self {
-            PeerMisbehaved::InvalidUtf8 | PeerMisbehaved::InvalidCloseReason => CloseCode::Invalid,
+            PeerMisbehaved::InvalidUtf8
+            | PeerMisbehaved::InvalidCloseReason
+            | PeerMisbehaved::CorruptDeflate => CloseCode::Invalid,
             PeerMisbehaved::FrameTooBig { .. } | PeerMisbehaved::MessageTooBig { .. } => CloseCode::Size,
             PeerMisbehaved::EmptyFragments => CloseCode::Policy,
             _ => CloseCode::Protocol,

@@ -57,6 +57,7 @@
 //!
 //! None is on by default, and each adds API without changing what is there.
 //!
+//! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
@@ -68,6 +69,8 @@ mod close_reason;
 mod config;
 mod connect;
 mod deadlines;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod dial;
 mod engine;
 mod entropy;
@@ -105,6 +108,8 @@ pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
 pub use connect::{Attempt, Connect, WhileDown};
+#[cfg(feature = "deflate")]
+pub use deflate::{Deflate, DeflateMode};
 pub use engine::Delivery;
 pub use error::{
     CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError, NotConnected,

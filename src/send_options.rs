@@ -36,6 +36,9 @@ pub struct SendOptions {
     /// A key should keep to one priority: a value of high priority passes an older one of its key that is
     /// on its way already.
     pub latest: Option<LatestKey>,
+    /// Never compressed, whatever was negotiated: for what is compressed already, and for secrets beside what an
+    /// attacker chooses. Without compression (feature `deflate`) it changes nothing.
+    pub uncompressed: bool,
 }
 
 /// One of a client's two lanes. Messages of one lane keep their order; control frames (pings, pongs)
@@ -178,8 +181,8 @@ mod tests {
 
     #[test]
     fn the_default_is_what_send_does() {
-        let SendOptions { expires_in, priority, latest } = SendOptions::default();
-        assert_eq!((expires_in, priority, latest), (None, Priority::Normal, None));
+        let SendOptions { expires_in, priority, latest, uncompressed } = SendOptions::default();
+        assert_eq!((expires_in, priority, latest, uncompressed), (None, Priority::Normal, None, false));
         assert!(Priority::Normal < Priority::High);
     }
 }

@@ -226,6 +226,9 @@ impl Server {
                 break;
             }
         }
+        if self.engine.only_lingers() {
+            self.listeners.clear();
+        }
         let more = full || self.backlog() || self.has_commands() || self.engine.has_dials();
         Ok(self.engine.finish_tick(now, more))
     }

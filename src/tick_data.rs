@@ -99,8 +99,13 @@ impl TickData {
     pub(crate) fn is_full(&self, event_budget: usize) -> bool {
         self.filled + Self::MIN_READ > Self::BLOCK
             || self.input_left() < Self::MIN_READ
-            || self.held >= Self::INPUT
+            || self.holds_enough()
             || self.records.len() >= event_budget
+    }
+
+    /// Whether messages that came in pieces, or compressed, are to wait for the next tick.
+    pub(crate) fn holds_enough(&self) -> bool {
+        self.held >= Self::INPUT
     }
 
     /// How many more bytes may be received in this tick.

@@ -13,9 +13,10 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["entropy", "id", "message", "pool", "pressure", "reconnect", "request", "send_options", "test_rng"],
     &["error"],
-    &["config", "close_reason", "connect", "upgrade"],
+    &["close_reason", "connect", "deflate", "upgrade"],
+    &["config"],
     &["wheel", "wire", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
-    &["limiter", "proto::frame", "proto::handshake"],
+    &["limiter", "proto::deflate", "proto::deflate_off", "proto::frame", "proto::handshake"],
     &["proto::http", "proto::prepared"],
     &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
     &["dial", "proto::connection", "services"],

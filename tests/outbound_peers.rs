@@ -1,6 +1,6 @@
 //! Outbound connections to servers of other makes: Python's `websockets` and npm's `ws`.
 //!
-//! `.ci/run` installs both below `target/peers`. Where one is missing its test says so and passes, unless
+//! `.ci/run` puts both into `peers` in the target folder. Where one is missing its test says so and passes, unless
 //! `TICKWS_REQUIRE_PEERS=1`.
 
 mod support;
@@ -74,7 +74,7 @@ impl Drop for Peer {
 }
 
 fn peers() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers")
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("peers")
 }
 
 /// Starts one; `None`: it is not installed.
@@ -155,7 +155,7 @@ fn talk(peer: &Peer) {
 
 #[test]
 fn pythons_websockets() {
-    let own = peers().join("py/bin/python");
+    let own = peers().join("venv/bin/python");
     let mut command = Command::new(if own.exists() { own } else { "python3".into() });
     command.args(["-c", PYTHON]);
     if let Some(peer) = start(command, "Python's websockets") {
@@ -166,7 +166,7 @@ fn pythons_websockets() {
 #[test]
 fn npms_ws() {
     let mut command = Command::new("node");
-    command.args(["-e", NODE]).env("NODE_PATH", peers().join("js/node_modules"));
+    command.args(["-e", NODE]).env("NODE_PATH", peers().join("node_modules"));
     if let Some(peer) = start(command, "npm's ws") {
         talk(&peer);
     }

@@ -374,6 +374,30 @@ fn a_shutdown_answers_those_who_wait() {
 }
 
 #[test]
+fn whoever_asks_how_we_are_gets_503_until_the_last_client_has_left() {
+    let mut web = Web::new(Server::builder().health("/healthz"));
+    let addr = web.server.local_addrs()[0];
+    let mut client = web.dial();
+    assert_eq!(web.ask(&mut client, raw::upgrade_request("/", "")).status, 101);
+    let mut probe = web.dial();
+    assert_eq!(web.ask(&mut probe, get("/healthz")).text(), "{\"status\":\"ok\",\"open\":1}\n");
+    web.server.shutdown(CloseCode::Away, support::PATIENCE);
+    assert_eq!(web.rest(&mut probe), b"");
+    for _ in 0..3 {
+        let mut probe = web.dial();
+        let answer = web.ask(&mut probe, get("/healthz"));
+        assert_eq!((answer.status, answer.is_last()), (503, true));
+        let mut late = web.dial();
+        assert_eq!(web.ask(&mut late, raw::upgrade_request("/", "")).status, 503);
+    }
+    drop((client, probe));
+    web.until("the end of all", |web| web.server.is_drained());
+    assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
+    let stats = web.server.stats();
+    assert_eq!((stats.accepted, stats.opened, stats.rejected.at_capacity), (8, 1, 6));
+}
+
+#[test]
 fn an_upgrade_behind_plain_requests_ends_http() {
     let builder = Server::builder().on_upgrade(|_, _| Decision::Accept);
     let mut web = Web::with(builder, echo);

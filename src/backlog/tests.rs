@@ -175,7 +175,8 @@ fn random_terms(rng: &mut Rng, keys: usize, now: Instant) -> Terms {
         _ => None,
     };
     let expires = rng.one_in(4).then(|| now + MS * rng.below(60) as u32);
-    Terms { priority: if rng.one_in(4) { Priority::High } else { Priority::Normal }, expires, latest }
+    let priority = if rng.one_in(4) { Priority::High } else { Priority::Normal };
+    Terms { priority, expires, latest, uncompressed: rng.one_in(2) }
 }
 
 fn random_payload(rng: &mut Rng) -> Vec<u8> {

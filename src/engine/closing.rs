@@ -74,6 +74,7 @@ impl<S: Stream> Engine<S> {
                 }
                 Stage::Request(exchange) => match &mut exchange.step {
                     Step::File { close, .. } => *close = true,
+                    Step::Last => {}
                     _ => self.refuse(index, Rejection::AtCapacity, now),
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
@@ -94,10 +95,18 @@ impl<S: Stream> Engine<S> {
         self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
     }
 
+    /// Whether a shutdown waits for nothing but last bytes: no more need be refused.
+    pub(crate) fn only_lingers(&self) -> bool {
+        self.shutting_down && self.clients.len() == self.lingering
+    }
+
     /// The stream at `index` cannot be watched: forgets it.
     pub(crate) fn abandon(&mut self, index: usize) {
-        if self.clients.contains(index) {
-            self.forget_handshake(index);
+        match self.clients.get(index).map(|client| &client.stage) {
+            // It was refused, and counted.
+            Some(Stage::Linger { .. }) => self.free(index),
+            Some(_) => self.forget_handshake(index),
+            None => {}
         }
     }
 

@@ -109,14 +109,14 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Bytes for one turn: who has the tick for itself may fill it.
-    fn turn(&self) -> usize {
+    pub(super) fn turn(&self) -> usize {
         if self.ready.is_empty() { usize::MAX } else { Self::TURN }
     }
 
     /// Reads a large payload straight where it belongs; `None` if there is none.
     fn read_payload(&mut self, index: usize, budget: usize, now: Instant) -> Option<Turn> {
         let id = self.id(index);
-        let Engine { clients, tick, inbound, stats, .. } = self;
+        let Engine { config, clients, tick, inbound, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
         if !client.carry.is_empty() {
@@ -135,7 +135,7 @@ impl<S: Stream> Engine<S> {
         {
             return Some(Turn::Excess(TOO_MANY_BYTES));
         }
-        match open.connection.arrived(count) {
+        match open.connection.arrived(count, config.message_limits(), inbound, codec) {
             Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => inbound.give(message.buffer),
             Ok(Some(Received::Assembled(_))) if exceeds(&mut open.limiter, now) => {
                 return Some(Turn::Excess(TOO_MANY_MESSAGES));
@@ -200,7 +200,7 @@ impl<S: Stream> Engine<S> {
     /// left. `Some` ends the turn, whatever the stream still holds.
     fn parse(&mut self, index: usize, bytes: &mut [u8], base: usize, now: Instant) -> Option<Turn> {
         let id = self.id(index);
-        let Engine { config, clients, tick, inbound, outbound, stats, .. } = self;
+        let Engine { config, clients, tick, inbound, outbound, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
         let closing = open.verdict.is_some();
@@ -211,6 +211,7 @@ impl<S: Stream> Engine<S> {
             inbound,
             outbox: &mut client.outbox,
             outbound,
+            codec,
             max_buffered: config.max_buffered,
         };
         let (mut at, mut keep) = (0, 0);
@@ -255,7 +256,10 @@ impl<S: Stream> Engine<S> {
             if out && at < end {
                 break Some(Turn::Throttled);
             }
-            if tick.events_left(config.event_budget) == 0 {
+            // What is inflated may be a thousand times what was read.
+            if tick.events_left(config.event_budget) == 0
+                || (open.connection.deflates() && tick.holds_enough())
+            {
                 break Some(Turn::Postponed);
             }
         };

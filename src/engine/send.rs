@@ -15,7 +15,7 @@ use crate::{
     error::{NotConnected, SendError},
     id::{ClientId, Room},
     outbox::{Outbox, OutboxPool},
-    proto::prepared::Outgoing,
+    proto::{deflate::Codec, prepared::Outgoing},
     send_options::{LatestKey, Priority, SendOptions},
     stats::Stats,
 };
@@ -58,6 +58,7 @@ enum Misfit {
 struct Desk<'e> {
     outbound: &'e mut OutboxPool,
     backlogs: &'e mut BacklogPool,
+    codec: &'e mut Codec,
     stats: &'e mut Stats,
     max_buffered: usize,
     /// Of the last flush: old enough for no message to expire too early.
@@ -78,9 +79,9 @@ impl<S: Stream> Engine<S> {
         options: SendOptions,
         now: Instant,
     ) -> Result<(), SendError> {
-        let SendOptions { expires_in, priority, latest } = options;
+        let SendOptions { expires_in, priority, latest, uncompressed } = options;
         let expires = expires_in.map(|wait| after(now, wait));
-        self.send_on(id, &message, Terms { priority, expires, latest })
+        self.send_on(id, &message, Terms { uncompressed, priority, expires, latest })
     }
 
     /// Queues one message in the place of the one with its key.
@@ -99,7 +100,7 @@ impl<S: Stream> Engine<S> {
         message: &Outgoing<'_>,
         terms: Terms,
     ) -> Result<(), SendError> {
-        let Engine { clients, outbound, backlogs, stats, config, now, .. } = self;
+        let Engine { clients, outbound, backlogs, codec, stats, config, now, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {
             return self.keep(id, message, terms);
@@ -108,7 +109,7 @@ impl<S: Stream> Engine<S> {
             return Err(SendError::Closing(id));
         }
         let max = config.max_buffered;
-        let mut desk = Desk { outbound, backlogs, stats, max_buffered: max, now: *now };
+        let mut desk = Desk { outbound, backlogs, codec, stats, max_buffered: max, now: *now };
         match desk.queue(open, outbox, message, terms) {
             Ok(()) => {
                 self.make_dirty(id.index());
@@ -134,8 +135,8 @@ impl<S: Stream> Engine<S> {
         except: Option<ClientId>,
     ) -> Delivery {
         let message = Outgoing::Prepared(self.encoder.encode(message));
-        let Engine { clients, rooms, users, outbound, backlogs, stats, config, now, dirty, .. } = self;
-        let desk = Desk { outbound, backlogs, stats, max_buffered: config.max_buffered, now: *now };
+        let Engine { clients, rooms, users, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
+        let desk = Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
         let terms = Terms { latest, ..Terms::default() };
         let mut round =
             Round { desk, message, terms, except, dirty, delivery: Delivery::default(), full: Vec::new() };
@@ -266,12 +267,13 @@ impl Desk<'_> {
         terms: Terms,
     ) -> Result<(), Misfit> {
         let straight = self.check(open, outbox, message, &terms)?;
+        let codec = (!terms.uncompressed).then_some(&mut *self.codec);
         match message {
             Outgoing::Message(message) if straight => {
-                open.connection.send(message.kind(), message.as_bytes(), outbox, self.outbound);
+                open.connection.send(message.kind(), message.as_bytes(), codec, outbox, self.outbound);
             }
             Outgoing::Prepared(prepared) if straight => {
-                open.connection.send_prepared(prepared, outbox, self.outbound);
+                open.connection.send_prepared(prepared, codec, outbox, self.outbound);
             }
             _ => {
                 if self.backlogs.push(&mut open.backlog, message, terms) == Pushed::Replaced {

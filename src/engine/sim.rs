@@ -10,6 +10,7 @@
 
 pub(super) mod dialing;
 mod peer;
+mod wire;
 
 use std::{
     cell::RefCell,

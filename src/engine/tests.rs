@@ -3,8 +3,11 @@
 mod actor;
 mod browsing;
 mod budgets;
+mod burdens;
 mod caps;
 mod ceiling;
+#[cfg(feature = "deflate")]
+mod compression;
 mod deadlines;
 mod dial;
 mod ends;

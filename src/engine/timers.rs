@@ -114,6 +114,9 @@ impl<S: Stream> Engine<S> {
             None => {}
             Some(Due::Ping) => {
                 client.deadlines.pinged(now);
+                if let Some((open, _)) = client.open_mut() {
+                    open.connection.rest();
+                }
                 if client.is_live() {
                     let id = self.id(index);
                     // A client that is closing needs no ping.

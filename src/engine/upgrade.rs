@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tungstenite::{
     Bytes,
-    http::{HeaderMap, HeaderValue, Response, StatusCode},
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 
 use super::{Engine, Stream};
@@ -147,7 +147,11 @@ impl<S: Stream> Engine<S> {
         response: UpgradeResponse,
         now: Instant,
     ) {
-        let (headers, subprotocol) = response.into_parts();
+        let (mut headers, subprotocol) = response.into_parts();
+        let deflate = self.codec.negotiate(request.headers()).map(|(deflate, answer)| {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+            deflate
+        });
         // Every value was checked when it was added.
         let Ok(response) = opening.accept(headers) else {
             return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
@@ -156,7 +160,7 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         client.outbox.push_raw(&response, &mut self.outbound);
         client.stage = Stage::Open(Box::new(Open {
-            connection: Connection::new(Role::Server),
+            connection: Connection::new(Role::Server).with_deflate(deflate),
             verdict: None,
             farewell: None,
             overflow: None,

@@ -36,6 +36,8 @@ pub(crate) struct Assembler {
     /// The current frame is the message's last.
     fin: bool,
     in_frame: bool,
+    /// The message in progress is compressed (RFC 7692 §6): not text until it is inflated.
+    compressed: bool,
     empty_run: u8,
 }
 
@@ -49,6 +51,11 @@ impl Assembler {
     /// Whether a message has begun and is not complete (RFC 6455 §5.4).
     pub(crate) fn in_message(&self) -> bool {
         self.kind.is_some()
+    }
+
+    /// Whether the message in progress is compressed.
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.compressed
     }
 
     /// Whether the next bytes belong to the payload of a frame whose header is known.
@@ -70,6 +77,7 @@ impl Assembler {
             Data::Binary => self.kind = Some(Kind::Binary),
             Data::Continue | Data::Reserved(_) => {}
         }
+        self.compressed |= header.rsv1;
         if header.len == 0 && !header.fin {
             self.empty_run += 1;
             if self.empty_run > Self::MAX_EMPTY_RUN {
@@ -130,7 +138,7 @@ impl Assembler {
             apply_mask_at(new, key, usize::from(self.phase));
             self.phase = ((usize::from(self.phase) + count) % 4) as u8;
         }
-        if self.kind == Some(Kind::Text) {
+        if self.kind == Some(Kind::Text) && !self.compressed {
             self.utf8.feed(new)?;
         }
         self.filled += count;

@@ -17,6 +17,7 @@ use crate::{
     proto::{
         assembler::{Assembled, Assembler, check_size},
         close::{self, CloseState},
+        deflate::{Codec, PerMessage},
         frame::{self, Header, opcode},
         mask::{MaskSource, apply_mask},
         prepared::Prepared,
@@ -50,6 +51,7 @@ pub(crate) struct Io<'a> {
     pub(crate) inbound: &'a mut BufferPool,
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) outbound: &'a mut OutboxPool,
+    pub(crate) codec: &'a mut Codec,
     /// From half of this many queued bytes on, a newer pong replaces the one that waits.
     pub(crate) max_buffered: usize,
 }
@@ -59,7 +61,7 @@ pub(crate) struct Io<'a> {
 pub(crate) enum Received {
     /// A whole message at this range of the bytes given to `receive`, unmasked there.
     InPlace(Kind, Range<usize>),
-    /// A whole message that came in pieces.
+    /// A whole message that came in pieces, or compressed.
     Assembled(Assembled),
     /// The peer's close frame: 1005 and no text if its body was empty.
     Close { code: u16, text: String },
@@ -73,6 +75,8 @@ pub(crate) struct Connection {
     role: Role,
     close: CloseState,
     assembler: Assembler,
+    /// `None`: messages are not compressed.
+    deflate: Option<Box<PerMessage>>,
     /// Number and time of the first ping that is unanswered. Not of the last: who pings more often than
     /// a round trip takes would never see one end.
     ping: Option<(u32, Instant)>,
@@ -86,9 +90,33 @@ impl Connection {
             role,
             close: CloseState::Open,
             assembler: Assembler::default(),
+            deflate: None,
             ping: None,
             ping_serial: 0,
             rtt: None,
+        }
+    }
+
+    /// As the handshake has negotiated it.
+    pub(crate) fn with_deflate(self, deflate: Option<PerMessage>) -> Self {
+        Connection { deflate: deflate.map(Box::new), ..self }
+    }
+
+    /// Whether messages may be compressed.
+    pub(crate) fn deflates(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// Memory of the contexts, in bytes.
+    #[cfg(all(test, feature = "deflate"))]
+    pub(crate) fn contexts(&self) -> usize {
+        self.deflate.as_ref().map_or(0, |deflate| deflate.memory())
+    }
+
+    /// Called once in a while, so that who is idle gives memory back.
+    pub(crate) fn rest(&mut self) {
+        if let Some(deflate) = &mut self.deflate {
+            deflate.rest();
         }
     }
 
@@ -117,7 +145,7 @@ impl Connection {
         loop {
             if self.assembler.in_frame() {
                 *at += self.assembler.absorb(&bytes[*at..], io.inbound)?;
-                if let Some(message) = self.assembler.finish_frame()? {
+                if let Some(message) = self.finish_frame(io.limits, io.inbound, io.codec)? {
                     return Ok(Some(Received::Assembled(message)));
                 }
                 if self.assembler.in_frame() {
@@ -130,18 +158,22 @@ impl Connection {
             let whole = header.len <= (bytes.len() - start) as u64;
             match header.opcode {
                 OpCode::Data(data) if whole && header.fin && !self.assembler.in_message() => {
-                    check_size(&self.assembler, &header, data, io.limits)?;
+                    check_size(&self.assembler, &header, data, self.limits(&header, io.limits))?;
                     *at = start + header.len as usize;
                     let payload = &mut bytes[start..*at];
                     unmask(payload, &header);
                     let kind = if data == Data::Text { Kind::Text } else { Kind::Binary };
+                    if header.rsv1 {
+                        let message = self.inflate(kind, payload, io.limits, io.inbound, io.codec)?;
+                        return Ok(Some(Received::Assembled(message)));
+                    }
                     if kind == Kind::Text && !utf8::is_valid(payload) {
                         return Err(PeerMisbehaved::InvalidUtf8);
                     }
                     return Ok(Some(Received::InPlace(kind, start..*at)));
                 }
                 OpCode::Data(data) => {
-                    self.assembler.begin_frame(&header, data, io.limits)?;
+                    self.assembler.begin_frame(&header, data, self.limits(&header, io.limits))?;
                     *at = start;
                 }
                 OpCode::Control(_) if !whole => return Ok(None),
@@ -163,12 +195,18 @@ impl Connection {
     }
 
     /// `count` bytes were read into `room`.
-    pub(crate) fn arrived(&mut self, count: usize) -> Result<Option<Received>, PeerMisbehaved> {
+    pub(crate) fn arrived(
+        &mut self,
+        count: usize,
+        limits: MessageLimits,
+        inbound: &mut BufferPool,
+        codec: &mut Codec,
+    ) -> Result<Option<Received>, PeerMisbehaved> {
         self.assembler.arrived(count)?;
-        Ok(self.assembler.finish_frame()?.map(Received::Assembled))
+        Ok(self.finish_frame(limits, inbound, codec)?.map(Received::Assembled))
     }
 
-    /// The length of a data frame of ours with this payload, in bytes.
+    /// The length of a data frame of ours with this payload, in bytes. Compressed it is never longer.
     pub(crate) fn frame_len(&self, payload: usize) -> usize {
         let mask = self.masks().then_some([0; 4]);
         let opcode = opcode(Kind::Binary);
@@ -180,25 +218,46 @@ impl Connection {
         matches!(self.role, Role::Client(_))
     }
 
-    /// Queues one message as one frame.
-    pub(crate) fn send(&mut self, kind: Kind, payload: &[u8], outbox: &mut Outbox, pool: &mut OutboxPool) {
+    /// Queues one message as one frame. Without a codec it is not compressed.
+    pub(crate) fn send(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        codec: Option<&mut Codec>,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) {
         debug_assert!(self.close.may_send_data());
-        let mask = self.mask();
         let tail = outbox.tail(pool);
         let before = tail.len();
-        frame::write_frame(tail, opcode(kind), payload, mask);
+        self.write(tail, kind, payload, codec, false);
         let added = tail.len() - before;
         outbox.pushed(added, pool);
     }
 
-    /// Queues a message that is framed already: a small frame is copied, a large one shared.
-    pub(crate) fn send_prepared(&mut self, message: &Prepared, outbox: &mut Outbox, pool: &mut OutboxPool) {
+    /// Queues a message that is framed already: a small frame is copied, a large one shared. Compressed it refers to
+    /// none before it, so that it can be the same for everyone.
+    pub(crate) fn send_prepared(
+        &mut self,
+        message: &Prepared,
+        codec: Option<&mut Codec>,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) {
         debug_assert!(self.close.may_send_data());
-        let frame = message.frame();
+        let mut message = message;
         if self.masks() {
             // §5.3: every frame has a masking key of its own.
-            self.send(message.kind(), message.payload(), outbox, pool);
-        } else if message.is_shared() {
+            return self.send(message.kind(), message.payload(), codec, outbox, pool);
+        }
+        if let (Some(deflate), Some(codec)) = (&mut self.deflate, codec)
+            && let Some(compressed) = message.compressed(deflate.bits(), codec)
+        {
+            deflate.note(codec, message.payload());
+            message = compressed;
+        }
+        let frame = message.frame();
+        if message.is_shared() {
             outbox.push_shared(message, pool);
         } else {
             outbox.tail(pool).extend_from_slice(frame);
@@ -213,6 +272,7 @@ impl Connection {
         backlog: &mut Backlog,
         room: usize,
         now: Instant,
+        codec: &mut Codec,
         outbox: &mut Outbox,
         pool: &mut OutboxPool,
     ) -> u64 {
@@ -220,19 +280,17 @@ impl Connection {
         while (room == usize::MAX || outbox.takes_ahead())
             && let Some(item) = backlog.next(Priority::High, now, &mut expired)
         {
-            let mask = self.mask();
-            let write = |out: &mut Vec<u8>| {
-                frame::write_frame(out, opcode(item.kind), backlog.payload(&item), mask);
-            };
-            outbox.push_ahead(write, pool);
+            let codec = item.compress.then_some(&mut *codec);
+            outbox.push_ahead(|out| self.write(out, item.kind, backlog.payload(&item), codec, true), pool);
         }
         while outbox.len() < room
             && !backlog.waits(Priority::High)
             && let Some(item) = backlog.next(Priority::Normal, now, &mut expired)
         {
+            let codec = item.compress.then_some(&mut *codec);
             match item.shared() {
-                Some(prepared) => self.send_prepared(prepared, outbox, pool),
-                None => self.send(item.kind, backlog.payload(&item), outbox, pool),
+                Some(prepared) => self.send_prepared(prepared, codec, outbox, pool),
+                None => self.send(item.kind, backlog.payload(&item), codec, outbox, pool),
             }
         }
         expired
@@ -276,8 +334,10 @@ impl Connection {
     }
 
     fn check(&self, header: &Header) -> Result<(), PeerMisbehaved> {
-        // §5.2: RSV1 belongs to an extension, and none is negotiated.
-        if header.rsv1 {
+        // §5.2: RSV1 belongs to an extension. RFC 7692 §6: to the first frame of a message, and to no control frame.
+        if header.rsv1
+            && (self.deflate.is_none() || !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)))
+        {
             return Err(PeerMisbehaved::ReservedBits);
         }
         // §5.1: a client masks every frame, a server none.
@@ -286,6 +346,69 @@ impl Connection {
             (Role::Client(_), Some(_)) => Err(PeerMisbehaved::MaskedFrame),
             _ => Ok(()),
         }
+    }
+
+    /// The limits for a frame's payload as it comes.
+    fn limits(&self, header: &Header, limits: MessageLimits) -> MessageLimits {
+        if header.rsv1 || self.assembler.is_compressed() { limits.compressed() } else { limits }
+    }
+
+    /// Ends the frame if all of it has arrived, and gives the message if that was its last.
+    fn finish_frame(
+        &mut self,
+        limits: MessageLimits,
+        inbound: &mut BufferPool,
+        codec: &mut Codec,
+    ) -> Result<Option<Assembled>, PeerMisbehaved> {
+        let compressed = self.assembler.is_compressed();
+        match self.assembler.finish_frame()? {
+            Some(Assembled { kind, buffer, len }) if compressed => {
+                let message = self.inflate(kind, &buffer[..len], limits, inbound, codec);
+                inbound.give(buffer);
+                message.map(Some)
+            }
+            finished => Ok(finished),
+        }
+    }
+
+    /// The message in the payload of a compressed one. The limit holds while it is inflated.
+    #[inline(never)]
+    fn inflate(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        limits: MessageLimits,
+        inbound: &mut BufferPool,
+        codec: &mut Codec,
+    ) -> Result<Assembled, PeerMisbehaved> {
+        // `check` has refused it already.
+        let deflate = self.deflate.as_mut().ok_or(PeerMisbehaved::ReservedBits)?;
+        let mut buffer = inbound.take(payload.len().saturating_mul(4));
+        buffer.clear();
+        deflate.inflate(codec, payload, &mut buffer, limits.message)?;
+        if kind == Kind::Text && !utf8::is_valid(&buffer) {
+            return Err(PeerMisbehaved::InvalidUtf8);
+        }
+        let len = buffer.len();
+        Ok(Assembled { kind, buffer, len })
+    }
+
+    /// Appends a message's frame to `out`. `ahead`: what was framed before leaves after it.
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: Kind,
+        payload: &[u8],
+        codec: Option<&mut Codec>,
+        ahead: bool,
+    ) {
+        let mask = self.mask();
+        if let (Some(deflate), Some(codec)) = (&mut self.deflate, codec)
+            && let Some(payload) = deflate.compress(codec, payload, ahead)
+        {
+            return frame::write_compressed(out, opcode(kind), payload, mask);
+        }
+        frame::write_frame(out, opcode(kind), payload, mask);
     }
 
     fn control(

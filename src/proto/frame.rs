@@ -131,12 +131,21 @@ pub(crate) fn wire_len(frame: &[u8]) -> Option<usize> {
 /// Appends an unfragmented frame, masked in place if a key is given.
 pub(crate) fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
     debug_assert!(!is_control(opcode) || payload.len() <= MAX_CONTROL_PAYLOAD);
-    let header = Header { fin: true, rsv1: false, opcode, mask, len: payload.len() as u64 };
+    write(out, Header { fin: true, rsv1: false, opcode, mask, len: payload.len() as u64 }, payload);
+}
+
+/// As `write_frame`, with the payload of a compressed message (RFC 7692 §6).
+pub(crate) fn write_compressed(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
+    write(out, Header { fin: true, rsv1: true, opcode, mask, len: payload.len() as u64 }, payload);
+}
+
+#[inline]
+fn write(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     out.reserve(header.encoded_len() + payload.len());
     header.write(out);
     let start = out.len();
     out.extend_from_slice(payload);
-    if let Some(key) = mask {
+    if let Some(key) = header.mask {
         apply_mask(&mut out[start..], key);
     }
 }

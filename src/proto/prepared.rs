@@ -11,7 +11,10 @@ use std::{
 
 use crate::{
     message::{Kind, Message},
-    proto::frame::{self, Header, opcode},
+    proto::{
+        deflate::Codec,
+        frame::{self, Header, opcode},
+    },
 };
 
 /// A message framed once, to be sent many times, to anyone, in any order.
@@ -44,7 +47,14 @@ struct Frame {
     /// How many wait for it, and where its bytes are counted while anyone does.
     waiting: AtomicUsize,
     counter: OnceLock<SharedBytes>,
+    /// The message compressed, by the bits of the window that it is for; made when first wanted.
+    #[cfg(feature = "deflate")]
+    compressed: OnceLock<Box<Compressed>>,
 }
+
+/// By the bits of the windows, from 8. `None`: it had better go as it is.
+#[cfg(feature = "deflate")]
+type Compressed = [OnceLock<Option<Prepared>>; 8];
 
 impl Prepared {
     /// A frame of at least this many bytes is shared by the outboxes it waits in.
@@ -87,7 +97,15 @@ impl Prepared {
     fn from_frame(kind: Kind, bytes: Vec<u8>, payload: usize) -> Prepared {
         let header = bytes.len() - payload;
         let (waiting, counter) = (AtomicUsize::new(0), OnceLock::new());
-        Prepared(Arc::new(Frame { bytes, header, kind, waiting, counter }))
+        Prepared(Arc::new(Frame {
+            bytes,
+            header,
+            kind,
+            waiting,
+            counter,
+            #[cfg(feature = "deflate")]
+            compressed: OnceLock::new(),
+        }))
     }
 
     /// The payload's length in bytes.
@@ -111,6 +129,25 @@ impl Prepared {
     /// The whole unmasked frame.
     pub(crate) fn frame(&self) -> &[u8] {
         &self.0.bytes
+    }
+
+    /// The frame of the message compressed on its own, for a window of 2^bits bytes; `None` if it had better go as
+    /// it is. It is made once, however many want it.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn compressed(&self, bits: u8, codec: &mut Codec) -> Option<&Prepared> {
+        let all = self.0.compressed.get_or_init(Box::default);
+        let made = all.get(usize::from(bits.checked_sub(8)?))?.get_or_init(|| {
+            let payload = codec.compress(bits, self.payload())?;
+            let mut bytes = Vec::new();
+            frame::write_compressed(&mut bytes, opcode(self.kind()), payload, None);
+            Some(Prepared::from_frame(self.kind(), bytes, payload.len()))
+        });
+        made.as_ref()
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn compressed(&self, _: u8, _: &mut Codec) -> Option<&Prepared> {
+        None
     }
 
     /// Whether outboxes share it; a smaller one they copy.
@@ -265,6 +302,8 @@ impl Encoder {
             && let Some(frame) = Arc::get_mut(&mut self.spare.0)
         {
             frame.bytes.clear();
+            #[cfg(feature = "deflate")]
+            frame.compressed.take();
             frame::write_frame(&mut frame.bytes, opcode(kind), payload, None);
             (frame.header, frame.kind) = (header.encoded_len(), kind);
             return self.spare.clone();

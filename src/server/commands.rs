@@ -149,8 +149,10 @@ impl Server {
 
     /// Begins the end: stops listening, closes every client with `code` (usually
     /// [`CloseCode::Away`], 1001) behind what is queued for it, and drops after `deadline` what is left.
-    /// Outbound connections that are not open yet are given up, and none is begun any more. Keep polling until
-    /// [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001; a
+    /// Plain requests that wait for an answer get 503. With [`health`](crate::ServerBuilder::health) it listens
+    /// until the last client has left, and tells everyone 503. Outbound connections that are not open yet are given
+    /// up, and none is begun any more.
+    /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001; a
     /// second call changes nothing.
     ///
     /// # Examples
@@ -168,8 +170,10 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
-        // New clients are refused by the kernel from here on.
-        self.listeners.clear();
+        // New clients are refused by the kernel from here on, but for those who ask how we are.
+        if self.engine.config().health.is_none() {
+            self.listeners.clear();
+        }
         self.engine.shutdown(code.into(), deadline, clock());
     }
 

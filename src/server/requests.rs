@@ -100,7 +100,9 @@ impl Server {
     ///     for event in &server.poll_wait(None)? {
     ///         if let Event::Http { request_id, request } = event {
     ///             let text = format!("{} {}\n", request.method(), request.uri().path());
-    ///             server.respond(request_id, Response::new(text))?;
+    ///             if let Err(error) = server.respond(request_id, Response::new(text)) {
+    ///                 println!("no answer: {error}"); // it is gone
+    ///             }
     ///         }
     ///     }
     /// }

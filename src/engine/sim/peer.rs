@@ -4,7 +4,7 @@ use std::{cell::RefCell, io::Read, rc::Rc};
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::Link;
+use super::{Link, wire::Wire};
 use crate::proto::frame::{self, Header};
 
 /// A frame from the server.
@@ -30,11 +30,15 @@ pub(in crate::engine) struct Peer {
     status: Option<u16>,
     closed: bool,
     key: u8,
+    /// It offers compression, and this is what came of it.
+    pub(in crate::engine) offers: bool,
+    pub(in crate::engine) wire: Option<Wire>,
 }
 
 impl Peer {
     pub(super) fn new(link: Rc<RefCell<Link>>, port: u16) -> Self {
-        Peer { link, port, inbox: Vec::new(), status: None, closed: false, key: 0 }
+        let (inbox, status) = (Vec::new(), None);
+        Peer { link, port, inbox, status, closed: false, key: 0, offers: false, wire: None }
     }
 
     // ---- to the server ----
@@ -44,7 +48,13 @@ impl Peer {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     pub(in crate::engine) fn handshake(&mut self) {
-        self.raw(Self::HEAD.as_bytes());
+        self.raw(self.head().as_bytes());
+    }
+
+    /// What `handshake` sends.
+    pub(in crate::engine) fn head(&self) -> String {
+        let offer = if self.offers { Wire::OFFER } else { "" };
+        format!("{}{offer}\r\n", Self::HEAD.trim_end_matches("\r\n\r\n").to_owned() + "\r\n")
     }
 
     pub(in crate::engine) fn raw(&self, bytes: &[u8]) {
@@ -142,6 +152,9 @@ impl Peer {
             let head = std::str::from_utf8(&self.inbox[..end]).expect("a head is ASCII");
             let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest[..3].parse().ok());
             self.status = Some(status.expect("an HTTP/1.1 response"));
+            if self.offers {
+                self.wire = Wire::of(head);
+            }
             at = end + 4;
         }
         let mut frames = Vec::new();
@@ -150,10 +163,16 @@ impl Peer {
             && self.inbox.len() - at - size >= header.len as usize
         {
             assert!(!self.closed, "{header:?} after a close frame");
-            assert!(header.fin && !header.rsv1 && header.mask.is_none(), "{header:?}");
+            assert!(header.fin && header.mask.is_none(), "{header:?}");
             let payload = &self.inbox[at + size..][..header.len as usize];
             at += size + payload.len();
-            let frame = read_frame(header.opcode, payload);
+            let frame = if header.rsv1 {
+                assert!(matches!(header.opcode, OpCode::Data(_)));
+                let wire = self.wire.as_mut().expect("it is agreed on");
+                read_frame(header.opcode, &wire.inflate(payload))
+            } else {
+                read_frame(header.opcode, payload)
+            };
             self.closed = matches!(frame, Frame::Close(..));
             frames.push(frame);
         }

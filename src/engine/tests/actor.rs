@@ -140,9 +140,9 @@ impl Actor {
         match rng.below(if calm { 1_000 } else { 20 }) {
             0 => self.peer.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
             1 => self.peer.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-            2 => self.peer.raw(&Peer::HEAD.as_bytes()[..rng.below(Peer::HEAD.len())]),
+            2 => self.peer.raw(&self.peer.head().as_bytes()[..rng.below(Peer::HEAD.len())]),
             3 => {
-                self.peer.raw(&Peer::HEAD.as_bytes()[..rng.below(Peer::HEAD.len())]);
+                self.peer.raw(&self.peer.head().as_bytes()[..rng.below(Peer::HEAD.len())]);
                 self.half_close();
             }
             _ => self.peer.handshake(),
@@ -168,16 +168,25 @@ impl Actor {
         };
         let mut opcode = if is_text { TEXT } else { BINARY };
         let mut at = 0;
+        let compressed = match &mut self.peer.wire {
+            Some(wire) if !rng.one_in(4) => Some(wire.compress(&body)),
+            _ => None,
+        };
+        let payload = compressed.as_ref().unwrap_or(&body);
+        // RFC 7692 §6: RSV1 on the first frame.
+        let mut bit = if compressed.is_some() { 0x40 } else { 0 };
         while rng.one_in(3) {
-            let piece = rng.below(body.len() - at + 1);
-            let frame = masked(opcode, false, &body[at..at + piece], rng.next() as u8);
+            let piece = rng.below(payload.len() - at + 1);
+            let mut frame = masked(opcode, false, &payload[at..at + piece], rng.next() as u8);
+            frame[0] |= std::mem::take(&mut bit);
             self.write(&frame);
             (at, opcode) = (at + piece, CONTINUE);
             if rng.one_in(3) {
                 self.ping(rng);
             }
         }
-        let frame = masked(opcode, true, &body[at..], rng.next() as u8);
+        let mut frame = masked(opcode, true, &payload[at..], rng.next() as u8);
+        frame[0] |= bit;
         self.write(&frame);
         self.draft_ends_message = true;
         self.sent.push((is_text, body));
@@ -233,7 +242,11 @@ impl Actor {
             (b"\x88\x81\0\0\0\0a", CloseBodyTooShort),
             (b"\x88\x82\0\0\0\0\x03\xed", InvalidCloseCode(1005)),
         ];
-        let (bytes, violation) = rng.pick(&choices);
+        let (bytes, mut violation) = rng.pick(&choices);
+        if self.peer.wire.is_some() && bytes[0] == 0xc1 {
+            // The bit is right, and nothing behind it.
+            violation = CorruptDeflate;
+        }
         self.peer.raw(bytes);
         for _ in 0..rng.below(3_000) {
             self.peer.raw(&[rng.next() as u8]);

@@ -24,6 +24,18 @@ fn in_foul_weather_nothing_is_doubled_reordered_or_stuck() {
     run(1, SEEDS, "in_foul_weather_nothing", |seed| World::new(seed).run());
 }
 
+#[cfg(feature = "deflate")]
+#[test]
+fn compressed_in_calm_weather() {
+    run(0, SEEDS / 4, "compressed_in_calm_weather", |seed| World::compressed(seed).run());
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn compressed_in_foul_weather() {
+    run(1, SEEDS / 4, "compressed_in_foul_weather", |seed| World::compressed(seed).run());
+}
+
 /// Runs `world` with seeds of one parity; it gives a digest of all that happened.
 pub(super) fn run(parity: u64, default: u64, test: &str, world: impl Fn(u64) -> u64) {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
@@ -56,6 +68,7 @@ struct World {
     transcript: DefaultHasher,
     event_budget: usize,
     max_buffered: usize,
+    compresses: bool,
     messages_in: u64,
     messages_out: u64,
     dropped: u64,
@@ -63,7 +76,24 @@ struct World {
 }
 
 impl World {
+    /// Most of its users offer compression.
+    #[cfg(feature = "deflate")]
+    fn compressed(seed: u64) -> Self {
+        use crate::deflate::{Deflate, DeflateMode};
+        let mut rng = Rng::new(seed);
+        let deflate = Deflate::new(rng.pick(&[DeflateMode::Shared, DeflateMode::Dedicated]))
+            .threshold(rng.pick(&[1, 30, 1_000]))
+            .level(1 + rng.below(9) as u32)
+            .server_max_window_bits(rng.pick(&[9, 11, 15]))
+            .client_max_window_bits(rng.pick(&[9, 11, 15]));
+        World::with(seed, Config { deflate: Some(deflate), ..Config::default() })
+    }
+
     fn new(seed: u64) -> Self {
+        World::with(seed, Config::default())
+    }
+
+    fn with(seed: u64, config: Config) -> Self {
         let mut rng = Rng::new(seed);
         let calm = seed.is_multiple_of(2);
         let event_budget = rng.pick(&[1, 2, 3, 5, 50, 16 * 1024]);
@@ -79,9 +109,10 @@ impl World {
             max_messages_per_second: rng.pick(&[None, None, Some(3), Some(20), Some(200)]),
             max_bytes_per_second: rng.pick(&[None, None, Some(1_000), Some(20_000), Some(200_000)]),
             rate_limit: if calm { Limit::Pause } else { rng.pick(&[Limit::Close, Limit::Pause]) },
-            ..Config::default()
+            ..config
         };
         let max_buffered = config.max_buffered;
+        let compresses = config.compresses();
         let host = Host::with_chaos(config, Some(Rng::new(rng.next())));
         World {
             host,
@@ -93,6 +124,7 @@ impl World {
             transcript: DefaultHasher::new(),
             event_budget,
             max_buffered,
+            compresses,
             messages_in: 0,
             messages_out: 0,
             dropped: 0,
@@ -131,7 +163,8 @@ impl World {
     }
 
     fn connect(&mut self) {
-        let peer = self.host.connect();
+        let mut peer = self.host.connect();
+        peer.offers = self.compresses && !self.rng.one_in(4);
         let sizes = [1_000, 20_000, 256 * 1024];
         peer.windows(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&sizes));
         self.actors.push(Actor::new(peer));
@@ -235,7 +268,7 @@ impl World {
             }
             if let Some(rate) = config.max_bytes_per_second.filter(|_| actor.reason.is_none()) {
                 // One byte more proves the excess.
-                let read = u128::from(actor.peer.traffic().0) - Peer::HEAD.len() as u128;
+                let read = u128::from(actor.peer.traffic().0) - actor.peer.head().len() as u128;
                 assert!(read <= allowed(rate as u64) + 1, "too many bytes: {actor:?}");
             }
         }
@@ -352,7 +385,15 @@ impl World {
         };
         let mut queued = 0;
         for (actor, before) in self.actors.iter_mut().zip(before) {
-            if of(engine, actor) == before + header + message.len() {
+            // Of a compressed message the length is not known.
+            let takes = |id: ClientId| {
+                let open = engine.get(id).and_then(|client| client.open());
+                open.is_some_and(|open| {
+                    open.connection.deflates() && open.connection.close_state().may_send_data()
+                })
+            };
+            let grown = of(engine, actor) > before && actor.id.is_some_and(takes);
+            if grown || of(engine, actor) == before + header + message.len() {
                 assert!(actor.id != except);
                 actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
                 queued += 1;

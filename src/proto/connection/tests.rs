@@ -1,6 +1,8 @@
 //! The rules of RFC 6455, by its own examples, however the bytes arrive.
 
 mod closing;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod differential;
 mod generator;
 mod harness;
@@ -457,6 +459,8 @@ fn every_violation_is_found_and_has_its_code() {
         PeerMisbehaved::CloseBodyTooShort => 14,
         PeerMisbehaved::InvalidCloseCode(_) => 15,
         PeerMisbehaved::InvalidCloseReason => 16,
+        // Only where compression was negotiated: see `deflate`.
+        PeerMisbehaved::CorruptDeflate => 17,
     };
     let mut seen = [false; 17];
     for (side, bytes, violation, code) in violations() {

@@ -87,6 +87,16 @@ fn no_transfer_coding_is_taken() {
 }
 
 #[test]
+fn only_http_1_0_need_not_name_its_host() {
+    assert_eq!(len_of("GET / HTTP/1.0\r\n\r\n"), Ok(0));
+    assert_eq!(len_of("GET / HTTP/1.1\r\n\r\n"), Err(400));
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        assert_eq!(len_of(&format!("GET / {version}\r\nHost: a\r\nHost: b\r\n\r\n")), Err(400));
+        assert_eq!(len_of(&format!("GET / {version}\r\nHost: a b\r\n\r\n")), Err(400));
+    }
+}
+
+#[test]
 fn the_target_is_a_path_or_a_uri() {
     for (line, len) in [
         ("GET / HTTP/1.1", Ok(0)),
@@ -132,6 +142,8 @@ fn there_is_one_host() {
     ] {
         for version in ["HTTP/1.1", "HTTP/1.0"] {
             let len = len_of(&format!("GET / {version}\r\n{fields}\r\n"));
+            // RFC 9112 §3.2: only HTTP/1.1 needs one.
+            let is_good = is_good || (version == "HTTP/1.0" && fields.is_empty());
             assert_eq!(len, if is_good { Ok(0) } else { Err(400) }, "{fields:?}");
         }
     }

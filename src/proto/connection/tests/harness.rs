@@ -6,12 +6,15 @@ use std::{
 };
 
 use crate::{
-    config::MessageLimits,
+    config::{Config, MessageLimits},
     error::PeerMisbehaved,
     message::Kind,
     outbox::{Outbox, OutboxPool},
     pool::BufferPool,
-    proto::connection::{Connection, Io, Received, Role},
+    proto::{
+        connection::{Connection, Io, Received, Role},
+        deflate::Codec,
+    },
 };
 
 /// The masking key of the examples in RFC 6455 §5.7.
@@ -117,6 +120,7 @@ pub(super) struct Endpoint {
     pub(super) limits: MessageLimits,
     pub(super) max_buffered: usize,
     pub(super) now: Instant,
+    pub(super) codec: Codec,
     inbound: BufferPool,
     carry: Vec<u8>,
     pub(super) ended: bool,
@@ -141,6 +145,7 @@ impl Endpoint {
             limits,
             max_buffered: 1 << 20,
             now: Instant::now(),
+            codec: Codec::new(&Config::default()),
             inbound,
             carry: Vec::new(),
             ended: false,
@@ -174,7 +179,7 @@ impl Endpoint {
 
     /// Queues a message of ours.
     pub(super) fn send(&mut self, kind: Kind, payload: &[u8]) {
-        self.connection.send(kind, payload, &mut self.outbox, &mut self.outbound);
+        self.connection.send(kind, payload, Some(&mut self.codec), &mut self.outbox, &mut self.outbound);
     }
 
     pub(super) fn close(&mut self, body: Option<(u16, &str)>) {
@@ -193,7 +198,7 @@ impl Endpoint {
             assert!(!room.is_empty());
             let count = room.len().min(piece.len());
             room[..count].copy_from_slice(&piece[..count]);
-            let result = self.connection.arrived(count);
+            let result = self.connection.arrived(count, self.limits, &mut self.inbound, &mut self.codec);
             self.note(result, &[]);
             return count;
         }
@@ -207,6 +212,7 @@ impl Endpoint {
                 inbound: &mut self.inbound,
                 outbox: &mut self.outbox,
                 outbound: &mut self.outbound,
+                codec: &mut self.codec,
                 max_buffered: self.max_buffered,
             };
             let result = self.connection.receive(&mut block, &mut at, &mut io);

@@ -1,0 +1,88 @@
+//! The peer's side of compression, by flate2 used in the plainest way: one stream in each direction.
+
+#[cfg(feature = "deflate")]
+mod wired {
+    use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+
+    #[derive(Debug)]
+    pub(in crate::engine) struct Wire {
+        inflater: Decompress,
+        compressor: Compress,
+        server_alone: bool,
+        client_alone: bool,
+    }
+
+    impl Wire {
+        pub(in crate::engine) const OFFER: &str =
+            "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+
+        /// As the response says, if it does.
+        pub(in crate::engine) fn of(head: &str) -> Option<Wire> {
+            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+            let (_, answer) =
+                lines.rfind(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))?;
+            let bits = |name: &str| {
+                let (_, value) = answer.split_once(name)?;
+                value.split(';').next()?.parse::<u8>().ok()
+            };
+            assert!(answer.starts_with("permessage-deflate"), "{answer}");
+            let client = bits("client_max_window_bits=").unwrap_or(15);
+            Some(Wire {
+                inflater: Decompress::new_with_window_bits(
+                    false,
+                    bits("server_max_window_bits=").unwrap_or(15),
+                ),
+                compressor: Compress::new_with_window_bits(Compression::new(4), false, client),
+                server_alone: answer.contains("server_no_context_takeover"),
+                client_alone: answer.contains("client_no_context_takeover"),
+            })
+        }
+
+        pub(in crate::engine) fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
+            if self.server_alone {
+                self.inflater.reset(false);
+            }
+            // More than any message here.
+            let mut out = Vec::with_capacity(1 << 20);
+            for part in [payload, &[0, 0, 0xff, 0xff]] {
+                self.inflater.decompress_vec(part, &mut out, FlushDecompress::Sync).expect("legal");
+            }
+            out
+        }
+
+        pub(in crate::engine) fn compress(&mut self, body: &[u8]) -> Vec<u8> {
+            if self.client_alone {
+                self.compressor.reset();
+            }
+            let mut out = Vec::with_capacity(2 * body.len() + 100);
+            self.compressor.compress_vec(body, &mut out, FlushCompress::Sync).expect("room");
+            assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
+            out.truncate(out.len() - 4);
+            out
+        }
+    }
+}
+
+#[cfg(feature = "deflate")]
+pub(in crate::engine) use wired::Wire;
+
+#[cfg(not(feature = "deflate"))]
+#[derive(Debug)]
+pub(in crate::engine) enum Wire {}
+
+#[cfg(not(feature = "deflate"))]
+impl Wire {
+    pub(in crate::engine) const OFFER: &str = "";
+
+    pub(in crate::engine) fn of(_: &str) -> Option<Wire> {
+        None
+    }
+
+    pub(in crate::engine) fn inflate(&mut self, _: &[u8]) -> Vec<u8> {
+        match *self {}
+    }
+
+    pub(in crate::engine) fn compress(&mut self, _: &[u8]) -> Vec<u8> {
+        match *self {}
+    }
+}

@@ -1,0 +1,197 @@
+//! Compression as the engine negotiates it, bounds it and gives its memory back.
+
+use super::*;
+use crate::{
+    Outgoing, Prepared, SendOptions,
+    deflate::{Deflate, DeflateMode},
+    engine::sim::masked,
+    error::PeerMisbehaved,
+};
+
+fn config(mode: DeflateMode) -> Config {
+    Config { deflate: Some(Deflate::new(mode)), ..Config::default() }
+}
+
+/// A client that has agreed on compression.
+fn open(host: &mut Host) -> (Peer, ClientId) {
+    let mut peer = host.connect();
+    peer.offers = true;
+    peer.handshake();
+    host.settle();
+    assert_eq!((peer.frames(), peer.status()), (vec![], Some(101)));
+    (peer, host.engine.clients().max().unwrap())
+}
+
+/// One compressed binary message.
+fn compressed(peer: &mut Peer, message: &[u8]) -> Vec<u8> {
+    let payload = peer.wire.as_mut().unwrap().compress(message);
+    let mut frame = masked(BINARY, true, &payload, 7);
+    frame[0] |= 0x40;
+    frame
+}
+
+fn line(number: usize) -> String {
+    format!("{{\"type\":\"chat\",\"id\":{number},\"text\":\"{}\"}}", "to be or not to be, ".repeat(20))
+}
+
+#[test]
+fn it_is_negotiated_only_if_both_want_it() {
+    for wanted in [false, true] {
+        for offered in [false, true] {
+            let mut host = Host::new(if wanted { config(DeflateMode::Dedicated) } else { Config::default() });
+            let mut peer = host.connect();
+            peer.offers = offered;
+            peer.handshake();
+            host.settle();
+            peer.frames();
+            assert_eq!(peer.wire.is_some(), wanted && offered);
+            let id = host.engine.clients().max().unwrap();
+            assert_eq!(host.engine.get(id).unwrap().open().unwrap().connection.deflates(), wanted && offered);
+            host.engine.send(id, line(1).as_str().into()).unwrap();
+            let buffered = host.engine.buffered(id);
+            assert_eq!(buffered < 200, wanted && offered, "{buffered}");
+            host.settle();
+            assert_eq!(peer.frames(), [text(&line(1))]);
+        }
+    }
+}
+
+#[test]
+fn a_message_is_compressed_unless_it_is_small_or_should_not_be() {
+    for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
+        let mut host = Host::new(config(mode));
+        let (mut peer, id) = open(&mut host);
+        let mut costs = |host: &mut Host, message: Outgoing<'_>, options: SendOptions| {
+            let before = peer.traffic().1;
+            host.engine.send_with(id, message, options, host.now).unwrap();
+            host.settle();
+            assert_eq!(peer.frames(), [text(&line(7))]);
+            peer.traffic().1 - before
+        };
+        let prepared = Prepared::new(&line(7));
+        let plain = SendOptions { uncompressed: true, ..SendOptions::default() };
+        let urgent = SendOptions { priority: crate::Priority::High, ..SendOptions::default() };
+        let latest = SendOptions { latest: Some(1.into()), ..SendOptions::default() };
+        let line = line(7);
+        for message in [Outgoing::from(&line), Outgoing::from(&prepared)] {
+            assert!(costs(&mut host, message.clone(), SendOptions::default()) < 120);
+            assert!(costs(&mut host, message.clone(), latest.clone()) < 120);
+            assert_eq!(costs(&mut host, message.clone(), plain.clone()), line.len() as u64 + 4);
+            let waiting = SendOptions { latest: Some(2.into()), ..plain.clone() };
+            assert_eq!(costs(&mut host, message.clone(), waiting), line.len() as u64 + 4);
+            // What passes others is not part of the context.
+            let urgent = costs(&mut host, message, urgent.clone());
+            assert_eq!(urgent < 120, mode == DeflateMode::Shared, "{urgent}");
+        }
+        let before = peer.traffic().1;
+        host.engine.send(id, "short".into()).unwrap();
+        host.settle();
+        assert_eq!((peer.frames(), peer.traffic().1 - before), (vec![text("short")], 7));
+    }
+}
+
+#[test]
+fn a_broadcast_is_compressed_once_and_held_once() {
+    let mut host = Host::new(config(DeflateMode::Shared));
+    let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
+    let noise = crate::test_rng::Rng::new(0).bytes(3_000);
+    let prepared = Prepared::new(&noise.repeat(2));
+    host.engine.broadcast(Outgoing::from(&prepared), None);
+    let held = host.engine.total_buffered();
+    assert!(held < 3_000 + 20 * 1_000, "{held}");
+    host.engine.broadcast(line(1).as_str().into(), None);
+    host.settle();
+    for (peer, _) in &mut peers {
+        assert_eq!(peer.frames(), [Frame::Binary(noise.repeat(2)), text(&line(1))]);
+    }
+}
+
+#[test]
+fn a_bomb_ends_in_1009_and_hurts_nobody() {
+    let limits = Config { max_message_size: 100_000, ..config(DeflateMode::Shared) };
+    let mut host = Host::new(limits);
+    let (mut other, id) = open(&mut host);
+    let (mut peer, _) = open(&mut host);
+    let bomb = compressed(&mut peer, &vec![0; 50 << 20]);
+    assert!(bomb.len() * 900 < 50 << 20);
+    // In fragments, too, or by its parts.
+    peer.raw(&bomb);
+    other.raw(&bomb[..10]);
+    let (mut reasons, mut most) = (Vec::new(), 0);
+    for _ in 0..20 {
+        let tick = host.poll();
+        reasons.extend(closes(&tick));
+        most = most.max(messages(&tick).iter().map(|(_, bytes)| bytes.len()).sum());
+    }
+    let (_, reason) = &reasons[0];
+    assert_eq!(reasons.len(), 1);
+    let CloseReason::Protocol(violation) = reason else { panic!("{reason}") };
+    assert!(matches!(violation, PeerMisbehaved::MessageTooBig { max: 100_000, .. }), "{violation}");
+    assert!(matches!(peer.frames()[..], [Frame::Close(1009, _)]));
+    assert_eq!(most, 0);
+    host.engine.send(id, "still here".into()).unwrap();
+    host.settle();
+    assert_eq!(other.frames(), [text("still here")]);
+}
+
+/// Each within the limit, a thousand times what was read: a tick takes no more of them than of large messages.
+#[test]
+fn many_small_bombs_are_spread_over_ticks() {
+    let mut host = Host::new(config(DeflateMode::Shared));
+    let (mut peer, id) = open(&mut host);
+    let (mut other, other_id) = open(&mut host);
+    let message = vec![0; 1 << 20];
+    let bombs: Vec<u8> = (0..40).flat_map(|_| compressed(&mut peer, &message)).collect();
+    assert!(bombs.len() < 64 * 1024);
+    peer.raw(&bombs);
+    let (mut got, mut said, mut heard) = (0, 0, 0);
+    for _ in 0..200 {
+        if said == heard {
+            other.text("me too");
+            said += 1;
+        }
+        let tick = host.poll();
+        let new = messages(&tick);
+        let bytes: usize = new.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(bytes <= 2 << 20, "{bytes} in one tick");
+        got += new.iter().filter(|(client, _)| *client == id).count();
+        heard += new.iter().filter(|(client, _)| *client == other_id).count();
+        // Nobody waits for more than two ticks.
+        assert!(said - heard <= 1);
+    }
+    assert_eq!(got, 40);
+    assert!(heard > 90, "{heard}");
+}
+
+#[test]
+fn who_is_idle_gives_its_context_back() {
+    let mut host = Host::new(config(DeflateMode::Dedicated));
+    let (mut peer, id) = open(&mut host);
+    let memory = |host: &Host| {
+        let open = host.engine.get(id).unwrap().open().unwrap();
+        open.connection.contexts()
+    };
+    assert_eq!(memory(&host), 0);
+    for number in 0..100 {
+        host.engine.send(id, line(number).as_str().into()).unwrap();
+        let frame = compressed(&mut peer, line(number).as_bytes());
+        peer.raw(&frame);
+        host.settle();
+    }
+    assert_eq!(memory(&host), 2 * 8 * 1024);
+    assert_eq!(peer.frames().len(), 100);
+    // Two pings without a message between them.
+    for _ in 0..2 {
+        drop(host.poll_after(54 * SEC));
+        host.settle();
+        for frame in peer.frames() {
+            let Frame::Ping(body) = frame else { panic!("{frame:?}") };
+            peer.pong(&body);
+        }
+        host.settle();
+    }
+    assert_eq!(memory(&host), 8 * 1024);
+    host.engine.send(id, line(1).as_str().into()).unwrap();
+    host.settle();
+    assert_eq!(peer.frames(), [text(&line(1))]);
+}

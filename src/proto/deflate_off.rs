@@ -1,0 +1,49 @@
+//! In place of `deflate`, where the feature is not there: nothing is negotiated, so there is no `PerMessage`.
+
+use tungstenite::http::header::{HeaderMap, HeaderValue};
+
+use crate::{config::Config, error::PeerMisbehaved};
+
+#[derive(Debug)]
+pub(crate) struct Codec;
+
+#[derive(Debug)]
+pub(crate) enum PerMessage {}
+
+impl Codec {
+    pub(crate) fn new(_: &Config) -> Self {
+        Codec
+    }
+
+    pub(crate) fn negotiate(&mut self, _: &HeaderMap) -> Option<(PerMessage, HeaderValue)> {
+        None
+    }
+}
+
+impl PerMessage {
+    pub(crate) fn bits(&self) -> u8 {
+        match *self {}
+    }
+
+    pub(crate) fn note(&mut self, _: &mut Codec, _: &[u8]) {
+        match *self {}
+    }
+
+    pub(crate) fn compress<'c>(&mut self, _: &'c mut Codec, _: &[u8], _: bool) -> Option<&'c [u8]> {
+        match *self {}
+    }
+
+    pub(crate) fn inflate(
+        &mut self,
+        _: &mut Codec,
+        _: &[u8],
+        _: &mut Vec<u8>,
+        _: u64,
+    ) -> Result<(), PeerMisbehaved> {
+        match *self {}
+    }
+
+    pub(crate) fn rest(&mut self) {
+        match *self {}
+    }
+}
