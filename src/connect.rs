@@ -139,7 +139,8 @@ impl Connect {
     }
 
     /// How long one attempt may take, resolving, all addresses and the handshake together. Of several addresses none
-    /// but the last may use up what is left of it: each has an even share. Default 10 s.
+    /// but the last may use up what is left of it: each has an even share. Time in which the program does not poll counts, but what has
+    /// arrived meanwhile is read first. Default 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.plan.timeout = timeout;
         self

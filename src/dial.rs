@@ -33,6 +33,8 @@ pub(crate) struct Dial {
     pub(crate) step: DialStep,
     /// Of the whole attempt.
     pub(crate) deadline: Instant,
+    /// It has passed, and what has arrived by then is read first.
+    pub(crate) late: bool,
     /// Addresses that have not been tried.
     pub(crate) addrs: VecDeque<SocketAddr>,
     /// Why the last attempt, or the last address of this one, failed.
@@ -91,6 +93,7 @@ impl Dial {
             link,
             step: DialStep::Begin,
             deadline: now,
+            late: false,
             addrs: VecDeque::new(),
             error: None,
             asked: None,

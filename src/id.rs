@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// A `ClientId` is generational: when its connection is gone the id is *stale*, and every call that
 /// takes it says so instead of reaching the connection that took over the slot. Ids order by age:
-/// a connection accepted earlier compares less.
+/// a connection accepted, or begun, earlier compares less.
 ///
 /// It displays as `#7`: the seventh connection that this server accepted.
 ///

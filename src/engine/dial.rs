@@ -56,6 +56,9 @@ impl<S: Stream> Engine<S> {
     /// Addresses of one name that are tried.
     const MAX_ADDRS: usize = 16;
 
+    /// For reading what has arrived while the host was away.
+    const GRACE_TO_READ: Duration = Duration::from_millis(100);
+
     // ---- asked for by the application ----
 
     /// Begins to connect. The first `Order` for it follows.
@@ -212,7 +215,7 @@ impl<S: Stream> Engine<S> {
         let Engine { clients, entropy, .. } = self;
         let client = &mut clients[id.index()];
         let dial = client.dial_mut()?;
-        dial.deadline = after(now, dial.link.plan.timeout);
+        (dial.deadline, dial.late) = (after(now, dial.link.plan.timeout), false);
         let (deadline, link, last) = (dial.deadline, &mut dial.link, dial.error.take());
         let mut attempt = Attempt::new(link.attempt, last.as_ref(), &link.plan);
         // An error in here is the application's last word.
@@ -386,6 +389,7 @@ impl<S: Stream> Engine<S> {
     /// The deadline of a step passed.
     pub(super) fn dial_due(&mut self, index: usize, now: Instant) {
         let id = self.id(index);
+        let unread = self.clients[index].readable;
         let Some(dial) = self.clients[index].dial_mut() else { return };
         match dial.step {
             DialStep::Waiting => {
@@ -395,6 +399,11 @@ impl<S: Stream> Engine<S> {
             DialStep::Connecting(addr) if now < dial.deadline => {
                 let error = io::ErrorKind::TimedOut;
                 self.address_failed(index, ConnectError::Io { addr, error }, now);
+            }
+            DialStep::Asked if unread && !dial.late => {
+                dial.late = true;
+                self.clients[index].deadlines.close_by(after(now, Self::GRACE_TO_READ));
+                self.rearm(index);
             }
             step => {
                 // What has arrived of a refusal says more than the deadline.

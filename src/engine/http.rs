@@ -199,6 +199,9 @@ impl<S: Stream> Engine<S> {
             let answer = on_http(&HttpRequest::new(&request, &body, remote));
             self.answer_or_500(index, answer.map(content), now);
         } else if self.config.http {
+            // It has as long as the request had.
+            let deadline = after(now, self.config.handshake_timeout);
+            self.clients[index].deadlines.close_by(deadline);
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
             self.refuse(index, Rejection::UpgradeRequired, now);

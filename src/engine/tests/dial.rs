@@ -298,6 +298,29 @@ fn a_refusal_that_stalls_in_its_body_is_still_a_refusal() {
 }
 
 #[test]
+fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
+    let mut host = host();
+    let id = dial(&mut host, URL);
+    host.settle();
+    let mut peer = host.dialing.peers.pop().unwrap();
+    let accept = accept_of(&mut peer);
+    peer.raw(accept.as_bytes());
+    let tick = host.poll_after(60 * SEC);
+    assert!(matches!(tick.iter().next(), Some(Event::Open { client, .. }) if client == id), "{tick:?}");
+    assert_eq!(host.settle(), 0);
+    // Half of it is not enough, and more time is not given.
+    let id = dial(&mut host, URL);
+    host.settle();
+    let mut peer = host.dialing.peers.pop().unwrap();
+    let accept = accept_of(&mut peer);
+    peer.raw(&accept.as_bytes()[..50]);
+    assert!(host.poll_after(60 * SEC).is_empty());
+    peer.raw(b"x");
+    let tick = host.poll_after(SEC);
+    assert_eq!(failures(&tick), [(id, ConnectError::Timeout(ConnectStep::Handshake))]);
+}
+
+#[test]
 fn what_is_asked_to_end_before_it_is_open_ends_with_one_event() {
     for how in 0..3 {
         for polls in 0..3 {
