@@ -146,10 +146,10 @@ impl ServerBuilder {
         max_connections_per_ip: impl Into<Option<usize>>;
         /// Bytes read from one client in one poll. Default 256 KiB.
         read_budget: usize;
-        /// Connections accepted in one poll. Default 64.
+        /// Connections accepted in one poll; as many may begin to go out. Default 64.
         accept_budget: usize;
-        /// Events in one tick; what the limit leaves over waits. `Close` and `Drained` come on top, one of
-        /// each per client at most. Default 16,384.
+        /// Events in one tick; what the limit leaves over waits. `Close`, `Drained`, `Reconnecting` and `ConnectFailed`
+        /// come on top, one of each per client at most. Default 16,384.
         event_budget: usize;
         /// Stop reading in a poll after this long; the rest is carried over. At least one client is
         /// served, and flushing, accepting and timers are bounded by the other budgets. `None`: the other budgets are enough. Default `None`.

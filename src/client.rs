@@ -1,12 +1,18 @@
 //! One slab entry: stream + stage + outbox + deadlines.
 
-use std::{fs::File, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
     backlog::Backlog,
     close_reason::CloseReason,
     config::{Config, Limit, Overflow},
     deadlines::Deadlines,
+    dial::{Dial, Outbound},
     id::{RequestId, UpgradeId},
     limiter::Limiter,
     outbox::Outbox,
@@ -16,6 +22,7 @@ use crate::{
     },
     upgrade::UpgradeResponse,
     wheel,
+    wire::Wire,
 };
 
 /// One connection, from accept to the last byte.
@@ -24,7 +31,7 @@ pub(crate) struct Client<S> {
     /// Makes the id generational.
     pub(crate) serial: u32,
     pub(crate) remote: SocketAddr,
-    pub(crate) stream: S,
+    pub(crate) stream: Wire<S>,
     pub(crate) stage: Stage,
     pub(crate) outbox: Outbox,
     /// Raw input that has to stand before the next read: a piece of a header, or what an event budget
@@ -48,6 +55,8 @@ pub(crate) struct Client<S> {
     pub(crate) paused: bool,
     /// A plain HTTP request of its was answered.
     pub(crate) served: bool,
+    /// We have made it, or make it: nobody asked to be let in.
+    pub(crate) outbound: bool,
     /// In the ceiling's list of those that are ready and not read.
     pub(crate) held_back: bool,
     /// In the ready list.
@@ -60,13 +69,16 @@ pub(crate) struct Client<S> {
     pub(crate) failed: Option<std::io::ErrorKind>,
 }
 
-/// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`.
+/// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
+/// `Dialing` → `Open` → `Linger` if it goes out.
 #[derive(Debug)]
 pub(crate) enum Stage {
     /// A request head is arriving, or awaited.
     Handshake(HeadReader),
     /// A request is under way that was not answered at once.
     Request(Box<Exchange>),
+    /// It goes out, and is not open yet.
+    Dialing(Box<Dial>),
     /// The application knows it.
     Open(Box<Open>),
     /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
@@ -97,6 +109,8 @@ pub(crate) enum Step {
     Http { id: RequestId },
     /// That the peer takes its answer, of which `left` bytes have not been read.
     File { file: File, left: u64, close: bool },
+    /// That the peer takes the last bytes of its last answer. Until then it keeps its place.
+    Last,
 }
 
 /// What only an open connection has.
@@ -117,6 +131,8 @@ pub(crate) struct Open {
     pub(crate) subprotocol: Option<Box<str>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
+    /// Of a connection that goes out.
+    pub(crate) outbound: Option<Box<Outbound>>,
 }
 
 /// The last frame to a client that has been reported closed.
@@ -129,14 +145,21 @@ pub(crate) enum Farewell {
 }
 
 impl Exchange {
+    /// What a header takes in its table, in bytes, besides its name and value.
+    const FIELD: usize = 112;
+
     fn memory(&self) -> usize {
         let body = if let Step::Body { body, .. } = &self.step { body.capacity() } else { 0 };
-        self.head + body
+        self.head + self.request.headers().capacity() * Self::FIELD + body
     }
 }
 
 impl<S> Client<S> {
     pub(crate) fn new(stream: S, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
+        Client::with_wire(Wire::new(stream), remote, serial, stage, now)
+    }
+
+    fn with_wire(stream: Wire<S>, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
         Client {
             serial,
             remote,
@@ -153,11 +176,26 @@ impl<S> Client<S> {
             urgent: false,
             paused: false,
             served: false,
+            outbound: false,
             held_back: false,
             in_ready: false,
             in_dirty: false,
             backed_up: false,
             failed: None,
+        }
+    }
+
+    /// One that is to go out, and has no stream yet.
+    pub(crate) fn dialing(dial: Dial, serial: u32, now: Instant) -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let stage = Stage::Dialing(Box::new(dial));
+        Client { outbound: true, ..Client::with_wire(Wire::none(), nowhere, serial, stage, now) }
+    }
+
+    pub(crate) fn dial_mut(&mut self) -> Option<&mut Dial> {
+        match &mut self.stage {
+            Stage::Dialing(dial) => Some(dial),
+            _ => None,
         }
     }
 
@@ -193,7 +231,7 @@ impl<S> Client<S> {
         match &self.stage {
             Stage::Handshake(_) => !self.outbox.has_work(),
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
-            Stage::Open(_) | Stage::Linger { .. } => false,
+            Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => false,
         }
     }
 
@@ -202,10 +240,12 @@ impl<S> Client<S> {
         self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())
     }
 
-    /// Whatever it asked for is answered, if not to the last byte of a file.
+    /// Whatever it asked for is answered, if not to the last byte.
     pub(crate) fn is_answered(&self) -> bool {
-        self.is_idle_http()
-            || matches!(&self.stage, Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }))
+        match &self.stage {
+            Stage::Request(exchange) => matches!(exchange.step, Step::File { .. } | Step::Last),
+            _ => self.is_idle_http(),
+        }
     }
 
     /// Memory of a request or a message of which only a part has arrived, in bytes.
@@ -213,6 +253,7 @@ impl<S> Client<S> {
         let partial = match &self.stage {
             Stage::Handshake(head) => head.memory(),
             Stage::Request(exchange) => exchange.memory(),
+            Stage::Dialing(dial) => dial.memory(),
             Stage::Open(open) => open.connection.memory(),
             Stage::Linger { .. } => 0,
         };

@@ -13,6 +13,7 @@
 mod admission;
 mod ceiling;
 mod closing;
+mod dial;
 mod groups;
 mod http;
 mod limits;
@@ -40,12 +41,15 @@ use crate::{
     client::{Client, Open, Stage},
     config::Config,
     deadlines::after,
+    dial::Link,
+    entropy::Entropy,
     error::NotConnected,
     hub::{Hub, HubLimits},
     id::ClientId,
     outbox::{Outbox, OutboxPool, Written},
     pool::BufferPool,
     proto::{deflate::Codec, handshake::Request, prepared::Encoder},
+    reconnect::Jitter,
     send_options::Priority,
     services::Services,
     stats::Stats,
@@ -55,6 +59,7 @@ use crate::{
 };
 use admission::Addresses;
 use ceiling::Ceiling;
+pub(crate) use dial::Order;
 pub use send::Delivery;
 pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
@@ -63,6 +68,12 @@ use timers::{Alarm, AppTimer};
 pub(crate) trait Stream: Read + Write {
     /// Sends FIN: no more will be written.
     fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Of one that is being connected: whether it is by now.
+    fn connected(&mut self) -> io::Result<bool>;
+
+    /// Sets what the configuration says of sockets, once it is connected.
+    fn tune(&self, config: &Config);
 }
 
 /// What the readiness source reports of one stream.
@@ -90,6 +101,16 @@ pub(crate) struct Engine<S> {
     /// Connections whose last bytes are on their way.
     lingering: usize,
     addresses: Addresses,
+    /// Connections that go out, lingering ones not counted.
+    outbound_count: usize,
+    /// Those that have a next step to be taken, which only the host can.
+    dials: VecDeque<ClientId>,
+    /// Lost since the last tick, to be connected again.
+    lost: Vec<(Box<Link>, Instant)>,
+    next_link: u32,
+    jitter: Jitter,
+    /// Since the first connection that went out.
+    entropy: Option<Entropy>,
     rooms: Hub,
     users: Hub,
     ceiling: Ceiling,
@@ -149,6 +170,12 @@ impl<S: Stream> Engine<S> {
             open: 0,
             lingering: 0,
             addresses: Addresses::default(),
+            outbound_count: 0,
+            dials: VecDeque::new(),
+            lost: Vec::new(),
+            next_link: 1,
+            jitter: Jitter::new(0),
+            entropy: None,
             rooms: Hub::new(rooms),
             users: Hub::new(HubLimits::USERS),
             ceiling: Ceiling::default(),
@@ -183,6 +210,10 @@ impl<S: Stream> Engine<S> {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.read_closed |= readiness.read_closed;
         client.urgent |= readiness.urgent;
+        if matches!(client.stage, Stage::Dialing(_)) && !self.greet(index, readiness, now) {
+            return;
+        }
+        let client = &mut self.clients[index];
         if readiness.readable || readiness.read_closed || readiness.urgent {
             if !client.readable
                 && let Some(limiter) = client.limiter_mut()
@@ -212,6 +243,8 @@ impl<S: Stream> Engine<S> {
             let index = index as usize;
             if let Some(client) = self.clients.get_mut(index)
                 && std::mem::take(&mut client.in_dirty)
+                // A writable event may have come to it first, and found that there is no room.
+                && !client.outbox.is_blocked()
             {
                 self.write(index, now);
             }
@@ -235,6 +268,7 @@ impl<S: Stream> Engine<S> {
     /// Hands out everything that happened since the last tick. `more` of the caller's is added.
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
         self.end_grace(now);
+        self.redial_lost(now);
         let data = std::mem::replace(&mut self.tick, self.recycler.take(&mut self.inbound));
         let more = more || self.has_more();
         let timeout = if more { Some(Duration::ZERO) } else { self.next_timeout(now) };
@@ -244,7 +278,12 @@ impl<S: Stream> Engine<S> {
     /// How long the host may sleep: zero if something is queued, ready or reported, `None` if nothing
     /// is going to happen by itself.
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
-        if self.has_more() || !self.dirty.is_empty() || !self.ended.is_empty() || !self.tick.is_empty() {
+        if self.has_more()
+            || !self.dials.is_empty()
+            || !self.dirty.is_empty()
+            || !self.ended.is_empty()
+            || !self.tick.is_empty()
+        {
             return Some(Duration::ZERO);
         }
         self.wheel.next_deadline().map(|deadline| deadline.saturating_duration_since(now))
@@ -284,7 +323,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn stream_mut(&mut self, index: usize) -> Option<&mut S> {
-        self.clients.get_mut(index).map(|client| &mut client.stream)
+        self.clients.get_mut(index)?.stream.get_mut()
     }
 
     pub(crate) fn remote_addr(&self, id: ClientId) -> Option<SocketAddr> {
@@ -422,7 +461,10 @@ impl<S: Stream> Engine<S> {
         client.read_closed = true;
         client.end_pauses();
         client.deadlines.unstuck();
-        client.deadlines.close_by(after(now, self.config.close_timeout));
+        // One that is being made has its deadline.
+        if client.dial_mut().is_none() {
+            client.deadlines.close_by(after(now, self.config.close_timeout));
+        }
         self.rearm(index);
         self.make_ready(index);
     }

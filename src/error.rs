@@ -1,5 +1,7 @@
 //! Every public failure: small enums, one per operation, and the one map from a violation to its close code.
 
+mod connect;
+
 use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
@@ -9,6 +11,8 @@ use tungstenite::{
 };
 
 use crate::id::{ClientId, RequestId, RoomId, UpgradeId};
+
+pub use connect::{ConnectError, ConnectStep, Refusal};
 
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -22,6 +26,10 @@ pub enum SendError {
     /// The id is stale: its `Close` event was handed out, and a flush or poll has followed.
     #[error("client {0} is not connected: forget its id when you see its Close event")]
     NotConnected(ClientId),
+    /// An outbound connection is not open yet, or not again, and its policy is
+    /// [`WhileDown::Refuse`](crate::WhileDown::Refuse).
+    #[error("client {0} is being connected: wait for its Open event, or have messages kept (WhileDown)")]
+    Connecting(ClientId),
     /// The connection is closing; nothing may follow a close frame (RFC 6455 §5.5.1).
     #[error("client {0} is closing: nothing can be sent after the close frame")]
     Closing(ClientId),
@@ -121,12 +129,15 @@ pub enum HeaderError {
     /// (RFC 9110 §5.1, §5.5).
     #[error("{0:?} is no valid header: a name is a token, a value has no line breaks")]
     Invalid(String),
-    /// The server sets this one itself, or it would change where the answer ends.
-    #[error("the header {0} is the server's own: leave it out")]
+    /// The library sets this one itself, or it would change where the answer or the request ends.
+    #[error("the header {0} belongs to the handshake or the framing: leave it out")]
     Reserved(HeaderName),
     /// The client did not offer this subprotocol (RFC 6455 §4.2.2).
     #[error("the client did not offer the subprotocol {0:?}: pick one that it offered, or none")]
     NotOffered(String),
+    /// There are as many headers as an answer may have.
+    #[error("an answer has at most {0} headers")]
+    TooMany(usize),
     /// A subprotocol is picked already, and there can be only one.
     #[error("a subprotocol is picked already")]
     SecondSubprotocol,

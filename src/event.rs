@@ -1,31 +1,59 @@
 //! What the application sees.
 
-use std::{fmt, slice};
+use std::{fmt, slice, time::Duration};
 
 use crate::{
     close_reason::CloseReason,
-    id::{ClientId, RequestId, TimerId, UpgradeId},
+    error::ConnectError,
+    id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
     message::{Kind, Message},
     pressure::Pressure,
     proto::{handshake::Request, utf8},
     request::HttpRequest,
-    tick_data::{Record, TickData},
+    tick_data::{Failure, Record, TickData},
 };
 
 /// One thing that happened. Borrowed from its [`Tick`](crate::Tick), `Copy`, no allocation.
 ///
 /// For each client: one `Open`, then any number of `Message` and `Drained`, then exactly one `Close`,
-/// after which nothing more comes from that id.
+/// after which nothing more comes from that id. For one that [`connect`](crate::Server::connect) has named there may
+/// be any number of `Reconnecting` before the `Open`, or `ConnectFailed` instead of it, which then is the last.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'t> {
-    /// A client has completed the opening handshake; from now on it can be sent to.
+    /// A client has completed the opening handshake, or an outbound connection is there; from now on it can be sent to.
     Open {
         /// The new client.
         client: ClientId,
-        /// The upgrade request: path, query and headers. It is gone with the tick unless
+        /// The upgrade request: path, query and headers; of an outbound connection our own, with its whole URL. It is gone with the tick unless
         /// [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
         request: &'t Request,
+    },
+    /// An outbound connection could not be made and will not be tried again, or not any more: the last event of this
+    /// id, which never had an `Open`.
+    ConnectFailed {
+        /// What [`connect`](crate::Server::connect) returned, or the last [`Event::Reconnecting`] brought. With
+        /// [`ConnectError::GaveUp`] it is one that stands for a connection that will not be.
+        client: ClientId,
+        /// What it has in common with its earlier connections.
+        link: LinkId,
+        /// Why the last attempt failed.
+        error: &'t ConnectError,
+    },
+    /// An outbound connection was lost, or an attempt has failed, and there will be a new one, as its
+    /// [`Reconnect`](crate::Reconnect) policy says.
+    Reconnecting {
+        /// The id of the connection to be. After a `Close` it is a new one, which can be sent to (see
+        /// [`WhileDown`](crate::WhileDown)) and closed from now on; after an attempt that failed it is the same.
+        client: ClientId,
+        /// What it has in common with its earlier connections.
+        link: LinkId,
+        /// One for the first new attempt, and one more with each until a connection was stable.
+        attempt: u32,
+        /// How long until then, by chance.
+        in_: Duration,
+        /// Why the attempt failed; `None` if a connection was lost, whose `Close` has told why.
+        error: Option<&'t ConnectError>,
     },
     /// A whole message, reassembled and, if text, validated.
     Message {
@@ -118,6 +146,24 @@ impl<'t> Iterator for Events<'t> {
                 Event::Http { request_id: request, request: data.asked(asked) }
             }
             Record::Timer { timer } => Event::Timer { timer },
+            Record::Reconnecting { client, failure } => {
+                let Failure { link, error, attempt, wait } = data.failure(failure);
+                Event::Reconnecting {
+                    client,
+                    link: *link,
+                    attempt: *attempt,
+                    in_: *wait,
+                    error: error.as_ref(),
+                }
+            }
+            Record::ConnectFailed { client, failure } => {
+                let Failure { link, error, .. } = data.failure(failure);
+                Event::ConnectFailed {
+                    client,
+                    link: *link,
+                    error: error.as_ref().unwrap_or(&ConnectError::GaveUp),
+                }
+            }
         })
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// A `ClientId` is generational: when its connection is gone the id is *stale*, and every call that
 /// takes it says so instead of reaching the connection that took over the slot. Ids order by age:
-/// a connection accepted earlier compares less.
+/// a connection accepted, or begun, earlier compares less.
 ///
 /// It displays as `#7`: the seventh connection that this server accepted.
 ///
@@ -54,6 +54,31 @@ impl fmt::Display for ClientId {
 impl fmt::Debug for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ClientId(#{} at {})", self.serial, self.index)
+    }
+}
+
+/// Names one outbound connection over all its attempts, from [`Server::link`](crate::Server::link).
+///
+/// Each connection that a [`Reconnect`](crate::Reconnect) policy brings about has a [`ClientId`] of its own, so that after
+/// a `Close` nothing more comes from an id. This is what they have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(u32);
+
+impl LinkId {
+    pub(crate) fn new(serial: u32) -> Self {
+        LinkId(serial)
+    }
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "~{}", self.0)
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LinkId(~{})", self.0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! An embeddable WebSocket server ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)) that its program
-//! polls once per tick. One thread, no async runtime, no hidden threads.
+//! polls once per tick, and connections to other servers in the same loop. One thread, no async runtime, no hidden
+//! threads: only if a name has to be resolved, one is started for that.
 //!
 //! ```no_run
 //! use tickws::{Event, Server};
@@ -66,10 +67,13 @@ mod builder;
 mod client;
 mod close_reason;
 mod config;
+mod connect;
 mod deadlines;
 #[cfg(feature = "deflate")]
 mod deflate;
+mod dial;
 mod engine;
+mod entropy;
 mod error;
 mod event;
 mod hub;
@@ -80,10 +84,12 @@ mod limiter;
 mod mailbox;
 mod message;
 mod net;
+mod outbound;
 mod outbox;
 mod pool;
 mod pressure;
 mod proto;
+mod reconnect;
 mod request;
 mod send_options;
 mod server;
@@ -96,24 +102,28 @@ mod tick;
 mod tick_data;
 mod upgrade;
 mod wheel;
+mod wire;
 
 pub use builder::ServerBuilder;
 pub use close_reason::{CloseReason, Timeout};
 pub use config::{Limit, Overflow};
+pub use connect::{Attempt, Connect, WhileDown};
 #[cfg(feature = "deflate")]
 pub use deflate::{Deflate, DeflateMode};
 pub use engine::Delivery;
 pub use error::{
-    CloseError, ConfigError, HandleError, HeaderError, JoinError, NotConnected, PeerMisbehaved, RespondError,
-    SendError, UpgradeError,
+    CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError, NotConnected,
+    PeerMisbehaved, Refusal, RespondError, SendError, UpgradeError,
 };
 pub use event::{Event, Events};
-pub use id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId};
+pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
+pub use outbound::Client;
 pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
+pub use reconnect::Reconnect;
 pub use request::HttpRequest;
 pub use send_options::{LatestKey, Priority, SendOptions};
 pub use server::{Handle, Server};

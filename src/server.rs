@@ -2,6 +2,7 @@
 //! `commands.rs` and `queries.rs`, what other threads say in `handle.rs`.
 
 mod commands;
+mod connect;
 mod groups;
 mod handle;
 mod queries;
@@ -18,17 +19,19 @@ use std::{
 
 use crate::{
     config::Config,
-    engine::{Engine, Readiness},
+    engine::{Engine, Readiness, Stream},
     event::Event,
     mailbox::Mailbox,
-    net::listener::{Accepted, Backoff, Listener},
+    net::{
+        listener::{Accepted, Backoff, Listener},
+        resolver::Resolver,
+    },
     services::Services,
     tick::Tick,
 };
 use handle::Command;
 pub use handle::Handle;
 use mio::{Interest, Poll, Token, Waker, net::TcpStream};
-use socket2::SockRef;
 
 /// A WebSocket server that its program polls.
 ///
@@ -37,6 +40,7 @@ use socket2::SockRef;
 /// | make one | [`bind`](Server::bind), [`builder`](Server::builder) |
 /// | do the I/O | [`poll_once`](Server::poll_once), [`poll_for`](Server::poll_for), [`poll_wait`](Server::poll_wait), [`flush`](Server::flush), [`run`](Server::run) |
 /// | say something | [`send`](Server::send), [`broadcast`](Server::broadcast), [`ping`](Server::ping), [`close`](Server::close), [`shutdown`](Server::shutdown), … |
+/// | connect to others | [`connect`](Server::connect), [`connect_with`](Server::connect_with) |
 /// | answer requests | [`accept`](Server::accept), [`accept_with`](Server::accept_with), [`reject`](Server::reject), [`respond`](Server::respond) |
 /// | ask | [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt), [`stats`](Server::stats), … |
 /// | sit in another loop | [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd` |
@@ -78,6 +82,8 @@ pub struct Server {
     waker: Arc<Waker>,
     /// Made with the first handle.
     mailbox: Option<Mailbox<Command, Waker>>,
+    /// Made when the first name has to be resolved.
+    resolver: Option<Resolver>,
     /// A closure of a handle has the server: it must not poll.
     in_call: bool,
 }
@@ -89,6 +95,14 @@ fn clock() -> Instant {
 
 /// Of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
 const WAKER: Token = Token(usize::MAX);
+
+/// What a client's socket is watched for.
+fn interest() -> Interest {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let interest = interest | Interest::PRIORITY;
+    interest
+}
 
 /// Listeners take the tokens from below the waker's downwards.
 const fn listener_token(index: usize) -> Token {
@@ -118,6 +132,7 @@ impl Server {
             backoff: Backoff::default(),
             waker,
             mailbox: None,
+            resolver: None,
             in_call: false,
         })
     }
@@ -168,6 +183,8 @@ impl Server {
         let woken = self.carry_out(&mut commands);
         let called = clock();
         self.engine.flush(called);
+        let mut dials = self.engine.config().accept_budget;
+        self.dial(&mut dials, called);
         let timeout = if woken { Some(Duration::ZERO) } else { self.sleep_time(timeout, called) };
         match self.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
@@ -202,13 +219,17 @@ impl Server {
         }
         self.admit(now);
         self.engine.fire_timers(now);
+        self.dial(&mut dials, now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
         while self.engine.service_next(now) {
             if stop.is_some_and(|stop| clock() >= stop) {
                 break;
             }
         }
-        let more = full || self.backlog() || self.has_commands();
+        if self.engine.only_lingers() {
+            self.listeners.clear();
+        }
+        let more = full || self.backlog() || self.has_commands() || self.engine.has_dials();
         Ok(self.engine.finish_tick(now, more))
     }
 
@@ -327,25 +348,11 @@ impl Server {
     }
 
     fn welcome(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
-        if self.engine.config().nodelay
-            && let Err(error) = stream.set_nodelay(true)
-        {
-            // The peer has reset it already; the first read will tell.
-            log::debug!("no TCP_NODELAY for {remote}: {error}");
-        }
-        // Not set on the listener: not every system hands it on to what is accepted.
-        if let Some(bytes) = self.engine.config().send_buffer
-            && let Err(error) = SockRef::from(&stream).set_send_buffer_size(bytes)
-        {
-            log::debug!("no send buffer of {bytes} bytes for {remote}: {error}");
-        }
+        stream.tune(self.engine.config());
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let interest = interest | Interest::PRIORITY;
         // Once and for all: nothing is re-registered later.
         if let Some(stream) = self.engine.stream_mut(index)
-            && let Err(error) = self.poll.registry().register(stream, Token(index), interest)
+            && let Err(error) = self.poll.registry().register(stream, Token(index), interest())
         {
             log::warn!("cannot watch {remote}: {error}");
             self.engine.abandon(index);

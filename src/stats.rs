@@ -23,7 +23,11 @@ pub struct Stats {
     pub http_requests: u64,
     /// Connections that ended after plain HTTP requests, and never asked for anything else.
     pub http_only: u64,
-    /// Opening handshakes completed.
+    /// Attempts to connect to elsewhere.
+    pub dialed: u64,
+    /// Those of them that failed.
+    pub dial_failed: u64,
+    /// Opening handshakes completed, on either side.
     pub opened: u64,
     /// WebSocket connections open now.
     pub open: u64,
@@ -40,8 +44,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes written to sockets, HTTP and framing included.
     pub bytes_out: u64,
-    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), and messages to many
-    /// that are above `max_buffered`.
+    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), messages to many
+    /// that are above `max_buffered`, and what [`WhileDown::KeepLast`](crate::WhileDown::KeepLast) did not keep.
     pub dropped: u64,
     /// Queued messages that a newer one with their [`LatestKey`](crate::LatestKey) has replaced.
     pub replaced: u64,

@@ -1,10 +1,11 @@
 //! The tick being filled: received bytes, and events as offsets into them.
 
-use std::{net::SocketAddr, ops::Range, sync::Arc};
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use crate::{
     close_reason::CloseReason,
-    id::{ClientId, RequestId, TimerId, UpgradeId},
+    error::ConnectError,
+    id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
     message::Kind,
     pool::BufferPool,
     pressure::Pressure,
@@ -23,6 +24,7 @@ pub(crate) struct TickData {
     requests: Vec<Arc<Request>>,
     asked: Vec<Asked>,
     reasons: Vec<CloseReason>,
+    failures: Vec<Failure>,
     /// Bytes received in this tick.
     input: usize,
     /// Bytes of the messages in `assembled`.
@@ -37,6 +39,17 @@ struct Asked {
     remote: SocketAddr,
 }
 
+/// An outbound connection that is not there, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) link: LinkId,
+    /// `None`: it was open, and its `Close` has told why.
+    pub(crate) error: Option<ConnectError>,
+    /// The new attempt's number and the wait before it; zero if there is none.
+    pub(crate) attempt: u32,
+    pub(crate) wait: Duration,
+}
+
 /// An event as offsets: 24 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Record {
@@ -49,6 +62,8 @@ pub(crate) enum Record {
     Upgrade { upgrade: UpgradeId, asked: u32 },
     UpgradeGone { upgrade: UpgradeId },
     Http { request: RequestId, asked: u32 },
+    Reconnecting { client: ClientId, failure: u32 },
+    ConnectFailed { client: ClientId, failure: u32 },
 }
 
 /// Where a payload lies.
@@ -159,6 +174,16 @@ impl TickData {
         self.records.push(Record::Close { client, reason: self.reasons.len() as u32 - 1 });
     }
 
+    pub(crate) fn reconnecting(&mut self, client: ClientId, failure: Failure) {
+        self.failures.push(failure);
+        self.records.push(Record::Reconnecting { client, failure: self.failures.len() as u32 - 1 });
+    }
+
+    pub(crate) fn connect_failed(&mut self, client: ClientId, failure: Failure) {
+        self.failures.push(failure);
+        self.records.push(Record::ConnectFailed { client, failure: self.failures.len() as u32 - 1 });
+    }
+
     pub(crate) fn drained(&mut self, client: ClientId) {
         self.records.push(Record::Drained { client });
     }
@@ -218,12 +243,18 @@ impl TickData {
         &self.reasons[index as usize]
     }
 
+    /// Of a `Reconnecting` or `ConnectFailed` record.
+    pub(crate) fn failure(&self, index: u32) -> &Failure {
+        &self.failures[index as usize]
+    }
+
     /// Forgets the events. Buffers stay for reuse, large ones only if they are few.
     pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.requests.clear();
         self.asked.clear();
         self.reasons.clear();
+        self.failures.clear();
         (self.filled, self.input, self.held) = (0, 0, 0);
         let mut kept = 0;
         self.assembled.retain(|(buffer, _)| {

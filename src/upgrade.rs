@@ -34,6 +34,9 @@ pub struct UpgradeResponse {
 }
 
 impl UpgradeResponse {
+    /// More than browsers take.
+    const MAX_HEADERS: usize = 1000;
+
     /// For a client that offers these subprotocols; `preset` is the server's own choice, until another is made.
     pub(crate) fn new(offered: Vec<String>, preset: Option<HeaderValue>) -> Self {
         UpgradeResponse { headers: HeaderMap::new(), offered, subprotocol: preset, picked: false }
@@ -96,6 +99,9 @@ impl UpgradeResponse {
         }
         if is_reserved(&name) {
             return Err(HeaderError::Reserved(name));
+        }
+        if self.headers.len() >= Self::MAX_HEADERS {
+            return Err(HeaderError::TooMany(Self::MAX_HEADERS));
         }
         self.headers.append(name, value);
         Ok(())
@@ -166,6 +172,13 @@ mod tests {
             assert!(matches!(response.header(name, "v"), Err(HeaderError::Reserved(_))), "{name:?}");
         }
         assert_eq!(lines(response), ["sec-websocket-protocol: chat.v1"]);
+    }
+
+    #[test]
+    fn headers_have_a_limit() {
+        let mut response = response();
+        (0..1000).for_each(|number| response.header(&format!("x-{number}"), "v").unwrap());
+        assert_eq!(response.header("x-more", "v"), Err(HeaderError::TooMany(1000)));
     }
 
     #[test]

@@ -1,18 +1,12 @@
 //! Compression against implementations that are not ours: Python's `websockets` and npm's `ws`, all parameters,
 //! both directions of messages from nothing to 4 MiB.
-//!
-//! They are looked for where `.ci/run` puts them, in `peers` in the target folder. Without them a test says that it
-//! is skipped, unless `TICKWS_REQUIRE_PEERS=1`.
 #![cfg(feature = "deflate")]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+mod support;
 
+use std::{path::Path, process::Command, sync::mpsc, thread, time::Duration};
+
+use support::peers;
 use tickws::{CloseCode, Deflate, DeflateMode, Event, Server};
 
 /// What the server wants, and how many of the combinations it is held against.
@@ -28,49 +22,12 @@ fn configurations() -> Vec<(Deflate, &'static str)> {
     ]
 }
 
-fn peers() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("peers")
-}
-
-/// The program that runs a peer, if it has its package.
-fn peer(name: &str) -> Option<Command> {
-    let (candidates, probe, flag) = match name {
-        "deflate.py" => (
-            vec![peers().join("venv/bin/python"), PathBuf::from("python3")],
-            "import websockets.sync.client, websockets.extensions.permessage_deflate",
-            "-c",
-        ),
-        _ => (vec![PathBuf::from("node")], "require('ws')", "-e"),
-    };
-    let command = |program: &PathBuf| {
-        let mut command = Command::new(program);
-        command.env("NODE_PATH", peers().join("node_modules"));
-        command
-    };
-    let works = |program: &PathBuf| {
-        let mut probing = command(program);
-        probing.args([flag, probe]).stdout(Stdio::null()).stderr(Stdio::null());
-        probing.status().is_ok_and(|status| status.success())
-    };
-    let found = candidates.iter().find(|program| works(program));
-    if found.is_none() {
-        let required = std::env::var("TICKWS_REQUIRE_PEERS").is_ok_and(|value| value == "1");
-        assert!(!required, "{name}: its package is missing, and TICKWS_REQUIRE_PEERS=1");
-        println!("SKIPPED: {name} has no package; .ci/run installs it");
-        eprintln!("SKIPPED: {name} has no package; .ci/run installs it");
-    }
-    found.map(|program| {
-        let mut command = command(program);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name));
-        command
-    })
-}
-
 /// Runs a peer against an echo server with each configuration.
-fn echo_for(name: &str) {
-    if peer(name).is_none() {
+fn echo_for(name: &str, peer: fn() -> Option<Command>) {
+    if peers::or_skip(peer(), name).is_none() {
         return;
     }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name);
     for (deflate, which) in configurations() {
         let (started, address) = mpsc::channel();
         let echo = thread::spawn({
@@ -101,8 +58,8 @@ fn echo_for(name: &str) {
             }
         });
         let (addr, handle) = address.recv().unwrap();
-        let mut command = peer(name).unwrap();
-        let output = command.arg(format!("ws://{addr}/")).arg(which).output().unwrap();
+        let mut command = peer().unwrap();
+        let output = command.arg(&script).arg(format!("ws://{addr}/")).arg(which).output().unwrap();
         handle.shutdown(CloseCode::Away, Duration::from_secs(1)).unwrap();
         let ([payload, wire], reasons) = echo.join().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
@@ -116,10 +73,10 @@ fn echo_for(name: &str) {
 
 #[test]
 fn pythons_websockets() {
-    echo_for("deflate.py");
+    echo_for("deflate.py", peers::python);
 }
 
 #[test]
 fn npms_ws() {
-    echo_for("deflate.js");
+    echo_for("deflate.js", peers::node);
 }

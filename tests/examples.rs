@@ -4,10 +4,15 @@
 #[path = "support/example.rs"]
 mod example;
 
-use std::{io::Write, net::TcpStream};
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
 
 use example::{DEADLINE, Example};
-use tungstenite::{Message, WebSocket, client::IntoClientRequest, protocol::WebSocketConfig};
+use tungstenite::{
+    Error, HandshakeError, Message, WebSocket, client::IntoClientRequest, protocol::WebSocketConfig,
+};
 
 fn connect(url: &str) -> WebSocket<TcpStream> {
     let request = url.into_client_request().unwrap();
@@ -32,8 +37,11 @@ fn close_code(client: &mut WebSocket<TcpStream>) -> u16 {
 fn echo_broadcast_serves_any_language_and_16_mib_and_leaves_with_1001() {
     let mut example = Example::start("echo_broadcast", &["127.0.0.1:0", "--max-message", "16777216"]);
     let url = example.url();
-    let (mut one, mut two) = (connect(&url), connect(&url));
-    example.expect("#2 joined");
+    assert!(get(&url.replace("ws://", "http://")).ends_with("</html>\n"), "a page for a newcomer");
+    let (mut one, mut two) = (connect(&url), connect(&format!("{url}any/path")));
+    let first = example.expect(" joined from");
+    example.expect(" joined from");
+    let first = first.split(' ').find(|word| word.starts_with('#')).unwrap();
     let large = vec![0xA5; 16 << 20];
     let messages = [
         Message::text("hello"),
@@ -47,12 +55,98 @@ fn echo_broadcast_serves_any_language_and_16_mib_and_leaves_with_1001() {
         assert!(two.read().unwrap() == message, "broadcast to the other");
     }
     one.close(None).unwrap();
-    example.expect("#1 left: the peer closed with 1005");
+    example.expect(&format!("{first} left: the peer closed with 1005"));
     example.interrupt();
     assert_eq!(close_code(&mut two), 1001);
     // Completes the close handshake.
     while two.read().is_ok() {}
     drop(two);
+    assert_eq!(example.exit_code(), Some(0));
+}
+
+/// What a plain GET is answered with, head and body.
+fn get(url: &str) -> String {
+    let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut stream = TcpStream::connect(authority).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn chat_looks_tokens_up_before_the_upgrade_and_keeps_what_was_said() {
+    let mut example = Example::start("chat", &["127.0.0.1:0", "--token", "secret"]);
+    let page = example.expect_url("http://");
+    let answer = get(&page);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("</html>\n"), "{answer}");
+    assert!(get(&page.replace("/?", "/healthz?")).starts_with("HTTP/1.1 200 "));
+
+    let upgrade = |token: &str| {
+        let authority = page.strip_prefix("http://").unwrap().split('/').next().unwrap();
+        let stream = TcpStream::connect(authority).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        tungstenite::client(format!("ws://{authority}/ws?token={token}"), stream).map_err(Box::new)
+    };
+    let error = *upgrade("letmein").expect_err("not the token");
+    let HandshakeError::Failure(Error::Http(refusal)) = error else { panic!("{error}") };
+    assert_eq!(refusal.status(), 401);
+
+    // Some leave while their token is looked up; that is nobody's trouble.
+    drop((0..20).map(|_| TcpStream::connect(page.split('/').nth(2).unwrap()).unwrap()).inspect(
+        |mut stream| {
+            let head =
+                "GET /ws?token=secret HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+            let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+            stream.write_all([head, key].concat().as_bytes()).unwrap();
+        },
+    ));
+
+    let (mut ada, response) = upgrade("secret").unwrap();
+    let cookie = response.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("chat-session=") && cookie.contains("HttpOnly"), "{cookie}");
+    let say = |client: &mut WebSocket<TcpStream>, text: &str| client.send(Message::text(text)).unwrap();
+    let hear = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
+    say(&mut ada, r#"{"type":"say","data":"is this on?"}"#);
+    assert_eq!(hear(&mut ada), r#"{"type":"error","data":"join a room first"}"#);
+    say(&mut ada, r#"{"type":"join","data":{"room":"büro","name":"ada"}}"#);
+    assert_eq!(hear(&mut ada), r#"{"type":"joined","data":{"room":"büro","history":[]}}"#);
+    assert_eq!(hear(&mut ada), r#"{"type":"rooms","data":["büro"]}"#);
+    assert_eq!(hear(&mut ada), r#"{"type":"here","data":["ada"]}"#);
+    say(&mut ada, r#"{"type":"say","data":" 你好 "}"#);
+    let said = hear(&mut ada);
+    assert!(said.ends_with(r#","who":"ada","text":"你好"}}"#), "{said}");
+    say(&mut ada, &format!(r#"{{"type":"say","data":"{}"}}"#, "x".repeat(1001)));
+    assert!(hear(&mut ada).contains("at most 1000 characters"));
+
+    let (mut bob, _) = upgrade("secret").unwrap();
+    say(&mut bob, r#"{"type":"join","data":{"room":"büro","name":"bob"}}"#);
+    assert!(hear(&mut bob).contains(r#""who":"ada","text":"你好"}]"#));
+    say(&mut ada, r#"{"type":"kick","data":"bob"}"#);
+    assert_eq!(close_code(&mut bob), 4001);
+}
+
+#[test]
+fn dashboard_tells_what_its_load_does() {
+    let mut example = Example::start("dashboard", &["127.0.0.1:0", "--load", "2"]);
+    let page = example.expect_url("http://");
+    assert!(get(&page).ends_with("</html>\n"));
+    let mut client = connect(&format!("{}stats", page.replace("http", "ws")));
+    let busy = |sample: &serde_json::Value| sample["open"] == 3 && sample["messages_out"].as_u64() > Some(20);
+    loop {
+        let text = client.read().unwrap().into_text().unwrap();
+        let sample: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(sample["type"], "stats");
+        if busy(&sample["data"]) {
+            break;
+        }
+    }
+    assert!(get(&format!("{page}metrics")).contains("tickws_messages_out_total"));
+    example.interrupt();
+    assert_eq!(close_code(&mut client), 1001);
+    while client.read().is_ok() {}
+    drop(client);
     assert_eq!(example.exit_code(), Some(0));
 }
 

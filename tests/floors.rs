@@ -11,22 +11,23 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["id", "message", "pool", "pressure", "request", "send_options", "test_rng"],
+    &["entropy", "id", "message", "pool", "pressure", "reconnect", "request", "send_options", "test_rng"],
     &["error"],
-    &["close_reason", "deflate", "upgrade"],
+    &["close_reason", "connect", "deflate", "upgrade"],
     &["config"],
-    &["wheel", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
+    &["wheel", "wire", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
     &["limiter", "proto::deflate", "proto::deflate_off", "proto::frame", "proto::handshake"],
     &["proto::http", "proto::prepared"],
     &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
-    &["proto::connection", "services"],
+    &["dial", "proto::connection", "services"],
     &["tick_data", "client"],
     &["event"],
     &["tick"],
     &["engine"],
-    &["net::listener", "net::stream"],
+    &["net::listener", "net::resolver", "net::stream"],
     &["server"],
     &["builder"],
+    &["outbound"],
 ];
 
 fn floor_of(unit: &str) -> Option<usize> {

@@ -150,7 +150,7 @@ impl ServerBuilder {
     }
 
     /// Answers 200 with the number of open clients at this path, for a load balancer or a supervisor; from the
-    /// beginning of a [`shutdown`](crate::Server::shutdown) everyone gets 503.
+    /// beginning of a [`shutdown`](crate::Server::shutdown) until the last client has left everyone gets 503.
     pub fn health(mut self, path: impl Into<String>) -> Self {
         self.config.health = Some(path.into());
         self

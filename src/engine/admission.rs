@@ -77,7 +77,8 @@ impl<S: Stream> Engine<S> {
     /// Why nobody more is let in from `remote`, if so.
     fn refusal(&self, remote: SocketAddr) -> Option<Rejection> {
         let Engine { config, clients, lingering, .. } = self;
-        if self.shutting_down || config.max_connections.is_some_and(|max| clients.len() - lingering >= max) {
+        let inbound = clients.len() - lingering - self.outbound_count;
+        if self.shutting_down || config.max_connections.is_some_and(|max| inbound >= max) {
             return Some(Rejection::AtCapacity);
         }
         if self.ceiling.pressure >= Pressure::Refusing {
@@ -88,8 +89,10 @@ impl<S: Stream> Engine<S> {
     }
 
     /// A connection begins to linger, or to be forgotten without lingering: its place is free.
-    pub(super) fn leave_place(&mut self, remote: SocketAddr) {
-        if self.config.max_connections_per_ip.is_some() {
+    pub(super) fn leave_place(&mut self, remote: SocketAddr, outbound: bool) {
+        if outbound {
+            self.outbound_count -= 1;
+        } else if self.config.max_connections_per_ip.is_some() {
             self.addresses.leave(remote);
         }
     }

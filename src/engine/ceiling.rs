@@ -121,7 +121,7 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         let leaves = match &client.stage {
-            Stage::Handshake(_) | Stage::Request(_) => false,
+            Stage::Handshake(_) | Stage::Request(_) | Stage::Dialing(_) => false,
             Stage::Open(open) => open.verdict.is_some() || client.failed.is_some(),
             Stage::Linger { .. } => true,
         };
@@ -165,6 +165,7 @@ impl<S: Stream> Engine<S> {
                 self.stats.rejected.overloaded += 1;
                 return self.free(index);
             }
+            Stage::Dialing(_) => return self.shed_dial(index),
             Stage::Linger { .. } => return self.free(index),
         };
         let may_say = open.connection.close_state().may_send_data() && open.farewell.is_none();

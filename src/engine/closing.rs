@@ -13,7 +13,7 @@ use crate::{
     client::{Farewell, Stage, Step},
     close_reason::{CloseReason, Timeout},
     deadlines::after,
-    error::{CloseError, NotConnected, PeerMisbehaved},
+    error::{CloseError, ConnectError, NotConnected, PeerMisbehaved},
     id::ClientId,
     proto::{
         close::{self, MAX_REASON},
@@ -33,6 +33,9 @@ impl<S: Stream> Engine<S> {
         now: Instant,
     ) -> Result<(), CloseError> {
         close::check(code.into(), text)?;
+        if self.cancel_dial(id) {
+            return Ok(());
+        }
         let (open, ..) = self.open_mut(id).map_err(|NotConnected(id)| CloseError::NotConnected(id))?;
         if !open.connection.close_state().may_send_data() || open.farewell.is_some() {
             return Err(CloseError::Closing(id));
@@ -44,6 +47,9 @@ impl<S: Stream> Engine<S> {
 
     /// Drops the connection without a word.
     pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
+        if self.cancel_dial(id) {
+            return Ok(());
+        }
         self.open_mut(id)?;
         self.remove(id.index(), CloseReason::Disconnected);
         Ok(())
@@ -68,9 +74,11 @@ impl<S: Stream> Engine<S> {
                 }
                 Stage::Request(exchange) => match &mut exchange.step {
                     Step::File { close, .. } => *close = true,
+                    Step::Last => {}
                     _ => self.refuse(index, Rejection::AtCapacity, now),
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
+                Stage::Dialing(_) => self.give_up(index, ConnectError::ShuttingDown),
                 Stage::Open(open)
                     if open.connection.close_state().may_send_data() && open.farewell.is_none() =>
                 {
@@ -87,10 +95,18 @@ impl<S: Stream> Engine<S> {
         self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
     }
 
+    /// Whether a shutdown waits for nothing but last bytes: no more need be refused.
+    pub(crate) fn only_lingers(&self) -> bool {
+        self.shutting_down && self.clients.len() == self.lingering
+    }
+
     /// The stream at `index` cannot be watched: forgets it.
     pub(crate) fn abandon(&mut self, index: usize) {
-        if self.clients.contains(index) {
-            self.forget_handshake(index);
+        match self.clients.get(index).map(|client| &client.stage) {
+            // It was refused, and counted.
+            Some(Stage::Linger { .. }) => self.free(index),
+            Some(_) => self.forget_handshake(index),
+            None => {}
         }
     }
 
@@ -114,15 +130,16 @@ impl<S: Stream> Engine<S> {
     }
 
     /// FIN without a close frame. What is queued may still reach a peer that only half-closed.
-    pub(super) fn ended_by_eof(&mut self, index: usize) {
+    pub(super) fn ended_by_eof(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         client.read_closed = true;
         client.readable = false;
         if let Some(kind) = client.failed {
-            return self.ended_by_error(index, kind);
+            return self.ended_by_error(index, kind, now);
         }
         match &client.stage {
             Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
+            Stage::Dialing(_) => self.hung_up(index, now),
             Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
             // The next flush or writable event goes on.
             Stage::Linger { .. } if client.has_output() => {}
@@ -130,8 +147,9 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    pub(super) fn ended_by_error(&mut self, index: usize, kind: io::ErrorKind) {
+    pub(super) fn ended_by_error(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
         match &self.clients[index].stage {
+            Stage::Dialing(_) => self.broken(index, kind, now),
             Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             _ => self.remove(index, CloseReason::Io(kind)),
         }
@@ -231,13 +249,13 @@ impl<S: Stream> Engine<S> {
         }
         self.inbound.give(std::mem::take(&mut client.carry));
         client.stage = Stage::Linger { half_closed: false };
-        let remote = client.remote;
+        let (remote, outbound) = (client.remote, client.outbound);
         client.paused = false;
         client.deadlines.close_by(deadline);
         let readable = client.readable;
         self.count_inbound(index);
         self.lingering += 1;
-        self.leave_place(remote);
+        self.leave_place(remote, outbound);
         self.rearm(index);
         self.make_dirty(index);
         if readable {
@@ -250,14 +268,19 @@ impl<S: Stream> Engine<S> {
         let may_linger = self.may_linger();
         let client = &mut self.clients[index];
         let half_closed = match &mut client.stage {
-            Stage::Open(_) => return,
+            Stage::Open(_) | Stage::Dialing(_) => return,
             Stage::Handshake(_) | Stage::Request(_) => return self.after_answer(index, now),
             Stage::Linger { half_closed } => half_closed,
         };
         if (client.read_closed && !client.readable) || !may_linger {
             return self.free(index);
         }
-        if !std::mem::replace(half_closed, true) && client.stream.shutdown_write().is_err() {
+        // RFC 6455 §7.1.1: the server is the one to hang up first, so that a client can come back at once.
+        if client.outbound {
+            return;
+        }
+        let Some(stream) = client.stream.get_mut() else { return };
+        if !std::mem::replace(half_closed, true) && stream.shutdown_write().is_err() {
             self.free(index);
         }
     }
@@ -289,7 +312,7 @@ impl<S: Stream> Engine<S> {
                 return self.refuse(index, Rejection::Unanswered, now);
             }
             Stage::Handshake(_) | Stage::Request(_) => self.stats.rejected.timeout += 1,
-            Stage::Open(_) | Stage::Linger { .. } => {}
+            Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
         }
         self.free(index);
     }
@@ -300,6 +323,7 @@ impl<S: Stream> Engine<S> {
         for index in indices {
             match self.clients[index].stage {
                 Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
+                Stage::Dialing(_) => self.give_up(index, ConnectError::ShuttingDown),
                 _ => self.remove(index, CloseReason::Timeout(Timeout::Close)),
             }
         }
@@ -325,6 +349,7 @@ impl<S: Stream> Engine<S> {
 
     fn report(&mut self, id: ClientId, reason: CloseReason) {
         self.open -= 1;
+        self.note_loss(id, &reason);
         self.forget_groups(id);
         self.stats.closed.count(&reason);
         self.tick.close(id, reason);
@@ -337,7 +362,7 @@ impl<S: Stream> Engine<S> {
         self.ceiling.inbound -= client.counted_inbound;
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
-            _ => self.leave_place(client.remote),
+            _ => self.leave_place(client.remote, client.outbound),
         }
         if let Some((key, _)) = client.timer {
             self.wheel.cancel(key);

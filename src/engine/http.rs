@@ -1,7 +1,10 @@
 //! Requests before, or instead of, a WebSocket: one at a time on a connection, each answered before the next is
 //! looked at.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tungstenite::{
     Bytes,
@@ -30,43 +33,40 @@ impl<S: Stream> Engine<S> {
     /// Bytes of a file that are read at a time.
     const FILE_CHUNK: u64 = 64 * 1024;
 
+    /// What a request that is answered at once counts for, in bytes of the tick's input: it may be small, and a file
+    /// is looked up for it, or the application's closure called.
+    const ANSWER: usize = 4 * 1024;
+
     // ---- bytes in ----
 
     /// One read of a connection that is no WebSocket yet, or what an earlier one left.
     pub(super) fn read_request(&mut self, index: usize, now: Instant) -> Turn {
+        let turn = self.turn().min(self.tick.input_left());
         let client = &mut self.clients[index];
         if !client.takes_request() {
             // What it waits for wakes it.
             return Turn::Drained;
         }
-        if !client.carry.is_empty() {
-            let carried = std::mem::take(&mut client.carry);
-            let used = self.take_request(index, &carried, now);
-            carry(&mut self.clients[index].carry, &carried[used..], &mut self.inbound);
-            self.inbound.give(carried);
-            return self.next_turn(index);
+        if client.carry.is_empty() {
+            let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
+                return Turn::Postponed;
+            };
+            let room = self.tick.room();
+            let offered = room.len().min(budget).min(turn);
+            let count = match read(&mut client.stream, &mut room[..offered]) {
+                Ok(count) => count,
+                Err(turn) => return drained_by(client, turn),
+            };
+            carry(&mut client.carry, &room[..count], &mut self.inbound);
+            self.tick.received(count);
+            self.stats.bytes_in += count as u64;
+            after_read(client, count, offered, now);
         }
-        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
-            return Turn::Postponed;
-        };
-        let (mut block, base) = self.tick.take_block();
-        let end = block.len().min(base.saturating_add(budget));
-        let room = &mut block[base..end];
-        let offered = room.len();
-        let count = match read(&mut client.stream, room) {
-            Ok(count) => count,
-            Err(turn) => {
-                self.tick.put_block(block);
-                return drained_by(client, turn);
-            }
-        };
-        self.tick.received(count);
-        self.stats.bytes_in += count as u64;
-        after_read(client, count, offered, now);
-        let bytes = &block[base..base + count];
-        let used = self.take_request(index, bytes, now);
-        carry(&mut self.clients[index].carry, &bytes[used..], &mut self.inbound);
-        self.tick.put_block(block);
+        // Not in the tick's block: if a closure panics, what others have sent must still be there.
+        let carried = std::mem::take(&mut self.clients[index].carry);
+        let used = self.take_request(index, &carried, now);
+        carry(&mut self.clients[index].carry, &carried[used..], &mut self.inbound);
+        self.inbound.give(carried);
         self.next_turn(index)
     }
 
@@ -83,7 +83,7 @@ impl<S: Stream> Engine<S> {
                 self.inbound.give(std::mem::take(&mut client.carry));
                 if client.readable { Turn::Again } else { Turn::Drained }
             }
-            Stage::Open(_) => {
+            Stage::Open(_) | Stage::Dialing(_) => {
                 if client.readable {
                     Turn::Again
                 } else {
@@ -141,7 +141,7 @@ impl<S: Stream> Engine<S> {
                 // RFC 6455 §4.1: the client waits for the answer.
                 _ => self.refuse(index, Rejection::JunkAfterRequest, now),
             },
-            Stage::Open(_) | Stage::Linger { .. } => {}
+            Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
         }
         bytes.len()
     }
@@ -192,11 +192,16 @@ impl<S: Stream> Engine<S> {
         // Also if a closure panics, its request is over.
         exchange.step = Step::Http { id };
         if let Some(answer) = self.own_answer(&request) {
+            self.tick.received(Self::ANSWER);
             self.answer_or_500(index, answer, now);
         } else if let Some(on_http) = &mut self.services.on_http {
+            self.tick.received(Self::ANSWER);
             let answer = on_http(&HttpRequest::new(&request, &body, remote));
             self.answer_or_500(index, answer.map(content), now);
         } else if self.config.http {
+            // It has as long as the request had.
+            let deadline = after(now, self.config.handshake_timeout);
+            self.clients[index].deadlines.close_by(deadline);
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
             self.refuse(index, Rejection::UpgradeRequired, now);
@@ -297,7 +302,7 @@ impl<S: Stream> Engine<S> {
             Content::File { file, len } if head.has_body => {
                 exchange.step = Step::File { file, left: len, close: head.close };
                 // It ends when its peer takes no more, not by a deadline of its own.
-                client.deadlines.close_by(after(now, std::time::Duration::MAX));
+                client.deadlines.close_by(after(now, Duration::MAX));
                 self.pump_file(index, now);
                 return Ok(());
             }
@@ -309,18 +314,20 @@ impl<S: Stream> Engine<S> {
 
     /// The whole answer is queued.
     fn answered(&mut self, index: usize, close: bool, now: Instant) {
-        if close {
-            self.stats.http_only += 1;
-            self.linger(index, now);
+        let client = &mut self.clients[index];
+        if let Stage::Request(exchange) = &mut client.stage
+            && close
+        {
+            exchange.step = Step::Last;
+            client.deadlines.close_by(after(now, Duration::MAX));
         } else {
-            let client = &mut self.clients[index];
             client.stage = Stage::Handshake(HeadReader::default());
             client.served = true;
             client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
             self.count_inbound(index);
             self.rearm(index);
-            self.make_dirty(index);
         }
+        self.make_dirty(index);
     }
 
     /// Queues the next piece of a file. It is read as its peer takes it, so that memory holds one piece.
@@ -352,6 +359,11 @@ impl<S: Stream> Engine<S> {
         match &client.stage {
             Stage::Request(exchange) if matches!(exchange.step, Step::File { .. }) => {
                 self.pump_file(index, now)
+            }
+            Stage::Request(exchange) if matches!(exchange.step, Step::Last) => {
+                self.stats.http_only += 1;
+                self.linger(index, now);
+                self.after_last_byte(index, now);
             }
             Stage::Handshake(_) if client.served => {
                 client.deadlines.close_by(after(now, keep_alive));

@@ -64,6 +64,7 @@ impl<S: Stream> Engine<S> {
         let is_http = matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_));
         let turn = match &self.clients[index].stage {
             Stage::Handshake(_) | Stage::Request(_) => self.read_request(index, now),
+            Stage::Dialing(_) => self.read_response(index, now),
             Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
             Stage::Open(_) => self.read_frames(index, now),
             Stage::Linger { .. } => self.read_rest(index, now),
@@ -82,8 +83,8 @@ impl<S: Stream> Engine<S> {
             }
             Turn::Throttled => self.throttle(index, now),
             Turn::Excess(text) => self.ended_by_limit(index, text),
-            Turn::Eof => self.ended_by_eof(index),
-            Turn::Failed(kind) => self.ended_by_error(index, kind),
+            Turn::Eof => self.ended_by_eof(index, now),
+            Turn::Failed(kind) => self.ended_by_error(index, kind, now),
             Turn::Violation(violation) => self.ended_by_violation(index, violation),
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
         }
@@ -108,7 +109,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Bytes for one turn: who has the tick for itself may fill it.
-    fn turn(&self) -> usize {
+    pub(super) fn turn(&self) -> usize {
         if self.ready.is_empty() { usize::MAX } else { Self::TURN }
     }
 

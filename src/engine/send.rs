@@ -94,11 +94,16 @@ impl<S: Stream> Engine<S> {
         self.send_on(id, &message, Terms { latest: Some(key), ..Terms::default() })
     }
 
-    fn send_on(&mut self, id: ClientId, message: &Outgoing<'_>, terms: Terms) -> Result<(), SendError> {
+    pub(super) fn send_on(
+        &mut self,
+        id: ClientId,
+        message: &Outgoing<'_>,
+        terms: Terms,
+    ) -> Result<(), SendError> {
         let Engine { clients, outbound, backlogs, codec, stats, config, now, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {
-            return Err(SendError::NotConnected(id));
+            return self.keep(id, message, terms);
         };
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));

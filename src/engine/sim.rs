@@ -8,6 +8,7 @@
 //! The readiness source is edge-triggered as epoll is: it tells a change once and never repeats itself.
 //! With a seed, everything takes a random time and comes in random pieces; the same seed, the same run.
 
+pub(super) mod dialing;
 mod peer;
 mod wire;
 
@@ -51,6 +52,8 @@ pub(super) struct Link {
     /// The server dropped its end while input was unread: the peer sees RST.
     aborted: bool,
     dropped: bool,
+    /// Of a connection that goes out: whether it is there, will be, or never.
+    connected: dialing::Outcome,
 
     /// What the readiness source has to tell.
     readable_edge: bool,
@@ -79,6 +82,7 @@ impl Link {
             fin_down: false,
             aborted: false,
             dropped: false,
+            connected: dialing::Outcome::Connects,
             readable_edge: false,
             // As epoll tells of a new socket.
             writable_edge: true,
@@ -208,6 +212,12 @@ impl Stream for SimStream {
         link.fin_down = true;
         Ok(())
     }
+
+    fn connected(&mut self) -> io::Result<bool> {
+        self.0.borrow().connected.now()
+    }
+
+    fn tune(&self, _: &Config) {}
 }
 
 impl Drop for SimStream {
@@ -233,6 +243,7 @@ pub(super) struct Host {
     backlog: VecDeque<(Rc<RefCell<Link>>, u16)>,
     links: Vec<(usize, Rc<RefCell<Link>>)>,
     connected: u16,
+    pub(super) dialing: dialing::Dialing,
     /// Turns given to clients in the last poll.
     pub(super) turns: usize,
 }
@@ -257,6 +268,7 @@ impl Host {
             backlog: VecDeque::new(),
             links: Vec::new(),
             connected: 0,
+            dialing: dialing::Dialing::default(),
             turns: 0,
         }
     }
@@ -298,6 +310,7 @@ impl Host {
     /// One poll in which nothing happens for some time.
     pub(super) fn poll_after(&mut self, wait: Duration) -> Tick {
         self.engine.flush(self.now);
+        self.carry_out_dials();
         let called = self.now;
         self.advance(wait);
         self.move_bytes();
@@ -312,6 +325,7 @@ impl Host {
             }
         }
         self.engine.fire_timers(self.now);
+        self.carry_out_dials();
         self.turns = 0;
         while self.engine.service_next(self.now) {
             self.turns += 1;
@@ -374,6 +388,9 @@ impl Host {
         let mut edges = Vec::new();
         for (index, link) in &self.links {
             let mut link = link.borrow_mut();
+            if link.dropped {
+                continue;
+            }
             // Not told yet, or told for nothing: both happen.
             let (late, spurious) = (link.flip(5), link.flip(40));
             if late && !link.reset {

@@ -1,14 +1,18 @@
 //! The engine in memory, under a simulated clock.
 
 mod actor;
+mod browsing;
 mod budgets;
+mod burdens;
 mod caps;
 mod ceiling;
 #[cfg(feature = "deflate")]
 mod compression;
 mod deadlines;
+mod dial;
 mod ends;
 mod files;
+mod http_fuzz;
 mod invariants;
 mod lanes;
 mod limits;
@@ -17,6 +21,7 @@ mod receiver;
 mod requests;
 mod rooms;
 mod simulation;
+mod upgrades;
 mod web;
 
 use std::time::Duration;

@@ -132,6 +132,7 @@ impl<S: Stream> Engine<S> {
                 {
                     client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
                 }
+                (Stage::Dialing(_), _) => return self.dial_due(index, now),
                 (Stage::Handshake(_) | Stage::Request(_) | Stage::Linger { .. }, _) => {
                     return self.overdue(index, now);
                 }

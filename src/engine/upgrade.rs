@@ -168,6 +168,7 @@ impl<S: Stream> Engine<S> {
             limiter: Limiter::new(&self.config, now),
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),
+            outbound: None,
         }));
         client.deadlines = Deadlines::new(now);
         self.open += 1;

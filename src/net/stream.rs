@@ -3,11 +3,62 @@
 use std::{io, net::Shutdown};
 
 use mio::net::TcpStream;
+use socket2::SockRef;
 
-use crate::engine::Stream;
+use crate::{config::Config, engine::Stream};
 
 impl Stream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         self.shutdown(Shutdown::Write)
+    }
+
+    fn connected(&mut self) -> io::Result<bool> {
+        if let Some(error) = self.take_error()? {
+            return Err(error);
+        }
+        match self.peer_addr() {
+            // A socket whose own port was asked for, and given to it by chance, is connected to itself.
+            Ok(peer) if self.local_addr().is_ok_and(|own| own == peer) => {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tune(&self, config: &Config) {
+        if config.nodelay
+            && let Err(error) = self.set_nodelay(true)
+        {
+            // The peer has reset it already; the first read will tell.
+            log::debug!("no TCP_NODELAY: {error}");
+        }
+        // Not set on the listener: not every system hands it on to what is accepted.
+        if let Some(bytes) = config.send_buffer
+            && let Err(error) = SockRef::from(self).set_send_buffer_size(bytes)
+        {
+            log::debug!("no send buffer of {bytes} bytes: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_socket_that_met_itself_is_not_connected() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.connect(&socket.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut stream = TcpStream::from_std(socket.into());
+        assert_eq!(stream.connected().unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -31,7 +31,6 @@ pub(crate) enum Role {
     /// Gets masked frames, sends unmasked ones.
     Server,
     /// Gets unmasked frames, masks its own.
-    #[cfg_attr(not(test), expect(dead_code, reason = "outbound connections are not built yet"))]
     Client(MaskSource),
 }
 

@@ -3,6 +3,7 @@
 //! Sans-IO: a [`HeadReader`] gathers the head, [`check`] holds it against the RFC. Both refuse with a [`Rejection`], which
 //! knows its HTTP response; after that response the connection is closed.
 
+pub(crate) mod client;
 mod origin;
 mod rejection;
 #[cfg(test)]
@@ -352,6 +353,9 @@ pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
     }
 }
 
+/// Each is compared with all: a head of nothing but names would keep the others waiting.
+const MAX_OFFERED: usize = 100;
+
 /// §4.1, 10 of the request: tokens, each once, over one header line or several.
 fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
     let mut offered = Vec::new();
@@ -361,8 +365,10 @@ fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
             continue;
         }
         let name = String::from_utf8_lossy(item).into_owned();
-        if !item.iter().copied().all(is_token) || offered.contains(&name) {
-            return Err(Rejection::BadRequest("Sec-WebSocket-Protocol must list distinct tokens"));
+        if !item.iter().copied().all(is_token) || offered.contains(&name) || offered.len() == MAX_OFFERED {
+            return Err(Rejection::BadRequest(
+                "Sec-WebSocket-Protocol must list distinct tokens, 100 at most",
+            ));
         }
         offered.push(name);
     }

@@ -2,6 +2,9 @@
 //!
 //! What two parsers could read in two ways is refused: a request smuggled past a proxy begins there.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::Write;
 
 use tungstenite::http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
@@ -17,7 +20,10 @@ use crate::{
 /// The request is malformed, or its body is above `max` or of unknown length. The connection is of no use any
 /// more: where the next request begins is not known.
 pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection> {
-    check_host(request)?;
+    // §3.2: HTTP/1.0 need not name it, and the health checks of load balancers do not.
+    if request.version() == Version::HTTP_11 || request.headers().contains_key(header::HOST) {
+        check_host(request)?;
+    }
     let target = request.uri();
     // §3.2: a path, or an absolute URI as a client sends it to a proxy.
     if !target.path().starts_with('/') || (target.authority().is_some() && target.scheme().is_none()) {

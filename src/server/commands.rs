@@ -113,7 +113,8 @@ impl Server {
 
     /// Begins the close handshake (RFC 6455 §7.1.2) behind what is queued. From now on nothing can be
     /// sent to the client and its messages are dropped; its `Close` event comes when it has answered,
-    /// left, or kept quiet for `close_timeout`.
+    /// left, or kept quiet for `close_timeout`. An outbound connection that is not open yet is given up:
+    /// [`ConnectFailed`](crate::Event::ConnectFailed) comes, with [`Cancelled`](crate::ConnectError::Cancelled).
     ///
     /// # Errors
     ///
@@ -137,7 +138,7 @@ impl Server {
     }
 
     /// Drops the connection now, without a close frame and with whatever is queued. Its `Close` event
-    /// comes with the next tick.
+    /// comes with the next tick. One that is not open yet is given up, as by [`close`](Server::close).
     ///
     /// # Errors
     ///
@@ -148,6 +149,9 @@ impl Server {
 
     /// Begins the end: stops listening, closes every client with `code` (usually
     /// [`CloseCode::Away`], 1001) behind what is queued for it, and drops after `deadline` what is left.
+    /// Plain requests that wait for an answer get 503. With [`health`](crate::ServerBuilder::health) it listens
+    /// until the last client has left, and tells everyone 503. Outbound connections that are not open yet are given
+    /// up, and none is begun any more.
     /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001; a
     /// second call changes nothing.
     ///
@@ -166,8 +170,10 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
-        // New clients are refused by the kernel from here on.
-        self.listeners.clear();
+        // New clients are refused by the kernel from here on, but for those who ask how we are.
+        if self.engine.config().health.is_none() {
+            self.listeners.clear();
+        }
         self.engine.shutdown(code.into(), deadline, clock());
     }
 

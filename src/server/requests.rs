@@ -64,7 +64,8 @@ impl Server {
         self.engine.accept_upgrade(upgrade, headers, clock())
     }
 
-    /// Rejects an upgrade that was deferred, with this answer, and closes its connection.
+    /// Rejects an upgrade that was deferred, with this answer, and closes its connection. Programs see the
+    /// answer; of a page the browser hides it, who sees only close code 1006 before any `open`.
     ///
     /// # Errors
     ///
@@ -99,7 +100,9 @@ impl Server {
     ///     for event in &server.poll_wait(None)? {
     ///         if let Event::Http { request_id, request } = event {
     ///             let text = format!("{} {}\n", request.method(), request.uri().path());
-    ///             server.respond(request_id, Response::new(text))?;
+    ///             if let Err(error) = server.respond(request_id, Response::new(text)) {
+    ///                 println!("no answer: {error}"); // it is gone
+    ///             }
     ///         }
     ///     }
     /// }

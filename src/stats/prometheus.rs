@@ -50,6 +50,8 @@ impl Stats {
             rejected: rejections("rejected_total", "Connections that never became a WebSocket, by cause."),
             http_requests: counter("http_requests_total", "Plain HTTP requests answered."),
             http_only: counter("http_only_total", "Connections that ended after plain HTTP requests."),
+            dialed: counter("dialed_total", "Attempts to connect to elsewhere."),
+            dial_failed: counter("dial_failed_total", "Attempts to connect to elsewhere that failed."),
             opened: counter("opened_total", "Opening handshakes completed."),
             open: gauge("open", "WebSocket connections open now."),
             buffered: gauge("buffered_bytes", "Bytes held now for all connections."),

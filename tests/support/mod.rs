@@ -5,8 +5,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod peers;
 pub mod raw;
 pub mod threads;
+pub mod web;
 
 use std::{
     io,
@@ -15,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tickws::{ClientId, CloseReason, Event, Message, Server, ServerBuilder, TimerId};
+use tickws::{ClientId, CloseReason, ConnectError, Event, Message, Server, ServerBuilder, TimerId};
 use tungstenite::WebSocket;
 
 use raw::{Frame, Raw};
@@ -49,6 +51,9 @@ pub enum Seen {
     Close(ClientId, CloseReason),
     Drained(ClientId),
     Timer(TimerId),
+    Failed(ClientId, ConnectError),
+    /// The new id, the attempt and its error.
+    Reconnecting(ClientId, u32, Option<ConnectError>),
 }
 
 impl From<Event<'_>> for Seen {
@@ -62,6 +67,10 @@ impl From<Event<'_>> for Seen {
             Event::Close { client, reason } => Seen::Close(client, reason.clone()),
             Event::Drained { client } => Seen::Drained(client),
             Event::Timer { timer } => Seen::Timer(timer),
+            Event::ConnectFailed { client, error, .. } => Seen::Failed(client, error.clone()),
+            Event::Reconnecting { client, attempt, error, .. } => {
+                Seen::Reconnecting(client, attempt, error.cloned())
+            }
             other => panic!("an event that these tests do not know: {other:?}"),
         }
     }

@@ -147,6 +147,21 @@ impl Raw {
         total
     }
 
+    /// Reads once, up to `most` bytes. Gives the number of bytes.
+    pub fn read_up_to(&mut self, most: usize) -> usize {
+        let mut block = vec![0; most];
+        match self.stream.read(&mut block) {
+            Ok(0) => self.end = Some(End::Fin),
+            Ok(count) => {
+                self.input.extend_from_slice(&block[..count]);
+                return count;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.end = Some(End::Failed(error.kind())),
+        }
+        0
+    }
+
     /// Sends FIN.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("a connected socket can be shut down");
@@ -162,6 +177,13 @@ impl Raw {
     /// What was read and not taken.
     pub fn input(&self) -> &[u8] {
         &self.input[self.at..]
+    }
+
+    /// The first `len` bytes of what was read.
+    pub fn take(&mut self, len: usize) -> Vec<u8> {
+        let bytes = self.input()[..len].to_vec();
+        self.at += len;
+        bytes
     }
 
     pub fn take_all(&mut self) -> Vec<u8> {

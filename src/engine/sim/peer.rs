@@ -130,6 +130,12 @@ impl Peer {
         count
     }
 
+    /// Reads everything, whatever it is.
+    pub(in crate::engine) fn take_all(&mut self) -> Vec<u8> {
+        self.read(usize::MAX);
+        std::mem::take(&mut self.inbox)
+    }
+
     /// Reads everything and gives the frames that are complete. Panics if one is illegal.
     pub(in crate::engine) fn frames(&mut self) -> Vec<Frame> {
         self.read(usize::MAX);
@@ -196,6 +202,12 @@ impl Peer {
         self.inbox.drain(..end + len);
         self.status = Some(status);
         Some((head, body))
+    }
+
+    /// Up to `most` bytes of what was read.
+    pub(in crate::engine) fn take(&mut self, most: usize) -> Vec<u8> {
+        let most = most.min(self.inbox.len());
+        self.inbox.drain(..most).collect()
     }
 
     /// Of the server's HTTP response, once it was read.

@@ -18,10 +18,9 @@ mod wired {
 
         /// As the response says, if it does.
         pub(in crate::engine) fn of(head: &str) -> Option<Wire> {
-            let lines = head.lines().filter_map(|line| line.split_once(": "));
-            let (_, answer) = lines
-                .filter(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))
-                .next_back()?;
+            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+            let (_, answer) =
+                lines.rfind(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))?;
             let bits = |name: &str| {
                 let (_, value) = answer.split_once(name)?;
                 value.split(';').next()?.parse::<u8>().ok()

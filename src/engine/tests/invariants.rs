@@ -86,6 +86,8 @@ impl Host {
                 assert_eq!(client.outbox.capacity(), 0, "{}", state());
             }
             assert!(client.carry.is_empty() == (client.carry.capacity() == 0), "{}", state());
+            let lingers = matches!(client.stage, Stage::Linger { .. });
+            assert!(!lingers || client.inbound_memory() == 0, "kept for nothing: {}", state());
         }
         assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
         let rest = engine.wheel.len() - timers;

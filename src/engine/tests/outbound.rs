@@ -305,6 +305,7 @@ impl World {
             // Its end was reported in this tick, and what is queued is all that it gets.
             Err(SendError::Closing(_)) => assert!(receiver.closing || !fits),
             Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
+            Err(SendError::Connecting(_)) => panic!("nothing is outbound here"),
         }
     }
 

@@ -228,6 +228,7 @@ impl World {
                 }
                 Event::Pressure { pressure } => ("pressure", pressure).hash(&mut self.transcript),
                 Event::Upgrade { .. } | Event::UpgradeGone { .. } | Event::Http { .. } => panic!("{event:?}"),
+                Event::Reconnecting { .. } | Event::ConnectFailed { .. } => panic!("{event:?}"),
                 Event::Timer { timer } => {
                     assert!(self.timers.contains(&timer), "a timer that nobody set");
                     ("timer", timer).hash(&mut self.transcript);
@@ -347,6 +348,7 @@ impl World {
                 actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
             }
             Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
+            Err(SendError::Connecting(_)) => panic!("nothing is outbound here"),
             Err(SendError::Dropped(_)) => self.dropped += 1,
             Err(SendError::TooLarge { len, max }) => assert!(len > max && max == self.max_buffered),
             Err(SendError::Closing(_) | SendError::Overflow(_)) => {}

@@ -509,3 +509,14 @@ fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
         assert!(seen.contains_key(&status), "{seen:?}");
     }
 }
+
+#[test]
+fn a_crowd_of_subprotocols_is_refused_at_little_cost() {
+    let names = |count: usize| (0..count).map(|number| format!("{number:x}")).collect::<Vec<_>>().join(",");
+    let offering = |count| with("chat, superchat", &names(count));
+    let outcome = |head: &str| feed([head.as_bytes()], LIMITS);
+    assert!(matches!(outcome(&offering(100)), Outcome::Accepted(_)));
+    let refused = Rejection::BadRequest("Sec-WebSocket-Protocol must list distinct tokens, 100 at most");
+    assert_eq!(outcome(&offering(3_800)), Outcome::Refused(refused));
+    assert_eq!(outcome(&offering(101)), Outcome::Refused(refused));
+}

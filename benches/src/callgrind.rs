@@ -1,0 +1,265 @@
+//! Instructions of tickws in user space, counted by callgrind: the same on a busy machine.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{BufRead, Read, Write},
+    net::TcpStream,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use tickws::{Event, Server};
+
+use crate::{
+    Outcome,
+    load::{
+        connect_with,
+        wire::{Script, payload},
+    },
+    servers::{self, TICKWS},
+};
+
+/// Rounds that are counted, beyond one in which the pools fill.
+const ROUNDS: u64 = 10;
+/// Functions that are named.
+const NAMED: usize = 8;
+/// A round that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
+const IDLE: (usize, u64) = (10_000, 2_000);
+
+/// A server and its clients on one thread.
+#[derive(Debug, Clone, Copy)]
+struct Task {
+    name: &'static str,
+    unit: &'static str,
+    broadcast: bool,
+    clients: usize,
+    depth: usize,
+    payload: usize,
+    text: bool,
+}
+
+const TASK: Task = Task {
+    name: "echo-16",
+    unit: "message",
+    broadcast: false,
+    clients: 64,
+    depth: 1,
+    payload: 16,
+    text: false,
+};
+
+const TASKS: [Task; 7] = [
+    TASK,
+    Task { name: "echo-125", payload: 125, depth: 32, ..TASK },
+    Task { name: "echo-125-text", payload: 125, depth: 32, text: true, ..TASK },
+    Task { name: "echo-1k", payload: 1 << 10, ..TASK },
+    Task { name: "echo-64k", payload: 64 << 10, clients: 16, ..TASK },
+    Task { name: "fanout-64", unit: "delivery", broadcast: true, clients: 1_000, payload: 64, ..TASK },
+    Task { name: "fanout-1k", unit: "delivery", broadcast: true, clients: 1_000, payload: 1 << 10, ..TASK },
+];
+
+impl Task {
+    /// Messages or deliveries of a round.
+    fn units(&self) -> usize {
+        self.clients * self.depth
+    }
+
+    fn senders(&self) -> usize {
+        if self.broadcast { 1 } else { self.clients }
+    }
+}
+
+pub fn run(only: &[String]) -> Outcome<()> {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        return Err("valgrind is not installed".into());
+    }
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| name.starts_with(only.as_str()));
+    for task in TASKS.iter().filter(|task| wanted(task.name)) {
+        let base = profile(task.name, 1)?;
+        let counted = profile(task.name, 1 + ROUNDS)?;
+        let units = (task.units() as u64 * ROUNDS) as f64;
+        print(task.name, task.unit, &counted.without(&base), units);
+    }
+    if wanted("tick") {
+        let costs = idle()?;
+        print("tick, 10,000 clients", "poll", &costs, IDLE.1 as f64);
+    }
+    Ok(())
+}
+
+fn print(name: &str, unit: &str, costs: &Costs, units: f64) {
+    println!("{name}: {:.1} instructions per {unit}", costs.total as f64 / units);
+    let mut functions: Vec<_> = costs.functions.iter().collect();
+    functions.sort_by_key(|(_, cost)| std::cmp::Reverse(**cost));
+    for (function, cost) in functions.into_iter().take(NAMED) {
+        println!("  {:>10.1}  {function}", *cost as f64 / units);
+    }
+}
+
+/// In the child: "NAME ROUNDS".
+pub fn be_counted(words: &[String]) -> Outcome<()> {
+    let [name, rounds] = words else { return Err("NAME ROUNDS".into()) };
+    let task = TASKS.iter().find(|task| task.name == name).ok_or("no such task")?;
+    let mut world = World::new(task)?;
+    for _ in 0..rounds.parse()? {
+        world.round()?;
+    }
+    Ok(())
+}
+
+struct World<'a> {
+    task: &'a Task,
+    server: Server,
+    clients: Vec<TcpStream>,
+    requests: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl World<'_> {
+    fn new(task: &Task) -> Outcome<World<'_>> {
+        // Nothing but the load, however long it takes under valgrind.
+        let builder = Server::builder().ping_interval(None).silence_timeout(None).max_buffered(16 << 20);
+        let mut server = builder.bind("127.0.0.1:0")?;
+        let addr = server.local_addrs()[0];
+        let mut clients = Vec::new();
+        while clients.len() < task.clients {
+            let serve = || {
+                drop(server.poll_for(Duration::from_millis(1))?);
+                Ok(())
+            };
+            clients.push(connect_with(addr, clients.len(), serve)?);
+        }
+        let script = Script::new(&payload(task.payload, task.text, 1), task.text, task.depth);
+        let reply = vec![0; script.reply.len() * task.depth];
+        Ok(World { task, server, clients, requests: script.requests.to_vec(), reply })
+    }
+
+    /// Every sender's messages go there, and what they lead to comes back.
+    fn round(&mut self) -> Outcome<()> {
+        let senders = self.task.senders();
+        for client in &mut self.clients[..senders] {
+            client.write_all(&self.requests)?;
+        }
+        serve_round(&mut self.server, self.task.broadcast, senders * self.task.depth)?;
+        for client in &mut self.clients {
+            client.read_exact(&mut self.reply)?;
+        }
+        Ok(())
+    }
+}
+
+/// What callgrind counts, by this name.
+#[inline(never)]
+fn serve_round(server: &mut Server, broadcast: bool, messages: usize) -> Outcome<()> {
+    let end = Instant::now() + PATIENCE;
+    let mut served = 0;
+    while served < messages {
+        for event in &server.poll_once()? {
+            if let Event::Message { client, message } = event {
+                served += 1;
+                if broadcast {
+                    server.broadcast(message);
+                } else {
+                    server.send(client, message)?;
+                }
+            }
+        }
+        if Instant::now() > end {
+            return Err("the messages never came".into());
+        }
+    }
+    server.flush();
+    Ok(())
+}
+
+/// Instructions in all, and of each function itself.
+#[derive(Debug, Default)]
+struct Costs {
+    total: u64,
+    functions: HashMap<String, u64>,
+}
+
+impl Costs {
+    fn without(mut self, base: &Costs) -> Costs {
+        self.total = self.total.saturating_sub(base.total);
+        for (function, cost) in &mut self.functions {
+            *cost = cost.saturating_sub(base.functions.get(function).copied().unwrap_or(0));
+        }
+        self
+    }
+
+    /// From callgrind's file: after a line `calls=`, the next one is the callee's.
+    fn parse(text: &str) -> Outcome<Costs> {
+        let mut costs = Costs::default();
+        let (mut function, mut of_callee) = (None, false);
+        for line in text.lines() {
+            if let Some(total) = line.strip_prefix("totals: ") {
+                costs.total = total.trim().parse()?;
+            } else if let Some(name) = line.strip_prefix("fn=") {
+                function = Some(name.to_owned());
+            } else if line.starts_with("calls=") {
+                of_callee = true;
+            } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+                let cost = line.split_whitespace().nth(1).unwrap_or("0").parse::<u64>()?;
+                if let (false, Some(function)) = (of_callee, &function) {
+                    *costs.functions.entry(function.clone()).or_default() += cost;
+                }
+                of_callee = false;
+            }
+        }
+        Ok(costs)
+    }
+}
+
+fn arguments(function: &str, out: &std::path::Path) -> [String; 5] {
+    [
+        "--tool=callgrind".into(),
+        "--quiet".into(),
+        "--compress-strings=no".into(),
+        format!("--toggle-collect=*{function}*"),
+        format!("--callgrind-out-file={}", out.display()),
+    ]
+}
+
+fn profile(name: &str, rounds: u64) -> Outcome<Costs> {
+    let out = servers::output_dir()?.join(format!("callgrind.{name}"));
+    let output = Command::new("valgrind")
+        .args(arguments("serve_round", &out))
+        .arg(std::env::current_exe()?)
+        .args(["be-counted", name, &rounds.to_string()])
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    Costs::parse(&fs::read_to_string(out)?)
+}
+
+/// In a process of its own: both ends of 10,000 connections are more descriptors than one may have.
+fn idle() -> Outcome<Costs> {
+    let out = servers::output_dir()?.join("callgrind.tick");
+    let (clients, polls) = IDLE;
+    let args = arguments("idle_polls", &out);
+    let wrapper: Vec<_> = std::iter::once("valgrind").chain(args.iter().map(String::as_str)).collect();
+    let mut server = servers::Server::start_behind(&wrapper, TICKWS, &format!("idle:{clients}:0:{polls}:1"))?;
+    let mut open = Vec::with_capacity(clients);
+    for index in 0..clients {
+        open.push(crate::load::connect(server.target().addr, index)?);
+    }
+    server.output.read_line(&mut String::new())?;
+    server.wait()?;
+    Costs::parse(&fs::read_to_string(out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callees_cost_is_not_its_callers() {
+        let text = "fn=a\n1 10\n+2 5\ncfn=b\ncalls=3 7\n4 100\n* 1\n\nfn=b\n7 100\ntotals: 116\n";
+        let costs = Costs::parse(text).unwrap();
+        assert_eq!((costs.total, costs.functions["a"], costs.functions["b"]), (116, 16, 100));
+    }
+}

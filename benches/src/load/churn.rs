@@ -1,0 +1,164 @@
+//! Clients that come, say one thing, and go.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+
+use super::{
+    Figures, Load, Stages, Target,
+    conn::socket,
+    latency::Latencies,
+    wire::{REQUEST, Replies, Script, close, is_accepted},
+};
+use crate::Outcome;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Connecting,
+    Upgrading,
+    Echoing,
+    Closing,
+    Closed,
+}
+
+/// One client after the other.
+struct Slot {
+    stream: TcpStream,
+    stage: Stage,
+    received: Vec<u8>,
+    begin: Instant,
+}
+
+/// What all clients say.
+struct Talk {
+    addr: SocketAddr,
+    script: Script,
+    close: Vec<u8>,
+    close_reply: Vec<u8>,
+    verify: bool,
+}
+
+pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
+    let mut poll = Poll::new()?;
+    let mut events = Events::with_capacity(1024);
+    let (close, close_reply) = close();
+    let talk = Talk { addr: target.addr, script: load.script(0, 1), close, close_reply, verify: load.verify };
+    let mut turn = 0;
+    let mut slots = Vec::new();
+    for index in 0..load.clients {
+        slots.push(talk.begin(&poll, index, turn)?);
+        turn += 1;
+    }
+    let mut latencies = Latencies::new();
+    let mut stages = Stages::new(target, load);
+    let mut connections = 0;
+    loop {
+        poll.poll(&mut events, Some(Duration::from_millis(50)))?;
+        for event in &events {
+            let index = event.token().0;
+            let slot = &mut slots[index];
+            if !talk.advance(slot, event.is_writable(), event.is_readable())? {
+                continue;
+            }
+            connections += 1;
+            latencies.record(slot.begin.elapsed().as_nanos() as u64);
+            // The old socket is closed with the slot that it leaves.
+            slots[index] = talk.begin(&poll, index, turn)?;
+            turn += 1;
+        }
+        let now = Instant::now();
+        if stages.begins(now)? {
+            connections = 0;
+            latencies.clear();
+        } else if stages.is_over(now, connections) {
+            return stages.finish(connections, latencies.quantiles());
+        }
+    }
+}
+
+impl Talk {
+    fn begin(&self, poll: &Poll, index: usize, turn: usize) -> Outcome<Slot> {
+        let begin = Instant::now();
+        let socket = socket(turn)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        match socket.connect(&self.addr.into()) {
+            Ok(()) => {}
+            // EINPROGRESS has no name of its own.
+            Err(error) if error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(115) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Slot { stream, stage: Stage::Connecting, received: Vec::with_capacity(256), begin })
+    }
+
+    /// Goes on with a client; `true` when it is gone.
+    fn advance(&self, slot: &mut Slot, writable: bool, readable: bool) -> Outcome<bool> {
+        if slot.stage == Stage::Connecting && writable {
+            if let Some(error) = slot.stream.take_error()? {
+                return Err(error.into());
+            }
+            self.say(slot, REQUEST, Stage::Upgrading)?;
+        }
+        if !readable || slot.stage == Stage::Connecting {
+            return Ok(false);
+        }
+        loop {
+            let mut buffer = [0; 4096];
+            match slot.stream.read(&mut buffer) {
+                Ok(0) => return self.gone(slot),
+                Ok(count) => slot.received.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.gone(slot),
+                Err(error) => return Err(error.into()),
+            }
+            self.listen(slot)?;
+        }
+    }
+
+    /// Takes what the server has said, if it is whole.
+    fn listen(&self, slot: &mut Slot) -> Outcome<()> {
+        match slot.stage {
+            Stage::Upgrading if slot.received.ends_with(b"\r\n\r\n") => {
+                if !is_accepted(&slot.received) {
+                    return Err(format!("no upgrade: {}", String::from_utf8_lossy(&slot.received)).into());
+                }
+                self.say(slot, &self.script.requests, Stage::Echoing)
+            }
+            Stage::Echoing if slot.received.len() >= self.script.reply.len() => {
+                if Replies::new(self.script.clone(), self.verify).take(&slot.received)? != 1 {
+                    return Err("more than one reply".into());
+                }
+                self.say(slot, &self.close, Stage::Closing)
+            }
+            Stage::Closing if slot.received.len() >= self.close_reply.len() => {
+                if slot.received != self.close_reply {
+                    return Err(format!("a close frame of 1000, not {:02x?}", slot.received).into());
+                }
+                slot.stage = Stage::Closed;
+                slot.received.clear();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// These are short: a new socket takes them whole.
+    fn say(&self, slot: &mut Slot, bytes: &[u8], stage: Stage) -> Outcome<()> {
+        slot.received.clear();
+        slot.stage = stage;
+        Ok(slot.stream.write_all(bytes)?)
+    }
+
+    fn gone(&self, slot: &Slot) -> Outcome<bool> {
+        match slot.stage {
+            Stage::Closed => Ok(true),
+            stage => Err(format!("the server hung up while {stage:?}").into()),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! One client's socket, from a loopback address of its own choice.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream as StdStream},
+    time::{Duration, Instant},
+};
+
+use mio::{Interest, Registry, Token, net::TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::wire::{REQUEST, Replies, Script, is_accepted};
+use crate::Outcome;
+
+/// Clients of one source address: few enough for the range of ports, whatever it is.
+const PER_SOURCE: usize = 4_000;
+/// Sources take turns, so that closed connections of one do not fill its range.
+const SOURCES: usize = 32;
+
+/// A socket bound to the loopback address whose turn it is.
+pub fn socket(turn: usize) -> Outcome<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    let source = Ipv4Addr::new(127, 0, 0, 1 + (turn / PER_SOURCE % SOURCES) as u8);
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    Ok(socket)
+}
+
+/// A client that has been let in, blocking.
+pub fn connect(addr: SocketAddr, turn: usize) -> Outcome<StdStream> {
+    let socket = socket(turn)?;
+    socket.connect(&addr.into())?;
+    let mut stream = StdStream::from(socket);
+    stream.set_nodelay(true)?;
+    // A server that never answers ends the load, not the other way round.
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(REQUEST)?;
+    read_head(stream)
+}
+
+/// As [`connect`], to a server of this very thread, which has to be served meanwhile.
+pub fn connect_with(
+    addr: SocketAddr,
+    turn: usize,
+    mut serve: impl FnMut() -> Outcome<()>,
+) -> Outcome<StdStream> {
+    let socket = socket(turn)?;
+    // The kernel answers, before anyone accepts.
+    socket.connect(&addr.into())?;
+    let mut stream = StdStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.write_all(REQUEST)?;
+    stream.set_nonblocking(true)?;
+    let end = Instant::now() + Duration::from_secs(10);
+    while stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+        serve()?;
+        if Instant::now() > end {
+            return Err("the upgrade was not answered".into());
+        }
+    }
+    stream.set_nonblocking(false)?;
+    read_head(stream)
+}
+
+fn read_head(mut stream: StdStream) -> Outcome<StdStream> {
+    let mut head = [0; 1024];
+    let mut len = 0;
+    while !head[..len].ends_with(b"\r\n\r\n") {
+        match stream.read(&mut head[len..])? {
+            0 => return Err("the upgrade was not answered".into()),
+            count => len += count,
+        }
+    }
+    if !is_accepted(&head[..len]) {
+        return Err(format!("no upgrade: {}", String::from_utf8_lossy(&head[..len])).into());
+    }
+    Ok(stream)
+}
+
+/// A client under load.
+#[derive(Debug)]
+pub struct Conn {
+    stream: TcpStream,
+    script: Script,
+    replies: Replies,
+    /// Bytes of requests that are to be written, and where in the script the next is.
+    pending: usize,
+    at: usize,
+    writable: bool,
+}
+
+impl Conn {
+    pub fn new(
+        stream: StdStream,
+        registry: &Registry,
+        index: usize,
+        script: Script,
+        verify: bool,
+    ) -> Outcome<Conn> {
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        registry.register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let replies = Replies::new(script.clone(), verify);
+        Ok(Conn { stream, script, replies, pending: 0, at: 0, writable: true })
+    }
+
+    /// Puts messages into the queue; [`Conn::write`] sends them.
+    pub fn queue(&mut self, messages: u64) {
+        self.pending += messages as usize * self.script.request;
+    }
+
+    pub fn set_writable(&mut self) {
+        self.writable = true;
+    }
+
+    /// Writes what is queued, at most `limit` bytes, as far as the socket takes it.
+    pub fn write(&mut self, mut limit: usize) -> Outcome<()> {
+        while self.writable && self.pending > 0 && limit > 0 {
+            let requests = &self.script.requests;
+            let end = requests.len().min(self.at + self.pending.min(limit));
+            match self.stream.write(&requests[self.at..end]) {
+                Ok(count) => {
+                    limit -= count;
+                    self.pending -= count;
+                    self.at = (self.at + count) % requests.len();
+                    // Messages are alike: the front of the script serves as well, and stays in the cache.
+                    self.at %= self.script.request;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, at most `reads` times; gives the number of whole replies and whether the socket
+    /// is drained.
+    pub fn read(&mut self, buffer: &mut [u8], reads: usize) -> Outcome<(u64, bool)> {
+        let mut complete = 0;
+        for _ in 0..reads {
+            match self.stream.read(buffer) {
+                Ok(0) => return Err("the server hung up".into()),
+                Ok(count) => {
+                    complete += self.replies.take(&buffer[..count])?;
+                    if count < buffer.len() {
+                        return Ok((complete, true));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok((complete, true)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((complete, false))
+    }
+}

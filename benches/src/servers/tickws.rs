@@ -1,0 +1,73 @@
+//! tickws, as an application writes it.
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use tickws::{Event, Server, ServerBuilder};
+
+use super::{Mode, announce};
+use crate::Outcome;
+
+/// As the others: 16 MiB may wait for a client.
+fn builder() -> ServerBuilder {
+    Server::builder().max_buffered(16 << 20)
+}
+
+pub fn serve(mode: Mode) -> Outcome<()> {
+    let mut server = builder().bind("127.0.0.1:0")?;
+    announce(server.local_addrs()[0])?;
+    server.run(|server, event| {
+        if let Event::Message { client, message } = event {
+            match mode {
+                // It is leaving, or reads too slowly.
+                Mode::Echo => drop(server.send(client, message)),
+                Mode::Broadcast => drop(server.broadcast(message)),
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints what a poll with nothing to do costs, in nanoseconds, after
+/// each round.
+pub fn serve_special(mode: &str) -> Outcome<()> {
+    let words: Vec<_> = mode.split(':').collect();
+    let ["idle", clients, timers, polls, rounds] = words[..] else {
+        return Err(
+            format!("{mode:?} is not a mode: echo, broadcast, idle:CLIENTS:TIMERS:POLLS:ROUNDS").into()
+        );
+    };
+    let (clients, timers): (usize, usize) = (clients.parse()?, timers.parse()?);
+    let (polls, rounds): (u32, u32) = (polls.parse()?, rounds.parse()?);
+    let mut server = builder().bind("127.0.0.1:0")?;
+    announce(server.local_addrs()[0])?;
+    while server.client_count() < clients {
+        drop(server.poll_wait(None)?);
+    }
+    for timer in 0..timers {
+        // None of them fires meanwhile, and they lie in many slots.
+        server.set_timer(Duration::from_secs(3600) + Duration::from_millis(timer as u64 * 7));
+    }
+    let settled = Instant::now() + Duration::from_millis(100);
+    while Instant::now() < settled {
+        drop(server.poll_once()?);
+    }
+    for _ in 0..rounds {
+        let (elapsed, busy) = idle_polls(&mut server, polls)?;
+        announce(format_args!("{} {busy}", elapsed.as_nanos() as f64 / f64::from(polls)))?;
+    }
+    Ok(())
+}
+
+/// What callgrind counts, by this name.
+#[inline(never)]
+fn idle_polls(server: &mut Server, polls: u32) -> Outcome<(Duration, usize)> {
+    let begin = Instant::now();
+    let mut events = 0;
+    for _ in 0..polls {
+        events += black_box(server.poll_once()?).len();
+    }
+    Ok((begin.elapsed(), events))
+}

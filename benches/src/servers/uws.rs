@@ -1,0 +1,101 @@
+//! uWebSockets through its C interface: no compression, replies corked by its own loop, publishing through
+//! its topics. The package's build runs it on libuv, which costs it a little against its own epoll loop.
+
+use std::{
+    ffi::{CString, c_void},
+    net::TcpListener,
+    ptr,
+};
+
+use libuwebsockets_sys::{
+    us_listen_socket_t, uws_app_listen_config_t, uws_app_listen_with_config, uws_publish,
+};
+use uwebsockets_rs::{
+    app::App,
+    http_response::HttpResponseStruct,
+    us_socket_context_options::UsSocketContextOptions,
+    websocket_behavior::{CompressOptions, WebSocketBehavior},
+};
+
+use super::{Mode, announce};
+use crate::Outcome;
+
+const TOPIC: &str = "all";
+
+pub fn serve(mode: Mode) -> Outcome<()> {
+    let mut app = App::new(UsSocketContextOptions {
+        key_file_name: None,
+        cert_file_name: None,
+        passphrase: None,
+        dh_params_file_name: None,
+        ca_file_name: None,
+        ssl_ciphers: None,
+        ssl_prefer_low_memory_usage: None,
+    });
+    let native = app.get_native_app();
+    let behavior = WebSocketBehavior {
+        compression: CompressOptions::Disabled.into(),
+        max_payload_length: 1 << 20,
+        idle_timeout: 120,
+        // As the others: 16 MiB may wait for a client. Its 64 KiB would drop large echoes.
+        max_backpressure: 16 << 20,
+        close_on_backpressure_limit: false,
+        reset_idle_timeout_on_send: false,
+        send_pings_automatically: true,
+        max_lifetime: 0,
+        upgrade: Some(Box::new(HttpResponseStruct::<false>::default_upgrade)),
+        open: Some(Box::new(move |socket| {
+            if mode == Mode::Broadcast {
+                socket.subscribe(TOPIC);
+            }
+        })),
+        message: Some(Box::new(move |socket, message, opcode| match mode {
+            Mode::Echo => drop(socket.send(message, opcode)),
+            Mode::Broadcast => {
+                // SAFETY: the app lives as long as its loop, which calls this; both slices are valid for the
+                // call, which copies them. The wrapper's own `publish` leaves out the sender.
+                unsafe {
+                    let message = (message.as_ptr().cast(), message.len());
+                    let topic = (TOPIC.as_ptr().cast(), TOPIC.len());
+                    let app = native.get_native();
+                    uws_publish(0, app, topic.0, topic.1, message.0, message.1, opcode.into(), false);
+                }
+            }
+        })),
+        ping: None,
+        pong: None,
+        close: None,
+        drain: None,
+        subscription: None,
+    };
+    app.ws("/*", behavior);
+    // It does not tell which port it took: one that was free just now.
+    let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let host = CString::new(addr.ip().to_string())?;
+    // SAFETY: the app is alive, the host outlives the call, and the callback has the type that is asked for.
+    unsafe {
+        let config = uws_app_listen_config_t { port: addr.port().into(), host: host.as_ptr(), options: 0 };
+        uws_app_listen_with_config(
+            0,
+            native.get_native(),
+            config,
+            Some(on_listen),
+            ptr::from_ref(&addr) as *mut c_void,
+        );
+    }
+    app.run();
+    Err("uWebSockets does not listen".into())
+}
+
+unsafe extern "C" fn on_listen(
+    socket: *mut us_listen_socket_t,
+    _: uws_app_listen_config_t,
+    addr: *mut c_void,
+) {
+    if !socket.is_null() {
+        // SAFETY: the address that was given to `uws_app_listen_with_config`, which calls this before it
+        // returns.
+        let addr = unsafe { &*addr.cast::<std::net::SocketAddr>() };
+        let _ = announce(addr);
+    }
+}

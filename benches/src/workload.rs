@@ -1,0 +1,195 @@
+//! What is measured, and what tickws is to reach.
+
+use std::time::Duration;
+
+use crate::load::{Load, Mode};
+
+/// What a row's main figure is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Metric {
+    /// CPU time of the server per message, delivery or connection; bracketed by the limit.
+    Cpu,
+    /// Resident bytes per client.
+    Bytes,
+    /// The p99 of the quiet clients with a flood, divided by that without.
+    Flood,
+    /// Nanoseconds of a poll with nothing to do: tickws alone.
+    Tick,
+}
+
+/// The most that tickws may need, as a multiple of another's; `strict` means less than that.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound {
+    pub most: f64,
+    pub strict: bool,
+}
+
+impl Bound {
+    pub fn is_met(self, value: f64) -> bool {
+        if self.strict { value < self.most } else { value <= self.most }
+    }
+
+    pub fn sign(self) -> &'static str {
+        if self.strict { "<" } else { "≤" }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Workload {
+    pub name: &'static str,
+    pub what: &'static str,
+    pub metric: Metric,
+    pub load: Load,
+    /// Latency is measured at this share of the limit's throughput.
+    pub share: f64,
+    pub limit: Option<Bound>,
+    pub uws: Option<Bound>,
+    /// Of the figure itself.
+    pub itself: Option<Bound>,
+}
+
+impl Workload {
+    /// What the server has to be.
+    pub fn server_mode(&self) -> &'static str {
+        if self.load.mode == Mode::Fanout { "broadcast" } else { "echo" }
+    }
+}
+
+/// Samples of this length are steady; a quick run takes a third.
+const LOAD: Load = Load {
+    mode: Mode::Echo,
+    clients: 64,
+    depth: 1,
+    payload: 16,
+    text: false,
+    verify: false,
+    rate: None,
+    warm: Duration::from_millis(300),
+    time: Duration::from_millis(1500),
+    count: u64::MAX,
+};
+
+const fn most(most: f64) -> Option<Bound> {
+    Some(Bound { most, strict: false })
+}
+
+const fn below(most: f64) -> Option<Bound> {
+    Some(Bound { most, strict: true })
+}
+
+const ROW: Workload = Workload {
+    name: "",
+    what: "",
+    metric: Metric::Cpu,
+    load: LOAD,
+    share: 0.4,
+    limit: None,
+    uws: None,
+    itself: None,
+};
+
+/// The rows, with the targets of the issue that asked for this benchmark.
+pub const WORKLOADS: [Workload; 13] = [
+    Workload { name: "echo-16", what: "echo 64 × 16 B, depth 1", limit: most(1.05), uws: below(1.0), ..ROW },
+    Workload {
+        name: "echo-125",
+        what: "echo 64 × 125 B, depth 32, binary",
+        load: Load { payload: 125, depth: 32, ..LOAD },
+        share: 0.05,
+        limit: most(1.10),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "echo-125-text",
+        what: "echo 64 × 125 B, depth 32, text",
+        load: Load { payload: 125, depth: 32, text: true, ..LOAD },
+        share: 0.05,
+        limit: most(1.10),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "echo-1k",
+        what: "echo 500 × 1 KiB, depth 1",
+        load: Load { clients: 500, payload: 1 << 10, ..LOAD },
+        limit: most(1.05),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "echo-64k",
+        what: "echo 16 × 64 KiB, depth 4",
+        load: Load { clients: 16, payload: 64 << 10, depth: 4, ..LOAD },
+        share: 0.3,
+        limit: most(1.20),
+        uws: below(0.80),
+        ..ROW
+    },
+    Workload {
+        name: "echo-1m",
+        what: "echo 4 × 1 MiB, depth 1",
+        load: Load { clients: 4, payload: 1 << 20, ..LOAD },
+        share: 0.3,
+        limit: most(1.25),
+        uws: below(0.85),
+        ..ROW
+    },
+    Workload {
+        name: "fanout-64",
+        what: "fanout 1,000 × 64 B, window 1",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 64, ..LOAD },
+        limit: most(1.05),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "fanout-64-w16",
+        what: "fanout 1,000 × 64 B, window 16",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 64, depth: 16, ..LOAD },
+        share: 0.2,
+        limit: most(1.05),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "fanout-1k",
+        what: "fanout 1,000 × 1 KiB, window 1",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 1 << 10, ..LOAD },
+        limit: most(1.05),
+        uws: below(0.90),
+        ..ROW
+    },
+    Workload {
+        name: "churn",
+        what: "churn, 64 at a time",
+        load: Load { mode: Mode::Churn, ..LOAD },
+        limit: most(1.15),
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "idle",
+        what: "idle 10,000: bytes per client",
+        metric: Metric::Bytes,
+        load: Load { mode: Mode::Idle, clients: 10_000, ..LOAD },
+        uws: below(1.0),
+        ..ROW
+    },
+    Workload {
+        name: "tick",
+        what: "an idle tick with 10,000 clients, ns",
+        metric: Metric::Tick,
+        load: Load { mode: Mode::Idle, clients: 10_000, ..LOAD },
+        itself: most(1_000.0),
+        ..ROW
+    },
+    Workload {
+        name: "flood",
+        what: "flood: p99 of 32 others, with / without",
+        metric: Metric::Flood,
+        load: Load { mode: Mode::Flood, clients: 32, payload: 125, depth: 4_096, ..LOAD },
+        itself: most(1.5),
+        ..ROW
+    },
+];

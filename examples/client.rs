@@ -1,0 +1,96 @@
+//! A terminal client: what is typed goes out line by line, what comes is printed.
+//!
+//! ```sh
+//! cargo run --release --example client -- ws://127.0.0.1:9001/ [--header 'Name: value'] [--reconnect]
+//! ```
+//!
+//! End of input closes the connection, once everything that was typed has left. The exit code is 1 if there was no
+//! connection or if it broke.
+
+#[cfg(unix)]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use std::{
+        io::{self, Read},
+        process::exit,
+    };
+
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        io::Errno,
+    };
+    use tickws::{Client, Connect, Event, Message, Reconnect, WhileDown};
+
+    const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect]";
+    let mut args = std::env::args().skip(1);
+    // What is typed before the connection is there waits for it.
+    let mut connect = Connect::new(args.next().ok_or(USAGE)?).while_down(WhileDown::KeepLast(1000));
+    while let Some(arg) = args.next() {
+        connect = match arg.as_str() {
+            "--reconnect" => connect.reconnect(Reconnect::new()),
+            "--header" => {
+                let line = args.next().ok_or(USAGE)?;
+                let (name, value) = line.split_once(':').ok_or(USAGE)?;
+                connect.header(name, value.trim())
+            }
+            _ => return Err(USAGE.into()),
+        };
+    }
+
+    let mut client = Client::connect_with(connect).unwrap_or_else(|error| {
+        eprintln!("{error}");
+        exit(1)
+    });
+    let (mut typed, mut typing, mut closing, mut broken) = (Vec::new(), true, false, false);
+    while !client.is_over() {
+        let timeout = client.next_timeout().map(Timespec::try_from).transpose()?;
+        let keyboard = {
+            let stdin = io::stdin();
+            let mut fds = [PollFd::new(&client, PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
+            match poll(&mut fds[..if typing { 2 } else { 1 }], timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            typing && !fds[1].revents().is_empty()
+        };
+        if keyboard {
+            let mut bytes = [0; 8192];
+            let count = io::stdin().read(&mut bytes)?;
+            typing = count > 0;
+            typed.extend_from_slice(&bytes[..count]);
+            while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = typed.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                if let Err(error) = client.send(line.trim_end_matches(['\r', '\n'])) {
+                    eprintln!("not sent: {error}");
+                }
+            }
+        }
+        for event in &client.poll_once()? {
+            match event {
+                Event::Open { .. } => eprintln!("connected"),
+                Event::Message { message: Message::Text(text), .. } => println!("{text}"),
+                Event::Message { message, .. } => println!("<{} bytes>", message.len()),
+                Event::Close { reason, .. } => {
+                    eprintln!("{reason}");
+                    broken = reason.is_unexpected();
+                }
+                Event::Reconnecting { attempt, in_, .. } => eprintln!("attempt {attempt} in {in_:.1?}"),
+                Event::ConnectFailed { error, .. } => {
+                    eprintln!("{error}");
+                    broken = true;
+                }
+                _ => {}
+            }
+        }
+        // A close frame goes behind what is queued; without a connection what was typed still waits for one.
+        if !typing && !closing && client.is_open() {
+            closing = client.close(1000, "").is_ok();
+        }
+    }
+    if broken { exit(1) } else { Ok(()) }
+}
+
+#[cfg(not(unix))]
+fn main() {
+    eprintln!("this example needs a descriptor to poll: it is for Unix");
+}

@@ -1,0 +1,455 @@
+//! Where an outbound connection goes, and how.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use tungstenite::http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, header,
+    uri::{PathAndQuery, Scheme},
+};
+
+use crate::{
+    error::{ConnectError, HeaderError},
+    reconnect::Reconnect,
+};
+
+/// What becomes of messages that are sent while an outbound connection is not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WhileDown {
+    /// `send` answers [`SendError::Connecting`](crate::SendError::Connecting).
+    #[default]
+    Refuse,
+    /// The last so many are kept, as far as they fit into `max_buffered`, and leave first when the connection is open; older
+    /// ones are dropped and counted in [`Stats::dropped`](crate::Stats::dropped). What is kept when the connection is given up is
+    /// lost. Messages to many (`broadcast`, `publish`) are never kept.
+    KeepLast(usize),
+}
+
+/// An outbound connection to be: where it goes, what its request says, and what happens when it fails.
+///
+/// Every method takes it and gives it back. What is wrong with it is said by
+/// [`Server::connect_with`](crate::Server::connect_with) or [`Client::connect_with`](crate::Client::connect_with).
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tickws::{Connect, Reconnect, Server, WhileDown};
+///
+/// # fn fresh_token() -> String { String::new() }
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let mut server = Server::bind("127.0.0.1:0")?;
+/// let connect = Connect::new("ws://feed.example/prices")
+///     .header("user-agent", "ticker/1.0")
+///     .subprotocols(["prices.v2", "prices.v1"])
+///     .timeout(Duration::from_secs(5))
+///     .reconnect(Reconnect::new())
+///     .before_attempt(|attempt| attempt.header("authorization", &fresh_token()))
+///     .while_down(WhileDown::KeepLast(100));
+/// let client = server.connect_with(connect)?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "nothing is connected until `connect_with`"]
+pub struct Connect {
+    target: Result<Target, ConnectError>,
+    plan: Plan,
+    /// The first of what is wrong besides the URL.
+    error: Option<ConnectError>,
+}
+
+/// A checked [`Connect`], but for its target.
+#[derive(Default)]
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    pub(crate) headers: HeaderMap,
+    pub(crate) subprotocols: Vec<String>,
+    /// Given, or known without asking anyone. None: the name has to be resolved.
+    pub(crate) addrs: Vec<SocketAddr>,
+    pub(crate) timeout: Duration,
+    pub(crate) reconnect: Option<Reconnect>,
+    pub(crate) while_down: WhileDown,
+    pub(crate) before: Option<BeforeAttempt>,
+}
+
+pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send>;
+
+/// The parts of a `ws://` URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// Without the brackets of an IPv6 address.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// As the `Host` header has it (RFC 6455 §4.1: without the default port).
+    pub(crate) authority: String,
+    pub(crate) path: PathAndQuery,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        let path = PathAndQuery::from_static("/");
+        Target { host: String::new(), port: 0, authority: String::new(), path }
+    }
+}
+
+impl Connect {
+    /// A connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a single attempt.
+    pub fn new(url: impl AsRef<str>) -> Self {
+        let plan = Plan { timeout: Duration::from_secs(10), ..Plan::default() };
+        Connect { target: Target::parse(url.as_ref()), plan, error: None }
+    }
+
+    /// Adds a header to the request, for instance `Authorization` or `Origin`. One name may be added several times.
+    /// Those of the handshake itself are refused.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        match header_of(name, value) {
+            Ok((name, value)) => {
+                self.plan.headers.append(name, value);
+            }
+            Err(error) => self.fail(error.into()),
+        }
+        self
+    }
+
+    /// Offers subprotocols, the preferred one first. The server picks one of them or none:
+    /// [`Server::subprotocol`](crate::Server::subprotocol) tells.
+    pub fn subprotocols<I>(mut self, names: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        for name in names.into_iter().map(Into::into) {
+            if !is_token(&name) || self.plan.subprotocols.contains(&name) {
+                self.fail(ConnectError::Subprotocol(name.clone()));
+            }
+            self.plan.subprotocols.push(name);
+        }
+        self
+    }
+
+    /// Connects to these addresses, tried in turn, instead of those that the URL's host has. The host still stands
+    /// in the request. Nothing is resolved then.
+    pub fn addrs(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.plan.addrs = addrs.into_iter().collect();
+        self
+    }
+
+    /// How long one attempt may take, resolving, all addresses and the handshake together. Of several addresses none
+    /// but the last may use up what is left of it: each has an even share. Time in which the program does not poll counts, but what has
+    /// arrived meanwhile is read first. Default 10 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.plan.timeout = timeout;
+        self
+    }
+
+    /// Tries again when an attempt fails, the first included, and when the connection is lost. Not when the
+    /// application ends it with `close` or `disconnect`, nor after `shutdown`. Default: never.
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.plan.reconnect = Some(policy);
+        self
+    }
+
+    /// What becomes of messages that are sent while the connection is not open. Default [`WhileDown::Refuse`].
+    pub fn while_down(mut self, while_down: WhileDown) -> Self {
+        self.plan.while_down = while_down;
+        self
+    }
+
+    /// Runs before each attempt, the first included, on the server's thread inside a poll: for a fresh token, which has
+    /// to be at hand. What it changes holds for this attempt. An error of it ends the connection for good, whatever the
+    /// policy: [`Event::ConnectFailed`](crate::Event::ConnectFailed) brings it.
+    pub fn before_attempt(
+        mut self,
+        before: impl FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + 'static,
+    ) -> Self {
+        self.plan.before = Some(Box::new(before));
+        self
+    }
+
+    fn fail(&mut self, error: ConnectError) {
+        self.error.get_or_insert(error);
+    }
+
+    pub(crate) fn into_plan(self) -> Result<Plan, ConnectError> {
+        let Connect { target, mut plan, error } = self;
+        plan.target = target?;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        if plan.addrs.is_empty() {
+            plan.addrs = plan.target.known_addrs();
+        }
+        Ok(plan)
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Connect {
+    fn from(url: T) -> Self {
+        Connect::new(url)
+    }
+}
+
+/// Without headers and query: they hold tokens.
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.target.as_ref().map(|target| &target.authority);
+        f.debug_struct("Connect").field("host", &host).field("plan", &self.plan).finish()
+    }
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Plan { subprotocols, addrs, timeout, reconnect, while_down, .. } = self;
+        f.debug_struct("Plan")
+            .field("subprotocols", subprotocols)
+            .field("addrs", addrs)
+            .field("timeout", timeout)
+            .field("reconnect", reconnect)
+            .field("while_down", while_down)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One attempt that is about to begin, for [`Connect::before_attempt`].
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    number: u32,
+    error: Option<&'a ConnectError>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) path: PathAndQuery,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn new(number: u32, error: Option<&'a ConnectError>, plan: &Plan) -> Self {
+        Attempt { number, error, headers: plan.headers.clone(), path: plan.target.path.clone() }
+    }
+
+    /// Zero for the first attempt and one for the first new one, as in
+    /// [`Event::Reconnecting`](crate::Event::Reconnecting).
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Why the attempt before failed; `None` if there was none, or if it succeeded and the connection was lost later.
+    pub fn error(&self) -> Option<&'a ConnectError> {
+        self.error
+    }
+
+    /// Sets a header, in place of those with its name.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Header`].
+    pub fn header(&mut self, name: &str, value: &str) -> Result<(), ConnectError> {
+        let (name, value) = header_of(name, value)?;
+        self.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// Sets the URL's query, the part behind `?`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::Url`]: a character has to be escaped.
+    pub fn query(&mut self, query: &str) -> Result<(), ConnectError> {
+        let path = format!("{}?{query}", self.path.path());
+        let invalid = ConnectError::Url("the query has characters that must be escaped");
+        self.path = match path.parse() {
+            Ok(path) if !query.contains('#') => path,
+            _ => return Err(invalid),
+        };
+        Ok(())
+    }
+}
+
+impl Target {
+    fn parse(url: &str) -> Result<Target, ConnectError> {
+        // RFC 6455 §3: fragments have no meaning and must not be used.
+        if url.contains('#') {
+            return Err(ConnectError::Url("it must have no fragment (#)"));
+        }
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| ConnectError::Url("write it as ws://host:port/path, with % for other characters"))?;
+        match uri.scheme().map(Scheme::as_str) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => {}
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => return Err(ConnectError::Tls),
+            Some(_) => return Err(ConnectError::Url("it must begin with ws://")),
+            None => return Err(ConnectError::Url("write it as ws://host:port/path")),
+        }
+        let authority = uri.authority().ok_or(ConnectError::Url("it names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(ConnectError::Url("a user and a password belong in an Authorization header"));
+        }
+        let (host, digits) = (authority.host(), authority.port());
+        let port = match digits {
+            None if authority.as_str().ends_with(':') => 80,
+            None if authority.as_str().len() > host.len() => 0,
+            None => 80,
+            Some(port) => port.as_u16(),
+        };
+        if host.is_empty() || port == 0 {
+            return Err(ConnectError::Url("it needs a host, and a port from 1 to 65535 if any"));
+        }
+        let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        // `ws://host?query` has an empty path, which is "/" (RFC 6455 §3).
+        let path = match path.as_str().starts_with('/') {
+            true => path,
+            false => format!("/{}", path.as_str())
+                .parse()
+                .map_err(|_| ConnectError::Url("its path is malformed"))?,
+        };
+        Ok(Target { host: bare.to_owned(), port, authority, path })
+    }
+
+    /// The addresses that need no resolver.
+    fn known_addrs(&self) -> Vec<SocketAddr> {
+        let ips: Vec<IpAddr> = match self.host.parse() {
+            Ok(ip) => vec![ip],
+            // RFC 6761 §6.3: always this machine, whatever a resolver says.
+            Err(_) if self.host.eq_ignore_ascii_case("localhost") => {
+                vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
+            }
+            Err(_) => vec![],
+        };
+        ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
+    }
+}
+
+fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
+    // Not the value: it may be a token.
+    let invalid = || HeaderError::Invalid(name.to_owned());
+    let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+    let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+    if is_reserved(&header) { Err(HeaderError::Reserved(header)) } else { Ok((header, value)) }
+}
+
+/// The handshake's own, and what would give the request a body.
+fn is_reserved(name: &HeaderName) -> bool {
+    const RESERVED: [HeaderName; 10] = [
+        header::HOST,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        header::SEC_WEBSOCKET_VERSION,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+    ];
+    RESERVED.contains(name)
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(url: &str) -> Plan {
+        Connect::new(url).into_plan().unwrap()
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, host, port, authority, path) in [
+            ("ws://a.example", "a.example", 80, "a.example", "/"),
+            ("WS://a.example:80/", "a.example", 80, "a.example", "/"),
+            ("ws://a.example:8080/x/y?z=1&w", "a.example", 8080, "a.example:8080", "/x/y?z=1&w"),
+            ("ws://a.example?z", "a.example", 80, "a.example", "/?z"),
+            ("ws://[::1]:9001/", "::1", 9001, "[::1]:9001", "/"),
+            ("ws://127.0.0.1:1", "127.0.0.1", 1, "127.0.0.1:1", "/"),
+        ] {
+            let Target { host: h, port: p, authority: a, path: q } = plan(url).target;
+            assert_eq!((&*h, p, &*a, q.as_str()), (host, port, authority, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_connected_to_is_said_at_once() {
+        for url in [
+            "",
+            "a.example",
+            "/x",
+            "ws://",
+            "ws:///x",
+            "ws://:80/",
+            "http://a.example/",
+            "ws://a.example/#x",
+            "ws://user:secret@a.example/",
+            "ws://a.example:0/",
+            "ws://a.example:65536/",
+            "ws://a.example:x/",
+            "ws://a.example/\r\nx: y",
+            "ws://a b/",
+            "ws://a.example/ x",
+        ] {
+            assert!(matches!(Connect::new(url).into_plan(), Err(ConnectError::Url(_))), "{url}");
+        }
+        assert!(matches!(Connect::new("wss://a.example/").into_plan(), Err(ConnectError::Tls)));
+    }
+
+    #[test]
+    fn literals_and_localhost_need_no_resolver() {
+        let addrs = |url| plan(url).addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(addrs("ws://127.0.0.1:9/"), ["127.0.0.1:9"]);
+        assert_eq!(addrs("ws://[2001:db8::1]:9/"), ["[2001:db8::1]:9"]);
+        assert_eq!(addrs("ws://LocalHost:9/"), ["127.0.0.1:9", "[::1]:9"]);
+        assert_eq!(addrs("ws://a.example:9/"), [""; 0]);
+        let given: SocketAddr = "127.0.0.1:5".parse().unwrap();
+        assert_eq!(Connect::new("ws://a.example/").addrs([given]).into_plan().unwrap().addrs, [given]);
+    }
+
+    #[test]
+    fn headers_and_subprotocols_are_checked() {
+        let error = |connect: Connect| connect.into_plan().map(drop).unwrap_err();
+        let url = "ws://a.example/";
+        for name in ["Host", "upgrade", "Connection", "Sec-WebSocket-Key", "sec-websocket-protocol"] {
+            let error = error(Connect::new(url).header(name, "x"));
+            assert!(matches!(error, ConnectError::Header(HeaderError::Reserved(_))), "{name}");
+        }
+        for (name, value) in [("a b", "x"), ("", "x"), ("a", "x\r\ny: z"), ("a", "x\0")] {
+            let error = error(Connect::new(url).header(name, value));
+            assert_eq!(error, ConnectError::Header(HeaderError::Invalid(name.to_owned())));
+        }
+        for names in [vec!["a", "a"], vec![""], vec!["a b"]] {
+            assert!(matches!(error(Connect::new(url).subprotocols(names)), ConnectError::Subprotocol(_)));
+        }
+    }
+
+    #[test]
+    fn an_attempt_may_change_headers_and_query_and_nothing_else() {
+        let plan =
+            Connect::new("ws://a.example/x?token=old").header("authorization", "old").into_plan().unwrap();
+        let mut attempt = Attempt::new(3, Some(&ConnectError::HungUp), &plan);
+        assert_eq!((attempt.number(), attempt.error()), (3, Some(&ConnectError::HungUp)));
+        attempt.header("Authorization", "new").unwrap();
+        attempt.query("token=new").unwrap();
+        assert_eq!(
+            (&attempt.headers["authorization"], attempt.path.as_str()),
+            (&"new".parse().unwrap(), "/x?token=new")
+        );
+        assert!(attempt.header("Host", "b").is_err());
+        for query in ["a b", "a\r\nb", "#a"] {
+            assert!(attempt.query(query).is_err(), "{query}");
+        }
+        assert_eq!(plan.target.path.as_str(), "/x?token=old");
+    }
+
+    #[test]
+    fn nothing_secret_is_in_the_debug_output() {
+        let connect = Connect::new("ws://a.example/?token=secret").header("authorization", "secret");
+        assert!(!format!("{connect:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,549 @@
+//! Connections that go out: attempts, their ends, and the next ones. The host resolves names and opens sockets; everything
+//! else is here.
+//!
+//! ```text
+//! connect ─► Begin ─► (Resolving) ─► Next ─► Connecting ─► Asked ─► Open
+//!              ▲                      ▲ another address │     │        │
+//!              │                      └─────────────────┘     │        │ Close
+//!              └────────── Waiting ◄──────────────────────────┴────────┘
+//! ```
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Engine, Readiness, Stream,
+    receive::{Turn, after_read, budget_left, carry, drained_by, read},
+};
+use crate::{
+    backlog::Terms,
+    client::{Client, Open, Stage},
+    close_reason::CloseReason,
+    connect::{Attempt, Plan, WhileDown},
+    deadlines::{Deadlines, after},
+    dial::{Asked, Dial, DialStep, Link, Outbound},
+    entropy::Entropy,
+    error::{ConnectError, SendError},
+    id::{ClientId, LinkId},
+    limiter::Limiter,
+    proto::{
+        connection::{Connection, Role},
+        handshake::{
+            HeadLimits,
+            client::{self, Asking, Opened},
+        },
+        prepared::Outgoing,
+    },
+    reconnect::Jitter,
+    tick_data::Failure,
+    wire::Wire,
+};
+
+/// What the host has to do for an outbound connection; `dialed` or `resolved` gives the outcome.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Open a socket to this address.
+    Connect(ClientId, SocketAddr),
+    /// Find the addresses of this host.
+    Resolve(ClientId, String, u16),
+}
+
+impl<S: Stream> Engine<S> {
+    /// Addresses of one name that are tried.
+    const MAX_ADDRS: usize = 16;
+
+    /// For reading what has arrived while the host was away.
+    const GRACE_TO_READ: Duration = Duration::from_millis(100);
+
+    // ---- asked for by the application ----
+
+    /// Begins to connect. The first `Order` for it follows.
+    pub(crate) fn connect(&mut self, plan: Plan, now: Instant) -> Result<ClientId, ConnectError> {
+        if self.shutting_down {
+            return Err(ConnectError::ShuttingDown);
+        }
+        if self.entropy.is_none() {
+            let entropy = Entropy::new().ok_or(ConnectError::NoRandom)?;
+            self.jitter = Jitter::new(u64::from_ne_bytes(entropy.take()));
+            self.entropy = Some(entropy);
+        }
+        let id = LinkId::new(self.next_link);
+        self.next_link = self.next_link.wrapping_add(1);
+        let id = self.add_dial(Box::new(Link { id, plan, attempt: 0 }), DialStep::Begin, now);
+        self.dials.push_back(id);
+        Ok(id)
+    }
+
+    /// From here on the waits are those of this seed.
+    #[cfg(test)]
+    pub(super) fn seed_jitter(&mut self, seed: u64) {
+        self.entropy = Entropy::new();
+        self.jitter = Jitter::new(seed);
+    }
+
+    /// Which `connect` has led to this client, open or not; `None` if it is a peer's or gone.
+    pub(crate) fn link(&self, id: ClientId) -> Option<LinkId> {
+        let client = self.clients.get(id.index()).filter(|client| client.serial == id.serial())?;
+        match &client.stage {
+            Stage::Dialing(dial) => Some(dial.link.id),
+            Stage::Open(open) => open.outbound.as_ref().map(|outbound| outbound.link.id),
+            _ => None,
+        }
+    }
+
+    /// The head of the 101 that opened an outbound connection.
+    pub(crate) fn response(&self, id: ClientId) -> Option<&tungstenite::http::Response<()>> {
+        Some(&self.get(id)?.open()?.outbound.as_ref()?.response)
+    }
+
+    /// `close` and `disconnect` of a connection that is not open yet. `false`: it is none.
+    pub(super) fn cancel_dial(&mut self, id: ClientId) -> bool {
+        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let dials = client.is_some_and(|client| client.dial_mut().is_some());
+        if dials {
+            self.give_up(id.index(), ConnectError::Cancelled);
+        }
+        dials
+    }
+
+    /// A message for a client that is not open.
+    pub(super) fn keep(
+        &mut self,
+        id: ClientId,
+        message: &Outgoing<'_>,
+        terms: Terms,
+    ) -> Result<(), SendError> {
+        let max = self.config.max_buffered;
+        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let Some(dial) = client.and_then(Client::dial_mut) else { return Err(SendError::NotConnected(id)) };
+        let policy = dial.link.plan.while_down;
+        if policy == WhileDown::Refuse {
+            return Err(SendError::Connecting(id));
+        }
+        let message = message.clone().prepare();
+        let len = message.len();
+        let dropped = dial.kept.push(message, terms, policy, max).ok_or(SendError::TooLarge { len, max })?;
+        self.stats.dropped += dropped;
+        self.count_inbound(id.index());
+        self.keep_below_ceiling();
+        Ok(())
+    }
+
+    // ---- the host's part ----
+
+    /// Whether `next_dial` has something to do.
+    pub(crate) fn has_dials(&self) -> bool {
+        !self.dials.is_empty()
+    }
+
+    /// The next thing that only the host can do.
+    pub(crate) fn next_dial(&mut self, now: Instant) -> Option<Order> {
+        while let Some(id) = self.dials.pop_front() {
+            let Some(dial) = self.dial_of(id) else { continue };
+            let order = match dial.step {
+                DialStep::Begin => self.begin_attempt(id, now),
+                DialStep::Next => self.next_address(id, now),
+                _ => None,
+            };
+            if order.is_some() {
+                return order;
+            }
+        }
+        None
+    }
+
+    /// The outcome of `Order::Connect`: a stream that is connecting or connected, and watched under the id's index.
+    pub(crate) fn dialed(&mut self, id: ClientId, stream: io::Result<S>, now: Instant) {
+        let Some(Dial { step: DialStep::Connecting(addr), .. }) = self.dial_of(id) else { return };
+        let addr = *addr;
+        match stream {
+            Ok(stream) => {
+                let client = &mut self.clients[id.index()];
+                client.stream = Wire::new(stream);
+                client.remote = addr;
+            }
+            Err(error) => {
+                self.address_failed(id.index(), ConnectError::Io { addr, error: error.kind() }, now)
+            }
+        }
+    }
+
+    /// The outcome of `Order::Resolve`.
+    pub(crate) fn resolved(
+        &mut self,
+        id: ClientId,
+        addrs: Result<Vec<SocketAddr>, ConnectError>,
+        now: Instant,
+    ) {
+        let Some(dial) = self.dial_of(id).filter(|dial| dial.step == DialStep::Resolving) else { return };
+        match addrs {
+            Ok(addrs) => {
+                dial.addrs = addrs.into_iter().take(Self::MAX_ADDRS).collect();
+                if dial.addrs.is_empty() {
+                    let (host, error) = (dial.link.plan.target.host.clone(), "it has no address".to_owned());
+                    return self.attempt_failed(id.index(), ConnectError::Resolve { host, error }, now);
+                }
+                dial.step = DialStep::Next;
+                self.dials.push_back(id);
+            }
+            Err(error) => self.attempt_failed(id.index(), error, now),
+        }
+    }
+
+    // ---- the steps of an attempt ----
+
+    fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
+        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        client.and_then(Client::dial_mut)
+    }
+
+    fn add_dial(&mut self, link: Box<Link>, step: DialStep, now: Instant) -> ClientId {
+        let serial = self.next_serial;
+        self.next_serial = serial.wrapping_add(1);
+        let dial = Dial { step, ..Dial::new(link, now) };
+        let index = self.clients.insert(Client::dialing(dial, serial, now));
+        self.outbound_count += 1;
+        ClientId::new(index as u32, serial)
+    }
+
+    fn begin_attempt(&mut self, id: ClientId, now: Instant) -> Option<Order> {
+        self.stats.dialed += 1;
+        let Engine { clients, entropy, .. } = self;
+        let client = &mut clients[id.index()];
+        let dial = client.dial_mut()?;
+        (dial.deadline, dial.late) = (after(now, dial.link.plan.timeout), false);
+        let (deadline, link, last) = (dial.deadline, &mut dial.link, dial.error.take());
+        let mut attempt = Attempt::new(link.attempt, last.as_ref(), &link.plan);
+        // An error in here is the application's last word.
+        if let Some(before) = &mut link.plan.before
+            && let Err(error) = before(&mut attempt)
+        {
+            self.stats.dial_failed += 1;
+            self.give_up(id.index(), error);
+            return None;
+        }
+        let asking = Asking {
+            authority: &link.plan.target.authority,
+            path: &attempt.path,
+            headers: attempt.headers,
+            subprotocols: &link.plan.subprotocols,
+            nonce: entropy.as_ref()?.take(),
+        };
+        match client::ask(asking) {
+            Ok((request, bytes, reader)) => {
+                dial.asked = Some(Asked { request: Arc::new(request), bytes, reader });
+            }
+            Err(error) => {
+                self.attempt_failed(id.index(), error, now);
+                return None;
+            }
+        }
+        let known = dial.link.plan.addrs.iter().copied().collect();
+        dial.addrs = known;
+        let target = &dial.link.plan.target;
+        let (resolve, host, port) = (dial.addrs.is_empty(), target.host.clone(), target.port);
+        dial.step = if resolve { DialStep::Resolving } else { DialStep::Next };
+        client.deadlines = Deadlines::new(now);
+        client.deadlines.close_by(deadline);
+        self.rearm(id.index());
+        if resolve { Some(Order::Resolve(id, host, port)) } else { self.next_address(id, now) }
+    }
+
+    fn next_address(&mut self, id: ClientId, now: Instant) -> Option<Order> {
+        let client = &mut self.clients[id.index()];
+        let dial = client.dial_mut()?;
+        let left = dial.addrs.len() as u32;
+        let Some(addr) = dial.addrs.pop_front() else {
+            let error = dial.error.take().unwrap_or(ConnectError::Timeout(dial.step.public()));
+            self.attempt_failed(id.index(), error, now);
+            return None;
+        };
+        dial.step = DialStep::Connecting(addr);
+        // One that never answers must leave time for the others.
+        let share = after(now, dial.deadline.saturating_duration_since(now) / left);
+        client.deadlines.close_by(share);
+        self.rearm(id.index());
+        Some(Order::Connect(id, addr))
+    }
+
+    /// The readiness source reports on a connection that is being made. `false`: nothing else is to be done with that.
+    pub(super) fn greet(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
+        let Engine { clients, outbound, config, .. } = self;
+        let client = &mut clients[index];
+        let Some(dial) = client.dial_mut() else { return true };
+        let addr = match dial.step {
+            DialStep::Connecting(addr) => addr,
+            step => return step == DialStep::Asked,
+        };
+        let Some(stream) = client.stream.get_mut() else { return false };
+        match stream.connected() {
+            Ok(true) => stream.tune(config),
+            // Neither connected nor about to be.
+            Ok(false) if readiness.read_closed => {
+                let error = io::ErrorKind::NotConnected;
+                self.address_failed(index, ConnectError::Io { addr, error }, now);
+                return false;
+            }
+            Ok(false) => return false,
+            Err(error) => {
+                self.address_failed(index, ConnectError::Io { addr, error: error.kind() }, now);
+                return false;
+            }
+        }
+        let Some(dial) = client.dial_mut() else { return true };
+        dial.step = DialStep::Asked;
+        dial.addrs.clear();
+        let (deadline, bytes) =
+            (dial.deadline, dial.asked.as_mut().map(|asked| std::mem::take(&mut asked.bytes)));
+        client.outbox.push_raw(&bytes.unwrap_or_default(), outbound);
+        client.deadlines.close_by(deadline);
+        self.rearm(index);
+        self.make_dirty(index);
+        true
+    }
+
+    /// One read of the response.
+    pub(super) fn read_response(&mut self, index: usize, now: Instant) -> Turn {
+        let client = &mut self.clients[index];
+        let Some(Dial { step: DialStep::Asked, .. }) = client.dial_mut() else { return Turn::Drained };
+        let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
+            return Turn::Postponed;
+        };
+        let (mut block, base) = self.tick.take_block();
+        let end = block.len().min(base.saturating_add(budget));
+        let room = &mut block[base..end];
+        let offered = room.len();
+        let count = match read(&mut client.stream, room) {
+            Ok(count) => count,
+            Err(turn) => {
+                self.tick.put_block(block);
+                return drained_by(client, turn);
+            }
+        };
+        self.tick.received(count);
+        self.stats.bytes_in += count as u64;
+        after_read(client, count, offered, now);
+        let limits =
+            HeadLimits { max_bytes: self.config.max_head_bytes, max_headers: self.config.max_headers };
+        let bytes = &block[base..base + count];
+        let outcome = match client.dial_mut().and_then(|dial| dial.asked.as_mut()) {
+            Some(asked) => asked.reader.push(bytes, limits),
+            None => Ok(None),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(opened)) => {
+                // What the server said right behind its 101.
+                carry(&mut client.carry, &bytes[opened.used..], &mut self.inbound);
+                self.opened(index, opened, now);
+            }
+            Err(error) => self.attempt_failed(index, error, now),
+        }
+        self.tick.put_block(block);
+        let Some(client) = self.clients.get_mut(index) else { return Turn::Drained };
+        if client.readable || !client.carry.is_empty() { Turn::Again } else { Turn::Drained }
+    }
+
+    fn opened(&mut self, index: usize, opened: Opened, now: Instant) {
+        let id = self.id(index);
+        let Some(entropy) = self.entropy.clone() else { return };
+        let client = &mut self.clients[index];
+        let stage = std::mem::replace(&mut client.stage, Stage::Linger { half_closed: false });
+        let Stage::Dialing(dial) = stage else { return };
+        let Dial { link, asked, mut kept, .. } = *dial;
+        let Some(Asked { request, .. }) = asked else { return };
+        let Opened { response, subprotocol, .. } = opened;
+        client.stage = Stage::Open(Box::new(Open {
+            connection: Connection::new(Role::Client(Box::new(move || entropy.take()))),
+            verdict: None,
+            farewell: None,
+            overflow: None,
+            backlog: None,
+            limiter: Limiter::new(&self.config, now),
+            subprotocol,
+            request: self.config.keep_requests.then(|| request.clone()),
+            outbound: Some(Box::new(Outbound { link, response, opened: now })),
+        }));
+        client.deadlines = Deadlines::new(now);
+        self.open += 1;
+        self.stats.opened += 1;
+        self.tick.open(id, request);
+        self.rearm(index);
+        self.make_dirty(index);
+        while let Some((message, terms)) = kept.pop() {
+            // They fit together.
+            if let Err(error) = self.send_on(id, &Outgoing::Prepared(message), terms) {
+                log::debug!("a kept message was not queued: {error}");
+                self.stats.dropped += 1;
+            }
+        }
+        self.count_inbound(index);
+    }
+
+    // ---- ends ----
+
+    /// The deadline of a step passed.
+    pub(super) fn dial_due(&mut self, index: usize, now: Instant) {
+        let id = self.id(index);
+        let unread = self.clients[index].readable;
+        let Some(dial) = self.clients[index].dial_mut() else { return };
+        match dial.step {
+            DialStep::Waiting => {
+                dial.step = DialStep::Begin;
+                self.dials.push_back(id);
+            }
+            DialStep::Connecting(addr) if now < dial.deadline => {
+                let error = io::ErrorKind::TimedOut;
+                self.address_failed(index, ConnectError::Io { addr, error }, now);
+            }
+            DialStep::Asked if unread && !dial.late => {
+                dial.late = true;
+                self.clients[index].deadlines.close_by(after(now, Self::GRACE_TO_READ));
+                self.rearm(index);
+            }
+            step => {
+                // What has arrived of a refusal says more than the deadline.
+                let error = match &mut dial.asked {
+                    Some(asked) if asked.reader.is_refused() => asked.reader.end(),
+                    _ => ConnectError::Timeout(step.public()),
+                };
+                self.attempt_failed(index, error, now);
+            }
+        }
+    }
+
+    /// The server has sent FIN before the handshake was over.
+    pub(super) fn hung_up(&mut self, index: usize, now: Instant) {
+        let asked = self.clients[index].dial_mut().and_then(|dial| dial.asked.as_mut());
+        let error = asked.map_or(ConnectError::HungUp, |asked| asked.reader.end());
+        self.attempt_failed(index, error, now);
+    }
+
+    /// Reading or writing has failed before the handshake was over.
+    pub(super) fn broken(&mut self, index: usize, error: io::ErrorKind, now: Instant) {
+        let client = &mut self.clients[index];
+        let addr = client.remote;
+        let error = match client.dial_mut().and_then(|dial| dial.asked.as_mut()) {
+            Some(asked) if asked.reader.is_refused() => asked.reader.end(),
+            _ => ConnectError::Io { addr, error },
+        };
+        self.attempt_failed(index, error, now);
+    }
+
+    /// No connection to this address: on to the next.
+    fn address_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
+        let id = self.id(index);
+        self.drop_stream(index);
+        let Some(dial) = self.clients[index].dial_mut() else { return };
+        if dial.addrs.is_empty() {
+            return self.attempt_failed(index, error, now);
+        }
+        dial.error = Some(error);
+        dial.step = DialStep::Next;
+        self.dials.push_back(id);
+    }
+
+    /// This attempt has failed: there will be another one, or that was all.
+    fn attempt_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
+        self.stats.dial_failed += 1;
+        log::debug!("an attempt to connect has failed: {error}");
+        let Some(dial) = self.clients[index].dial_mut() else { return };
+        let attempt = dial.link.attempt.saturating_add(1);
+        let wait = dial.link.plan.reconnect.and_then(|policy| policy.delay(attempt, &mut self.jitter));
+        match wait.filter(|_| !self.shutting_down) {
+            Some(wait) => self.wait(index, attempt, wait, Some(error), now),
+            None => self.give_up(index, error),
+        }
+    }
+
+    /// The last of this id: it never was open.
+    pub(super) fn give_up(&mut self, index: usize, error: ConnectError) {
+        let id = self.id(index);
+        let Some(dial) = self.clients[index].dial_mut() else { return };
+        let (link, attempt, wait) = (dial.link.id, 0, Duration::ZERO);
+        let mut lost = 0;
+        while dial.kept.pop().is_some() {
+            lost += 1;
+        }
+        self.stats.dropped += lost;
+        self.tick.connect_failed(id, Failure { link, error: Some(error), attempt, wait });
+        self.free(index);
+    }
+
+    /// It held more than others.
+    pub(super) fn shed_dial(&mut self, index: usize) {
+        let under_way = |dial: &mut Dial| !matches!(dial.step, DialStep::Waiting | DialStep::Begin);
+        self.stats.dial_failed += u64::from(self.clients[index].dial_mut().is_some_and(under_way));
+        self.give_up(index, ConnectError::Overloaded);
+    }
+
+    /// A client's `Close` is being reported.
+    pub(super) fn note_loss(&mut self, id: ClientId, reason: &CloseReason) {
+        let Stage::Open(open) = &mut self.clients[id.index()].stage else { return };
+        let ours =
+            matches!(reason, CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown);
+        let again = !ours
+            && !self.shutting_down
+            && open.outbound.as_ref().is_some_and(|outbound| outbound.link.plan.reconnect.is_some());
+        if again && let Some(outbound) = open.outbound.take() {
+            self.lost.push((outbound.link, outbound.opened));
+        }
+    }
+
+    /// Connections that were lost since the last tick get new ids, and their next attempt.
+    pub(super) fn redial_lost(&mut self, now: Instant) {
+        for (mut link, opened) in std::mem::take(&mut self.lost) {
+            let Some(policy) = link.plan.reconnect.filter(|_| !self.shutting_down) else { continue };
+            if policy.is_stable(now.saturating_duration_since(opened)) {
+                link.attempt = 0;
+            }
+            let attempt = link.attempt.saturating_add(1);
+            let wait = policy.delay(attempt, &mut self.jitter);
+            let id = self.add_dial(link, DialStep::Waiting, now);
+            match wait {
+                Some(wait) => self.wait(id.index(), attempt, wait, None, now),
+                None => self.give_up(id.index(), ConnectError::GaveUp),
+            }
+        }
+    }
+
+    fn wait(
+        &mut self,
+        index: usize,
+        attempt: u32,
+        wait: Duration,
+        error: Option<ConnectError>,
+        now: Instant,
+    ) {
+        let id = self.id(index);
+        self.drop_stream(index);
+        let client = &mut self.clients[index];
+        let Some(dial) = client.dial_mut() else { return };
+        (dial.step, dial.asked) = (DialStep::Waiting, None);
+        dial.addrs.clear();
+        dial.error = error.clone();
+        dial.link.attempt = attempt;
+        let link = dial.link.id;
+        client.deadlines = Deadlines::new(now);
+        client.deadlines.close_by(after(now, wait));
+        self.rearm(index);
+        self.tick.reconnecting(id, Failure { link, error, attempt, wait });
+        self.count_inbound(index);
+    }
+
+    /// Closes the socket, and forgets what belongs to it.
+    fn drop_stream(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.stream = Wire::none();
+        client.outbox.clear(&mut self.outbound);
+        client.outbox.unblock();
+        self.inbound.give(std::mem::take(&mut client.carry));
+        client.deadlines.unstuck();
+        (client.readable, client.read_closed, client.urgent) = (false, false, false);
+        (client.failed, client.backed_up) = (None, false);
+    }
+}

@@ -1,0 +1,124 @@
+//! What one request may cost the others: a panic of the application's, time, memory.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{web::*, *};
+use crate::{Decision, services::Services};
+
+#[test]
+fn a_closure_that_panics_harms_no_message_of_the_same_tick() {
+    for upgrade in [false, true] {
+        let services = Services {
+            on_http: Some(Box::new(|_| panic!("as expected"))),
+            on_upgrade: Some(Box::new(move |request, _| {
+                assert!(request.uri().path() != "/panic", "as expected");
+                Decision::Accept
+            })),
+            ..Services::default()
+        };
+        let mut host = Host::with_services(Config::default(), services, None);
+        let (mut peer, id) = host.open();
+        let mut web = Web::new(&mut host);
+        let _ = host.poll();
+        peer.text("hello");
+        web.ask(if upgrade { Peer::HEAD.replace("/chat", "/panic") } else { get("/") });
+        assert!(catch_unwind(AssertUnwindSafe(|| host.poll())).is_err());
+        peer.text("there");
+        let mut got = messages(&host.poll());
+        got.extend(messages(&host.poll()));
+        assert_eq!(got, [(id, b"hello".to_vec()), (id, b"there".to_vec())]);
+        // Who has asked is told at its deadline, or hung up on.
+        host.advance(11 * SEC);
+        host.settle();
+        host.check();
+        let stats = host.engine.stats();
+        assert_eq!(stats.rejected.total(), 1, "{stats}");
+    }
+}
+
+#[test]
+fn a_crowd_of_requests_is_answered_over_several_polls() {
+    let mut host = answering(Config::default());
+    let mut webs: Vec<_> = (0..1_000).map(|_| Web::new(&mut host)).collect();
+    let (mut peer, id) = host.open();
+    for web in &mut webs {
+        web.ask(get("/"));
+        web.ask(get("/"));
+    }
+    peer.text("hello");
+    let (mut most, mut answered, mut heard) = (0, 0, vec![]);
+    for _ in 0..200 {
+        let tick = host.poll();
+        host.check();
+        heard.extend(messages(&tick));
+        let now = host.engine.stats().http_requests;
+        most = most.max(now - answered);
+        answered = now;
+        if host.is_quiet() {
+            break;
+        }
+        assert!(tick.next_timeout() == Some(Duration::ZERO) || !tick.more());
+    }
+    assert_eq!((answered, heard), (2_000, vec![(id, b"hello".to_vec())]));
+    assert!(most <= 64, "{most} in one poll");
+}
+
+#[test]
+fn a_large_body_is_read_in_turns() {
+    let mut host = asking();
+    let mut webs: Vec<_> = (0..2).map(|_| Web::new(&mut host)).collect();
+    let _ = host.poll();
+    webs[0].ask(post("/large", &"x".repeat(60_000)));
+    webs[1].ask(post("/small", "x"));
+    let paths: Vec<_> = settle_asked(&mut host).into_iter().map(|(_, path, _)| path).collect();
+    assert_eq!(paths, ["/small", "/large"]);
+}
+
+#[test]
+fn the_last_answer_may_leave_slowly_too() {
+    let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
+    for request in
+        ["GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\nHost: a\r\n\r\n"]
+    {
+        let mut web = Web::new(&mut host);
+        web.peer.windows(1_000, 1_000);
+        web.ask(request);
+        host.settle();
+        while web.peer.read(1_000) > 0 {
+            host.check();
+            host.advance(900 * MS);
+            host.settle();
+        }
+        assert_eq!(web.answer().body, vec![7; 20_000]);
+        assert!(web.peer.at_end());
+        web.peer.fin();
+        host.settle();
+    }
+    assert_eq!(host.engine.stats().http_only, 2);
+    host.check_empty();
+}
+
+#[test]
+fn a_refused_connection_that_cannot_be_watched_counts_once() {
+    let mut host = Host::new(Config { max_connections: Some(1), ..Config::default() });
+    host.open();
+    let _refused = host.connect();
+    let _ = host.poll();
+    assert_eq!(host.engine.stats().rejected.total(), 1);
+    let index = host.engine.clients.iter().map(|(index, _)| index).max().unwrap();
+    host.engine.abandon(index);
+    host.check();
+}
+
+#[test]
+fn pending_upgrades_are_counted_with_their_headers() {
+    let services = Services { on_upgrade: Some(Box::new(|_, _| Decision::Defer)), ..Services::default() };
+    let mut host = Host::with_services(Config::default(), services, None);
+    let mut web = Web::new(&mut host);
+    let many: String = (0..90).map(|number| format!("a{number}:\r\n")).collect();
+    web.ask(Peer::HEAD.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));
+    host.settle();
+    host.check();
+    let held = host.engine.total_buffered();
+    assert!(held > 90 * 64, "{held} bytes for a table of 95 headers");
+}

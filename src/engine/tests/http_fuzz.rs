@@ -1,0 +1,186 @@
+//! Mutated requests, split at random: never a panic, no more answers than requests, and the same fate however the
+//! bytes came.
+//!
+//! `TICKWS_SIM_SEEDS=50000 cargo test --lib http_fuzz` tries more; a failure names the seed that repeats it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use super::{simulation::run, web::*, *};
+use crate::{Decision, services::Services, test_rng::Rng};
+
+const SEEDS: u64 = 1_500;
+
+#[test]
+fn mutated_requests_have_one_fate_however_they_are_split() {
+    run(0, SEEDS, "mutated_requests_have", |seed| fuzz(seed, true));
+}
+
+#[test]
+fn mutated_requests_have_one_fate_where_only_upgrades_are_served() {
+    run(1, SEEDS, "mutated_requests_have", |seed| fuzz(seed, false));
+}
+
+const CORPUS: &[&str] = &[
+    "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /a/b?c=d HTTP/1.1\r\nHost: a.example:80\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+    "HEAD /static HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET /static HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"x\"\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 38\r\n\r\nGET /inner HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "PUT /x HTTP/1.0\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET http://b/c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
+    "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+];
+
+const PIECES: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    "\0",
+    " ",
+    "\t",
+    ":",
+    "\r\n\r\n",
+    "Content-Length: 5\r\n",
+    "Content-Length: 0\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Host: b\r\n",
+    "Connection: close\r\n",
+    "Upgrade: websocket\r\n",
+    "Expect: 100-continue\r\n",
+    "HTTP/1.0",
+    "99999999999999999999",
+    "-1",
+    "+",
+    "\u{e4}",
+    "GET",
+    "HEAD",
+    "\x7f",
+];
+
+/// Up to four requests, with up to three faults.
+fn mutated(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for _ in 0..1 + rng.below(4) {
+        bytes.extend_from_slice(rng.pick(CORPUS).as_bytes());
+    }
+    for _ in 0..rng.below(4) {
+        let at = rng.below(bytes.len());
+        let until = (at + rng.below(30)).min(bytes.len());
+        match rng.below(6) {
+            0 => bytes[at] = rng.next() as u8,
+            1 => bytes[at] ^= 1 << rng.below(8),
+            2 => drop(bytes.drain(at..until)),
+            3 => {
+                let piece = bytes[at..until].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            4 => bytes.truncate(at.max(1)),
+            _ => drop(bytes.splice(at..at, rng.pick(PIECES).bytes())),
+        }
+        if bytes.is_empty() {
+            bytes.push(b'G');
+        }
+    }
+    bytes
+}
+
+/// What a connection came to.
+#[derive(Debug, PartialEq, Eq)]
+struct Fate {
+    answers: Vec<(u16, Vec<u8>)>,
+    /// What the application was asked, or the closure.
+    asked: Vec<String>,
+    is_ended: bool,
+}
+
+fn host(services_on: bool) -> Host {
+    let mut services = Services {
+        on_upgrade: Some(Box::new(|_, _| Decision::Reject(status(403, "no")))),
+        ..Services::default()
+    };
+    if services_on {
+        services.site.serve_bytes("/static", "text/plain", b"static".to_vec()).unwrap();
+    }
+    Host::with_services(
+        Config { http: services_on, max_body_size: 1_000, ..Config::default() },
+        services,
+        None,
+    )
+}
+
+fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -> Fate {
+    let mut host = host(services_on);
+    let mut peer = host.connect();
+    let mut fate = Fate { answers: Vec::new(), asked: Vec::new(), is_ended: false };
+    let mut at = 0;
+    let mut is_over = false;
+    while !is_over {
+        let count = next(bytes.len() - at).min(bytes.len() - at);
+        peer.raw(&bytes[at..at + count]);
+        at += count;
+        is_over = at == bytes.len();
+        loop {
+            let tick = host.poll();
+            host.check();
+            for event in &tick {
+                let Event::Http { request_id, request } = event else { panic!("{event:?}") };
+                let said = format!("{} {} {:?}", request.method(), request.uri(), request.body());
+                let answer = ok(format!("{} bytes", request.body().len()));
+                host.engine.respond(request_id, answer, host.now).expect("it waits");
+                fate.asked.push(said);
+            }
+            if tick.is_empty() && host.is_quiet() {
+                break;
+            }
+        }
+    }
+    peer.read(usize::MAX);
+    // A HEAD's answer has nothing behind its head; whether one was, the server knows best.
+    let stats = host.engine.stats();
+    while let Some(head) = peer.answer(true) {
+        let status = peer.status().expect("of this answer");
+        let length =
+            |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok();
+        let len = head.0.lines().find_map(length).unwrap_or(0);
+        let body = if peer.rest().starts_with(b"HTTP/1.1 ") { Vec::new() } else { peer.take(len) };
+        // Whether bytes behind an upgrade request are too early, only their coming tells (RFC 6455 §4.1).
+        let upgrade = status == 403 || body.starts_with(b"wait for the 101 response");
+        if status != 100 {
+            fate.answers.push(if upgrade { (0, Vec::new()) } else { (status, body) });
+        }
+    }
+    assert_eq!(peer.rest(), b"", "neither an answer nor its body");
+    fate.is_ended = peer.at_end();
+    let finals = fate.answers.len() as u64;
+    assert_eq!(finals, stats.http_requests + stats.rejected.total(), "{fate:?}, {stats}");
+    // After a refusal there is nothing.
+    assert!(stats.rejected.total() <= 1 && (stats.rejected.total() == 0 || fate.is_ended));
+    peer.fin();
+    host.settle();
+    host.check();
+    peer.reset(true);
+    host.settle();
+    host.check_empty();
+    fate
+}
+
+fn fuzz(seed: u64, services_on: bool) -> u64 {
+    let mut rng = Rng::new(seed);
+    let bytes = mutated(&mut rng);
+    let whole = fate(&bytes, services_on, |left| left);
+    let singly = fate(&bytes, services_on, |_| 1);
+    let most = 1 + rng.below(60);
+    let split = fate(&bytes, services_on, |_| 1 + rng.below(most));
+    for other in [&singly, &split] {
+        assert_eq!(&whole, other, "{:?}", String::from_utf8_lossy(&bytes));
+    }
+    let mut hasher = DefaultHasher::new();
+    (whole.asked, whole.answers, whole.is_ended).hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,159 @@
+//! How long a plain request, its answer, and the time between two may take.
+
+use super::*;
+
+/// How long after now the server hangs up, if nothing else happens.
+#[track_caller]
+pub(super) fn time_to_end(host: &mut Host, web: &mut Web) -> Duration {
+    let start = host.now;
+    loop {
+        web.peer.read(usize::MAX);
+        if web.peer.at_end() {
+            return host.now - start;
+        }
+        let timeout = host.engine.next_timeout(host.now).expect("something is due");
+        host.advance(timeout);
+        let _ = host.poll();
+        host.check();
+        assert!(host.now < start + 100 * SEC, "it never ends");
+    }
+}
+
+#[track_caller]
+fn assert_about(time: Duration, due: Duration) {
+    assert!(due <= time && time < due + 2 * MS, "{time:?}, not {due:?}");
+}
+
+#[test]
+fn an_idle_connection_is_kept_for_so_long() {
+    let config = Config { keep_alive_timeout: 7 * SEC, ..Config::default() };
+    let (mut host, mut web) = served_with(config);
+    for _ in 0..5 {
+        host.advance(6 * SEC + 990 * MS);
+        web.ask(get("/again"));
+        host.settle();
+        assert_eq!(web.answer().status, 200);
+    }
+    assert_about(time_to_end(&mut host, &mut web), 7 * SEC);
+    assert_eq!(host.engine.stats().http_only, 1);
+    assert!(!web.peer.was_aborted());
+    host.check_empty();
+}
+
+#[test]
+fn a_host_that_was_away_hangs_up_on_nobody_who_has_asked_meanwhile() {
+    let (mut host, mut web) = served();
+    let mut idle = Web::new(&mut host);
+    idle.ask(get("/"));
+    host.settle();
+    assert_eq!(idle.answer().status, 200);
+    web.ask(get("/again"));
+    host.advance(60 * SEC);
+    host.settle();
+    assert_eq!(web.answer().text(), "GET /again ");
+    assert!(idle.peer.is_dropped() && !web.peer.is_dropped());
+}
+
+#[test]
+fn a_head_that_drips_has_its_time_and_no_more() {
+    for keep_alive in [SEC, 10 * SEC, 3_600 * SEC] {
+        let config =
+            Config { keep_alive_timeout: keep_alive, handshake_timeout: 4 * SEC, ..Config::default() };
+        let (mut host, mut web) = served_with(config);
+        host.advance(keep_alive / 2);
+        let start = host.now;
+        for byte in get("/slow").as_bytes().chunks(1).take(35) {
+            if host.now - start + 110 * MS < 4 * SEC {
+                web.peer.raw(byte);
+                host.settle();
+                host.check();
+                host.advance(100 * MS);
+            }
+        }
+        let so_far = host.now - start;
+        assert_about(so_far + time_to_end(&mut host, &mut web), 4 * SEC);
+        assert_eq!(host.engine.stats().rejected.timeout, 1);
+        host.check_empty();
+    }
+}
+
+#[test]
+fn a_body_that_drips_has_the_time_of_its_head() {
+    let mut host = asking();
+    let mut web = Web::new(&mut host);
+    let start = host.now;
+    web.peer.raw(format!("{POST_HEAD}\r\n").as_bytes());
+    for byte in b"hell".chunks(1) {
+        host.settle();
+        host.check();
+        host.advance(2 * SEC);
+        web.peer.raw(byte);
+    }
+    let so_far = host.now - start;
+    assert_about(so_far + time_to_end(&mut host, &mut web), 10 * SEC);
+    assert_eq!(host.engine.stats().rejected.timeout, 1);
+    host.check_empty();
+}
+
+#[test]
+fn a_request_that_nobody_answers_gets_503() {
+    for head in [false, true] {
+        let mut host = asking();
+        let mut web = Web::new(&mut host);
+        host.advance(SEC);
+        web.ask(if head { get("/").replace("GET", "HEAD") } else { get("/") });
+        web.ask(get("/never"));
+        let asked = settle_asked(&mut host);
+        assert_eq!(asked.len(), 1);
+        assert_about(time_to_end(&mut host, &mut web), 10 * SEC);
+        let answer = web.answer();
+        assert_eq!((answer.status, answer.is_last()), (503, true));
+        assert_eq!(web.peer.rest(), b"", "RFC 9110 §9.3.2: nothing behind the answer to a HEAD");
+        assert_eq!(host.engine.stats().rejected.unanswered, 1);
+        let late = host.engine.respond(asked[0].0, ok("late"), host.now);
+        assert_eq!(late, Err(RespondError::Gone(asked[0].0)));
+        web.peer.fin();
+        host.settle();
+        host.check_empty();
+    }
+}
+
+#[test]
+fn an_answer_that_leaves_slowly_is_no_idle_time() {
+    let config = Config { keep_alive_timeout: SEC, ..Config::default() };
+    let mut host = serving(config, |_| ok(vec![7; 20_000]));
+    let mut web = Web::new(&mut host);
+    web.peer.windows(1_000, 1_000);
+    web.ask(get("/large"));
+    host.settle();
+    // 900 ms for each thousand bytes.
+    while web.peer.read(1_000) > 0 {
+        host.check();
+        host.advance(900 * MS);
+        host.settle();
+    }
+    assert_eq!(web.answer().body, vec![7; 20_000]);
+    // The next one is welcome for as long as it may be from the last byte on.
+    web.ask(get("/again"));
+    host.settle();
+    assert!(web.peer.unread() > 0);
+}
+
+#[test]
+fn who_takes_nothing_of_its_answer_is_given_up() {
+    let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
+    let mut web = Web::new(&mut host);
+    web.peer.windows(1_000, 1_000);
+    web.ask(get("/large"));
+    host.settle();
+    let start = host.now;
+    while !web.peer.is_dropped() {
+        let timeout = host.engine.next_timeout(host.now).expect("a deadline");
+        host.advance(timeout);
+        let _ = host.poll();
+        host.check();
+    }
+    assert_about(host.now - start, 10 * SEC);
+    assert_eq!(host.engine.stats().http_only, 1);
+    host.check_empty();
+}

@@ -1,0 +1,95 @@
+//! Random numbers that nobody can foresee: masking keys and the handshake's nonces.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    hash::BuildHasher,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// The system's random bytes, a batch at a time; clones share it.
+///
+/// RFC 6455 §10.3: who chooses the payloads must not be able to foresee the masking keys. Each byte of a batch
+/// is the system's own and is used once.
+#[derive(Clone)]
+pub(crate) struct Entropy(Arc<Mutex<Batch>>);
+
+struct Batch {
+    bytes: [u8; Batch::SIZE],
+    used: usize,
+    /// Keyed by the system when the first batch was: stands in if a later one fails, which no system in order does.
+    spare: RandomState,
+    counter: u64,
+}
+
+impl Batch {
+    const SIZE: usize = 2048;
+
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        if self.used + N > Self::SIZE {
+            self.refill();
+        }
+        let mut taken = [0; N];
+        taken.copy_from_slice(&self.bytes[self.used..self.used + N]);
+        self.bytes[self.used..self.used + N].fill(0);
+        self.used += N;
+        taken
+    }
+
+    fn refill(&mut self) {
+        if let Err(error) = getrandom::fill(&mut self.bytes) {
+            log::error!("the system's random numbers have failed: {error}");
+            // SipHash with a secret key, over a counter: still nothing that a peer could foresee.
+            for chunk in self.bytes.chunks_mut(8) {
+                self.counter += 1;
+                chunk.copy_from_slice(&self.spare.hash_one(self.counter).to_ne_bytes()[..chunk.len()]);
+            }
+        }
+        self.used = 0;
+    }
+}
+
+impl Entropy {
+    /// `None`: the system has no random numbers.
+    pub(crate) fn new() -> Option<Self> {
+        let mut bytes = [0; Batch::SIZE];
+        getrandom::fill(&mut bytes).ok()?;
+        let batch = Batch { bytes, used: 0, spare: RandomState::new(), counter: 0 };
+        Some(Entropy(Arc::new(Mutex::new(batch))))
+    }
+
+    /// Bytes that were never given before.
+    pub(crate) fn take<const N: usize>(&self) -> [u8; N] {
+        const { assert!(N <= Batch::SIZE) };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Entropy")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_given_twice_over_many_batches_and_the_bits_are_even() {
+        let entropy = Entropy::new().unwrap();
+        let mut seen = HashSet::new();
+        let mut ones = 0;
+        const COUNT: usize = 4 * Batch::SIZE / 7;
+        for _ in 0..COUNT {
+            // Seven does not divide the batch: none straddles two.
+            let key: [u8; 7] = entropy.clone().take();
+            ones += key.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
+            assert!(seen.insert(key), "given twice");
+        }
+        let share = ones as f64 / (COUNT * 7 * 8) as f64;
+        assert!((0.48..0.52).contains(&share), "{share} of the bits are set");
+    }
+}

@@ -1,0 +1,169 @@
+//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many seconds if a network is bad.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, SyncSender, TrySendError},
+    },
+    thread,
+};
+
+use mio::Waker;
+
+use crate::{error::ConnectError, id::ClientId};
+
+type Name = (String, u16);
+type Found = (Name, Result<Vec<SocketAddr>, String>);
+
+/// The one thread that the library ever starts, and only when the first name has to be resolved. It ends when the
+/// server is dropped, or when the name is found that it looks for by then.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    names: SyncSender<Name>,
+    found: Arc<Mutex<Vec<Found>>>,
+    /// Who waits for each name. However many want one, it is looked up once.
+    waiting: HashMap<Name, BTreeSet<ClientId>>,
+}
+
+impl Resolver {
+    /// Names that wait for the thread.
+    const MAX_NAMES: usize = 64;
+
+    /// Connections that wait for one name.
+    const MAX_WAITING: usize = 65_536;
+
+    pub(crate) fn new(waker: Arc<Waker>) -> io::Result<Self> {
+        let (names, inbox) = mpsc::sync_channel(Self::MAX_NAMES);
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let results = Arc::clone(&found);
+        thread::Builder::new()
+            .name("tickws-resolver".into())
+            .spawn(move || look_up_all(&inbox, &results, &waker, look_up))?;
+        Ok(Resolver { names, found, waiting: HashMap::new() })
+    }
+
+    /// Begins to resolve; `take` brings the result.
+    pub(crate) fn ask(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
+        let name = (host, port);
+        if let Some(waiting) = self.waiting.get_mut(&name) {
+            // Some may have been given up meanwhile, and a name may take its time.
+            if waiting.len() >= Self::MAX_WAITING {
+                return Err(ConnectError::ResolverBusy);
+            }
+            waiting.insert(id);
+            return Ok(());
+        }
+        match self.names.try_send(name.clone()) {
+            Ok(()) => {
+                self.waiting.insert(name, BTreeSet::from([id]));
+                Ok(())
+            }
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(ConnectError::ResolverBusy),
+        }
+    }
+
+    /// Takes what was found since the last call.
+    pub(crate) fn take(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut results = Vec::new();
+        for (name, outcome) in found {
+            let outcome = outcome.map_err(|error| ConnectError::Resolve { host: name.0.clone(), error });
+            let waiting = self.waiting.remove(&name).unwrap_or_default();
+            results.extend(waiting.into_iter().map(|id| (id, outcome.clone())));
+        }
+        results
+    }
+}
+
+fn look_up((host, port): &Name) -> Result<Vec<SocketAddr>, String> {
+    match (host.as_str(), *port).to_socket_addrs() {
+        Ok(addrs) => Ok(addrs.collect()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Until the resolver is dropped.
+fn look_up_all(
+    inbox: &Receiver<Name>,
+    results: &Mutex<Vec<Found>>,
+    waker: &Waker,
+    look_up: impl Fn(&Name) -> Result<Vec<SocketAddr>, String>,
+) {
+    while let Ok(name) = inbox.recv() {
+        let outcome = look_up(&name);
+        results.lock().unwrap_or_else(PoisonError::into_inner).push((name, outcome));
+        if let Err(error) = waker.wake() {
+            log::error!("cannot wake the server: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll, Token};
+
+    use super::*;
+
+    fn id(serial: u32) -> ClientId {
+        ClientId::new(serial, serial)
+    }
+
+    fn wait(
+        poll: &mut Poll,
+        resolver: &mut Resolver,
+    ) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+        let mut events = Events::with_capacity(4);
+        loop {
+            let taken = resolver.take();
+            if !taken.is_empty() {
+                return taken;
+            }
+            poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+            assert!(!events.is_empty(), "nobody woke the loop");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_or_not_and_the_loop_is_woken() {
+        let mut poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let mut resolver = Resolver::new(waker).unwrap();
+        // `localhost` is known without a network.
+        resolver.ask(id(1), "localhost".into(), 7).unwrap();
+        let found = wait(&mut poll, &mut resolver);
+        assert_eq!(found[0].0, id(1));
+        assert!(found[0].1.as_ref().unwrap().iter().all(|addr| addr.ip().is_loopback() && addr.port() == 7));
+        // RFC 6761 §6.4: never exists.
+        resolver.ask(id(2), "no name".into(), 7).unwrap();
+        let failed = wait(&mut poll, &mut resolver);
+        assert!(matches!(&failed[..], [(_, Err(ConnectError::Resolve { host, .. }))] if host == "no name"));
+    }
+
+    #[test]
+    fn one_name_is_looked_up_once_and_the_queue_is_bounded() {
+        // A thread that never comes to it.
+        let (names, inbox) = mpsc::sync_channel(Resolver::MAX_NAMES);
+        let found = Arc::default();
+        let mut resolver = Resolver { names, found, waiting: HashMap::new() };
+        for serial in 0..1000 {
+            resolver.ask(id(serial), "a.example".into(), 80).unwrap();
+            resolver.ask(id(serial), "a.example".into(), 80).unwrap();
+        }
+        for serial in 1..Resolver::MAX_NAMES as u32 {
+            resolver.ask(id(serial), format!("{serial}.example"), 80).unwrap();
+        }
+        let busy = resolver.ask(id(1), "one.too.many".into(), 80);
+        assert_eq!(busy, Err(ConnectError::ResolverBusy));
+        assert_eq!(inbox.try_iter().count(), Resolver::MAX_NAMES);
+        let addrs = vec![SocketAddr::from(([1, 2, 3, 4], 80))];
+        resolver.found.lock().unwrap().push((("a.example".into(), 80), Ok(addrs.clone())));
+        let results = resolver.take();
+        assert_eq!(results.len(), 1000);
+        assert!(results.iter().all(|(_, outcome)| outcome.as_ref() == Ok(&addrs)));
+    }
+}

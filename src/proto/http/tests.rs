@@ -1,0 +1,271 @@
+//! Tables of requests and of answers, good and bad.
+
+use super::*;
+use crate::proto::handshake::{HeadLimits, HeadReader};
+
+const MAX: usize = 1_000;
+
+#[track_caller]
+fn parse(head: &str) -> Request {
+    let limits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
+    match HeadReader::default().push(head.as_bytes(), limits) {
+        Ok(Some(head)) => head.request,
+        other => panic!("{head:?}: {other:?}"),
+    }
+}
+
+/// The length of the body, or the status of the refusal.
+#[track_caller]
+fn len_of(head: &str) -> Result<usize, u16> {
+    body_len(&parse(head), MAX).map_err(Rejection::status)
+}
+
+#[track_caller]
+fn len_with(fields: &str) -> Result<usize, u16> {
+    len_of(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
+}
+
+#[test]
+fn a_length_is_one_number_in_digits() {
+    for (fields, len) in [
+        ("", Ok(0)),
+        ("Content-Length: 0\r\n", Ok(0)),
+        ("Content-Length: 5\r\n", Ok(5)),
+        ("content-LENGTH:5\r\n", Ok(5)),
+        // RFC 9112 §5.1: whitespace around a value is none of it.
+        ("Content-Length: \t 5 \t\r\n", Ok(5)),
+        ("Content-Length: 0005\r\n", Ok(5)),
+        ("Content-Length: 00000000000000000000000000000005\r\n", Ok(5)),
+        ("Content-Length: 999\r\n", Ok(999)),
+        ("Content-Length: 1000\r\n", Ok(1000)),
+        ("Content-Length: 1001\r\n", Err(413)),
+        ("Content-Length: 10000000000\r\n", Err(413)),
+        ("Content-Length: 18446744073709551615\r\n", Err(413)),
+        // Wraps to 0 and to 5 where nobody looks.
+        ("Content-Length: 18446744073709551616\r\n", Err(413)),
+        ("Content-Length: 18446744073709551621\r\n", Err(413)),
+        ("Content-Length: 340282366920938463463374607431768211461\r\n", Err(413)),
+        ("Content-Length:\r\n", Err(400)),
+        ("Content-Length: +5\r\n", Err(400)),
+        ("Content-Length: -5\r\n", Err(400)),
+        ("Content-Length: -0\r\n", Err(400)),
+        ("Content-Length: 0x5\r\n", Err(400)),
+        ("Content-Length: 5.0\r\n", Err(400)),
+        ("Content-Length: 5e1\r\n", Err(400)),
+        ("Content-Length: 1_0\r\n", Err(400)),
+        ("Content-Length: 1 0\r\n", Err(400)),
+        ("Content-Length: 5;\r\n", Err(400)),
+        ("Content-Length: 5,5\r\n", Err(400)),
+        ("Content-Length: 5, 5\r\n", Err(400)),
+        ("Content-Length: \"5\"\r\n", Err(400)),
+        ("Content-Length: five\r\n", Err(400)),
+        ("Content-Length: \u{665}\r\n", Err(400)),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", Err(400)),
+        ("Content-Length: 5\r\nContent-Length: 6\r\n", Err(400)),
+        ("Content-Length: 5\r\nX: y\r\ncontent-length: 0\r\n", Err(400)),
+        // Another header altogether.
+        ("Content_Length: 5\r\n", Ok(0)),
+        ("X-Content-Length: 5\r\n", Ok(0)),
+    ] {
+        assert_eq!(len_with(fields), len, "{fields:?}");
+    }
+}
+
+#[test]
+fn no_transfer_coding_is_taken() {
+    for coding in ["chunked", "Chunked", "gzip, chunked", "identity", "chunked ", "xchunked", ""] {
+        let fields = format!("Transfer-Encoding: {coding}\r\n");
+        assert_eq!(len_with(&fields), Err(501), "{coding:?}");
+        // RFC 9112 §6.1: with a length, in either order, or from HTTP/1.0.
+        assert_eq!(len_with(&format!("{fields}Content-Length: 5\r\n")), Err(400));
+        assert_eq!(len_with(&format!("Content-Length: 5\r\n{fields}")), Err(400));
+        assert_eq!(len_of(&format!("POST / HTTP/1.0\r\nHost: a\r\n{fields}\r\n")), Err(400));
+    }
+    assert_eq!(len_with("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"), Err(501));
+    assert_eq!(len_with("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n"), Err(400));
+    assert_eq!(len_with("Transfer_Encoding: chunked\r\n"), Ok(0));
+}
+
+#[test]
+fn only_http_1_0_need_not_name_its_host() {
+    assert_eq!(len_of("GET / HTTP/1.0\r\n\r\n"), Ok(0));
+    assert_eq!(len_of("GET / HTTP/1.1\r\n\r\n"), Err(400));
+    for version in ["HTTP/1.0", "HTTP/1.1"] {
+        assert_eq!(len_of(&format!("GET / {version}\r\nHost: a\r\nHost: b\r\n\r\n")), Err(400));
+        assert_eq!(len_of(&format!("GET / {version}\r\nHost: a b\r\n\r\n")), Err(400));
+    }
+}
+
+#[test]
+fn the_target_is_a_path_or_a_uri() {
+    for (line, len) in [
+        ("GET / HTTP/1.1", Ok(0)),
+        ("GET /a?b=c/d HTTP/1.0", Ok(0)),
+        ("GET //a/b HTTP/1.1", Ok(0)),
+        ("GET /http://b/ HTTP/1.1", Ok(0)),
+        ("GET http://a/b HTTP/1.1", Ok(0)),
+        ("GET http://a HTTP/1.1", Ok(0)),
+        ("OPTIONS / HTTP/1.1", Ok(0)),
+        ("BREW /pot HTTP/1.1", Ok(0)),
+        ("OPTIONS * HTTP/1.1", Err(400)),
+        ("GET a:80 HTTP/1.1", Err(400)),
+        ("GET a HTTP/1.1", Err(400)),
+        ("CONNECT a:80 HTTP/1.1", Err(400)),
+        ("CONNECT / HTTP/1.1", Err(405)),
+        ("CONNECT http://a/ HTTP/1.1", Err(405)),
+        ("TRACE / HTTP/1.1", Err(405)),
+        // Methods know no other case (RFC 9110 §9.1).
+        ("trace / HTTP/1.1", Ok(0)),
+    ] {
+        assert_eq!(len_of(&format!("{line}\r\nHost: a\r\n\r\n")), len, "{line}");
+    }
+}
+
+#[test]
+fn there_is_one_host() {
+    for (fields, is_good) in [
+        ("Host: a\r\n", true),
+        ("Host: a.example:80\r\n", true),
+        ("Host: [::1]:80\r\n", true),
+        ("Host: 127.0.0.1\r\n", true),
+        ("", false),
+        ("Host:\r\n", false),
+        ("Host: a\r\nHost: a\r\n", false),
+        ("Host: a\r\nHost: b\r\n", false),
+        ("Host: a, b\r\n", false),
+        ("Host: a b\r\n", false),
+        ("Host: a/b\r\n", false),
+        ("Host: user@a\r\n", false),
+        ("Host: a:80:80\r\n", false),
+        ("Host: a:99999\r\n", false),
+        ("Host: [::1\r\n", false),
+    ] {
+        for version in ["HTTP/1.1", "HTTP/1.0"] {
+            let len = len_of(&format!("GET / {version}\r\n{fields}\r\n"));
+            // RFC 9112 §3.2: only HTTP/1.1 needs one.
+            let is_good = is_good || (version == "HTTP/1.0" && fields.is_empty());
+            assert_eq!(len, if is_good { Ok(0) } else { Err(400) }, "{fields:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_request_says_of_its_connection() {
+    for (version, fields, last, waits) in [
+        ("1.1", "", false, false),
+        ("1.1", "Connection: keep-alive\r\n", false, false),
+        ("1.1", "Connection: close\r\n", true, false),
+        ("1.1", "Connection: keep-alive, Close\r\n", true, false),
+        ("1.1", "Connection: x\r\nConnection: close\r\n", true, false),
+        ("1.1", "Connection: closed\r\n", false, false),
+        ("1.1", "Connection: \"close\"\r\n", false, false),
+        ("1.0", "", true, false),
+        ("1.0", "Connection: keep-alive\r\n", true, false),
+        ("1.1", "Expect: 100-continue\r\n", false, true),
+        ("1.1", "Expect: 100-Continue\r\n", false, true),
+        ("1.1", "Expect: 200-ok\r\n", false, false),
+        ("1.0", "Expect: 100-continue\r\n", true, false),
+    ] {
+        let request = parse(&format!("GET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n"));
+        assert_eq!((is_last(&request), expects_continue(&request)), (last, waits), "{version} {fields:?}");
+    }
+}
+
+// ---- answers ----
+
+fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        headers.append(name, value.parse().unwrap());
+    }
+    headers
+}
+
+/// The head without its status line, whether a body follows, and whether the connection ends.
+#[track_caller]
+fn answer(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String, bool, bool) {
+    let code = StatusCode::from_u16(code).unwrap();
+    let head = answer_head(code, &fields(pairs), len, to_head, false).unwrap();
+    let text = String::from_utf8(head.bytes).unwrap();
+    let rest = text.strip_prefix(&format!("HTTP/1.1 {code}\r\n")).expect("the status line").to_owned();
+    let closing = answer_head(code, &fields(pairs), len, to_head, true).unwrap();
+    assert!(closing.close && String::from_utf8(closing.bytes).unwrap().contains("connection: close\r\n"));
+    (rest, head.has_body, head.close)
+}
+
+#[test]
+fn an_answer_says_how_long_it_is() {
+    let x: &[(&str, &str)] = &[("X-A", "1"), ("x-a", "2"), ("Y", "")];
+    for (code, pairs, len, to_head, head, has_body) in [
+        (200, &[][..], 4, false, "content-length: 4\r\n\r\n", true),
+        (200, &[], 0, false, "content-length: 0\r\n\r\n", false),
+        (200, &[], 4, true, "content-length: 4\r\n\r\n", false),
+        (404, x, 4, false, "x-a: 1\r\nx-a: 2\r\ny: \r\ncontent-length: 4\r\n\r\n", true),
+        (200, &[("Content-Length", "4")], 4, false, "content-length: 4\r\n\r\n", true),
+        (200, &[("Content-Length", "4")], 4, true, "content-length: 4\r\n\r\n", false),
+        // Of a body that nobody made.
+        (200, &[("Content-Length", "9")], 0, true, "content-length: 9\r\n\r\n", false),
+        (200, &[("Content-Length", "0")], 0, false, "content-length: 0\r\n\r\n", false),
+        // RFC 9110 §8.6: never in a 204, in a 304 that of the 200; §15.4.5: neither has a body.
+        (204, &[], 4, false, "\r\n", false),
+        (204, &[("Content-Length", "0")], 0, false, "\r\n", false),
+        (304, &[], 4, false, "\r\n", false),
+        (304, &[("Content-Length", "9")], 0, false, "content-length: 9\r\n\r\n", false),
+        (304, &[("ETag", "\"a\"")], 0, false, "etag: \"a\"\r\n\r\n", false),
+        (999, &[], 1, false, "content-length: 1\r\n\r\n", true),
+    ] {
+        assert_eq!(answer(code, pairs, len, to_head), (head.to_owned(), has_body, false), "{code} {pairs:?}");
+    }
+}
+
+#[test]
+fn an_answer_may_end_the_connection_and_says_so_once() {
+    for pairs in [&[("Connection", "close")][..], &[("connection", "CLOSE"), ("Connection", "close")]] {
+        let (head, has_body, close) = answer(200, pairs, 1, false);
+        assert_eq!(
+            (head.as_str(), has_body, close),
+            ("content-length: 1\r\nconnection: close\r\n\r\n", true, true)
+        );
+    }
+}
+
+#[test]
+fn nothing_that_moves_the_end_of_an_answer_is_sent() {
+    for code in [100, 101, 102, 103, 199] {
+        let code = StatusCode::from_u16(code).unwrap();
+        assert_eq!(answer_head(code, &HeaderMap::new(), 0, false, false), Err(Unfit::Status(code)));
+    }
+    for (code, pairs, len, to_head) in [
+        (200, &[("Content-Length", "3")][..], 4, false),
+        (200, &[("Content-Length", "5")], 4, false),
+        (200, &[("Content-Length", "5")], 4, true),
+        (200, &[("Content-Length", "5")], 0, false),
+        (200, &[("Content-Length", "4"), ("Content-Length", "4")], 4, false),
+        (304, &[("Content-Length", "4"), ("Content-Length", "5")], 0, false),
+        (200, &[("Content-Length", "")], 0, false),
+        (200, &[("Content-Length", "4, 4")], 4, false),
+        (200, &[("Content-Length", "0x4")], 4, false),
+        (200, &[("Content-Length", "-4")], 4, false),
+        (304, &[("Content-Length", "18446744073709551616")], 0, false),
+        (200, &[("Transfer-Encoding", "chunked")], 4, false),
+        (200, &[("Transfer-Encoding", "identity")], 4, false),
+        (200, &[("Connection", "keep-alive")], 4, false),
+        (200, &[("Connection", "close, upgrade")], 4, false),
+        (200, &[("Upgrade", "websocket")], 4, false),
+        (200, &[("Trailer", "x")], 4, false),
+        (200, &[("Keep-Alive", "timeout=5")], 4, false),
+    ] {
+        let code = StatusCode::from_u16(code).unwrap();
+        let error = answer_head(code, &fields(pairs), len, to_head, false);
+        assert!(matches!(error, Err(Unfit::Header(HeaderError::Reserved(_)))), "{pairs:?}: {error:?}");
+    }
+}
+
+#[test]
+fn a_value_that_is_no_ascii_is_sent_as_it_is() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-name", tungstenite::http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
+    let head = answer_head(StatusCode::OK, &headers, 0, false, false).unwrap();
+    assert!(head.bytes.windows(16).any(|bytes| bytes == b"x-name: J\xfcrgen\r\n"));
+}

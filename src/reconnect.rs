@@ -1,0 +1,154 @@
+//! How long to wait before another attempt to connect.
+
+use std::time::Duration;
+
+/// Connects again when an outbound connection is lost or an attempt fails: exponential backoff with full jitter.
+///
+/// Before the n-th attempt in a row the wait is random, even between zero and `base` · 2ⁿ⁻¹, at most `cap`. So a
+/// thousand clients that lost the same server come back spread over that time, and not all at once. A connection that has been
+/// open for `stable_after` begins the count anew.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tickws::{Connect, Reconnect};
+///
+/// let policy = Reconnect::new().base(Duration::from_millis(200)).cap(Duration::from_secs(10)).max_tries(20);
+/// let connect = Connect::new("ws://127.0.0.1:9001/feed").reconnect(policy);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reconnect {
+    base: Duration,
+    cap: Duration,
+    stable_after: Duration,
+    max_tries: Option<u32>,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Reconnect::new()
+    }
+}
+
+impl Reconnect {
+    /// Base 1 s, cap 30 s, stable after 10 s, no end of tries.
+    pub const fn new() -> Self {
+        Reconnect {
+            base: Duration::from_secs(1),
+            cap: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            max_tries: None,
+        }
+    }
+
+    /// The longest wait before the first new attempt; it doubles with each that fails.
+    #[must_use]
+    pub const fn base(mut self, base: Duration) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// No wait is longer than this.
+    #[must_use]
+    pub const fn cap(mut self, cap: Duration) -> Self {
+        self.cap = cap;
+        self
+    }
+
+    /// A connection that was open for this long was a good one: after it the count of attempts begins anew.
+    #[must_use]
+    pub const fn stable_after(mut self, stable_after: Duration) -> Self {
+        self.stable_after = stable_after;
+        self
+    }
+
+    /// New attempts in a row, without a stable connection between them, before
+    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) ends it.
+    #[must_use]
+    pub const fn max_tries(mut self, tries: u32) -> Self {
+        self.max_tries = Some(tries);
+        self
+    }
+
+    /// The wait before new attempt number `attempt`, which counts from one; `None`: there is none any more.
+    pub(crate) fn delay(&self, attempt: u32, jitter: &mut Jitter) -> Option<Duration> {
+        if self.max_tries.is_some_and(|max| attempt > max) {
+            return None;
+        }
+        let factor = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+        Some(jitter.up_to(self.base.saturating_mul(factor).min(self.cap)))
+    }
+
+    /// Whether a connection that was open for so long begins the count anew.
+    pub(crate) fn is_stable(&self, open_for: Duration) -> bool {
+        open_for >= self.stable_after
+    }
+}
+
+/// A generator for waits, the same for the same seed (SplitMix64). Spreads load; keeps no secrets.
+#[derive(Debug, Clone)]
+pub(crate) struct Jitter(u64);
+
+impl Jitter {
+    pub(crate) fn new(seed: u64) -> Self {
+        Jitter(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Evenly between zero and `most`.
+    fn up_to(&mut self, most: Duration) -> Duration {
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(((u128::from(self.next()) * u128::from(nanos)) >> 64) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        // Of its authors' reference implementation.
+        let mut jitter = Jitter::new(1_234_567);
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([jitter.next(), jitter.next(), jitter.next()], expected);
+    }
+
+    #[test]
+    fn waits_fill_a_range_that_doubles_up_to_the_cap() {
+        let policy = Reconnect::new().base(100 * MS).cap(1000 * MS);
+        let mut jitter = Jitter::new(1);
+        for (attempt, most) in
+            [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (40, 1000), (u32::MAX, 1000)]
+        {
+            let waits: Vec<_> = (0..2000).map(|_| policy.delay(attempt, &mut jitter).unwrap()).collect();
+            assert!(waits.iter().all(|wait| *wait < most * MS), "{attempt}");
+            // Even: each quarter has a quarter of them.
+            for quarter in 0..4 {
+                let (from, to) = (most * MS * quarter / 4, most * MS * (quarter + 1) / 4);
+                let share = waits.iter().filter(|wait| (from..to).contains(wait)).count();
+                assert!((400..600).contains(&share), "attempt {attempt}, quarter {quarter}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn tries_end_and_extremes_do_not_overflow() {
+        let mut jitter = Jitter::new(2);
+        let policy = Reconnect::new().max_tries(2);
+        assert!(policy.delay(2, &mut jitter).is_some() && policy.delay(3, &mut jitter).is_none());
+        assert_eq!(Reconnect::new().max_tries(0).delay(1, &mut jitter), None);
+        let policy = Reconnect::new().base(Duration::MAX).cap(Duration::MAX);
+        assert!(policy.delay(33, &mut jitter).is_some());
+        assert_eq!(Reconnect::new().base(Duration::ZERO).delay(9, &mut jitter), Some(Duration::ZERO));
+    }
+}

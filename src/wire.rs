@@ -1,0 +1,41 @@
+//! The place of a stream: an outbound connection has none while its name is resolved or while it waits.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+
+/// A stream, or none yet: that takes nothing and gives nothing, and its writable event is still to come.
+#[derive(Debug)]
+pub(crate) struct Wire<S>(Option<S>);
+
+impl<S> Wire<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Wire(Some(stream))
+    }
+
+    pub(crate) fn none() -> Self {
+        Wire(None)
+    }
+
+    pub(crate) fn get_mut(&mut self) -> Option<&mut S> {
+        self.0.as_mut()
+    }
+}
+
+impl<S: Read> Read for Wire<S> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.as_mut().ok_or(ErrorKind::WouldBlock)?.read(buf)
+    }
+}
+
+impl<S: Write> Write for Wire<S> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.as_mut().ok_or(ErrorKind::WouldBlock)?.write(buf)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.as_mut().ok_or(ErrorKind::WouldBlock)?.write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_mut().map_or(Ok(()), Write::flush)
+    }
+}

@@ -1,0 +1,81 @@
+//! The examples that connect to others, run as a user runs them.
+#![cfg(unix)]
+
+#[path = "support/example.rs"]
+mod example;
+
+use std::{
+    io::Write,
+    net::{TcpListener, TcpStream},
+    thread,
+};
+
+use example::{DEADLINE, Example};
+use tungstenite::{Message, WebSocket};
+
+fn accept(listener: &TcpListener) -> WebSocket<TcpStream> {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    tungstenite::accept(stream).unwrap()
+}
+
+#[test]
+fn client_is_a_terminal_for_a_socket() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let mut example = Example::start("client", &[&url, "--header", "X-A: b"]);
+    // Typed before there is a connection, two lines at once, and the last one without an end.
+    example.stdin.as_mut().unwrap().write_all("grüße\nzwei\n".as_bytes()).unwrap();
+    let mut socket = accept(&listener);
+    example.expect("connected");
+    for line in ["grüße", "zwei"] {
+        assert_eq!(socket.read().unwrap(), Message::text(line));
+    }
+    socket.send(Message::text("hello back")).unwrap();
+    example.expect("hello back");
+    socket.send(Message::binary(vec![0; 7])).unwrap();
+    example.expect("<7 bytes>");
+    drop(example.stdin.take());
+    assert!(matches!(socket.read().unwrap(), Message::Close(Some(frame)) if frame.code == 1000.into()));
+    while socket.read().is_ok() {}
+    drop(socket);
+    assert_eq!(example.exit_code(), Some(0));
+}
+
+#[test]
+fn client_says_why_it_cannot_connect() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let mut example = Example::start("client", &[&url]);
+    example.expect("connection refused");
+    assert_eq!(example.exit_code(), Some(1));
+    let mut example = Example::start("client", &["wss://a.example/"]);
+    example.expect("TLS");
+    assert_eq!(example.exit_code(), Some(1));
+}
+
+/// Fifty bots, a server of another make that goes away and comes back.
+#[test]
+fn bots_come_back_when_the_server_does() {
+    const BOTS: usize = 50;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut bots = Example::start("bots", &["--url", &format!("ws://{addr}/"), "--bots", "50"]);
+    let mut sockets: Vec<_> = (0..BOTS).map(|_| accept(&listener)).collect();
+    bots.expect("50 of 50 bots are there");
+    // Every socket is closed without a word, and nobody listens any more.
+    drop(listener);
+    sockets.clear();
+    bots.expect("s: 0 of 50 bots are there");
+    let server = thread::spawn(move || {
+        let listener = TcpListener::bind(addr).unwrap();
+        // A bot may leave in between, and another one come.
+        let mut sockets = Vec::new();
+        loop {
+            sockets.push(accept(&listener));
+        }
+    });
+    bots.expect("50 of 50 bots are there");
+    assert!(!server.is_finished());
+}

@@ -1,0 +1,172 @@
+//! Requests that two parsers could read in two ways, and other protocols: each is refused, and nothing behind it is read.
+
+mod support;
+
+use support::web::{Application, Web, echo, get, post};
+use tickws::Server;
+
+/// What a connection is told, and that it ends: with plain HTTP on, and (if it differs) as a mere WebSocket server.
+const HOSTILE: &[(&str, &str, &str, &str)] = &[
+    // Where does the body end, and the next request begin?
+    (
+        "CL.CL",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nContent-Length: 5\r\n\r\nhello!",
+        BAD,
+        NOT_GET,
+    ),
+    (
+        "CL.CL, equal",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        BAD,
+        NOT_GET,
+    ),
+    ("CL list", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 6\r\n\r\nhello", BAD, NOT_GET),
+    (
+        "CL.TE",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG",
+        BAD,
+        NOT_GET,
+    ),
+    (
+        "TE.CL",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n1\r\nG\r\n0\r\n\r\n",
+        BAD,
+        NOT_GET,
+    ),
+    ("TE", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", CODING, NOT_GET),
+    (
+        "TE with a space behind",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked \r\n\r\n0\r\n\r\n",
+        CODING,
+        NOT_GET,
+    ),
+    (
+        "TE: identity",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\nhello",
+        CODING,
+        NOT_GET,
+    ),
+    ("TE on GET", "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", CODING, BAD),
+    (
+        "TE and TE",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
+        CODING,
+        NOT_GET,
+    ),
+    ("TE in 1.0", "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD, BAD),
+    ("CL with a sign", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", BAD, NOT_GET),
+    ("CL in hex", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\nhello", BAD, NOT_GET),
+    (
+        "CL that wraps",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551621\r\n\r\nhello",
+        TOO_LONG,
+        NOT_GET,
+    ),
+    (
+        "CL with a space before the colon",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\nhello",
+        BAD,
+        BAD,
+    ),
+    (
+        "TE with a space before the colon",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n",
+        BAD,
+        BAD,
+    ),
+    (
+        "TE with a tab before the colon",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding\t: chunked\r\n\r\n",
+        BAD,
+        BAD,
+    ),
+    (
+        "TE with VT before the value",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n",
+        BAD,
+        BAD,
+    ),
+    ("TE folded", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", BAD, BAD),
+    ("a folded line", "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n", BAD, BAD),
+    ("a folded first line", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", BAD, BAD),
+    ("bare LF", "GET / HTTP/1.1\nHost: a\n\n", BAD, BAD),
+    ("bare LF within", "GET / HTTP/1.1\r\nHost: a\r\nX: y\nContent-Length: 5\r\n\r\n", BAD, BAD),
+    ("bare LF at the end", "GET / HTTP/1.1\r\nHost: a\r\n\n", BAD, BAD),
+    ("bare CR", "GET / HTTP/1.1\r\nHost: a\r\nX: y\rContent-Length: 5\r\n\r\n", BAD, BAD),
+    ("CR CR LF", "GET / HTTP/1.1\r\nHost: a\r\r\n\r\n", BAD, BAD),
+    ("NUL in a value", "GET / HTTP/1.1\r\nHost: a\r\nX: y\0z\r\n\r\n", BAD, BAD),
+    ("NUL in a name", "GET / HTTP/1.1\r\nHost: a\r\nX\0: y\r\n\r\n", BAD, BAD),
+    ("NUL in the target", "GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("a tab in a name", "GET / HTTP/1.1\r\nHost: a\r\nX\ty: z\r\n\r\n", BAD, BAD),
+    ("no name", "GET / HTTP/1.1\r\nHost: a\r\n: y\r\n\r\n", BAD, BAD),
+    ("no colon", "GET / HTTP/1.1\r\nHost: a\r\nnothing\r\n\r\n", BAD, BAD),
+    ("two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", BAD, BAD),
+    ("no host", "GET / HTTP/1.1\r\n\r\n", BAD, BAD),
+    ("a host with a path", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", BAD, BAD),
+    ("two words", "GET /\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("four words", "GET / x HTTP/1.1\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("two spaces", "GET  / HTTP/1.1\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("a tab for a space", "GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("HTTP/0.9", "GET /\r\n", BAD, BAD),
+    ("HTTP/1.2", "GET / HTTP/1.2\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", BAD, BAD),
+    ("lower case", "GET / http/1.1\r\nHost: a\r\n\r\n", BAD, BAD),
+    ("TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03", BAD, BAD),
+    ("SSH", "SSH-2.0-OpenSSH_9.9\r\n", BAD, BAD),
+    ("a proxy", "CONNECT b:80 HTTP/1.1\r\nHost: a\r\n\r\n", BAD, NOT_GET),
+    ("a proxy with a path", "CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", NOT_GET, NOT_GET),
+    ("TRACE", "TRACE / HTTP/1.1\r\nHost: a\r\nCookie: secret\r\n\r\n", NOT_GET, NOT_GET),
+    ("no path", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", BAD, NOT_GET),
+];
+
+const BAD: &str = "HTTP/1.1 400 Bad Request";
+const NOT_GET: &str = "HTTP/1.1 405 Method Not Allowed";
+const CODING: &str = "HTTP/1.1 501 Not Implemented";
+const TOO_LONG: &str = "HTTP/1.1 413 Payload Too Large";
+
+#[test]
+fn hostile_requests_are_refused_and_end_the_connection() {
+    for http in [true, false] {
+        let never: Application = |_, path, _| panic!("the application was asked for {path}");
+        let builder = Server::builder().http(http).max_body_size(1_000);
+        let mut web = Web { application: Some(never), ..Web::new(builder) };
+        for (what, request, with_http, without) in HOSTILE {
+            let expected = if http { with_http } else { without };
+            // A request behind it is nobody's.
+            for behind in ["", "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"] {
+                let mut raw = web.dial();
+                web.write(&mut raw, format!("{request}{behind}").as_bytes());
+                let all = web.rest(&mut raw);
+                let text = String::from_utf8(all).expect("a text");
+                let line = text.lines().next().unwrap_or_default();
+                assert_eq!(line, *expected, "{what}, HTTP {http}");
+                assert_eq!(text.matches("\r\n\r\n").count(), 1, "{what}: {text}");
+                assert!(text.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{what}: {text}");
+            }
+        }
+        let stats = web.server.stats();
+        assert_eq!((stats.http_requests, stats.opened), (0, 0));
+        assert_eq!(stats.rejected.total(), stats.accepted);
+    }
+}
+
+#[test]
+fn an_absolute_target_goes_before_host() {
+    // RFC 9112 §3.2.2: whoever goes by Host instead sees the header; there is one rule, and one answer.
+    let mut web = Web::with(Server::builder(), echo);
+    let mut raw = web.dial();
+    let answer = web.ask(&mut raw, "GET http://b.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!(answer.text(), "GET http://b.example/x ");
+}
+
+#[test]
+fn nothing_behind_a_body_is_taken_for_it() {
+    // A body that looks like a request is a body, and what follows it is the next request.
+    let mut web = Web::with(Server::builder(), echo);
+    let mut raw = web.dial();
+    let inner = get("/smuggled");
+    web.write(&mut raw, (post("/outer", &inner) + &get("/next")).as_bytes());
+    assert_eq!(web.answer(&mut raw, false).text(), format!("POST /outer {inner}"));
+    assert_eq!(web.answer(&mut raw, false).text(), "GET /next ");
+    assert_eq!(web.server.stats().http_requests, 2);
+}

@@ -1,0 +1,51 @@
+//! When there is a second thread: only from the first name on that has to be resolved, and not beyond the server's end.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::{fs, net::ToSocketAddrs};
+
+use support::{Deadline, Harness, Seen};
+use tickws::{Connect, Event};
+
+fn resolvers() -> usize {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.trim_end() == "tickws-resolver").count()
+}
+
+#[test]
+fn a_thread_is_there_only_for_names() {
+    let mut h = Harness::new();
+    let port = h.addr.port();
+    for connect in [
+        Connect::new(format!("ws://127.0.0.1:{port}/")),
+        Connect::new(format!("ws://localhost:{port}/")),
+        Connect::new("ws://a.name.invalid/").addrs([h.addr]),
+    ] {
+        h.server.connect_with(connect).unwrap();
+    }
+    h.until_seen("both ends of three", 6, |seen| matches!(seen, Seen::Open(..)));
+    assert_eq!(resolvers(), 0);
+
+    // With a dot at its end it is a name like any other.
+    if ("localhost.", port).to_socket_addrs().is_err() {
+        return eprintln!("skipped: \"localhost.\" does not resolve on this machine");
+    }
+    for _ in 0..5 {
+        h.server.connect(format!("ws://localhost.:{port}/")).unwrap();
+    }
+    // A server that sleeps is woken by what the thread finds.
+    let (deadline, mut opened) = (Deadline::new(), 0);
+    while opened < 10 {
+        deadline.check("both ends of five");
+        let tick = h.server.poll_for(support::PATIENCE).unwrap();
+        opened += tick.iter().filter(|event| matches!(event, Event::Open { .. })).count();
+    }
+    assert_eq!(resolvers(), 1);
+    drop(h);
+    while resolvers() > 0 {
+        deadline.check("the thread's end");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,46 @@
+//! Implementations of WebSocket that are not ours: Python's `websockets` and npm's `ws`.
+//!
+//! They are looked for where `.ci/run` puts them, in `peers` in the target folder. Where one is missing its test
+//! says that it is skipped, unless `TICKWS_REQUIRE_PEERS=1`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+fn installed(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target folder").join("peers").join(path)
+}
+
+/// Python with `websockets`, if it is there.
+pub fn python() -> Option<Command> {
+    let import = "import websockets.sync.client, websockets.extensions.permessage_deflate";
+    let own = installed("venv/bin/python");
+    [own, PathBuf::from("python3")]
+        .iter()
+        .find_map(|program| works(Command::new(program).args(["-c", import])).then(|| Command::new(program)))
+}
+
+/// Node with `ws`, if it is there.
+pub fn node() -> Option<Command> {
+    let command = || {
+        let mut command = Command::new("node");
+        command.env("NODE_PATH", installed("node_modules"));
+        command
+    };
+    works(command().args(["-e", "require('ws')"])).then(command)
+}
+
+fn works(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// What is there to be tested against; says so if it is nothing.
+pub fn or_skip(peer: Option<Command>, name: &str) -> Option<Command> {
+    if peer.is_none() {
+        let required = std::env::var_os("TICKWS_REQUIRE_PEERS").is_some_and(|value| value == "1");
+        assert!(!required, "{name} is missing, and TICKWS_REQUIRE_PEERS=1");
+        eprintln!("SKIPPED: {name} is not installed; .ci/run does that");
+    }
+    peer
+}
