@@ -47,7 +47,7 @@ fn main() -> Outcome<()> {
     let mut without = None;
     for features in ["", "deflate", "json", "deflate json"] {
         let output = Command::new(env!("CARGO"))
-            .args(["bench", "--bench", "echo", "--quiet", "--features", features])
+            .args(["bench", "--locked", "--bench", "echo", "--quiet", "--features", features])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env(COUNT, rounds)
             .output()?;

@@ -95,7 +95,7 @@ impl ServerBuilder {
         /// requests are ten thousand buffers.
         keep_requests: bool;
 
-        /// Bytes of an incoming message; more closes with 1009 (RFC 6455 §7.4.1). Default 1 MiB.
+        /// Bytes of an incoming message, inflated; more closes with 1009 (RFC 6455 §7.4.1). Default 1 MiB.
         max_message_size: usize;
         /// Bytes in one incoming frame; more closes with 1009. Default: as `max_message_size`.
         max_frame_size: usize;
@@ -183,7 +183,8 @@ impl ServerBuilder {
         handle_queue: usize;
     }
 
-    /// Compresses messages (permessage-deflate, RFC 7692) to and from clients that offer it. Default off.
+    /// Compresses messages (permessage-deflate, RFC 7692) to and from clients that offer it. The contexts of
+    /// [`DeflateMode::Dedicated`](crate::DeflateMode::Dedicated) come on top of `max_total_buffered`. Default off.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: crate::deflate::Deflate) -> Self {
         self.config.deflate = Some(deflate);

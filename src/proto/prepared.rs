@@ -21,7 +21,7 @@ use crate::{
 ///
 /// Cloning one is cheap: all clones share one frame, and so do the outboxes that it waits in. A snapshot
 /// that ten thousand slow readers wait for is held once. It may be made on another thread, and outlive
-/// the server.
+/// the server. Where compression is agreed on, it is compressed once, when first sent.
 ///
 /// # Examples
 ///
