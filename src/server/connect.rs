@@ -64,7 +64,7 @@ impl Server {
     }
 
     /// What an outbound connection has in common with those that a [`Reconnect`](crate::Reconnect) policy brings about after
-    /// it. Answers from `connect` on; `None` for a client that has connected to us, and for a stale id.
+    /// it. Answers from `connect` on, until the connection has ended; `None` for a client that has connected to us.
     pub fn link(&self, client: ClientId) -> Option<LinkId> {
         self.engine.link(client)
     }
