@@ -70,9 +70,11 @@ fn main() -> Result<(), Box<dyn Error>> {
                         now.said += u64::from(server.send(client, "to whom it may concern").is_ok());
                     }
                     // Each second one of them goes, and another one comes.
-                    if let (0, Some(&client)) = (beats % 10, turn.first()) {
-                        server.link(client).map(|link| alive.remove(&link));
-                        server.close(client, 1000, "enough")?;
+                    if let (0, Some(&client)) = (beats % 10, turn.first())
+                        && let Some(link) = server.link(client)
+                        && server.close(client, 1000, "enough").is_ok()
+                    {
+                        alive.remove(&link);
                         alive.insert(send_out(&mut server, &url)?);
                     }
                 }

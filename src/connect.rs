@@ -23,16 +23,17 @@ pub enum WhileDown {
     /// `send` answers [`SendError::Connecting`](crate::SendError::Connecting).
     #[default]
     Refuse,
-    /// The last so many are kept, as far as they fit into `max_buffered`, and leave first when the connection is open; older
-    /// ones are dropped and counted in [`Stats::dropped`](crate::Stats::dropped). What is kept when the connection is given up is
-    /// lost. Messages to many (`broadcast`, `publish`) are never kept.
+    /// The last so many are kept, as far as they fit into `max_buffered`, and leave first when the connection
+    /// is open; older ones are dropped and counted in [`Stats::dropped`](crate::Stats::dropped). What is kept
+    /// when the connection is given up is lost. Messages to many (`broadcast`, `publish`) are never kept.
     KeepLast(usize),
 }
 
 /// An outbound connection to be: where it goes, what its request says, and what happens when it fails.
 ///
 /// Every method takes it and gives it back. What is wrong with it is said by
-/// [`Server::connect_with`](crate::Server::connect_with) or [`Client::connect_with`](crate::Client::connect_with).
+/// [`Server::connect_with`](crate::Server::connect_with) or
+/// [`Client::connect_with`](crate::Client::connect_with).
 ///
 /// # Examples
 ///
@@ -103,8 +104,8 @@ impl Connect {
         Connect { target: Target::parse(url.as_ref()), plan, error: None }
     }
 
-    /// Adds a header to the request, for instance `Authorization` or `Origin`. One name may be added several times.
-    /// Those of the handshake itself are refused.
+    /// Adds a header to the request, for instance `Authorization` or `Origin`. One name may be added several
+    /// times. Those of the handshake itself are refused.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match header_of(name, value) {
             Ok((name, value)) => {
@@ -131,16 +132,16 @@ impl Connect {
         self
     }
 
-    /// Connects to these addresses, tried in turn, instead of those that the URL's host has. The host still stands
-    /// in the request. Nothing is resolved then.
+    /// Connects to these addresses, tried in turn, instead of those that the URL's host has. The host still
+    /// stands in the request. Nothing is resolved then.
     pub fn addrs(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.plan.addrs = addrs.into_iter().collect();
         self
     }
 
-    /// How long one attempt may take, resolving, all addresses and the handshake together. Of several addresses none
-    /// but the last may use up what is left of it: each has an even share. Time in which the program does not poll counts, but what has
-    /// arrived meanwhile is read first. Default 10 s.
+    /// How long one attempt may take, resolving, all addresses and the handshake together. Of several
+    /// addresses none but the last may use up what is left of it: each has an even share. Time in which the
+    /// program does not poll counts, but what has arrived meanwhile is read first. Default 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.plan.timeout = timeout;
         self
@@ -153,15 +154,16 @@ impl Connect {
         self
     }
 
-    /// What becomes of messages that are sent while the connection is not open. Default [`WhileDown::Refuse`].
+    /// What becomes of messages that are sent while the connection is not open. Default
+    /// [`WhileDown::Refuse`].
     pub fn while_down(mut self, while_down: WhileDown) -> Self {
         self.plan.while_down = while_down;
         self
     }
 
-    /// Runs before each attempt, the first included, on the server's thread inside a poll: for a fresh token, which has
-    /// to be at hand. What it changes holds for this attempt. An error of it ends the connection for good, whatever the
-    /// policy: [`Event::ConnectFailed`](crate::Event::ConnectFailed) brings it.
+    /// Runs before each attempt, the first included, on the server's thread inside a poll: for a fresh token,
+    /// which has to be at hand. What it changes holds for this attempt. An error of it ends the connection
+    /// for good, whatever the policy: [`Event::ConnectFailed`](crate::Event::ConnectFailed) brings it.
     pub fn before_attempt(
         mut self,
         before: impl FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + 'static,
@@ -234,7 +236,8 @@ impl<'a> Attempt<'a> {
         self.number
     }
 
-    /// Why the attempt before failed; `None` if there was none, or if it succeeded and the connection was lost later.
+    /// Why the attempt before failed; `None` if there was none, or if it succeeded and the connection was
+    /// lost later.
     pub fn error(&self) -> Option<&'a ConnectError> {
         self.error
     }

@@ -9,15 +9,16 @@ use std::{
 
 /// The system's random bytes, a batch at a time; clones share it.
 ///
-/// RFC 6455 §10.3: who chooses the payloads must not be able to foresee the masking keys. Each byte of a batch
-/// is the system's own and is used once.
+/// RFC 6455 §10.3: who chooses the payloads must not be able to foresee the masking keys. Each byte of a
+/// batch is the system's own and is used once.
 #[derive(Clone)]
 pub(crate) struct Entropy(Arc<Mutex<Batch>>);
 
 struct Batch {
     bytes: [u8; Batch::SIZE],
     used: usize,
-    /// Keyed by the system when the first batch was: stands in if a later one fails, which no system in order does.
+    /// Keyed by the system when the first batch was: stands in if a later one fails, which no system in order
+    /// does.
     spare: RandomState,
     counter: u64,
 }

@@ -15,25 +15,28 @@ use crate::{
 
 /// One thing that happened. Borrowed from its [`Tick`](crate::Tick), `Copy`, no allocation.
 ///
-/// For each client: one `Open`, then any number of `Message` and `Drained`, then exactly one `Close`,
-/// after which nothing more comes from that id. For one that [`connect`](crate::Server::connect) has named there may
-/// be any number of `Reconnecting` before the `Open`, or `ConnectFailed` instead of it, which then is the last.
+/// For each client: one `Open`, then any number of `Message` and `Drained`, then exactly one `Close`, after
+/// which nothing more comes from that id. For one that [`connect`](crate::Server::connect) has named there
+/// may be any number of `Reconnecting` before the `Open`, or `ConnectFailed` instead of it, which then is the
+/// last.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'t> {
-    /// A client has completed the opening handshake, or an outbound connection is there; from now on it can be sent to.
+    /// A client has completed the opening handshake, or an outbound connection is there; from now on it can
+    /// be sent to.
     Open {
         /// The new client.
         client: ClientId,
-        /// The upgrade request: path, query and headers; of an outbound connection our own, with its whole URL. It is gone with the tick unless
-        /// [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
+        /// The upgrade request: path, query and headers; of an outbound connection our own, with its whole
+        /// URL. It is gone with the tick unless [`keep_requests`](crate::ServerBuilder::keep_requests) is
+        /// set.
         request: &'t Request,
     },
-    /// An outbound connection could not be made and will not be tried again, or not any more: the last event of this
-    /// id, which never had an `Open`.
+    /// An outbound connection could not be made and will not be tried again, or not any more: the last event
+    /// of this id, which never had an `Open`.
     ConnectFailed {
-        /// What [`connect`](crate::Server::connect) returned, or the last [`Event::Reconnecting`] brought. With
-        /// [`ConnectError::GaveUp`] it is one that stands for a connection that will not be.
+        /// What [`connect`](crate::Server::connect) returned, or the last [`Event::Reconnecting`] brought.
+        /// With [`ConnectError::GaveUp`] it is one that stands for a connection that will not be.
         client: ClientId,
         /// What it has in common with its earlier connections.
         link: LinkId,
@@ -44,7 +47,8 @@ pub enum Event<'t> {
     /// [`Reconnect`](crate::Reconnect) policy says.
     Reconnecting {
         /// The id of the connection to be. After a `Close` it is a new one, which can be sent to (see
-        /// [`WhileDown`](crate::WhileDown)) and closed from now on; after an attempt that failed it is the same.
+        /// [`WhileDown`](crate::WhileDown)) and closed from now on; after an attempt that failed it is the
+        /// same.
         client: ClientId,
         /// What it has in common with its earlier connections.
         link: LinkId,
@@ -91,14 +95,14 @@ pub enum Event<'t> {
         /// What it asks for.
         request: HttpRequest<'t>,
     },
-    /// An upgrade that was not answered cannot be any more: the client has left, or its `handshake_timeout` has
-    /// passed.
+    /// An upgrade that was not answered cannot be any more: the client has left, or its `handshake_timeout`
+    /// has passed.
     UpgradeGone {
         /// What came in [`Event::Upgrade`].
         upgrade: UpgradeId,
     },
-    /// A plain HTTP request, if [`http`](crate::ServerBuilder::http) is on and nothing that is served covers it.
-    /// Answer, in this tick or a later one, with [`respond`](crate::Server::respond); after
+    /// A plain HTTP request, if [`http`](crate::ServerBuilder::http) is on and nothing that is served covers
+    /// it. Answer, in this tick or a later one, with [`respond`](crate::Server::respond); after
     /// `handshake_timeout` the client gets a 503.
     Http {
         /// What to answer to.

@@ -59,8 +59,8 @@ impl fmt::Debug for ClientId {
 
 /// Names one outbound connection over all its attempts, from [`Server::link`](crate::Server::link).
 ///
-/// Each connection that a [`Reconnect`](crate::Reconnect) policy brings about has a [`ClientId`] of its own, so that after
-/// a `Close` nothing more comes from an id. This is what they have in common.
+/// Each connection that a [`Reconnect`](crate::Reconnect) policy brings about has a [`ClientId`] of its own,
+/// so that after a `Close` nothing more comes from an id. This is what they have in common.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(u32);
 
@@ -85,7 +85,8 @@ impl fmt::Debug for LinkId {
 /// Names an upgrade request that waits for [`Server::accept`](crate::Server::accept) or
 /// [`Server::reject`](crate::Server::reject), from [`Event::Upgrade`](crate::Event::Upgrade).
 ///
-/// Good for one answer. When that is given, or after [`Event::UpgradeGone`](crate::Event::UpgradeGone), it is stale.
+/// Good for one answer. When that is given, or after [`Event::UpgradeGone`](crate::Event::UpgradeGone), it is
+/// stale.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpgradeId {
     serial: u64,

@@ -19,13 +19,13 @@ use crate::{
 
 /// One outbound connection that its program polls, with the same shape as a [`Server`].
 ///
-/// It is a server that listens nowhere and has one connection; [`server`](Client::server) gives it, with everything
-/// that has no call here: timers, statistics, handles for other threads. Programs with several connections, or with a
-/// server besides, want [`Server::connect`] and one loop.
+/// It is a server that listens nowhere and has one connection; [`server`](Client::server) gives it, with
+/// everything that has no call here: timers, statistics, handles for other threads. Programs with several
+/// connections, or with a server besides, want [`Server::connect`] and one loop.
 ///
 /// The events are those of a server: one `Open`, then messages, then one `Close`; with a
-/// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, and the same again. [`id`](Client::id) is always
-/// the id of the connection that is open or to be.
+/// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, and the same again.
+/// [`id`](Client::id) is always the id of the connection that is open or to be.
 ///
 /// # Examples
 ///

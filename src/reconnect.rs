@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// Connects again when an outbound connection is lost or an attempt fails: exponential backoff with full jitter.
+/// Connects again when an outbound connection is lost or an attempt fails: exponential backoff with full
+/// jitter.
 ///
-/// Before the n-th attempt in a row the wait is random, even between zero and `base` · 2ⁿ⁻¹, at most `cap`. So a
-/// thousand clients that lost the same server come back spread over that time, and not all at once. A connection that has been
-/// open for `stable_after` begins the count anew.
+/// Before the n-th attempt in a row the wait is random, even between zero and `base` · 2ⁿ⁻¹, at most `cap`.
+/// So a thousand clients that lost the same server come back spread over that time, and not all at once. A
+/// connection that has been open for `stable_after` begins the count anew.
 ///
 /// # Examples
 ///

@@ -1,5 +1,5 @@
-//! Connections that go out: attempts, their ends, and the next ones. The host resolves names and opens sockets; everything
-//! else is here.
+//! Connections that go out: attempts, their ends, and the next ones. The host resolves names and opens
+//! sockets; everything else is here.
 //!
 //! ```text
 //! connect ─► Begin ─► (Resolving) ─► Next ─► Connecting ─► Asked ─► Open
@@ -156,7 +156,8 @@ impl<S: Stream> Engine<S> {
         None
     }
 
-    /// The outcome of `Order::Connect`: a stream that is connecting or connected, and watched under the id's index.
+    /// The outcome of `Order::Connect`: a stream that is connecting or connected, and watched under the id's
+    /// index.
     pub(crate) fn dialed(&mut self, id: ClientId, stream: io::Result<S>, now: Instant) {
         let Some(Dial { step: DialStep::Connecting(addr), .. }) = self.dial_of(id) else { return };
         let addr = *addr;
@@ -270,7 +271,8 @@ impl<S: Stream> Engine<S> {
         Some(Order::Connect(id, addr))
     }
 
-    /// The readiness source reports on a connection that is being made. `false`: nothing else is to be done with that.
+    /// The readiness source reports on a connection that is being made. `false`: nothing else is to be done
+    /// with that.
     pub(super) fn greet(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
         let Engine { clients, outbound, config, .. } = self;
         let client = &mut clients[index];

@@ -10,8 +10,8 @@ use tungstenite::{
 
 use super::HeaderError;
 
-/// Why an outbound connection did not come about. [`Server::connect`](crate::Server::connect) returns what it can tell
-/// at once; the rest comes as [`Event::ConnectFailed`](crate::Event::ConnectFailed), or with
+/// Why an outbound connection did not come about. [`Server::connect`](crate::Server::connect) returns what it
+/// can tell at once; the rest comes as [`Event::ConnectFailed`](crate::Event::ConnectFailed), or with
 /// [`Event::Reconnecting`](crate::Event::Reconnecting) if there will be another attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -63,8 +63,8 @@ pub enum ConnectError {
     /// The server ended the connection before its response was complete.
     #[error("the server hung up before its response was complete")]
     HungUp,
-    /// The server is elsewhere. It is not followed: whether the new place gets the same headers and tokens is for
-    /// the application to say.
+    /// The server is elsewhere. It is not followed: whether the new place gets the same headers and tokens is
+    /// for the application to say.
     #[error("the server redirects with {status} to {location:?}: connect there if you trust it")]
     Redirect {
         /// 3xx.
@@ -81,7 +81,8 @@ pub enum ConnectError {
     /// It was open, and lost once more than [`Reconnect::max_tries`](crate::Reconnect::max_tries) allows.
     #[error("lost too often, and there are no tries left")]
     GaveUp,
-    /// [`Server::close`](crate::Server::close) or [`Server::disconnect`](crate::Server::disconnect) was called.
+    /// [`Server::close`](crate::Server::close) or [`Server::disconnect`](crate::Server::disconnect) was
+    /// called.
     #[error("given up by the application")]
     Cancelled,
     /// More is buffered than [`max_total_buffered`](crate::ServerBuilder::max_total_buffered) allows.

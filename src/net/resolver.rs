@@ -1,4 +1,5 @@
-//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many seconds if a network is bad.
+//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many seconds if a
+//! network is bad.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -18,8 +19,8 @@ use crate::{error::ConnectError, id::ClientId};
 type Name = (String, u16);
 type Found = (Name, Result<Vec<SocketAddr>, String>);
 
-/// The one thread that the library ever starts, and only when the first name has to be resolved. It ends when the
-/// server is dropped, or when the name is found that it looks for by then.
+/// The one thread that the library ever starts, and only when the first name has to be resolved. It ends when
+/// the server is dropped, or when the name is found that it looks for by then.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     names: SyncSender<Name>,

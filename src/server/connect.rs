@@ -45,26 +45,27 @@ impl Server {
         self.connect_with(Connect::new(url))
     }
 
-    /// Begins to connect, and never blocks: the id is known at once, and
-    /// [`Event::Open`](crate::Event::Open) comes when the handshake is complete, or
-    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails. From `Open` on it is a client as all others are: the same events, limits, pings,
-    /// rooms and [`broadcast`](Server::broadcast)s. It takes no place of `max_connections`. Before `Open` it is not among
-    /// [`clients`](Server::clients), and what is sent to it is up to [`WhileDown`](crate::WhileDown).
+    /// Begins to connect, and never blocks: the id is known at once, and [`Event::Open`](crate::Event::Open)
+    /// comes when the handshake is complete, or [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it
+    /// fails. From `Open` on it is a client as all others are: the same events, limits, pings, rooms and
+    /// [`broadcast`](Server::broadcast)s. It takes no place of `max_connections`. Before `Open` it is not
+    /// among [`clients`](Server::clients), and what is sent to it is up to [`WhileDown`](crate::WhileDown).
     ///
-    /// An IP address and `localhost` need no resolving. The first other name starts a thread, the only one that the library
-    /// ever starts, as the system's resolver blocks; give the [`addrs`](Connect::addrs) to do without. As many attempts as
-    /// `accept_budget` begin in one poll, the rest in the next.
+    /// An IP address and `localhost` need no resolving. The first other name starts a thread, the only one
+    /// that the library ever starts, as the system's resolver blocks; give the [`addrs`](Connect::addrs) to
+    /// do without. As many attempts as `accept_budget` begin in one poll, the rest in the next.
     ///
     /// # Errors
     ///
-    /// What can be told at once: a URL, a header or a subprotocol that cannot be, `wss://`, a server that is shutting
-    /// down.
+    /// What can be told at once: a URL, a header or a subprotocol that cannot be, `wss://`, a server that is
+    /// shutting down.
     pub fn connect_with(&mut self, connect: Connect) -> Result<ClientId, ConnectError> {
         self.engine.connect(connect.into_plan()?, clock())
     }
 
-    /// What an outbound connection has in common with those that a [`Reconnect`](crate::Reconnect) policy brings about after
-    /// it. Answers from `connect` on; `None` for a client that has connected to us, and for a stale id.
+    /// What an outbound connection has in common with those that a [`Reconnect`](crate::Reconnect) policy
+    /// brings about after it. Answers from `connect` on, until the connection has ended; `None` for a client
+    /// that has connected to us.
     pub fn link(&self, client: ClientId) -> Option<LinkId> {
         self.engine.link(client)
     }

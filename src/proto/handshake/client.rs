@@ -1,4 +1,5 @@
-//! The client's side of the opening handshake (RFC 6455 §4.1): a request out, then bytes in until the response is judged.
+//! The client's side of the opening handshake (RFC 6455 §4.1): a request out, then bytes in until the
+//! response is judged.
 //!
 //! Sans-IO, as the server's side: [`ask`] writes the request, a [`ResponseReader`] gathers the answer to it.
 
@@ -66,7 +67,8 @@ pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReade
 
 /// Gathers the response from bytes split anywhere, and holds it against what was asked for.
 ///
-/// A byte is looked at once. Holds no more than the limit of a head, and the beginning of the body of a refusal.
+/// A byte is looked at once. Holds no more than the limit of a head, and the beginning of the body of a
+/// refusal.
 #[derive(Debug)]
 pub(crate) struct ResponseReader {
     /// What `Sec-WebSocket-Accept` has to say.
