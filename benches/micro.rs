@@ -1,4 +1,5 @@
-//! The library's mechanisms one by one, without sockets: masking, UTF-8, frames, the outbox, the wheel, the hub.
+//! The library's leaf mechanisms one by one, without sockets: masking, UTF-8, frames, the wheel, the hub. (The
+//! outbox has too much around it for this: see `tickws-bench callgrind`.)
 //!
 //! ```sh
 //! cargo bench -p tickws-bench --bench micro [-- FILTER]
@@ -13,12 +14,9 @@ mod library {
     pub(crate) mod hub;
     pub(crate) mod id;
     pub(crate) mod message;
-    pub(crate) mod outbox;
-    pub(crate) mod pool;
     pub(crate) mod proto {
         pub(crate) mod frame;
         pub(crate) mod mask;
-        pub(crate) mod prepared;
         pub(crate) mod utf8;
     }
     // Cargo compiles a benchmark with `cfg(test)`, so their tests come along.
@@ -27,12 +25,9 @@ mod library {
 }
 
 // Where they look for each other.
-use library::{error, hub, id, message, outbox, pool, proto, test_rng, wheel};
+use library::{error, hub, id, message, proto, test_rng, wheel};
 
-use std::{
-    io::sink,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -81,35 +76,6 @@ fn frame_write(bencher: Bencher<'_, '_>, size: usize) {
     bencher.counter(BytesCount::new(size)).bench_local(|| {
         out.clear();
         proto::frame::write_frame(&mut out, OpCode::Data(Data::Binary), black_box(&payload), None);
-    });
-}
-
-/// 32 messages are queued and leave in one write.
-#[divan::bench(args = [16, 125, 1000])]
-fn outbox_32_small(bencher: Bencher<'_, '_>, size: usize) {
-    let payload = binary(size);
-    let (mut pool, mut outbox) = (outbox::OutboxPool::new(1 << 20), outbox::Outbox::default());
-    bencher.bench_local(|| {
-        for _ in 0..32 {
-            let tail = outbox.tail(&mut pool);
-            let before = tail.len();
-            proto::frame::write_frame(tail, OpCode::Data(Data::Binary), black_box(&payload), None);
-            let bytes = tail.len() - before;
-            outbox.pushed(bytes, &mut pool);
-        }
-        outbox.write_to(&mut sink(), false, &mut pool).map(drop)
-    });
-}
-
-/// One shared frame is queued and leaves.
-#[divan::bench(args = [1 << 10, 64 << 10])]
-fn outbox_shared(bencher: Bencher<'_, '_>, size: usize) {
-    let payload = binary(size);
-    let frame = proto::prepared::Prepared::new(payload.as_slice());
-    let (mut pool, mut outbox) = (outbox::OutboxPool::new(1 << 20), outbox::Outbox::default());
-    bencher.bench_local(|| {
-        outbox.push_shared(black_box(&frame), &mut pool);
-        outbox.write_to(&mut sink(), false, &mut pool).map(drop)
     });
 }
 
