@@ -14,8 +14,8 @@ use tickws::{Event, Server};
 use crate::{
     Outcome,
     load::{
-        connect_with,
-        wire::{Script, payload},
+        connect_with, read_head,
+        wire::{REQUEST, Script, close, payload},
     },
     servers::{self, TICKWS},
 };
@@ -34,6 +34,8 @@ struct Task {
     name: &'static str,
     unit: &'static str,
     broadcast: bool,
+    /// Each round has clients of its own.
+    churn: bool,
     clients: usize,
     depth: usize,
     payload: usize,
@@ -44,13 +46,14 @@ const TASK: Task = Task {
     name: "echo-16",
     unit: "message",
     broadcast: false,
+    churn: false,
     clients: 64,
     depth: 1,
     payload: 16,
     text: false,
 };
 
-const TASKS: [Task; 7] = [
+const TASKS: [Task; 8] = [
     TASK,
     Task { name: "echo-125", payload: 125, depth: 32, ..TASK },
     Task { name: "echo-125-text", payload: 125, depth: 32, text: true, ..TASK },
@@ -58,6 +61,7 @@ const TASKS: [Task; 7] = [
     Task { name: "echo-64k", payload: 64 << 10, clients: 16, ..TASK },
     Task { name: "fanout-64", unit: "delivery", broadcast: true, clients: 1_000, payload: 64, ..TASK },
     Task { name: "fanout-1k", unit: "delivery", broadcast: true, clients: 1_000, payload: 1 << 10, ..TASK },
+    Task { name: "churn", unit: "connection", churn: true, ..TASK },
 ];
 
 impl Task {
@@ -124,7 +128,7 @@ impl World<'_> {
         let mut server = builder.bind("127.0.0.1:0")?;
         let addr = server.local_addrs()[0];
         let mut clients = Vec::new();
-        while clients.len() < task.clients {
+        while !task.churn && clients.len() < task.clients {
             let serve = || {
                 drop(server.poll_for(Duration::from_millis(1))?);
                 Ok(())
@@ -138,6 +142,9 @@ impl World<'_> {
 
     /// Every sender's messages go there, and what they lead to comes back.
     fn round(&mut self) -> Outcome<()> {
+        if self.task.churn {
+            return self.lives();
+        }
         let senders = self.task.senders();
         for client in &mut self.clients[..senders] {
             client.write_all(&self.requests)?;
@@ -148,17 +155,46 @@ impl World<'_> {
         }
         Ok(())
     }
+
+    /// Clients that come, say one thing, and go.
+    fn lives(&mut self) -> Outcome<()> {
+        let addr = self.server.local_addrs()[0];
+        let clients = self.task.clients;
+        let mut streams = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            let mut stream = TcpStream::connect(addr)?;
+            stream.write_all(REQUEST)?;
+            streams.push(stream);
+        }
+        serve_round(&mut self.server, false, clients)?;
+        let (close, mut close_reply) = close();
+        for stream in &mut streams {
+            read_head(stream)?;
+            stream.write_all(&self.requests)?;
+        }
+        serve_round(&mut self.server, false, clients)?;
+        for stream in &mut streams {
+            stream.read_exact(&mut self.reply)?;
+            stream.write_all(&close)?;
+        }
+        serve_round(&mut self.server, false, clients)?;
+        for stream in &mut streams {
+            stream.read_exact(&mut close_reply)?;
+        }
+        drop(streams);
+        serve_round(&mut self.server, false, 0)
+    }
 }
 
-/// What callgrind counts, by this name.
+/// What callgrind counts, by this name: until so many events came, then a flush.
 #[inline(never)]
-fn serve_round(server: &mut Server, broadcast: bool, messages: usize) -> Outcome<()> {
+fn serve_round(server: &mut Server, broadcast: bool, events: usize) -> Outcome<()> {
     let end = Instant::now() + PATIENCE;
     let mut served = 0;
-    while served < messages {
+    loop {
         for event in &server.poll_once()? {
+            served += 1;
             if let Event::Message { client, message } = event {
-                served += 1;
                 if broadcast {
                     server.broadcast(message);
                 } else {
@@ -166,8 +202,11 @@ fn serve_round(server: &mut Server, broadcast: bool, messages: usize) -> Outcome
                 }
             }
         }
+        if served >= events {
+            break;
+        }
         if Instant::now() > end {
-            return Err("the messages never came".into());
+            return Err("the events never came".into());
         }
     }
     server.flush();

@@ -135,9 +135,14 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
     let mut before = once(LIMIT, workload, None)?;
     // Deliveries are counted, messages are sent.
     let receivers = if workload.load.mode == Mode::Fanout { workload.load.clients } else { 1 };
-    let rate = *collected.rate.get_or_insert(before.rate * workload.share / receivers as f64);
+    let share = before.rate * workload.share / receivers as f64;
     collected.limits.push(before.clone());
-    if workload.load.mode != Mode::Churn {
+    // Connections have their latency in the closed loop: the next one comes when one is gone.
+    let closed = workload.load.mode == Mode::Churn;
+    let rate = if closed { share } else { *collected.rate.get_or_insert(share) };
+    if closed {
+        collected.latency(LIMIT, &before);
+    } else {
         collected.latency(LIMIT, &once(LIMIT, workload, Some(rate))?);
     }
     for name in names.iter().filter(|name| can(name, workload)) {
@@ -153,8 +158,9 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
             let counts =
                 agree(before.cpu, after.cpu) && [&before, &figures, &after].into_iter().all(is_quiet);
             let ratio = figures.cpu / ((before.cpu + after.cpu) / 2.0);
-            if workload.load.mode == Mode::Churn {
+            if closed {
                 collected.latency(name, &figures);
+                collected.latency(LIMIT, &after);
             }
             collected.push(name, Sample { figures, ratio, counts });
             collected.limits.push(after.clone());
@@ -163,7 +169,7 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
                 break;
             }
         }
-        if workload.load.mode != Mode::Churn && !collected.failures.contains_key(*name) {
+        if !closed && !collected.failures.contains_key(*name) {
             match once(name, workload, Some(rate)) {
                 Ok(figures) => collected.latency(name, &figures),
                 Err(error) => collected.fail(name, &*error),

@@ -18,7 +18,7 @@ use mio::Poll;
 use serde::{Deserialize, Serialize};
 
 use conn::Conn;
-pub use conn::{connect, connect_with};
+pub use conn::{connect, connect_with, read_head};
 use latency::Quantiles;
 use wire::Script;
 

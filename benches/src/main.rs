@@ -12,8 +12,21 @@ mod servers;
 mod smoke;
 mod workload;
 
+use std::{io::ErrorKind, time::Duration};
+
 /// What went wrong, to be read by a person.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Polls; a signal, or a tracer that comes, is as good as nothing.
+fn wait(poll: &mut mio::Poll, events: &mut mio::Events, patience: Option<Duration>) -> std::io::Result<()> {
+    match poll.poll(events, patience) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => {
+            events.clear();
+            Ok(())
+        }
+        result => result,
+    }
+}
 
 fn main() -> std::process::ExitCode {
     match args::run() {

@@ -14,7 +14,7 @@ use super::{
     latency::Latencies,
     wire::{REQUEST, Replies, Script, close, is_accepted},
 };
-use crate::Outcome;
+use crate::{Outcome, wait};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stage {
@@ -57,7 +57,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let mut stages = Stages::new(target, load);
     let mut connections = 0;
     loop {
-        poll.poll(&mut events, Some(Duration::from_millis(50)))?;
+        wait(&mut poll, &mut events, Some(Duration::from_millis(50)))?;
         for event in &events {
             let index = event.token().0;
             let slot = &mut slots[index];

@@ -34,7 +34,8 @@ pub fn connect(addr: SocketAddr, turn: usize) -> Outcome<StdStream> {
     // A server that never answers ends the load, not the other way round.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(REQUEST)?;
-    read_head(stream)
+    read_head(&mut stream)?;
+    Ok(stream)
 }
 
 /// As [`connect`], to a server of this very thread, which has to be served meanwhile.
@@ -58,10 +59,12 @@ pub fn connect_with(
         }
     }
     stream.set_nonblocking(false)?;
-    read_head(stream)
+    read_head(&mut stream)?;
+    Ok(stream)
 }
 
-fn read_head(mut stream: StdStream) -> Outcome<StdStream> {
+/// Waits for the answer to an upgrade request.
+pub fn read_head(stream: &mut StdStream) -> Outcome<()> {
     let mut head = [0; 1024];
     let mut len = 0;
     while !head[..len].ends_with(b"\r\n\r\n") {
@@ -73,7 +76,7 @@ fn read_head(mut stream: StdStream) -> Outcome<StdStream> {
     if !is_accepted(&head[..len]) {
         return Err(format!("no upgrade: {}", String::from_utf8_lossy(&head[..len])).into());
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// A client under load.

@@ -8,7 +8,7 @@ use std::{
 use mio::{Events, Poll};
 
 use super::{Figures, Load, Schedule, Stages, Target, conn::Conn, latency::Latencies};
-use crate::Outcome;
+use crate::{Outcome, wait};
 
 /// Larger messages take several reads.
 pub const BUFFER: usize = 256 * 1024;
@@ -32,7 +32,7 @@ fn closed(target: Target, load: &Load) -> Outcome<Figures> {
         client.write(usize::MAX)?;
     }
     loop {
-        poll.poll(&mut events, Some(Duration::from_millis(50)))?;
+        wait(&mut poll, &mut events, Some(Duration::from_millis(50)))?;
         for event in &events {
             let client = &mut clients[event.token().0];
             if event.is_writable() {
@@ -133,7 +133,7 @@ fn open(target: Target, load: &Load, rate: f64) -> Outcome<Figures> {
     loop {
         timed.send(&mut schedule)?;
         // Without sleeping: its core is its own, and waking up would be measured.
-        poll.poll(&mut events, Some(Duration::ZERO))?;
+        wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             timed.ready(event, &mut buffer, &schedule)?;
         }

@@ -8,7 +8,7 @@ use std::{
 use mio::{Events, Poll};
 
 use super::{Figures, Load, Schedule, Stages, Target, echo::BUFFER, latency::Latencies};
-use crate::Outcome;
+use crate::{Outcome, wait};
 
 /// A message that not all have.
 struct Flight {
@@ -44,7 +44,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
         clients[0].queue(publish);
         clients[0].write(usize::MAX)?;
         let patience = if load.rate.is_some() { Duration::ZERO } else { Duration::from_millis(50) };
-        poll.poll(&mut events, Some(patience))?;
+        wait(&mut poll, &mut events, Some(patience))?;
         for event in &events {
             let index = event.token().0;
             let client = &mut clients[index];

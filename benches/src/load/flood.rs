@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 
 use super::{Figures, Load, Schedule, Stages, Target, conn::Conn, conn::connect, echo::Timed};
-use crate::Outcome;
+use crate::{Outcome, wait};
 
 /// The flooding client's bytes between two looks at the others.
 const SLICE: usize = 16 * 1024;
@@ -30,7 +30,7 @@ fn measure(target: Target, load: &Load, flood: bool) -> Outcome<Figures> {
     let mut schedule = Schedule::new(load.rate.unwrap_or(RATE));
     loop {
         timed.send(&mut schedule)?;
-        poll.poll(&mut events, Some(Duration::ZERO))?;
+        wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             if event.token().0 < timed.clients.len() {
                 timed.ready(event, &mut buffer, &schedule)?;

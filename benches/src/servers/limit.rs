@@ -11,7 +11,7 @@ use mio::{
 use tungstenite::handshake::derive_accept_key;
 
 use super::{Mode, announce};
-use crate::Outcome;
+use crate::{Outcome, wait};
 
 const LISTENER: Token = Token(usize::MAX);
 const BUFFER: usize = 256 * 1024;
@@ -106,7 +106,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     let (mut free, mut reply) = (Vec::new(), Reply::default());
     let mut buffer = vec![0; BUFFER];
     loop {
-        poll.poll(&mut events, None)?;
+        wait(&mut poll, &mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
                 accept(&listener, &poll, &mut conns, &mut free)?;
