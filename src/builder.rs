@@ -183,7 +183,8 @@ impl ServerBuilder {
         handle_queue: usize;
     }
 
-    /// Compresses messages (permessage-deflate, RFC 7692) to and from clients that offer it. The contexts of
+    /// Compresses messages (permessage-deflate, RFC 7692) to and from clients that offer it, and
+    /// offers it to the servers that this one connects to. The contexts of
     /// [`DeflateMode::Dedicated`](crate::DeflateMode::Dedicated) come on top of `max_total_buffered`. Default off.
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: crate::deflate::Deflate) -> Self {

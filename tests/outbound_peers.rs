@@ -8,7 +8,7 @@ use std::{
 };
 
 use support::{Harness, Seen, peers};
-use tickws::{ClientId, CloseReason, Connect, ConnectError, Server};
+use tickws::{ClientId, CloseReason, Connect, ConnectError, Server, ServerBuilder};
 
 /// Echoes. `/secret` is refused; "close" and "pieces" are commands.
 const PYTHON: &str = r#"
@@ -40,7 +40,7 @@ with serve(echo, "127.0.0.1", 0, **options) as server:
 const NODE: &str = r#"
 const { WebSocketServer } = require("ws");
 const wss = new WebSocketServer({
-    host: "127.0.0.1", port: 0,
+    host: "127.0.0.1", port: 0, perMessageDeflate: { threshold: 0 },
     handleProtocols: offered => offered.has("v1") ? "v1" : false,
     verifyClient: ({ req }, done) => req.url === "/secret" ? done(false, 401, "who are you?") : done(true),
 });
@@ -85,8 +85,25 @@ fn open(h: &mut Harness, connect: Connect) -> ClientId {
     id
 }
 
+/// Without compression, and with it in several ways: both peers accept what they are offered.
 fn talk(peer: &Peer) {
-    let mut h = Harness::with(Server::builder().max_buffered(8 << 20));
+    let plain = || Server::builder().max_buffered(8 << 20);
+    let written = talk_with(peer, plain());
+    #[cfg(feature = "deflate")]
+    for mode in [tickws::DeflateMode::Shared, tickws::DeflateMode::Dedicated] {
+        for bits in [9, 12, 15] {
+            let deflate =
+                tickws::Deflate::new(mode).server_max_window_bits(bits).client_max_window_bits(24 - bits);
+            let compressed = talk_with(peer, plain().deflate(deflate.threshold(1)));
+            assert!(compressed * 3 < written * 2, "{mode:?}, {bits}: {compressed} of {written}");
+        }
+    }
+    assert!(written > 2_000_000);
+}
+
+/// Gives the number of bytes written.
+fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
+    let mut h = Harness::with(builder);
     let url = format!("ws://127.0.0.1:{}", peer.port);
     let id = open(&mut h, Connect::new(format!("{url}/chat?x=1")).subprotocols(["v2", "v1"]));
     assert_eq!(h.server.subprotocol(id), Some("v1"));
@@ -131,6 +148,7 @@ fn talk(peer: &Peer) {
     let before = h.server.stats().closed.timeouts();
     h.until("the end", |h| h.server.is_drained());
     assert_eq!(h.server.stats().closed.timeouts(), before);
+    h.server.stats().bytes_out
 }
 
 #[test]

@@ -32,6 +32,7 @@ use crate::{
     limiter::Limiter,
     proto::{
         connection::{Connection, Role},
+        deflate::PerMessage,
         handshake::{
             HeadLimits,
             client::{self, Asking, Opened},
@@ -232,6 +233,7 @@ impl<S: Stream> Engine<S> {
             path: &attempt.path,
             headers: attempt.headers,
             subprotocols: &link.plan.subprotocols,
+            extensions: self.codec.offer(),
             nonce: entropy.as_ref()?.take(),
         };
         match client::ask(asking) {
@@ -338,11 +340,17 @@ impl<S: Stream> Engine<S> {
         };
         match outcome {
             Ok(None) => {}
-            Ok(Some(opened)) => {
-                // What the server said right behind its 101.
-                carry(&mut client.carry, &bytes[opened.used..], &mut self.inbound);
-                self.opened(index, opened, now);
-            }
+            Ok(Some(opened)) => match self.codec.confirm(opened.response.headers()) {
+                Ok(deflate) => {
+                    // What the server said right behind its 101.
+                    carry(&mut client.carry, &bytes[opened.used..], &mut self.inbound);
+                    self.opened(index, opened, deflate, now);
+                }
+                Err(_) => {
+                    let error = ConnectError::BadResponse("its extensions are not what was asked for");
+                    self.attempt_failed(index, error, now);
+                }
+            },
             Err(error) => self.attempt_failed(index, error, now),
         }
         self.tick.put_block(block);
@@ -350,7 +358,7 @@ impl<S: Stream> Engine<S> {
         if client.readable || !client.carry.is_empty() { Turn::Again } else { Turn::Drained }
     }
 
-    fn opened(&mut self, index: usize, opened: Opened, now: Instant) {
+    fn opened(&mut self, index: usize, opened: Opened, deflate: Option<PerMessage>, now: Instant) {
         let id = self.id(index);
         let Some(entropy) = self.entropy.clone() else { return };
         let client = &mut self.clients[index];
@@ -360,7 +368,7 @@ impl<S: Stream> Engine<S> {
         let Some(Asked { request, .. }) = asked else { return };
         let Opened { response, subprotocol, .. } = opened;
         client.stage = Stage::Open(Box::new(Open {
-            connection: Connection::new(Role::Client(Box::new(move || entropy.take()))),
+            connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
             verdict: None,
             farewell: None,
             overflow: None,

@@ -108,13 +108,11 @@ impl Codec {
     }
 
     /// What an outbound connection asks for in its request.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for outbound connections"))]
     pub(crate) fn offer(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&negotiation::offer(self.config.as_ref()?)).ok()
     }
 
     /// What an outbound connection gets of it. An error: the server answers what was not asked.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for outbound connections"))]
     pub(crate) fn confirm(
         &mut self,
         response: &HeaderMap,

@@ -10,6 +10,10 @@ pub(crate) struct Codec;
 #[derive(Debug)]
 pub(crate) enum PerMessage {}
 
+/// As there: an answer that was not asked for.
+#[derive(Debug)]
+pub(crate) enum Unasked {}
+
 impl Codec {
     pub(crate) fn new(_: &Config) -> Self {
         Codec
@@ -17,6 +21,14 @@ impl Codec {
 
     pub(crate) fn negotiate(&mut self, _: &HeaderMap) -> Option<(PerMessage, HeaderValue)> {
         None
+    }
+
+    pub(crate) fn offer(&self) -> Option<HeaderValue> {
+        None
+    }
+
+    pub(crate) fn confirm(&mut self, _: &HeaderMap) -> Result<Option<PerMessage>, Unasked> {
+        Ok(None)
     }
 }
 

@@ -24,13 +24,15 @@ pub(crate) struct Asking<'a> {
     /// Besides the handshake's own.
     pub(crate) headers: HeaderMap,
     pub(crate) subprotocols: &'a [String],
+    /// What is offered in `Sec-WebSocket-Extensions`. Whether the answer fits it is not looked at here.
+    pub(crate) extensions: Option<HeaderValue>,
     /// RFC 6455 §4.1, 7: random, and another one for each connection.
     pub(crate) nonce: [u8; 16],
 }
 
 /// The request, its bytes, and what takes the answer.
 pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReader), ConnectError> {
-    let Asking { authority, path, headers: others, subprotocols, nonce } = asking;
+    let Asking { authority, path, headers: others, subprotocols, extensions, nonce } = asking;
     let key = BASE64.encode(&nonce);
     let malformed = || ConnectError::Url("its host is malformed");
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| malformed());
@@ -42,6 +44,10 @@ pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReade
     headers.insert(header::SEC_WEBSOCKET_KEY, value(&key)?);
     if !subprotocols.is_empty() {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value(&subprotocols.join(", "))?);
+    }
+    let offers = extensions.is_some();
+    if let Some(extensions) = extensions {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     headers.extend(others);
 
@@ -62,7 +68,11 @@ pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReade
     *request.headers_mut() = headers;
     let accept = derive_accept_key(key.as_bytes());
     let offered = subprotocols.iter().map(|name| name.as_str().into()).collect();
-    Ok((request, bytes, ResponseReader { accept, offered, gathered: Vec::new(), seen: 0, refused: None }))
+    Ok((
+        request,
+        bytes,
+        ResponseReader { accept, offered, offers, gathered: Vec::new(), seen: 0, refused: None },
+    ))
 }
 
 /// Gathers the response from bytes split anywhere, and holds it against what was asked for.
@@ -74,6 +84,8 @@ pub(crate) struct ResponseReader {
     /// What `Sec-WebSocket-Accept` has to say.
     accept: String,
     offered: Box<[Box<str>]>,
+    /// Extensions were offered, too.
+    offers: bool,
     /// The head; behind a head that refuses, its body.
     gathered: Vec<u8>,
     /// Bytes of earlier responses (1xx) that count for the limit, too.
@@ -204,7 +216,7 @@ impl ResponseReader {
             return Err(ConnectError::BadResponse("Sec-WebSocket-Accept does not fit the key"));
         }
         // 5: none was asked for.
-        if response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        if !self.offers && response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
             return Err(ConnectError::BadResponse("it has an extension that was not asked for"));
         }
         // 6.
