@@ -16,6 +16,9 @@ use crate::{
     reconnect::Reconnect,
 };
 
+/// A header map panics at some number.
+const MAX_HEADERS: usize = 1000;
+
 /// What becomes of messages that are sent while an outbound connection is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -108,6 +111,9 @@ impl Connect {
     /// times. Those of the handshake itself are refused.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match header_of(name, value) {
+            Ok(_) if self.plan.headers.len() >= MAX_HEADERS => {
+                self.fail(HeaderError::TooMany(MAX_HEADERS).into());
+            }
             Ok((name, value)) => {
                 self.plan.headers.append(name, value);
             }
@@ -249,6 +255,9 @@ impl<'a> Attempt<'a> {
     /// [`ConnectError::Header`].
     pub fn header(&mut self, name: &str, value: &str) -> Result<(), ConnectError> {
         let (name, value) = header_of(name, value)?;
+        if self.headers.len() >= MAX_HEADERS && !self.headers.contains_key(&name) {
+            return Err(HeaderError::TooMany(MAX_HEADERS).into());
+        }
         self.headers.insert(name, value);
         Ok(())
     }
@@ -426,6 +435,12 @@ mod tests {
             let error = error(Connect::new(url).header(name, value));
             assert_eq!(error, ConnectError::Header(HeaderError::Invalid(name.to_owned())));
         }
+        let many = (0..40_000).fold(Connect::new(url), |connect, at| connect.header(&format!("x-{at}"), "y"));
+        assert_eq!(error(many), ConnectError::Header(HeaderError::TooMany(1000)));
+        let plan = (0..1000).fold(Connect::new(url), |connect, at| connect.header(&format!("x-{at}"), "y"));
+        let plan = plan.into_plan().unwrap();
+        let mut attempt = Attempt::new(0, None, &plan);
+        assert!(attempt.header("x-7", "z").is_ok() && attempt.header("x-more", "z").is_err());
         for names in [vec!["a", "a"], vec![""], vec!["a b"]] {
             assert!(matches!(error(Connect::new(url).subprotocols(names)), ConnectError::Subprotocol(_)));
         }

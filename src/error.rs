@@ -135,8 +135,8 @@ pub enum HeaderError {
     /// The client did not offer this subprotocol (RFC 6455 §4.2.2).
     #[error("the client did not offer the subprotocol {0:?}: pick one that it offered, or none")]
     NotOffered(String),
-    /// There are as many headers as an answer may have.
-    #[error("an answer has at most {0} headers")]
+    /// There are as many headers as may be added to an answer or a request.
+    #[error("at most {0} headers can be added")]
     TooMany(usize),
     /// A subprotocol is picked already, and there can be only one.
     #[error("a subprotocol is picked already")]
