@@ -217,6 +217,7 @@ impl TickData {
     }
 
     /// The payload of a message record.
+    #[inline]
     pub(crate) fn payload(&self, source: Source) -> &[u8] {
         match source {
             Source::Block { start, len } => &self.block[start as usize..][..len as usize],

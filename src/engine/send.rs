@@ -303,18 +303,20 @@ impl Desk<'_> {
             return Err(Misfit::TooLarge { len: least });
         }
         let room = max.saturating_sub(outbox.frames_len());
-        let place = |backlog: Option<&mut Backlog>| {
-            let Some(backlog) = backlog else { return (terms.is_plain(), least <= room) };
+        let Some(backlog) = &mut open.backlog else {
+            return if least <= room { Ok(terms.is_plain()) } else { Err(Misfit::Full) };
+        };
+        let place = |backlog: &mut Backlog| {
             let straight = terms.is_plain() && !backlog.waits(Priority::Normal);
             let freed = terms.latest.as_ref().map_or(0, |key| backlog.cost_of(key));
             let len = if straight { framed } else { waiting };
             (straight, backlog.cost() - freed + len <= room)
         };
-        let (mut straight, mut fits) = place(open.backlog.as_deref_mut());
-        if !fits && let Some(backlog) = &mut open.backlog {
+        let (mut straight, mut fits) = place(backlog);
+        if !fits {
             self.stats.expired += backlog.expire(self.now);
             self.backlogs.count(backlog);
-            (straight, fits) = place(Some(backlog));
+            (straight, fits) = place(backlog);
         }
         if fits { Ok(straight) } else { Err(Misfit::Full) }
     }

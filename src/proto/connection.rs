@@ -218,6 +218,7 @@ impl Connection {
     }
 
     /// Queues one message as one frame. Without a codec it is not compressed.
+    #[inline]
     pub(crate) fn send(
         &mut self,
         kind: Kind,
@@ -228,8 +229,15 @@ impl Connection {
     ) {
         debug_assert!(self.close.may_send_data());
         if self.deflate.is_some() {
-            return self.send_compressed(kind, payload, codec, outbox, pool);
+            self.send_compressed(kind, payload, codec, outbox, pool);
+        } else {
+            self.send_plain(kind, payload, outbox, pool);
         }
+    }
+
+    /// Inlined by order: what the compiler makes of it by itself differs from one set of features to another.
+    #[inline(always)]
+    fn send_plain(&mut self, kind: Kind, payload: &[u8], outbox: &mut Outbox, pool: &mut OutboxPool) {
         let mask = self.mask();
         let tail = outbox.tail(pool);
         let before = tail.len();

@@ -139,7 +139,7 @@ pub(crate) fn write_compressed(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]
     write(out, Header { fin: true, rsv1: true, opcode, mask, len: payload.len() as u64 }, payload);
 }
 
-#[inline]
+#[inline(always)]
 fn write(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     out.reserve(header.encoded_len() + payload.len());
     header.write(out);
