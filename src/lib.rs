@@ -125,7 +125,7 @@ pub use pressure::Pressure;
 pub use proto::prepared::{Outgoing, Prepared};
 pub use reconnect::Reconnect;
 pub use request::HttpRequest;
-pub use send_options::{LatestKey, Priority, SendOptions};
+pub use send_options::{LatestKey, Priority, SendOptions, SendTerms};
 pub use server::{Handle, Server};
 pub use stats::{Closed, Rejected, Stats};
 pub use tick::Tick;

@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     id::{ClientId, LinkId},
     proto::prepared::Outgoing,
-    send_options::{LatestKey, SendOptions},
+    send_options::{LatestKey, SendTerms},
     server::Server,
     tick::Tick,
 };
@@ -162,7 +162,7 @@ impl Client {
     pub fn send_with<'m>(
         &mut self,
         message: impl Into<Outgoing<'m>>,
-        options: SendOptions,
+        options: impl Into<SendTerms>,
     ) -> Result<(), SendError> {
         self.server.send_with(self.id, message, options)
     }

@@ -36,9 +36,37 @@ pub struct SendOptions {
     /// A key should keep to one priority: a value of high priority passes an older one of its key that is
     /// on its way already.
     pub latest: Option<LatestKey>,
+}
+
+impl SendOptions {
     /// Never compressed, whatever was negotiated: for what is compressed already, and for secrets beside what an
     /// attacker chooses. Without compression (feature `deflate`) it changes nothing.
-    pub uncompressed: bool,
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, SendError, SendOptions, Server};
+    ///
+    /// fn picture(server: &mut Server, client: ClientId, jpeg: &[u8]) -> Result<(), SendError> {
+    ///     server.send_with(client, jpeg, SendOptions::default().uncompressed())
+    /// }
+    /// ```
+    pub fn uncompressed(self) -> SendTerms {
+        SendTerms { options: self, uncompressed: true }
+    }
+}
+
+/// [`SendOptions`], compressed or not: what [`Server::send_with`](crate::Server::send_with) takes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SendTerms {
+    pub(crate) options: SendOptions,
+    pub(crate) uncompressed: bool,
+}
+
+impl From<SendOptions> for SendTerms {
+    fn from(options: SendOptions) -> Self {
+        SendTerms { options, uncompressed: false }
+    }
 }
 
 /// One of a client's two lanes. Messages of one lane keep their order; control frames (pings, pongs)
@@ -181,8 +209,8 @@ mod tests {
 
     #[test]
     fn the_default_is_what_send_does() {
-        let SendOptions { expires_in, priority, latest, uncompressed } = SendOptions::default();
-        assert_eq!((expires_in, priority, latest, uncompressed), (None, Priority::Normal, None, false));
+        let SendOptions { expires_in, priority, latest } = SendOptions::default();
+        assert_eq!((expires_in, priority, latest), (None, Priority::Normal, None));
         assert!(Priority::Normal < Priority::High);
     }
 }

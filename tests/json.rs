@@ -5,7 +5,7 @@ mod support;
 
 use serde::{Deserialize, Serialize};
 use support::{Harness, Seen, dial};
-use tickws::{Envelope, Event, Message, Server};
+use tickws::{Envelope, Event, Message, SendOptions, Server};
 use tungstenite::Message as Wire;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -87,7 +87,7 @@ fn every_sending_call_takes_it_by_value_and_by_reference() {
     h.server.send(id, &json).unwrap();
     h.server.send_latest(id, 7, &json).unwrap();
     h.server.send_latest(id, 8, json.clone()).unwrap();
-    h.server.send_with(id, &json, Default::default()).unwrap();
+    h.server.send_with(id, &json, SendOptions::default()).unwrap();
     h.server.broadcast(&json);
     h.server.broadcast_except(other, json);
     for (raw, count) in [(&mut one, 6), (&mut two, 1)] {

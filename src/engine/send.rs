@@ -16,7 +16,7 @@ use crate::{
     id::{ClientId, Room},
     outbox::{Outbox, OutboxPool},
     proto::{deflate::Codec, prepared::Outgoing},
-    send_options::{LatestKey, Priority, SendOptions},
+    send_options::{LatestKey, Priority, SendOptions, SendTerms},
     stats::Stats,
 };
 
@@ -76,10 +76,10 @@ impl<S: Stream> Engine<S> {
         &mut self,
         id: ClientId,
         message: Outgoing<'_>,
-        options: SendOptions,
+        terms: impl Into<SendTerms>,
         now: Instant,
     ) -> Result<(), SendError> {
-        let SendOptions { expires_in, priority, latest, uncompressed } = options;
+        let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.into();
         let expires = expires_in.map(|wait| after(now, wait));
         self.send_on(id, &message, Terms { uncompressed, priority, expires, latest })
     }

@@ -11,7 +11,7 @@ use crate::{
     error::{CloseError, NotConnected, SendError},
     id::{ClientId, TimerId},
     proto::prepared::Outgoing,
-    send_options::{LatestKey, SendOptions},
+    send_options::{LatestKey, SendTerms},
 };
 
 impl Server {
@@ -65,7 +65,7 @@ impl Server {
         self.engine.send_latest(client, key.into(), message.into())
     }
 
-    /// Queues a message that may expire, pass others, or replace one: see [`SendOptions`].
+    /// Queues a message that may expire, pass others, or replace one: see [`SendOptions`](crate::SendOptions).
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl Server {
         &mut self,
         client: ClientId,
         message: impl Into<Outgoing<'m>>,
-        options: SendOptions,
+        options: impl Into<SendTerms>,
     ) -> Result<(), SendError> {
         self.engine.send_with(client, message.into(), options, clock())
     }

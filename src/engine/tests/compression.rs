@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Outgoing, Prepared, SendOptions,
+    Outgoing, Prepared, SendOptions, SendTerms,
     deflate::{Deflate, DeflateMode},
     engine::sim::masked,
     error::PeerMisbehaved,
@@ -61,23 +61,24 @@ fn a_message_is_compressed_unless_it_is_small_or_should_not_be() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let (mut peer, id) = open(&mut host);
-        let mut costs = |host: &mut Host, message: Outgoing<'_>, options: SendOptions| {
+        let mut costs = |host: &mut Host, message: Outgoing<'_>, terms: SendTerms| {
             let before = peer.traffic().1;
-            host.engine.send_with(id, message, options, host.now).unwrap();
+            host.engine.send_with(id, message, terms, host.now).unwrap();
             host.settle();
             assert_eq!(peer.frames(), [text(&line(7))]);
             peer.traffic().1 - before
         };
         let prepared = Prepared::new(&line(7));
-        let plain = SendOptions { uncompressed: true, ..SendOptions::default() };
-        let urgent = SendOptions { priority: crate::Priority::High, ..SendOptions::default() };
-        let latest = SendOptions { latest: Some(1.into()), ..SendOptions::default() };
+        let plain = SendOptions::default().uncompressed();
+        let urgent: SendTerms =
+            SendOptions { priority: crate::Priority::High, ..SendOptions::default() }.into();
+        let latest: SendTerms = SendOptions { latest: Some(1.into()), ..SendOptions::default() }.into();
         let line = line(7);
         for message in [Outgoing::from(&line), Outgoing::from(&prepared)] {
-            assert!(costs(&mut host, message.clone(), SendOptions::default()) < 120);
+            assert!(costs(&mut host, message.clone(), SendTerms::default()) < 120);
             assert!(costs(&mut host, message.clone(), latest.clone()) < 120);
             assert_eq!(costs(&mut host, message.clone(), plain.clone()), line.len() as u64 + 4);
-            let waiting = SendOptions { latest: Some(2.into()), ..plain.clone() };
+            let waiting = SendOptions { latest: Some(2.into()), ..SendOptions::default() }.uncompressed();
             assert_eq!(costs(&mut host, message.clone(), waiting), line.len() as u64 + 4);
             // What passes others is not part of the context.
             let urgent = costs(&mut host, message, urgent.clone());

@@ -258,7 +258,7 @@ impl World {
                 options.latest = self.rng.one_in(2).then(|| self.key());
             }
         }
-        let SendOptions { expires_in, priority, latest, .. } = options.clone();
+        let SendOptions { expires_in, priority, latest } = options.clone();
         let terms =
             Terms { priority, expires: expires_in.map(|wait| now + wait), latest, uncompressed: false };
         let receiver = &self.receivers[who];
@@ -274,12 +274,11 @@ impl World {
                 assert_eq!(*options, SendOptions::default());
                 engine.send(id, message)
             }
-            SendOptions {
-                latest: Some(key),
-                expires_in: None,
-                priority: Priority::Normal,
-                uncompressed: false,
-            } if self.rng.one_in(2) => engine.send_latest(id, key.clone(), message),
+            SendOptions { latest: Some(key), expires_in: None, priority: Priority::Normal }
+                if self.rng.one_in(2) =>
+            {
+                engine.send_latest(id, key.clone(), message)
+            }
             _ => engine.send_with(id, message, options, now),
         };
         let receiver = &mut self.receivers[who];
