@@ -70,12 +70,22 @@ fn bots_come_back_when_the_server_does() {
     bots.expect("s: 0 of 50 bots are there");
     let server = thread::spawn(move || {
         let listener = TcpListener::bind(addr).unwrap();
-        // A bot may leave in between, and another one come.
-        loop {
-            let mut socket = accept(&listener);
-            thread::spawn(move || while socket.read().is_ok() {});
+        // A bot may leave in between, also in the middle of its handshake, and another one come.
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                let Ok(mut socket) = tungstenite::accept(stream) else { return };
+                while socket.read().is_ok() {}
+            });
         }
     });
-    bots.expect("50 of 50 bots are there");
+    // One that is leaving and the one in its place may be there at once.
+    while there(&bots.expect(" of 50 bots are there")) < BOTS {}
     assert!(!server.is_finished());
+}
+
+/// How many, in a line such as `  12 s: 49 of 50 bots are there | …`.
+fn there(line: &str) -> usize {
+    let (_, counts) = line.split_once("s: ").unwrap();
+    counts.split_once(' ').unwrap().0.parse().unwrap()
 }
