@@ -2,46 +2,17 @@
 //!
 //! A test of its own, because it counts in the global allocator.
 
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
+use counting::{Counting, allocations};
 use tickws::{Event, Limit, Prepared, Priority, SendOptions, Server, ServerBuilder};
-
-struct Counting;
-
-thread_local! {
-    /// Per thread, so that the test harness's own threads do not count.
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -105,14 +76,14 @@ impl Bench {
                 let end = input.len().min(sent.saturating_add(piece));
                 sent += self.clients[0].write(&input[sent..end]).unwrap_or(0);
             }
-            let before = ALLOCATIONS.get();
+            let before = allocations();
             let tick = self.server.poll_for(Duration::from_micros(100)).unwrap();
             for event in &tick {
                 answer(&mut self.server, event);
             }
             drop(tick);
             self.server.flush();
-            self.allocations += ALLOCATIONS.get() - before;
+            self.allocations += allocations() - before;
             for (client, got) in self.clients.iter_mut().zip(&mut got[..readers]) {
                 *got += client.read(&mut self.reply).unwrap_or(0);
             }
@@ -288,14 +259,14 @@ fn values_for_a_client_that_does_not_read_allocate_nothing() {
     let mut tick = 0;
     let blocked = bench.steady(200, |bench| {
         tick += 1;
-        let before = ALLOCATIONS.get();
+        let before = allocations();
         for key in 0..200 {
             // Of every size, so that few fit where the older one stood.
             let len = (key * 7 + tick * 31) % value.len();
             bench.server.send_latest(client, key, &value[..len]).unwrap();
         }
         drop(bench.server.poll_once().unwrap());
-        bench.allocations += ALLOCATIONS.get() - before;
+        bench.allocations += allocations() - before;
     });
     assert_eq!(blocked, 0, "values that are replaced");
     assert!(bench.server.stats().replaced >= 399 * 200);

@@ -1,45 +1,17 @@
 //! The steady state allocates nothing, compressed or not: see `allocations.rs`.
 #![cfg(feature = "deflate")]
 
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
+use counting::{Counting, allocations};
 use tickws::{Deflate, DeflateMode, Event, Prepared, Server};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -96,7 +68,7 @@ fn compressed_echoes_and_prepared_messages_allocate_nothing() {
             frame.extend_from_slice(&payload);
             stream.write_all(&frame).unwrap();
 
-            let before = ALLOCATIONS.get();
+            let before = allocations();
             let mut echoed = false;
             while !echoed {
                 for event in &server.poll_for(Duration::from_secs(5)).unwrap() {
@@ -111,7 +83,7 @@ fn compressed_echoes_and_prepared_messages_allocate_nothing() {
             server.flush();
             // The pools, the codec and the contexts fill first.
             if round >= 50 {
-                steady += ALLOCATIONS.get() - before;
+                steady += allocations() - before;
             }
             assert!(reply(&mut stream) && reply(&mut stream));
         }
