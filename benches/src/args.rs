@@ -7,7 +7,7 @@ use lexopt::prelude::*;
 use crate::{
     Outcome, callgrind, compare, growth,
     load::{self, Load, Mode, Target},
-    servers, smoke,
+    servers, smoke, soak,
 };
 
 const HELP: &str = "\
@@ -21,6 +21,8 @@ tickws-bench COMMAND
                  [--warm SECONDS] [--time SECONDS] [--count N] [--pid PID]
                       one load (echo, fanout, idle, churn, flood) against a server at a loopback address
   serve NAME MODE     one server (echo, broadcast); prints its address
+  soak [--minutes N] [--clients N]
+                      mixed traffic with churn against tickws, every message checked; a verdict at the end
   smoke [NAME …]      every mode for a moment, with --verify; without names tickws and the limit
 ";
 
@@ -58,6 +60,9 @@ pub fn run() -> Outcome<()> {
         // Under valgrind.
         "be-counted" => callgrind::be_counted(&values(&mut parser)?),
         "load" => load_command(parser),
+        "soak" => soak_command(parser),
+        // Its server.
+        "soak-server" => soak::server::serve(&values(&mut parser)?.concat()),
         other => Err(format!("{other:?} is not a command\n\n{HELP}").into()),
     }
 }
@@ -138,4 +143,16 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
     let figures = load::run(target, &load)?;
     println!("{}", serde_json::to_string_pretty(&figures)?);
     Ok(())
+}
+
+fn soak_command(mut parser: lexopt::Parser) -> Outcome<()> {
+    let (mut minutes, mut clients) = (20.0, 100);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("minutes") => minutes = parser.value()?.parse()?,
+            Long("clients") => clients = parser.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    soak::run(Duration::try_from_secs_f64(minutes * 60.0)?, clients)
 }

@@ -10,6 +10,7 @@ mod probe;
 mod report;
 mod servers;
 mod smoke;
+mod soak;
 mod workload;
 
 use std::{io::ErrorKind, time::Duration};

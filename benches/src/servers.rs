@@ -101,7 +101,7 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
 }
 
 /// Says where a server listens; nothing is connected before.
-fn announce(addr: impl Display) -> Outcome<()> {
+pub fn announce(addr: impl Display) -> Outcome<()> {
     println!("{addr}");
     Ok(std::io::stdout().flush()?)
 }

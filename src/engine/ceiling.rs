@@ -15,6 +15,7 @@ use crate::{
     client::{Client, Farewell, Stage},
     close_reason::CloseReason,
     deadlines::after,
+    error::ConnectError,
     id::ClientId,
     pressure::Pressure,
     wheel,
@@ -165,7 +166,7 @@ impl<S: Stream> Engine<S> {
                 self.stats.rejected.overloaded += 1;
                 return self.free(index);
             }
-            Stage::Dialing(_) => return self.shed_dial(index),
+            Stage::Dialing(_) => return self.abandon_dial(index, ConnectError::Overloaded),
             Stage::Linger { .. } => return self.free(index),
         };
         let may_say = open.connection.close_state().may_send_data() && open.farewell.is_none();

@@ -78,7 +78,7 @@ impl<S: Stream> Engine<S> {
                     _ => self.refuse(index, Rejection::AtCapacity, now),
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
-                Stage::Dialing(_) => self.give_up(index, ConnectError::ShuttingDown),
+                Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
                 Stage::Open(open)
                     if open.connection.close_state().may_send_data() && open.farewell.is_none() =>
                 {
@@ -323,7 +323,7 @@ impl<S: Stream> Engine<S> {
         for index in indices {
             match self.clients[index].stage {
                 Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
-                Stage::Dialing(_) => self.give_up(index, ConnectError::ShuttingDown),
+                Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
                 _ => self.remove(index, CloseReason::Timeout(Timeout::Close)),
             }
         }

@@ -106,7 +106,7 @@ impl<S: Stream> Engine<S> {
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let dials = client.is_some_and(|client| client.dial_mut().is_some());
         if dials {
-            self.give_up(id.index(), ConnectError::Cancelled);
+            self.abandon_dial(id.index(), ConnectError::Cancelled);
         }
         dials
     }
@@ -471,7 +471,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The last of this id: it never was open.
-    pub(super) fn give_up(&mut self, index: usize, error: ConnectError) {
+    fn give_up(&mut self, index: usize, error: ConnectError) {
         let id = self.id(index);
         let Some(dial) = self.clients[index].dial_mut() else { return };
         let (link, attempt, wait) = (dial.link.id, 0, Duration::ZERO);
@@ -484,11 +484,11 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// It held more than others.
-    pub(super) fn shed_dial(&mut self, index: usize) {
+    /// It is not wanted any more, whatever its step. An attempt that has begun counts as failed.
+    pub(super) fn abandon_dial(&mut self, index: usize, error: ConnectError) {
         let under_way = |dial: &mut Dial| !matches!(dial.step, DialStep::Waiting | DialStep::Begin);
         self.stats.dial_failed += u64::from(self.clients[index].dial_mut().is_some_and(under_way));
-        self.give_up(index, ConnectError::Overloaded);
+        self.give_up(index, error);
     }
 
     /// A client's `Close` is being reported.

@@ -248,6 +248,8 @@ fn every_id_has_one_beginning_and_one_end_whatever_happens() {
         // The next one is let in: no place was taken or given back twice.
         let stats = engine.stats();
         assert_eq!(stats.opened, stats.closed.total());
+        // Every attempt that began has come to something.
+        assert_eq!(stats.dial_failed + stats.opened, stats.dialed, "seed {seed}: {stats:?}");
         events.iter_mut().zip(world.events).for_each(|(sum, count)| *sum += count);
     }
     assert!(events.iter().all(|count| *count > 100), "not everything has happened: {events:?}");

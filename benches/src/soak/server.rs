@@ -1,0 +1,183 @@
+//! The application under load: echoes, rooms, latest values, blasts, timers, another thread and a connection
+//! outward. It ends when its input does, and then says what it counted.
+//!
+//! A binary message is a command, its first byte says which; text goes back as it came.
+
+use std::{collections::HashMap, io::Read, thread, time::Duration};
+
+use tickws::{
+    ClientId, CloseCode, Connect, Event, Handle, HandleError, Message, Overflow, Reconnect, SendError,
+    Server, WhileDown,
+};
+
+use crate::Outcome;
+
+/// What an overflow is measured by.
+const MAX_BUFFERED: usize = 1 << 20;
+
+/// How often the timers and the other thread say something.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// Room names, by the byte that stands for them.
+pub const ROOMS: [&str; 4] = ["red", "green", "blue", "white"];
+
+#[derive(Debug, Default)]
+struct Game {
+    /// The number of the next message to each room.
+    next: [u64; ROOMS.len()],
+    /// What of a blast was accepted, by client.
+    blasted: HashMap<ClientId, u64>,
+    upstream: Option<ClientId>,
+    /// Numbers sent upstream, and the last that came back.
+    sent: u64,
+    returned: u64,
+    /// Things that must not happen.
+    faults: u64,
+}
+
+/// Serves until the input ends.
+pub fn serve(upstream: &str) -> Outcome<()> {
+    let mut server = Server::builder()
+        .path("/ws")
+        .health("/healthz")
+        .metrics("/metrics")
+        .max_buffered(MAX_BUFFERED)
+        .send_buffer(64 * 1024)
+        .ping_interval(Duration::from_secs(2))
+        .silence_timeout(Duration::from_secs(5))
+        .write_timeout(Duration::from_secs(5))
+        .close_timeout(Duration::from_secs(2))
+        .handshake_timeout(Duration::from_secs(5))
+        .bind("127.0.0.1:0")?;
+    crate::servers::announce(server.local_addrs()[0])?;
+
+    let handle = server.handle();
+    thread::spawn(move || stop_with_the_input(&handle));
+    let handle = server.handle();
+    thread::spawn(move || tell_the_news(&handle));
+    let beat = server.set_interval(BEAT);
+    let connect = Connect::new(upstream)
+        .reconnect(Reconnect::new().base(Duration::from_millis(50)).cap(Duration::from_millis(500)))
+        .while_down(WhileDown::KeepLast(10));
+    let mut game = Game { upstream: Some(server.connect_with(connect)?), ..Game::default() };
+    server.run(|server, event| match event {
+        Event::Timer { timer } if timer == beat => game.beat(server),
+        Event::Message { client, message } if Some(client) == game.upstream => game.returned(message),
+        Event::Message { client, message: Message::Text(text) } => game.told(server.send(client, text)),
+        Event::Message { client, message: Message::Binary(bytes) } => game.command(server, client, bytes),
+        Event::Close { client, .. } => drop(game.blasted.remove(&client)),
+        Event::Reconnecting { client, .. } => game.upstream = Some(client),
+        Event::ConnectFailed { .. } => game.upstream = None,
+        _ => {}
+    })?;
+    report(&server, &game)
+}
+
+impl Game {
+    fn command(&mut self, server: &mut Server, client: ClientId, bytes: &[u8]) {
+        let (&command, rest) = bytes.split_first().unwrap_or((&0, &[]));
+        let room = usize::from(rest.first().copied().unwrap_or(0)) % ROOMS.len();
+        match command {
+            b'E' => self.told(server.send(client, bytes)),
+            b'J' => {
+                self.faults += u64::from(server.join(client, ROOMS[room]).is_err());
+                let reply = numbered(b'j', room as u8, self.next[room], &[]);
+                self.told(server.send(client, &reply));
+            }
+            b'L' => {
+                self.faults += u64::from(!matches!(server.leave(client, ROOMS[room]), Ok(true)));
+                self.told(server.send(client, b"l"));
+            }
+            b'S' => {
+                server.publish(ROOMS[room], &numbered(b'm', room as u8, self.next[room], rest));
+                self.next[room] += 1;
+            }
+            b'N' => self.faults += u64::from(server.join(client, "news").is_err()),
+            b'T' => self.faults += u64::from(server.join(client, "state").is_err()),
+            b'B' => self.blast(server, client, rest),
+            b'Q' => {
+                let accepted = self.blasted.get(&client).copied().unwrap_or(0);
+                self.told(server.send(client, &numbered(b'q', 0, accepted, &[])));
+            }
+            b'K' => {
+                self.faults += u64::from(server.close(client, CloseCode::Library(4001), "kicked").is_err())
+            }
+            _ => self.faults += 1,
+        }
+    }
+
+    /// Far more than may be buffered, to a client that does not read for now. What is refused is dropped.
+    fn blast(&mut self, server: &mut Server, client: ClientId, filler: &[u8]) {
+        self.faults += u64::from(server.set_overflow(client, Overflow::DropNewest).is_err());
+        let accepted = self.blasted.entry(client).or_default();
+        for number in 0..1000 {
+            if server.send(client, &numbered(b'b', 0, number, filler)).is_ok() {
+                *accepted += 1;
+            }
+        }
+    }
+
+    /// A send may fail for a client that is leaving; nothing here fills a queue but a blast.
+    fn told(&mut self, sent: Result<(), SendError>) {
+        let is_expected = matches!(sent, Ok(()) | Err(SendError::NotConnected(_) | SendError::Closing(_)));
+        self.faults += u64::from(!is_expected);
+    }
+
+    fn beat(&mut self, server: &mut Server) {
+        server.publish_latest("state", "tick", &numbered(b't', 0, self.sent, &[7; 300]));
+        if let Some(upstream) = self.upstream {
+            self.sent += 1;
+            // While it is down the oldest are dropped.
+            let _ = server.send(upstream, &self.sent.to_be_bytes());
+        }
+    }
+
+    /// Upstream sends back what it got: some are lost with a connection, none comes twice or early.
+    fn returned(&mut self, message: Message<'_>) {
+        let number = <[u8; 8]>::try_from(message.as_bytes()).map_or(0, u64::from_be_bytes);
+        self.faults += u64::from(number <= self.returned || number > self.sent);
+        self.returned = number;
+    }
+}
+
+/// Command, room, number, and what follows.
+fn numbered(command: u8, room: u8, number: u64, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![command, room];
+    bytes.extend_from_slice(&number.to_be_bytes());
+    bytes.extend_from_slice(rest);
+    bytes
+}
+
+/// Publishes numbers from a thread of its own; a full queue is tried again.
+fn tell_the_news(handle: &Handle) {
+    let mut number = 0;
+    loop {
+        match handle.publish("news", &numbered(b'n', 0, number, &[])) {
+            Ok(()) => number += 1,
+            Err(HandleError::Full) => {}
+            Err(_) => return,
+        }
+        thread::sleep(BEAT / 10);
+    }
+}
+
+fn stop_with_the_input(handle: &Handle) {
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let _ = handle.shutdown(CloseCode::Away, Duration::from_secs(5));
+}
+
+/// The last word, for the verdict.
+fn report(server: &Server, game: &Game) -> Outcome<()> {
+    let stats = server.stats();
+    println!(
+        "{}",
+        serde_json::json!({
+            "accepted": stats.accepted, "rejected": stats.rejected.total(), "http_only": stats.http_only,
+            "dialed": stats.dialed, "dial_failed": stats.dial_failed,
+            "opened": stats.opened, "open": stats.open, "closed": stats.closed.total(), "buffered": stats.buffered,
+            "messages_in": stats.messages_in, "messages_out": stats.messages_out, "dropped": stats.dropped,
+            "faults": game.faults, "upstream": game.returned, "stats": stats.to_string(),
+        })
+    );
+    Ok(())
+}
