@@ -54,11 +54,12 @@ struct Life {
 }
 
 type Socket = WebSocket<TcpStream>;
+type Script = fn(&mut Life) -> Outcome<()>;
 
 /// Lives one life, whichever chance picks.
 pub fn live(server: SocketAddr, rng: &mut Rng) -> Outcome<Tally> {
     let mut life = Life { server, rng: rng.fork(), tally: Tally { lives: 1, ..Tally::default() } };
-    let scripts: [(&str, u32, fn(&mut Life) -> Outcome<()>); 11] = [
+    let scripts: [(&str, u32, Script); 11] = [
         ("echo", 6, Life::echo),
         ("pipeline", 6, Life::pipeline),
         ("room", 6, Life::room),
