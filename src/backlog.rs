@@ -8,6 +8,11 @@
 //!
 //! Payloads stand here unframed: what is dropped must not have been masked or compressed.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a message's `start` and `len` were taken from `bytes` when it was copied there, and move with it"
+)]
+
 use std::{
     collections::{HashMap, VecDeque},
     time::Instant,

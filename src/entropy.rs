@@ -1,5 +1,10 @@
 //! Random numbers that nobody can foresee: masking keys and the handshake's nonces.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a batch is refilled before fewer than the bytes asked for are left; a chunk is at most eight bytes"
+)]
+
 use std::{
     collections::hash_map::RandomState,
     fmt,

@@ -184,6 +184,7 @@ impl fmt::Debug for Events<'_> {
     }
 }
 
+#[allow(clippy::expect_used, reason = "text becomes an event only after it was checked")]
 fn message(kind: Kind, bytes: &[u8]) -> Message<'_> {
     match kind {
         Kind::Binary => Message::Binary(bytes),

@@ -61,6 +61,20 @@
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
+// What can panic needs a reason beside it.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 mod backlog;
 mod builder;

@@ -5,6 +5,11 @@
 //! control frames while blocked, frames of high priority ──► urgent ────┘ at the next frame boundary
 //! ```
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`written` and `boundary` are at most the length of what stands first; the rest is cut from the very buffer"
+)]
+
 mod urgent;
 
 use std::{

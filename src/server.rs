@@ -323,7 +323,7 @@ impl Server {
         let mut idle = 0;
         while budget > 0 && idle < self.listeners.len() {
             self.next_listener = (self.next_listener + 1) % self.listeners.len();
-            let listener = &mut self.listeners[self.next_listener];
+            let Some(listener) = self.listeners.get_mut(self.next_listener) else { return };
             if !listener.is_ready() {
                 idle += 1;
                 continue;

@@ -81,8 +81,8 @@ impl Tick {
         Events::new(self.data())
     }
 
+    #[allow(clippy::expect_used, reason = "only the drop takes it")]
     fn data(&self) -> &TickData {
-        // Only the drop takes it.
         self.data.as_ref().expect("a tick holds its data until it is dropped")
     }
 }

@@ -1,5 +1,10 @@
 //! The tick being filled: received bytes, and events as offsets into them.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "an offset or an index stands for what was put there while the same tick was filled"
+)]
+
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use crate::{

@@ -1,5 +1,10 @@
 //! Deadlines: a hierarchical timer wheel with a resolution of one millisecond.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "slots and words are found by levels and digits below LEVELS and SLOTS; a list holds keys of entries that are there"
+)]
+
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

@@ -1,5 +1,10 @@
 //! Frames → messages: what has arrived of a message that is not whole yet.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`filled` is at most the buffer's length, and what arrives was read into the room behind it"
+)]
+
 use tungstenite::protocol::frame::coding::Data;
 
 use crate::{

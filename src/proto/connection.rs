@@ -1,5 +1,10 @@
 //! One RFC 6455 endpoint, sans-IO: bytes in → messages, messages in → bytes.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`at` is at most the length of `bytes`; a header that was parsed, and a payload found whole, lie within it"
+)]
+
 use std::{
     ops::Range,
     time::{Duration, Instant},

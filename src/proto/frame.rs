@@ -1,5 +1,10 @@
 //! Bytes ↔ frames (RFC 6455 §5.2).
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a header has at most 14 bytes, and `start` is where `out` ended before"
+)]
+
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::{error::PeerMisbehaved, message::Kind, proto::mask::apply_mask};

@@ -3,6 +3,11 @@
 //! Sans-IO: a [`HeadReader`] gathers the head, [`check`] holds it against the RFC. Both refuse with a [`Rejection`], which
 //! knows its HTTP response; after that response the connection is closed.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`allowed`, `at` and `end` were found in the very bytes that they cut"
+)]
+
 pub(crate) mod client;
 mod origin;
 mod rejection;

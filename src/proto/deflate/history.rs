@@ -1,5 +1,10 @@
 //! A context: the last bytes that went one way.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "the ring has `max` bytes, `oldest` is below that, and what is kept of new bytes is no longer"
+)]
+
 /// A ring of at most 2^bits bytes. Owns no more memory than went through.
 #[derive(Debug)]
 pub(super) struct History {

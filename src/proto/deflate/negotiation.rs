@@ -230,15 +230,15 @@ impl<'h> Rest<'h> {
     fn value(&mut self) -> Option<Cow<'h, str>> {
         let Some(quoted) = self.0.strip_prefix('"') else { return self.token().map(Cow::Borrowed) };
         let mut value = String::new();
-        let mut signs = quoted.char_indices();
-        while let Some((at, sign)) = signs.next() {
+        let mut signs = quoted.chars();
+        while let Some(sign) = signs.next() {
             match sign {
                 '"' => {
-                    self.0 = &quoted[at + 1..];
+                    self.0 = signs.as_str();
                     let mut whole = Rest(&value);
                     return (whole.token().is_some() && whole.0.is_empty()).then_some(Cow::Owned(value));
                 }
-                '\\' => value.push(signs.next()?.1),
+                '\\' => value.push(signs.next()?),
                 _ => value.push(sign),
             }
         }

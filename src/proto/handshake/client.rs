@@ -3,6 +3,11 @@
 //!
 //! Sans-IO, as the server's side: [`ask`] writes the request, a [`ResponseReader`] gathers the answer to it.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`used` is at most the bytes given, and what cuts the body was found in it"
+)]
+
 use data_encoding::BASE64;
 use tungstenite::{
     handshake::derive_accept_key,
