@@ -16,6 +16,7 @@
 )]
 
 mod admission;
+mod at_once;
 mod ceiling;
 mod closing;
 mod dial;
@@ -248,10 +249,12 @@ impl<S: Stream> Engine<S> {
             let index = index as usize;
             if let Some(client) = self.clients.get_mut(index)
                 && std::mem::take(&mut client.in_dirty)
-                // A writable event may have come to it first, and found that there is no room.
-                && !client.outbox.is_blocked()
             {
-                self.write(index, now);
+                // A writable event may have come to it first, or a write at once, and found that there is no room.
+                match client.outbox.is_blocked() {
+                    true => self.refused(index, 0, now),
+                    false => self.write(index, now),
+                }
             }
         }
         self.work = work;
@@ -412,11 +415,7 @@ impl<S: Stream> Engine<S> {
                 }
                 Ok(Written::Blocked(count)) => {
                     stats.bytes_out += count as u64;
-                    if count > 0 || !client.deadlines.is_stuck() {
-                        client.deadlines.stuck_since(now);
-                    }
-                    client.backed_up = true;
-                    return self.rearm(index);
+                    return self.refused(index, count, now);
                 }
                 Err(error) => return self.write_failed(index, error.kind(), now),
             }
@@ -427,6 +426,19 @@ impl<S: Stream> Engine<S> {
             self.tick.drained(id);
         }
         self.after_last_byte(index, now);
+    }
+
+    /// The stream took `count` bytes and no more.
+    fn refused(&mut self, index: usize, count: usize, now: Instant) {
+        let client = &mut self.clients[index];
+        if !client.outbox.has_work() || client.failed.is_some() {
+            return;
+        }
+        if count > 0 || !client.deadlines.is_stuck() {
+            client.deadlines.stuck_since(now);
+        }
+        client.backed_up = true;
+        self.rearm(index);
     }
 
     /// Frames up to about `room` bytes of what waits in the client's backlog. Gives whether messages of high

@@ -4,12 +4,15 @@
 //! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
 //! control frames while blocked, frames of high priority ──► urgent ────┘ at the next frame boundary
 //! ```
+//!
+//! A large frame that finds it empty may be written before it is queued: then `tail` is the rest of it.
 
 #![allow(
     clippy::indexing_slicing,
     reason = "`written` and `boundary` are at most the length of what stands first; the rest is cut from the very buffer"
 )]
 
+mod at_once;
 mod urgent;
 
 use std::{
@@ -127,6 +130,8 @@ pub(crate) struct Outbox {
     chunks: usize,
     counted: usize,
     blocked: bool,
+    /// A write has failed that nobody has been told of.
+    failed: Option<io::ErrorKind>,
     urgent: Option<Box<Urgent>>,
 }
 
@@ -334,6 +339,9 @@ impl Outbox {
         ahead_only: bool,
         pool: &mut OutboxPool,
     ) -> io::Result<Written> {
+        if let Some(kind) = self.failed.take() {
+            return Err(kind.into());
+        }
         let mut total = 0;
         loop {
             self.admit_urgent(pool);

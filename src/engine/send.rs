@@ -100,6 +100,12 @@ impl<S: Stream> Engine<S> {
         message: &Outgoing<'_>,
         terms: Terms,
     ) -> Result<(), SendError> {
+        if let Outgoing::Message(message) = message
+            && message.len() >= Self::AT_ONCE
+            && self.send_at_once(id, message, &terms)
+        {
+            return Ok(());
+        }
         let Engine { clients, outbound, backlogs, codec, stats, config, now, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {

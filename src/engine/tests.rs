@@ -1,6 +1,7 @@
 //! The engine in memory, under a simulated clock.
 
 mod actor;
+mod at_once;
 mod browsing;
 mod budgets;
 mod burdens;

@@ -217,6 +217,15 @@ impl Connection {
         Header { fin: true, rsv1: false, opcode, mask, len: payload as u64 }.encoded_len() + payload
     }
 
+    /// The header of a message that may leave as it is, now: neither compressed nor masked.
+    pub(crate) fn plain_header(&self, kind: Kind, len: usize) -> Option<([u8; frame::MAX_HEADER], usize)> {
+        if self.masks() || self.deflates() || !self.close.may_send_data() {
+            return None;
+        }
+        let header = Header { fin: true, rsv1: false, opcode: opcode(kind), mask: None, len: len as u64 };
+        Some(header.encode())
+    }
+
     /// Whether our frames are masked, so that none can be shared with others.
     pub(crate) fn masks(&self) -> bool {
         matches!(self.role, Role::Client(_))

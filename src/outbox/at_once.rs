@@ -1,0 +1,54 @@
+//! A large frame that is written before it is queued.
+
+use std::io::{ErrorKind, IoSlice, Write};
+
+use super::{Outbox, OutboxPool, SHORT_WRITE_MEANS_FULL};
+
+impl Outbox {
+    /// Whether nothing stands in the way of a frame.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.has_work() && !self.blocked && self.failed.is_none()
+    }
+
+    /// Writes one whole frame straight from where it is, and queues what the stream does not take. Gives the
+    /// bytes that have left. An error is kept for the next `write_to`. The outbox must be free.
+    pub(crate) fn write_at_once(
+        &mut self,
+        header: &[u8],
+        payload: &[u8],
+        stream: &mut impl Write,
+        pool: &mut OutboxPool,
+    ) -> usize {
+        debug_assert!(self.is_free());
+        let len = header.len() + payload.len();
+        let mut left = 0;
+        while left < len && !self.blocked && self.failed.is_none() {
+            let slices = rest(header, payload, left).map(IoSlice::new);
+            match stream.write_vectored(&slices) {
+                Ok(0) => self.failed = Some(ErrorKind::WriteZero),
+                Ok(count) => {
+                    // Never trust a stream that claims more than it was given.
+                    left += count.min(len - left);
+                    self.blocked = left < len && SHORT_WRITE_MEANS_FULL;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => self.failed = Some(error.kind()),
+            }
+        }
+        if left < len {
+            let tail = self.tail(pool);
+            rest(header, payload, left).iter().for_each(|part| tail.extend_from_slice(part));
+            // Once its first byte has left, nothing may come before its last.
+            self.boundary = if left > 0 { len - left } else { 0 };
+            self.pushed(len - left, pool);
+        }
+        left
+    }
+}
+
+/// What is left of both once `left` bytes have gone.
+fn rest<'a>(header: &'a [u8], payload: &'a [u8], left: usize) -> [&'a [u8]; 2] {
+    let begun = left.min(header.len());
+    [&header[begun..], &payload[left - begun..]]
+}
