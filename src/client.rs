@@ -51,6 +51,8 @@ pub(crate) struct Client<S> {
     pub(crate) read_closed: bool,
     /// TCP urgent data has come: a read stops short at it, drained or not.
     pub(crate) urgent: bool,
+    /// Its last message was large, and so the next may be.
+    pub(crate) bulky: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
     /// A plain HTTP request of its was answered.
@@ -174,6 +176,7 @@ impl<S> Client<S> {
             readable: false,
             read_closed: false,
             urgent: false,
+            bulky: false,
             paused: false,
             served: false,
             outbound: false,

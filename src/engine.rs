@@ -156,8 +156,8 @@ pub(crate) struct Engine<S> {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Spare buffers kept, in bytes, each way.
-    const POOL_BYTES: usize = 4 * 1024 * 1024;
+    /// Spare buffers kept, in bytes, each way: for a few messages of the largest size that is allowed by default.
+    const POOL_BYTES: usize = 8 * 1024 * 1024;
 
     pub(crate) fn new(config: Config, services: Services, now: Instant) -> Self {
         let rooms = HubLimits {
@@ -270,6 +270,7 @@ impl<S: Stream> Engine<S> {
         self.reported_until = now.checked_sub(away).unwrap_or(now);
         self.looked = if partial { self.reported_until } else { now };
         self.timers_left = false;
+        self.recycler.lend_block(&mut self.tick);
         self.ready.extend(self.postponed.drain(..));
     }
 

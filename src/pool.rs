@@ -24,12 +24,24 @@ impl BufferPool {
         BufferPool { small: Vec::new(), large: Vec::new(), bytes: 0, max_bytes }
     }
 
+    /// Large buffers that are looked at for the one that fits best: those that came last.
+    const LOOKED_AT: usize = 32;
+
     /// A spare buffer for about `want` bytes, or a new one without capacity.
     pub(crate) fn take(&mut self, want: usize) -> Vec<u8> {
-        let large = if want > Self::SMALL { self.large.pop() } else { None };
+        let large = if want > Self::SMALL { self.take_large(want) } else { None };
         let Some(buffer) = large.or_else(|| self.small.pop()) else { return Vec::new() };
         self.bytes -= buffer.capacity() + Self::OVERHEAD;
         buffer
+    }
+
+    /// The smallest that need not grow, or else the largest.
+    fn take_large(&mut self, want: usize) -> Option<Vec<u8>> {
+        let first = self.large.len().saturating_sub(Self::LOOKED_AT);
+        let misfit = |capacity: usize| if capacity >= want { capacity } else { usize::MAX - capacity };
+        let best =
+            (first..self.large.len()).rev().min_by_key(|&index| misfit(self.large[index].capacity()))?;
+        Some(self.large.swap_remove(best))
     }
 
     /// Keeps `buffer` for later, or frees it when the pool is full.
@@ -73,6 +85,21 @@ mod tests {
         pool.give(Vec::with_capacity(100_000));
         assert_eq!(pool.take(14).capacity(), 0);
         assert_eq!(pool.take(50_000).capacity(), 100_000);
+    }
+
+    #[test]
+    fn who_wants_much_gets_what_fits_best() {
+        let mut pool = BufferPool::new(1 << 30);
+        let fill = |pool: &mut BufferPool| {
+            [50_000, 200_000, 1_000_000, 100_000]
+                .into_iter()
+                .for_each(|size| pool.give(Vec::with_capacity(size)));
+        };
+        fill(&mut pool);
+        let sizes = [60_000, 60_000, 60_000, 60_000].map(|want| pool.take(want).capacity());
+        assert_eq!(sizes, [100_000, 200_000, 1_000_000, 50_000]);
+        fill(&mut pool);
+        assert_eq!(pool.take(usize::MAX).capacity(), 1_000_000);
     }
 
     #[test]

@@ -130,6 +130,14 @@ impl Recycler {
         spare.pop().unwrap_or_default()
     }
 
+    /// Lets `data` have the block that was used last.
+    pub(crate) fn lend_block(&self, data: &mut TickData) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = spare.last_mut() {
+            data.swap_block(last);
+        }
+    }
+
     fn give(&self, mut data: TickData) {
         data.clear();
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -82,6 +82,10 @@ impl TickData {
     /// About as much input as stays in the cache while the application works on it.
     pub(crate) const BLOCK: usize = 64 * 1024;
 
+    /// Behind that, room for large messages to be read to their end: what stays in place is neither copied
+    /// nor needs a buffer of its own. No memory is touched before they come.
+    const OVERHANG: usize = 4 * Self::BLOCK;
+
     /// Bytes received in one tick, and bytes handed over of messages that came in pieces; the last of
     /// those may exceed it.
     const INPUT: usize = 4 * Self::BLOCK;
@@ -118,20 +122,38 @@ impl TickData {
         Self::INPUT.saturating_sub(self.input)
     }
 
+    /// Whether nothing has been received in this tick.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.input == 0
+    }
+
     /// How many more events fit.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
         event_budget.saturating_sub(self.records.len())
     }
 
-    /// The free end of the block.
+    /// The free end of the block, as far as it is for messages of any size.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
-            self.block = vec![0; Self::BLOCK];
+            self.block = vec![0; Self::BLOCK + Self::OVERHANG];
         }
-        &mut self.block[self.filled..]
+        &mut self.block[self.filled..Self::BLOCK.max(self.filled)]
     }
 
-    /// Lends the block out, so that events can be noted while it is written to, and where its free end
+    /// Where the free end of the block begins.
+    pub(crate) fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Takes the block of `other` instead of its own, if nothing is in either: that one was used last, and is
+    /// still in the cache.
+    pub(crate) fn swap_block(&mut self, other: &mut TickData) {
+        if self.filled == 0 && other.filled == 0 {
+            std::mem::swap(&mut self.block, &mut other.block);
+        }
+    }
+
+    /// Lends the whole block out, so that events can be noted while it is written to, and where its free end
     /// begins. `put_block` must follow.
     pub(crate) fn take_block(&mut self) -> (Vec<u8>, usize) {
         self.room();

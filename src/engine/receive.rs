@@ -12,6 +12,7 @@ use crate::{
     limiter::Limiter,
     pool::BufferPool,
     proto::connection::{Io, Received},
+    tick_data::TickData,
 };
 
 /// A short read means that the socket is drained. Windows re-arms only after `WouldBlock`.
@@ -24,6 +25,8 @@ pub(super) enum Turn {
     Drained,
     /// More is there, and it is the others' turn.
     Again,
+    /// The block ends with the beginning of a message that lacks so many bytes.
+    Unfinished(usize),
     /// More is there, and it waits for the next poll.
     Postponed,
     /// What is carried needs more room than this tick has left: first in the next.
@@ -43,8 +46,16 @@ pub(super) enum Turn {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Bytes read in one turn while others wait for theirs.
+    /// Bytes read in one turn while others wait for theirs, besides payload that is known to come: of it no
+    /// event and no work of the application's comes but the one message.
     const TURN: usize = 16 * 1024;
+
+    /// The same for who sent a message above `TURN` last. A read wakes the peer up, which costs more than
+    /// what it copies.
+    const BULKY_TURN: usize = TickData::BLOCK + Self::LOOK;
+
+    /// Bytes read behind a large message: the next header tells whether another follows.
+    const LOOK: usize = 64;
 
     /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
@@ -71,7 +82,7 @@ impl<S: Stream> Engine<S> {
         };
         match turn {
             Turn::Drained => {}
-            Turn::Again => self.make_ready(index),
+            Turn::Again | Turn::Unfinished(_) => self.make_ready(index),
             Turn::Postponed => {
                 self.clients[index].in_ready = true;
                 self.postponed.push(id);
@@ -104,7 +115,12 @@ impl<S: Stream> Engine<S> {
         };
         let allowed = client.limiter_mut().map_or(Some(usize::MAX), |limiter| limiter.may_read(now));
         let Some(allowed) = allowed else { return Turn::Throttled };
-        let budget = budget.min(allowed).min(self.tick.input_left()).min(self.turn());
+        let left = self.tick.input_left();
+        if client.bulky && left < Self::BULKY_TURN && !self.tick.is_fresh() {
+            // Its message would be cut in two, and copied.
+            return Turn::NoRoom;
+        }
+        let budget = budget.min(allowed).min(left);
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
     }
 
@@ -150,61 +166,85 @@ impl<S: Stream> Engine<S> {
         Some(after_read(client, count, offered, now))
     }
 
-    /// Reads into the tick's block, behind what is carried, and parses both.
-    fn read_block(&mut self, index: usize, budget: usize, now: Instant) -> Turn {
+    /// Reads into the tick's block, behind what is carried, and parses both. A message that is large, but has
+    /// room in the block, is read to its end.
+    fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
+        let client = &self.clients[index];
+        let (bulky, small) = (client.bulky, self.turn());
+        let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
-        let (mut block, base) = self.tick.take_block();
-        let room = &mut block[base..];
-        let start = client.carry.len();
-        if start > room.len() {
+        let mut start = client.carry.len();
+        if base + start > Self::BULKY_TURN {
             self.tick.put_block(block);
             return Turn::NoRoom;
         }
-        room[..start].copy_from_slice(&client.carry);
-        let end = room.len().min(start.saturating_add(budget));
-        let offered = end - start;
-        let outcome = match client.readable && offered > 0 {
-            true => read(&mut client.stream, &mut room[start..end]),
-            false => Ok(0),
-        };
-        // Whatever the read gave, what is carried has still to be parsed.
-        let count = *outcome.as_ref().unwrap_or(&0);
-        self.stats.bytes_in += count as u64;
-        self.tick.received(count);
-        if let Some(limiter) = self.clients[index].limiter_mut() {
-            limiter.received(count, now);
-        }
-        let parsed = self.parse(index, &mut room[..start + count], base, now);
-        self.tick.put_block(block);
-
-        let client = &mut self.clients[index];
-        match (parsed, outcome) {
-            (Some(turn @ (Turn::Postponed | Turn::Throttled)), Err(Turn::Failed(kind))) => {
-                // The kernel says so only once.
-                client.failed = Some(kind);
-                turn
+        block[base..base + start].copy_from_slice(&client.carry);
+        let most = if bulky { Self::BULKY_TURN } else { small.min(Self::BULKY_TURN.saturating_sub(base)) };
+        let mut offered = budget.min(most.saturating_sub(start));
+        loop {
+            let client = &mut self.clients[index];
+            let from = base + start;
+            let outcome = match client.readable && offered > 0 {
+                true => read(&mut client.stream, &mut block[from..from + offered]),
+                false => Ok(0),
+            };
+            // Whatever the read gave, what is carried has still to be parsed.
+            let count = *outcome.as_ref().unwrap_or(&0);
+            self.stats.bytes_in += count as u64;
+            self.tick.received(count);
+            if let Some(limiter) = self.clients[index].limiter_mut() {
+                limiter.received(count, now);
             }
-            (Some(turn), _) => {
-                if count > 0 {
+            budget -= count;
+            let more = if count == offered { budget.min(block.len() - from - count) } else { 0 };
+            let parsed = self.parse(index, &mut block[base..from + count], base, more, now);
+            let client = &mut self.clients[index];
+            let turn = match (parsed, outcome) {
+                (Some(Turn::Unfinished(missing)), _) => {
                     after_read(client, count, offered, now);
+                    base = self.tick.filled();
+                    start = from + count - base;
+                    offered = (missing + Self::LOOK).min(budget).min(block.len() - base - start);
+                    client.bulky = true;
+                    continue;
                 }
-                turn
-            }
-            (None, Err(turn)) => drained_by(client, turn),
-            (None, Ok(0)) if !client.readable => Turn::Drained,
-            (None, Ok(count)) => after_read(client, count, offered, now),
+                (Some(turn @ (Turn::Postponed | Turn::Throttled)), Err(Turn::Failed(kind))) => {
+                    // The kernel says so only once.
+                    client.failed = Some(kind);
+                    turn
+                }
+                (Some(turn), _) => {
+                    if count > 0 {
+                        after_read(client, count, offered, now);
+                    }
+                    turn
+                }
+                (None, Err(turn)) => drained_by(client, turn),
+                (None, Ok(0)) if !client.readable => Turn::Drained,
+                (None, Ok(count)) => after_read(client, count, offered, now),
+            };
+            self.tick.put_block(block);
+            return turn;
         }
     }
 
     /// Takes all messages out of `bytes`, which stand at `base` in the tick's block, and carries what is
     /// left. `Some` ends the turn, whatever the stream still holds.
-    fn parse(&mut self, index: usize, bytes: &mut [u8], base: usize, now: Instant) -> Option<Turn> {
+    fn parse(
+        &mut self,
+        index: usize,
+        bytes: &mut [u8],
+        base: usize,
+        more: usize,
+        now: Instant,
+    ) -> Option<Turn> {
         let id = self.id(index);
         let Engine { config, clients, tick, inbound, outbound, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
         let closing = open.verdict.is_some();
         let had_output = client.outbox.has_work();
+        let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
         let mut io = Io {
             now,
             limits: config.message_limits(),
@@ -212,11 +252,11 @@ impl<S: Stream> Engine<S> {
             outbox: &mut client.outbox,
             outbound,
             codec,
+            more: if exceeded { 0 } else { more },
             max_buffered: config.max_buffered,
         };
-        let (mut at, mut keep) = (0, 0);
+        let (mut at, mut keep, mut last) = (0, 0, 0);
         // Without the byte that is one too many.
-        let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
         let end = bytes.len() - usize::from(exceeded);
         let turn = loop {
             match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
@@ -238,10 +278,15 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
                 Ok(Some(Received::InPlace(kind, range))) => {
-                    keep = range.end;
+                    (keep, last) = (range.end, range.len());
                     tick.in_place(id, kind, base + range.start..base + range.end);
                 }
                 Ok(Some(Received::Assembled(message))) => tick.assembled(id, message),
+                Ok(Some(Received::Unfinished(missing))) => {
+                    keep = at;
+                    at = bytes.len();
+                    break Some(Turn::Unfinished(missing));
+                }
                 Ok(Some(Received::Close { code, text })) => {
                     at = bytes.len();
                     break Some(Turn::Closed { code, text });
@@ -264,6 +309,7 @@ impl<S: Stream> Engine<S> {
             }
         };
         tick.keep(keep);
+        client.bulky = last >= Self::TURN;
         carry(&mut client.carry, &bytes[at..], inbound);
         if let Some(limiter) = &mut open.limiter {
             limiter.held = turn.is_some() && !client.carry.is_empty();

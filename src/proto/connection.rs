@@ -57,6 +57,8 @@ pub(crate) struct Io<'a> {
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) outbound: &'a mut OutboxPool,
     pub(crate) codec: &'a mut Codec,
+    /// So many bytes would be read behind those given, to complete a message.
+    pub(crate) more: usize,
     /// From half of this many queued bytes on, a newer pong replaces the one that waits.
     pub(crate) max_buffered: usize,
 }
@@ -68,6 +70,8 @@ pub(crate) enum Received {
     InPlace(Kind, Range<usize>),
     /// A whole message that came in pieces, or compressed.
     Assembled(Assembled),
+    /// The rest of `bytes` is the beginning of a message, which lacks this many bytes.
+    Unfinished(usize),
     /// The peer's close frame: 1005 and no text if its body was empty.
     Close { code: u16, text: String },
 }
@@ -90,6 +94,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Of a payload from `LARGE` on, less than this is carried to the next turn.
+    const CARRIED: usize = 64;
+    const LARGE: u64 = 16 * 1024;
+
     pub(crate) fn new(role: Role) -> Self {
         Connection {
             role,
@@ -175,6 +183,11 @@ impl Connection {
                         return Err(PeerMisbehaved::InvalidUtf8);
                     }
                     return Ok(Some(Received::InPlace(kind, start..*at)));
+                }
+                OpCode::Data(data) if self.may_stay(&header, bytes.len() - start, io.more) => {
+                    check_size(&self.assembler, &header, data, io.limits)?;
+                    let missing = header.len - (bytes.len() - start) as u64;
+                    return Ok((missing <= io.more as u64).then_some(Received::Unfinished(missing as usize)));
                 }
                 OpCode::Data(data) => {
                     self.begin_frame(header, data, io.limits)?;
@@ -371,6 +384,14 @@ impl Connection {
             (Role::Client(_), Some(_)) => Err(PeerMisbehaved::MaskedFrame),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the beginning of a message, `there` bytes of its payload, is to stand where it is: the rest will
+    /// be read behind it, or in the next turn, for which there is next to nothing to be carried.
+    #[inline(never)]
+    fn may_stay(&self, header: &Header, there: usize, more: usize) -> bool {
+        let large = header.len >= Self::LARGE && header.fin && !header.rsv1 && !self.assembler.in_message();
+        large && (header.len - there as u64 <= more as u64 || there < Self::CARRIED)
     }
 
     /// Out of the way of whole frames, as what follows; the header by value, or it would stand in memory for them.
