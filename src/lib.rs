@@ -45,7 +45,8 @@
 //! the server, so the server is free to send while they are looked at. Dropping it gives the buffers back.
 //!
 //! Sending only queues. What is queued between two flushes leaves in one write per client: at
-//! [`Server::flush`], or at the beginning of the next poll.
+//! [`Server::flush`], or at the beginning of the next poll. Only a payload of 16 KiB or more to a client for
+//! which nothing is queued leaves at once, without a copy, as far as the socket takes it.
 //!
 //! # What is bounded
 //!

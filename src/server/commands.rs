@@ -17,6 +17,10 @@ use crate::{
 impl Server {
     /// Queues a message for one client. It leaves whole at the next flush, or as its peer takes it.
     ///
+    /// A payload of 16 KiB or more that finds nothing queued before it is written at once, from where it is, as far
+    /// as the socket takes it without blocking; the rest is queued. A write that fails is reported by a later
+    /// poll, like any other. Compressed messages, and those of outbound connections, are always queued.
+    ///
     /// # Errors
     ///
     /// [`SendError`] says why nothing was queued: a stale id, a closing connection, a full outbox.
