@@ -37,10 +37,9 @@ impl BufferPool {
 
     /// The smallest that need not grow, or else the largest.
     fn take_large(&mut self, want: usize) -> Option<Vec<u8>> {
-        let first = self.large.len().saturating_sub(Self::LOOKED_AT);
         let misfit = |capacity: usize| if capacity >= want { capacity } else { usize::MAX - capacity };
-        let best =
-            (first..self.large.len()).rev().min_by_key(|&index| misfit(self.large[index].capacity()))?;
+        let recent = self.large.iter().enumerate().rev().take(Self::LOOKED_AT);
+        let (best, _) = recent.min_by_key(|(_, buffer)| misfit(buffer.capacity()))?;
         Some(self.large.swap_remove(best))
     }
 
