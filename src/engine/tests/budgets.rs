@@ -38,6 +38,46 @@ fn a_flood_delays_others_by_one_round_at_most() {
 }
 
 #[test]
+fn large_messages_take_few_reads_and_delay_others_by_one_round() {
+    for size in [20_000, 65_536, 200_000, 1 << 20] {
+        let mut host = Host::new(Config::default());
+        let mut flooders: Vec<_> = (0..3).map(|_| host.open().0).collect();
+        flooders.iter().for_each(|flooder| flooder.windows(4 << 20, 256 * 1024));
+        let (mut peer, client) = host.open();
+        let before: usize = flooders.iter().map(|flooder| flooder.calls().0).sum();
+        let (mut polls, mut got) = (0, 0);
+        for round in 0..20_u8 {
+            peer.binary(&[round]);
+            for waited in 0.. {
+                for flooder in flooders.iter_mut().filter(|flooder| flooder.pending() < 300_000) {
+                    flooder.binary(&vec![round; size]);
+                }
+                let bytes = host.engine.stats().bytes_in;
+                let new = messages(&host.poll());
+                polls += 1;
+                assert!(host.engine.stats().bytes_in - bytes <= 4 * TickData::BLOCK as u64);
+                got += new.iter().filter(|(_, bytes)| bytes.len() == size).count();
+                if new.contains(&(client, vec![round])) {
+                    break;
+                }
+                assert!(waited <= flooders.len(), "{polls} polls");
+            }
+        }
+        let reads = flooders.iter().map(|flooder| flooder.calls().0).sum::<usize>() - before;
+        assert!(got > 0 && reads <= got * (3 + size / 65_536) + 3, "{size}: {reads} reads, {got} messages");
+    }
+}
+
+#[test]
+fn a_message_that_is_too_large_is_refused_by_its_header() {
+    let mut host = Host::new(Config { max_message_size: 50_000, ..Config::default() });
+    let (peer, _) = host.open();
+    peer.raw(&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]);
+    let tick = host.poll();
+    assert!(matches!(closes(&tick)[..], [(_, CloseReason::Protocol(_))]), "{tick:?}");
+}
+
+#[test]
 fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
     let mut host = Host::new(Config { event_budget: 1_000, ..Config::default() });
     let mut others: Vec<_> = (0..40).map(|_| host.open().0).collect();
