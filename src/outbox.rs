@@ -200,7 +200,7 @@ impl Outbox {
         }
         if self.tail.capacity() == 0 {
             // What it will hold is not known yet; most are emptied at the next flush.
-            self.tail = pool.tails.take(TAIL_MAX);
+            self.tail = pool.tails.take_last();
         }
         &mut self.tail
     }
@@ -265,7 +265,7 @@ impl Outbox {
     fn raw_tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
         debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
         if self.tail.capacity() == 0 {
-            self.tail = pool.tails.take(TAIL_MAX);
+            self.tail = pool.tails.take_last();
         }
         &mut self.tail
     }

@@ -35,6 +35,13 @@ impl BufferPool {
         buffer
     }
 
+    /// The spare buffer that came last, for who does not know yet what it wants, or a new one without capacity.
+    pub(crate) fn take_last(&mut self) -> Vec<u8> {
+        let Some(buffer) = self.large.pop().or_else(|| self.small.pop()) else { return Vec::new() };
+        self.bytes -= buffer.capacity() + Self::OVERHEAD;
+        buffer
+    }
+
     /// The smallest that need not grow, or else the largest.
     fn take_large(&mut self, want: usize) -> Option<Vec<u8>> {
         let misfit = |capacity: usize| if capacity >= want { capacity } else { usize::MAX - capacity };
