@@ -222,6 +222,12 @@ impl Connection {
         matches!(self.role, Role::Client(_))
     }
 
+    /// Whether a message may be sent, and its frame is the same for everyone: neither masked nor compressed.
+    #[inline]
+    pub(crate) fn sends_plain(&self) -> bool {
+        !self.masks() && self.deflate.is_none() && self.close.may_send_data()
+    }
+
     /// Queues one message as one frame. Without a codec it is not compressed.
     #[inline]
     pub(crate) fn send(

@@ -116,6 +116,16 @@ impl Header {
     }
 }
 
+/// The header of an unmasked message whose length takes no bytes of its own; `None` if it is longer than that.
+#[inline]
+pub(crate) fn short_header(kind: Kind, len: usize) -> Option<[u8; 2]> {
+    let opcode = match kind {
+        Kind::Text => 1,
+        Kind::Binary => 2,
+    };
+    (len < usize::from(LENGTH_16)).then_some([FIN | opcode, len as u8])
+}
+
 /// The opcode of an unfragmented message.
 pub(crate) fn opcode(kind: Kind) -> OpCode {
     OpCode::Data(match kind {
