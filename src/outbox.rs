@@ -203,7 +203,7 @@ impl Outbox {
 
     /// Appends a small frame, `head` and then `body`. `false`: more than `max` bytes of frames would wait, and
     /// nothing was done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn append(&mut self, head: &[u8], body: &[u8], max: usize, pool: &mut OutboxPool) -> bool {
         let len = head.len() + body.len();
         if self.frames_len() + len > max {

@@ -294,7 +294,7 @@ impl Round<'_> {
 
 impl Desk<'_> {
     /// The short way to queue a frame, `head` and `body`, that is the same for everyone. `false`: nothing was done.
-    #[inline]
+    #[inline(always)]
     fn append(&mut self, open: &Open, outbox: &mut Outbox, head: &[u8], body: &[u8]) -> bool {
         let queued = open.backlog.is_none()
             && open.connection.sends_plain()
