@@ -11,10 +11,10 @@ use crate::{
     close_reason::CloseReason,
     error::ConnectError,
     id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
-    message::Kind,
+    message::{Kind, Message},
     pool::BufferPool,
     pressure::Pressure,
-    proto::{assembler::Assembled, handshake::Request},
+    proto::{assembler::Assembled, handshake::Request, utf8},
     request::HttpRequest,
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct TickData {
     /// Zeroed once, then reused; `..filled` is in use by events.
     block: Vec<u8>,
     filled: usize,
+    /// Small texts: where they are `str` they need no second look (there is no other way without unsafe code).
+    texts: String,
     records: Vec<Record>,
     assembled: Vec<(Vec<u8>, usize)>,
     requests: Vec<Arc<Request>>,
@@ -76,6 +78,7 @@ pub(crate) enum Record {
 pub(crate) enum Source {
     Block { start: u32, len: u32 },
     Assembled { index: u32 },
+    Text { start: u32, len: u32 },
 }
 
 impl TickData {
@@ -102,7 +105,7 @@ impl TickData {
 
     /// Whether the next read has to wait for the next tick.
     pub(crate) fn is_full(&self, event_budget: usize) -> bool {
-        self.filled + Self::MIN_READ > Self::BLOCK
+        self.filled + self.texts.len() + Self::MIN_READ > Self::BLOCK
             || self.input_left() < Self::MIN_READ
             || self.holds_enough()
             || self.records.len() >= event_budget
@@ -163,6 +166,13 @@ impl TickData {
         self.records.push(Record::Message { client, kind, source: Source::Block { start, len } });
     }
 
+    /// A text, which is copied.
+    pub(crate) fn text(&mut self, client: ClientId, text: &str) {
+        let (start, len) = (self.texts.len() as u32, text.len() as u32);
+        self.texts.push_str(text);
+        self.records.push(Record::Message { client, kind: Kind::Text, source: Source::Text { start, len } });
+    }
+
     pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
         self.held += message.len;
         self.assembled.push((message.buffer, message.len));
@@ -221,15 +231,23 @@ impl TickData {
         self.asked.len() as u32 - 1
     }
 
-    /// The payload of a message record.
+    /// The message of a record.
     #[inline]
-    pub(crate) fn payload(&self, source: Source) -> &[u8] {
-        match source {
+    pub(crate) fn message(&self, kind: Kind, source: Source) -> Message<'_> {
+        let payload = match source {
+            Source::Text { start, len } => {
+                return Message::Text(&self.texts[start as usize..][..len as usize]);
+            }
             Source::Block { start, len } => &self.block[start as usize..][..len as usize],
             Source::Assembled { index } => {
                 let (buffer, len) = &self.assembled[index as usize];
                 &buffer[..*len]
             }
+        };
+        match kind {
+            Kind::Binary => Message::Binary(payload),
+            // Checked when it arrived. Without unsafe code a `&str` costs a second look.
+            Kind::Text => Message::Text(utf8::as_str(payload).expect("text is validated on arrival")),
         }
     }
 
@@ -257,6 +275,7 @@ impl TickData {
     /// Forgets the events. Buffers stay for reuse, large ones only if they are few.
     pub(crate) fn clear(&mut self) {
         self.records.clear();
+        self.texts.clear();
         self.requests.clear();
         self.asked.clear();
         self.reasons.clear();

@@ -10,6 +10,7 @@ use crate::{
     client::{Client, Stage},
     error::PeerMisbehaved,
     limiter::Limiter,
+    message::{Kind, Message},
     pool::BufferPool,
     proto::connection::{Io, Received},
 };
@@ -218,7 +219,31 @@ impl<S: Stream> Engine<S> {
         // Without the byte that is one too many.
         let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
         let end = bytes.len() - usize::from(exceeded);
+        let may_be_short = open.limiter.is_none() && !closing;
         let turn = loop {
+            // What is inflated may be a thousand times what was read.
+            if tick.events_left(config.event_budget) == 0
+                || (open.connection.deflates() && tick.holds_enough())
+            {
+                break Some(Turn::Postponed);
+            }
+            if may_be_short {
+                let before = tick.records().len();
+                open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
+                    match message {
+                        Message::Text(text) => tick.text(id, text),
+                        Message::Binary(_) => {
+                            keep = range.end;
+                            tick.in_place(id, Kind::Binary, base + range.start..base + range.end);
+                        }
+                    }
+                    tick.events_left(config.event_budget) > 0
+                });
+                stats.messages_in += (tick.records().len() - before) as u64;
+                if tick.events_left(config.event_budget) == 0 {
+                    continue;
+                }
+            }
             match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
                 Ok(None) if exceeded => {
                     at = bytes.len();
@@ -255,12 +280,6 @@ impl<S: Stream> Engine<S> {
             let out = open.limiter.as_ref().is_some_and(|limiter| limiter.is_out_of_messages(now));
             if out && at < end {
                 break Some(Turn::Throttled);
-            }
-            // What is inflated may be a thousand times what was read.
-            if tick.events_left(config.event_budget) == 0
-                || (open.connection.deflates() && tick.holds_enough())
-            {
-                break Some(Turn::Postponed);
             }
         };
         tick.keep(keep);
