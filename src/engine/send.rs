@@ -92,11 +92,15 @@ impl<S: Stream> Engine<S> {
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some(client) = client else { return false };
         let Some((open, outbox)) = client.open_mut() else { return false };
+        let held = outbox.memory();
         if !desk.append(open, outbox, &head, message.as_bytes()) {
             return false;
         }
+        let grown = outbox.memory() > held;
         note_dirty(client, id.index(), dirty);
-        self.keep_below_ceiling();
+        if grown {
+            self.keep_below_ceiling();
+        }
         true
     }
 
