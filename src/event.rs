@@ -134,14 +134,43 @@ impl<'t> Events<'t> {
 impl<'t> Iterator for Events<'t> {
     type Item = Event<'t>;
 
-    // Inlined with the one that comes all the time, so that an application's `match` meets no other.
+    // Inlined, so that the application's `match` takes what it wants from where it is: put together in memory and
+    // copied, an event costs 15 ns.
     #[inline]
     fn next(&mut self) -> Option<Event<'t>> {
+        let data = self.data;
         Some(match *self.records.next()? {
+            Record::Open { client, request } => Event::Open { client, request: data.request(request) },
             Record::Message { client, kind, source } => {
-                Event::Message { client, message: self.data.message(kind, source) }
+                Event::Message { client, message: data.message(kind, source) }
             }
-            ref other => event(self.data, other),
+            Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
+            Record::Drained { client } => Event::Drained { client },
+            Record::Pressure { pressure } => Event::Pressure { pressure },
+            Record::Upgrade { upgrade, asked } => Event::Upgrade { upgrade, request: data.asked(asked) },
+            Record::UpgradeGone { upgrade } => Event::UpgradeGone { upgrade },
+            Record::Http { request, asked } => {
+                Event::Http { request_id: request, request: data.asked(asked) }
+            }
+            Record::Timer { timer } => Event::Timer { timer },
+            Record::Reconnecting { client, failure } => {
+                let Failure { link, error, attempt, wait } = data.failure(failure);
+                Event::Reconnecting {
+                    client,
+                    link: *link,
+                    attempt: *attempt,
+                    in_: *wait,
+                    error: error.as_ref(),
+                }
+            }
+            Record::ConnectFailed { client, failure } => {
+                let Failure { link, error, .. } = data.failure(failure);
+                Event::ConnectFailed {
+                    client,
+                    link: *link,
+                    error: error.as_ref().unwrap_or(&ConnectError::GaveUp),
+                }
+            }
         })
     }
 
@@ -155,35 +184,5 @@ impl ExactSizeIterator for Events<'_> {}
 impl fmt::Debug for Events<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.clone()).finish()
-    }
-}
-
-/// Any event but a message.
-#[inline(never)]
-fn event<'t>(data: &'t TickData, record: &Record) -> Event<'t> {
-    match *record {
-        Record::Open { client, request } => Event::Open { client, request: data.request(request) },
-        Record::Message { client, kind, source } => {
-            Event::Message { client, message: data.message(kind, source) }
-        }
-        Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
-        Record::Drained { client } => Event::Drained { client },
-        Record::Pressure { pressure } => Event::Pressure { pressure },
-        Record::Upgrade { upgrade, asked } => Event::Upgrade { upgrade, request: data.asked(asked) },
-        Record::UpgradeGone { upgrade } => Event::UpgradeGone { upgrade },
-        Record::Http { request, asked } => Event::Http { request_id: request, request: data.asked(asked) },
-        Record::Timer { timer } => Event::Timer { timer },
-        Record::Reconnecting { client, failure } => {
-            let Failure { link, error, attempt, wait } = data.failure(failure);
-            Event::Reconnecting { client, link: *link, attempt: *attempt, in_: *wait, error: error.as_ref() }
-        }
-        Record::ConnectFailed { client, failure } => {
-            let Failure { link, error, .. } = data.failure(failure);
-            Event::ConnectFailed {
-                client,
-                link: *link,
-                error: error.as_ref().unwrap_or(&ConnectError::GaveUp),
-            }
-        }
     }
 }

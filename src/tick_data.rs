@@ -252,22 +252,26 @@ impl TickData {
     }
 
     /// The request of an `Open` record.
+    #[inline]
     pub(crate) fn request(&self, index: u32) -> &Request {
         &self.requests[index as usize]
     }
 
     /// The request of an `Upgrade` or `Http` record.
+    #[inline]
     pub(crate) fn asked(&self, index: u32) -> HttpRequest<'_> {
         let Asked { request, body, remote } = &self.asked[index as usize];
         HttpRequest::new(request, body, *remote)
     }
 
     /// The reason of a `Close` record.
+    #[inline]
     pub(crate) fn reason(&self, index: u32) -> &CloseReason {
         &self.reasons[index as usize]
     }
 
     /// Of a `Reconnecting` or `ConnectFailed` record.
+    #[inline]
     pub(crate) fn failure(&self, index: u32) -> &Failure {
         &self.failures[index as usize]
     }
