@@ -219,14 +219,9 @@ impl<S: Stream> Engine<S> {
         // Without the byte that is one too many.
         let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
         let end = bytes.len() - usize::from(exceeded);
+        // A limit counts each message, and after our close frame they mean nothing any more.
         let may_be_short = open.limiter.is_none() && !closing;
         let turn = loop {
-            // What is inflated may be a thousand times what was read.
-            if tick.events_left(config.event_budget) == 0
-                || (open.connection.deflates() && tick.holds_enough())
-            {
-                break Some(Turn::Postponed);
-            }
             if may_be_short {
                 let before = tick.records().len();
                 open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
@@ -240,9 +235,12 @@ impl<S: Stream> Engine<S> {
                     tick.events_left(config.event_budget) > 0
                 });
                 stats.messages_in += (tick.records().len() - before) as u64;
-                if tick.events_left(config.event_budget) == 0 {
-                    continue;
-                }
+            }
+            // What is inflated may be a thousand times what was read.
+            if tick.events_left(config.event_budget) == 0
+                || (open.connection.deflates() && tick.holds_enough())
+            {
+                break Some(Turn::Postponed);
             }
             match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
                 Ok(None) if exceeded => {
@@ -256,7 +254,6 @@ impl<S: Stream> Engine<S> {
                     break Some(Turn::Excess(TOO_MANY_MESSAGES));
                 }
                 Ok(None) => break None,
-                // After our close frame messages mean nothing any more.
                 Ok(Some(Received::InPlace(..))) if closing => continue,
                 Ok(Some(Received::Assembled(message))) if closing => {
                     io.inbound.give(message.buffer);

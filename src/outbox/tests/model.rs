@@ -255,7 +255,7 @@ impl Pair {
 
     pub(super) fn push_small(&mut self, len: usize) {
         let bytes = numbered(DATA, self.number(), len);
-        if self.number % 2 == 0 {
+        if self.number.is_multiple_of(2) {
             let (head, body) = bytes.split_at(2);
             let would = self.outbox.frames_len() + bytes.len();
             assert!(!self.outbox.append(head, body, would - 1, &mut self.pool), "one byte too many");

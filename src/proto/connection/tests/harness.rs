@@ -232,7 +232,7 @@ impl Endpoint {
     /// The short way, one message or all at a time.
     fn short(&mut self, block: &mut [u8], at: &mut usize) {
         let mut places = Vec::new();
-        let one = self.outcomes.len() % 3 == 0;
+        let one = self.outcomes.len().is_multiple_of(3);
         self.connection.receive_short(block, at, self.limits, |message, range| {
             places.push((message.len(), range));
             self.outcomes.push(match message {
