@@ -25,7 +25,7 @@ pub(crate) struct TickData {
     /// Zeroed once, then reused; `..filled` is in use by events.
     block: Vec<u8>,
     filled: usize,
-    /// Small texts, one behind the other: at most two blocks of them. Without unsafe code the bytes of a block would
+    /// Small texts, one behind the other: at most a block of them. Without unsafe code the bytes of a block would
     /// have to be checked a second time, and of 125 that costs 200 instructions; the copy costs 25.
     texts: String,
     records: Vec<Record>,
@@ -107,7 +107,7 @@ impl TickData {
 
     /// Whether the next read has to wait for the next tick.
     pub(crate) fn is_full(&self, event_budget: usize) -> bool {
-        self.filled + self.texts.len() + Self::MIN_READ > Self::BLOCK
+        self.filled + Self::MIN_READ > Self::BLOCK
             || self.input_left() < Self::MIN_READ
             || self.holds_enough()
             || self.records.len() >= event_budget

@@ -225,10 +225,11 @@ impl<S: Stream> Engine<S> {
             if may_be_short {
                 let before = tick.records().len();
                 open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
+                    // Of a text, too: so much is read in a tick, and no more.
+                    keep = range.end;
                     match message {
                         Message::Text(text) => tick.text(id, text),
                         Message::Binary(_) => {
-                            keep = range.end;
                             tick.in_place(id, Kind::Binary, base + range.start..base + range.end);
                         }
                     }
