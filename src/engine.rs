@@ -383,11 +383,7 @@ impl<S: Stream> Engine<S> {
     }
 
     fn make_dirty(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        if !client.in_dirty && !client.outbox.is_blocked() {
-            client.in_dirty = true;
-            self.dirty.push(index as u32);
-        }
+        note_dirty(&mut self.clients[index], index, &mut self.dirty);
     }
 
     /// Bytes of a backlog that are framed at a time. For a client that is behind it is little: what is framed
@@ -485,5 +481,14 @@ impl<S: Stream> Engine<S> {
         }
         self.rearm(index);
         self.make_ready(index);
+    }
+}
+
+/// The client at `index` has something to write.
+#[inline]
+fn note_dirty<S>(client: &mut Client<S>, index: usize, dirty: &mut Vec<u32>) {
+    if !client.in_dirty && !client.outbox.is_blocked() {
+        client.in_dirty = true;
+        dirty.push(index as u32);
     }
 }

@@ -194,6 +194,7 @@ impl Outbox {
     }
 
     /// The buffer to append whole frames to; `pushed` must follow.
+    #[inline]
     pub(crate) fn tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
         if self.tail.len() >= TAIL_MAX {
             self.rotate(pool);
@@ -205,7 +206,23 @@ impl Outbox {
         &mut self.tail
     }
 
+    /// Appends a small frame, `head` and then `body`. `false`: more than `max` bytes of frames would wait, and
+    /// nothing was done.
+    #[inline(always)]
+    pub(crate) fn append(&mut self, head: &[u8], body: &[u8], max: usize, pool: &mut OutboxPool) -> bool {
+        let len = head.len() + body.len();
+        if self.frames_len() + len > max {
+            return false;
+        }
+        let tail = self.tail(pool);
+        tail.extend_from_slice(head);
+        tail.extend_from_slice(body);
+        self.pushed(len, pool);
+        true
+    }
+
     /// Accounts for bytes appended to `tail`.
+    #[inline]
     pub(crate) fn pushed(&mut self, bytes: usize, pool: &mut OutboxPool) {
         self.len += bytes;
         self.count_memory(pool);
@@ -433,6 +450,7 @@ impl Outbox {
     }
 
     /// Tells the pool how much memory this outbox holds now.
+    #[inline]
     fn count_memory(&mut self, pool: &mut OutboxPool) {
         let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
         let held = self.chunks + self.tail.capacity() + urgent;

@@ -10,6 +10,7 @@ use crate::{
     client::{Client, Stage},
     error::PeerMisbehaved,
     limiter::Limiter,
+    message::{Kind, Message},
     pool::BufferPool,
     proto::connection::{Io, Received},
     tick_data::TickData,
@@ -258,7 +259,30 @@ impl<S: Stream> Engine<S> {
         let (mut at, mut keep, mut last) = (0, 0, 0);
         // Without the byte that is one too many.
         let end = bytes.len() - usize::from(exceeded);
+        // A limit counts each message, and after our close frame they mean nothing any more.
+        let may_be_short = open.limiter.is_none() && !closing;
         let turn = loop {
+            if may_be_short {
+                let before = tick.records().len();
+                open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
+                    // Of a text, too: so much is read in a tick, and no more.
+                    (keep, last) = (range.end, range.len());
+                    match message {
+                        Message::Text(text) => tick.text(id, text),
+                        Message::Binary(_) => {
+                            tick.in_place(id, Kind::Binary, base + range.start..base + range.end);
+                        }
+                    }
+                    tick.events_left(config.event_budget) > 0
+                });
+                stats.messages_in += (tick.records().len() - before) as u64;
+            }
+            // What is inflated may be a thousand times what was read.
+            if tick.events_left(config.event_budget) == 0
+                || (open.connection.deflates() && tick.holds_enough())
+            {
+                break Some(Turn::Postponed);
+            }
             match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
                 Ok(None) if exceeded => {
                     at = bytes.len();
@@ -271,7 +295,6 @@ impl<S: Stream> Engine<S> {
                     break Some(Turn::Excess(TOO_MANY_MESSAGES));
                 }
                 Ok(None) => break None,
-                // After our close frame messages mean nothing any more.
                 Ok(Some(Received::InPlace(..))) if closing => continue,
                 Ok(Some(Received::Assembled(message))) if closing => {
                     io.inbound.give(message.buffer);
@@ -300,12 +323,6 @@ impl<S: Stream> Engine<S> {
             let out = open.limiter.as_ref().is_some_and(|limiter| limiter.is_out_of_messages(now));
             if out && at < end {
                 break Some(Turn::Throttled);
-            }
-            // What is inflated may be a thousand times what was read.
-            if tick.events_left(config.event_budget) == 0
-                || (open.connection.deflates() && tick.holds_enough())
-            {
-                break Some(Turn::Postponed);
             }
         };
         tick.keep(keep);

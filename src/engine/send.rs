@@ -5,7 +5,7 @@ use std::time::Instant;
 use slab::Slab;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, note_dirty};
 use crate::{
     backlog::{Backlog, BacklogPool, Pushed, Terms},
     client::{Client, Farewell, Open, Stage},
@@ -14,8 +14,13 @@ use crate::{
     deadlines::after,
     error::{NotConnected, SendError},
     id::{ClientId, Room},
+    message::Message,
     outbox::{Outbox, OutboxPool},
-    proto::{deflate::Codec, prepared::Outgoing},
+    proto::{
+        deflate::Codec,
+        frame,
+        prepared::{Outgoing, Prepared},
+    },
     send_options::{LatestKey, Priority, SendOptions, SendTerms},
     stats::Stats,
 };
@@ -68,7 +73,35 @@ struct Desk<'e> {
 impl<S: Stream> Engine<S> {
     /// Queues one message for one client.
     pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
+        if let Outgoing::Message(message) = message
+            && self.send_short(id, message)
+        {
+            return Ok(());
+        }
         self.send_on(id, &message, Terms::default())
+    }
+
+    /// The short way for most messages: small ones, to whom nothing is agreed with that changes them, and behind
+    /// nothing that waits. `false`: nothing was done.
+    #[inline]
+    fn send_short(&mut self, id: ClientId, message: Message<'_>) -> bool {
+        let Some(head) = frame::short_header(message.kind(), message.len()) else { return false };
+        let Engine { clients, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
+        let mut desk =
+            Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
+        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let Some(client) = client else { return false };
+        let Some((open, outbox)) = client.open_mut() else { return false };
+        let held = outbox.memory();
+        if !desk.append(open, outbox, &head, message.as_bytes()) {
+            return false;
+        }
+        let grown = outbox.memory() > held;
+        note_dirty(client, id.index(), dirty);
+        if grown {
+            self.keep_below_ceiling();
+        }
+        true
     }
 
     /// Queues one message for one client in its own way.
@@ -140,12 +173,14 @@ impl<S: Stream> Engine<S> {
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
-        let message = Outgoing::Prepared(self.encoder.encode(message));
+        let message = self.encoder.encode(message);
         let Engine { clients, rooms, users, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
         let desk = Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
         let terms = Terms { latest, ..Terms::default() };
-        let mut round =
-            Round { desk, message, terms, except, dirty, delivery: Delivery::default(), full: Vec::new() };
+        let short = (terms.is_plain() && !message.is_shared()).then(|| message.clone());
+        let message = Outgoing::Prepared(message);
+        let (delivery, full) = (Delivery::default(), Vec::new());
+        let mut round = Round { desk, message, terms, short, except, dirty, delivery, full };
         match whom {
             Whom::Everyone => {
                 for (index, client) in clients.iter_mut() {
@@ -224,6 +259,8 @@ struct Round<'e> {
     desk: Desk<'e>,
     message: Outgoing<'static>,
     terms: Terms,
+    /// The same, if it is small and has only to stand behind everything else.
+    short: Option<Prepared>,
     except: Option<ClientId>,
     dirty: &'e mut Vec<u32>,
     delivery: Delivery,
@@ -249,13 +286,15 @@ impl Round<'_> {
         {
             return;
         }
-        match self.desk.queue(open, &mut client.outbox, &self.message, self.terms.clone()) {
+        let outbox = &mut client.outbox;
+        let queued = match &self.short {
+            Some(message) if self.desk.append(open, outbox, message.frame(), &[]) => Ok(()),
+            _ => self.desk.queue(open, outbox, &self.message, self.terms.clone()),
+        };
+        match queued {
             Ok(()) => {
                 self.delivery.queued += 1;
-                if !client.in_dirty && !client.outbox.is_blocked() {
-                    client.in_dirty = true;
-                    self.dirty.push(id.index() as u32);
-                }
+                note_dirty(client, id.index(), self.dirty);
             }
             Err(Misfit::TooLarge { .. }) => self.delivery.dropped += 1,
             Err(Misfit::Full) => self.full.push(id),
@@ -264,6 +303,16 @@ impl Round<'_> {
 }
 
 impl Desk<'_> {
+    /// The short way to queue a frame, `head` and `body`, that is the same for everyone. `false`: nothing was done.
+    #[inline(always)]
+    fn append(&mut self, open: &Open, outbox: &mut Outbox, head: &[u8], body: &[u8]) -> bool {
+        let queued = open.backlog.is_none()
+            && open.connection.sends_plain()
+            && outbox.append(head, body, self.max_buffered, self.outbound);
+        self.stats.messages_out += u64::from(queued);
+        queued
+    }
+
     /// Queues a message behind what it has to stand behind, if it fits.
     fn queue(
         &mut self,

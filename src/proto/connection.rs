@@ -5,6 +5,8 @@
     reason = "`at` is at most the length of `bytes`; a header that was parsed, and a payload found whole, lie within it"
 )]
 
+mod short;
+
 use std::{
     ops::Range,
     time::{Duration, Instant},
@@ -242,6 +244,12 @@ impl Connection {
     /// Whether our frames are masked, so that none can be shared with others.
     pub(crate) fn masks(&self) -> bool {
         matches!(self.role, Role::Client(_))
+    }
+
+    /// Whether a message may be sent, and its frame is the same for everyone: neither masked nor compressed.
+    #[inline]
+    pub(crate) fn sends_plain(&self) -> bool {
+        !self.masks() && self.deflate.is_none() && self.close.may_send_data()
     }
 
     /// Queues one message as one frame. Without a codec it is not compressed.

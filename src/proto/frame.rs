@@ -15,11 +15,16 @@ pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
 /// The longest header: two bytes, a 64-bit length and a masking key.
 pub(crate) const MAX_HEADER: usize = 14;
 
+/// A client's header without a length of its own: two bytes and a masking key.
+pub(crate) const SHORT_HEADER: usize = 6;
+
 // The first byte.
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
 const OPCODE: u8 = 0x0f;
+const FIRST_OF_TEXT: u8 = FIN | 1;
+const FIRST_OF_BINARY: u8 = FIN | 2;
 // The second byte, and the two lengths that announce a longer one.
 const MASK: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
@@ -114,6 +119,34 @@ impl Header {
         };
         2 + length + if self.mask.is_some() { 4 } else { 0 }
     }
+}
+
+/// A whole small message at the front of `bytes`, as a client sends most of theirs: unfragmented, in a frame that is
+/// masked, and its length takes no bytes of its own. Its kind, its mask and its payload, still masked. `None`: it
+/// may be anything else, [`Header::parse`] tells.
+#[inline]
+pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8])> {
+    let (&mut [first, second, ref key @ ..], rest) = bytes.split_first_chunk_mut::<SHORT_HEADER>()?;
+    let kind = match first {
+        FIRST_OF_TEXT => Kind::Text,
+        FIRST_OF_BINARY => Kind::Binary,
+        _ => return None,
+    };
+    let len = second.wrapping_sub(MASK);
+    if len >= LENGTH_16 {
+        return None;
+    }
+    Some((kind, *key, rest.get_mut(..usize::from(len))?))
+}
+
+/// The header of an unmasked message whose length takes no bytes of its own; `None` if it is longer than that.
+#[inline]
+pub(crate) fn short_header(kind: Kind, len: usize) -> Option<[u8; 2]> {
+    let first = match kind {
+        Kind::Text => FIRST_OF_TEXT,
+        Kind::Binary => FIRST_OF_BINARY,
+    };
+    (len < usize::from(LENGTH_16)).then_some([first, len as u8])
 }
 
 /// The opcode of an unfragmented message.

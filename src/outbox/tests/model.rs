@@ -255,8 +255,15 @@ impl Pair {
 
     pub(super) fn push_small(&mut self, len: usize) {
         let bytes = numbered(DATA, self.number(), len);
-        self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
-        self.outbox.pushed(bytes.len(), &mut self.pool);
+        if self.number.is_multiple_of(2) {
+            let (head, body) = bytes.split_at(2);
+            let would = self.outbox.frames_len() + bytes.len();
+            assert!(!self.outbox.append(head, body, would - 1, &mut self.pool), "one byte too many");
+            assert!(self.outbox.append(head, body, would, &mut self.pool));
+        } else {
+            self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
+            self.outbox.pushed(bytes.len(), &mut self.pool);
+        }
         self.model.queue.push_back(bytes);
     }
 

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::{Config, MessageLimits},
     error::PeerMisbehaved,
-    message::Kind,
+    message::{Kind, Message},
     outbox::{Outbox, OutboxPool},
     pool::BufferPool,
     proto::{
@@ -208,6 +208,7 @@ impl Endpoint {
         // Now and then, as one who would read behind what is there.
         let more = if piece.len().is_multiple_of(3) { 100_000 } else { 0 };
         let unfinished = loop {
+            self.short(&mut block, &mut at);
             let mut io = Io {
                 now: self.now,
                 limits: self.limits,
@@ -237,6 +238,27 @@ impl Endpoint {
             );
         }
         piece.len()
+    }
+
+    /// The short way, one message or all at a time.
+    fn short(&mut self, block: &mut [u8], at: &mut usize) {
+        let mut places = Vec::new();
+        let one = self.outcomes.len().is_multiple_of(3);
+        self.connection.receive_short(block, at, self.limits, |message, range| {
+            places.push((message.len(), range));
+            self.outcomes.push(match message {
+                Message::Text(payload) => text(payload),
+                Message::Binary(payload) => binary(payload),
+            });
+            !one
+        });
+        let first = self.outcomes.len() - places.len();
+        for ((len, range), outcome) in places.into_iter().zip(&self.outcomes[first..]) {
+            assert_eq!(range.len(), len);
+            if let Outcome::Binary(payload) = outcome {
+                assert_eq!(block[range], payload[..], "it stays where it came");
+            }
+        }
     }
 
     /// Whether there may be more.
