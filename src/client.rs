@@ -38,12 +38,12 @@ pub(crate) struct Client<S> {
     /// left over.
     pub(crate) carry: Vec<u8>,
     pub(crate) deadlines: Deadlines,
-    /// The wheel entry and when it fires.
-    pub(crate) timer: Option<(wheel::Key, Instant)>,
+    /// The wheel entry.
+    pub(crate) timer: Option<wheel::Key>,
     /// Memory of its input, as the ceiling has counted it.
     pub(crate) counted_inbound: usize,
     /// Bytes read in the poll of that number.
-    pub(crate) spent: (u32, usize),
+    pub(crate) spent: (u32, u32),
 
     /// The kernel may hold input for us. Cleared by a short read.
     pub(crate) readable: bool,
@@ -72,6 +72,10 @@ pub(crate) struct Client<S> {
 /// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
 /// `Dialing` → `Open` → `Linger` if it goes out.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are open: a box would cost each of them more memory"
+)]
 pub(crate) enum Stage {
     /// A request head is arriving, or awaited.
     Handshake(HeadReader),
@@ -80,7 +84,7 @@ pub(crate) enum Stage {
     /// It goes out, and is not open yet.
     Dialing(Box<Dial>),
     /// The application knows it.
-    Open(Box<Open>),
+    Open(Open),
     /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
     Linger {
         /// FIN has been sent.
@@ -118,21 +122,33 @@ pub(crate) enum Step {
 pub(crate) struct Open {
     pub(crate) connection: Connection,
     /// We sent a close frame; this is what to report once the peer has answered or left.
-    pub(crate) verdict: Option<CloseReason>,
-    /// `Close` has been reported; what is left to do at the next flush, behind the application's last
-    /// messages.
-    pub(crate) farewell: Option<Farewell>,
+    pub(crate) verdict: Option<Box<CloseReason>>,
+    /// `Close` has been reported. The next flush says farewell, behind the application's last messages.
+    pub(crate) reported: bool,
     pub(crate) overflow: Option<Overflow>,
     /// What may yet be replaced, expire, or be passed; `None` if nothing.
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
     pub(crate) limiter: Option<Box<Limiter>>,
-    /// As chosen in the handshake.
+    /// `None`: nothing of it is kept.
+    pub(crate) opening: Option<Box<Agreed>>,
+    /// Of a connection that goes out.
+    pub(crate) outbound: Option<Box<Outbound>>,
+}
+
+/// What is kept of the opening handshake.
+#[derive(Debug)]
+pub(crate) struct Agreed {
     pub(crate) subprotocol: Option<Box<str>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
-    /// Of a connection that goes out.
-    pub(crate) outbound: Option<Box<Outbound>>,
+}
+
+impl Agreed {
+    pub(crate) fn new(subprotocol: Option<Box<str>>, request: Option<Arc<Request>>) -> Option<Box<Agreed>> {
+        let any = subprotocol.is_some() || request.is_some();
+        any.then(|| Box::new(Agreed { subprotocol, request }))
+    }
 }
 
 /// The last frame to a client that has been reported closed.
@@ -270,7 +286,7 @@ impl<S> Client<S> {
 
     /// Open, and no `Close` reported.
     pub(crate) fn is_live(&self) -> bool {
-        self.open().is_some_and(|open| open.farewell.is_none())
+        self.open().is_some_and(|open| !open.reported)
     }
 
     pub(crate) fn limiter_mut(&mut self) -> Option<&mut Limiter> {

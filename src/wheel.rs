@@ -141,6 +141,12 @@ impl<T: Copy> Wheel<T> {
         self.origin.checked_add(Duration::from_millis(self.next))
     }
 
+    /// Whether the timer is armed, and fires no later than one with this deadline would.
+    pub(crate) fn fires_by(&self, key: Key, deadline: Instant) -> bool {
+        let entry = self.entries.get(key.index as usize).filter(|entry| entry.generation == key.generation);
+        entry.is_some_and(|entry| entry.deadline <= self.ceil(deadline).max(self.reached))
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backlog::Terms,
-    client::{Client, Open, Stage},
+    client::{Agreed, Client, Open, Stage},
     close_reason::CloseReason,
     connect::{Attempt, Plan, WhileDown},
     deadlines::{Deadlines, after},
@@ -367,17 +367,17 @@ impl<S: Stream> Engine<S> {
         let Dial { link, asked, mut kept, .. } = *dial;
         let Some(Asked { request, .. }) = asked else { return };
         let Opened { response, subprotocol, .. } = opened;
-        client.stage = Stage::Open(Box::new(Open {
+        let keep = self.config.keep_requests.then(|| request.clone());
+        client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
             verdict: None,
-            farewell: None,
+            reported: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),
-            subprotocol,
-            request: self.config.keep_requests.then(|| request.clone()),
+            opening: Agreed::new(subprotocol, keep),
             outbound: Some(Box::new(Outbound { link, response, opened: now })),
-        }));
+        });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;

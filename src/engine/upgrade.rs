@@ -9,7 +9,7 @@ use tungstenite::{
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Exchange, Open, Stage, Step},
+    client::{Agreed, Exchange, Open, Stage, Step},
     deadlines::Deadlines,
     error::UpgradeError,
     id::{ClientId, UpgradeId},
@@ -159,17 +159,18 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         client.outbox.push_raw(&response, &mut self.outbound);
-        client.stage = Stage::Open(Box::new(Open {
+        let subprotocol = subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into);
+        let keep = self.config.keep_requests.then(|| request.clone());
+        client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Server).with_deflate(deflate),
             verdict: None,
-            farewell: None,
+            reported: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),
-            subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
-            request: self.config.keep_requests.then(|| request.clone()),
+            opening: Agreed::new(subprotocol, keep),
             outbound: None,
-        }));
+        });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;
