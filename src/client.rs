@@ -130,24 +130,26 @@ pub(crate) struct Open {
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
     pub(crate) limiter: Option<Box<Limiter>>,
-    /// `None`: nothing of it is kept.
-    pub(crate) opening: Option<Box<Agreed>>,
-    /// Of a connection that goes out.
-    pub(crate) outbound: Option<Box<Outbound>>,
+    /// `None`: it has nothing of the kind.
+    pub(crate) origin: Option<Box<Origin>>,
 }
 
-/// What is kept of the opening handshake.
+/// What few connections keep of how they came to be.
 #[derive(Debug)]
-pub(crate) struct Agreed {
+pub(crate) struct Origin {
+    /// As chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
+    /// Of a connection that goes out.
+    pub(crate) outbound: Option<Outbound>,
 }
 
-impl Agreed {
-    pub(crate) fn new(subprotocol: Option<Box<str>>, request: Option<Arc<Request>>) -> Option<Box<Agreed>> {
-        let any = subprotocol.is_some() || request.is_some();
-        any.then(|| Box::new(Agreed { subprotocol, request }))
+impl Origin {
+    /// Boxed, if there is anything.
+    pub(crate) fn keep(self) -> Option<Box<Origin>> {
+        let any = self.subprotocol.is_some() || self.request.is_some() || self.outbound.is_some();
+        any.then(|| Box::new(self))
     }
 }
 
@@ -314,5 +316,20 @@ impl<S> Client<S> {
     pub(crate) fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let next = self.deadlines.next(config, self.is_paused());
         next.into_iter().chain(self.resume_at()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This and a wheel entry of 32 bytes are all that an idle client has. What is rarely there belongs behind a pointer.
+    #[test]
+    fn an_idle_client_is_small() {
+        assert!(
+            size_of::<Client<mio::net::TcpStream>>() <= 416,
+            "{}",
+            size_of::<Client<mio::net::TcpStream>>()
+        );
     }
 }

@@ -1,11 +1,8 @@
 //! When something is due for one client. One wheel entry serves them all: it stands at the earliest.
 
-use std::{
-    num::NonZeroU64,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use crate::{close_reason::Timeout, config::Config};
+use crate::{close_reason::Timeout, config::Config, nanos::Nanos};
 
 /// What has come due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,32 +17,17 @@ pub(crate) enum Due {
 pub(crate) struct Deadlines {
     opened: Instant,
     heard: Instant,
-    pinged: Since,
+    pinged: Nanos,
     /// The first ping since a byte was heard.
-    asked: Option<Since>,
+    asked: Option<Nanos>,
     /// When the kernel last took a byte, while bytes wait.
-    stuck: Option<Since>,
-    close_by: Option<Since>,
-}
-
-/// Nanoseconds since a client was opened, and one more. It holds 584 years.
-#[derive(Debug, Clone, Copy)]
-struct Since(NonZeroU64);
-
-impl Since {
-    fn new(start: Instant, when: Instant) -> Since {
-        let nanos = u64::try_from(when.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX);
-        Since(NonZeroU64::MIN.saturating_add(nanos))
-    }
-
-    fn from(self, start: Instant) -> Instant {
-        after(start, Duration::from_nanos(self.0.get() - 1))
-    }
+    stuck: Option<Nanos>,
+    close_by: Option<Nanos>,
 }
 
 impl Deadlines {
     pub(crate) fn new(now: Instant) -> Self {
-        let pinged = Since::new(now, now);
+        let pinged = Nanos::new(Duration::ZERO);
         Deadlines { opened: now, heard: now, pinged, asked: None, stuck: None, close_by: None }
     }
 
@@ -56,13 +38,13 @@ impl Deadlines {
     }
 
     pub(crate) fn pinged(&mut self, now: Instant) {
-        self.pinged = Since::new(self.opened, now);
+        self.pinged = self.since_opened(now);
         self.asked.get_or_insert(self.pinged);
     }
 
     /// Bytes wait and the kernel took some (or the first were refused) at `now`.
     pub(crate) fn stuck_since(&mut self, now: Instant) {
-        self.stuck = Some(Since::new(self.opened, now));
+        self.stuck = Some(self.since_opened(now));
     }
 
     pub(crate) fn is_stuck(&self) -> bool {
@@ -75,7 +57,7 @@ impl Deadlines {
 
     /// The connection must be gone by then.
     pub(crate) fn close_by(&mut self, deadline: Instant) {
-        self.close_by = Some(Since::new(self.opened, deadline));
+        self.close_by = Some(self.since_opened(deadline));
     }
 
     /// The first deadline of an open connection. While reading is paused silence proves nothing.
@@ -88,9 +70,13 @@ impl Deadlines {
         self.all(config, paused).into_iter().flatten().find(|(when, _)| *when <= now).map(|(_, due)| due)
     }
 
+    fn since_opened(&self, when: Instant) -> Nanos {
+        Nanos::new(when.saturating_duration_since(self.opened))
+    }
+
     fn all(&self, config: &Config, paused: bool) -> [Option<(Instant, Due)>; 5] {
+        let at = |since: Nanos| after(self.opened, since.get());
         let after = |start: Instant, wait: Option<Duration>| Some(after(start, wait?));
-        let at = |since: Since| since.from(self.opened);
         let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
         let closing = self.close_by.is_some();
         let unless = |off: bool, wait: Option<Duration>| if off { None } else { wait };

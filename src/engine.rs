@@ -344,11 +344,11 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {
-        self.get(id)?.open()?.opening.as_ref()?.subprotocol.as_deref()
+        self.get(id)?.open()?.origin.as_ref()?.subprotocol.as_deref()
     }
 
     pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
-        self.get(id)?.open()?.opening.as_ref()?.request.as_deref()
+        self.get(id)?.open()?.origin.as_ref()?.request.as_deref()
     }
 
     // ---- shared by the parts ----

@@ -9,7 +9,7 @@ use tungstenite::{
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Agreed, Exchange, Open, Stage, Step},
+    client::{Exchange, Open, Origin, Stage, Step},
     deadlines::Deadlines,
     error::UpgradeError,
     id::{ClientId, UpgradeId},
@@ -159,8 +159,11 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         client.outbox.push_raw(&response, &mut self.outbound);
-        let subprotocol = subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into);
-        let keep = self.config.keep_requests.then(|| request.clone());
+        let origin = Origin {
+            subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
+            request: self.config.keep_requests.then(|| request.clone()),
+            outbound: None,
+        };
         client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Server).with_deflate(deflate),
             verdict: None,
@@ -168,8 +171,7 @@ impl<S: Stream> Engine<S> {
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),
-            opening: Agreed::new(subprotocol, keep),
-            outbound: None,
+            origin: origin.keep(),
         });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
