@@ -153,7 +153,7 @@ impl<S: Stream> Engine<S> {
             deflate
         });
         // Every value was checked when it was added.
-        let Ok(response) = opening.accept(headers) else {
+        let Ok(response) = opening.accept(&headers) else {
             return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
         };
         let id = self.id(index);
