@@ -352,6 +352,12 @@ mod tests {
             self.set.first().map(|(tick, _)| tick * MS)
         }
 
+        fn check_fires_by(&self, serial: usize, deadline: u64) {
+            let (key, tick) = self.keys[serial];
+            let fires = self.set.contains(&(tick, serial)) && tick <= deadline.div_ceil(MS).max(self.reached);
+            assert_eq!(self.wheel.fires_by(key, self.at(deadline)), fires);
+        }
+
         fn check_next(&mut self) {
             assert_eq!(self.wheel.next_deadline(), self.next().map(|nanos| self.at(nanos)));
         }
@@ -376,6 +382,9 @@ mod tests {
                     10 if rng.one_in(20) => now += rng.spread(57),
                     11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.nanos(2),
                     12 => _ = pair.pop(now.saturating_sub(rng.spread(40))),
+                    13 if !pair.keys.is_empty() => {
+                        pair.check_fires_by(rng.below(pair.keys.len()), now + rng.spread(reach));
+                    }
                     _ => _ = (0..rng.below(8)).all(|_| pair.pop(now)),
                 }
                 assert_eq!(pair.wheel.len(), pair.set.len());
