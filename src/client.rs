@@ -72,10 +72,6 @@ pub(crate) struct Client<S> {
 /// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
 /// `Dialing` → `Open` → `Linger` if it goes out.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are open: a box would cost each of them more memory"
-)]
 pub(crate) enum Stage {
     /// A request head is arriving, or awaited.
     Handshake(HeadReader),
@@ -83,7 +79,7 @@ pub(crate) enum Stage {
     Request(Box<Exchange>),
     /// It goes out, and is not open yet.
     Dialing(Box<Dial>),
-    /// The application knows it.
+    /// The application knows it. Not boxed: most are open, and a box would cost each of them memory.
     Open(Open),
     /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
     Linger {
@@ -103,7 +99,6 @@ pub(crate) struct Exchange {
 
 /// What a request waits for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "boxed with its exchange")]
 pub(crate) enum Step {
     /// The rest of its body, of `len` bytes in all.
     Body { body: Vec<u8>, len: usize },
