@@ -38,12 +38,12 @@ pub(crate) struct Client<S> {
     /// left over.
     pub(crate) carry: Vec<u8>,
     pub(crate) deadlines: Deadlines,
-    /// The wheel entry and when it fires.
-    pub(crate) timer: Option<(wheel::Key, Instant)>,
+    /// The wheel entry.
+    pub(crate) timer: Option<wheel::Key>,
     /// Memory of its input, as the ceiling has counted it.
     pub(crate) counted_inbound: usize,
     /// Bytes read in the poll of that number.
-    pub(crate) spent: (u32, usize),
+    pub(crate) spent: (u32, u32),
 
     /// The kernel may hold input for us. Cleared by a short read.
     pub(crate) readable: bool,
@@ -81,8 +81,8 @@ pub(crate) enum Stage {
     Request(Box<Exchange>),
     /// It goes out, and is not open yet.
     Dialing(Box<Dial>),
-    /// The application knows it.
-    Open(Box<Open>),
+    /// The application knows it. Not boxed: most are open, and a box would cost each of them memory.
+    Open(Open),
     /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
     Linger {
         /// FIN has been sent.
@@ -101,7 +101,6 @@ pub(crate) struct Exchange {
 
 /// What a request waits for.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "boxed with its exchange")]
 pub(crate) enum Step {
     /// The rest of its body, of `len` bytes in all.
     Body { body: Vec<u8>, len: usize },
@@ -120,21 +119,35 @@ pub(crate) enum Step {
 pub(crate) struct Open {
     pub(crate) connection: Connection,
     /// We sent a close frame; this is what to report once the peer has answered or left.
-    pub(crate) verdict: Option<CloseReason>,
-    /// `Close` has been reported; what is left to do at the next flush, behind the application's last
-    /// messages.
-    pub(crate) farewell: Option<Farewell>,
+    pub(crate) verdict: Option<Box<CloseReason>>,
+    /// `Close` has been reported. The next flush says farewell, behind the application's last messages.
+    pub(crate) reported: bool,
     pub(crate) overflow: Option<Overflow>,
     /// What may yet be replaced, expire, or be passed; `None` if nothing.
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
     pub(crate) limiter: Option<Box<Limiter>>,
+    /// `None`: it has nothing of the kind.
+    pub(crate) origin: Option<Box<Origin>>,
+}
+
+/// What few connections keep of how they came to be.
+#[derive(Debug)]
+pub(crate) struct Origin {
     /// As chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
     /// Kept only if the configuration asks.
     pub(crate) request: Option<Arc<Request>>,
     /// Of a connection that goes out.
-    pub(crate) outbound: Option<Box<Outbound>>,
+    pub(crate) outbound: Option<Outbound>,
+}
+
+impl Origin {
+    /// Boxed, if there is anything.
+    pub(crate) fn keep(self) -> Option<Box<Origin>> {
+        let any = self.subprotocol.is_some() || self.request.is_some() || self.outbound.is_some();
+        any.then(|| Box::new(self))
+    }
 }
 
 /// The last frame to a client that has been reported closed.
@@ -273,7 +286,7 @@ impl<S> Client<S> {
 
     /// Open, and no `Close` reported.
     pub(crate) fn is_live(&self) -> bool {
-        self.open().is_some_and(|open| open.farewell.is_none())
+        self.open().is_some_and(|open| !open.reported)
     }
 
     pub(crate) fn limiter_mut(&mut self) -> Option<&mut Limiter> {
@@ -301,5 +314,19 @@ impl<S> Client<S> {
     pub(crate) fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let next = self.deadlines.next(config, self.is_paused());
         next.into_iter().chain(self.resume_at()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// This and a wheel entry of 32 bytes are all that an idle client has. What is rarely there belongs behind a
+    /// pointer.
+    #[test]
+    fn an_idle_client_is_small() {
+        let size = size_of::<Client<mio::net::TcpStream>>();
+        let compression = if cfg!(feature = "deflate") { 8 } else { 0 };
+        assert!(size <= 416 + compression, "{size} bytes");
     }
 }

@@ -165,7 +165,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// tungstenite's handshake machine refuses a longer head whatever we say.
+    /// What anybody may make us hold before it has said what it wants.
     const MAX_HEAD_BYTES: usize = 64 * 1024;
     /// So that a length always fits the offsets of an event.
     const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;

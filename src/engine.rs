@@ -44,7 +44,7 @@ use slab::Slab;
 
 use crate::{
     backlog::BacklogPool,
-    client::{Client, Open, Stage},
+    client::{Client, Farewell, Open, Stage},
     config::Config,
     deadlines::after,
     dial::Link,
@@ -127,7 +127,7 @@ pub(crate) struct Engine<S> {
     /// Indices with something to write that are not blocked, each once.
     dirty: Vec<u32>,
     /// Reported closed since the last flush.
-    ended: Vec<u32>,
+    ended: Vec<(ClientId, Farewell)>,
     /// Spare for `flush`, so that it need not allocate.
     work: Vec<u32>,
     poll: u32,
@@ -348,11 +348,11 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {
-        self.get(id)?.open()?.subprotocol.as_deref()
+        self.get(id)?.open()?.origin.as_ref()?.subprotocol.as_deref()
     }
 
     pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
-        self.get(id)?.open()?.request.as_deref()
+        self.get(id)?.open()?.origin.as_ref()?.request.as_deref()
     }
 
     // ---- shared by the parts ----

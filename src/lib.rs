@@ -98,6 +98,7 @@ mod json;
 mod limiter;
 mod mailbox;
 mod message;
+mod nanos;
 mod net;
 mod outbound;
 mod outbox;

@@ -13,12 +13,10 @@
 )]
 
 mod at_once;
+mod queue;
 mod urgent;
 
-use std::{
-    collections::VecDeque,
-    io::{self, IoSlice, Read, Write},
-};
+use std::io::{self, IoSlice, Read, Write};
 
 use crate::{
     pool::BufferPool,
@@ -27,6 +25,7 @@ use crate::{
         prepared::{Prepared, Queued, SharedBytes},
     },
 };
+use queue::Queue;
 use urgent::Urgent;
 
 /// A tail beyond this moves into the queue, so that a slow reader's sent bytes are freed chunk by chunk.
@@ -47,7 +46,7 @@ const AHEAD_MAX: usize = 4 * 1024;
 #[derive(Debug)]
 pub(crate) struct OutboxPool {
     tails: BufferPool,
-    queues: Vec<VecDeque<Chunk>>,
+    queues: Vec<Queue>,
     // Boxed, as the outboxes hold them.
     #[expect(clippy::vec_box)]
     urgents: Vec<Box<Urgent>>,
@@ -116,7 +115,7 @@ pub(crate) enum Written {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Chunks before the tail. Each begins with a frame, except raw HTTP at the very start.
-    queue: VecDeque<Chunk>,
+    queue: Queue,
     tail: Vec<u8>,
     /// Bytes of the first chunk that have left.
     written: usize,
@@ -126,8 +125,7 @@ pub(crate) struct Outbox {
     raw: usize,
     /// Unsent bytes in `queue`, `tail` and the urgent frames that are leaving.
     len: usize,
-    /// Memory of the chunks in `queue`, and of everything as the pool has counted it.
-    chunks: usize,
+    /// Memory of everything, as the pool has counted it.
     counted: usize,
     blocked: bool,
     /// A write has failed that nobody has been told of.
@@ -409,7 +407,6 @@ impl Outbox {
     /// Gives the memory back. The content must be gone or unwanted.
     fn release(&mut self, pool: &mut OutboxPool) {
         debug_assert_eq!(self.len, 0);
-        self.chunks = 0;
         self.drop_urgent(pool);
         pool.give_chunk(Chunk::Owned(std::mem::take(&mut self.tail)));
         while let Some(chunk) = self.queue.pop_front() {
@@ -435,7 +432,6 @@ impl Outbox {
         if self.queue.capacity() == 0 {
             self.queue = pool.queues.pop().unwrap_or_default();
         }
-        self.chunks += chunk.held();
         self.queue.push_back(chunk);
     }
 
@@ -453,7 +449,7 @@ impl Outbox {
     #[inline]
     fn count_memory(&mut self, pool: &mut OutboxPool) {
         let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
-        let held = self.chunks + self.tail.capacity() + urgent;
+        let held = self.queue.held() + self.tail.capacity() + urgent;
         pool.held = pool.held + held - self.counted;
         self.counted = held;
     }
@@ -558,7 +554,6 @@ impl Outbox {
     fn next_chunk(&mut self, pool: &mut OutboxPool) {
         match self.queue.pop_front() {
             Some(chunk) => {
-                self.chunks -= chunk.held();
                 pool.give_chunk(chunk);
             }
             None => self.tail.clear(),

@@ -141,6 +141,12 @@ impl<T: Copy> Wheel<T> {
         self.origin.checked_add(Duration::from_millis(self.next))
     }
 
+    /// Whether the timer is armed, and fires no later than one with this deadline would.
+    pub(crate) fn fires_by(&self, key: Key, deadline: Instant) -> bool {
+        let entry = self.entries.get(key.index as usize).filter(|entry| entry.generation == key.generation);
+        entry.is_some_and(|entry| entry.deadline <= self.ceil(deadline).max(self.reached))
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -346,6 +352,12 @@ mod tests {
             self.set.first().map(|(tick, _)| tick * MS)
         }
 
+        fn check_fires_by(&self, serial: usize, deadline: u64) {
+            let (key, tick) = self.keys[serial];
+            let fires = self.set.contains(&(tick, serial)) && tick <= deadline.div_ceil(MS).max(self.reached);
+            assert_eq!(self.wheel.fires_by(key, self.at(deadline)), fires);
+        }
+
         fn check_next(&mut self) {
             assert_eq!(self.wheel.next_deadline(), self.next().map(|nanos| self.at(nanos)));
         }
@@ -370,6 +382,9 @@ mod tests {
                     10 if rng.one_in(20) => now += rng.spread(57),
                     11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.nanos(2),
                     12 => _ = pair.pop(now.saturating_sub(rng.spread(40))),
+                    13 if !pair.keys.is_empty() => {
+                        pair.check_fires_by(rng.below(pair.keys.len()), now + rng.spread(reach));
+                    }
                     _ => _ = (0..rng.below(8)).all(|_| pair.pop(now)),
                 }
                 assert_eq!(pair.wheel.len(), pair.set.len());

@@ -11,7 +11,18 @@ use std::{
 
 /// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["entropy", "id", "message", "pool", "pressure", "reconnect", "request", "send_options", "test_rng"],
+    &[
+        "entropy",
+        "id",
+        "message",
+        "nanos",
+        "pool",
+        "pressure",
+        "reconnect",
+        "request",
+        "send_options",
+        "test_rng",
+    ],
     &["error"],
     &["close_reason", "connect", "deflate", "upgrade"],
     &["config"],

@@ -169,7 +169,7 @@ impl<S: Stream> Engine<S> {
             Stage::Dialing(_) => return self.abandon_dial(index, ConnectError::Overloaded),
             Stage::Linger { .. } => return self.free(index),
         };
-        let may_say = open.connection.close_state().may_send_data() && open.farewell.is_none();
+        let may_say = open.connection.close_state().may_send_data() && !open.reported;
         if let Some(backlog) = open.backlog.take() {
             self.backlogs.give(backlog);
         }

@@ -37,7 +37,7 @@ impl<S: Stream> Engine<S> {
             return Ok(());
         }
         let (open, ..) = self.open_mut(id).map_err(|NotConnected(id)| CloseError::NotConnected(id))?;
-        if !open.connection.close_state().may_send_data() || open.farewell.is_some() {
+        if !open.connection.close_state().may_send_data() || open.reported {
             return Err(CloseError::Closing(id));
         }
         let verdict = CloseReason::Local { code, text: text.to_owned() };
@@ -79,9 +79,7 @@ impl<S: Stream> Engine<S> {
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
                 Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
-                Stage::Open(open)
-                    if open.connection.close_state().may_send_data() && open.farewell.is_none() =>
-                {
+                Stage::Open(open) if open.connection.close_state().may_send_data() && !open.reported => {
                     self.begin_close(index, code, "", CloseReason::Shutdown, now);
                 }
                 Stage::Open(_) | Stage::Linger { .. } => {}
@@ -171,7 +169,7 @@ impl<S: Stream> Engine<S> {
         self.say_close(index, code, text);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
-        open.verdict = Some(verdict);
+        open.verdict = Some(Box::new(verdict));
         open.limiter = None;
         client.deadlines.close_by(deadline);
         // The peer's answer has to be read, whatever the application wants to read and a limit allows.
@@ -198,30 +196,29 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
-        if open.farewell.is_some() {
+        if std::mem::replace(&mut open.reported, true) {
             return;
         }
         let (reason, farewell) = match open.verdict.take() {
-            Some(verdict) => (verdict, Farewell::Silent),
+            Some(verdict) => (*verdict, Farewell::Silent),
             None => (reason, farewell),
         };
-        open.farewell = Some(farewell);
-        self.ended.push(index as u32);
+        self.ended.push((id, farewell));
         self.report(id, reason);
     }
 
     /// The last frame to those that were reported closed; from here on their ids are stale.
     pub(super) fn bid_farewell(&mut self, now: Instant) {
-        let mut work = std::mem::replace(&mut self.ended, std::mem::take(&mut self.work));
-        for index in work.drain(..) {
-            let index = index as usize;
-            if !self.clients.contains(index) {
+        let mut ended = std::mem::take(&mut self.ended);
+        for (id, farewell) in ended.drain(..) {
+            let index = id.index();
+            // It may be gone by now, and its place taken.
+            if self.get(id).is_none() {
                 continue;
             }
             self.fill(index, usize::MAX, now);
             let client = &mut self.clients[index];
             let Stage::Open(open) = &mut client.stage else { continue };
-            let Some(farewell) = open.farewell.take() else { continue };
             if let Farewell::Close(body) = farewell
                 && open.connection.close_state().may_send_data()
             {
@@ -230,7 +227,7 @@ impl<S: Stream> Engine<S> {
             }
             self.linger(index, now);
         }
-        self.work = work;
+        self.ended = ended;
     }
 
     /// Answers a request with HTTP, then lets the connection go.
@@ -289,13 +286,13 @@ impl<S: Stream> Engine<S> {
     pub(super) fn remove(&mut self, index: usize, reason: CloseReason) {
         let id = self.id(index);
         if let Stage::Open(open) = &mut self.clients[index].stage
-            && open.farewell.is_none()
+            && !open.reported
         {
             let verdict = open.verdict.take();
             // What was asked for stands above how it went, but for the peer's failure to answer.
             let reason = match (verdict, reason) {
-                (Some(CloseReason::Shutdown), CloseReason::Timeout(_)) => CloseReason::Shutdown,
-                (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => verdict,
+                (Some(verdict), CloseReason::Timeout(_)) if *verdict == CloseReason::Shutdown => *verdict,
+                (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => *verdict,
                 (_, reason) => reason,
             };
             self.report(id, reason);
@@ -364,7 +361,7 @@ impl<S: Stream> Engine<S> {
             Stage::Linger { .. } => self.lingering -= 1,
             _ => self.leave_place(client.remote, client.outbound),
         }
-        if let Some((key, _)) = client.timer {
+        if let Some(key) = client.timer {
             self.wheel.cancel(key);
         }
         if let Stage::Open(open) = &mut client.stage {

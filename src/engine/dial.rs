@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backlog::Terms,
-    client::{Client, Open, Stage},
+    client::{Client, Open, Origin, Stage},
     close_reason::CloseReason,
     connect::{Attempt, Plan, WhileDown},
     deadlines::{Deadlines, after},
@@ -91,14 +91,14 @@ impl<S: Stream> Engine<S> {
         let client = self.clients.get(id.index()).filter(|client| client.serial == id.serial())?;
         match &client.stage {
             Stage::Dialing(dial) => Some(dial.link.id),
-            Stage::Open(open) => open.outbound.as_ref().map(|outbound| outbound.link.id),
+            Stage::Open(open) => Some(open.origin.as_ref()?.outbound.as_ref()?.link.id),
             _ => None,
         }
     }
 
     /// The head of the 101 that opened an outbound connection.
     pub(crate) fn response(&self, id: ClientId) -> Option<&tungstenite::http::Response<()>> {
-        Some(&self.get(id)?.open()?.outbound.as_ref()?.response)
+        Some(&self.get(id)?.open()?.origin.as_ref()?.outbound.as_ref()?.response)
     }
 
     /// `close` and `disconnect` of a connection that is not open yet. `false`: it is none.
@@ -367,17 +367,20 @@ impl<S: Stream> Engine<S> {
         let Dial { link, asked, mut kept, .. } = *dial;
         let Some(Asked { request, .. }) = asked else { return };
         let Opened { response, subprotocol, .. } = opened;
-        client.stage = Stage::Open(Box::new(Open {
+        let origin = Origin {
+            subprotocol,
+            request: self.config.keep_requests.then(|| request.clone()),
+            outbound: Some(Outbound { link, response, opened: now }),
+        };
+        client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
             verdict: None,
-            farewell: None,
+            reported: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),
-            subprotocol,
-            request: self.config.keep_requests.then(|| request.clone()),
-            outbound: Some(Box::new(Outbound { link, response, opened: now })),
-        }));
+            origin: origin.keep(),
+        });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;
@@ -493,13 +496,15 @@ impl<S: Stream> Engine<S> {
 
     /// A client's `Close` is being reported.
     pub(super) fn note_loss(&mut self, id: ClientId, reason: &CloseReason) {
-        let Stage::Open(open) = &mut self.clients[id.index()].stage else { return };
+        let Stage::Open(Open { origin: Some(origin), .. }) = &mut self.clients[id.index()].stage else {
+            return;
+        };
         let ours =
             matches!(reason, CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown);
         let again = !ours
             && !self.shutting_down
-            && open.outbound.as_ref().is_some_and(|outbound| outbound.link.plan.reconnect.is_some());
-        if again && let Some(outbound) = open.outbound.take() {
+            && origin.outbound.as_ref().is_some_and(|outbound| outbound.link.plan.reconnect.is_some());
+        if again && let Some(outbound) = origin.outbound.take() {
             self.lost.push((outbound.link, outbound.opened));
         }
     }

@@ -17,7 +17,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
         let (open, ..) = self.open_mut(id)?;
         // A close handshake has to be read to its end, and so has what a broken connection has left.
-        let closing = open.verdict.is_some() || open.farewell.is_some();
+        let closing = open.verdict.is_some() || open.reported;
         let client = &mut self.clients[id.index()];
         client.paused |= !closing && client.failed.is_none();
         Ok(())

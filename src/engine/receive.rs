@@ -77,7 +77,7 @@ impl<S: Stream> Engine<S> {
         let turn = match &self.clients[index].stage {
             Stage::Handshake(_) | Stage::Request(_) => self.read_request(index, now),
             Stage::Dialing(_) => self.read_response(index, now),
-            Stage::Open(open) if open.farewell.is_some() => Turn::Drained,
+            Stage::Open(open) if open.reported => Turn::Drained,
             Stage::Open(_) => self.read_frames(index, now),
             Stage::Linger { .. } => self.read_rest(index, now),
         };
@@ -381,12 +381,12 @@ pub(super) fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -
     if client.spent.0 != poll {
         client.spent = (poll, 0);
     }
-    budget.checked_sub(client.spent.1).filter(|left| *left > 0)
+    budget.checked_sub(client.spent.1 as usize).filter(|left| *left > 0)
 }
 
 /// Accounts for one read, which may have drained the stream.
 pub(super) fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Instant) -> Turn {
-    client.spent.1 += count;
+    client.spent.1 = client.spent.1.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     if count > 0 {
         client.deadlines.heard(now);
     }

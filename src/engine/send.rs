@@ -226,7 +226,7 @@ impl<S: Stream> Engine<S> {
     fn overflow(&mut self, id: ClientId) -> SendError {
         let default = self.config.overflow;
         let Ok((open, ..)) = self.open_mut(id) else { return SendError::NotConnected(id) };
-        if open.farewell.is_some() {
+        if open.reported {
             return SendError::Closing(id);
         }
         match open.overflow.unwrap_or(default) {
@@ -280,10 +280,7 @@ impl Round<'_> {
 
     fn offer<S>(&mut self, id: ClientId, client: &mut Client<S>) {
         let Stage::Open(open) = &mut client.stage else { return };
-        if open.farewell.is_some()
-            || !open.connection.close_state().may_send_data()
-            || self.except == Some(id)
-        {
+        if open.reported || !open.connection.close_state().may_send_data() || self.except == Some(id) {
             return;
         }
         let outbox = &mut client.outbox;

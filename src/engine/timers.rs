@@ -96,13 +96,13 @@ impl<S: Stream> Engine<S> {
     pub(super) fn rearm(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let Some(next) = client.next_deadline(&self.config) else { return };
-        if let Some((key, at)) = client.timer {
-            if at <= next {
+        if let Some(key) = client.timer {
+            if self.wheel.fires_by(key, next) {
                 return;
             }
             self.wheel.cancel(key);
         }
-        client.timer = Some((self.wheel.insert(next, Alarm::Client(index as u32)), next));
+        client.timer = Some(self.wheel.insert(next, Alarm::Client(index as u32)));
     }
 
     fn client_due(&mut self, index: usize, now: Instant) {

@@ -9,7 +9,7 @@ use tungstenite::{
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Exchange, Open, Stage, Step},
+    client::{Exchange, Open, Origin, Stage, Step},
     deadlines::Deadlines,
     error::UpgradeError,
     id::{ClientId, UpgradeId},
@@ -153,23 +153,26 @@ impl<S: Stream> Engine<S> {
             deflate
         });
         // Every value was checked when it was added.
-        let Ok(response) = opening.accept(headers) else {
+        let Ok(response) = opening.accept(&headers) else {
             return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
         };
         let id = self.id(index);
         let client = &mut self.clients[index];
         client.outbox.push_raw(&response, &mut self.outbound);
-        client.stage = Stage::Open(Box::new(Open {
-            connection: Connection::new(Role::Server).with_deflate(deflate),
-            verdict: None,
-            farewell: None,
-            overflow: None,
-            backlog: None,
-            limiter: Limiter::new(&self.config, now),
+        let origin = Origin {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: None,
-        }));
+        };
+        client.stage = Stage::Open(Open {
+            connection: Connection::new(Role::Server).with_deflate(deflate),
+            verdict: None,
+            reported: false,
+            overflow: None,
+            backlog: None,
+            limiter: Limiter::new(&self.config, now),
+            origin: origin.keep(),
+        });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;

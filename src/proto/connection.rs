@@ -19,6 +19,7 @@ use crate::{
     config::MessageLimits,
     error::PeerMisbehaved,
     message::Kind,
+    nanos::Nanos,
     outbox::{Control, Outbox, OutboxPool},
     pool::BufferPool,
     proto::{
@@ -92,7 +93,7 @@ pub(crate) struct Connection {
     /// a round trip takes would never see one end.
     ping: Option<(u32, Instant)>,
     ping_serial: u32,
-    rtt: Option<Duration>,
+    rtt: Option<Nanos>,
 }
 
 impl Connection {
@@ -141,7 +142,7 @@ impl Connection {
 
     /// Time from our last answered ping to its pong.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.rtt
+        self.rtt.map(Nanos::get)
     }
 
     /// Takes bytes from `bytes[*at..]` up to the end of the next message, answers pings on the way.
@@ -528,7 +529,7 @@ impl Connection {
                 if let (Some((first, sent)), Ok(body)) = (self.ping, payload.try_into()) {
                     let later = u32::from_be_bytes(body).wrapping_sub(first);
                     if later == 0 {
-                        self.rtt = Some(io.now.saturating_duration_since(sent));
+                        self.rtt = Some(Nanos::new(io.now.saturating_duration_since(sent)));
                     }
                     if later <= self.ping_serial.wrapping_sub(first) {
                         self.ping = None;

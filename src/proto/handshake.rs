@@ -14,12 +14,12 @@ mod rejection;
 #[cfg(test)]
 mod tests;
 
-use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 
+use data_encoding::BASE64;
 use tungstenite::error::{CapacityError, Error, ProtocolError};
-use tungstenite::handshake::machine::{HandshakeMachine, RoundResult, StageResult, TryParse};
-use tungstenite::handshake::server::{create_response, write_response};
-use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue, ToStrError};
 use tungstenite::http::{self, Method, Version};
 
 use crate::config::OriginPolicy;
@@ -127,8 +127,8 @@ pub(crate) struct Head {
 /// A request that RFC 6455 lets through, of a page that may connect.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// 101, with the handshake's own headers.
-    response: http::Response<()>,
+    /// The value of `Sec-WebSocket-Accept`.
+    accept: String,
     /// The client's subprotocols in its order of preference.
     pub(crate) offered: Vec<String>,
 }
@@ -144,9 +144,9 @@ pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening
     if !origin::is_allowed(request, origins) {
         return Err(Rejection::OriginForbidden);
     }
-    let response = switching_protocols(key)
-        .map_err(|_| Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    Ok(Opening { response, offered: offered(request)? })
+    let accept =
+        accept_key(key).ok_or(Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    Ok(Opening { accept, offered: offered(request)? })
 }
 
 /// RFC 6455 §4.1: the client waits for the answer before it sends any further data.
@@ -174,8 +174,13 @@ impl Part {
     /// Looks through `head[from..]` for the empty line; `Some` is the length of the whole head.
     /// Refuses on the way what can be told from no request without waiting for the end.
     fn find_end(&mut self, head: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
-        for (at, &byte) in head.iter().enumerate().skip(from) {
-            if *self == Part::Blank && !matches!(byte, b'\r' | b'\n') {
+        let mut next = from;
+        while let Some(&byte) = head.get(next) {
+            if *self == Part::Blank && byte == b'\r' {
+                next += 1;
+                continue;
+            }
+            if *self == Part::Blank && byte != b'\n' {
                 // A TLS ClientHello, NULs and other binary protocols end here.
                 if !is_token(byte) {
                     return Err(Rejection::BadRequest(
@@ -184,9 +189,9 @@ impl Part {
                 }
                 *self = Part::RequestLine;
             }
-            if byte != b'\n' {
-                continue;
-            }
+            let Some(len) = head[next..].iter().position(|&byte| byte == b'\n') else { break };
+            let at = next + len;
+            next = at + 1;
             // RFC 9112 §2.2 lets a bare LF end a line, and httparse does: proxies that differ on it get smuggled past.
             if !head[..at].ends_with(b"\r") {
                 return Err(Rejection::BadRequest("lines must end with CRLF"));
@@ -221,76 +226,35 @@ fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {
     Ok(request)
 }
 
-/// Runs tungstenite's handshake machine over a complete head.
+/// The most fields that the configuration lets through.
+const MAX_HEADERS: usize = 256;
+
+/// A head of any method and of HTTP/1.0 too, so that those get an answer.
 ///
-/// Complete, because the machine on a socket takes more than 64 packets below 128 bytes for an attack, drops
-/// the stream with its error (so no answer can be sent), holds 8 KiB, and parses from the start on every packet.
+/// Not through tungstenite's handshake machine: it takes only GET, more than 64 packets below 128 bytes for an
+/// attack, and drops the stream with its error, so that no answer can be sent; and it would copy the head.
 fn parse(head: &[u8]) -> Result<Request, Rejection> {
-    let mut machine = HandshakeMachine::start_read(Gathered(head));
-    loop {
-        match machine.single_round::<AnyHead>().map_err(rejection_of)? {
-            RoundResult::Incomplete(next) => machine = next,
-            RoundResult::StageFinished(StageResult::DoneReading { result, stream, tail })
-                if tail.is_empty() && stream.0.is_empty() =>
-            {
-                return Ok(result.0);
-            }
-            // Only if the machine saw the end elsewhere than we: refuse what can be read in two ways.
-            _ => return Err(Rejection::JunkAfterRequest),
-        }
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut raw = httparse::Request::new(&mut []);
+    match raw.parse_with_uninit_headers(head, &mut slots) {
+        Ok(httparse::Status::Complete(len)) if len == head.len() => request(&raw).map_err(rejection_of),
+        // Only if httparse saw the end elsewhere than we: refuse what can be read in two ways.
+        Ok(_) => Err(Rejection::JunkAfterRequest),
+        Err(error) => Err(rejection_of(error.into())),
     }
 }
 
-/// The gathered bytes as the stream that the machine wants.
-#[derive(Debug)]
-struct Gathered<'a>(&'a [u8]);
-
-impl Read for Gathered<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf)
+fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<Request> {
+    let mut headers = HeaderMap::with_capacity(raw.headers.len());
+    for field in raw.headers.iter() {
+        headers.append(HeaderName::from_bytes(field.name.as_bytes())?, HeaderValue::from_bytes(field.value)?);
     }
-}
-
-/// Never called in the machine's reading stage.
-impl Write for Gathered<'_> {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A head of any method and of HTTP/1.0 too, so that those get an answer; tungstenite's own takes only GET.
-#[derive(Debug)]
-struct AnyHead(Request);
-
-impl AnyHead {
-    /// `TryParse` cannot be told a limit: this is the highest that the configuration takes.
-    const MAX_HEADERS: usize = 256;
-}
-
-impl TryParse for AnyHead {
-    fn try_parse(data: &[u8]) -> tungstenite::Result<Option<(usize, Self)>> {
-        let mut slots = [httparse::EMPTY_HEADER; Self::MAX_HEADERS];
-        let mut raw = httparse::Request::new(&mut slots);
-        let httparse::Status::Complete(len) = raw.parse(data)? else { return Ok(None) };
-        let mut headers = HeaderMap::with_capacity(raw.headers.len());
-        for field in raw.headers.iter() {
-            headers.append(
-                HeaderName::from_bytes(field.name.as_bytes())?,
-                HeaderValue::from_bytes(field.value)?,
-            );
-        }
-        let mut request = Request::new(());
-        *request.method_mut() =
-            raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
-        *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
-        *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
-        *request.headers_mut() = headers;
-        Ok(Some((len, AnyHead(request))))
-    }
+    let mut request = Request::new(());
+    *request.method_mut() = raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
+    *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
+    *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
 /// The one place that maps tungstenite's error to our answer.
@@ -397,26 +361,31 @@ pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> boo
     list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// §4.2.2, 5: the 101 response. Fails only if the key is not 16 bytes in base64.
-fn switching_protocols(key: &HeaderValue) -> tungstenite::Result<http::Response<()>> {
-    // tungstenite looks only at the first line of Connection and knows no list in Upgrade: it gets what we
-    // have checked, in its plainest form.
-    let checked = http::Request::builder()
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_VERSION, "13")
-        .header(header::SEC_WEBSOCKET_KEY, key)
-        .body(())?;
-    create_response(&checked)
+/// §4.2.2, 5, /key/: what proves that the request was understood. `None`: it is not 16 bytes in base64.
+fn accept_key(key: &HeaderValue) -> Option<String> {
+    let mut nonce = [0; 18];
+    let is_nonce = key.len() == 24 && BASE64.decode_mut(key.as_bytes(), &mut nonce) == Ok(16);
+    is_nonce.then(|| derive_accept_key(key.as_bytes()))
 }
 
 impl Opening {
     /// The bytes of the 101 response, with these headers besides the handshake's own. Fails if a value is not
     /// ASCII.
-    pub(crate) fn accept(mut self, headers: HeaderMap) -> tungstenite::Result<Vec<u8>> {
-        self.response.headers_mut().extend(headers);
+    pub(crate) fn accept(self, headers: &HeaderMap) -> Result<Vec<u8>, ToStrError> {
         let mut bytes = Vec::with_capacity(160);
-        write_response(&mut bytes, &self.response)?;
+        bytes.extend_from_slice(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n",
+        );
+        let mut field = |name: &str, value: &str| {
+            for part in [name, ": ", value, "\r\n"] {
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        };
+        field("sec-websocket-accept", &self.accept);
+        for (name, value) in headers {
+            field(name.as_str(), value.to_str()?);
+        }
+        bytes.extend_from_slice(b"\r\n");
         Ok(bytes)
     }
 }

@@ -4,51 +4,80 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 
-use super::{Figures, Load, Schedule, Stages, Target, conn::Conn, conn::connect, echo::Timed};
-use crate::{Outcome, wait};
+use super::{
+    Figures, Load, Schedule, Target,
+    conn::{Conn, connect},
+    echo::Timed,
+    latency::Quantiles,
+};
+use crate::{Outcome, probe::Probe, wait};
 
 /// The flooding client's bytes between two looks at the others.
 const SLICE: usize = 16 * 1024;
 /// Messages of all quiet clients per second, unless told.
-const RATE: f64 = 2_000.0;
+const RATE: f64 = 4_000.0;
+
+/// With and without the flood, in turns, so that what else goes on in the machine meets both.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Not in the figures: what an earlier window has on its way arrives.
+const SETTLE: Duration = Duration::from_millis(30);
 
 pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
-    let calm = measure(target, load, false)?;
-    let flooded = measure(target, load, true)?;
-    Ok(Figures { calm: calm.latency, others: calm.others.max(flooded.others), ..flooded })
-}
-
-fn measure(target: Target, load: &Load, flood: bool) -> Outcome<Figures> {
     let mut poll = Poll::new()?;
     let mut timed = Timed::new(load.connect(target, &poll, 1)?);
-    let mut flooder = match flood {
-        false => None,
-        true => Some(Flooder::new(target, load, &poll)?),
-    };
+    let mut flooder = Flooder::new(target, load, &poll)?;
     let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; SLICE]);
-    let mut stages = Stages::new(target, load);
     let mut schedule = Schedule::new(load.rate.unwrap_or(RATE));
-    loop {
+    let mut window = Window { floods: false, begin: Instant::now() + load.warm, measured: false };
+    let (mut calm, mut flooded) = (Vec::new(), Vec::new());
+    let (mut probe, mut messages) = (None, 0);
+    let windows = (load.time.as_millis() / WINDOW.as_millis()).max(1) as usize;
+    while flooded.len() < windows && (flooded.is_empty() || messages < load.count) {
         timed.send(&mut schedule)?;
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             if event.token().0 < timed.clients.len() {
                 timed.ready(event, &mut buffer, &schedule)?;
-            } else if let Some(flooder) = &mut flooder {
+            } else {
                 flooder.ready(event);
             }
         }
-        if let Some(flooder) = &mut flooder {
-            flooder.go_on(&mut buffer)?;
-        }
+        flooder.go_on(window.floods, &mut buffer)?;
         let now = Instant::now();
-        if stages.begins(now)? {
+        if !window.measured && now >= window.begin + SETTLE {
+            window.measured = true;
             timed.reset();
-        } else if stages.is_over(now, timed.replies) {
+            if probe.is_none() {
+                probe = Some(Probe::begin(target.pid)?);
+            }
+        } else if now >= window.begin + SETTLE + WINDOW {
+            messages += timed.replies;
+            // Whoever is not answered yet has waited at least so long.
             timed.give_up(schedule.now());
-            return stages.finish(timed.replies, timed.latencies.quantiles());
+            let found = timed.latencies.quantiles().ok_or("no message came back in a window")?;
+            if window.floods { &mut flooded } else { &mut calm }.push(found);
+            window = Window { floods: !window.floods, begin: now, measured: false };
         }
     }
+    let usage = probe.ok_or("the load ended before it was measured")?.end()?;
+    Ok(Figures { calm: middle(&calm), ..Figures::new(messages, usage, middle(&flooded)) })
+}
+
+/// One of the windows.
+struct Window {
+    floods: bool,
+    begin: Instant,
+    measured: bool,
+}
+
+/// The median over the windows, of each quantile: one disturbance is not the figure.
+fn middle(windows: &[Quantiles]) -> Option<Quantiles> {
+    let median = |of: fn(&Quantiles) -> f64| {
+        let mut values: Vec<f64> = windows.iter().map(of).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    Some(Quantiles { p50: median(|q| q.p50)?, p99: median(|q| q.p99)?, p999: median(|q| q.p999)? })
 }
 
 /// Writes whenever its socket takes it, and reads what comes back.
@@ -75,15 +104,18 @@ impl Flooder {
         }
     }
 
-    /// One read and one write.
-    fn go_on(&mut self, buffer: &mut [u8]) -> Outcome<()> {
+    /// One read, and one write if it `floods`.
+    fn go_on(&mut self, floods: bool, buffer: &mut [u8]) -> Outcome<()> {
         if self.readable {
             let (replies, drained) = self.conn.read(buffer, 1)?;
             self.readable = !drained;
             self.flying = self.flying.checked_sub(replies).ok_or("more replies than messages")?;
         }
-        self.conn.queue(self.depth - self.flying);
-        self.flying = self.depth;
+        if floods {
+            self.conn.queue(self.depth - self.flying);
+            self.flying = self.depth;
+        }
+        // A frame that was begun is ended.
         self.conn.write(SLICE)
     }
 }

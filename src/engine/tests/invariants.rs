@@ -56,8 +56,12 @@ impl Host {
             let listed = engine.ready.iter().chain(&engine.postponed).filter(|&&listed| listed == id).count();
             assert_eq!(listed, usize::from(client.in_ready), "in the ready list: {}", state());
             // The next flush looks after those that have been reported.
-            let reported = client.open().is_some_and(|open| open.farewell.is_some());
-            assert!(!reported || engine.ended.contains(&index), "no farewell: {}", state());
+            let reported = client.open().is_some_and(|open| open.reported);
+            assert!(
+                !reported || engine.ended.iter().any(|(ended, _)| *ended == id),
+                "no farewell: {}",
+                state()
+            );
             let resume_at = client.resume_at();
             assert!(resume_at.is_none() || !client.in_ready, "throttled and ready: {}", state());
             // A close handshake is read to its end.
@@ -76,10 +80,10 @@ impl Host {
             assert!(!pending || client.in_dirty || client.outbox.is_blocked(), "nobody writes: {}", state());
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
             let wanted = client.next_deadline(&engine.config);
-            let armed = client.timer.map(|(_, at)| at);
-            assert!(resume_at.is_none_or(|at| armed <= Some(at) && armed.is_some()), "no alarm: {}", state());
-            assert!(wanted.is_none_or(|at| armed.is_some_and(|armed| armed <= at)), "no alarm: {}", state());
-            timers += usize::from(armed.is_some());
+            let is_woken_by = |at| client.timer.is_some_and(|key| engine.wheel.fires_by(key, at));
+            assert!(resume_at.is_none_or(is_woken_by), "no alarm: {}", state());
+            assert!(wanted.is_none_or(is_woken_by), "no alarm: {}", state());
+            timers += usize::from(client.timer.is_some());
             let backlog = client.open().and_then(|open| open.backlog.as_ref());
             assert!(backlog.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
             if !client.outbox.has_work() {

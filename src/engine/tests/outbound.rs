@@ -326,7 +326,7 @@ impl World {
         let mut queued = 0;
         for (receiver, (len, older)) in self.receivers.iter_mut().zip(before) {
             let Some(client) = self.host.engine.get(receiver.id) else { continue };
-            let Some(open) = client.open().filter(|open| open.farewell.is_none()) else { continue };
+            let Some(open) = client.open().filter(|open| !open.reported) else { continue };
             let straight = client.outbox.len() == len + frame_len(payload.len());
             let waits =
                 open.backlog.as_ref().is_some_and(|backlog| backlog.waiting().any(|other| other == payload));

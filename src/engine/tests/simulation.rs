@@ -411,7 +411,7 @@ impl World {
         for actor in &mut self.actors {
             let Some(id) = actor.id else { continue };
             let Some(open) = self.host.engine.get(id).and_then(|client| client.open()) else { continue };
-            actor.closing |= !open.connection.close_state().may_send_data() && open.farewell.is_none();
+            actor.closing |= !open.connection.close_state().may_send_data() && !open.reported;
         }
     }
 

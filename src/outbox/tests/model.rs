@@ -1,5 +1,7 @@
 //! What an outbox holds, without any thought of speed, and a kernel that checks it.
 
+use std::collections::VecDeque;
+
 use super::*;
 use crate::test_rng::Rng;
 

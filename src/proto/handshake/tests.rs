@@ -47,7 +47,7 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
                 }
                 return match check(&request, &OriginPolicy::SameOrigin) {
                     Ok(opening) => {
-                        let bytes = opening.accept(HeaderMap::new()).unwrap();
+                        let bytes = opening.accept(&HeaderMap::new()).unwrap();
                         Outcome::Accepted(String::from_utf8(bytes).unwrap())
                     }
                     Err(rejection) => Outcome::Refused(rejection),

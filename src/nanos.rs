@@ -1,0 +1,34 @@
+//! A span of time in half the memory.
+
+use std::{num::NonZeroU64, time::Duration};
+
+/// A `Duration` of up to 584 years in eight bytes, also as an `Option`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Nanos(NonZeroU64);
+
+impl Nanos {
+    /// The longest for what is longer.
+    pub(crate) fn new(span: Duration) -> Nanos {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Nanos(NonZeroU64::MIN.saturating_add(nanos))
+    }
+
+    pub(crate) fn get(self) -> Duration {
+        Duration::from_nanos(self.0.get() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_comes_back_and_what_does_not_is_the_longest() {
+        for span in [0, 1, 999_999_999, u64::MAX - 1].map(Duration::from_nanos) {
+            assert_eq!(Nanos::new(span).get(), span);
+        }
+        let longest = Nanos::new(Duration::from_nanos(u64::MAX - 1));
+        assert_eq!(Nanos::new(Duration::MAX), longest);
+        assert_eq!(size_of::<Option<Nanos>>(), 8);
+    }
+}

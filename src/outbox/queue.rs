@@ -1,0 +1,57 @@
+//! The chunks before the tail.
+
+use std::collections::VecDeque;
+
+use super::Chunk;
+
+/// Chunks in the order in which they leave. Behind a pointer, as most outboxes are empty.
+#[derive(Debug, Default)]
+pub(super) struct Queue(Option<Box<Chunks>>);
+
+#[derive(Debug, Default)]
+struct Chunks {
+    list: VecDeque<Chunk>,
+    held: usize,
+}
+
+impl Queue {
+    pub(super) fn push_back(&mut self, chunk: Chunk) {
+        let chunks = self.0.get_or_insert_default();
+        chunks.held += chunk.held();
+        chunks.list.push_back(chunk);
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Chunk> {
+        let chunks = self.0.as_mut()?;
+        let chunk = chunks.list.pop_front()?;
+        chunks.held -= chunk.held();
+        Some(chunk)
+    }
+
+    pub(super) fn front(&self) -> Option<&Chunk> {
+        self.0.as_ref()?.list.front()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Chunk> {
+        self.0.iter().flat_map(|chunks| &chunks.list)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.front().is_none()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Chunks that there is room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.0.as_ref().map_or(0, |chunks| chunks.list.capacity())
+    }
+
+    /// Memory of the chunks that is this outbox's alone.
+    pub(super) fn held(&self) -> usize {
+        self.0.as_ref().map_or(0, |chunks| chunks.held)
+    }
+}
