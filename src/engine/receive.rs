@@ -262,6 +262,12 @@ impl<S: Stream> Engine<S> {
         // A limit counts each message, and after our close frame they mean nothing any more.
         let may_be_short = open.limiter.is_none() && !closing;
         let turn = loop {
+            // What is inflated may be a thousand times what was read.
+            if tick.events_left(config.event_budget) == 0
+                || (open.connection.deflates() && tick.holds_enough())
+            {
+                break Some(Turn::Postponed);
+            }
             if may_be_short {
                 let before = tick.records().len();
                 open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
@@ -276,12 +282,9 @@ impl<S: Stream> Engine<S> {
                     tick.events_left(config.event_budget) > 0
                 });
                 stats.messages_in += (tick.records().len() - before) as u64;
-            }
-            // What is inflated may be a thousand times what was read.
-            if tick.events_left(config.event_budget) == 0
-                || (open.connection.deflates() && tick.holds_enough())
-            {
-                break Some(Turn::Postponed);
+                if tick.events_left(config.event_budget) == 0 {
+                    continue;
+                }
             }
             match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
                 Ok(None) if exceeded => {
