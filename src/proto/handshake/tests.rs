@@ -475,6 +475,16 @@ fn mutate(head: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
+/// Found by fuzzing: whether the data came with the request or after its answer decided on the answer.
+#[test]
+fn early_data_makes_no_difference_to_a_page_that_may_not_connect() {
+    let head = with("Origin: http://server.", "Origin: http://other.");
+    for rest in ["", "early data"] {
+        let bytes = [head.as_bytes(), rest.as_bytes()].concat();
+        assert_eq!(split_everywhere(&bytes, LIMITS), Outcome::Refused(Rejection::OriginForbidden), "{rest}");
+    }
+}
+
 /// In one piece, byte by byte, and cut at random.
 fn one_outcome(head: &[u8], limits: HeadLimits, rng: &mut Rng) -> Outcome {
     let whole = feed([head], limits);

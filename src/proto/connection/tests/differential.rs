@@ -64,7 +64,8 @@ fn ours(side: Side, stream: &Stream, rng: &mut Rng) -> (Found, Option<PeerMisbeh
 }
 
 /// A socket that has received `bytes` and no more.
-struct Memory<'a>(&'a [u8]);
+#[derive(Debug)]
+pub(crate) struct Memory<'a>(pub(crate) &'a [u8]);
 
 impl Read for Memory<'_> {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {

@@ -1,10 +1,11 @@
 //! What a fuzzer makes of the answer to our request, held against tungstenite's client.
 
-use std::io::{self, Read, Write};
+use std::io;
 
 use tungstenite::{Error, HandshakeError, handshake::client::ClientHandshake, http};
 
 use super::*;
+use crate::proto::connection::tests::differential::Memory;
 
 /// The first byte cuts.
 pub(crate) fn target(data: &[u8]) {
@@ -50,25 +51,5 @@ fn theirs(subprotocols: &[&str], response: &[u8]) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(HandshakeError::Failure(error)) => Err(error),
         Err(HandshakeError::Interrupted(_)) => Err(io::Error::from(io::ErrorKind::WouldBlock).into()),
-    }
-}
-
-/// A server that has said all it will.
-#[derive(Debug)]
-struct Memory<'a>(&'a [u8]);
-
-impl Read for Memory<'_> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { self.0.read(room) }
-    }
-}
-
-impl Write for Memory<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
