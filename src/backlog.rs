@@ -281,7 +281,7 @@ impl Backlog {
     }
 
     /// The payloads that wait, lane by lane.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
         let items = self.high.items.iter().chain(&self.normal.items);
         items.filter(|item| item.is_live()).map(|item| self.payload(item))

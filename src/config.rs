@@ -268,7 +268,7 @@ impl Config {
     }
 
     /// Whether clients may get compression.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn compresses(&self) -> bool {
         #[cfg(feature = "deflate")]
         return self.deflate.is_some();

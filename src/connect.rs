@@ -308,7 +308,11 @@ impl Target {
             return Err(ConnectError::Url("it needs a host, and a port from 1 to 65535 if any"));
         }
         let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) => Some(address).filter(|address| address.parse::<Ipv6Addr>().is_ok()),
+            None => Some(host).filter(|host| host.bytes().all(is_host_character)),
+        };
+        let bare = bare.ok_or(ConnectError::Url("its host is neither a name nor an address"))?;
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         // `ws://host?query` has an empty path, which is "/" (RFC 6455 §3).
         let path = match path.as_str().starts_with('/') {
@@ -332,6 +336,11 @@ impl Target {
         };
         ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
+}
+
+/// As the server's side wants a `Host`: of what RFC 3986 allows, what DNS knows.
+fn is_host_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
 }
 
 fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
@@ -406,6 +415,9 @@ mod tests {
             "ws://a.example/\r\nx: y",
             "ws://a b/",
             "ws://a.example/ x",
+            "ws://[8:1]:9001/",
+            "ws://[v1.a]/",
+            "ws://a,b/",
         ] {
             assert!(matches!(Connect::new(url).into_plan(), Err(ConnectError::Url(_))), "{url}");
         }

@@ -25,10 +25,10 @@ mod http;
 mod limits;
 mod receive;
 mod send;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod sim;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 mod timers;
 mod upgrade;
 

@@ -183,7 +183,7 @@ impl Hub {
     }
 
     /// All clients that are in a room.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn everyone(&self) -> impl Iterator<Item = ClientId> {
         self.joined.keys().copied()
     }
@@ -273,5 +273,5 @@ fn is_vast(len: usize, capacity: usize) -> bool {
     capacity > 64 && len < capacity / 8
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;

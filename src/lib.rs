@@ -76,6 +76,8 @@
         clippy::unwrap_used
     )
 )]
+// The tests' models are there, and the tests are not.
+#![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 
 mod backlog;
 mod builder;
@@ -91,6 +93,9 @@ mod engine;
 mod entropy;
 mod error;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hub;
 mod id;
 #[cfg(feature = "json")]
@@ -112,7 +117,7 @@ mod server;
 mod services;
 mod site;
 mod stats;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod test_rng;
 mod tick;
 mod tick_data;

@@ -75,7 +75,7 @@ impl OutboxPool {
     }
 
     /// The bytes kept.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn bytes(&self) -> usize {
         self.tails.bytes()
     }
@@ -393,7 +393,7 @@ impl Outbox {
     }
 
     /// Memory held besides shared frames: buffer and queue slots.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn capacity(&self) -> usize {
         self.tail.capacity() + self.queue.capacity() + usize::from(self.urgent.is_some())
     }
@@ -568,5 +568,5 @@ impl Outbox {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;

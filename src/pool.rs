@@ -61,7 +61,7 @@ impl BufferPool {
     }
 
     /// The bytes kept.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn bytes(&self) -> usize {
         let buffers = self.small.iter().chain(&self.large);
         debug_assert_eq!(self.bytes, buffers.map(|buffer| buffer.capacity() + Self::OVERHEAD).sum::<usize>());

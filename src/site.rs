@@ -2,8 +2,8 @@
 
 mod etag;
 mod resolver;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::{
     collections::HashMap,

@@ -318,7 +318,7 @@ impl TickData {
     }
 
     /// Bytes held for reuse besides the block.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn spare(&self) -> usize {
         self.assembled.iter().map(|(buffer, _)| buffer.capacity()).sum()
     }

@@ -39,6 +39,7 @@ const FLOORS: &[&[&str]] = &[
     &["server"],
     &["builder"],
     &["outbound"],
+    &["fuzz"],
 ];
 
 fn floor_of(unit: &str) -> Option<usize> {

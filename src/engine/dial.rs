@@ -80,7 +80,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// From here on the waits are those of this seed.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn seed_jitter(&mut self, seed: u64) {
         self.entropy = Entropy::new();
         self.jitter = Jitter::new(seed);

@@ -151,7 +151,7 @@ impl<S: Stream> Engine<S> {
         let Head { request, len: head, .. } = head;
         if !self.serves_http() || handshake::is_upgrade(&request) {
             return match more {
-                true => self.refuse(index, handshake::early_data(&request), now),
+                true => self.refuse(index, handshake::early_data(&request, &self.config.origins), now),
                 false => self.consider(index, request, head, now),
             };
         }

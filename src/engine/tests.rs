@@ -13,7 +13,7 @@ mod deadlines;
 mod dial;
 mod ends;
 mod files;
-mod http_fuzz;
+pub(crate) mod http_fuzz;
 mod invariants;
 mod lanes;
 mod limits;

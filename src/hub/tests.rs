@@ -324,6 +324,15 @@ impl Pair {
         }
     }
 
+    /// Everyone leaves.
+    fn end(&mut self) {
+        for client in [self.clients.clone(), self.gone.clone()].concat() {
+            self.leave_all(client);
+            self.compare();
+        }
+        assert!(self.rooms.is_empty() && self.hub.owns_nothing());
+    }
+
     fn compare(&self) {
         self.hub.check();
         assert_eq!(self.hub.room_count(), self.rooms.len());
@@ -352,26 +361,35 @@ impl Pair {
     }
 }
 
+/// Up to 150 steps.
+fn play(rng: &mut Rng) -> Pair {
+    let mut pair = Pair::new(rng);
+    for _ in 0..150 {
+        if rng.is_spent() {
+            break;
+        }
+        pair.step(rng);
+        pair.compare();
+    }
+    pair
+}
+
+/// A fuzzer's way to do the same as the seeds below.
+pub(crate) fn target(data: &[u8]) {
+    play(&mut Rng::tape(data)).end();
+}
+
 #[test]
 fn behaves_as_sets_by_name() {
     let seeds = std::env::var("TICKWS_HUB_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let (mut stale, mut refused, mut forgotten) = (0, 0, 0);
     for seed in 0..seeds.unwrap_or(300) {
         println!("seed {seed}");
-        let mut rng = Rng::new(seed);
-        let mut pair = Pair::new(&mut rng);
-        for _ in 0..150 {
-            pair.step(&mut rng);
-            pair.compare();
-        }
+        let mut pair = play(&mut Rng::new(seed));
         stale += pair.given.len() - pair.rooms.len();
         refused += usize::from(pair.rooms.len() == pair.hub.limits.rooms);
         forgotten += pair.gone.iter().filter(|&&client| pair.hub.rooms(client).len() > 0).count();
-        for client in [pair.clients.clone(), pair.gone.clone()].concat() {
-            pair.leave_all(client);
-            pair.compare();
-        }
-        assert!(pair.rooms.is_empty() && pair.hub.owns_nothing());
+        pair.end();
     }
     assert!(stale > 0 && refused > 0 && forgotten > 0, "the sequences visit what they are for");
 }

@@ -588,5 +588,5 @@ fn unmask(payload: &mut [u8], header: &Header) {
     }
 }
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;

@@ -31,8 +31,8 @@
 
 mod history;
 mod negotiation;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use tungstenite::http::header::{HeaderMap, HeaderValue};
@@ -353,7 +353,7 @@ impl PerMessage {
     }
 
     /// Memory of the contexts, in bytes.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn memory(&self) -> usize {
         self.sent.iter().chain(&self.received).map(History::memory).sum()
     }

@@ -11,8 +11,8 @@
 pub(crate) mod client;
 mod origin;
 mod rejection;
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::mem::MaybeUninit;
 
@@ -69,7 +69,7 @@ impl HeadReader {
     }
 
     /// How many bytes of an incomplete head are held.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn buffered(&self) -> usize {
         self.gathered.len()
     }
@@ -150,9 +150,10 @@ pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening
 }
 
 /// RFC 6455 §4.1: the client waits for the answer before it sends any further data.
-pub(crate) fn early_data(request: &Request) -> Rejection {
-    // A POST with its body is told what is wrong with a POST.
-    check(request, &OriginPolicy::Any).err().unwrap_or(Rejection::JunkAfterRequest)
+pub(crate) fn early_data(request: &Request, origins: &OriginPolicy) -> Rejection {
+    // A POST with its body is told what is wrong with a POST, and a page that may not connect the same as
+    // without early data: it may be that these bytes come a moment later.
+    check(request, origins).err().unwrap_or(Rejection::JunkAfterRequest)
 }
 
 /// The first of the server's subprotocols that the client offers, too.

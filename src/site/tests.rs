@@ -2,7 +2,7 @@
 
 mod caching;
 #[cfg(unix)]
-mod fuzz;
+pub(crate) mod fuzz;
 mod hostile;
 #[cfg(unix)]
 mod links;

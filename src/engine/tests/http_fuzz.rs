@@ -170,16 +170,28 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
     fate
 }
 
+/// However the bytes come.
+fn one_fate(bytes: &[u8], services_on: bool, rng: &mut Rng) -> Fate {
+    let whole = fate(bytes, services_on, |left| left);
+    let singly = fate(bytes, services_on, |_| 1);
+    let most = 1 + rng.below(60);
+    let split = fate(bytes, services_on, |_| 1 + rng.below(most));
+    for other in [&singly, &split] {
+        assert_eq!(&whole, other, "{:?}", String::from_utf8_lossy(bytes));
+    }
+    whole
+}
+
+/// A fuzzer's bytes; the first chooses, and cuts the others.
+pub(crate) fn target(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    one_fate(bytes, kind & 1 == 0, &mut Rng::new(u64::from(*kind)));
+}
+
 fn fuzz(seed: u64, services_on: bool) -> u64 {
     let mut rng = Rng::new(seed);
     let bytes = mutated(&mut rng);
-    let whole = fate(&bytes, services_on, |left| left);
-    let singly = fate(&bytes, services_on, |_| 1);
-    let most = 1 + rng.below(60);
-    let split = fate(&bytes, services_on, |_| 1 + rng.below(most));
-    for other in [&singly, &split] {
-        assert_eq!(&whole, other, "{:?}", String::from_utf8_lossy(&bytes));
-    }
+    let whole = one_fate(&bytes, services_on, &mut rng);
     let mut hasher = DefaultHasher::new();
     (whole.asked, whole.answers, whole.is_ended).hash(&mut hasher);
     hasher.finish()

@@ -240,11 +240,15 @@ impl Pair {
     pub(super) const POOLED: usize = 256 * 1024;
 
     pub(super) fn new(seed: u64) -> Self {
+        Self::with(Rng::new(seed))
+    }
+
+    pub(super) fn with(rng: Rng) -> Self {
         Pair {
             outbox: Outbox::default(),
             pool: OutboxPool::new(Self::POOLED),
             model: Model::default(),
-            rng: Rng::new(seed),
+            rng,
             taken: Vec::new(),
             number: 0,
         }

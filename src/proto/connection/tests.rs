@@ -3,7 +3,8 @@
 mod closing;
 #[cfg(feature = "deflate")]
 mod deflate;
-mod differential;
+pub(crate) mod differential;
+pub(crate) mod fuzz;
 mod generator;
 mod harness;
 mod pongs;

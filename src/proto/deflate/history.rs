@@ -53,7 +53,7 @@ impl History {
         (self.bytes, self.oldest) = (Vec::new(), 0);
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn memory(&self) -> usize {
         self.bytes.capacity()
     }

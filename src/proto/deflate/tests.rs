@@ -1,5 +1,7 @@
 //! Held against flate2 used in the plainest way: one stream per direction, never told of a context.
 
+pub(crate) mod fuzz;
+
 use std::time::Duration;
 
 use super::*;
@@ -109,59 +111,57 @@ fn message(rng: &mut Rng, before: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn what_is_sent_is_read_by_others_and_back() {
     let mut rng = Rng::new(3);
-    let mut compressed = 0;
-    for round in 0..150 {
-        let (ours, theirs) =
-            (way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)), way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)));
-        let level = 1 + rng.below(9) as u32;
-        let mut codec = codec(Deflate::default().level(level).threshold(rng.pick(&[1, 100])));
-        // Several connections take turns at one codec.
-        let mut pairs: Vec<_> =
-            (0..3).map(|_| (codec.open(ours, theirs), Other::new(1 + level % 9, theirs, ours))).collect();
-        let mut before = Vec::new();
-        for _ in 0..30 {
-            let (connection, other) = &mut pairs[rng.below(3)];
-            let sent = message(&mut rng, &before);
-            let ahead = rng.one_in(5);
-            if rng.one_in(6) {
-                // The same for everyone, whatever the context.
-                let prepared = Prepared::new(&sent);
-                if let Some(form) = prepared.compressed(connection.bits(), &mut codec) {
-                    connection.note(&mut codec, &sent);
-                    assert_eq!(other.inflate(form.payload(), ours.takeover), sent);
-                }
-                continue;
-            }
-            if let Some(payload) = connection.compress(&mut codec, &sent, ahead) {
-                assert!(payload.len() < sent.len());
-                assert!(!ahead || !ours.takeover);
-                assert_eq!(
-                    other.inflate(payload, ours.takeover),
-                    sent,
-                    "round {round} level {level} {ours:?}"
-                );
-                compressed += 1;
-            }
-            let received = message(&mut rng, &before);
-            let payload = other.compress(&received, &mut rng);
-            let mut out = Vec::with_capacity(rng.below(3000));
-            let max = received.len() as u64 + rng.below(3) as u64;
-            assert_eq!(
-                connection.inflate(&mut codec, &payload, &mut out, max),
-                Ok(()),
-                "round {round} {theirs:?}"
-            );
-            assert_eq!(out, received);
-            before.extend([sent, received]);
-            if rng.one_in(10) {
-                connection.rest();
-            }
-            let most =
-                [ours, theirs].iter().filter(|way| way.takeover).map(|way| 1 << way.bits).sum::<usize>();
-            assert!(connection.memory() <= most);
-        }
-    }
+    let compressed: usize = (0..150).map(|_| talk(&mut rng)).sum();
     assert!(compressed > 1_000, "{compressed}");
+}
+
+/// Several connections with the other side, both ways. Gives how many messages were compressed.
+pub(super) fn talk(rng: &mut Rng) -> usize {
+    let mut compressed = 0;
+    let (ours, theirs) =
+        (way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)), way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)));
+    let level = 1 + rng.below(9) as u32;
+    let mut codec = codec(Deflate::default().level(level).threshold(rng.pick(&[1, 100])));
+    // Several connections take turns at one codec.
+    let mut pairs: Vec<_> =
+        (0..3).map(|_| (codec.open(ours, theirs), Other::new(1 + level % 9, theirs, ours))).collect();
+    let mut before = Vec::new();
+    for _ in 0..30 {
+        if rng.is_spent() {
+            break;
+        }
+        let (connection, other) = &mut pairs[rng.below(3)];
+        let sent = message(rng, &before);
+        let ahead = rng.one_in(5);
+        if rng.one_in(6) {
+            // The same for everyone, whatever the context.
+            let prepared = Prepared::new(&sent);
+            if let Some(form) = prepared.compressed(connection.bits(), &mut codec) {
+                connection.note(&mut codec, &sent);
+                assert_eq!(other.inflate(form.payload(), ours.takeover), sent);
+            }
+            continue;
+        }
+        if let Some(payload) = connection.compress(&mut codec, &sent, ahead) {
+            assert!(payload.len() < sent.len());
+            assert!(!ahead || !ours.takeover);
+            assert_eq!(other.inflate(payload, ours.takeover), sent, "level {level} {ours:?}");
+            compressed += 1;
+        }
+        let received = message(rng, &before);
+        let payload = other.compress(&received, rng);
+        let mut out = Vec::with_capacity(rng.below(3000));
+        let max = received.len() as u64 + rng.below(3) as u64;
+        assert_eq!(connection.inflate(&mut codec, &payload, &mut out, max), Ok(()), "{theirs:?}");
+        assert_eq!(out, received);
+        before.extend([sent, received]);
+        if rng.one_in(10) {
+            connection.rest();
+        }
+        let most = [ours, theirs].iter().filter(|way| way.takeover).map(|way| 1 << way.bits).sum::<usize>();
+        assert!(connection.memory() <= most);
+    }
+    compressed
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Heads of browsers and of attackers, each in one piece, in two pieces split everywhere, and byte by byte.
 
+pub(crate) mod fuzz;
+
 use super::*;
 use crate::test_rng::Rng;
 
@@ -43,7 +45,7 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
             Ok(Some(Head { request, used, .. })) => {
                 assert_eq!((reader.buffered(), reader.gathered.capacity()), (0, 0));
                 if used < piece.len() || pieces.any(|piece| !piece.is_empty()) {
-                    return Outcome::Refused(early_data(&request));
+                    return Outcome::Refused(early_data(&request, &OriginPolicy::SameOrigin));
                 }
                 return match check(&request, &OriginPolicy::SameOrigin) {
                     Ok(opening) => {
@@ -473,6 +475,35 @@ fn mutate(head: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
+/// Found by fuzzing: whether the data came with the request or after its answer decided on the answer.
+#[test]
+fn early_data_makes_no_difference_to_a_page_that_may_not_connect() {
+    let head = with("Origin: http://server.", "Origin: http://other.");
+    for rest in ["", "early data"] {
+        let bytes = [head.as_bytes(), rest.as_bytes()].concat();
+        assert_eq!(split_everywhere(&bytes, LIMITS), Outcome::Refused(Rejection::OriginForbidden), "{rest}");
+    }
+}
+
+/// In one piece, byte by byte, and cut at random.
+fn one_outcome(head: &[u8], limits: HeadLimits, rng: &mut Rng) -> Outcome {
+    let whole = feed([head], limits);
+    let mut pieces = Vec::new();
+    let mut rest = head;
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(1 + rng.below(rest.len()));
+        pieces.push(piece);
+        rest = after;
+    }
+    let text = String::from_utf8_lossy(head);
+    assert_eq!(feed(pieces, limits), whole, "{text:?}");
+    assert_eq!(feed(head.chunks(1), limits), whole, "{text:?}");
+    if let Outcome::Refused(rejection) = whole {
+        check_response(rejection);
+    }
+    whole
+}
+
 #[test]
 fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
     let mut rng = Rng::new(0x7469_636b_7773);
@@ -483,22 +514,8 @@ fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
             mutate(&mut head, &mut rng);
         }
         let limits = HeadLimits { max_bytes: 300 + rng.below(900), max_headers: 6 + rng.below(12) };
-        let whole = feed([&*head], limits);
-        let mut pieces = Vec::new();
-        let mut rest = &*head;
-        while !rest.is_empty() {
-            let (piece, after) = rest.split_at(1 + rng.below(rest.len()));
-            pieces.push(piece);
-            rest = after;
-        }
-        let text = String::from_utf8_lossy(&head);
-        assert_eq!(feed(pieces, limits), whole, "{text:?}");
-        assert_eq!(feed(head.chunks(1), limits), whole, "{text:?}");
-        let status = match whole {
-            Outcome::Refused(rejection) => {
-                check_response(rejection);
-                rejection.status()
-            }
+        let status = match one_outcome(&head, limits, &mut rng) {
+            Outcome::Refused(rejection) => rejection.status(),
             Outcome::Accepted(_) => 101,
             Outcome::Incomplete { .. } => 0,
         };

@@ -1,7 +1,57 @@
 //! Paths from a seed, whose answers are held against what the files themselves say.
 
+use std::cell::OnceCell;
+
 use super::{links::links, *};
 use crate::test_rng::Rng;
+
+/// Where sites lie; the last is as deep as a folder in another.
+const PREFIXES: [&str; 3] = ["/", "/assets", "/self/docs/"];
+
+enum Found {
+    Nothing,
+    File,
+    Folder,
+}
+
+/// Asks for a path, and holds the answer against what the file says of itself.
+fn hold(folder: &Folder, site: &Site, path: &str) -> Found {
+    let answer = answer(site, path);
+    if answer == "404" {
+        return Found::Nothing;
+    }
+    if let Some(location) = answer.strip_prefix("301 ") {
+        assert!(location.starts_with('/') && !location.starts_with("//"), "{path:?}: {answer}");
+        assert!(location.ends_with('/') && location.is_ascii(), "{path:?}: {answer}");
+        assert!(!location.contains(['\\', '?', '#', ' ', ':']), "{path:?}: {answer}");
+        assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
+        return Found::Folder;
+    }
+    // Nor is what is visible served under a hidden name. The file says where it lies.
+    assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
+    let visible = answer
+        .strip_prefix("root/")
+        .is_some_and(|below| below.split('/').all(|name| !name.is_empty() && !name.starts_with('.')));
+    assert!(visible && folder.0.join(&answer).is_file(), "{path:?}: {answer}");
+    Found::File
+}
+
+/// A fuzzer's path; the first byte chooses the site.
+pub(crate) fn target(data: &[u8]) {
+    thread_local! {
+        static SITES: OnceCell<(Folder, [Site; 3])> = const { OnceCell::new() };
+    }
+    let Some((kind, path)) = data.split_first() else { return };
+    SITES.with(|sites| {
+        let (folder, sites) = sites.get_or_init(|| {
+            let folder = Folder::new();
+            links(&folder);
+            let sites = PREFIXES.map(|prefix| folder.site(prefix));
+            (folder, sites)
+        });
+        hold(folder, &sites[usize::from(*kind) % sites.len()], &String::from_utf8_lossy(path));
+    });
+}
 
 #[test]
 fn whatever_is_asked_for_only_what_is_visible_is_served() {
@@ -86,7 +136,7 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
     let folder = Folder::new();
     links(&folder);
     let outermost = folder.0.to_str().unwrap().to_string();
-    let sites = ["/", "/assets", "/self/docs/"].map(|prefix| folder.site(prefix));
+    let sites = PREFIXES.map(|prefix| folder.site(prefix));
     let (mut served, mut redirected) = (0, 0);
     for seed in 0..30_000 {
         let mut rng = Rng::new(seed);
@@ -111,21 +161,10 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
             path.truncate(path.trim_end_matches('/').len());
         }
         let site = &sites[rng.below(sites.len())];
-        let answer = answer(site, &path);
-        if let Some(location) = answer.strip_prefix("301 ") {
-            redirected += 1;
-            assert!(location.starts_with('/') && !location.starts_with("//"), "{path:?}: {answer}");
-            assert!(location.ends_with('/') && location.is_ascii(), "{path:?}: {answer}");
-            assert!(!location.contains(['\\', '?', '#', ' ', ':']), "{path:?}: {answer}");
-            assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
-        } else if answer != "404" {
-            served += 1;
-            // Nor is what is visible served under a hidden name. The file says where it lies.
-            assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
-            let visible = answer
-                .strip_prefix("root/")
-                .is_some_and(|below| below.split('/').all(|name| !name.is_empty() && !name.starts_with('.')));
-            assert!(visible && folder.0.join(&answer).is_file(), "{path:?}: {answer}");
+        match hold(&folder, site, &path) {
+            Found::Nothing => {}
+            Found::File => served += 1,
+            Found::Folder => redirected += 1,
         }
     }
     println!("{served} served, {redirected} redirected");

@@ -33,15 +33,15 @@ fn pair(mode: DeflateMode, limits: MessageLimits) -> [Endpoint; 2] {
     [server, client]
 }
 
-fn server(limits: MessageLimits) -> Endpoint {
-    let [server, _] = pair(DeflateMode::Dedicated, limits);
+pub(super) fn server(mode: DeflateMode, limits: MessageLimits) -> Endpoint {
+    let [server, _] = pair(mode, limits);
     server
 }
 
 /// What a server makes of these bytes, cut anywhere.
 fn outcomes(limits: MessageLimits, bytes: &[u8]) -> (Vec<Outcome>, Vec<u8>) {
     let run = |pieces: &[&[u8]]| {
-        let mut endpoint = server(limits);
+        let mut endpoint = server(DeflateMode::Dedicated, limits);
         endpoint.read_all(pieces.iter().copied());
         (endpoint.outcomes, endpoint.written)
     };

@@ -77,9 +77,8 @@ const FLAWS: [&str; 19] = [
     "close 1014",
 ];
 
-/// The stream with this seed.
-pub(super) fn stream(seed: u64, side: Side) -> Stream {
-    let mut rng = Rng::new(seed);
+/// The stream that these numbers make.
+pub(super) fn stream(mut rng: Rng, side: Side) -> Stream {
     let limits = match rng.below(6) {
         0 => MessageLimits { frame: 40_000, message: 60_000 },
         1 => MessageLimits { frame: 5000, message: 300 },

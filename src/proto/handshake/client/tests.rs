@@ -1,3 +1,5 @@
+pub(crate) mod fuzz;
+
 use super::*;
 use crate::test_rng::Rng;
 
@@ -30,33 +32,38 @@ fn judge(subprotocols: &[&str], bytes: &[u8]) -> Judged {
     let cuts = (0..=bytes.len()).map(|cut| vec![cut]);
     let single = std::iter::once((1..bytes.len()).collect());
     for cuts in cuts.chain(single) {
-        let mut reader = asked(subprotocols).2;
-        let mut start = 0;
-        let mut outcome = Ok(None);
-        for end in cuts.into_iter().chain([bytes.len()]) {
-            match reader.push(&bytes[start..end], LIMITS) {
-                Ok(None) => start = end,
-                Ok(Some(opened)) => {
-                    outcome = Ok(Some((opened.subprotocol, start + opened.used)));
-                    break;
-                }
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            }
-            assert!(reader.memory() <= 4 * LIMITS.max_bytes);
-        }
-        if outcome == Ok(None) && reader.is_refused() {
-            outcome = Err(reader.end());
-        }
-        outcomes.push(outcome);
+        outcomes.push(judge_cut(subprotocols, bytes, cuts));
     }
     let first = outcomes.remove(0);
     for (cut, outcome) in outcomes.into_iter().enumerate() {
         assert_eq!(outcome, first, "cut {cut} of {}", String::from_utf8_lossy(bytes));
     }
     first
+}
+
+/// The outcome if the bytes come in pieces that end at these places.
+fn judge_cut(subprotocols: &[&str], bytes: &[u8], cuts: Vec<usize>) -> Judged {
+    let mut reader = asked(subprotocols).2;
+    let mut start = 0;
+    let mut outcome = Ok(None);
+    for end in cuts.into_iter().chain([bytes.len()]) {
+        match reader.push(&bytes[start..end], LIMITS) {
+            Ok(None) => start = end,
+            Ok(Some(opened)) => {
+                outcome = Ok(Some((opened.subprotocol, start + opened.used)));
+                break;
+            }
+            Err(error) => {
+                outcome = Err(error);
+                break;
+            }
+        }
+        assert!(reader.memory() <= 4 * LIMITS.max_bytes);
+    }
+    if outcome == Ok(None) && reader.is_refused() {
+        outcome = Err(reader.end());
+    }
+    outcome
 }
 
 fn bad(bytes: &str) -> &'static str {
