@@ -1,0 +1,205 @@
+//! Hostile peers over real sockets, a row of a table each: what it does and what the server does are tested; what it
+//! costs is printed by
+//!
+//! ```sh
+//! cargo test --release --features deflate --test hostile -- --ignored table --nocapture
+//! ```
+//!
+//! Of each row: the server answers as RFC 6455 asks, afterwards holds neither a descriptor nor a byte for the
+//! attacker, and clients beside it get all their echoes, in order.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+#[path = "hostile/crowd.rs"]
+mod crowd;
+#[path = "hostile/floods.rs"]
+mod floods;
+#[path = "hostile/ground.rs"]
+mod ground;
+#[path = "hostile/slow.rs"]
+mod slow;
+#[path = "hostile/wrong.rs"]
+mod wrong;
+
+use std::{
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use ground::{Ground, Healthy};
+use tickws::{Server, ServerBuilder};
+
+const MS: Duration = Duration::from_millis(1);
+
+struct Row {
+    does: &'static str,
+    /// What the server does about it.
+    reaction: &'static str,
+    /// What there are so many of, as the attack's result says.
+    unit: &'static str,
+    config: fn(ServerBuilder) -> ServerBuilder,
+    attack: fn(&mut Ground) -> u64,
+}
+
+/// Makes a test of each row.
+macro_rules! rows {
+    ($($(#[$meta:meta])* $name:ident: $does:literal => $reaction:literal, $unit:literal, $config:expr, $attack:path;)*) => {
+        const ROWS: &[(&str, Row)] = &[$($(#[$meta])* (stringify!($name), Row {
+            does: $does, reaction: $reaction, unit: $unit, config: $config, attack: $attack,
+        }),)*];
+
+        $($(#[$meta])* #[test]
+        fn $name() {
+            stand(stringify!($name));
+        })*
+    };
+}
+
+fn default(builder: ServerBuilder) -> ServerBuilder {
+    builder
+}
+
+/// Short deadlines for what is begun and not ended.
+fn hasty(builder: ServerBuilder) -> ServerBuilder {
+    builder.handshake_timeout(400 * MS).write_timeout(400 * MS).close_timeout(400 * MS)
+}
+
+/// Short enough to be waited for, long enough that a loaded machine's healthy clients are not silent for so long.
+fn alert(builder: ServerBuilder) -> ServerBuilder {
+    builder.ping_interval(500 * MS).silence_timeout(1500 * MS)
+}
+
+rows! {
+    slow_head: "slowloris: a head, byte by byte, without end" => "dropped at handshake_timeout", "connection", hasty, slow::head;
+    silent_in_a_frame: "slowloris: begins a frame and falls silent" => "pinged, dropped at silence_timeout", "connection", alert, slow::silent_in_a_frame;
+    a_byte_at_a_time: "slowloris: a frame, a byte now and then" => "legal: served; holds what has come", "byte", alert, slow::a_byte_at_a_time;
+    never_reads: "asks for megabytes, never reads" => "1013 at max_buffered", "connection", hasty, slow::never_reads;
+    takes_nothing: "asks for 12 MiB, never reads" => "dropped at write_timeout", "connection", |b| hasty(b).max_message_size(16 << 20).max_buffered(32 << 20), slow::takes_nothing;
+    reads_a_byte_at_a_time: "reads a byte at a time" => "legal: served", "byte", default, slow::reads_a_byte_at_a_time;
+    half_closes: "half-closes behind 20 messages" => "all answered, then FIN", "connection", default, slow::half_closes;
+    talks_after_close: "1,000 messages behind its close frame" => "one close frame, FIN, none heard", "connection", default, slow::talks_after_close;
+    resets_in_a_message: "RST in the middle of a message" => "forgotten", "connection", default, slow::resets_in_a_message;
+    silent_crowd: "opens 5,000 sockets, says nothing" => "dropped at handshake_timeout", "connection", hasty, crowd::silent;
+    resetting_crowd: "connects and resets, 10,000 times" => "forgotten", "connection", default, crowd::resets;
+    pings: "20,000 pings, reads no pong meanwhile" => "the latest is answered", "ping", default, floods::pings;
+    pongs: "50,000 unasked pongs" => "ignored", "pong", default, floods::pongs;
+    empty_fragments: "10,000 empty fragments" => "1008 after 64", "fragment", default, floods::empty_fragments;
+    tiny_fragments: "a message in 20,000 fragments of a byte" => "legal: served", "fragment", default, floods::tiny_fragments;
+    tiny_messages: "50,000 messages of a byte" => "legal: served in turns", "message", default, floods::tiny_messages;
+    close_frames: "1,000 close frames" => "the first is answered, FIN", "frame", default, floods::close_frames;
+    claims: "claims 16 MiB, sends none" => "1009", "connection", default, floods::claims;
+    allowed_claims: "claims 16 MiB where it may, sends none" => "waits; holds what has come", "connection", |b| b.max_message_size(32 << 20), floods::allowed_claims;
+    #[cfg(feature = "deflate")]
+    bombs: "compressed bombs: 64 MiB in 64 KiB" => "1009", "bomb", |b| b.deflate(tickws::Deflate::default()), floods::bombs;
+    utf8: "invalid UTF-8 at every offset" => "1007", "connection", default, wrong::utf8;
+    close_reasons: "invalid UTF-8 in close reasons" => "1007", "connection", default, wrong::close_reasons;
+    opcodes: "every reserved opcode" => "1002", "connection", default, wrong::opcodes;
+    reserved_bits: "every combination of reserved bits" => "1002", "connection", default, wrong::reserved_bits;
+    unmasked: "unmasked frames" => "1002", "connection", default, wrong::unmasked;
+    zero_masks: "masks of zero" => "legal: served", "message", default, wrong::zero_masks;
+    framing: "bad lengths, fragments and close codes" => "1002", "connection", default, wrong::framing;
+    other_protocols: "TLS, HTTP/2, SSH, frames without handshake" => "400, FIN", "connection", default, wrong::other_protocols;
+    header_bombs: "header bombs" => "431, FIN", "connection", default, wrong::header_bombs;
+}
+
+fn row(name: &str) -> &'static Row {
+    &ROWS.iter().find(|(row, _)| *row == name).expect("a row of that name").1
+}
+
+/// Not a test: the server's side of one, in a process of its own.
+#[test]
+fn server_process() {
+    if let Ok(name) = env::var(ground::ROW) {
+        ground::serve((row(&name).config)(Server::builder()));
+    }
+}
+
+/// One attack, with healthy clients beside it.
+#[track_caller]
+fn stand(name: &str) {
+    let mut ground = Ground::new(name, false);
+    let healthy = Healthy::new(ground.addr);
+    ground.until("the healthy to be there", |g| g.stat("open") == Healthy::COUNT as u64);
+    let [before, _] = ground.memory();
+    assert!((row(name).attack)(&mut ground) > 0);
+    ground.until_only(Healthy::COUNT);
+    let [after, _] = ground.memory();
+    // Pools, and what the allocator keeps.
+    assert!(after < before + (64 << 20), "{before} resident bytes became {after}");
+    healthy.stop();
+    ground.until_only(0);
+}
+
+/// What an attack costs.
+struct Cost {
+    units: u64,
+    cpu: Duration,
+    peak: u64,
+    p99: [Duration; 2],
+    max: [Duration; 2],
+}
+
+fn measure(name: &str, time: Duration) -> Cost {
+    let mut ground = Ground::new(name, true);
+    ground::pin(1);
+    let healthy = Healthy::new(ground.addr);
+    ground.until("the healthy to be there", |g| g.stat("open") == Healthy::COUNT as u64);
+    thread::sleep(100 * MS);
+    let idle = ground.cpu();
+    thread::sleep(time);
+    let idle = ground.cpu() - idle;
+    healthy.attack_begins();
+    ground.forget_peak();
+    let [before, _] = ground.memory();
+    let (begin, mut cpu) = (Instant::now(), ground.cpu());
+    let mut units = 0;
+    // On a thread of its own, which gives way to the healthy: they share a core.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = rustix::process::nice(10);
+            while begin.elapsed() < time {
+                units += (row(name).attack)(&mut ground);
+            }
+        });
+    });
+    cpu = ground.cpu().saturating_sub(cpu);
+    // Without what the healthy have cost meanwhile.
+    let cpu = cpu.saturating_sub(idle.mul_f64(begin.elapsed().as_secs_f64() / time.as_secs_f64()));
+    let [_, peak] = ground.memory();
+    let delays = healthy.stop();
+    ground.until_only(0);
+    let p99 = |delays: &Vec<Duration>| delays[(delays.len() * 99 / 100).min(delays.len() - 1)];
+    Cost {
+        units,
+        cpu,
+        peak: peak.saturating_sub(before),
+        p99: [p99(&delays[0]), p99(&delays[1])],
+        max: [&delays[0], &delays[1]].map(|delays| *delays.last().expect("some")),
+    }
+}
+
+#[test]
+#[ignore = "prints what the rows cost; for a quiet machine"]
+fn table() {
+    println!(
+        "\n{:<46} {:<36} {:>10} {:>22} {:>10}  p99 of others, without → with",
+        "attacker", "reaction", "times", "CPU each", "memory"
+    );
+    for (name, row) in ROWS {
+        let Cost { units, cpu, peak, p99: [without, with], max } = measure(name, 1500 * MS);
+        let each = cpu.as_secs_f64() * 1e6 / units as f64;
+        println!(
+            "{:<46} {:<36} {units:>10} {:>22} {:>6.1} MiB  {:.2} → {:.2} ms = {:.2} (longest {:.1} → {:.1})",
+            row.does,
+            row.reaction,
+            format!("{each:.2} µs/{}", row.unit),
+            peak as f64 / (1 << 20) as f64,
+            without.as_secs_f64() * 1e3,
+            with.as_secs_f64() * 1e3,
+            with.as_secs_f64() / without.as_secs_f64(),
+            max[0].as_secs_f64() * 1e3,
+            max[1].as_secs_f64() * 1e3,
+        );
+    }
+}
