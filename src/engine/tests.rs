@@ -11,6 +11,7 @@ mod compression;
 mod deadlines;
 mod dial;
 mod ends;
+mod faults;
 mod files;
 mod http_fuzz;
 mod invariants;

@@ -68,6 +68,7 @@ impl Stats {
             closed: closes("closed_total", "WebSocket connections ended, by cause."),
             reading_stops: counter("reading_stops_total", "Times that reading from everyone had to stop."),
             accept_pauses: counter("accept_pauses_total", "Times that accepting had to pause."),
+            listeners_lost: counter("listeners_lost_total", "Listening sockets that have died."),
         });
         Ok(())
     }

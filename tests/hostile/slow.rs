@@ -92,7 +92,8 @@ pub fn never_reads(g: &mut Ground) -> u64 {
         g.closed("overflow") - before == COUNT as u64
     });
     let held = g.stat("buffered_bytes");
-    assert!(held <= (COUNT << 20) as u64 + 100_000 * COUNT as u64, "{held} bytes are held");
+    // The cap is on what is queued; buffers are larger by some, and a message is on its way in.
+    assert!(held <= (COUNT << 20) as u64 * 3 / 2, "{held} bytes are held");
     COUNT as u64
 }
 
