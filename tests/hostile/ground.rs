@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tickws::{CloseCode, Event, ServerBuilder};
+use tickws::{CloseCode, Event, Handle, Server, ServerBuilder};
 use tungstenite::Message;
 
 use super::support::{
@@ -37,10 +37,37 @@ pub fn serve(builder: ServerBuilder) {
     }
     let mut server = builder.bind("127.0.0.1:0").expect("binds a free port");
     println!("\n@{}", server.local_addrs()[0]);
-    let handle = server.handle();
+    let rounds = Arc::<Mutex<Vec<u64>>>::default();
+    obey(server.handle(), rounds.clone());
+    let mut before = cpu_nanos();
+    while !server.is_drained() {
+        for event in &server.poll_wait(None).expect("polls") {
+            if let Event::Message { client, message } = event {
+                // One that reads too slowly is closed for it.
+                let _ = server.send(client, message);
+            }
+        }
+        let now = cpu_nanos();
+        rounds.lock().unwrap().push(now - before);
+        before = now;
+    }
+}
+
+/// Prints the counters for each line of input, with the rounds since the line before.
+fn obey(handle: Handle, rounds: Arc<Mutex<Vec<u64>>>) {
     thread::spawn(move || {
         for _ in std::io::stdin().lines() {
-            let print = |server: &mut tickws::Server| println!("{}@", server.stats().to_prometheus());
+            let rounds = rounds.clone();
+            let print = move |server: &mut Server| {
+                let mut rounds = std::mem::take(&mut *rounds.lock().unwrap());
+                rounds.sort_unstable();
+                let p99 = rounds.get(rounds.len() * 99 / 100).unwrap_or(&0);
+                let max = rounds.last().unwrap_or(&0);
+                println!(
+                    "tickws_round_p99 {p99}\ntickws_round_max {max}\n{}@",
+                    server.stats().to_prometheus()
+                );
+            };
             if handle.call(print).is_err() {
                 return;
             }
@@ -48,13 +75,12 @@ pub fn serve(builder: ServerBuilder) {
         // The other side has let go.
         let _ = handle.shutdown(CloseCode::Away, Duration::ZERO);
     });
-    let echo = |server: &mut tickws::Server, event: Event<'_>| {
-        if let Event::Message { client, message } = event {
-            // One that reads too slowly is closed for it.
-            let _ = server.send(client, message);
-        }
-    };
-    server.run(echo).expect("polls");
+}
+
+/// What this thread has used of the processor: the sleep and the work of others do not count.
+fn cpu_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// As many descriptors as the hard limit allows. Gives their number.
@@ -156,6 +182,13 @@ impl Ground {
 
     pub fn forget_peak(&self) {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
+    }
+
+    /// How long its polls have taken since the last look, with what the application did, in time of the processor: the
+    /// 99th percentile and the longest. Nobody waits for more than one of them.
+    pub fn rounds(&mut self) -> [Duration; 2] {
+        let stats = self.stats();
+        ["round_p99", "round_max"].map(|name| Duration::from_nanos(stats[name]))
     }
 
     /// What all its threads have used of the processor.

@@ -102,7 +102,7 @@ pub fn takes_nothing(g: &mut Ground) -> u64 {
     const COUNT: usize = 4;
     let before = g.closed("write_timeout");
     let mut raws = g.open_many(COUNT);
-    let message = raw::binary(&vec![7; 12 << 20]);
+    let message = raw::binary(&vec![7; 1 << 20]);
     for raw in &mut raws {
         write(raw, &message);
     }
