@@ -141,8 +141,10 @@ struct Cost {
     units: u64,
     cpu: Duration,
     peak: u64,
+    /// The rounds' 99th percentile, and the longest.
+    rounds: [Duration; 2],
+    /// Of the healthy: without the attacker, and with it.
     p99: [Duration; 2],
-    max: [Duration; 2],
 }
 
 /// As busy as an attacker, on the same core, and with somebody else: in life it would have a machine of its own, and
@@ -181,6 +183,7 @@ fn measure(name: &str, time: Duration) -> Cost {
     });
     let idle = (ground.cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
     healthy.attack_begins();
+    ground.rounds();
     ground.forget_peak();
     let [resident, _] = ground.memory();
     let (begin, before) = (Instant::now(), ground.cpu());
@@ -193,40 +196,40 @@ fn measure(name: &str, time: Duration) -> Cost {
     });
     // Without what the healthy have cost meanwhile.
     let cpu = (ground.cpu() - before).saturating_sub(begin.elapsed().mul_f64(idle));
+    let rounds = ground.rounds();
     let [_, peak] = ground.memory();
     let delays = healthy.stop();
     ground.until_only(0);
     let p99 = |delays: &Vec<Duration>| delays[(delays.len() * 99 / 100).min(delays.len() - 1)];
-    Cost {
-        units,
-        cpu,
-        peak: peak.saturating_sub(resident),
-        p99: [p99(&delays[0]), p99(&delays[1])],
-        max: [&delays[0], &delays[1]].map(|delays| *delays.last().expect("some")),
-    }
+    Cost { units, cpu, peak: peak.saturating_sub(resident), rounds, p99: [p99(&delays[0]), p99(&delays[1])] }
 }
 
 #[test]
 #[ignore = "prints what the rows cost; for a quiet machine"]
 fn table() {
     println!(
-        "\n{:<46} {:<36} {:>10} {:>22} {:>10}  p99 of others, without → with",
-        "attacker", "reaction", "times", "CPU each", "memory"
+        "\nEach attack again and again for 1.5 s, beside {} others; for a quiet machine.",
+        Healthy::COUNT
     );
+    println!(
+        "{:<46} {:<36} {:>10} {:>22} {:>10}   {:>17}   p99 of others",
+        "attacker", "reaction", "times", "CPU each", "memory", "round: p99, max"
+    );
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     for (name, row) in ROWS {
-        let Cost { units, cpu, peak, p99: [without, with], max } = measure(name, 1500 * MS);
-        let each = cpu.as_secs_f64() * 1e6 / units as f64;
+        let Cost { units, cpu, peak, rounds: [round, longest], p99: [without, with] } =
+            measure(name, 1500 * MS);
+        let each = format!("{:.2} µs/{}", ms(cpu) * 1e3 / units as f64, row.unit);
         println!(
-            "{:<46} {:<36} {units:>10} {:>22} {:>6.1} MiB  {:.2} → {:.2} ms = {:.2} (longest {:.1} → {:.1})",
+            "{:<46} {:<36} {units:>10} {each:>22} {:>6.1} MiB   {:>6.2}, {:>6.2} ms   {:.2} → {:.2} ms: {:.1} times",
             row.does,
             row.reaction,
-            format!("{each:.2} µs/{}", row.unit),
             peak as f64 / (1 << 20) as f64,
-            without.as_secs_f64() * 1e3,
-            with.as_secs_f64() * 1e3,
-            with.as_secs_f64() / without.as_secs_f64(),
-            max[0].as_secs_f64() * 1e3,
-            max[1].as_secs_f64() * 1e3,
+            ms(round),
+            ms(longest),
+            ms(without),
+            ms(with),
+            ms(with) / ms(without),
         );
     }
 }
