@@ -53,20 +53,19 @@ pub fn serve(builder: ServerBuilder) {
     }
 }
 
-/// Prints the counters for each line of input, with the rounds since the line before.
+/// Prints the counters for each line of input; for `rounds` those of the polls since the last such line.
 fn obey(handle: Handle, rounds: Arc<Mutex<Vec<u64>>>) {
     thread::spawn(move || {
-        for _ in std::io::stdin().lines() {
+        for line in std::io::stdin().lines() {
             let rounds = rounds.clone();
-            let print = move |server: &mut Server| {
-                let mut rounds = std::mem::take(&mut *rounds.lock().unwrap());
-                rounds.sort_unstable();
-                let p99 = rounds.get(rounds.len() * 99 / 100).unwrap_or(&0);
-                let max = rounds.last().unwrap_or(&0);
-                println!(
-                    "tickws_round_p99 {p99}\ntickws_round_max {max}\n{}@",
-                    server.stats().to_prometheus()
-                );
+            let print = move |server: &mut Server| match line.as_deref() {
+                Ok("rounds") => {
+                    let mut rounds = std::mem::take(&mut *rounds.lock().unwrap());
+                    rounds.sort_unstable();
+                    let p99 = rounds.get(rounds.len() * 99 / 100).unwrap_or(&0);
+                    println!("tickws_p99 {p99}\ntickws_max {}\n@", rounds.last().unwrap_or(&0));
+                }
+                _ => println!("{}@", server.stats().to_prometheus()),
             };
             if handle.call(print).is_err() {
                 return;
@@ -136,8 +135,12 @@ impl Ground {
 
     /// The counters by their names in Prometheus' format, without the prefix.
     pub fn stats(&mut self) -> HashMap<String, u64> {
+        self.ask("counters")
+    }
+
+    fn ask(&mut self, what: &str) -> HashMap<String, u64> {
         let input = self.child.stdin.as_mut().unwrap();
-        input.write_all(b"\n").expect("the server's process lives");
+        writeln!(input, "{what}").expect("the server's process lives");
         let mut stats = HashMap::new();
         loop {
             let mut line = String::new();
@@ -187,8 +190,8 @@ impl Ground {
     /// How long its polls have taken since the last look, with what the application did, in time of the processor: the
     /// 99th percentile and the longest. Nobody waits for more than one of them.
     pub fn rounds(&mut self) -> [Duration; 2] {
-        let stats = self.stats();
-        ["round_p99", "round_max"].map(|name| Duration::from_nanos(stats[name]))
+        let answer = self.ask("rounds");
+        ["p99", "max"].map(|name| Duration::from_nanos(answer[name]))
     }
 
     /// What all its threads have used of the processor.
