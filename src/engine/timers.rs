@@ -36,8 +36,8 @@ pub(super) struct AppTimer {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Alarms in one poll; a burst of them must not make a frame late.
-    const MAX_ALARMS: usize = 1024;
+    /// Alarms in one poll; a burst of them must not make a frame late, and each may close a socket.
+    const MAX_ALARMS: usize = 256;
 
     /// The wheel's resolution: a shorter period would never let it sleep.
     const MIN_PERIOD: Duration = Duration::from_millis(1);
