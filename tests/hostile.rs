@@ -81,7 +81,7 @@ rows! {
     a_byte_at_a_time: "slowloris: a frame, a byte now and then" => "legal: served; holds what has come", "byte", alert, slow::a_byte_at_a_time;
     never_reads: "asks for megabytes, never reads" => "1013 at max_buffered", "connection", hasty, slow::never_reads;
     takes_nothing: "asks for 1 MiB, never reads" => "dropped at write_timeout", "connection", |b| hasty(b).max_buffered(4 << 20).send_buffer(8192), slow::takes_nothing;
-    reads_a_byte_at_a_time: "reads a byte at a time" => "legal: served", "byte", default, slow::reads_a_byte_at_a_time;
+    reads_a_byte_at_a_time: "reads a byte at a time" => "legal: served", "byte", |b| b.send_buffer(8192), slow::reads_a_byte_at_a_time;
     half_closes: "half-closes behind 20 messages" => "all answered, then FIN", "connection", default, slow::half_closes;
     talks_after_close: "1,000 messages behind its close frame" => "one close frame, FIN, none heard", "connection", default, slow::talks_after_close;
     resets_in_a_message: "RST in the middle of a message" => "forgotten", "connection", default, slow::resets_in_a_message;
