@@ -113,9 +113,9 @@ pub fn takes_nothing(g: &mut Ground) -> u64 {
 /// Takes what it is sent, byte by byte, and has room for little: the server's writes are cut short again and again.
 pub fn reads_a_byte_at_a_time(g: &mut Ground) -> u64 {
     let mut bytes = 0;
-    let said: Vec<String> = (0..60).map(|i| format!("number {i} {}", "x".repeat(5_000))).collect();
+    let said: Vec<String> = (0..80).map(|i| format!("number {i} {}", "x".repeat(5_000))).collect();
     for mut raw in g.open_many(2) {
-        rustix::net::sockopt::set_socket_recv_buffer_size(raw.stream(), 4096).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(raw.stream(), 64 * 1024).unwrap();
         for text in &said {
             write(&mut raw, &raw::text(text));
         }
