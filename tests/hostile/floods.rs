@@ -2,7 +2,7 @@
 
 use super::{
     ground::{Ground, closed_with, echoes, end, frame, until, write, write_until_closed},
-    support::raw::{self, End, Frame, Raw},
+    support::raw::{self, End, Frame},
 };
 
 pub fn pings(g: &mut Ground) -> u64 {
@@ -139,7 +139,7 @@ pub fn bombs(g: &mut Ground) -> u64 {
     let mut frame = raw::binary(&bomb);
     frame[0] |= 0x40;
     let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
-    let mut raws: Vec<Raw> = (0..COUNT).map(|_| g.open_with(offer)).collect();
+    let mut raws: Vec<_> = (0..COUNT).map(|_| g.open_with(offer)).collect();
     for raw in &mut raws {
         write_until_closed(raw, &frame);
         closed_with(raw, 1009, "a bomb");

@@ -210,11 +210,11 @@ fn what_the_peer_took_while_the_process_was_stopped_is_not_late() {
 #[test]
 fn a_closure_that_panics_costs_its_own_request_only() {
     let mut calls = 0;
-    let mut services = Services::default();
-    services.on_upgrade = Some(Box::new(move |_, _| {
+    let on_upgrade = move |_: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
         calls += 1;
         if calls == 2 { resume_unwind(Box::new("on purpose")) } else { Decision::Accept }
-    }));
+    };
+    let services = Services { on_upgrade: Some(Box::new(on_upgrade)), ..Services::default() };
     let mut host = Host::with_services(Config::default(), services, None);
     let (mut first, id) = host.open();
     let mut second = host.connect();
