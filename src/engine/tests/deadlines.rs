@@ -341,7 +341,7 @@ fn ten_thousand_deadlines_at_once_are_spread() {
             break;
         }
     }
-    assert_eq!(polls, 10);
+    assert_eq!(polls, 10_000usize.div_ceil(256));
     assert!(peers.iter().all(Peer::is_dropped));
     host.check_empty();
 }
