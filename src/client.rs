@@ -67,6 +67,8 @@ pub(crate) struct Client<S> {
     pub(crate) in_dirty: bool,
     /// A flush left bytes behind, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
+    /// Its input was found unread when its deadline passed.
+    pub(crate) excused: bool,
     /// The connection failed; what can still be read is read, then it ends with this.
     pub(crate) failed: Option<std::io::ErrorKind>,
 }
@@ -197,6 +199,7 @@ impl<S> Client<S> {
             in_ready: false,
             in_dirty: false,
             backed_up: false,
+            excused: false,
             failed: None,
         }
     }
@@ -248,6 +251,17 @@ impl<S> Client<S> {
             Stage::Handshake(_) => !self.outbox.has_work(),
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => false,
+        }
+    }
+
+    /// Whether its deadline is for something that its peer has to send: a head, a body, a close frame.
+    pub(crate) fn awaits_input(&self) -> bool {
+        match &self.stage {
+            Stage::Handshake(_) => !self.is_idle_http(),
+            Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. }),
+            Stage::Open(_) => true,
+            // A dial looks after itself.
+            Stage::Dialing(_) | Stage::Linger { .. } => false,
         }
     }
 

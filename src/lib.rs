@@ -54,6 +54,8 @@
 //! over, the clients taking turns, and [`Tick::more`] says so. Memory: what one message, one outbox, one
 //! request head and one tick may hold; see [`ServerBuilder`] for the limits and what happens beyond them.
 //!
+//! [`faults`] says what happens when something goes wrong: a peer, the network, the host.
+//!
 //! # Features
 //!
 //! None is on by default, and each adds API without changing what is there.
@@ -93,6 +95,8 @@ mod engine;
 mod entropy;
 mod error;
 mod event;
+#[doc = include_str!("faults.md")]
+pub mod faults {}
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

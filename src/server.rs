@@ -93,6 +93,10 @@ fn clock() -> Instant {
     Instant::now()
 }
 
+fn is_interrupted(outcome: &io::Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
+}
+
 /// Of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
 const WAKER: Token = Token(usize::MAX);
 
@@ -186,10 +190,7 @@ impl Server {
         let mut dials = self.engine.config().accept_budget;
         self.dial(&mut dials, called);
         let timeout = if woken { Some(Duration::ZERO) } else { self.sleep_time(timeout, called) };
-        match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
-            outcome => outcome?,
-        }
+        self.look(timeout)?;
         let slept = timeout != Some(Duration::ZERO);
         let mut now = if slept { clock() } else { called };
         let full = self.events.iter().count() == Self::EVENTS;
@@ -297,6 +298,20 @@ impl Server {
         self.sleep_time(None, clock())
     }
 
+    /// Sleeps until something happens, and notes what.
+    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut outcome = self.poll.poll(&mut self.events, timeout);
+        if is_interrupted(&outcome) {
+            // Perhaps by SIGCONT, a day later: before deadlines are judged, somebody has to look.
+            outcome = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+        }
+        if is_interrupted(&outcome) {
+            self.events.clear();
+            return Ok(());
+        }
+        outcome
+    }
+
     /// `limit`, or less if something is due before.
     fn sleep_time(&mut self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
         if limit == Some(Duration::ZERO) || self.has_commands() || self.backlog() {
@@ -336,6 +351,7 @@ impl Server {
                 }
                 Accepted::Empty => idle += 1,
                 Accepted::Lost => {}
+                Accepted::Dead => self.engine.stats_mut().listeners_lost += 1,
                 Accepted::Exhausted(error) => {
                     self.engine.stats_mut().accept_pauses += 1;
                     let until = self.backoff.begin(&error, now, self.engine.connection_count());

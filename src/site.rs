@@ -89,6 +89,8 @@ enum Found {
     Entry(Entry),
     /// A folder that was asked for without the slash at its end.
     Elsewhere(HeaderValue),
+    /// A file that cannot be opened for now.
+    Busy,
 }
 
 impl Site {
@@ -151,6 +153,8 @@ impl Site {
         }
         Some(match found {
             Found::Entry(entry) => entry.answer(method, headers),
+            // A 404 would be remembered by caches (RFC 9110 §15.5.5).
+            Found::Busy => bodiless(StatusCode::SERVICE_UNAVAILABLE),
             Found::Elsewhere(location) => {
                 let mut response = bodiless(StatusCode::MOVED_PERMANENTLY);
                 response.headers_mut().insert(header::LOCATION, location);
@@ -185,6 +189,7 @@ impl Folder {
                     content_type(&mime_guess::from_path(extension_of).first_or_octet_stream())?;
                 Some(Found::Entry(Entry { content_type, etag: etag::of_file(&metadata), len, content }))
             }
+            Target::Busy => Some(Found::Busy),
             Target::Folder => {
                 // The path has no empty segment, so it cannot be read as `//host`.
                 let location = format!("{}/", utf8_percent_encode(path, ESCAPED));

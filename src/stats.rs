@@ -62,6 +62,8 @@ pub struct Stats {
     pub reading_stops: u64,
     /// Times that accepting had to pause because the process was out of descriptors or memory.
     pub accept_pauses: u64,
+    /// Listening sockets that have died: somebody else has shut them down. The server goes on without them.
+    pub listeners_lost: u64,
 }
 
 /// Connections that never became a WebSocket, by cause.

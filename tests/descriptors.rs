@@ -106,3 +106,33 @@ fn one_free_descriptor_ends_the_pause_at_once() {
     h.server.poll_once().unwrap();
     assert!(h.server.stats().accepted as usize > accepted);
 }
+
+#[test]
+fn a_file_that_cannot_be_opened_for_now_is_not_said_to_be_missing() {
+    if env::var_os(CHILD).is_none() {
+        return in_a_child("a_file_that_cannot_be_opened_for_now_is_not_said_to_be_missing");
+    }
+    let limit = Rlimit { current: Some(LIMIT), maximum: getrlimit(Resource::Nofile).maximum };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut h = Harness::with(Server::builder().serve_dir("/", concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
+    let mut raw = h.dial();
+    let mut ask = |path: &str| {
+        h.write(&mut raw, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        let head = h.head(&mut raw);
+        h.until("the body", |h| {
+            h.step();
+            raw.read_some();
+            let len = head
+                .lines()
+                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            raw.input().len() >= len.unwrap_or(0)
+        });
+        raw.take_all();
+        head[9..12].to_owned()
+    };
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["200", "404"]);
+    let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["503", "404"]);
+    drop(taken);
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["200", "404"]);
+}

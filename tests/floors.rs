@@ -169,8 +169,10 @@ fn only_the_server_reads_the_clock() {
         let text = fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let module = module_of(&root, &file);
-        let reads = code.contains("Instant::now()") || code.contains("SystemTime::now()");
         let is_test = module.contains("tests") || module.contains("sim");
+        // The system's clock may be set: nobody reads it.
+        assert!(!code.contains("SystemTime::now()") || is_test, "{module} reads a clock that steps");
+        let reads = code.contains("Instant::now()");
         assert!(!reads || is_test || module == "server", "{module} reads the clock");
     }
 }
@@ -186,5 +188,23 @@ fn no_file_is_long() {
             let lines = fs::read_to_string(&file).unwrap().lines().count();
             assert!(lines <= 600, "{} has {lines} lines", file.display());
         }
+    }
+}
+
+#[test]
+fn each_row_of_the_faults_has_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("src/faults.md")).unwrap();
+    let (tables, tests) = text.split_once("<!--").unwrap();
+    let rows = tables.lines().filter(|line| line.starts_with("| ") && !line.contains("| counter |"));
+    let tests: Vec<&str> = tests.lines().skip(1).take_while(|line| *line != "-->").collect();
+    assert_eq!(rows.count(), tests.len(), "a line of tests for each row");
+    let mut files = Vec::new();
+    ["src", "tests"].iter().for_each(|dir| sources(&root.join(dir), &mut files));
+    let code: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for test in tests.iter().flat_map(|line| line.split(' ')) {
+        // A function, or a row of the table of hostile peers.
+        let known = code.contains(&format!("fn {test}() {{")) || code.contains(&format!("    {test}: \""));
+        assert!(known, "there is no test {test}");
     }
 }

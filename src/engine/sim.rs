@@ -9,6 +9,7 @@
 //! With a seed, everything takes a random time and comes in random pieces; the same seed, the same run.
 
 pub(super) mod dialing;
+mod faults;
 mod peer;
 mod wire;
 
@@ -20,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use faults::{Call, Fault};
 pub(super) use peer::{Frame, Peer, masked};
 
 use super::{Engine, Readiness, Stream};
@@ -59,6 +61,7 @@ pub(super) struct Link {
     readable_edge: bool,
     writable_edge: bool,
     chaos: Option<Rng>,
+    fault: Option<Fault>,
     read_calls: usize,
     write_calls: usize,
     bytes_read: u64,
@@ -87,6 +90,7 @@ impl Link {
             // As epoll tells of a new socket.
             writable_edge: true,
             chaos,
+            fault: None,
             read_calls: 0,
             write_calls: 0,
             bytes_read: 0,
@@ -133,6 +137,7 @@ impl Link {
         assert!(!self.fin_down, "a write after FIN");
         assert!(!self.refused, "a write was repeated without a writable event");
         assert!(len > 0, "a write of nothing");
+        self.may_fail(Call::Write)?;
         if self.reset {
             return Err(self.error.take().unwrap_or(ErrorKind::BrokenPipe).into());
         }
@@ -170,6 +175,7 @@ impl Read for SimStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut link = self.0.borrow_mut();
         link.read_calls += 1;
+        link.may_fail(Call::Read)?;
         if link.flip(50) {
             return Err(ErrorKind::Interrupted.into());
         }
@@ -206,6 +212,7 @@ impl Stream for SimStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut link = self.0.borrow_mut();
         assert!(!link.fin_down, "FIN was sent twice");
+        link.may_fail(Call::Shutdown)?;
         if link.reset {
             return Err(ErrorKind::NotConnected.into());
         }

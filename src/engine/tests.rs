@@ -12,6 +12,7 @@ mod compression;
 mod deadlines;
 mod dial;
 mod ends;
+mod faults;
 mod files;
 pub(crate) mod http_fuzz;
 mod invariants;

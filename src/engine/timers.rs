@@ -36,8 +36,8 @@ pub(super) struct AppTimer {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Alarms in one poll; a burst of them must not make a frame late.
-    const MAX_ALARMS: usize = 1024;
+    /// Alarms in one poll; a burst of them must not make a frame late, and each may close a socket.
+    const MAX_ALARMS: usize = 256;
 
     /// The wheel's resolution: a shorter period would never let it sleep.
     const MIN_PERIOD: Duration = Duration::from_millis(1);
@@ -125,6 +125,14 @@ impl<S: Stream> Engine<S> {
             }
             // What has arrived is a sign of life, read or not.
             Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
+            // It may have come in time, and the host was away. Once, or a byte now and then were an excuse for ever.
+            Some(Due::Timeout(Timeout::Close))
+                if client.readable
+                    && client.awaits_input()
+                    && !std::mem::replace(&mut client.excused, true) =>
+            {
+                client.deadlines.close_by(after(now, Self::GRACE_TO_READ));
+            }
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
                 // It is not idle while its answer leaves, or if its next request has come and is not read.
                 (Stage::Handshake(_), Timeout::Close)

@@ -17,7 +17,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 /// One listening socket, registered edge-triggered.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: TcpListener,
+    /// `None` once it has died.
+    socket: Option<TcpListener>,
     addr: SocketAddr,
     /// The backlog may hold connections. Cleared when an accept would block.
     ready: bool,
@@ -33,6 +34,8 @@ pub(crate) enum Accepted {
     Lost,
     /// No descriptors or no memory: trying again at once would spin.
     Exhausted(io::Error),
+    /// The socket listens no more, and never will: it was closed. Said once.
+    Dead,
 }
 
 impl Listener {
@@ -42,11 +45,12 @@ impl Listener {
         let mut socket = TcpListener::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
         // A socket that was handed over may have a backlog from before.
-        Ok(Listener { socket, addr, ready: true })
+        Ok(Listener { socket: Some(socket), addr, ready: true })
     }
 
-    pub(crate) fn local_addr(&self) -> SocketAddr {
-        self.addr
+    /// `None` of a dead one.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.is_some().then_some(self.addr)
     }
 
     pub(crate) fn set_ready(&mut self) {
@@ -58,7 +62,11 @@ impl Listener {
     }
 
     pub(crate) fn accept(&mut self) -> Accepted {
-        match self.socket.accept() {
+        let Some(socket) = &self.socket else {
+            self.ready = false;
+            return Accepted::Empty;
+        };
+        match socket.accept() {
             Ok((stream, remote)) => Accepted::Connection(stream, remote),
             Err(error) => match kind(&error) {
                 ErrorClass::Empty => {
@@ -67,6 +75,11 @@ impl Listener {
                 }
                 ErrorClass::Exhausted => Accepted::Exhausted(error),
                 ErrorClass::Lost => Accepted::Lost,
+                ErrorClass::Dead => {
+                    log::error!("nobody listens at {} any more: {error}", self.addr);
+                    (self.socket, self.ready) = (None, false);
+                    Accepted::Dead
+                }
             },
         }
     }
@@ -109,24 +122,51 @@ impl Backoff {
     }
 }
 
+#[derive(Debug, PartialEq)]
 enum ErrorClass {
     Empty,
     Lost,
     Exhausted,
+    Dead,
 }
 
 fn kind(error: &io::Error) -> ErrorClass {
     use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown, NetworkUnreachable,
-        PermissionDenied, TimedOut, WouldBlock,
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, InvalidInput, NetworkDown,
+        NetworkUnreachable, PermissionDenied, TimedOut, Unsupported, WouldBlock,
     };
     match error.kind() {
         WouldBlock => ErrorClass::Empty,
         // accept(2): what befell the connection before it was accepted is reported here, too.
         ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkDown
         | NetworkUnreachable | PermissionDenied | TimedOut => ErrorClass::Lost,
+        // EINVAL, EOPNOTSUPP: it does not listen. Somebody has shut it down.
+        InvalidInput | Unsupported => ErrorClass::Dead,
         // EMFILE, ENFILE, ENOBUFS, ENOMEM have no kinds of their own; anything unknown is treated as
         // gravely, so that it cannot spin.
         _ => ErrorClass::Exhausted,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_accept_may_say() {
+        let class = |errno: i32| kind(&io::Error::from_raw_os_error(errno));
+        assert_eq!(class(11), ErrorClass::Empty, "EAGAIN");
+        // EPERM, EINTR, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH
+        for errno in [1, 4, 100, 101, 103, 104, 110, 113] {
+            assert_eq!(class(errno), ErrorClass::Lost, "{errno}");
+        }
+        // ENOMEM, ENFILE, EMFILE, ENOBUFS, and what nobody has thought of
+        for errno in [12, 23, 24, 105, 9999] {
+            assert_eq!(class(errno), ErrorClass::Exhausted, "{errno}");
+        }
+        // EINVAL, EOPNOTSUPP
+        for errno in [22, 95] {
+            assert_eq!(class(errno), ErrorClass::Dead, "{errno}");
+        }
     }
 }

@@ -8,9 +8,10 @@ use crate::{
 };
 
 impl Server {
-    /// The addresses listened on, in the order of binding.
+    /// The addresses listened on, in the order of binding; without those whose sockets have died
+    /// ([`Stats::listeners_lost`](crate::Stats::listeners_lost)).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::local_addr).collect()
+        self.listeners.iter().filter_map(Listener::local_addr).collect()
     }
 
     /// The open clients, in the order of their slots. Work: O(connections).

@@ -5,6 +5,7 @@
 use std::{
     borrow::Cow,
     fs::{self, File, Metadata},
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
 };
 
@@ -22,6 +23,8 @@ pub(super) enum Target<'p> {
     File { file: File, metadata: Metadata, extension_of: &'p str },
     /// It has an index, and the path lacks the slash at its end.
     Folder,
+    /// It is there, but not to be had for now: no descriptors, or no memory.
+    Busy,
 }
 
 /// Decodes a request's path, once. `None`: no route can cover it.
@@ -64,7 +67,16 @@ pub(super) fn open<'p>(root: &Path, rest: &'p str) -> Option<Target<'p>> {
     if !metadata.is_file() {
         return None;
     }
-    let file = File::open(&path).ok()?;
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            return None;
+        }
+        Err(error) => {
+            log::warn!("{} cannot be opened: {error}", path.display());
+            return Some(Target::Busy);
+        }
+    };
     // Of what was opened, which may be another by now.
     let metadata = file.metadata().ok()?;
     metadata.is_file().then_some(Target::File { file, metadata, extension_of: last })

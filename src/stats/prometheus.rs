@@ -68,6 +68,7 @@ impl Stats {
             closed: closes("closed_total", "WebSocket connections ended, by cause."),
             reading_stops: counter("reading_stops_total", "Times that reading from everyone had to stop."),
             accept_pauses: counter("accept_pauses_total", "Times that accepting had to pause."),
+            listeners_lost: counter("listeners_lost_total", "Listening sockets that have died."),
         });
         Ok(())
     }
@@ -213,6 +214,7 @@ mod tests {
         (stats.messages_in, stats.throttled, stats.messages_out, stats.bytes_in) = (5, 6, 7, 8);
         (stats.bytes_out, stats.dropped, stats.replaced, stats.expired) = (9, 10, 11, 12);
         (stats.undelivered, stats.pings, stats.reading_stops, stats.accept_pauses) = (13, 14, 15, 16);
+        stats.listeners_lost = 17;
         stats.rejected = Rejected { bad_request: 20, timeout: 21, gone: 22, ..Rejected::default() };
         stats.closed = Closed { peer: 30, write_timeout: 31, close_timeout: 32, io: 33, ..Closed::default() };
         let samples = parse(&stats.to_prometheus());

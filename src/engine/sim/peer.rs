@@ -23,7 +23,7 @@ pub(in crate::engine) type Opcode = OpCode;
 /// A WebSocket client without a will of its own.
 #[derive(Debug)]
 pub(in crate::engine) struct Peer {
-    link: Rc<RefCell<Link>>,
+    pub(super) link: Rc<RefCell<Link>>,
     pub(in crate::engine) port: u16,
     /// From the server, not parsed yet.
     inbox: Vec<u8>,

@@ -334,14 +334,14 @@ fn ten_thousand_deadlines_at_once_are_spread() {
         let tick = host.poll();
         polls += 1;
         let dropped = host.engine.stats().rejected.timeout - before;
-        assert!(dropped <= 1024, "{dropped} in one poll");
+        assert!(dropped <= 256, "{dropped} in one poll");
         assert_eq!(tick.more(), host.engine.connection_count() > 0);
         assert_eq!(tick.next_timeout() == Some(Duration::ZERO), tick.more());
         if !tick.more() {
             break;
         }
     }
-    assert_eq!(polls, 10);
+    assert_eq!(polls, 10_000usize.div_ceil(256));
     assert!(peers.iter().all(Peer::is_dropped));
     host.check_empty();
 }

@@ -89,6 +89,7 @@ fn a_body_that_drips_has_the_time_of_its_head() {
         host.advance(2 * SEC);
         web.peer.raw(byte);
     }
+    host.settle();
     let so_far = host.now - start;
     assert_about(so_far + time_to_end(&mut host, &mut web), 10 * SEC);
     assert_eq!(host.engine.stats().rejected.timeout, 1);

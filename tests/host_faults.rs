@@ -1,0 +1,345 @@
+//! What may befall the process around a server: it is stopped, its application panics or dawdles, a listener dies.
+#![cfg(unix)]
+
+mod support;
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    net::{Shutdown, SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::SockRef;
+use support::{Deadline, Harness, PATIENCE, Seen, raw};
+use tickws::{CloseCode, CloseReason, Event, Server};
+use tungstenite::Message;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn shut_down(listener: &TcpListener) {
+    SockRef::from(listener).shutdown(Shutdown::Both).unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_listener_that_dies_is_counted_and_the_others_go_on() {
+    let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [dying, living] = [&first, &second].map(|listener| listener.local_addr().unwrap());
+    let remote_control = first.try_clone().unwrap();
+    let mut server = Server::builder().listener(first).listener(second).build().unwrap();
+    assert_eq!(server.local_addrs(), [dying, living]);
+    drop(server.poll_once().unwrap());
+    shut_down(&remote_control);
+    let mut h = Harness { server, addr: living, seen: Vec::new() };
+    h.until("its death", |h| h.server.stats().listeners_lost == 1);
+    assert_eq!(h.server.local_addrs(), [living]);
+    // A pause of accepting would hold the others up; a spin would never sleep.
+    let mut clients: Vec<_> = (0..100).map(|_| h.connect()).collect();
+    let stats = h.server.stats();
+    assert_eq!((stats.opened, stats.accept_pauses, stats.listeners_lost), (100, 0, 1));
+    let (raw, id) = &mut clients[7];
+    h.write(raw, &raw::text("as ever"));
+    h.until("a message", |h| h.texts(*id) == ["as ever"]);
+    h.settle();
+    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "it may sleep");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_whose_last_listener_dies_keeps_its_clients_and_sleeps() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (addr, remote_control) = (listener.local_addr().unwrap(), listener.try_clone().unwrap());
+    let builder = Server::builder().ping_interval(None).silence_timeout(None);
+    let server = builder.listener(listener).build().unwrap();
+    let mut h = Harness { server, addr, seen: Vec::new() };
+    let (mut raw, id) = h.connect();
+    shut_down(&remote_control);
+    h.until("its death", |h| h.server.stats().listeners_lost == 1);
+    assert_eq!(h.server.local_addrs(), []);
+    h.settle();
+    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "it may sleep");
+    h.write(&mut raw, &raw::text("still here"));
+    h.until("a message", |h| h.texts(id) == ["still here"]);
+    h.server.shutdown(CloseCode::Away, PATIENCE);
+    h.write(&mut raw, &raw::close(1001, ""));
+    h.until("the end", |h| h.server.is_drained());
+}
+
+#[test]
+fn a_panic_inside_run_unwinds_and_the_server_goes_on() {
+    let mut h = Harness::new();
+    let (mut bomb, bomber) = h.connect();
+    let (mut raw, id) = h.connect();
+    h.settle();
+    h.write(&mut bomb, &raw::text("boom"));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        h.server.run(|_, event| {
+            if let Event::Message { client, .. } = event {
+                assert_eq!(client, bomber);
+                resume_unwind(Box::new("on purpose"));
+            }
+        })
+    }));
+    assert_eq!(outcome.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
+    // Its tick is lost, and nothing else: neither clients nor what comes later.
+    assert_eq!(h.server.client_count(), 2);
+    h.write(&mut raw, &raw::text("and now?"));
+    h.write(&mut bomb, &raw::text("again"));
+    h.until("both messages", |h| h.texts(id) == ["and now?"] && h.texts(bomber) == ["again"]);
+    assert_eq!(h.server.broadcast("we go on").queued, 2);
+    assert_eq!(h.frame(&mut raw).payload, b"we go on");
+    assert_eq!(h.frame(&mut bomb).payload, b"we go on");
+}
+
+#[test]
+fn a_server_that_is_dropped_by_a_panic_lets_its_clients_go() {
+    let mut h = Harness::new();
+    let (mut raw, _) = h.connect();
+    let server = h.server;
+    let outcome = catch_unwind(AssertUnwindSafe(move || {
+        let mut server = server;
+        server.set_timer(MS);
+        server.run(|_, event| {
+            if let Event::Timer { .. } = event {
+                resume_unwind(Box::new(()));
+            }
+        })
+    }));
+    assert!(outcome.is_err());
+    let deadline = Deadline::new();
+    while raw.end.is_none() {
+        raw.read_some();
+        deadline.check("the end");
+    }
+}
+
+#[test]
+fn ticks_that_are_held_on_to_stay_as_they_were() {
+    let mut h = Harness::new();
+    let (mut raw, id) = h.connect();
+    h.settle();
+    let mut ticks = Vec::new();
+    let deadline = Deadline::new();
+    let texts: Vec<String> = (0..200).map(|i| format!("{i} ").repeat(1 + i * 20)).collect();
+    for text in &texts {
+        h.write(&mut raw, &raw::text(text));
+        let mut heard = false;
+        while !heard {
+            let tick = h.server.poll_for(MS).unwrap();
+            heard = tick.iter().any(|event| matches!(event, Event::Message { .. }));
+            ticks.push(tick);
+            deadline.check("a message");
+        }
+    }
+    // In any order, on any thread.
+    ticks.rotate_left(77);
+    let mut heard: Vec<String> = thread::spawn(move || {
+        let seen = ticks.iter().flat_map(|tick| tick.iter().map(Seen::from));
+        let text = |seen| match seen {
+            Seen::Text(client, text) if client == id => text,
+            other => panic!("{other:?}"),
+        };
+        seen.map(text).collect()
+    })
+    .join()
+    .unwrap();
+    heard.sort_by_key(String::len);
+    assert!(heard == texts);
+}
+
+#[test]
+fn an_application_that_polls_rarely_loses_nobody() {
+    // Longer away than any deadline is long.
+    let builder = Server::builder()
+        .ping_interval(20 * MS)
+        .silence_timeout(60 * MS)
+        .write_timeout(60 * MS)
+        .close_timeout(60 * MS)
+        .handshake_timeout(60 * MS);
+    let mut server = builder.bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addrs()[0];
+    let client = thread::spawn(move || {
+        let mut socket = support::dial(addr, "/");
+        for i in 0..10 {
+            socket.send(Message::text(i.to_string())).unwrap();
+            while !matches!(socket.read().unwrap(), Message::Text(text) if text == i.to_string()) {}
+        }
+        socket.close(None).unwrap();
+        while socket.read().is_ok() {}
+    });
+    let (mut reasons, deadline) = (Vec::new(), Deadline::new());
+    while reasons.is_empty() {
+        deadline.check("the end");
+        let tick = server.poll_once().unwrap();
+        for event in &tick {
+            match event {
+                Event::Message { client, message } => server.send(client, message).unwrap(),
+                Event::Close { reason, .. } => reasons.push(reason.clone()),
+                _ => {}
+            }
+        }
+        server.flush();
+        thread::sleep(150 * MS);
+    }
+    assert_eq!(reasons, [CloseReason::Peer { code: CloseCode::Status, text: String::new() }]);
+    let deadline = Deadline::new();
+    while !client.is_finished() {
+        drop(server.poll_for(MS).unwrap());
+        deadline.check("the client");
+    }
+    client.join().unwrap();
+}
+
+// ---- SIGSTOP ----
+
+/// Set in the process that is stopped.
+const CHILD: &str = "TICKWS_TEST_STOPPED";
+const SILENCE: Duration = Duration::from_millis(1000);
+
+/// A server in a process of its own, which echoes, and prints every end.
+struct Stopped {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+    addr: SocketAddr,
+}
+
+impl Stopped {
+    fn new() -> Self {
+        let mut child = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "stopped_process", "--nocapture", "--test-threads", "1"])
+            .env(CHILD, "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut stopped = Stopped { child, lines, addr: ([0; 4], 0).into() };
+        stopped.addr = stopped.line().parse().unwrap();
+        stopped
+    }
+
+    /// The next line that it prints.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        while !line.starts_with('@') {
+            line.clear();
+            assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "it has ended");
+        }
+        line[1..].trim().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Not a test: the process that is stopped.
+#[test]
+fn stopped_process() {
+    if env::var_os(CHILD).is_none() {
+        return;
+    }
+    let builder = Server::builder()
+        .ping_interval(SILENCE / 2)
+        .silence_timeout(SILENCE)
+        .handshake_timeout(SILENCE)
+        .write_timeout(SILENCE)
+        .close_timeout(SILENCE);
+    let mut server = builder.bind("127.0.0.1:0").unwrap();
+    println!("\n@{}", server.local_addrs()[0]);
+    let echo = |server: &mut Server, event: Event<'_>| match event {
+        Event::Message { client, message } => server.send(client, message).unwrap(),
+        Event::Close { reason, .. } => println!("@{reason}"),
+        _ => {}
+    };
+    server.run(echo).unwrap();
+}
+
+#[test]
+fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
+    let mut server = Stopped::new();
+    // Some are idle and answer pings; one speaks while nobody listens; one is silent for ever; one is half in.
+    let mut idle: Vec<_> = (0..20).map(|_| support::dial(server.addr, "/")).collect();
+    let mut speaking = support::dial(server.addr, "/");
+    let mut silent = support::dial(server.addr, "/");
+    let request = raw::upgrade_request("/", "");
+    let mut late = support::blocking(server.addr).unwrap();
+    std::io::Write::write_all(&mut late, &request.as_bytes()[..20]).unwrap();
+    speaking.send(Message::text("before")).unwrap();
+    assert_eq!(speaking.read().unwrap(), Message::text("before"));
+
+    // In its sleep, which ends with EINTR.
+    thread::sleep(50 * MS);
+    server.signal(Signal::STOP);
+    std::io::Write::write_all(&mut late, &request.as_bytes()[20..]).unwrap();
+    speaking.send(Message::text("meanwhile")).unwrap();
+    thread::sleep(3 * SILENCE);
+    server.signal(Signal::CONT);
+
+    // Whoever lives answers the pings that come now.
+    let begin = Instant::now();
+    let answering: Vec<_> = idle
+        .drain(..)
+        .map(|mut socket| {
+            thread::spawn(move || {
+                let mut pings = 0;
+                while begin.elapsed() < 3 * SILENCE {
+                    let message = socket.read().expect("nobody who answers is given up");
+                    pings += usize::from(matches!(message, Message::Ping(_)));
+                }
+                socket.send(Message::text("after")).unwrap();
+                while socket.read().expect("an echo") != Message::text("after") {}
+                pings
+            })
+        })
+        .collect();
+    assert_eq!(next_text(&mut speaking), "meanwhile");
+    let mut head = [0; 12];
+    std::io::Read::read_exact(&mut late, &mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101", "what came in time is not late");
+    late.shutdown(Shutdown::Write).unwrap();
+    speaking.close(None).unwrap();
+    let mut ends: Vec<String> = (0..3).map(|_| server.line()).collect();
+    ends.sort();
+    let expected = [
+        "the peer closed with 1005",
+        "the peer hung up without a close frame",
+        "the peer was silent for too long",
+    ];
+    assert_eq!(ends, expected);
+    assert!(begin.elapsed() > SILENCE / 4, "it was asked first");
+    for client in answering {
+        assert!(support::threads::join(client, "an idle client") > 0);
+    }
+    // It was pinged, and dropped.
+    let ends = |error| {
+        matches!(
+            error,
+            tungstenite::Error::Protocol(_)
+                | tungstenite::Error::Io(_)
+                | tungstenite::Error::ConnectionClosed
+        )
+    };
+    assert!(matches!(silent.read(), Ok(Message::Ping(_))));
+    assert!(ends(silent.read().unwrap_err()));
+}
+
+fn next_text(socket: &mut tungstenite::WebSocket<std::net::TcpStream>) -> String {
+    loop {
+        if let Message::Text(text) = socket.read().unwrap() {
+            return text.to_string();
+        }
+    }
+}
