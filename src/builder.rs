@@ -253,9 +253,15 @@ impl ServerBuilder {
     ///
     /// A setting cannot work, or the operating system gives no poller.
     pub fn build(self) -> io::Result<Server> {
+        let (config, services, listeners) = self.into_parts()?;
+        Server::new(config, services, listeners)
+    }
+
+    /// What it has been told, if that can work.
+    pub(crate) fn into_parts(self) -> io::Result<(Config, Services, Vec<TcpListener>)> {
         let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
         checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Server::new(self.config, self.services, self.listeners)
+        Ok((self.config, self.services, self.listeners))
     }
 }
 

@@ -58,6 +58,7 @@
 //! None is on by default, and each adds API without changing what is there.
 //!
 //! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
+//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
@@ -98,6 +99,8 @@ mod limiter;
 mod mailbox;
 mod message;
 mod net;
+#[cfg(feature = "sim")]
+mod network;
 mod outbound;
 mod outbox;
 mod pool;
@@ -108,6 +111,8 @@ mod request;
 mod send_options;
 mod server;
 mod services;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod site;
 mod stats;
 #[cfg(test)]

@@ -24,10 +24,12 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["tick"],
     &["engine"],
-    &["net::listener", "net::resolver", "net::stream"],
+    &["net::listener", "net::resolver", "net::stream", "network"],
+    &["net::socket"],
+    &["net::seat", "net::seat_off"],
     &["server"],
     &["builder"],
-    &["outbound"],
+    &["outbound", "sim"],
 ];
 
 fn floor_of(unit: &str) -> Option<usize> {

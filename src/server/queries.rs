@@ -4,13 +4,18 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Server;
 use crate::{
-    id::ClientId, net::listener::Listener, pressure::Pressure, proto::handshake::Request, stats::Stats,
+    id::ClientId,
+    net::{listener::Listener, seat::Seat},
+    pressure::Pressure,
+    proto::handshake::Request,
+    stats::Stats,
 };
 
 impl Server {
     /// The addresses listened on, in the order of binding.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::local_addr).collect()
+        let simulated = self.seat.iter().filter_map(Seat::local_addr);
+        self.listeners.iter().map(Listener::local_addr).chain(simulated).collect()
     }
 
     /// The open clients, in the order of their slots. Work: O(connections).
