@@ -152,6 +152,6 @@ pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::
 pub use upgrade::{Decision, UpgradeResponse};
 
 /// Its programs compile, or the tests fail. They use every feature, as the README describes them all.
-#[cfg(all(doctest, feature = "json", feature = "deflate"))]
+#[cfg(all(doctest, feature = "json", feature = "deflate", feature = "sim"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -58,7 +58,7 @@ impl<S: Stream> Engine<S> {
     const MAX_ADDRS: usize = 16;
 
     /// For reading what has arrived while the host was away.
-    const GRACE_TO_READ: Duration = Duration::from_millis(100);
+    pub(super) const GRACE_TO_READ: Duration = Duration::from_millis(100);
 
     // ---- asked for by the application ----
 

@@ -17,7 +17,11 @@ pub struct Game {
     names: HashMap<ClientId, String>,
     rooms: HashMap<ClientId, String>,
     said: u64,
-    match_over: Option<TimerId>,
+    match_over: Option<(TimerId, Duration)>,
+    /// Since the beginning; the test sets it.
+    pub now: Duration,
+    /// How long a frame takes.
+    pub late: Duration,
     /// What each client was sent and should have heard.
     sent: HashMap<ClientId, Vec<String>>,
     /// Of those that came and went.
@@ -61,7 +65,8 @@ impl Game {
                 self.names.remove(&client);
             }
             Event::Timer { timer } => {
-                assert_eq!(self.match_over.take(), Some(timer));
+                let (set, due) = self.match_over.take().expect("a timer that is set");
+                assert!(set == timer && (due..due + self.late).contains(&self.now), "at {:?}", self.now);
                 for client in server.clients().collect::<Vec<_>>() {
                     // Those whose `Open` is yet to come have no name.
                     let Some(name) = self.names.get(&client) else { continue };
@@ -90,7 +95,8 @@ impl Game {
             return self.go(server, client, room);
         }
         if self.match_over.is_none() {
-            self.match_over = Some(server.set_timer(Duration::from_secs(3)));
+            let wait = Duration::from_secs(3);
+            self.match_over = Some((server.set_timer(wait), self.now + wait));
         }
         self.said += 1;
         let line = format!("{} {text}", self.said);
