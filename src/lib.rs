@@ -58,7 +58,8 @@
 //! None is on by default, and each adds API without changing what is there.
 //!
 //! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
-//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests.
+//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of real servers
+//!   (`ServerBuilder::record`) and their replay.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
@@ -115,6 +116,11 @@ mod services;
 pub mod sim;
 mod site;
 mod stats;
+#[cfg(feature = "sim")]
+mod tape;
+#[cfg(not(feature = "sim"))]
+#[path = "tape_off.rs"]
+mod tape;
 #[cfg(test)]
 mod test_rng;
 mod tick;

@@ -72,6 +72,12 @@ impl Reconnect {
         self
     }
 
+    /// What it was told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn parts(&self) -> (Duration, Duration, Duration, Option<u32>) {
+        (self.base, self.cap, self.stable_after, self.max_tries)
+    }
+
     /// The wait before new attempt number `attempt`, which counts from one; `None`: there is none any more.
     pub(crate) fn delay(&self, attempt: u32, jitter: &mut Jitter) -> Option<Duration> {
         if self.max_tries.is_some_and(|max| attempt > max) {

@@ -21,7 +21,7 @@ use std::{
 
 use crate::{
     config::Config,
-    engine::{Engine, Readiness, Stream},
+    engine::{Readiness, Stream},
     event::Event,
     mailbox::Mailbox,
     net::{
@@ -30,6 +30,7 @@ use crate::{
         seat::{self, Seat, Socket},
     },
     services::Services,
+    tape::Core,
     tick::Tick,
 };
 use handle::Command;
@@ -77,7 +78,7 @@ use mio::{Interest, Poll, Token, Waker};
 pub struct Server {
     poll: Poll,
     events: mio::Events,
-    engine: Engine<Socket>,
+    engine: Core,
     listeners: Vec<Listener>,
     /// Listener to accept from first, so that none starves.
     next_listener: usize,
@@ -131,7 +132,7 @@ impl Server {
         Ok(Server {
             poll,
             events: mio::Events::with_capacity(Self::EVENTS),
-            engine: Engine::new(config, services, clock()),
+            engine: Core::new(config, services, clock()),
             listeners,
             next_listener: 0,
             backoff: Backoff::default(),
@@ -371,7 +372,7 @@ impl Server {
                 Accepted::Empty => idle += 1,
                 Accepted::Lost => {}
                 Accepted::Exhausted(error) => {
-                    self.engine.stats_mut().accept_pauses += 1;
+                    self.engine.count_pause();
                     let until = self.backoff.begin(&error, now, self.engine.connection_count());
                     self.engine.wake_at(until);
                     return;

@@ -47,6 +47,7 @@
 //! ```
 
 mod client;
+mod replay;
 mod seeds;
 
 use std::{
@@ -56,13 +57,17 @@ use std::{
 };
 
 pub use client::SimClient;
+pub use replay::Replay;
 pub use seeds::for_each_seed;
 
-pub use crate::network::{Received, Weather};
 use crate::{
     builder::ServerBuilder,
     network::Shared,
     server::{self, Server},
+};
+pub use crate::{
+    network::{Received, Weather},
+    tape::{Divergence, Recording, ReplayError},
 };
 
 /// A simulated network with its clock, and everyone in it.

@@ -27,6 +27,7 @@ const FLOORS: &[&[&str]] = &[
     &["net::listener", "net::resolver", "net::stream", "network"],
     &["net::socket"],
     &["net::seat", "net::seat_off"],
+    &["tape", "tape_off"],
     &["server"],
     &["builder"],
     &["outbound", "sim"],

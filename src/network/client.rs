@@ -44,6 +44,9 @@ pub(super) struct Speaker {
     wants_end: bool,
     /// Heard, and no frame yet.
     inbox: Vec<u8>,
+    /// Frames that wait for the server's 101.
+    early: Vec<u8>,
+    ends_early: bool,
     status: Option<u16>,
     head: String,
     heard: Vec<Received>,
@@ -67,6 +70,8 @@ impl Network {
             unsaid: VecDeque::new(),
             wants_end: false,
             inbox: Vec::new(),
+            early: Vec::new(),
+            ends_early: false,
             status: None,
             head: String::new(),
             heard: Vec::new(),
@@ -109,10 +114,19 @@ impl Network {
         let key = self.random();
         let mut bytes = Vec::with_capacity(payload.len() + 14);
         write_frame(&mut bytes, opcode, payload, Some(key));
-        self.say(speaker, &bytes);
+        match self.speakers[speaker].status {
+            Some(_) => self.say(speaker, &bytes),
+            None => self.speakers[speaker].early.extend(bytes),
+        }
     }
 
     pub(crate) fn say_end(&mut self, speaker: usize) {
+        // Behind what waits for the 101.
+        let Speaker { status, early, ends_early, .. } = &mut self.speakers[speaker];
+        if status.is_none() && !early.is_empty() {
+            *ends_early = true;
+            return;
+        }
         self.speakers[speaker].wants_end = true;
         self.say_more((self.speakers[speaker].link, 0));
     }
@@ -159,6 +173,7 @@ impl Network {
         let heard = if breaks {
             Received::Reset
         } else if ends {
+            self.speakers[speaker].early.clear();
             self.say_end(speaker);
             Received::End
         } else {
@@ -171,6 +186,13 @@ impl Network {
     /// Takes the whole frames out of the inbox, and answers those that want one.
     fn understand(&mut self, speaker: usize) {
         self.speakers[speaker].read_head();
+        if self.speakers[speaker].status == Some(101) {
+            let early = mem::take(&mut self.speakers[speaker].early);
+            self.say(speaker, &early);
+            if mem::take(&mut self.speakers[speaker].ends_early) {
+                self.say_end(speaker);
+            }
+        }
         while let Some((opcode, payload)) = self.speakers[speaker].next_frame() {
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("tickws sends UTF-8");
             let heard = match opcode {

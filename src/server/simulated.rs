@@ -3,15 +3,26 @@
 use std::io;
 
 use super::Server;
-use crate::{config::Config, engine::Engine, net::seat::Seat, network::Shared, services::Services};
+use crate::{
+    config::Config,
+    net::seat::Seat,
+    network::Shared,
+    services::Services,
+    tape::{Core, Recording},
+};
 
 impl Server {
     pub(crate) fn simulated(config: Config, services: Services, network: Shared) -> io::Result<Server> {
         let seat = Seat::new(network);
-        let mut engine = Engine::new(config.clone(), services, seat.now());
+        let mut engine = Core::new(config.clone(), services, seat.now());
         engine.draw_from(seat.entropy());
         let server = Server::new(config, Services::default(), Vec::new())?;
         Ok(Server { engine, seat: Some(seat), ..server })
+    }
+
+    /// How its [recording](crate::ServerBuilder::record) goes; `None` without one.
+    pub fn recording(&self) -> Option<Recording> {
+        self.engine.recording()
     }
 
     /// Its number in this network; `None` if it is not there.

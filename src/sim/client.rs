@@ -62,7 +62,8 @@ impl SimClient {
         self.raw(head.as_bytes());
     }
 
-    /// Sends a message in one frame. What the network has no room for waits here. After [`close`](Self::close)
+    /// Sends a message in one frame, or as soon as the server has opened the WebSocket. What the network has no room
+    /// for waits here. After [`close`](Self::close)
     /// and the like it goes nowhere.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
         let message = message.into();
