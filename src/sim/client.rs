@@ -1,5 +1,7 @@
 //! A client in a simulated network.
 
+#![allow(clippy::indexing_slicing, reason = "up to a length that is below the slice's")]
+
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::{

@@ -101,7 +101,7 @@ impl Core {
         let tape = tape.clone();
         self.engine.draw_from(Entropy::of(move |bytes| {
             for chunk in bytes.chunks_mut(32) {
-                chunk.copy_from_slice(&entropy.take::<32>()[..chunk.len()]);
+                chunk.iter_mut().zip(entropy.take::<32>()).for_each(|(to, byte)| *to = byte);
             }
             tape.note(&Entry::Random { bytes: Bytes::copy_from_slice(bytes) });
         }));

@@ -1,5 +1,7 @@
 //! A socket whose answers are recorded, and one that gives the recorded answers.
 
+#![allow(clippy::indexing_slicing, reason = "a count of bytes is held against the buffer first")]
+
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 use tungstenite::Bytes;

@@ -1,5 +1,10 @@
 //! The entries of a tape, one after the other, and where a replay left them.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`at` and `last` stand in the block: they come from what is left of it"
+)]
+
 use std::{
     fmt,
     io::{self, Read},
