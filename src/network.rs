@@ -36,7 +36,7 @@ pub(crate) use socket::SimSocket;
 pub(crate) use weather::Dice;
 pub use weather::Weather;
 
-use crate::engine::Readiness;
+use crate::{deadlines::after, engine::Readiness};
 
 /// One end of a link: its number, and 0 for who has connected, 1 for who has accepted.
 pub(crate) type EndId = (usize, usize);
@@ -121,7 +121,7 @@ impl Network {
 
     /// Lets time pass, and everything arrive that arrives in it.
     pub(crate) fn advance(&mut self, by: Duration) {
-        let end = self.now + by;
+        let end = after(self.now, by);
         while self.step(end) {}
         self.now = end;
     }
@@ -147,7 +147,7 @@ impl Network {
     /// Sleeps as a server does: until it has something to hear, or `timeout` is over. `false`: nothing will ever
     /// end this sleep.
     pub(crate) fn sleep(&mut self, host: usize, timeout: Option<Duration>) -> bool {
-        let end = timeout.and_then(|timeout| self.now.checked_add(timeout));
+        let end = timeout.map(|timeout| after(self.now, timeout));
         // What is here by now is here, slept or not.
         while self.step(self.now) {}
         loop {
@@ -279,7 +279,7 @@ impl Network {
     fn post(&mut self, to: EndId, parcel: Parcel) {
         let wait = self.dice.within(&self.weather.latency);
         let half = &mut self.links[to.0].halves[to.1];
-        let at = (self.now + wait).max(half.last_at);
+        let at = after(self.now, wait).max(half.last_at);
         half.last_at = at;
         if let Parcel::Bytes(bytes) = &parcel {
             half.on_the_way += bytes.len();

@@ -26,6 +26,10 @@ use crate::{
 /// shared one [`Prepared`](crate::Prepared). Both count towards `max_total_buffered`, so a server that was about
 /// to reach it may do so at another moment in a replay: that is then told as a difference.
 ///
+/// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
+/// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
+/// varints. The digests find damage, not forgery: replay what you have recorded yourself.
+///
 /// # Examples
 ///
 /// ```

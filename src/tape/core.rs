@@ -125,6 +125,14 @@ impl Core {
         fn count_undelivered(&mut self) = Entry::CountUndelivered {};
     }
 
+    pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
+        // What it does to the wheel does not depend on the time.
+        if let Some(tape) = &self.tape {
+            tape.note(&Entry::Look {});
+        }
+        self.engine.next_timeout(now)
+    }
+
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
         if let Some(tape) = &self.tape {
             tape.at(now);
@@ -267,12 +275,6 @@ impl Core {
             plan.before = plan.before.take().map(|before| services::recorded_attempts(before, tape));
         }
         self.engine.connect(plan, now)
-    }
-
-    // ---- what nothing comes of ----
-
-    pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
-        self.engine.next_timeout(now)
     }
 
     pub(crate) fn stream_mut(&mut self, index: usize) -> Option<&mut Socket> {

@@ -46,6 +46,8 @@ code_enum! {
         14 CountUndelivered {},
         /// Random numbers come from the source anew.
         15 Draw {},
+        /// The next deadline is asked for, which may put the wheel in order.
+        16 Look {},
 
         // ---- what the application says ----
         20 Send { client: ClientId, words: Words, terms: Terms },

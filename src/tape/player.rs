@@ -147,6 +147,7 @@ impl Player {
                 let deadline = if nanos < 0 { now.checked_sub(wait) } else { now.checked_add(wait) };
                 engine.wake_at(deadline.unwrap_or(now));
             }
+            Entry::Look {} => _ = engine.next_timeout(now),
             Entry::CountPause {} => engine.count_pause(),
             Entry::CountUndelivered {} => engine.count_undelivered(),
             Entry::Draw {} => {
