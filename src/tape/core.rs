@@ -54,7 +54,8 @@ impl Deref for Core {
 /// Calls that are recorded as they are.
 macro_rules! recorded {
     ($(fn $name:ident(&mut self $(, $arg:ident: $type:ty)*) $(-> $back:ty)? = $entry:expr;)*) => {
-        $(pub(crate) fn $name(&mut self $(, $arg: $type)*) $(-> $back)? {
+        $(#[inline]
+        pub(crate) fn $name(&mut self $(, $arg: $type)*) $(-> $back)? {
             if let Some(tape) = &self.tape {
                 tape.note(&$entry);
             }
@@ -66,7 +67,8 @@ macro_rules! recorded {
 /// As `recorded`, at a moment.
 macro_rules! recorded_at {
     ($(fn $name:ident(&mut self $(, $arg:ident: $type:ty)*) $(-> $back:ty)? = $entry:expr;)*) => {
-        $(pub(crate) fn $name(&mut self $(, $arg: $type)*, now: Instant) $(-> $back)? {
+        $(#[inline]
+        pub(crate) fn $name(&mut self $(, $arg: $type)*, now: Instant) $(-> $back)? {
             if let Some(tape) = &self.tape {
                 tape.at(now);
                 tape.note(&$entry);
@@ -214,8 +216,20 @@ impl Core {
             Entry::Respond { request, response: response.clone() };
     }
 
+    #[inline]
     pub(crate) fn send(&mut self, client: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        self.note_sent(client, &message, SendTerms::default);
+        // Nothing borrows the message before: or it would be copied first.
+        match self.tape {
+            None => self.engine.send(client, message),
+            Some(_) => self.send_recorded(client, message),
+        }
+    }
+
+    #[cold]
+    fn send_recorded(&mut self, client: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
+        if let Some(tape) = &self.tape {
+            note_sent(tape, client, &message, SendTerms::default());
+        }
         self.engine.send(client, message)
     }
 
@@ -225,11 +239,11 @@ impl Core {
         key: LatestKey,
         message: Outgoing<'_>,
     ) -> Result<(), SendError> {
-        self.note_sent(client, &message, || {
+        if let Some(tape) = &self.tape {
             let mut terms = SendTerms::default();
             terms.options.latest = Some(key.clone());
-            terms
-        });
+            note_sent(tape, client, &message, terms);
+        }
         self.engine.send_latest(client, key, message)
     }
 
@@ -243,15 +257,9 @@ impl Core {
         let terms = terms.into();
         if let Some(tape) = &self.tape {
             tape.at(now);
+            note_sent(tape, client, &message, terms.clone());
         }
-        self.note_sent(client, &message, || terms.clone());
         self.engine.send_with(client, message, terms, now)
-    }
-
-    fn note_sent(&self, client: ClientId, message: &Outgoing<'_>, terms: impl FnOnce() -> SendTerms) {
-        if let Some(tape) = &self.tape {
-            tape.note(&Entry::Send { client, words: Words::of(message), terms: Terms::of(&terms()) });
-        }
     }
 
     pub(crate) fn deliver(
@@ -280,6 +288,10 @@ impl Core {
     pub(crate) fn stream_mut(&mut self, index: usize) -> Option<&mut Socket> {
         self.engine.stream_mut(index).map(|stream| &mut stream.socket)
     }
+}
+
+fn note_sent(tape: &Tape, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
+    tape.note(&Entry::Send { client, words: Words::of(message), terms: Terms::of(&terms) });
 }
 
 fn bits(readiness: Readiness) -> u8 {

@@ -41,6 +41,14 @@ fn digest(parts: &[&[u8]], mut len: usize) -> u32 {
     digest.short()
 }
 
+#[cold]
+fn note_read((tape, stream): &(Tape, u32), buf: &[u8], outcome: &io::Result<usize>) {
+    let bytes = &buf[..outcome.as_ref().map_or(0, |count| (*count).min(buf.len()))];
+    let outcome = kind(outcome).map_or_else(|| Ok(Bytes::copy_from_slice(bytes)), Err);
+    tape.note(&Entry::Read { stream: *stream, offered: buf.len(), outcome });
+}
+
+#[cold]
 fn note_written((tape, stream): &(Tape, u32), parts: &[&[u8]], outcome: &io::Result<usize>) {
     let (stream, offered) = (*stream, parts.iter().map(|part| part.len()).sum());
     let digest = digest(parts, *outcome.as_ref().unwrap_or(&0));
@@ -51,10 +59,8 @@ fn note_written((tape, stream): &(Tape, u32), parts: &[&[u8]], outcome: &io::Res
 impl Read for Taped {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let outcome = self.socket.read(buf);
-        if let Some((tape, stream)) = &self.tap {
-            let bytes = &buf[..outcome.as_ref().map_or(0, |count| (*count).min(buf.len()))];
-            let outcome = kind(&outcome).map_or_else(|| Ok(Bytes::copy_from_slice(bytes)), Err);
-            tape.note(&Entry::Read { stream: *stream, offered: buf.len(), outcome });
+        if let Some(tap) = &self.tap {
+            note_read(tap, buf, &outcome);
         }
         outcome
     }

@@ -194,7 +194,8 @@ impl Tracks {
 
     /// The last entry is not what the engine asks for.
     pub(super) fn diverged(&self, found: String) -> ReplayError {
-        let expected = format!("{:?}", Entry::get(&mut &self.block[self.last..]));
+        let expected = Entry::get(&mut &self.block[self.last..]);
+        let expected = expected.map_or_else(String::new, |entry| format!("{entry:?}"));
         let shorten = |text: String| text.chars().take(300).collect::<String>();
         ReplayError::Diverged(Divergence {
             entry: self.entries,
