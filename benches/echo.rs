@@ -45,7 +45,7 @@ fn main() -> Outcome<()> {
     let rounds = if quick { "20" } else { "200" };
     println!("instructions per echoed message of {} bytes:", PAYLOAD.len());
     let mut without = None;
-    for features in ["", "deflate", "json", "deflate json"] {
+    for features in ["", "deflate", "json", "sim", "deflate json sim"] {
         let output = Command::new(env!("CARGO"))
             .args(["bench", "--locked", "--bench", "echo", "--quiet", "--features", features])
             .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -210,6 +210,25 @@ impl ServerBuilder {
         self
     }
 
+    /// Records everything that the server is told: bytes from the sockets, readiness, the time, what the application
+    /// calls with all it passes, and what its closures answer. [`Replay`](crate::sim::Replay) does it all again.
+    /// Needs the feature `sim`.
+    ///
+    /// One write per poll that had something to record; wrap a file in a [`BufWriter`](io::BufWriter) if that is
+    /// too many, and lose the last polls if the process is killed. Memory: what one poll records, and then at most
+    /// 128 KiB. If a write fails, the recording stops there and the server goes on; the log and
+    /// [`Server::recording`] say so.
+    ///
+    /// **Payloads, headers, cookies and addresses are in it as they are**: keep it as safe as the traffic itself.
+    /// What clients send is recorded, and of what is sent to them what the application passed, with a digest of the
+    /// bytes that left. A server that serves files (`serve_dir`, `serve_bytes`) cannot be recorded: `build` fails.
+    /// Recording costs a copy of every payload and a formatted event; off, it costs nothing.
+    #[cfg(feature = "sim")]
+    pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
+        self.services.record = Some(crate::services::Sink(Box::new(out)));
+        self
+    }
+
     /// Adds a socket that listens already: from socket activation, or bound with options of your own.
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
@@ -253,9 +272,20 @@ impl ServerBuilder {
     ///
     /// A setting cannot work, or the operating system gives no poller.
     pub fn build(self) -> io::Result<Server> {
+        let (config, services, listeners) = self.into_parts()?;
+        Server::new(config, services, listeners)
+    }
+
+    /// What it has been told, if that can work.
+    pub(crate) fn into_parts(self) -> io::Result<(Config, Services, Vec<TcpListener>)> {
         let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
         checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Server::new(self.config, self.services, self.listeners)
+        #[cfg(feature = "sim")]
+        if self.services.record.is_some() && !self.services.site.is_empty() {
+            let text = "a server that serves files cannot be recorded: their contents would be missing";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok((self.config, self.services, self.listeners))
     }
 }
 

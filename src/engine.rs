@@ -313,8 +313,19 @@ impl<S: Stream> Engine<S> {
         Stats { open: self.open as u64, buffered: self.total_buffered() as u64, ..self.stats }
     }
 
-    pub(crate) fn stats_mut(&mut self) -> &mut Stats {
-        &mut self.stats
+    /// Accepting rests, as the process is out of descriptors.
+    pub(crate) fn count_pause(&mut self) {
+        self.stats.accept_pauses += 1;
+    }
+
+    /// A listening socket has died.
+    pub(crate) fn count_lost_listener(&mut self) {
+        self.stats.listeners_lost += 1;
+    }
+
+    /// What a handle asked for came too late.
+    pub(crate) fn count_undelivered(&mut self) {
+        self.stats.undelivered += 1;
     }
 
     pub(crate) fn client_count(&self) -> usize {

@@ -22,6 +22,9 @@ pub(crate) struct Entropy(Arc<Mutex<Batch>>);
 struct Batch {
     bytes: [u8; Batch::SIZE],
     used: usize,
+    /// In place of the system.
+    #[cfg(feature = "sim")]
+    source: Option<Source>,
     /// Keyed by the system when the first batch was: stands in if a later one fails, which no system in order
     /// does.
     spare: RandomState,
@@ -43,6 +46,11 @@ impl Batch {
     }
 
     fn refill(&mut self) {
+        self.used = 0;
+        #[cfg(feature = "sim")]
+        if let Some(source) = &mut self.source {
+            return source(&mut self.bytes);
+        }
         if let Err(error) = getrandom::fill(&mut self.bytes) {
             log::error!("the system's random numbers have failed: {error}");
             // SipHash with a secret key, over a counter: still nothing that a peer could foresee.
@@ -51,7 +59,15 @@ impl Batch {
                 chunk.copy_from_slice(&self.spare.hash_one(self.counter).to_ne_bytes()[..chunk.len()]);
             }
         }
-        self.used = 0;
+    }
+}
+
+#[cfg(feature = "sim")]
+type Source = Box<dyn FnMut(&mut [u8]) + Send>;
+
+impl From<Batch> for Entropy {
+    fn from(batch: Batch) -> Self {
+        Entropy(Arc::new(Mutex::new(batch)))
     }
 }
 
@@ -60,8 +76,26 @@ impl Entropy {
     pub(crate) fn new() -> Option<Self> {
         let mut bytes = [0; Batch::SIZE];
         getrandom::fill(&mut bytes).ok()?;
-        let batch = Batch { bytes, used: 0, spare: RandomState::new(), counter: 0 };
-        Some(Entropy(Arc::new(Mutex::new(batch))))
+        Some(Entropy::from(Batch {
+            bytes,
+            used: 0,
+            #[cfg(feature = "sim")]
+            source: None,
+            spare: RandomState::new(),
+            counter: 0,
+        }))
+    }
+
+    /// What `source` gives, which is asked for a batch at a time.
+    #[cfg(feature = "sim")]
+    pub(crate) fn of(source: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
+        Entropy::from(Batch {
+            bytes: [0; Batch::SIZE],
+            used: Batch::SIZE,
+            source: Some(Box::new(source)),
+            spare: RandomState::new(),
+            counter: 0,
+        })
     }
 
     /// Bytes that were never given before.

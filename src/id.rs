@@ -114,6 +114,11 @@ macro_rules! request_id {
             pub(crate) fn index(self) -> usize {
                 self.index as usize
             }
+
+            #[cfg(feature = "sim")]
+            pub(crate) fn serial(self) -> u64 {
+                self.serial
+            }
         }
 
         impl fmt::Display for $name {

@@ -61,6 +61,8 @@
 //! None is on by default, and each adds API without changing what is there.
 //!
 //! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
+//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of real servers
+//!   (`ServerBuilder::record`) and their replay.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
@@ -109,6 +111,8 @@ mod mailbox;
 mod message;
 mod nanos;
 mod net;
+#[cfg(feature = "sim")]
+mod network;
 mod outbound;
 mod outbox;
 mod pool;
@@ -119,8 +123,15 @@ mod request;
 mod send_options;
 mod server;
 mod services;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod site;
 mod stats;
+#[cfg(feature = "sim")]
+mod tape;
+#[cfg(not(feature = "sim"))]
+#[path = "tape_off.rs"]
+mod tape;
 #[cfg(any(test, fuzzing))]
 mod test_rng;
 mod tick;
@@ -158,6 +169,6 @@ pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::
 pub use upgrade::{Decision, UpgradeResponse};
 
 /// Its programs compile, or the tests fail. They use every feature, as the README describes them all.
-#[cfg(all(doctest, feature = "json", feature = "deflate"))]
+#[cfg(all(doctest, feature = "json", feature = "deflate", feature = "sim"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

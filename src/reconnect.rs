@@ -72,6 +72,12 @@ impl Reconnect {
         self
     }
 
+    /// What it was told.
+    #[cfg(feature = "sim")]
+    pub(crate) fn parts(&self) -> (Duration, Duration, Duration, Option<u32>) {
+        (self.base, self.cap, self.stable_after, self.max_tries)
+    }
+
     /// The wait before new attempt number `attempt`, which counts from one; `None`: there is none any more.
     pub(crate) fn delay(&self, attempt: u32, jitter: &mut Jitter) -> Option<Duration> {
         if self.max_tries.is_some_and(|max| attempt > max) {
@@ -96,7 +102,7 @@ impl Jitter {
         Jitter(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -104,7 +110,7 @@ impl Jitter {
     }
 
     /// Evenly between zero and `most`.
-    fn up_to(&mut self, most: Duration) -> Duration {
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(((u128::from(self.next()) * u128::from(nanos)) >> 64) as u64)
     }

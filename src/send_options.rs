@@ -107,6 +107,16 @@ enum Repr {
 }
 
 impl LatestKey {
+    /// A name, or a number.
+    #[cfg(feature = "sim")]
+    pub(crate) fn parts(&self) -> Result<&str, Result<u64, i64>> {
+        match &self.0 {
+            Repr::Name(name) => Ok(name),
+            Repr::Number(number) => Err(Ok(*number)),
+            Repr::Negative(number) => Err(Err(*number)),
+        }
+    }
+
     /// Bytes on the heap.
     pub(crate) fn heap(&self) -> usize {
         match &self.0 {

@@ -7,6 +7,8 @@ mod groups;
 mod handle;
 mod queries;
 mod requests;
+#[cfg(feature = "sim")]
+mod simulated;
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -19,19 +21,21 @@ use std::{
 
 use crate::{
     config::Config,
-    engine::{Engine, Readiness, Stream},
+    engine::{Readiness, Stream},
     event::Event,
     mailbox::Mailbox,
     net::{
         listener::{Accepted, Backoff, Listener},
         resolver::Resolver,
+        seat::{self, Seat, Socket},
     },
     services::Services,
+    tape::Core,
     tick::Tick,
 };
 use handle::Command;
 pub use handle::Handle;
-use mio::{Interest, Poll, Token, Waker, net::TcpStream};
+use mio::{Interest, Poll, Token, Waker};
 
 /// A WebSocket server that its program polls.
 ///
@@ -74,7 +78,7 @@ use mio::{Interest, Poll, Token, Waker, net::TcpStream};
 pub struct Server {
     poll: Poll,
     events: mio::Events,
-    engine: Engine<TcpStream>,
+    engine: Core,
     listeners: Vec<Listener>,
     /// Listener to accept from first, so that none starves.
     next_listener: usize,
@@ -84,12 +88,14 @@ pub struct Server {
     mailbox: Option<Mailbox<Command, Waker>>,
     /// Made when the first name has to be resolved.
     resolver: Option<Resolver>,
+    /// In a simulated network; the kernel is not asked then.
+    seat: Option<Seat>,
     /// A closure of a handle has the server: it must not poll.
     in_call: bool,
 }
 
 /// The one place that reads the clock.
-fn clock() -> Instant {
+pub(crate) fn clock() -> Instant {
     Instant::now()
 }
 
@@ -130,13 +136,14 @@ impl Server {
         Ok(Server {
             poll,
             events: mio::Events::with_capacity(Self::EVENTS),
-            engine: Engine::new(config, services, clock()),
+            engine: Core::new(config, services, clock()),
             listeners,
             next_listener: 0,
             backoff: Backoff::default(),
             waker,
             mailbox: None,
             resolver: None,
+            seat: None,
             in_call: false,
         })
     }
@@ -185,14 +192,14 @@ impl Server {
         self.check_may_poll()?;
         let mut commands = self.command_budget();
         let woken = self.carry_out(&mut commands);
-        let called = clock();
+        let called = self.now();
         self.engine.flush(called);
         let mut dials = self.engine.config().accept_budget;
         self.dial(&mut dials, called);
         let timeout = if woken { Some(Duration::ZERO) } else { self.sleep_time(timeout, called) };
-        self.look(timeout)?;
+        self.sleep(timeout)?;
         let slept = timeout != Some(Duration::ZERO);
-        let mut now = if slept { clock() } else { called };
+        let mut now = if slept { self.now() } else { called };
         let full = self.events.iter().count() == Self::EVENTS;
         self.engine.start_poll(called, now, full);
         for event in &self.events {
@@ -212,10 +219,13 @@ impl Server {
             };
             self.engine.ready(event.token().0, readiness, now);
         }
+        for (index, readiness) in self.seat.iter().flat_map(Seat::report) {
+            self.engine.ready(index, readiness, now);
+        }
         // What ended the sleep is done now, not one frame later. Not before the events: they are told once,
         // and a command may panic.
         if slept && self.carry_out(&mut commands) {
-            now = clock();
+            now = self.now();
             self.engine.flush(now);
         }
         self.admit(now);
@@ -223,12 +233,12 @@ impl Server {
         self.dial(&mut dials, now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
         while self.engine.service_next(now) {
-            if stop.is_some_and(|stop| clock() >= stop) {
+            if stop.is_some_and(|stop| self.now() >= stop) {
                 break;
             }
         }
         if self.engine.only_lingers() {
-            self.listeners.clear();
+            self.stop_listening();
         }
         let more = full || self.backlog() || self.has_commands() || self.engine.has_dials();
         Ok(self.engine.finish_tick(now, more))
@@ -237,7 +247,7 @@ impl Server {
     /// Writes everything queued now, one write per client. Call it at the end of a frame; a loop that
     /// only polls need not. Work: O(clients that something is queued for).
     pub fn flush(&mut self) {
-        self.engine.flush(clock());
+        self.engine.flush(self.now());
     }
 
     /// Polls until a [`shutdown`](Server::shutdown) is complete, calling `on_event` for each event: for
@@ -295,11 +305,19 @@ impl Server {
     /// # }
     /// ```
     pub fn next_timeout(&mut self) -> Option<Duration> {
-        self.sleep_time(None, clock())
+        self.sleep_time(None, self.now())
     }
 
-    /// Sleeps until something happens, and notes what.
-    fn look(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    /// The time, as this server has it.
+    fn now(&self) -> Instant {
+        self.seat.as_ref().map_or_else(clock, Seat::now)
+    }
+
+    /// Waits for the kernel's reports, or takes those that are there.
+    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        if let Some(seat) = &self.seat {
+            return seat.sleep(timeout);
+        }
         let mut outcome = self.poll.poll(&mut self.events, timeout);
         if is_interrupted(&outcome) {
             // Perhaps by SIGCONT, a day later: before deadlines are judged, somebody has to look.
@@ -310,6 +328,11 @@ impl Server {
             return Ok(());
         }
         outcome
+    }
+
+    fn stop_listening(&mut self) {
+        self.listeners.clear();
+        self.seat.iter().for_each(Seat::stop_listening);
     }
 
     /// `limit`, or less if something is due before.
@@ -323,12 +346,18 @@ impl Server {
 
     /// Whether a listener may have connections that this poll has not taken.
     fn backlog(&mut self) -> bool {
+        if self.seat.as_ref().is_some_and(Seat::has_backlog) {
+            return true;
+        }
         let connections = self.engine.connection_count();
-        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(clock(), connections)
+        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(self.now(), connections)
     }
 
     /// Accepts within the budget, one listener after the other.
     fn admit(&mut self, now: Instant) {
+        if self.seat.is_some() {
+            return self.admit_simulated(now);
+        }
         if !self.listeners.iter().any(Listener::is_ready)
             || self.backoff.rests(now, self.engine.connection_count())
         {
@@ -347,13 +376,13 @@ impl Server {
                 Accepted::Connection(stream, remote) => {
                     idle = 0;
                     self.backoff.end();
-                    self.welcome(stream, remote, now);
+                    self.welcome(seat::socket(stream), remote, now);
                 }
                 Accepted::Empty => idle += 1,
                 Accepted::Lost => {}
-                Accepted::Dead => self.engine.stats_mut().listeners_lost += 1,
+                Accepted::Dead => self.engine.count_lost_listener(),
                 Accepted::Exhausted(error) => {
-                    self.engine.stats_mut().accept_pauses += 1;
+                    self.engine.count_pause();
                     let until = self.backoff.begin(&error, now, self.engine.connection_count());
                     self.engine.wake_at(until);
                     return;
@@ -363,11 +392,22 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
+    fn admit_simulated(&mut self, now: Instant) {
+        for _ in 0..self.engine.config().accept_budget {
+            let Some((stream, remote)) = self.seat.as_ref().and_then(Seat::accept) else { return };
+            self.welcome(stream, remote, now);
+        }
+    }
+
+    fn welcome(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
         stream.tune(self.engine.config());
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
+        let Some(stream) = self.engine.stream_mut(index) else { return };
+        if let Some(seat) = &self.seat {
+            seat.watch(stream, index);
+        }
         // Once and for all: nothing is re-registered later.
-        if let Some(stream) = self.engine.stream_mut(index)
+        if let Some(stream) = seat::tcp(stream)
             && let Err(error) = self.poll.registry().register(stream, Token(index), interest())
         {
             log::warn!("cannot watch {remote}: {error}");

@@ -19,7 +19,13 @@ pub(crate) struct Services {
     pub(crate) on_upgrade: Option<OnUpgrade>,
     pub(crate) on_http: Option<OnHttp>,
     pub(crate) site: Site,
+    /// Where the server is recorded to.
+    #[cfg(feature = "sim")]
+    pub(crate) record: Option<Sink>,
 }
+
+#[cfg(feature = "sim")]
+pub(crate) struct Sink(pub(crate) Box<dyn std::io::Write + Send>);
 
 impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -108,6 +108,14 @@ impl UpgradeResponse {
     }
 
     /// Every header of the answer that is not the handshake's own, and the subprotocol.
+    /// What the application has said, as `extend` takes it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn added(&self) -> HeaderMap {
+        let picked = UpgradeResponse { subprotocol: None, ..self.clone() };
+        let picked = if self.picked { self.clone() } else { picked };
+        picked.into_parts().0
+    }
+
     pub(crate) fn into_parts(self) -> (HeaderMap, Option<HeaderValue>) {
         let UpgradeResponse { mut headers, subprotocol, .. } = self;
         if let Some(subprotocol) = &subprotocol {

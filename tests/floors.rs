@@ -35,10 +35,13 @@ const FLOORS: &[&[&str]] = &[
     &["event"],
     &["tick"],
     &["engine"],
-    &["net::listener", "net::resolver", "net::stream"],
+    &["net::listener", "net::resolver", "net::stream", "network"],
+    &["net::socket"],
+    &["net::seat", "net::seat_off"],
+    &["tape", "tape_off"],
     &["server"],
     &["builder"],
-    &["outbound"],
+    &["outbound", "sim"],
     &["fuzz"],
 ];
 

@@ -24,6 +24,11 @@ impl Addresses {
         max.is_some_and(|max| self.0.get(&key(addr)).is_some_and(|count| *count >= max))
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn enter(&mut self, addr: SocketAddr) {
         *self.0.entry(key(addr)).or_default() += 1;
     }
@@ -119,6 +124,6 @@ mod tests {
         assert!(!addresses.is_full(addr("1.2.3.4:6"), None));
         assert!(!addresses.is_full(addr("1.2.3.5:5"), Some(1)));
         addresses.leave(addr("1.2.3.4:7"));
-        assert!(addresses.0.is_empty());
+        assert!(addresses.is_empty());
     }
 }

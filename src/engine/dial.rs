@@ -68,15 +68,19 @@ impl<S: Stream> Engine<S> {
             return Err(ConnectError::ShuttingDown);
         }
         if self.entropy.is_none() {
-            let entropy = Entropy::new().ok_or(ConnectError::NoRandom)?;
-            self.jitter = Jitter::new(u64::from_ne_bytes(entropy.take()));
-            self.entropy = Some(entropy);
+            self.draw_from(Entropy::new().ok_or(ConnectError::NoRandom)?);
         }
         let id = LinkId::new(self.next_link);
         self.next_link = self.next_link.wrapping_add(1);
         let id = self.add_dial(Box::new(Link { id, plan, attempt: 0 }), DialStep::Begin, now);
         self.dials.push_back(id);
         Ok(id)
+    }
+
+    /// Where all random numbers come from.
+    pub(crate) fn draw_from(&mut self, entropy: Entropy) {
+        self.jitter = Jitter::new(u64::from_ne_bytes(entropy.take()));
+        self.entropy = Some(entropy);
     }
 
     /// From here on the waits are those of this seed.

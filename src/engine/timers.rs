@@ -125,6 +125,9 @@ impl<S: Stream> Engine<S> {
             }
             // What has arrived is a sign of life, read or not.
             Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
+            Some(Due::Timeout(Timeout::Close)) if client.failed.is_some() && client.open().is_some() => {
+                return self.broken_is_due(index, now);
+            }
             // It may have come in time, and the host was away. Once, or a byte now and then were an excuse for ever.
             Some(Due::Timeout(Timeout::Close))
                 if client.readable
@@ -152,6 +155,19 @@ impl<S: Stream> Engine<S> {
             },
         }
         self.rearm(index);
+    }
+
+    /// A connection that broke while something was written has not been read to its end in time. If that is
+    /// because the host was away, it is read now.
+    fn broken_is_due(&mut self, index: usize, now: Instant) {
+        let client = &mut self.clients[index];
+        if client.in_ready {
+            client.deadlines.close_by(after(now, Self::GRACE_TO_READ));
+            return self.rearm(index);
+        }
+        if let Some(kind) = client.failed {
+            self.remove(index, CloseReason::Io(kind));
+        }
     }
 
     fn timer_due(&mut self, index: u32, now: Instant) {

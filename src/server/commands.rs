@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{Server, clock};
+use super::Server;
 use crate::{
     config::Overflow,
     engine::Delivery,
@@ -80,7 +80,7 @@ impl Server {
         message: impl Into<Outgoing<'m>>,
         options: impl Into<SendTerms>,
     ) -> Result<(), SendError> {
-        self.engine.send_with(client, message.into(), options, clock())
+        self.engine.send_with(client, message.into(), options, self.now())
     }
 
     /// Queues a message for every open client. It is framed once, and a large one is held once however
@@ -112,7 +112,7 @@ impl Server {
     /// # }
     /// ```
     pub fn ping(&mut self, client: ClientId) -> Result<(), SendError> {
-        self.engine.ping(client, clock())
+        self.engine.ping(client, self.now())
     }
 
     /// Begins the close handshake (RFC 6455 §7.1.2) behind what is queued. From now on nothing can be
@@ -138,7 +138,7 @@ impl Server {
         code: impl Into<CloseCode>,
         reason: &str,
     ) -> Result<(), CloseError> {
-        self.engine.close(client, code.into(), reason, clock())
+        self.engine.close(client, code.into(), reason, self.now())
     }
 
     /// Drops the connection now, without a close frame and with whatever is queued. Its `Close` event
@@ -176,9 +176,9 @@ impl Server {
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
         // New clients are refused by the kernel from here on, but for those who ask how we are.
         if self.engine.config().health.is_none() {
-            self.listeners.clear();
+            self.stop_listening();
         }
-        self.engine.shutdown(code.into(), deadline, clock());
+        self.engine.shutdown(code.into(), deadline, self.now());
     }
 
     /// Whether a shutdown is complete: every connection is gone and every event handed out.
@@ -225,7 +225,7 @@ impl Server {
     ///
     /// The id is stale.
     pub fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnected> {
-        self.engine.resume_reading(client, clock())
+        self.engine.resume_reading(client, self.now())
     }
 
     /// Fires [`Event::Timer`](crate::Event::Timer) once, at the first poll `delay` from now or later; the resolution is 1 ms.
@@ -244,13 +244,13 @@ impl Server {
     /// # }
     /// ```
     pub fn set_timer(&mut self, delay: Duration) -> TimerId {
-        self.engine.set_timer(delay, false, clock())
+        self.engine.set_timer(delay, false, self.now())
     }
 
     /// Fires [`Event::Timer`](crate::Event::Timer) every `period` (at least 1 ms) until cancelled. It keeps its rhythm: a
     /// poll that comes late gets one event for all the periods it missed.
     pub fn set_interval(&mut self, period: Duration) -> TimerId {
-        self.engine.set_timer(period, true, clock())
+        self.engine.set_timer(period, true, self.now())
     }
 
     /// Stops a timer. `false` if it has fired for the last time or was cancelled before.

@@ -5,13 +5,16 @@ use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 use mio::{Token, net::TcpStream};
 use tungstenite::http::Response;
 
-use super::{Server, clock};
+use super::Server;
 use crate::{
     connect::Connect,
     engine::Order,
     error::ConnectError,
     id::{ClientId, LinkId},
-    net::resolver::Resolver,
+    net::{
+        resolver::Resolver,
+        seat::{self, Socket},
+    },
 };
 
 impl Server {
@@ -60,7 +63,7 @@ impl Server {
     /// What can be told at once: a URL, a header or a subprotocol that cannot be, `wss://`, a server that is
     /// shutting down.
     pub fn connect_with(&mut self, connect: Connect) -> Result<ClientId, ConnectError> {
-        self.engine.connect(connect.into_plan()?, clock())
+        self.engine.connect(connect.into_plan()?, self.now())
     }
 
     /// What an outbound connection has in common with those that a [`Reconnect`](crate::Reconnect) policy
@@ -100,13 +103,22 @@ impl Server {
         }
     }
 
-    fn open_socket(&self, id: ClientId, addr: SocketAddr) -> io::Result<TcpStream> {
+    fn open_socket(&self, id: ClientId, addr: SocketAddr) -> io::Result<Socket> {
+        if let Some(seat) = &self.seat {
+            return Ok(seat.connect(id.index(), addr));
+        }
         let mut stream = TcpStream::connect(addr)?;
         self.poll.registry().register(&mut stream, Token(id.index()), super::interest())?;
-        Ok(stream)
+        Ok(seat::socket(stream))
     }
 
     fn resolve(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
+        if let Some(seat) = &self.seat {
+            let found = seat.resolve(&host, port);
+            let found = found.map_err(|error| ConnectError::Resolve { host, error });
+            self.engine.resolved(id, found, self.now());
+            return Ok(());
+        }
         if self.resolver.is_none() {
             let started = Resolver::new(Arc::clone(&self.waker));
             let failed =

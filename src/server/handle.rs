@@ -332,7 +332,7 @@ impl Server {
     /// Who gave the command cannot be told any more.
     fn note<E: fmt::Display>(&mut self, what: &str, outcome: Result<(), E>) {
         if let Err(error) = outcome {
-            self.engine.stats_mut().undelivered += 1;
+            self.engine.count_undelivered();
             log::debug!("{what} of a handle was not queued: {error}");
         }
     }

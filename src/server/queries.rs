@@ -4,14 +4,19 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::Server;
 use crate::{
-    id::ClientId, net::listener::Listener, pressure::Pressure, proto::handshake::Request, stats::Stats,
+    id::ClientId,
+    net::{listener::Listener, seat::Seat},
+    pressure::Pressure,
+    proto::handshake::Request,
+    stats::Stats,
 };
 
 impl Server {
     /// The addresses listened on, in the order of binding; without those whose sockets have died
     /// ([`Stats::listeners_lost`](crate::Stats::listeners_lost)).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(Listener::local_addr).collect()
+        let simulated = self.seat.iter().filter_map(Seat::local_addr);
+        self.listeners.iter().filter_map(Listener::local_addr).chain(simulated).collect()
     }
 
     /// The open clients, in the order of their slots. Work: O(connections).

@@ -5,7 +5,7 @@ use tungstenite::{
     http::{HeaderMap, Response},
 };
 
-use super::{Server, clock};
+use super::Server;
 use crate::{
     error::{RespondError, UpgradeError},
     id::{ClientId, RequestId, UpgradeId},
@@ -61,7 +61,7 @@ impl Server {
     /// As [`accept`](Server::accept), and [`UpgradeError::Header`]: a value is not ASCII, a header is the
     /// handshake's own, or the client did not offer the subprotocol. Then the upgrade still waits.
     pub fn accept_with(&mut self, upgrade: UpgradeId, headers: HeaderMap) -> Result<ClientId, UpgradeError> {
-        self.engine.accept_upgrade(upgrade, headers, clock())
+        self.engine.accept_upgrade(upgrade, headers, self.now())
     }
 
     /// Rejects an upgrade that was deferred, with this answer, and closes its connection. Programs see the
@@ -76,7 +76,7 @@ impl Server {
         upgrade: UpgradeId,
         response: Response<impl Into<Bytes>>,
     ) -> Result<(), UpgradeError> {
-        self.engine.reject_upgrade(upgrade, &response.map(Into::into), clock())
+        self.engine.reject_upgrade(upgrade, &response.map(Into::into), self.now())
     }
 
     /// Answers a plain HTTP request from [`Event::Http`](crate::Event::Http). `Content-Length` is added, and the
@@ -113,6 +113,6 @@ impl Server {
         request: RequestId,
         response: Response<impl Into<Bytes>>,
     ) -> Result<(), RespondError> {
-        self.engine.respond(request, response.map(Into::into), clock())
+        self.engine.respond(request, response.map(Into::into), self.now())
     }
 }

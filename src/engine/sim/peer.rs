@@ -91,6 +91,11 @@ impl Peer {
         self.frame(OpCode::Control(Control::Close), true, &body);
     }
 
+    /// All that is under way is there now, and not told of yet.
+    pub(in crate::engine) fn arrive(&self) {
+        self.link.borrow_mut().arrive(usize::MAX);
+    }
+
     /// FIN; it goes on reading.
     pub(in crate::engine) fn fin(&self) {
         self.link.borrow_mut().fin_flying = true;

@@ -343,3 +343,23 @@ fn a_handshake_that_goes_nowhere_is_counted() {
     assert_eq!(rejected.total(), 5);
     host.check_empty();
 }
+
+#[test]
+fn a_connection_that_broke_before_the_host_was_away_is_read_first_and_its_end_is_named() {
+    let mut host = Host::new(Config::default());
+    let (mut peer, id) = host.open();
+    peer.text("last words");
+    // They are there, and unread, when a write finds out.
+    assert_eq!(host.poll().len(), 1);
+    peer.text("the very last");
+    peer.arrive();
+    peer.reset(false);
+    host.engine.send(id, crate::Message::Text("hello?").into()).unwrap();
+    host.engine.flush(host.now);
+    host.advance(30 * SEC);
+    let tick = host.poll();
+    assert_eq!(messages(&tick), [(id, b"the very last".to_vec())]);
+    let mut ends = closes(&tick);
+    ends.extend(closes(&host.poll()));
+    assert!(matches!(&ends[..], [(closed, CloseReason::Io(_))] if *closed == id), "{ends:?}");
+}

@@ -113,6 +113,10 @@ impl Host {
         assert_eq!((engine.total_buffered(), engine.outbound.shared().get()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
         assert_eq!((engine.outbound.held(), engine.backlogs.held()), (0, 0));
+        assert_eq!((engine.ceiling.inbound, engine.lingering, engine.outbound_count), (0, 0, 0));
+        assert_eq!((engine.dials.len(), engine.lost.len()), (0, 0));
+        assert!(engine.addresses.is_empty(), "{:?}", engine.addresses);
+        assert!(engine.tick.is_empty() && engine.work.is_empty());
     }
 }
 

@@ -1,7 +1,9 @@
 //! Many users with a will of their own, an application that answers, and a network that behaves as badly
 //! as a network may. Everything that happens is held against a model.
 //!
-//! `TICKWS_SIM_SEEDS=5000 cargo test --lib simulation` tries more; a failure names the seed that repeats it.
+//! `TICKWS_SIM_SEEDS=5000 cargo test --release --all-features --lib simulation` tries more; a failure names the seed that repeats it.
+
+mod clock;
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -10,6 +12,7 @@ use std::{
 
 use super::{actor::Actor, *};
 use crate::{CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, test_rng::Rng};
+use clock::{Moments, Timers, check_deadlines};
 
 /// Of each weather.
 const SEEDS: u64 = 130;
@@ -50,7 +53,7 @@ pub(super) fn run(parity: u64, default: u64, test: &str, world: impl Fn(u64) -> 
             assert!(seed % 20 > 1 || world(seed) == hash, "not deterministic");
         }));
         if let Err(panic) = outcome {
-            eprintln!("repeat with: TICKWS_SIM_SEED={seed} cargo test --lib {test}");
+            eprintln!("repeat with: TICKWS_SIM_SEED={seed} cargo test --all-features --lib {test}");
             std::panic::resume_unwind(panic);
         }
     }
@@ -62,7 +65,9 @@ struct World {
     actors: Vec<Actor>,
     /// By a client's index.
     by_index: Vec<Option<usize>>,
-    timers: Vec<TimerId>,
+    timers: Timers,
+    /// Of each actor.
+    moments: Vec<Moments>,
     /// No stalls, no jumps, no resets: an orderly end must lose nothing.
     calm: bool,
     transcript: DefaultHasher,
@@ -119,7 +124,8 @@ impl World {
             rng,
             actors: Vec::new(),
             by_index: Vec::new(),
-            timers: Vec::new(),
+            timers: Timers::default(),
+            moments: Vec::new(),
             calm,
             transcript: DefaultHasher::new(),
             event_budget,
@@ -168,6 +174,7 @@ impl World {
         let sizes = [1_000, 20_000, 256 * 1024];
         peer.windows(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&sizes));
         self.actors.push(Actor::new(peer));
+        self.moments.push(Moments::new(self.host.now));
     }
 
     /// One poll and what the application makes of it; then the users listen.
@@ -214,6 +221,10 @@ impl World {
                 }
                 Event::Close { client, reason } => {
                     let who = self.who(client);
+                    if let CloseReason::Timeout(timeout) = reason {
+                        let config = self.host.engine.config();
+                        self.moments[who].check(*timeout, &self.actors[who], config, self.host.now);
+                    }
                     // Those that asked before they left get their answer.
                     if self.rng.one_in(2) {
                         self.send(who, Message::Text("a late answer"));
@@ -230,7 +241,7 @@ impl World {
                 Event::Upgrade { .. } | Event::UpgradeGone { .. } | Event::Http { .. } => panic!("{event:?}"),
                 Event::Reconnecting { .. } | Event::ConnectFailed { .. } => panic!("{event:?}"),
                 Event::Timer { timer } => {
-                    assert!(self.timers.contains(&timer), "a timer that nobody set");
+                    self.timers.fired(timer, self.host.now);
                     ("timer", timer).hash(&mut self.transcript);
                 }
             }
@@ -238,6 +249,7 @@ impl World {
         drop(tick);
         self.note_closing();
         self.check_rates();
+        self.check_clock();
         for actor in &mut self.actors {
             let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
             let frames = actor.listen(most);
@@ -274,6 +286,20 @@ impl World {
         }
     }
 
+    /// Nothing is overdue, and nobody has had more than its share.
+    fn check_clock(&mut self) {
+        let (now, engine) = (self.host.now, &self.host.engine);
+        for (actor, moments) in self.actors.iter().zip(&mut self.moments) {
+            moments.note(actor, engine.config().read_budget, now);
+        }
+        if !engine.timers_left {
+            self.timers.check(now);
+            for (_, client) in &engine.clients {
+                check_deadlines(client, engine.config(), now);
+            }
+        }
+    }
+
     /// Whose id that is; panics after its `Close`.
     fn who(&self, client: ClientId) -> usize {
         let who = self.by_index.get(client.index()).copied().flatten();
@@ -295,11 +321,17 @@ impl World {
             8 => self.broadcast(Message::Binary(&large)),
             9..14 => self.send(who, Message::Text(&text)),
             14 => self.send(who, Message::Binary(&large)),
-            15 if !self.calm => self.timers.push(self.host.engine.set_timer(300 * MS, true, now)),
-            15 | 16 => self.timers.push(self.host.engine.set_timer(20 * MS, false, now)),
+            15 if !self.calm => {
+                let timer = self.host.engine.set_timer(300 * MS, true, now);
+                self.timers.set(timer, now + 300 * MS, Some(300 * MS));
+            }
+            15 | 16 => {
+                let timer = self.host.engine.set_timer(20 * MS, false, now);
+                self.timers.set(timer, now + 20 * MS, None);
+            }
             17 => {
-                if let Some(timer) = self.timers.pop() {
-                    self.host.engine.cancel_timer(timer);
+                if let Some(timer) = self.timers.take() {
+                    assert!(self.host.engine.cancel_timer(timer));
                 }
             }
             _ => self.handle(who),
@@ -424,8 +456,8 @@ impl World {
                 let _ = self.host.engine.resume_reading(id, self.host.now);
             }
         }
-        for timer in std::mem::take(&mut self.timers) {
-            self.host.engine.cancel_timer(timer);
+        while let Some(timer) = self.timers.take() {
+            assert!(self.host.engine.cancel_timer(timer));
         }
         self.until("at rest", |world| {
             let heard = |actor: &Actor| actor.deaf || actor.ended.is_some() || actor.peer.unread() == 0;

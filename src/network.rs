@@ -1,0 +1,400 @@
+//! A network in memory with a clock of its own: what a simulated server has in place of the kernel.
+//!
+//! ```text
+//! client ──say──► flying ──latency──► arrived ──read──► Engine
+//! client ◄─hear── arrived ◄──latency── flying ◄──write── Engine
+//!                    └─ edges: something arrived; room came back after a short write
+//! ```
+//!
+//! Edges are told once, as epoll does. The clock moves from one arrival to the next, when a server sleeps or
+//! when it is told to.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "links, hosts and speakers stay, and their numbers are places; a side is 0 or 1; a client that hears what no server may send fails the test"
+)]
+
+mod client;
+mod link;
+mod socket;
+mod weather;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub use client::Received;
+use client::Speaker;
+use link::{Half, Link, Parcel};
+pub(crate) use socket::SimSocket;
+pub(crate) use weather::Dice;
+pub use weather::Weather;
+
+use crate::{deadlines::after, engine::Readiness};
+
+/// One end of a link: its number, and 0 for who has connected, 1 for who has accepted.
+pub(crate) type EndId = (usize, usize);
+
+/// A network that several may hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared(Arc<Mutex<Network>>);
+
+impl Shared {
+    pub(crate) fn new(seed: u64, weather: Weather, now: Instant) -> Self {
+        Shared(Arc::new(Mutex::new(Network::new(seed, weather, now))))
+    }
+
+    /// Whether both are the same network.
+    pub(crate) fn is(&self, other: &Shared) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Network> {
+        // A test that panics still drops its sockets.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a server is in the network.
+#[derive(Debug)]
+struct Host {
+    addr: SocketAddr,
+    listens: bool,
+    backlog: VecDeque<(EndId, SocketAddr)>,
+    /// Its ends, and what each is called by the server.
+    ends: Vec<(EndId, usize)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Network {
+    start: Instant,
+    now: Instant,
+    pub(crate) weather: Weather,
+    dice: Dice,
+    links: Vec<Link>,
+    hosts: Vec<Host>,
+    speakers: Vec<Speaker>,
+    names: BTreeMap<String, SocketAddr>,
+    /// When the next parcel of an end arrives; the count keeps those of one moment in order.
+    due: BinaryHeap<Reverse<(Instant, u64, EndId)>>,
+    posted: u64,
+    /// Over all that was written and read, and when.
+    digest: u64,
+}
+
+impl Network {
+    fn new(seed: u64, weather: Weather, now: Instant) -> Self {
+        Network {
+            start: now,
+            now,
+            weather,
+            dice: Dice::new(seed),
+            links: Vec::new(),
+            hosts: Vec::new(),
+            speakers: Vec::new(),
+            names: BTreeMap::new(),
+            due: BinaryHeap::new(),
+            posted: 0,
+            digest: 0xcbf2_9ce4_8422_2325,
+        }
+    }
+
+    // ---- the clock ----
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.now - self.start
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Lets time pass, and everything arrive that arrives in it.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let end = after(self.now, by);
+        while self.step(end) {}
+        self.now = end;
+    }
+
+    /// The next arrival, if it comes by `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        let Some(&Reverse((at, _, id))) = self.due.peek() else { return false };
+        if at > end {
+            return false;
+        }
+        self.due.pop();
+        self.now = self.now.max(at);
+        self.arrive(id);
+        true
+    }
+
+    /// Nothing is on its way, and nothing waits for a server to take it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let idle = |host: &Host| !self.has_news(host);
+        self.due.is_empty() && self.hosts.iter().all(idle)
+    }
+
+    /// Sleeps as a server does: until it has something to hear, or `timeout` is over. `false`: nothing will ever
+    /// end this sleep.
+    pub(crate) fn sleep(&mut self, host: usize, timeout: Option<Duration>) -> bool {
+        let end = timeout.map(|timeout| after(self.now, timeout));
+        // What is here by now is here, slept or not.
+        while self.step(self.now) {}
+        loop {
+            if self.has_news(&self.hosts[host]) {
+                return true;
+            }
+            let until = end.or_else(|| self.due.peek().map(|Reverse((at, ..))| *at));
+            let Some(until) = until else { return false };
+            if !self.step(until) {
+                self.now = self.now.max(until);
+                return true;
+            }
+        }
+    }
+
+    fn has_news(&self, host: &Host) -> bool {
+        let news = |((link, side), _): &(EndId, usize)| {
+            let half = &self.links[*link].halves[*side];
+            !half.dropped && (half.readable_edge || half.writable_edge)
+        };
+        !host.backlog.is_empty() || host.ends.iter().any(news)
+    }
+
+    // ---- hosts ----
+
+    /// A place for a server.
+    pub(crate) fn add_host(&mut self) -> usize {
+        let number = self.hosts.len();
+        let ip = Ipv4Addr::from(0x0a00_0001 + number as u32);
+        let addr = SocketAddr::from((ip, 80));
+        self.hosts.push(Host { addr, listens: true, backlog: VecDeque::new(), ends: Vec::new() });
+        number
+    }
+
+    pub(crate) fn host_addr(&self, host: usize) -> SocketAddr {
+        self.hosts[host].addr
+    }
+
+    pub(crate) fn listens(&self, host: usize) -> bool {
+        self.hosts[host].listens
+    }
+
+    /// The kernel refuses those that it has not handed over.
+    pub(crate) fn stop_listening(&mut self, host: usize) {
+        self.hosts[host].listens = false;
+        for (id, _) in std::mem::take(&mut self.hosts[host].backlog) {
+            self.drop_end(id);
+        }
+    }
+
+    pub(crate) fn name(&mut self, name: String, addr: SocketAddr) {
+        self.names.insert(name, addr);
+    }
+
+    pub(crate) fn resolve(&self, name: &str) -> Option<SocketAddr> {
+        self.names.get(name).copied()
+    }
+
+    pub(crate) fn has_backlog(&self, host: usize) -> bool {
+        !self.hosts[host].backlog.is_empty()
+    }
+
+    pub(crate) fn accept(&mut self, host: usize) -> Option<(EndId, SocketAddr)> {
+        self.hosts[host].backlog.pop_front()
+    }
+
+    /// From here on the host hears of this end, under the server's name for it.
+    pub(crate) fn watch(&mut self, host: usize, id: EndId, token: usize) {
+        self.hosts[host].ends.push((id, token));
+    }
+
+    /// What a poll of this host is told.
+    pub(crate) fn report(&mut self, host: usize) -> Vec<(usize, Readiness)> {
+        let Network { hosts, links, dice, weather, .. } = self;
+        let ends = &mut hosts[host].ends;
+        ends.retain(|((link, side), _)| !links[*link].halves[*side].dropped);
+        let mut told = Vec::new();
+        for ((link, side), token) in ends.iter() {
+            let link = &mut links[*link];
+            let has_room = link.has_room(*side);
+            let half = &mut link.halves[*side];
+            if !(half.readable_edge || half.writable_edge) || dice.percent(weather.late_readiness) {
+                continue;
+            }
+            let readable = std::mem::take(&mut half.readable_edge);
+            // epoll adds what else is true.
+            let writable = std::mem::take(&mut half.writable_edge) || (readable && has_room);
+            half.refused &= !writable;
+            let read_closed = half.fin_arrived || half.reset;
+            told.push((*token, Readiness { readable, writable, read_closed, urgent: false }));
+        }
+        if weather.shuffles {
+            for last in (1..told.len()).rev() {
+                told.swap(last, dice.below(last + 1));
+            }
+        }
+        told
+    }
+
+    // ---- links ----
+
+    /// A connection to `addr`; `from`: of whom. Who connects hears later what becomes of it.
+    fn link(&mut self, from: SocketAddr, addr: SocketAddr) -> usize {
+        let number = self.links.len();
+        self.links.push(Link::new(addr, self.weather.buffer, self.now));
+        match self.hosts.iter().position(|host| host.addr == addr && host.listens) {
+            Some(host) => {
+                self.hosts[host].backlog.push_back(((number, 1), from));
+                self.post((number, 0), Parcel::Connected);
+            }
+            None => self.post((number, 0), Parcel::Refused),
+        }
+        number
+    }
+
+    /// A server connects.
+    pub(crate) fn dial(&mut self, host: usize, token: usize, addr: SocketAddr) -> EndId {
+        let from = SocketAddr::new(self.hosts[host].addr.ip(), self.next_port());
+        let id = (self.link(from, addr), 0);
+        self.watch(host, id, token);
+        id
+    }
+
+    fn next_port(&self) -> u16 {
+        1024 + (self.links.len() % 64_000) as u16
+    }
+
+    /// Sends to an end.
+    fn post(&mut self, to: EndId, parcel: Parcel) {
+        let wait = self.dice.within(&self.weather.latency);
+        let half = &mut self.links[to.0].halves[to.1];
+        let at = after(self.now, wait).max(half.last_at);
+        half.last_at = at;
+        if let Parcel::Bytes(bytes) = &parcel {
+            half.on_the_way += bytes.len();
+        }
+        half.flying.push_back(parcel);
+        self.due.push(Reverse((at, self.posted, to)));
+        self.posted += 1;
+    }
+
+    /// Sends bytes to an end, in pieces if the weather is like that.
+    fn post_bytes(&mut self, to: EndId, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.dice.percent(self.weather.resets) {
+                return self.reset_link(to.0);
+            }
+            let cut = rest.len() > 1 && self.dice.percent(self.weather.short_reads);
+            let count = if cut { 1 + self.dice.below(rest.len() - 1) } else { rest.len() };
+            let (piece, left) = rest.split_at(count);
+            self.post(to, Parcel::Bytes(piece.to_vec()));
+            rest = left;
+        }
+    }
+
+    /// The first parcel on its way to an end is there.
+    fn arrive(&mut self, to: EndId) {
+        let (link, side) = to;
+        let Some(parcel) = self.links[link].halves[side].flying.pop_front() else { return };
+        let half = &mut self.links[link].halves[side];
+        match parcel {
+            Parcel::Bytes(bytes) => {
+                half.on_the_way -= bytes.len();
+                if half.dropped {
+                    return self.reset_end((link, 1 - side));
+                }
+                if half.reset {
+                    return;
+                }
+                half.arrived.extend(&bytes);
+                half.readable_edge = true;
+                self.note(to, &bytes);
+            }
+            Parcel::Fin => {
+                half.fin_arrived = true;
+                half.readable_edge = true;
+            }
+            Parcel::Connected => (half.connected, half.writable_edge) = (Some(true), true),
+            Parcel::Refused => {
+                half.connected = Some(false);
+                half.break_off(io::ErrorKind::ConnectionRefused);
+            }
+            Parcel::Reset => half.break_off(io::ErrorKind::ConnectionReset),
+        }
+        self.hear(to);
+    }
+
+    /// Both ends see a reset, at once.
+    fn reset_link(&mut self, link: usize) {
+        self.reset_end((link, 0));
+        self.reset_end((link, 1));
+    }
+
+    fn reset_end(&mut self, id: EndId) {
+        let half = &mut self.links[id.0].halves[id.1];
+        if !half.reset && !half.dropped {
+            half.break_off(io::ErrorKind::ConnectionReset);
+            self.hear(id);
+        }
+    }
+
+    /// The owner of an end closes it.
+    fn drop_end(&mut self, id: EndId) {
+        let (link, side) = id;
+        let half = &mut self.links[link].halves[side];
+        if std::mem::replace(&mut half.dropped, true) {
+            return;
+        }
+        let unread = !half.arrived.is_empty();
+        half.arrived = VecDeque::new();
+        // As Linux does: what was not read is answered with RST.
+        match unread {
+            true => self.post((link, 1 - side), Parcel::Reset),
+            false => self.finish(id),
+        }
+    }
+
+    /// FIN behind everything written, once.
+    fn finish(&mut self, id: EndId) {
+        let (link, side) = id;
+        let half = &mut self.links[link].halves[side];
+        if !std::mem::replace(&mut half.fin_sent, true) && !half.reset {
+            self.post((link, 1 - side), Parcel::Fin);
+        }
+    }
+
+    /// Room has come back in front of the end that writes to this one.
+    fn make_room(&mut self, read: EndId) {
+        let writer = (read.0, 1 - read.1);
+        let link = &mut self.links[writer.0];
+        if link.halves[writer.1].refused && link.has_room(writer.1) {
+            link.halves[writer.1].writable_edge = true;
+        }
+        self.say_more(writer);
+    }
+
+    /// Adds to the digest.
+    fn note(&mut self, id: EndId, bytes: &[u8]) {
+        let stamp = [self.elapsed().as_nanos() as u64, id.0 as u64, id.1 as u64];
+        let stamp = stamp.iter().flat_map(|number| number.to_le_bytes());
+        for byte in stamp.chain(bytes.iter().copied()) {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn half(&mut self, id: EndId) -> &mut Half {
+        &mut self.links[id.0].halves[id.1]
+    }
+}

@@ -1,0 +1,210 @@
+//! A recording of all that an engine is told and answered, from which another engine does the same again.
+//!
+//! ```text
+//! file  = "tickws\0tape" version(1 byte) block*
+//! block = length(u32, little endian) digest(u64, little endian, FNV-1a of the content) content
+//! ```
+//!
+//! The contents, one behind the other, are a head (what the server was built with) and entries: a number and its
+//! fields, see `entry.rs`. Numbers are varints (`code.rs`). A block ends with each poll, so that what is lost when
+//! a process dies is the poll in which it died; no entry lies in two blocks.
+
+mod code;
+mod core;
+mod entry;
+mod head;
+mod player;
+mod services;
+mod stream;
+
+use std::{
+    fmt,
+    io::{self, Write},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+pub(crate) use self::core::Core;
+use code::Code;
+use entry::{Digest, Entry};
+pub(crate) use head::Head;
+pub(crate) use player::Player;
+pub use player::{Divergence, ReplayError};
+
+const MAGIC: &[u8] = b"tickws\0tape";
+
+/// Of the format.
+const VERSION: u8 = 1;
+
+/// A block is not made longer on purpose.
+const BLOCK: usize = 64 * 1024;
+
+/// What has become of a recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recording {
+    /// It goes on.
+    Running {
+        /// Bytes written so far.
+        bytes: u64,
+    },
+    /// It could not be written any more, or something happened that cannot be recorded. What was written before
+    /// can be replayed. The log said so, too.
+    Stopped {
+        /// Bytes written before.
+        bytes: u64,
+        /// [`Unsupported`](io::ErrorKind::Unsupported) if something cannot be recorded; else what the writer said.
+        error: io::ErrorKind,
+    },
+}
+
+/// Where a server, its sockets and its closures write what happens.
+#[derive(Debug, Clone)]
+pub(crate) struct Tape(Arc<Mutex<Recorder>>);
+
+struct Recorder {
+    out: Box<dyn Write + Send>,
+    /// Entries that are not written yet.
+    block: Vec<u8>,
+    written: u64,
+    failed: Option<io::ErrorKind>,
+    /// When the last entry happened.
+    last: Instant,
+    streams: u32,
+}
+
+impl Tape {
+    pub(crate) fn new(out: Box<dyn Write + Send>, head: &Head, now: Instant) -> Self {
+        let (block, failed) = (Vec::new(), None);
+        let mut recorder = Recorder { out, block, written: 0, failed, last: now, streams: 0 };
+        recorder.write(&[MAGIC, &[VERSION]].concat());
+        head.put(&mut recorder.block);
+        recorder.end_block();
+        Tape(Arc::new(Mutex::new(recorder)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recorder> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn note(&self, entry: &Entry) {
+        self.lock().note(entry);
+    }
+
+    /// What follows happens now.
+    pub(crate) fn at(&self, now: Instant) {
+        let mut recorder = self.lock();
+        let nanos = nanos_between(recorder.last, now);
+        if nanos != 0 {
+            recorder.last = now;
+            recorder.note(&Entry::At { nanos });
+        }
+    }
+
+    /// The number of a stream that has come.
+    pub(crate) fn next_stream(&self) -> u32 {
+        let mut recorder = self.lock();
+        recorder.streams += 1;
+        recorder.streams
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        self.lock().last
+    }
+
+    pub(crate) fn end_block(&self) {
+        self.lock().end_block();
+    }
+
+    /// Something has happened that no replay could repeat.
+    pub(crate) fn give_up(&self, why: &str) {
+        self.lock().fail(io::ErrorKind::Unsupported, why);
+    }
+
+    pub(crate) fn state(&self) -> Recording {
+        let recorder = self.lock();
+        let bytes = recorder.written;
+        match recorder.failed {
+            None => Recording::Running { bytes },
+            Some(error) => Recording::Stopped { bytes, error },
+        }
+    }
+}
+
+impl Recorder {
+    fn note(&mut self, entry: &Entry) {
+        if self.failed.is_none() {
+            entry.put(&mut self.block);
+            if self.block.len() >= BLOCK {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        if self.block.is_empty() {
+            return;
+        }
+        let mut block = mem::take(&mut self.block);
+        let mut digest = Digest::new();
+        digest.add(&block);
+        match u32::try_from(block.len()) {
+            Ok(len) => {
+                let head = [&len.to_le_bytes()[..], &digest.value().to_le_bytes()].concat();
+                self.write(&head);
+                self.write(&block);
+            }
+            Err(_) => self.fail(io::ErrorKind::FileTooLarge, "a message is longer than a block may be"),
+        }
+        block.clear();
+        // One long message need not hold its memory for ever.
+        block.shrink_to(2 * BLOCK);
+        self.block = block;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_some() {
+            return;
+        }
+        match self.out.write_all(bytes) {
+            Ok(()) => self.written += bytes.len() as u64,
+            Err(error) => self.fail(error.kind(), &error.to_string()),
+        }
+    }
+
+    fn fail(&mut self, kind: io::ErrorKind, why: &str) {
+        if self.failed.is_none() {
+            log::error!("the recording stops here: {why}");
+            self.failed = Some(kind);
+            self.block = Vec::new();
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.note(&Entry::End {});
+        self.end_block();
+        if self.failed.is_none()
+            && let Err(error) = self.out.flush()
+        {
+            log::error!("the end of the recording is lost: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("written", &self.written)
+            .field("failed", &self.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Negative if `to` is the earlier one.
+fn nanos_between(from: Instant, to: Instant) -> i64 {
+    let nanos = |wait: std::time::Duration| i64::try_from(wait.as_nanos()).unwrap_or(i64::MAX);
+    if to >= from { nanos(to - from) } else { -nanos(from - to) }
+}

@@ -1,0 +1,249 @@
+//! What stands on a tape: what the engine was told, in order, and between that what its streams and closures
+//! answered.
+
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+
+use tungstenite::{
+    Bytes,
+    http::{HeaderMap, Response},
+};
+
+use super::code::{code_enum, code_struct};
+use crate::{
+    engine::Whom,
+    id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
+    message::{Kind, Message},
+    proto::prepared::{Outgoing, Prepared},
+    reconnect::Reconnect,
+    send_options::{LatestKey, Priority, SendOptions, SendTerms},
+};
+
+code_enum! {
+    /// The numbers are the format's: new ones are added, none is used again.
+    #[derive(Debug)]
+    pub(crate) enum Entry {
+        // ---- what the engine is told ----
+        /// What follows happens so many nanoseconds later.
+        0 At { nanos: i64 },
+        /// The stream's number is that of its coming.
+        1 Accept { remote: SocketAddr },
+        2 Abandon { index: usize },
+        /// One bit each: readable, writable, read closed, urgent.
+        3 Ready { index: usize, what: u8 },
+        4 Flush {},
+        /// The poll was asked for so long before.
+        5 Start { waited: Duration, partial: bool },
+        6 Fire {},
+        7 Service {},
+        /// The tick that came of it: its events and their digest.
+        8 Finish { more: bool, events: usize, digest: u32 },
+        9 NextDial {},
+        10 Dialed { client: ClientId, outcome: Result<(), ErrorKind> },
+        /// The name's addresses, or what the resolver said; `None`: it is too busy.
+        11 Resolved { client: ClientId, addrs: Result<Vec<SocketAddr>, Option<(String, String)>> },
+        12 WakeAt { nanos: i64 },
+        13 CountPause {},
+        14 CountUndelivered {},
+        /// Random numbers come from the source anew.
+        15 Draw {},
+        /// The next deadline is asked for, which may put the wheel in order.
+        16 Look {},
+        17 CountLostListener {},
+
+        // ---- what the application says ----
+        20 Send { client: ClientId, words: Words, terms: Terms },
+        21 Deliver { whom: Group, words: Words, latest: Option<LatestKey>, except: Option<ClientId> },
+        22 Ping { client: ClientId },
+        23 Close { client: ClientId, code: u16, reason: String },
+        24 Disconnect { client: ClientId },
+        25 Shutdown { code: u16, deadline: Duration },
+        26 SetOverflow { client: ClientId, drops: bool },
+        27 Pause { client: ClientId },
+        28 Resume { client: ClientId },
+        29 SetTimer { delay: Duration, repeat: bool },
+        30 CancelTimer { timer: TimerId },
+        31 Join { client: ClientId, room: RoomRef },
+        32 Leave { client: ClientId, room: RoomRef },
+        33 LeaveAll { client: ClientId },
+        34 SetUser { client: ClientId, key: String },
+        35 ClearUser { client: ClientId },
+        36 AcceptUpgrade { upgrade: UpgradeId, headers: HeaderMap },
+        37 RejectUpgrade { upgrade: UpgradeId, response: Response<Bytes> },
+        38 Respond { request: RequestId, response: Response<Bytes> },
+        39 Connect { plan: PlanCopy },
+
+        // ---- what the engine is answered ----
+        60 Read { stream: u32, offered: usize, outcome: Result<Bytes, ErrorKind> },
+        /// What was taken, and its digest.
+        61 Wrote { stream: u32, offered: usize, outcome: Result<usize, ErrorKind>, digest: u32 },
+        62 Fin { stream: u32, outcome: Result<(), ErrorKind> },
+        63 Connected { stream: u32, outcome: Result<bool, ErrorKind> },
+        64 Random { bytes: Bytes },
+        /// `on_upgrade`: accepted (0), deferred (1) or rejected, with the headers that were added.
+        65 Decided { decision: Result<bool, Response<Bytes>>, added: HeaderMap },
+        66 Answered { response: Response<Bytes> },
+        /// `before_attempt`.
+        67 Attempted { path: String, headers: HeaderMap },
+        /// The server was dropped.
+        70 End {},
+    }
+}
+
+/// A message, framed already or not.
+#[derive(Debug)]
+pub(crate) struct Words {
+    text: bool,
+    prepared: bool,
+    bytes: Bytes,
+}
+
+code_struct!(Words { text, prepared, bytes });
+
+impl Words {
+    pub(super) fn of(message: &Outgoing<'_>) -> Self {
+        let prepared = matches!(message, Outgoing::Prepared(_));
+        let bytes = Bytes::copy_from_slice(message.payload());
+        Words { text: message.kind() == Kind::Text, prepared, bytes }
+    }
+
+    /// `None`: it says that it is text, and is none.
+    pub(super) fn outgoing(&self) -> Option<Outgoing<'_>> {
+        let message = match self.text {
+            true => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
+            false => Message::Binary(&self.bytes),
+        };
+        Some(if self.prepared { Prepared::new(message).into() } else { message.into() })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Terms {
+    expires_in: Option<Duration>,
+    high: bool,
+    latest: Option<LatestKey>,
+    uncompressed: bool,
+}
+
+code_struct!(Terms { expires_in, high, latest, uncompressed });
+
+impl Terms {
+    pub(super) fn of(terms: &SendTerms) -> Self {
+        let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.clone();
+        Terms { expires_in, high: priority == Priority::High, latest, uncompressed }
+    }
+
+    pub(super) fn terms(self) -> SendTerms {
+        let Terms { expires_in, high, latest, uncompressed } = self;
+        let priority = if high { Priority::High } else { Priority::Normal };
+        SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed }
+    }
+}
+
+/// A room by its name or its id.
+pub(crate) type RoomRef = Result<String, RoomId>;
+
+pub(super) fn room_ref(room: Room<'_>) -> RoomRef {
+    match room {
+        Room::Name(name) => Ok(name.to_owned()),
+        Room::Id(id) => Err(id),
+    }
+}
+
+pub(super) fn room(room: &RoomRef) -> Room<'_> {
+    match room {
+        Ok(name) => Room::Name(name),
+        Err(id) => Room::Id(*id),
+    }
+}
+
+/// Everyone, a room or a user.
+pub(crate) type Group = Option<Result<RoomRef, String>>;
+
+pub(super) fn group(whom: Whom<'_>) -> Group {
+    match whom {
+        Whom::Everyone => None,
+        Whom::Room(room) => Some(Ok(room_ref(room))),
+        Whom::User(key) => Some(Err(key.to_owned())),
+    }
+}
+
+pub(super) fn whom(group: &Group) -> Whom<'_> {
+    match group {
+        None => Whom::Everyone,
+        Some(Ok(name)) => Whom::Room(room(name)),
+        Some(Err(key)) => Whom::User(key),
+    }
+}
+
+/// What a `Connect` says, but for its closure.
+#[derive(Debug)]
+pub(crate) struct PlanCopy {
+    pub(super) url: String,
+    pub(super) headers: HeaderMap,
+    pub(super) subprotocols: Vec<String>,
+    pub(super) addrs: Vec<SocketAddr>,
+    pub(super) timeout: Duration,
+    pub(super) reconnect: Option<Reconnect>,
+    pub(super) keeps: Option<usize>,
+    pub(super) has_closure: bool,
+}
+
+code_struct!(PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure });
+
+/// Over an event, or over what was written. FNV-1a, folded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Digest(u64);
+
+impl Digest {
+    pub(crate) fn new() -> Self {
+        Digest(0xcbf2_9ce4_8422_2325)
+    }
+
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn value(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn short(self) -> u32 {
+        (self.0 >> 32) as u32 ^ self.0 as u32
+    }
+}
+
+impl std::fmt::Write for Digest {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.add(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Whether both sides of `Code` agree is for the tests of the whole to say; here only that nothing is lost.
+#[cfg(test)]
+mod tests {
+    use crate::tape::code::Code;
+
+    #[test]
+    fn numbers_at_the_edges_come_back_and_longer_ones_do_not() {
+        let mut bytes = Vec::new();
+        for number in [0, 1, 127, 128, u64::MAX / 2, u64::MAX] {
+            bytes.clear();
+            number.put(&mut bytes);
+            let mut input = &bytes[..];
+            assert_eq!((u64::get(&mut input), input), (Some(number), &[][..]));
+            for number in [number as i64, (number as i64).wrapping_neg()] {
+                bytes.clear();
+                number.put(&mut bytes);
+                assert_eq!(i64::get(&mut &bytes[..]), Some(number));
+            }
+        }
+        assert_eq!(u64::get(&mut &[0xff; 20][..]), None);
+        assert_eq!(u64::get(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), None);
+        assert_eq!(u64::get(&mut &[0x80][..]), None);
+        assert_eq!(bool::get(&mut &[2][..]), None);
+        assert_eq!(Vec::<u8>::get(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f, 1][..]), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! What a recorded server was built with.
+
+use super::code::{Code, code_struct};
+use crate::{
+    config::{Config, Limit, OriginPolicy, Overflow},
+    services::Services,
+};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    /// Of the library that has recorded.
+    pub(crate) version: String,
+    pub(crate) config: Config,
+    pub(crate) on_upgrade: bool,
+    pub(crate) on_http: bool,
+}
+
+code_struct!(Head { version, config, on_upgrade, on_http });
+
+impl Head {
+    pub(crate) fn new(config: &Config, services: &Services) -> Self {
+        Head {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: config.clone(),
+            on_upgrade: services.on_upgrade.is_some(),
+            on_http: services.on_http.is_some(),
+        }
+    }
+}
+
+macro_rules! fields {
+    ($($field:ident)*) => {
+        impl Code for Config {
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+                put_deflate(self, out);
+            }
+
+            fn get(input: &mut &[u8]) -> Option<Self> {
+                let mut config = Config::default();
+                $(config.$field = Code::get(input)?;)*
+                get_deflate(&mut config, input)?;
+                Some(config)
+            }
+        }
+    };
+}
+
+fields! {
+    handshake_timeout max_head_bytes max_headers origins keep_requests paths subprotocols require_subprotocol
+    http max_body_size keep_alive_timeout health metrics max_message_size max_frame_size ping_interval
+    silence_timeout write_timeout close_timeout max_lifetime max_buffered overflow max_total_buffered max_rooms
+    max_rooms_per_client max_room_name max_connections max_connections_per_ip read_budget accept_budget
+    event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer
+    handle_queue
+}
+
+/// Level and threshold, windows, takeovers: what the getters say, whatever was left to the mode.
+type Compression = ((u32, usize), ((u8, u8), (bool, bool)));
+
+#[cfg(feature = "deflate")]
+fn put_deflate(config: &Config, out: &mut Vec<u8>) {
+    let compression = config.deflate.as_ref().map(|deflate| -> Compression {
+        let windows = (deflate.server_bits(), deflate.client_bits());
+        let takeovers = (deflate.server_takeover(), deflate.client_takeover());
+        ((deflate.get_level(), deflate.get_threshold()), (windows, takeovers))
+    });
+    compression.put(out);
+}
+
+#[cfg(feature = "deflate")]
+fn get_deflate(config: &mut Config, input: &mut &[u8]) -> Option<()> {
+    use crate::deflate::{Deflate, DeflateMode};
+    config.deflate = Option::<Compression>::get(input)?.map(|((level, threshold), (windows, takeovers))| {
+        Deflate::new(DeflateMode::Dedicated)
+            .level(level)
+            .threshold(threshold)
+            .server_max_window_bits(windows.0)
+            .client_max_window_bits(windows.1)
+            .server_context_takeover(takeovers.0)
+            .client_context_takeover(takeovers.1)
+    });
+    Some(())
+}
+
+#[cfg(not(feature = "deflate"))]
+fn put_deflate(_: &Config, out: &mut Vec<u8>) {
+    None::<Compression>.put(out);
+}
+
+/// A recording with compression needs the feature.
+#[cfg(not(feature = "deflate"))]
+fn get_deflate(_: &mut Config, input: &mut &[u8]) -> Option<()> {
+    Option::<Compression>::get(input)?.is_none().then_some(())
+}
+
+impl Code for OriginPolicy {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            OriginPolicy::SameOrigin => 0u8.put(out),
+            OriginPolicy::Any => 1u8.put(out),
+            OriginPolicy::AllowList(origins) => {
+                2u8.put(out);
+                origins.put(out);
+            }
+        }
+    }
+
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        match u8::get(input)? {
+            0 => Some(OriginPolicy::SameOrigin),
+            1 => Some(OriginPolicy::Any),
+            2 => Some(OriginPolicy::AllowList(Code::get(input)?)),
+            _ => None,
+        }
+    }
+}
+
+impl Code for Overflow {
+    fn put(&self, out: &mut Vec<u8>) {
+        (*self == Overflow::DropNewest).put(out);
+    }
+
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        Some(if bool::get(input)? { Overflow::DropNewest } else { Overflow::Disconnect })
+    }
+}
+
+impl Code for Limit {
+    fn put(&self, out: &mut Vec<u8>) {
+        (*self == Limit::Pause).put(out);
+    }
+
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        Some(if bool::get(input)? { Limit::Pause } else { Limit::Close })
+    }
+}

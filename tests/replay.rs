@@ -1,0 +1,262 @@
+//! A recorded server, replayed: the same events and the same bytes; and recordings that are none.
+#![cfg(feature = "sim")]
+
+#[path = "replay/app.rs"]
+mod app;
+mod support;
+
+use std::{io, panic, time::Duration};
+
+use app::{App, Memory, line};
+use support::{
+    Deadline,
+    raw::{self, Raw},
+};
+use tickws::{
+    Server,
+    sim::{Recording, Replay, ReplayError, Sim, SimClient, Weather, for_each_seed},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Replays all of it.
+fn replay(tape: &[u8]) -> Result<(Vec<String>, tickws::Stats), ReplayError> {
+    let mut seen = Vec::new();
+    let stats = Replay::new(io::Cursor::new(tape.to_vec()))?.run(|event, _| seen.push(line(event)))?;
+    Ok((seen, stats))
+}
+
+fn path(throws: &mut fastrand::Rng) -> &'static str {
+    ["/", "/?1", "/?22", "/?333"][throws.usize(..4)]
+}
+
+/// One server in memory with everything that may happen to it, its tape, and what its application saw.
+fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::with_weather(seed, Weather::foul().resets((seed % 3) as u8));
+    let mut server = sim.server(App::builder(seed).record(memory.clone())).unwrap();
+    let mut other = sim.server(Server::builder()).unwrap();
+    let (mut app, mut throws) = (App::new(seed), fastrand::Rng::with_seed(seed));
+    sim.name("other.example", other.local_addrs()[0]);
+    let mut clients: Vec<SimClient> = Vec::new();
+    for step in 0..steps {
+        if step == 20 {
+            app.dial(&mut server, "ws://other.example/x");
+            app.dial(&mut server, "ws://unknown.example/");
+        }
+        if clients.len() < 10 && throws.u8(..10) == 0 {
+            clients.push(match throws.u8(..4) {
+                0 => {
+                    let mut curl = sim.open(&server);
+                    curl.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                    curl
+                }
+                1 => sim.connect_with(&server, "/?1", &[("Sec-WebSocket-Protocol", "b, a")]),
+                _ => sim.connect(&server, path(&mut throws)),
+            });
+        }
+        if !clients.is_empty() {
+            let at = throws.usize(..clients.len());
+            let client = &mut clients[at];
+            match throws.u8(..30) {
+                0 => client.close(1000, "bye"),
+                1 => client.finish(),
+                2 => client.raw(b"\x81\x01?"),
+                3 => drop(clients.remove(at)),
+                4 => client.stall(),
+                5..8 => client.resume(),
+                8 => client.ping(b"ping"),
+                9 => client.send(&vec![1; throws.usize(..100_000)]),
+                _ => client.send("hello"),
+            }
+        }
+        app.act(&mut server);
+        for event in &server.poll_for(throws.u32(..40) * MS).unwrap() {
+            app.handle(&mut server, event);
+        }
+        // A message of another one, or its end, is as good.
+        drop(other.poll_once().unwrap());
+        if throws.u8(..100) == 0 {
+            sim.advance(Duration::from_secs(4));
+        }
+    }
+    server.shutdown(1001, Duration::from_secs(1));
+    while !server.is_drained() {
+        for event in &server.poll_for(100 * MS).unwrap() {
+            app.handle(&mut server, event);
+        }
+    }
+    let stats = server.stats();
+    assert!(matches!(server.recording(), Some(Recording::Running { .. })), "{:?}", server.recording());
+    drop(server);
+    (memory.take(), app.seen, stats)
+}
+
+#[test]
+fn a_replay_sees_what_the_application_saw() {
+    for_each_seed(60, |seed| {
+        let (tape, seen, stats) = simulated(seed, 300);
+        let (again, stats_again) = replay(&tape).unwrap();
+        assert_eq!(again, seen);
+        assert_eq!(stats_again.to_string(), stats.to_string());
+        assert!(seen.len() > 30, "{}", seen.len());
+    });
+}
+
+/// Sockets of the kernel, and the clock of the world.
+#[test]
+fn a_server_on_real_sockets_is_replayed() {
+    for seed in 0..8 {
+        let memory = Memory::new(usize::MAX);
+        let mut server = App::builder(seed).record(memory.clone()).bind("127.0.0.1:0").unwrap();
+        let (mut app, mut throws) = (App::new(seed), fastrand::Rng::with_seed(seed));
+        let addr = server.local_addrs()[0];
+        app.dial(&mut server, &format!("ws://{addr}/self"));
+        app.dial(&mut server, "ws://127.0.0.1:9/");
+        let mut raws: Vec<Raw> = Vec::new();
+        for _ in 0..400 {
+            if raws.len() < 8 {
+                let mut client = Raw::connect(addr);
+                let _ = client.write_some(raw::upgrade_request(path(&mut throws), "").as_bytes());
+                raws.push(client);
+            }
+            let at = throws.usize(..raws.len());
+            match throws.u8(..20) {
+                0 => drop(raws.remove(at)),
+                1 => _ = raws[at].write_some(&raw::close(1000, "bye")),
+                2 => _ = raws[at].write_some(&raw::binary(&vec![3; throws.usize(..20_000)])),
+                3 => _ = raws[at].write_some(b"\x81\x01?"),
+                4 => _ = raws[at].read_some(),
+                _ => _ = raws[at].write_some(&raw::text("hello")),
+            }
+            app.act(&mut server);
+            for event in &server.poll_for(MS).unwrap() {
+                app.handle(&mut server, event);
+            }
+        }
+        drop(raws);
+        server.shutdown(1001, Duration::from_secs(1));
+        let deadline = Deadline::new();
+        while !server.is_drained() {
+            deadline.check("drained");
+            for event in &server.poll_for(10 * MS).unwrap() {
+                app.handle(&mut server, event);
+            }
+        }
+        drop(server);
+        let (again, _) = replay(&memory.take()).unwrap();
+        assert_eq!(again, app.seen, "seed {seed}");
+        assert!(app.seen.len() > 30);
+    }
+}
+
+#[test]
+fn a_damaged_or_short_recording_is_an_error_at_every_place() {
+    let (tape, ..) = simulated(3, 12);
+    assert!(tape.len() < 40_000, "{}", tape.len());
+    let mut throws = fastrand::Rng::with_seed(1);
+    for at in 0..tape.len() {
+        let short = replay(&tape[..at]).unwrap_err();
+        match at {
+            0..11 => assert!(matches!(short, ReplayError::Foreign), "{at}: {short}"),
+            _ => assert!(
+                matches!(short, ReplayError::Truncated { byte } if byte == at as u64),
+                "{at}: {short}"
+            ),
+        }
+        let mut damaged = tape.clone();
+        damaged[at] ^= throws.u8(1..);
+        let error = replay(&damaged).unwrap_err();
+        match at {
+            0..11 => assert!(matches!(error, ReplayError::Foreign), "{error}"),
+            11 => assert!(matches!(error, ReplayError::Version(_)), "{error}"),
+            _ => assert!(
+                matches!(error, ReplayError::Corrupt { .. } | ReplayError::Truncated { .. }),
+                "{at}: {error}"
+            ),
+        }
+    }
+    for foreign in [&b""[..], b"\x7fELF", b"tickws", &[0; 100]] {
+        assert!(matches!(replay(foreign), Err(ReplayError::Foreign)));
+    }
+    assert!(matches!(Replay::open("/nowhere/at/all"), Err(ReplayError::Io(_))));
+}
+
+/// As an engine would that had changed: the recording's own bytes are other ones, with digests that fit.
+#[test]
+fn a_difference_is_told_with_its_place() {
+    let (tape, ..) = simulated(5, 100);
+    let mut told = 0;
+    for number in 1..40 {
+        let Some(changed) = change_block(&tape, number) else { break };
+        match replay(&changed) {
+            Err(ReplayError::Diverged(place)) => {
+                assert!(place.entry > 0 && place.byte > 12 && !place.expected.is_empty(), "{place}");
+                told += 1;
+            }
+            // The change made nonsense of an entry.
+            Err(ReplayError::Corrupt { .. } | ReplayError::Truncated { .. }) => {}
+            other => panic!("block {number}: {other:?}"),
+        }
+    }
+    assert!(told > 3, "{told}");
+}
+
+/// The last byte of a block is a digest's of what a tick held.
+fn change_block(tape: &[u8], number: usize) -> Option<Vec<u8>> {
+    let mut at = 12;
+    for _ in 0..number {
+        at += 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
+    }
+    let end = at + 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
+    let mut tape = tape.to_vec();
+    tape[end - 1] ^= 1;
+    let digest = tape[at + 12..end].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    tape[at + 4..at + 12].copy_from_slice(&digest.to_le_bytes());
+    Some(tape)
+}
+
+#[test]
+fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
+    for room in [0, 5, 100, 5_000] {
+        let memory = Memory::new(room);
+        let sim = Sim::new(1);
+        let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+        let mut client = sim.connect(&server, "/");
+        for number in 0..100 {
+            client.send(&"x".repeat(number));
+            for event in &server.poll_once().unwrap() {
+                if let tickws::Event::Message { client, message } = event {
+                    server.send(client, message).unwrap();
+                }
+            }
+        }
+        server.poll_once().unwrap();
+        let heard = client.received().len();
+        assert!(heard > 90, "{heard} {}", server.stats());
+        let Some(Recording::Stopped { bytes, error, .. }) = server.recording() else { panic!("it goes on") };
+        assert_eq!((bytes as usize <= room, error), (true, io::ErrorKind::StorageFull));
+        drop(server);
+        assert!(matches!(replay(&memory.take()), Err(ReplayError::Truncated { .. } | ReplayError::Foreign)));
+    }
+}
+
+#[test]
+fn what_cannot_be_recorded_is_refused() {
+    let builder = Server::builder().serve_bytes("/", "text/plain", "hello").record(io::sink());
+    assert_eq!(builder.build().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let server = Server::builder().build().unwrap();
+    assert_eq!(server.recording(), None);
+    // A server whose closure panics still leaves a whole tape.
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+    let handle = server.handle();
+    handle.call(|_| panic!("by the application")).unwrap();
+    assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_err());
+    server.poll_once().unwrap();
+    drop(server);
+    replay(&memory.take()).unwrap();
+}

@@ -1,0 +1,249 @@
+//! `tickws::sim`, as a user has it: a small game that knows nothing of the simulation, in all weathers.
+#![cfg(feature = "sim")]
+
+#[path = "sim/game.rs"]
+mod game;
+
+use std::{io::ErrorKind, time::Duration};
+
+use game::{Game, Player};
+use tickws::{
+    CloseReason, Event, Overflow, Server,
+    sim::{Received, Sim, SimClient, Weather, for_each_seed},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const FRAME: Duration = Duration::from_millis(16);
+
+/// Polls until nothing is under way, for at most a minute of the network's time.
+fn settle(sim: &Sim, server: &mut Server, mut each: impl FnMut(&mut Server, Event<'_>)) {
+    for _ in 0..60_000 {
+        for event in &server.poll_once().unwrap() {
+            each(server, event);
+        }
+        server.flush();
+        if sim.is_quiet() && server.next_timeout() != Some(Duration::ZERO) {
+            return;
+        }
+        sim.advance(MS);
+    }
+    panic!("never quiet");
+}
+
+fn open(sim: &Sim, server: &mut Server) -> SimClient {
+    let client = sim.connect(server, "/");
+    settle(sim, server, |_, _| {});
+    assert_eq!(client.status(), Some(101));
+    client
+}
+
+/// All of a game: players come, talk, move rooms, stall, leave and break off; then what must hold of it.
+fn play(seed: u64, weather: Weather) -> (u64, u64) {
+    let sim = Sim::with_weather(seed, weather);
+    let mut server = sim.server(Game::builder()).unwrap();
+    let mut game = Game::default();
+    game.late = FRAME + MS;
+    let mut players: Vec<Player> = Vec::new();
+    let mut throws = fastrand::Rng::with_seed(seed);
+    for _ in 0..200 {
+        if players.len() < 12 && throws.u8(..8) == 0 {
+            let path = format!("/play?name=p{}", players.len() % 9);
+            players.push(Player::new(sim.connect(&server, &path)));
+        }
+        if !players.is_empty() {
+            let who = throws.usize(..players.len());
+            players[who].act(&mut throws);
+        }
+        sim.advance(FRAME);
+        game.now = sim.elapsed();
+        game.frame(&mut server).unwrap();
+        players.iter_mut().for_each(Player::listen);
+    }
+    players.iter_mut().for_each(Player::wake);
+    settle(&sim, &mut server, |server, event| {
+        game.now = sim.elapsed();
+        game.handle(server, event);
+    });
+    players.iter_mut().for_each(Player::listen);
+    game.check(&server, &players);
+    drop(players);
+    settle(&sim, &mut server, |server, event| {
+        game.now = sim.elapsed();
+        game.handle(server, event);
+    });
+    assert_eq!((server.client_count(), server.room_count(), server.stats().buffered), (0, 0, 0));
+    assert_eq!(server.stats().opened, server.stats().closed.total());
+    (sim.digest(), game.digest())
+}
+
+#[test]
+fn a_game_loses_nothing_in_calm_and_in_foul_weather() {
+    for_each_seed(100, |seed| {
+        play(seed, Weather::calm());
+        play(seed, Weather::foul());
+        play(seed, Weather::foul().buffer(500).partial_writes(60).short_reads(70));
+    });
+}
+
+#[test]
+fn a_game_survives_resets() {
+    for_each_seed(100, |seed| _ = play(seed, Weather::foul().resets(2)));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_events() {
+    for_each_seed(30, |seed| {
+        let weather = Weather::foul().resets((seed % 2) as u8);
+        assert_eq!(play(seed, weather.clone()), play(seed, weather.clone()));
+        assert_ne!(play(seed, weather.clone()), play(seed + 1, weather));
+    });
+}
+
+#[test]
+fn a_sleeping_server_jumps_to_what_comes_next() {
+    let sim = Sim::with_weather(1, Weather::calm().latency(30 * MS..=30 * MS));
+    let mut server = sim.server(Server::builder()).unwrap();
+    let client = sim.connect(&server, "/");
+    // The connection is there at once; its request takes 30 ms.
+    assert!(server.poll_wait(None).unwrap().is_empty());
+    assert_eq!(sim.elapsed(), Duration::ZERO);
+    let next = |server: &mut Server| loop {
+        let tick = server.poll_wait(None).unwrap();
+        if !tick.is_empty() {
+            break tick;
+        }
+    };
+    assert_eq!(next(&mut server).len(), 1);
+    assert_eq!(sim.elapsed(), 30 * MS);
+    let timer = server.set_timer(Duration::from_secs(20));
+    while client.status().is_none() {
+        assert!(server.poll_for(10 * MS).unwrap().is_empty());
+    }
+    assert_eq!(sim.elapsed(), 60 * MS);
+    let tick = next(&mut server);
+    assert!(matches!(tick.iter().next(), Some(Event::Timer { timer: fired }) if fired == timer));
+    let late = sim.elapsed() - (Duration::from_secs(20) + 30 * MS);
+    assert!(late <= MS, "{late:?}");
+}
+
+#[test]
+fn a_sleep_without_an_end_is_an_error() {
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder()).unwrap();
+    assert_eq!(server.poll_wait(None).unwrap_err().kind(), ErrorKind::Deadlock);
+    assert_eq!(server.run(|_, _| {}).unwrap_err().kind(), ErrorKind::Deadlock);
+    assert!(server.poll_for(MS).unwrap().is_empty());
+    assert_eq!(sim.elapsed(), MS);
+}
+
+#[test]
+fn who_stalls_is_behind_and_hears_all_of_it_later_or_is_dropped() {
+    let sim = Sim::with_weather(3, Weather::calm().buffer(1000));
+    let builder = Server::builder().max_buffered(10_000).overflow(Overflow::Disconnect);
+    let mut server = sim.server(builder.write_timeout(Duration::from_secs(5))).unwrap();
+    let mut client = open(&sim, &mut server);
+    let id = server.clients().next().unwrap();
+    client.stall();
+    for _ in 0..5 {
+        server.send(id, &[7u8; 1000]).unwrap();
+    }
+    settle(&sim, &mut server, |_, _| {});
+    assert_eq!(client.received(), []);
+    assert!(server.buffered(id) > 3500);
+    client.resume();
+    let mut drained = 0;
+    settle(&sim, &mut server, |_, event| drained += usize::from(matches!(event, Event::Drained { .. })));
+    assert_eq!((client.received().len(), server.buffered(id), drained), (5, 0, 1));
+    client.stall();
+    server.send(id, &[7u8; 5000]).unwrap();
+    server.flush();
+    let mut reason = None;
+    for _ in 0..70 {
+        for event in &server.poll_for(100 * MS).unwrap() {
+            if let Event::Close { reason: why, .. } = event {
+                reason = Some((why.clone(), sim.elapsed()));
+            }
+        }
+    }
+    let (reason, at) = reason.expect("it is given up");
+    assert!(matches!(reason, CloseReason::Timeout(_)), "{reason}");
+    assert!(at >= Duration::from_secs(5), "{at:?}");
+}
+
+#[test]
+fn a_client_that_is_silent_is_pinged_and_answers_as_time_jumps() {
+    let sim = Sim::new(4);
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    while sim.elapsed() < Duration::from_secs(1000) {
+        assert!(server.poll_for(Duration::from_secs(10)).unwrap().is_empty());
+    }
+    assert!((16..=18).contains(&server.stats().pings), "{:?}", server.stats());
+    // A laptop that was closed for a day: what the clients said meanwhile is heard before anyone is given up.
+    client.ping(b"still here");
+    sim.advance(Duration::from_secs(86_400));
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!(client.received(), [Received::Pong(b"still here".to_vec())]);
+}
+
+#[test]
+fn two_servers_of_one_network_talk() {
+    let sim = Sim::with_weather(5, Weather::foul());
+    let mut hub = sim.server(Server::builder()).unwrap();
+    let mut edge = sim.server(Server::builder()).unwrap();
+    sim.name("hub.example", hub.local_addrs()[0]);
+    let upstream = edge.connect("ws://hub.example/feed").unwrap();
+    let nobody = edge.connect("ws://10.9.9.9/").unwrap();
+    let unknown = edge.connect("ws://who.example/").unwrap();
+    let (mut heard, mut failed) = (Vec::new(), Vec::new());
+    for _ in 0..400 {
+        for event in &hub.poll_for(MS).unwrap() {
+            if let Event::Message { client, message } = event {
+                hub.send(client, message).unwrap();
+            }
+        }
+        for event in &edge.poll_for(MS).unwrap() {
+            match event {
+                Event::Open { client, .. } => edge.send(client, "over the wire").unwrap(),
+                Event::Message { message, .. } => heard.push(message.as_text().unwrap().to_owned()),
+                Event::ConnectFailed { client, error, .. } => failed.push((client, error.to_string())),
+                event => panic!("{event:?}"),
+            }
+        }
+    }
+    assert_eq!(heard, ["over the wire"]);
+    failed.sort();
+    assert_eq!(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [nobody, unknown]);
+    assert!(failed[1].1.contains("no such name"), "{failed:?}");
+    assert!(edge.link(upstream).is_some());
+}
+
+#[test]
+fn plain_http_wrong_origins_and_strangers() {
+    let sim = Sim::new(6);
+    let mut server = sim.server(Server::builder().health("/health")).unwrap();
+    let mut curl = sim.open(&server);
+    curl.raw(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let page = sim.connect_with(&server, "/", &[("Origin", "https://evil.example")]);
+    let other = Sim::new(6).server(Server::builder()).unwrap();
+    let mut lost = sim.connect(&other, "/");
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!((curl.status(), page.status(), lost.status()), (Some(200), Some(403), None));
+    assert!(curl.response_head().contains("application/json"));
+    assert!(curl.body().starts_with(b"{\"status\":\"ok\""));
+    assert_eq!((lost.received(), lost.is_over()), (vec![Received::Reset], true));
+}
+
+#[test]
+fn after_a_shutdown_nobody_is_let_in() {
+    let sim = Sim::with_weather(7, Weather::foul());
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    server.shutdown(1001, Duration::from_secs(5));
+    let mut late = sim.connect(&server, "/");
+    server.run(|_, _| {}).unwrap();
+    assert!(server.is_drained());
+    sim.advance(Duration::from_secs(1));
+    assert_eq!(client.received(), [Received::Close { code: 1001, reason: String::new() }, Received::End]);
+    assert_eq!(late.received(), [Received::Reset]);
+}
