@@ -50,7 +50,7 @@ impl Scene {
         // Out and in by parts.
         let _ = scene.host.engine.broadcast(crate::Message::Binary(&[7; 100_000]).into(), None);
         scene.settle();
-        scene.each(|peer| peer.binary(&[8; 50_000]));
+        scene.each(|peer| peer.binary(&[8; 400_000]));
         scene.each(|peer| peer.frame(TEXT, false, b"half a "));
         scene.each(|peer| peer.frame(CONTINUE, true, b"message"));
         scene.each(|peer| peer.close(1000));
