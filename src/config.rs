@@ -150,7 +150,7 @@ impl Default for Config {
             max_connections_per_ip: None,
             read_budget: 256 * 1024,
             accept_budget: 64,
-            event_budget: 16 * 1024,
+            event_budget: 2048,
             time_budget: None,
             max_messages_per_second: None,
             max_bytes_per_second: None,

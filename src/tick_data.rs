@@ -34,6 +34,8 @@ pub(crate) struct TickData {
     asked: Vec<Asked>,
     reasons: Vec<CloseReason>,
     failures: Vec<Failure>,
+    /// Frames taken in this tick of which no event came.
+    passed_over: usize,
     /// Bytes received in this tick.
     input: usize,
     /// Bytes of the messages in `assembled`.
@@ -114,7 +116,7 @@ impl TickData {
         self.filled + Self::MIN_READ > Self::BLOCK
             || self.input_left() < Self::MIN_READ
             || self.holds_enough()
-            || self.records.len() >= event_budget
+            || self.events_left(event_budget) == 0
     }
 
     /// Whether messages that came in pieces, or compressed, are to wait for the next tick.
@@ -132,9 +134,14 @@ impl TickData {
         self.input == 0
     }
 
-    /// How many more events fit.
+    /// How many more events fit. A frame of which none comes counts, too.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
-        event_budget.saturating_sub(self.records.len())
+        event_budget.saturating_sub(self.records.len() + self.passed_over)
+    }
+
+    /// So many frames were taken, and no event came of them.
+    pub(crate) fn passed_over(&mut self, frames: usize) {
+        self.passed_over += frames;
     }
 
     /// The free end of the block, as far as it is for messages of any size.
@@ -309,7 +316,7 @@ impl TickData {
         self.asked.clear();
         self.reasons.clear();
         self.failures.clear();
-        (self.filled, self.input, self.held) = (0, 0, 0);
+        (self.filled, self.passed_over, self.input, self.held) = (0, 0, 0, 0);
         let mut kept = 0;
         self.assembled.retain(|(buffer, _)| {
             kept += buffer.capacity();

@@ -254,6 +254,7 @@ impl<S: Stream> Engine<S> {
             outbound,
             codec,
             more: if exceeded { 0 } else { more },
+            frames: 0,
             max_buffered: config.max_buffered,
         };
         let (mut at, mut keep, mut last) = (0, 0, 0);
@@ -286,7 +287,12 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
             }
-            match open.connection.receive(&mut bytes[..end], &mut at, &mut io) {
+            io.frames = tick.events_left(config.event_budget);
+            let received = open.connection.receive(&mut bytes[..end], &mut at, &mut io);
+            // They cost as much work as if something came of them.
+            tick.passed_over(tick.events_left(config.event_budget) - io.frames);
+            match received {
+                Ok(None) if io.frames == 0 && at < end => break Some(Turn::Postponed),
                 Ok(None) if exceeded => {
                     at = bytes.len();
                     break Some(Turn::Excess(TOO_MANY_BYTES));
@@ -298,8 +304,12 @@ impl<S: Stream> Engine<S> {
                     break Some(Turn::Excess(TOO_MANY_MESSAGES));
                 }
                 Ok(None) => break None,
-                Ok(Some(Received::InPlace(..))) if closing => continue,
+                Ok(Some(Received::InPlace(..))) if closing => {
+                    tick.passed_over(1);
+                    continue;
+                }
                 Ok(Some(Received::Assembled(message))) if closing => {
+                    tick.passed_over(1);
                     io.inbound.give(message.buffer);
                     continue;
                 }

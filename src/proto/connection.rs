@@ -62,6 +62,8 @@ pub(crate) struct Io<'a> {
     pub(crate) codec: &'a mut Codec,
     /// So many bytes would be read behind those given, to complete a message.
     pub(crate) more: usize,
+    /// Frames that may still be taken and complete no message: control frames and fragments.
+    pub(crate) frames: usize,
     /// From half of this many queued bytes on, a newer pong replaces the one that waits.
     pub(crate) max_buffered: usize,
 }
@@ -146,8 +148,8 @@ impl Connection {
     }
 
     /// Takes bytes from `bytes[*at..]` up to the end of the next message, answers pings on the way.
-    /// `None`: everything usable is taken; `bytes[*at..]` (at most a header or a part of a control
-    /// frame) must stand before the next bytes that arrive.
+    /// `None`: everything usable is taken, or `io.frames` are; `bytes[*at..]` (of the former at most a header
+    /// or a part of a control frame) must stand before the next bytes that arrive.
     pub(crate) fn receive(
         &mut self,
         bytes: &mut [u8],
@@ -167,6 +169,9 @@ impl Connection {
                 if self.assembler.in_frame() {
                     return Ok(None);
                 }
+            }
+            if io.frames == 0 {
+                return Ok(None);
             }
             let Some((header, size)) = Header::parse(&bytes[*at..])? else { return Ok(None) };
             self.check(&header)?;
@@ -194,11 +199,11 @@ impl Connection {
                 }
                 OpCode::Data(data) => {
                     self.begin_frame(header, data, io.limits)?;
-                    *at = start;
+                    (*at, io.frames) = (start, io.frames - 1);
                 }
                 OpCode::Control(_) if !whole => return Ok(None),
                 OpCode::Control(code) => {
-                    *at = start + header.len as usize;
+                    (*at, io.frames) = (start + header.len as usize, io.frames - 1);
                     let payload = &mut bytes[start..*at];
                     unmask(payload, &header);
                     if let Some(received) = self.control(code, payload, io)? {

@@ -97,6 +97,37 @@ fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
     }
 }
 
+/// Pings and fragments make no event, and as much work.
+#[test]
+fn frames_without_events_count_as_if_they_had_some() {
+    let flood = |peer: &mut Peer, fragment: bool| match fragment {
+        true => peer.frame(CONTINUE, false, b"x"),
+        false => peer.ping(b""),
+    };
+    for fragment in [false, true] {
+        for event_budget in [10, 2048] {
+            let mut host = Host::new(Config { event_budget, ..Config::default() });
+            let (mut flooder, _) = host.open();
+            let (mut peer, client) = host.open();
+            flooder.frame(TEXT, false, b"x");
+            host.poll();
+            for round in 0..20_u8 {
+                for _ in 0..3 * event_budget {
+                    flood(&mut flooder, fragment);
+                }
+                peer.binary(&[round]);
+                let (before, tick) = (host.engine.stats().bytes_in, host.poll());
+                assert!(tick.more());
+                let new = [messages(&tick), messages(&host.poll())].concat();
+                assert_eq!(new, [(client, vec![round])], "after two rounds at most");
+                let read = (host.engine.stats().bytes_in - before) as usize;
+                assert!(read <= 2 * (TickData::BLOCK + 16 * 1024), "{read} bytes in two polls");
+                while host.poll().more() {}
+            }
+        }
+    }
+}
+
 #[test]
 fn a_small_event_budget_loses_nothing() {
     for event_budget in 1..=5 {
@@ -113,11 +144,9 @@ fn a_small_event_budget_loses_nothing() {
             peer.close(1000);
         }
         let mut got = vec![Vec::new(); 3];
-        let mut closed = 0;
-        for left in (0..3 * 52).rev() {
-            if left % event_budget != 0 && left > 0 {
-                continue;
-            }
+        let (mut closed, mut polls) = (0, 0);
+        while closed < 3 {
+            polls += 1;
             let tick = host.poll();
             host.check();
             assert!(tick.len() <= event_budget);
@@ -125,8 +154,11 @@ fn a_small_event_budget_loses_nothing() {
                 got[client.index()].push(String::from_utf8(bytes).unwrap());
             }
             closed += closes(&tick).len();
-            assert_eq!(tick.more(), closed < 3, "{left} left");
+            assert_eq!(tick.more(), closed < 3, "after {polls} polls");
         }
+        // 50 messages and as many pings, and three frames for one more message and the end.
+        let frames = 3 * (50 + 50 + 3);
+        assert!((frames / event_budget..frames + 10).contains(&polls), "{polls} polls");
         let expected: Vec<String> = (0..51).map(|number| number.to_string()).collect();
         assert_eq!(got, [expected.clone(), expected.clone(), expected]);
         assert_eq!(closed, 3);
