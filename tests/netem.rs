@@ -73,8 +73,12 @@ fn talk(h: &mut Harness, clients: &mut [(Raw, ClientId)], count: usize) {
     assert!(heard == said, "all, whole, once and in order");
 }
 
+/// TCP waits ever longer for what is lost again and again.
 fn patient() -> ServerBuilder {
-    Server::builder().ping_interval(300 * MS).silence_timeout(10_000 * MS)
+    Server::builder()
+        .ping_interval(300 * MS)
+        .silence_timeout(support::PATIENCE)
+        .write_timeout(support::PATIENCE)
 }
 
 #[test]
