@@ -484,8 +484,10 @@ impl Outbox {
 
     /// One write of as much as fits: its result, and how many bytes it was offered.
     fn write_once(&self, stream: &mut impl Write, ahead_only: bool) -> (io::Result<usize>, usize) {
-        if self.urgent.is_none() && self.queue.is_empty() {
-            let bytes = &self.tail[self.written..];
+        // Of one piece: a vectored write costs more, here and in the kernel.
+        let alone = self.queue.is_empty() || (self.tail.is_empty() && self.queue.is_single());
+        if self.urgent.is_none() && alone {
+            let bytes = &self.first()[self.written..];
             return (stream.write(bytes), bytes.len());
         }
         let mut slices = [IoSlice::new(&[]); SLICES];

@@ -85,7 +85,7 @@ impl<S: Stream> Engine<S> {
     /// nothing that waits. `false`: nothing was done.
     #[inline]
     fn send_short(&mut self, id: ClientId, message: Message<'_>) -> bool {
-        let Some(head) = frame::short_header(message.kind(), message.len()) else { return false };
+        let Some((head, size)) = frame::short_header(message.kind(), message.len()) else { return false };
         let Engine { clients, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
         let mut desk =
             Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
@@ -93,7 +93,7 @@ impl<S: Stream> Engine<S> {
         let Some(client) = client else { return false };
         let Some((open, outbox)) = client.open_mut() else { return false };
         let held = outbox.memory();
-        if !desk.append(open, outbox, &head, message.as_bytes()) {
+        if !desk.append(open, outbox, &head[..size], message.as_bytes()) {
             return false;
         }
         let grown = outbox.memory() > held;
@@ -177,7 +177,7 @@ impl<S: Stream> Engine<S> {
         let Engine { clients, rooms, users, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
         let desk = Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
         let terms = Terms { latest, ..Terms::default() };
-        let short = (terms.is_plain() && !message.is_shared()).then(|| message.clone());
+        let short = terms.is_plain().then(|| message.clone());
         let message = Outgoing::Prepared(message);
         let (delivery, full) = (Delivery::default(), Vec::new());
         let mut round = Round { desk, message, terms, short, except, dirty, delivery, full };
@@ -259,7 +259,7 @@ struct Round<'e> {
     desk: Desk<'e>,
     message: Outgoing<'static>,
     terms: Terms,
-    /// The same, if it is small and has only to stand behind everything else.
+    /// The same, if it has only to stand behind everything else.
     short: Option<Prepared>,
     except: Option<ClientId>,
     dirty: &'e mut Vec<u32>,
@@ -285,7 +285,7 @@ impl Round<'_> {
         }
         let outbox = &mut client.outbox;
         let queued = match &self.short {
-            Some(message) if self.desk.append(open, outbox, message.frame(), &[]) => Ok(()),
+            Some(message) if self.desk.repeat(open, outbox, message) => Ok(()),
             _ => self.desk.queue(open, outbox, &self.message, self.terms.clone()),
         };
         match queued {
@@ -307,6 +307,22 @@ impl Desk<'_> {
             && open.connection.sends_plain()
             && outbox.append(head, body, self.max_buffered, self.outbound);
         self.stats.messages_out += u64::from(queued);
+        queued
+    }
+
+    /// The same for one of a broadcast, which is shared if it is large.
+    #[inline(always)]
+    fn repeat(&mut self, open: &Open, outbox: &mut Outbox, message: &Prepared) -> bool {
+        if !message.is_shared() {
+            return self.append(open, outbox, message.frame(), &[]);
+        }
+        let queued = open.backlog.is_none()
+            && open.connection.sends_plain()
+            && outbox.frames_len() + message.frame().len() <= self.max_buffered;
+        if queued {
+            outbox.push_shared(message, self.outbound);
+            self.stats.messages_out += 1;
+        }
         queued
     }
 

@@ -40,6 +40,10 @@ impl Queue {
         self.front().is_none()
     }
 
+    pub(super) fn is_single(&self) -> bool {
+        self.0.as_ref().is_some_and(|chunks| chunks.list.len() == 1)
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.iter().count()

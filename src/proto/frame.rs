@@ -15,8 +15,8 @@ pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
 /// The longest header: two bytes, a 64-bit length and a masking key.
 pub(crate) const MAX_HEADER: usize = 14;
 
-/// A client's header without a length of its own: two bytes and a masking key.
-pub(crate) const SHORT_HEADER: usize = 6;
+/// Payloads up to this many bytes are small, and go the short ways.
+const SMALL: usize = 4096;
 
 // The first byte.
 const FIN: u8 = 0x80;
@@ -122,31 +122,45 @@ impl Header {
 }
 
 /// A whole small message at the front of `bytes`, as a client sends most of theirs: unfragmented, in a frame that is
-/// masked, and its length takes no bytes of its own. Its kind, its mask and its payload, still masked. `None`: it
-/// may be anything else, [`Header::parse`] tells.
+/// masked. Its kind, its mask, its payload, still masked, and the length of its header. `None`: it may be anything
+/// else, [`Header::parse`] tells.
 #[inline]
-pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8])> {
-    let (&mut [first, second, ref key @ ..], rest) = bytes.split_first_chunk_mut::<SHORT_HEADER>()?;
+pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8], usize)> {
+    let (&mut [first, second], rest) = bytes.split_first_chunk_mut()?;
     let kind = match first {
         FIRST_OF_TEXT => Kind::Text,
         FIRST_OF_BINARY => Kind::Binary,
         _ => return None,
     };
-    let len = second.wrapping_sub(MASK);
-    if len >= LENGTH_16 {
+    let (len, rest, size) = match second.wrapping_sub(MASK) {
+        len if len < LENGTH_16 => (usize::from(len), rest, 6),
+        LENGTH_16 => {
+            let (&mut len, rest) = rest.split_first_chunk_mut()?;
+            (usize::from(u16::from_be_bytes(len)), rest, 8)
+        }
+        _ => return None,
+    };
+    // One that is not in the shortest form is `parse`'s to refuse.
+    if len > SMALL || (size == 8 && len < usize::from(LENGTH_16)) {
         return None;
     }
-    Some((kind, *key, rest.get_mut(..usize::from(len))?))
+    let (key, rest) = rest.split_first_chunk_mut()?;
+    Some((kind, *key, rest.get_mut(..len)?, size))
 }
 
-/// The header of an unmasked message whose length takes no bytes of its own; `None` if it is longer than that.
+/// The header of a small message, unmasked: its bytes, and how many of them count. `None` if it is not small.
 #[inline]
-pub(crate) fn short_header(kind: Kind, len: usize) -> Option<[u8; 2]> {
+pub(crate) fn short_header(kind: Kind, len: usize) -> Option<([u8; 4], usize)> {
     let first = match kind {
         Kind::Text => FIRST_OF_TEXT,
         Kind::Binary => FIRST_OF_BINARY,
     };
-    (len < usize::from(LENGTH_16)).then_some([first, len as u8])
+    let [high, low] = (len as u16).to_be_bytes();
+    match len {
+        0..=125 => Some(([first, low, 0, 0], 2)),
+        126..=SMALL => Some(([first, LENGTH_16, high, low], 4)),
+        _ => None,
+    }
 }
 
 /// The opcode of an unfragmented message.
@@ -387,5 +401,36 @@ mod tests {
             }
         }
         assert_eq!(wire_len(&[]), None);
+    }
+
+    #[test]
+    fn the_short_ways_lead_where_the_long_ones_do() {
+        for (kind, len) in [0, 1, 125, 126, 127, 4095, 4096, 4097, 65536]
+            .into_iter()
+            .flat_map(|len| [Kind::Text, Kind::Binary].map(|kind| (kind, len)))
+        {
+            let header = Header { fin: true, rsv1: false, opcode: opcode(kind), mask: None, len: len as u64 };
+            let (bytes, end) = header.encode();
+            let short = short_header(kind, len);
+            assert_eq!(short.is_some(), len <= SMALL);
+            assert!(short.is_none_or(|(head, size)| head[..size] == bytes[..end]), "{len}");
+
+            let mut frame = Vec::new();
+            Header { mask: Some([1, 2, 3, 4]), ..header }.write(&mut frame);
+            let size = frame.len();
+            frame.resize(size + len + 3, 7);
+            let parsed =
+                parse_short(&mut frame).map(|(kind, key, payload, size)| (kind, key, payload.len(), size));
+            assert_eq!(parsed, (len <= SMALL).then_some((kind, [1, 2, 3, 4], len, size)));
+            frame.truncate(size + len);
+            for end in (0..size).chain((len > 0).then_some(size + len - 1)) {
+                assert_eq!(parse_short(&mut frame[..end]), None, "{end} bytes of {}", size + len);
+            }
+        }
+        // Not in the shortest form; not masked; a fragment; a reserved bit.
+        assert_eq!(parse_short(&mut [0x82, 0xfe, 0, 1, 0, 0, 0, 0, 9]), None);
+        assert_eq!(parse_short(&mut [0x82, 0x01, 9, 9, 9, 9, 9]), None);
+        assert_eq!(parse_short(&mut [0x02, 0x81, 0, 0, 0, 0, 9]), None);
+        assert_eq!(parse_short(&mut [0xc2, 0x81, 0, 0, 0, 0, 9]), None);
     }
 }

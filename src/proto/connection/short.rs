@@ -24,7 +24,7 @@ impl Connection {
             return;
         }
         let max = limits.frame.min(limits.message);
-        while let Some((kind, key, payload)) = frame::parse_short(&mut bytes[*at..])
+        while let Some((kind, key, payload, size)) = frame::parse_short(&mut bytes[*at..])
             && payload.len() as u64 <= max
         {
             apply_mask(payload, key);
@@ -36,7 +36,7 @@ impl Connection {
                     None => return apply_mask(payload, key),
                 },
             };
-            let start = *at + frame::SHORT_HEADER;
+            let start = *at + size;
             *at = start + message.len();
             if !each(message, start..*at) {
                 return;
