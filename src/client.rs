@@ -51,8 +51,6 @@ pub(crate) struct Client<S> {
     pub(crate) read_closed: bool,
     /// TCP urgent data has come: a read stops short at it, drained or not.
     pub(crate) urgent: bool,
-    /// Its last message was large, and so the next may be.
-    pub(crate) bulky: bool,
     /// The application asked for no input.
     pub(crate) paused: bool,
     /// A plain HTTP request of its was answered.
@@ -125,6 +123,8 @@ pub(crate) struct Open {
     /// `Close` has been reported. The next flush says farewell, behind the application's last messages.
     pub(crate) reported: bool,
     pub(crate) overflow: Option<Overflow>,
+    /// Its last message was large, and so the next may be.
+    pub(crate) bulky: bool,
     /// What may yet be replaced, expire, or be passed; `None` if nothing.
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
@@ -191,7 +191,6 @@ impl<S> Client<S> {
             readable: false,
             read_closed: false,
             urgent: false,
-            bulky: false,
             paused: false,
             served: false,
             outbound: false,
@@ -252,6 +251,11 @@ impl<S> Client<S> {
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => false,
         }
+    }
+
+    /// Whether its next message may be large.
+    pub(crate) fn is_bulky(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.bulky)
     }
 
     /// Whether its deadline is for something that its peer has to send: a head, a body, a close frame.

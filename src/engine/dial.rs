@@ -380,6 +380,7 @@ impl<S: Stream> Engine<S> {
             connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
             verdict: None,
             reported: false,
+            bulky: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),

@@ -117,7 +117,7 @@ impl<S: Stream> Engine<S> {
         let allowed = client.limiter_mut().map_or(Some(usize::MAX), |limiter| limiter.may_read(now));
         let Some(allowed) = allowed else { return Turn::Throttled };
         let left = self.tick.input_left();
-        if client.bulky && left < Self::BULKY_TURN && !self.tick.is_fresh() {
+        if client.is_bulky() && left < Self::BULKY_TURN && !self.tick.is_fresh() {
             // Its message would be cut in two, and copied.
             return Turn::NoRoom;
         }
@@ -171,7 +171,7 @@ impl<S: Stream> Engine<S> {
     /// room in the block, is read to its end.
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
-        let (bulky, small) = (client.bulky, self.turn());
+        let (bulky, small) = (client.is_bulky(), self.turn());
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
         let mut start = client.carry.len();
@@ -206,7 +206,6 @@ impl<S: Stream> Engine<S> {
                     base = self.tick.filled();
                     start = from + count - base;
                     offered = (missing + Self::LOOK).min(budget).min(block.len() - base - start);
-                    client.bulky = true;
                     continue;
                 }
                 (Some(turn @ (Turn::Postponed | Turn::Throttled)), Err(Turn::Failed(kind))) => {
@@ -339,7 +338,7 @@ impl<S: Stream> Engine<S> {
             }
         };
         tick.keep(keep);
-        client.bulky = last >= Self::TURN;
+        open.bulky = last >= Self::TURN || matches!(turn, Some(Turn::Unfinished(_)));
         carry(&mut client.carry, &bytes[at..], inbound);
         if let Some(limiter) = &mut open.limiter {
             limiter.held = turn.is_some() && !client.carry.is_empty();

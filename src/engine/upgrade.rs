@@ -168,6 +168,7 @@ impl<S: Stream> Engine<S> {
             connection: Connection::new(Role::Server).with_deflate(deflate),
             verdict: None,
             reported: false,
+            bulky: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),
