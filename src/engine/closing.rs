@@ -40,6 +40,7 @@ impl<S: Stream> Engine<S> {
         if !open.connection.close_state().may_send_data() || open.reported {
             return Err(CloseError::Closing(id));
         }
+        self.forget_policy(id.index());
         let verdict = CloseReason::Local { code, text: text.to_owned() };
         self.begin_close(id.index(), code, text, verdict, now);
         Ok(())
@@ -51,6 +52,7 @@ impl<S: Stream> Engine<S> {
             return Ok(());
         }
         self.open_mut(id)?;
+        self.forget_policy(id.index());
         self.remove(id.index(), CloseReason::Disconnected);
         Ok(())
     }
@@ -346,7 +348,7 @@ impl<S: Stream> Engine<S> {
 
     fn report(&mut self, id: ClientId, reason: CloseReason) {
         self.open -= 1;
-        self.note_loss(id, &reason);
+        self.note_loss(id.index());
         self.forget_groups(id);
         self.stats.closed.count(&reason);
         self.tick.close(id, reason);

@@ -22,7 +22,6 @@ use super::{
 use crate::{
     backlog::Terms,
     client::{Client, Open, Origin, Stage},
-    close_reason::CloseReason,
     connect::{Attempt, Plan, WhileDown},
     deadlines::{Deadlines, after},
     dial::{Asked, Dial, DialStep, Link, Outbound},
@@ -40,7 +39,7 @@ use crate::{
         prepared::Outgoing,
     },
     reconnect::Jitter,
-    tick_data::Failure,
+    tick_data::{Failure, TickData},
     wire::Wire,
 };
 
@@ -218,11 +217,17 @@ impl<S: Stream> Engine<S> {
 
     fn begin_attempt(&mut self, id: ClientId, now: Instant) -> Option<Order> {
         self.stats.dialed += 1;
-        let Engine { clients, entropy, .. } = self;
-        let client = &mut clients[id.index()];
+        let client = &mut self.clients[id.index()];
         let dial = client.dial_mut()?;
-        (dial.deadline, dial.late) = (after(now, dial.link.plan.timeout), false);
-        let (deadline, link, last) = (dial.deadline, &mut dial.link, dial.error.take());
+        let deadline = after(now, dial.link.plan.timeout);
+        (dial.deadline, dial.late) = (deadline, false);
+        client.deadlines = Deadlines::new(now);
+        client.deadlines.close_by(deadline);
+        // Before the closure is called: it may panic, and the attempt still has to end.
+        self.rearm(id.index());
+        let Engine { clients, entropy, .. } = self;
+        let dial = clients[id.index()].dial_mut()?;
+        let (link, last) = (&mut dial.link, dial.error.take());
         let mut attempt = Attempt::new(link.attempt, last.as_ref(), &link.plan);
         // An error in here is the application's last word.
         if let Some(before) = &mut link.plan.before
@@ -254,9 +259,6 @@ impl<S: Stream> Engine<S> {
         let target = &dial.link.plan.target;
         let (resolve, host, port) = (dial.addrs.is_empty(), target.host.clone(), target.port);
         dial.step = if resolve { DialStep::Resolving } else { DialStep::Next };
-        client.deadlines = Deadlines::new(now);
-        client.deadlines.close_by(deadline);
-        self.rearm(id.index());
         if resolve { Some(Order::Resolve(id, host, port)) } else { self.next_address(id, now) }
     }
 
@@ -322,7 +324,8 @@ impl<S: Stream> Engine<S> {
             return Turn::Postponed;
         };
         let (mut block, base) = self.tick.take_block();
-        let end = block.len().min(base.saturating_add(budget));
+        // What follows the 101 has to stand whole in the block at its next turn.
+        let end = TickData::BLOCK.min(base.saturating_add(budget));
         let room = &mut block[base..end];
         let offered = room.len();
         let count = match read(&mut client.stream, room) {
@@ -456,12 +459,16 @@ impl<S: Stream> Engine<S> {
     fn address_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
         let id = self.id(index);
         self.drop_stream(index);
-        let Some(dial) = self.clients[index].dial_mut() else { return };
+        let client = &mut self.clients[index];
+        let Some(dial) = client.dial_mut() else { return };
         if dial.addrs.is_empty() {
             return self.attempt_failed(index, error, now);
         }
-        dial.error = Some(error);
-        dial.step = DialStep::Next;
+        (dial.error, dial.step) = (Some(error), DialStep::Next);
+        // The share of this address is over, the attempt is not.
+        let deadline = dial.deadline;
+        client.deadlines.close_by(deadline);
+        self.rearm(index);
         self.dials.push_back(id);
     }
 
@@ -499,19 +506,27 @@ impl<S: Stream> Engine<S> {
         self.give_up(index, error);
     }
 
-    /// A client's `Close` is being reported.
-    pub(super) fn note_loss(&mut self, id: ClientId, reason: &CloseReason) {
-        let Stage::Open(Open { origin: Some(origin), .. }) = &mut self.clients[id.index()].stage else {
-            return;
-        };
-        let ours =
-            matches!(reason, CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown);
-        let again = !ours
-            && !self.shutting_down
-            && origin.outbound.as_ref().is_some_and(|outbound| outbound.link.plan.reconnect.is_some());
-        if again && let Some(outbound) = origin.outbound.take() {
-            self.lost.push((outbound.link, outbound.opened));
+    /// The application ends a connection: whatever its end will be, it is not tried again.
+    pub(super) fn forget_policy(&mut self, index: usize) {
+        if let Some(Some(outbound)) = self.outbound_mut(index) {
+            outbound.link.plan.reconnect = None;
         }
+    }
+
+    /// A client's `Close` is being reported.
+    pub(super) fn note_loss(&mut self, index: usize) {
+        let again = |outbound: &mut Outbound| outbound.link.plan.reconnect.is_some();
+        if !self.shutting_down
+            && let Some(Outbound { link, opened, .. }) =
+                self.outbound_mut(index).and_then(|outbound| outbound.take_if(again))
+        {
+            self.lost.push((link, opened));
+        }
+    }
+
+    fn outbound_mut(&mut self, index: usize) -> Option<&mut Option<Outbound>> {
+        let Stage::Open(open) = &mut self.clients[index].stage else { return None };
+        Some(&mut open.origin.as_mut()?.outbound)
     }
 
     /// Connections that were lost since the last tick get new ids, and their next attempt.

@@ -1,6 +1,7 @@
 //! Connections that go out, under the simulated clock.
 
 mod chaos;
+mod corners;
 mod reconnect;
 
 use std::{net::SocketAddr, time::Duration};

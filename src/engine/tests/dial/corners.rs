@@ -1,0 +1,87 @@
+//! What comes all at once, too late, or not at all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::LinkId;
+
+fn reconnecting(tick: &Tick) -> Vec<LinkId> {
+    let link = |event: Event<'_>| match event {
+        Event::Reconnecting { link, .. } => Some(link),
+        _ => None,
+    };
+    tick.iter().filter_map(link).collect()
+}
+
+/// A server may have said very much by the time its 101 is read.
+#[test]
+fn however_much_follows_the_101_at_once_all_of_it_is_read_and_others_too() {
+    for (len, count) in [(100, 2_300), (3_000, 80), (200_000, 1)] {
+        let mut host = host();
+        let (mut other, other_id) = host.open();
+        let id = dial(&mut host, URL);
+        host.settle();
+        let mut peer = host.dialing.peers.pop().unwrap();
+        let accept = accept_of(&mut peer);
+        let frames = plain(&"x".repeat(len)).repeat(count);
+        peer.raw(&[accept.as_bytes(), &frames].concat());
+        let (mut got, mut heard) = (0, 0);
+        for poll in 0..100 {
+            if poll == 2 {
+                other.text("me too");
+            }
+            let tick = host.poll();
+            for (client, message) in messages(&tick) {
+                match client == id {
+                    true => got += usize::from(message.len() == len),
+                    false => heard += usize::from(client == other_id),
+                }
+            }
+        }
+        assert_eq!((got, heard), (count, 1), "{count} messages of {len} bytes");
+    }
+}
+
+#[test]
+fn what_the_application_closed_is_not_tried_again_even_if_the_server_never_answers() {
+    let mut host = host();
+    let (id, _peer) = open(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
+    host.engine.close(id, 1000.into(), "", host.now).unwrap();
+    let tick = next_tick(&mut host);
+    assert_eq!(closes(&tick), [(id, CloseReason::Timeout(crate::Timeout::Close))]);
+    assert_eq!(reconnecting(&tick), []);
+    assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
+}
+
+/// The share of an address is for that address: waiting for the next one's turn is no failure.
+#[test]
+fn an_address_that_waits_for_its_turn_has_the_time_of_the_attempt() {
+    let mut host = host();
+    host.dialing.outcomes.insert(addr(1), Outcome::Unreachable);
+    let connect = Connect::new(URL).addrs([addr(1), addr(2)]);
+    let id = dial(&mut host, connect);
+    // The host's budget is spent when the first one has failed.
+    let order = host.engine.next_dial(host.now);
+    assert_eq!(order, Some(crate::engine::Order::Connect(id, addr(1))));
+    host.engine.dialed(id, Err(std::io::ErrorKind::NetworkUnreachable.into()), host.now);
+    host.now += 6 * SEC;
+    host.engine.start_poll(host.now, host.now, false);
+    host.engine.fire_timers(host.now);
+    assert_eq!(failures(&host.engine.finish_tick(host.now, false)), []);
+    answer(&mut host);
+    assert_eq!(host.dialing.log.last().unwrap().1, addr(2));
+}
+
+/// As all others, a closure of the application may panic: what it was called for ends with its event.
+#[test]
+fn an_attempt_whose_closure_panics_has_its_deadline() {
+    let mut host = host();
+    let connect = Connect::new(URL).before_attempt(|_| panic!("no token"));
+    let id = dial(&mut host, connect);
+    assert!(catch_unwind(AssertUnwindSafe(|| host.poll())).is_err());
+    let tick = next_tick(&mut host);
+    assert_eq!(failures(&tick), [(id, ConnectError::Timeout(ConnectStep::Resolve))]);
+    assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
+    let stats = host.engine.stats();
+    assert_eq!((stats.dialed, stats.dial_failed), (1, 1));
+}
