@@ -38,7 +38,7 @@ pub(crate) struct TickData {
     passed_over: usize,
     /// Bytes received in this tick.
     input: usize,
-    /// Bytes of the messages in `assembled`.
+    /// Bytes of messages that came in pieces, or compressed, handed over or not.
     held: usize,
 }
 
@@ -213,6 +213,12 @@ impl TickData {
             kind: message.kind,
             source: Source::Assembled { index },
         });
+    }
+
+    /// A message that nobody wants: what came of it was work all the same.
+    pub(crate) fn discard(&mut self, message: Assembled, pool: &mut BufferPool) {
+        (self.held, self.passed_over) = (self.held + message.len, self.passed_over + 1);
+        pool.give(message.buffer);
     }
 
     pub(crate) fn close(&mut self, client: ClientId, reason: CloseReason) {

@@ -153,7 +153,9 @@ impl<S: Stream> Engine<S> {
             return Some(Turn::Excess(TOO_MANY_BYTES));
         }
         match open.connection.arrived(count, config.message_limits(), inbound, codec) {
-            Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => inbound.give(message.buffer),
+            Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => {
+                tick.discard(message, inbound)
+            }
             Ok(Some(Received::Assembled(_))) if exceeds(&mut open.limiter, now) => {
                 return Some(Turn::Excess(TOO_MANY_MESSAGES));
             }
@@ -308,8 +310,7 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
                 Ok(Some(Received::Assembled(message))) if closing => {
-                    tick.passed_over(1);
-                    io.inbound.give(message.buffer);
+                    tick.discard(message, io.inbound);
                     continue;
                 }
                 Ok(Some(Received::InPlace(kind, range))) => {

@@ -47,6 +47,9 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// An empty final block, which only ends a stream where a block has ended.
 const END: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 
+/// The largest window (§7.1.2), in bytes.
+const WINDOW: usize = 1 << *Deflate::WINDOW_BITS.end();
+
 /// What compresses and inflates for all connections. Owns nothing until it is used.
 #[derive(Debug)]
 pub(crate) struct Codec {
@@ -153,15 +156,14 @@ impl Codec {
             let level = Compression::new(config.as_ref().map_or(6, Deflate::get_level));
             Compressor { raw: Compress::new_with_window_bits(level, false, bits), owner: 0 }
         });
-        if owner == 0 || compressor.owner != owner {
+        // Until it is known that what it has seen is sent, it stands in nobody's context.
+        if std::mem::take(&mut compressor.owner) != owner || owner == 0 {
             compressor.raw.reset();
             if let Some(context) = context.filter(|context| !context.is_empty()) {
                 context.copy_to(bytes);
                 compressor.raw.set_dictionary(bytes).ok()?;
             }
         }
-        // Until it is known that what it has seen is sent.
-        compressor.owner = 0;
         packed.clear();
         if packed.capacity() > Self::KEPT {
             *packed = Vec::new();
@@ -223,10 +225,10 @@ impl Codec {
             if finals > Self::MAX_FINAL {
                 return Err(PeerMisbehaved::CorruptDeflate);
             }
-            bytes.extend_from_slice(run.out);
-            let start = bytes.len().saturating_sub(1 << Deflate::WINDOW_BITS.end());
-            run.restart(&bytes[start..])?;
-            bytes.truncate(bytes.len() - run.out.len());
+            let context = bytes.len();
+            bytes.extend_from_slice(&run.out[run.out.len().saturating_sub(WINDOW)..]);
+            run.restart(&bytes[bytes.len().saturating_sub(WINDOW)..])?;
+            bytes.truncate(context);
         }
         // §7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
         let (used, ended) = run.feed(&TAIL)?;

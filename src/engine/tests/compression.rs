@@ -164,6 +164,24 @@ fn many_small_bombs_are_spread_over_ticks() {
     assert!(heard > 90, "{heard}");
 }
 
+/// Nor does it when they mean nothing any more, since our close frame has left.
+#[test]
+fn bombs_to_a_connection_that_is_closing_are_spread_as_well() {
+    let mut host = Host::new(config(DeflateMode::Shared));
+    let (mut peer, id) = open(&mut host);
+    let message = vec![0; 1 << 20];
+    let bombs: Vec<u8> = (0..40).flat_map(|_| compressed(&mut peer, &message)).collect();
+    host.engine.close(id, 1000.into(), "", host.now).unwrap();
+    peer.raw(&bombs);
+    peer.close(1000);
+    let mut polls = 0;
+    while closes(&host.poll()).is_empty() {
+        polls += 1;
+        assert!(polls < 1_000, "it never ends");
+    }
+    assert!(polls >= 39, "40 MiB were inflated in {} polls", polls + 1);
+}
+
 #[test]
 fn who_is_idle_gives_its_context_back() {
     let mut host = Host::new(config(DeflateMode::Dedicated));
