@@ -6,8 +6,8 @@ use tungstenite::http::Response;
 
 use crate::{
     backlog::{Backlog, Terms},
-    connect::{Plan, WhileDown},
-    error::{ConnectError, ConnectStep},
+    connect::Plan,
+    error::{ConnectError, ConnectStep, SendError},
     id::LinkId,
     proto::{
         frame::MAX_HEADER,
@@ -123,18 +123,18 @@ impl Kept {
             + terms.latest.as_ref().map_or(0, LatestKey::heap)
     }
 
-    /// Keeps a message, and drops the oldest that are too many. Gives how many; `None`: this one never fits.
+    /// Keeps a message, and drops the oldest that are too many. Gives how many; an error: this one, with what
+    /// it takes to keep it, never fits.
     pub(crate) fn push(
         &mut self,
         message: Prepared,
         terms: Terms,
-        policy: WhileDown,
+        count: usize,
         max: usize,
-    ) -> Option<u64> {
-        let WhileDown::KeepLast(count) = policy else { return None };
+    ) -> Result<u64, SendError> {
         let cost = Self::cost(&message, &terms);
         if cost > max {
-            return None;
+            return Err(SendError::TooLarge { len: cost, max });
         }
         self.messages.push_back((message, terms));
         self.bytes += cost;
@@ -142,7 +142,7 @@ impl Kept {
         while (self.messages.len() > count || self.bytes > max) && self.pop().is_some() {
             dropped += 1;
         }
-        Some(dropped)
+        Ok(dropped)
     }
 
     /// Takes the oldest.

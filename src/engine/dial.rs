@@ -124,14 +124,10 @@ impl<S: Stream> Engine<S> {
         let max = self.config.max_buffered;
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some(dial) = client.and_then(Client::dial_mut) else { return Err(SendError::NotConnected(id)) };
-        let policy = dial.link.plan.while_down;
-        if policy == WhileDown::Refuse {
+        let WhileDown::KeepLast(count) = dial.link.plan.while_down else {
             return Err(SendError::Connecting(id));
-        }
-        let message = message.clone().prepare();
-        let len = message.len();
-        let dropped = dial.kept.push(message, terms, policy, max).ok_or(SendError::TooLarge { len, max })?;
-        self.stats.dropped += dropped;
+        };
+        self.stats.dropped += dial.kept.push(message.clone().prepare(), terms, count, max)?;
         self.count_inbound(id.index());
         self.keep_below_ceiling();
         Ok(())

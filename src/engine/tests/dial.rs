@@ -377,8 +377,13 @@ fn kept_messages_leave_first_and_in_order_and_the_oldest_are_dropped() {
     for message in ["one", "two", "three"] {
         host.engine.send(id, message.into()).unwrap();
     }
-    let too_large = vec![0; 2 << 20];
-    assert!(matches!(host.engine.send(id, (&too_large).into()), Err(SendError::TooLarge { .. })));
+    let max = host.engine.config().max_buffered;
+    for len in [2 * max, max] {
+        let Err(SendError::TooLarge { len, max }) = host.engine.send(id, (&vec![0; len]).into()) else {
+            panic!("{len} bytes were kept");
+        };
+        assert!(len > max, "{len} bytes do fit into {max}");
+    }
     assert_eq!(host.engine.stats().dropped, 1);
     assert!(host.engine.total_buffered() > 0);
     let mut peer = answer(&mut host);

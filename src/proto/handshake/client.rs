@@ -149,7 +149,8 @@ impl ResponseReader {
             }
         }
         if self.refused.is_some() {
-            self.gathered.extend(&bytes[used..][..(bytes.len() - used).min(2 * Self::MAX_BODY)]);
+            let room = (2 * Self::MAX_BODY).saturating_sub(self.gathered.len());
+            self.gathered.extend(&bytes[used..][..(bytes.len() - used).min(room)]);
             if self.body_is_complete() {
                 return Err(self.end());
             }
@@ -209,11 +210,13 @@ impl ResponseReader {
 
     /// RFC 6455 §4.1, what the client must check of a 101. Gives the subprotocol.
     fn check(&self, response: &Response<()>) -> Result<Option<Box<str>>, ConnectError> {
-        // 2 and 3.
-        if !has_token(response, header::UPGRADE, "websocket") {
+        // 2: this protocol, and no other beside it.
+        let upgrades = || items(response, header::UPGRADE);
+        if upgrades().next().is_none() || !upgrades().all(|item| item.eq_ignore_ascii_case(b"websocket")) {
             return Err(ConnectError::BadResponse("Upgrade must be websocket"));
         }
-        if !has_token(response, header::CONNECTION, "upgrade") {
+        // 3.
+        if !items(response, header::CONNECTION).any(|item| item.eq_ignore_ascii_case(b"upgrade")) {
             return Err(ConnectError::BadResponse("Connection must contain upgrade"));
         }
         // 4: that it has read our key, and is no cache.
@@ -308,10 +311,10 @@ fn unchunked(mut body: &[u8]) -> (Vec<u8>, bool) {
     }
 }
 
-fn has_token(response: &Response<()>, name: HeaderName, token: &str) -> bool {
+/// The elements of a header that is a list.
+fn items(response: &Response<()>, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = response.headers().get_all(name).into_iter();
-    let mut items = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    items.any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// The header's value if there is exactly one.

@@ -101,7 +101,7 @@ fn a_101_opens_and_what_follows_it_is_left() {
         assert_eq!(judge(&["a"], &bytes), Ok(Some((None, head.len()))));
     }
     // Tokens in lists, in any case, and headers that mean nothing here.
-    let head = "HTTP/1.1 101 \r\nUPGRADE: h2c, WebSocket\r\nconnection: keep-alive\r\nConnection: x, uPGRADE\r\n\
+    let head = "HTTP/1.1 101 \r\nUPGRADE: WebSocket\r\nconnection: keep-alive\r\nConnection: x, uPGRADE\r\n\
         Server: x\r\nSec-WebSocket-Protocol: b\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(judge(&["a", "b"], head.as_bytes()), Ok(Some((Some("b".into()), head.len()))));
     // Interim responses are read over.
@@ -120,6 +120,8 @@ fn a_101_that_lies_is_refused() {
     for (head, text) in [
         (without("Upgrade"), "Upgrade must be websocket"),
         (without("Upgrade") + "Upgrade: websocket2\r\n", "Upgrade must be websocket"),
+        (without("Upgrade") + "Upgrade: h2c, websocket\r\n", "Upgrade must be websocket"),
+        (GOOD.to_owned() + "Upgrade: h2c\r\n", "Upgrade must be websocket"),
         (without("Connection"), "Connection must contain upgrade"),
         (without("Connection") + "Connection: close\r\n", "Connection must contain upgrade"),
         (without("Sec"), accept),
@@ -181,6 +183,7 @@ fn a_refusal_has_its_status_its_headers_and_the_beginning_of_its_body() {
         (200, "Content-Length: 9", "half", "half"),
         (403, "Transfer-Encoding: chunked", "3\r\nno,\r\n4;x=y\r\n no.\r\n0\r\n\r\n", "no, no."),
         (403, "Transfer-Encoding: chunked", "3\r\nno,\r\nzzz", "no,"),
+        (403, "Transfer-Encoding: chunked", &"1\r\nz\r\n".repeat(600), &"z".repeat(341)),
         (304, "X: y", "", ""),
     ] {
         let refusal = refusal(&format!("HTTP/1.1 {status} x\r\n{fields}\r\n\r\n{body}"));
