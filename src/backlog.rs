@@ -178,8 +178,8 @@ impl Backlog {
     /// Lines a message up, or puts it in the place of the one with its key. In the other lane there is no
     /// such place: it goes to the end of its own.
     ///
-    /// `scratch` is memory to work with.
-    fn push(&mut self, message: &Outgoing<'_>, terms: Terms, scratch: &mut Vec<u8>) -> Pushed {
+    /// `share`: one that is framed already is not copied. `scratch` is memory to work with.
+    fn push(&mut self, message: &Outgoing<'_>, terms: Terms, share: bool, scratch: &mut Vec<u8>) -> Pushed {
         let Terms { uncompressed, priority, expires, latest } = terms;
         let compress = !uncompressed;
         self.next_expiry = [self.next_expiry, expires].into_iter().flatten().min();
@@ -191,7 +191,7 @@ impl Backlog {
             pushed = Pushed::Replaced;
             let old = self.drop_payload(place, number);
             if place == priority {
-                let payload = self.overwrite(old, message, scratch);
+                let payload = self.overwrite(old, message, share, scratch);
                 let lane = self.lane_mut(priority);
                 lane.live += 1;
                 if let Some(item) = lane.at(number) {
@@ -202,7 +202,7 @@ impl Backlog {
             }
             self.names -= key.heap();
         }
-        let payload = self.store(message, scratch);
+        let payload = self.store(message, share, scratch);
         let lane = self.lane_mut(priority);
         let number = lane.first + lane.items.len() as u64;
         lane.items.push_back(Item { kind, compress, payload, expires, latest: latest.clone() });
@@ -309,14 +309,12 @@ impl Backlog {
         }
     }
 
-    /// Keeps a payload: a large one that is framed already with those that share it, any other as a copy.
-    fn store(&mut self, message: &Outgoing<'_>, scratch: &mut Vec<u8>) -> Payload {
+    /// Keeps a payload: one that is framed already with those that share it if it is to be, any other as a copy.
+    fn store(&mut self, message: &Outgoing<'_>, share: bool, scratch: &mut Vec<u8>) -> Payload {
         let payload = message.payload();
         self.len += payload.len();
         match message {
-            Outgoing::Prepared(prepared) if prepared.is_shared() => {
-                Payload::Shared(prepared.queue(&self.shared))
-            }
+            Outgoing::Prepared(prepared) if share => Payload::Shared(prepared.queue(&self.shared)),
             _ => {
                 if self.bytes.len() > 2 * self.used + Self::GAPS {
                     self.close_gaps(scratch);
@@ -330,16 +328,22 @@ impl Backlog {
     }
 
     /// As `store`, in the place of a payload that is dropped if it fits there.
-    fn overwrite(&mut self, old: Payload, message: &Outgoing<'_>, scratch: &mut Vec<u8>) -> Payload {
+    fn overwrite(
+        &mut self,
+        old: Payload,
+        message: &Outgoing<'_>,
+        share: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Payload {
         let payload = message.payload();
         match old {
-            Payload::Copied { start, len } if payload.len() <= len && !message.is_shared() => {
+            Payload::Copied { start, len } if payload.len() <= len && !share => {
                 let len = payload.len();
                 self.bytes[start..start + len].copy_from_slice(payload);
                 (self.len, self.used) = (self.len + len, self.used + len);
                 Payload::Copied { start, len }
             }
-            _ => self.store(message, scratch),
+            _ => self.store(message, share, scratch),
         }
     }
 
@@ -447,6 +451,7 @@ impl BacklogPool {
         backlog: &mut Option<Box<Backlog>>,
         message: &Outgoing<'_>,
         terms: Terms,
+        share: bool,
     ) -> Pushed {
         let backlog = backlog.get_or_insert_with(|| {
             let new = || Box::new(Backlog { shared: self.shared.clone(), ..Backlog::default() });
@@ -454,7 +459,7 @@ impl BacklogPool {
             self.kept = self.kept.saturating_sub(spare.memory());
             spare
         });
-        let pushed = backlog.push(message, terms, &mut self.scratch);
+        let pushed = backlog.push(message, terms, share, &mut self.scratch);
         self.count(backlog);
         pushed
     }

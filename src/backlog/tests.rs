@@ -93,7 +93,10 @@ impl Pair {
             key: terms.latest.clone(),
         };
         let priority = terms.priority;
-        assert_eq!(pool.push(&mut self.real, message, terms), self.model.push(waiting, priority));
+        assert_eq!(
+            pool.push(&mut self.real, message, terms, message.is_shared()),
+            self.model.push(waiting, priority)
+        );
         self.is_short();
     }
 

@@ -344,7 +344,12 @@ impl Desk<'_> {
                 open.connection.send_prepared(prepared, codec, outbox, self.outbound);
             }
             _ => {
-                if self.backlogs.push(&mut open.backlog, message, terms) == Pushed::Replaced {
+                // One copy for all, that each of them need not compress its own.
+                let share = message.is_shared()
+                    || (open.connection.deflates()
+                        && !terms.uncompressed
+                        && self.codec.wants(message.payload().len()));
+                if self.backlogs.push(&mut open.backlog, message, terms, share) == Pushed::Replaced {
                     self.stats.replaced += 1;
                 }
             }

@@ -64,6 +64,9 @@ pub(crate) struct Codec {
     context: Vec<u8>,
     /// The number of the last connection.
     serial: u64,
+    /// Messages compressed so far.
+    #[cfg(test)]
+    pub(crate) runs: u64,
 }
 
 #[derive(Debug)]
@@ -103,7 +106,14 @@ impl Codec {
             packed: Vec::new(),
             context: Vec::new(),
             serial: 0,
+            #[cfg(test)]
+            runs: 0,
         }
+    }
+
+    /// Whether a message of this length is worth being compressed.
+    pub(crate) fn wants(&self, len: usize) -> bool {
+        len >= self.threshold
     }
 
     /// What to answer a client that offers compression, if the configuration wants it.
@@ -140,7 +150,7 @@ impl Codec {
 
     /// A message on its own, for whoever has a window of at least 2^bits; `None` if it had better go as it is.
     pub(crate) fn compress(&mut self, bits: u8, payload: &[u8]) -> Option<&[u8]> {
-        if payload.len() < self.threshold {
+        if !self.wants(payload.len()) {
             return None;
         }
         self.run(bits, 0, None, payload)
@@ -148,6 +158,10 @@ impl Codec {
 
     /// Compresses into `packed`, in the context of `owner`.
     fn run(&mut self, bits: u8, owner: u64, context: Option<&History>, payload: &[u8]) -> Option<&[u8]> {
+        #[cfg(test)]
+        {
+            self.runs += 1;
+        }
         let Codec { config, compressors, packed, context: bytes, .. } = self;
         // zlib knows no window of 256 bytes for raw streams, but with 512 nothing refers further back than 250.
         let bits = bits.clamp(*Deflate::WINDOW_BITS.start(), *Deflate::WINDOW_BITS.end());
@@ -320,7 +334,7 @@ impl PerMessage {
         ahead: bool,
     ) -> Option<&'c [u8]> {
         let Some(context) = &mut self.sent else { return codec.compress(self.bits, payload) };
-        if ahead || payload.len() < codec.threshold {
+        if ahead || !codec.wants(payload.len()) {
             return None;
         }
         let packed = codec.run(self.bits, self.serial, Some(context), payload)?;

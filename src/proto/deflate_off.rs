@@ -19,6 +19,10 @@ impl Codec {
         Codec
     }
 
+    pub(crate) fn wants(&self, _: usize) -> bool {
+        false
+    }
+
     pub(crate) fn negotiate(&mut self, _: &HeaderMap) -> Option<(PerMessage, HeaderValue)> {
         None
     }

@@ -107,6 +107,37 @@ fn a_broadcast_is_compressed_once_and_held_once() {
     }
 }
 
+/// However small it is, and whatever it waits for.
+#[test]
+fn a_latest_value_for_many_is_compressed_once_too() {
+    for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
+        let mut host = Host::new(config(mode));
+        let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
+        let mut runs = 0;
+        for round in 0..5 {
+            // The second replaces the first where it stands; the third waits behind them.
+            for number in [2 * round, 2 * round + 1] {
+                let message = line(number);
+                let delivery = host.engine.deliver(
+                    crate::engine::Whom::Everyone,
+                    message.as_str().into(),
+                    Some(1.into()),
+                    None,
+                );
+                assert_eq!(delivery.queued, 20);
+            }
+            host.engine.broadcast("and this one".repeat(30).as_str().into(), None);
+            host.settle();
+            assert_eq!(host.engine.codec.runs - runs, 2, "{mode:?}");
+            runs = host.engine.codec.runs;
+            for (peer, _) in &mut peers {
+                assert_eq!(peer.frames(), [text(&line(2 * round + 1)), text(&"and this one".repeat(30))]);
+            }
+        }
+        assert_eq!(host.engine.total_buffered(), 0);
+    }
+}
+
 #[test]
 fn a_bomb_ends_in_1009_and_hurts_nobody() {
     let limits = Config { max_message_size: 100_000, ..config(DeflateMode::Shared) };

@@ -202,7 +202,8 @@ fn messages_that_wait_are_compressed_in_the_order_of_leaving() {
                 let priority = rng.pick(&[Priority::Normal, Priority::Normal, Priority::High]);
                 urgent += usize::from(priority == Priority::High);
                 let terms = Terms { priority, uncompressed: rng.one_in(4), ..Terms::default() };
-                pool.push(&mut backlog, &message, terms);
+                let share = rng.one_in(2);
+                pool.push(&mut backlog, &message, terms, share);
             }
             if let Some(mut waiting) = backlog.take() {
                 let room = rng.pick(&[1, 3_000, 64 * 1024]);
