@@ -50,6 +50,8 @@ pub(crate) enum Order {
     Connect(ClientId, SocketAddr),
     /// Find the addresses of this host.
     Resolve(ClientId, String, u16),
+    /// None: the attempt has failed before it came to that. It was one all the same.
+    Nothing,
 }
 
 impl<S: Stream> Engine<S> {
@@ -147,11 +149,9 @@ impl<S: Stream> Engine<S> {
             let order = match dial.step {
                 DialStep::Begin => self.begin_attempt(id, now),
                 DialStep::Next => self.next_address(id, now),
-                _ => None,
+                _ => continue,
             };
-            if order.is_some() {
-                return order;
-            }
+            return Some(order.unwrap_or(Order::Nothing));
         }
         None
     }

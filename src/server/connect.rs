@@ -90,6 +90,7 @@ impl Server {
         {
             *budget -= 1;
             match order {
+                Order::Nothing => {}
                 Order::Connect(id, addr) => {
                     let stream = self.open_socket(id, addr);
                     self.engine.dialed(id, stream, now);

@@ -50,6 +50,7 @@ impl Host {
     pub(super) fn carry_out_dials(&mut self) {
         while let Some(order) = self.engine.next_dial(self.now) {
             match order {
+                Order::Nothing => {}
                 Order::Resolve(id, host, port) => {
                     let found = self.dialing.names.get(&host).cloned();
                     let error = ConnectError::Resolve { host, error: "unknown".into() };

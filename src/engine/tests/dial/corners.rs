@@ -85,3 +85,18 @@ fn an_attempt_whose_closure_panics_has_its_deadline() {
     let stats = host.engine.stats();
     assert_eq!((stats.dialed, stats.dial_failed), (1, 1));
 }
+
+/// The host's budget is one of attempts, also if they come to nothing.
+#[test]
+fn one_attempt_begins_at_a_time_whatever_comes_of_it() {
+    let mut host = host();
+    for _ in 0..3 {
+        dial(&mut host, Connect::new(URL).before_attempt(|_| Err(ConnectError::Cancelled)));
+    }
+    for left in [2, 1, 0] {
+        assert_eq!(host.engine.next_dial(host.now), Some(crate::engine::Order::Nothing));
+        assert_eq!(host.engine.connection_count(), left);
+    }
+    assert_eq!(host.engine.next_dial(host.now), None);
+    assert_eq!(failures(&host.poll()).len(), 3);
+}
