@@ -57,6 +57,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let count = io::stdin().read(&mut bytes)?;
             typing = count > 0;
             typed.extend_from_slice(&bytes[..count]);
+            if !typing && !typed.is_empty() {
+                typed.push(b'\n'); // the last line needs no end
+            }
             while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = typed.drain(..=end).collect();
                 let line = String::from_utf8_lossy(&line);

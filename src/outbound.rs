@@ -77,7 +77,8 @@ impl Client {
         Client::with_server(server, connect)
     }
 
-    /// As [`connect_with`](Client::connect_with), with limits of your own: `Server::builder().build()?`.
+    /// As [`connect_with`](Client::connect_with), with limits of your own, and compression if they say so:
+    /// `Server::builder().build()?`.
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ fn client_is_a_terminal_for_a_socket() {
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let mut example = Example::start("client", &[&url, "--header", "X-A: b"]);
     // Typed before there is a connection, two lines at once, and the last one without an end.
-    example.stdin.as_mut().unwrap().write_all("grüße\nzwei\n".as_bytes()).unwrap();
+    example.stdin.as_mut().unwrap().write_all("grüße\nzwei\ndrei".as_bytes()).unwrap();
     let mut socket = accept(&listener);
     example.expect("connected");
     for line in ["grüße", "zwei"] {
@@ -36,6 +36,7 @@ fn client_is_a_terminal_for_a_socket() {
     socket.send(Message::binary(vec![0; 7])).unwrap();
     example.expect("<7 bytes>");
     drop(example.stdin.take());
+    assert_eq!(socket.read().unwrap(), Message::text("drei"));
     assert!(matches!(socket.read().unwrap(), Message::Close(Some(frame)) if frame.code == 1000.into()));
     while socket.read().is_ok() {}
     drop(socket);

@@ -392,3 +392,39 @@ fn many_connect_at_once_and_polls_stay_bounded() {
     h.server.shutdown(1000, PATIENCE);
     h.until("the end", |h| h.server.is_drained());
 }
+
+/// What its server was built with holds for a `Client`, too.
+#[cfg(feature = "deflate")]
+#[test]
+fn a_client_offers_compression_if_it_is_told_to() {
+    use tickws::Deflate;
+    let mut server = Server::builder().deflate(Deflate::default()).bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", server.local_addrs()[0]);
+    for wanted in [false, true] {
+        let builder = Server::builder();
+        let builder = if wanted { builder.deflate(Deflate::default()) } else { builder };
+        let mut client = Client::with_server(builder.build().unwrap(), Connect::new(&url)).unwrap();
+        let text = "again and again ".repeat(100);
+        let (mut echo, deadline) = (None, Deadline::new());
+        while echo.is_none() {
+            for event in &server.poll_for(Duration::from_millis(1)).unwrap() {
+                if let Event::Message { client, message } = event {
+                    server.send(client, message).unwrap();
+                }
+            }
+            for event in &client.poll_for(Duration::from_millis(1)).unwrap() {
+                match event {
+                    Event::Open { .. } => client.send(&text).unwrap(),
+                    Event::Message { message, .. } => echo = message.as_text().map(str::to_owned),
+                    other => panic!("{other:?}"),
+                }
+            }
+            deadline.check("the echo");
+        }
+        assert_eq!(echo.as_ref(), Some(&text));
+        let id = client.id();
+        let agreed = client.server().response(id).unwrap().headers().contains_key("sec-websocket-extensions");
+        let stats = client.server().stats();
+        assert_eq!((agreed, stats.bytes_out < 1_000, stats.bytes_in < 1_000), (wanted, wanted, wanted));
+    }
+}
