@@ -298,22 +298,24 @@ impl Connection {
     ) {
         debug_assert!(self.close.may_send_data());
         let mut message = message;
-        if self.masks() {
-            // §5.3: every frame has a masking key of its own.
-            return self.send(message.kind(), message.payload(), codec, outbox, pool);
-        }
         if let (Some(deflate), Some(codec)) = (&mut self.deflate, codec)
             && let Some(compressed) = message.compressed(deflate.bits(), codec)
         {
             deflate.note(codec, message.payload());
             message = compressed;
         }
-        let frame = message.frame();
-        if message.is_shared() {
+        if let Some(mask) = self.mask() {
+            // §5.3: every frame has a masking key of its own.
+            let tail = outbox.tail(pool);
+            let before = tail.len();
+            message.write_masked(tail, mask);
+            let added = tail.len() - before;
+            outbox.pushed(added, pool);
+        } else if message.is_shared() {
             outbox.push_shared(message, pool);
         } else {
-            outbox.tail(pool).extend_from_slice(frame);
-            outbox.pushed(frame.len(), pool);
+            outbox.tail(pool).extend_from_slice(message.frame());
+            outbox.pushed(message.frame().len(), pool);
         }
     }
 

@@ -191,6 +191,11 @@ pub(crate) fn write_compressed(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]
     write(out, Header { fin: true, rsv1: true, opcode, mask, len: payload.len() as u64 }, payload);
 }
 
+/// Whether the message that this frame begins is compressed.
+pub(crate) fn is_compressed(frame: &[u8]) -> bool {
+    frame.first().is_some_and(|first| first & RSV1 != 0)
+}
+
 #[inline(always)]
 fn write(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     out.reserve(header.encoded_len() + payload.len());

@@ -155,6 +155,13 @@ impl Prepared {
         None
     }
 
+    /// Appends the frame as a client sends it.
+    pub(crate) fn write_masked(&self, out: &mut Vec<u8>, mask: [u8; 4]) {
+        let write =
+            if frame::is_compressed(self.frame()) { frame::write_compressed } else { frame::write_frame };
+        write(out, opcode(self.kind()), self.payload(), Some(mask));
+    }
+
     /// Whether outboxes share it; a smaller one they copy.
     pub(crate) fn is_shared(&self) -> bool {
         self.0.bytes.len() >= Self::SHARE_FROM

@@ -181,6 +181,35 @@ fn both_roles_and_modes_understand_each_other() {
     }
 }
 
+#[test]
+fn a_prepared_message_is_compressed_once_also_if_its_frames_are_masked() {
+    for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
+        for side in [0, 1] {
+            let mut ends = pair(mode, LIMITS);
+            let (long, short) = ("to everyone who hears it ".repeat(200), "too short");
+            let prepared = [Prepared::new(&long), Prepared::new(short)];
+            let mut expected = Vec::new();
+            for _ in 0..3 {
+                ends[side].send(Kind::Text, b"refers to what was before, as that does: before");
+                for message in &prepared {
+                    let Endpoint { connection, codec, outbox, outbound, .. } = &mut ends[side];
+                    connection.send_prepared(message, Some(codec), outbox, outbound);
+                }
+                expected.extend([
+                    text("refers to what was before, as that does: before"),
+                    text(&long),
+                    text(short),
+                ]);
+            }
+            assert_eq!(ends[side].codec.runs, 3 + 1);
+            ends[side].flush(usize::MAX);
+            let wire = std::mem::take(&mut ends[side].written);
+            ends[1 - side].read(&wire);
+            assert_eq!(ends[1 - side].outcomes, expected);
+        }
+    }
+}
+
 /// What passes others on its way must not refer to them, nor be referred to.
 #[test]
 fn messages_that_wait_are_compressed_in_the_order_of_leaving() {
