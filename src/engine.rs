@@ -112,7 +112,7 @@ pub(crate) struct Engine<S> {
     /// Those that have a next step to be taken, which only the host can.
     dials: VecDeque<ClientId>,
     /// Lost since the last tick, to be connected again.
-    lost: Vec<(Box<Link>, Instant)>,
+    lost: Vec<(ClientId, Box<Link>, Instant)>,
     next_link: u32,
     jitter: Jitter,
     /// Since the first connection that went out.

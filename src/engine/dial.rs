@@ -504,19 +504,24 @@ impl<S: Stream> Engine<S> {
 
     /// The application ends a connection: whatever its end will be, it is not tried again.
     pub(super) fn forget_policy(&mut self, index: usize) {
-        if let Some(Some(outbound)) = self.outbound_mut(index) {
-            outbound.link.plan.reconnect = None;
+        let (id, goes_out) = (self.id(index), self.clients[index].outbound);
+        match self.outbound_mut(index) {
+            Some(Some(outbound)) => outbound.link.plan.reconnect = None,
+            // Its end was reported since the last tick.
+            Some(None) if goes_out => self.lost.retain(|(lost, ..)| *lost != id),
+            Some(None) | None => {}
         }
     }
 
     /// A client's `Close` is being reported.
     pub(super) fn note_loss(&mut self, index: usize) {
+        let id = self.id(index);
         let again = |outbound: &mut Outbound| outbound.link.plan.reconnect.is_some();
         if !self.shutting_down
             && let Some(Outbound { link, opened, .. }) =
                 self.outbound_mut(index).and_then(|outbound| outbound.take_if(again))
         {
-            self.lost.push((link, opened));
+            self.lost.push((id, link, opened));
         }
     }
 
@@ -527,7 +532,7 @@ impl<S: Stream> Engine<S> {
 
     /// Connections that were lost since the last tick get new ids, and their next attempt.
     pub(super) fn redial_lost(&mut self, now: Instant) {
-        for (mut link, opened) in std::mem::take(&mut self.lost) {
+        for (_, mut link, opened) in std::mem::take(&mut self.lost) {
             let Some(policy) = link.plan.reconnect.filter(|_| !self.shutting_down) else { continue };
             if policy.is_stable(now.saturating_duration_since(opened)) {
                 link.attempt = 0;

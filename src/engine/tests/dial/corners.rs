@@ -53,6 +53,24 @@ fn what_the_application_closed_is_not_tried_again_even_if_the_server_never_answe
     assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
 }
 
+/// It overflowed, which is reported with the next tick; until then the application may say that it is enough.
+#[test]
+fn what_is_dropped_after_an_overflow_is_not_tried_again() {
+    for dropped in [false, true] {
+        let mut host = host();
+        let (id, _peer) = open(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
+        let large = vec![0; 600_000];
+        host.engine.send(id, (&large).into()).unwrap();
+        assert_eq!(host.engine.send(id, (&large).into()), Err(SendError::Overflow(id)));
+        if dropped {
+            host.engine.disconnect(id).unwrap();
+        }
+        let tick = host.poll();
+        assert_eq!(closes(&tick), [(id, CloseReason::Overflow)]);
+        assert_eq!(reconnecting(&tick).len(), usize::from(!dropped));
+    }
+}
+
 /// The share of an address is for that address: waiting for the next one's turn is no failure.
 #[test]
 fn an_address_that_waits_for_its_turn_has_the_time_of_the_attempt() {
