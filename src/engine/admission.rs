@@ -24,7 +24,7 @@ impl Addresses {
         max.is_some_and(|max| self.0.get(&key(addr)).is_some_and(|count| *count >= max))
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
