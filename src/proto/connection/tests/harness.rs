@@ -162,11 +162,15 @@ impl Endpoint {
         }
     }
 
-    /// Each piece is read, and what is queued leaves before the next.
+    /// Each piece is read, and what is queued leaves before the next. Behind the last the engine finds nothing,
+    /// and what was to be read to its end is not.
     pub(super) fn read_all<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
         for piece in pieces {
             self.read(piece);
             self.flush(usize::MAX);
+        }
+        if !self.carry.is_empty() && !self.ended {
+            self.turn(&[]);
         }
     }
 
@@ -206,7 +210,7 @@ impl Endpoint {
         block.extend_from_slice(piece);
         let mut at = 0;
         // Now and then, as one who would read behind what is there.
-        let more = if piece.len().is_multiple_of(3) { 100_000 } else { 0 };
+        let more = if !piece.is_empty() && piece.len().is_multiple_of(3) { 100_000 } else { 0 };
         // And as one who wants few frames at a time.
         let frames = if piece.len().is_multiple_of(2) { 1 } else { 1000 };
         let unfinished = loop {
