@@ -354,7 +354,8 @@ impl Healthy {
             thread::spawn(move || {
                 let mut delays = [Vec::new(), Vec::new()];
                 let mut round = 0;
-                while !stop.load(Ordering::Relaxed) {
+                // At least once, however short the attack was.
+                loop {
                     let texts: Vec<String> =
                         (0..3).map(|i| format!("number {round}.{i} of {number}")).collect();
                     let (phase, begin) = (phase.load(Ordering::Relaxed), Instant::now());
@@ -366,6 +367,9 @@ impl Healthy {
                         let answer = answer(&mut socket);
                         assert_eq!(answer, text, "a healthy client's echoes come in order");
                         delays[phase].push(begin.elapsed());
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        break;
                     }
                     round += 1;
                     thread::sleep(Duration::from_millis(3));
@@ -388,7 +392,6 @@ impl Healthy {
         let mut all = [Vec::new(), Vec::new()];
         for client in self.clients {
             let delays = threads::join(client, "a healthy client");
-            assert!(!delays.concat().is_empty(), "a healthy client was never answered");
             for (all, own) in all.iter_mut().zip(delays) {
                 all.extend(own);
             }
