@@ -51,8 +51,8 @@ impl<S: Stream> Engine<S> {
     /// event and no work of the application's comes but the one message.
     const TURN: usize = 16 * 1024;
 
-    /// The same for who sent a message above `TURN` last. A read wakes the peer up, which costs more than
-    /// what it copies.
+    /// Who sent a message above `TURN` last finds at least so much room in the block, and reads all that is
+    /// there: a read costs more than what it copies.
     const BULKY_TURN: usize = TickData::BLOCK + Self::LOOK;
 
     /// Bytes read behind a large message: the next header tells whether another follows.
@@ -182,7 +182,10 @@ impl<S: Stream> Engine<S> {
             return Turn::NoRoom;
         }
         block[base..base + start].copy_from_slice(&client.carry);
-        let most = if bulky { Self::BULKY_TURN } else { small.min(Self::BULKY_TURN.saturating_sub(base)) };
+        let most = match bulky {
+            true => block.len() - base,
+            false => small.min(Self::BULKY_TURN.saturating_sub(base)),
+        };
         let mut offered = budget.min(most.saturating_sub(start));
         loop {
             let client = &mut self.clients[index];

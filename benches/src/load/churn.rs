@@ -57,7 +57,8 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let mut stages = Stages::new(target, load);
     let mut connections = 0;
     loop {
-        wait(&mut poll, &mut events, Some(Duration::from_millis(50)))?;
+        // Without sleeping: see `echo`.
+        wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let index = event.token().0;
             let slot = &mut slots[index];

@@ -32,7 +32,9 @@ fn closed(target: Target, load: &Load) -> Outcome<Figures> {
         client.write(usize::MAX)?;
     }
     loop {
-        wait(&mut poll, &mut events, Some(Duration::from_millis(50)))?;
+        // Without sleeping: its core is its own. Whether a load falls asleep between two replies is a matter
+        // of microseconds, and it is the server that pays for waking it up.
+        wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let client = &mut clients[event.token().0];
             if event.is_writable() {
@@ -132,7 +134,7 @@ fn open(target: Target, load: &Load, rate: f64) -> Outcome<Figures> {
     let mut schedule = Schedule::new(rate);
     loop {
         timed.send(&mut schedule)?;
-        // Without sleeping: its core is its own, and waking up would be measured.
+        // Without sleeping, as above: waking up would be in the latency.
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             timed.ready(event, &mut buffer, &schedule)?;

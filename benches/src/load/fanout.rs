@@ -43,8 +43,8 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
         }
         clients[0].queue(publish);
         clients[0].write(usize::MAX)?;
-        let patience = if load.rate.is_some() { Duration::ZERO } else { Duration::from_millis(50) };
-        wait(&mut poll, &mut events, Some(patience))?;
+        // Without sleeping: see `echo`.
+        wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let index = event.token().0;
             let client = &mut clients[index];
