@@ -25,8 +25,8 @@ pub(crate) struct TickData {
     /// Zeroed once, then reused; `..filled` is in use by events.
     block: Vec<u8>,
     filled: usize,
-    /// Small texts, one behind the other: at most a block of them. Without unsafe code the bytes of a block would
-    /// have to be checked a second time, and of 125 that costs 200 instructions; the copy costs 25.
+    /// Small texts, with what stood between them: at most a block of them. Without unsafe code the bytes of a block
+    /// would have to be checked a second time, and of 125 that costs 200 instructions; the copy costs 25.
     texts: String,
     records: Vec<Record>,
     assembled: Vec<(Vec<u8>, usize)>,
@@ -197,11 +197,32 @@ impl TickData {
         self.records.push(Record::Message { client, kind, source: Source::Block { start, len } });
     }
 
-    /// A text, which is copied.
-    pub(crate) fn text(&mut self, client: ClientId, text: &str) {
-        let (start, len) = (self.texts.len() as u32, text.len() as u32);
-        self.texts.push_str(text);
+    /// A text at `range` of the bytes that `copy_texts` will be given next.
+    #[inline]
+    pub(crate) fn text(&mut self, client: ClientId, range: Range<usize>) {
+        let (start, len) = ((self.texts.len() + range.start) as u32, range.len() as u32);
         self.records.push(Record::Message { client, kind: Kind::Text, source: Source::Text { start, len } });
+    }
+
+    /// Copies the bytes in which lie the texts that were noted since `records` of them were there, and nothing else
+    /// that is not ASCII. `false`: one is not UTF-8, and neither it nor what follows is noted any more.
+    pub(crate) fn copy_texts(&mut self, bytes: &[u8], records: usize) -> bool {
+        if let Some(texts) = utf8::as_str(bytes) {
+            self.texts.push_str(texts);
+            return true;
+        }
+        let (base, mut good, mut end) = (self.texts.len(), 0, 0);
+        for record in &self.records[records..] {
+            let Record::Message { source: Source::Text { start, len }, .. } = *record else { break };
+            let range = start as usize - base..start as usize - base + len as usize;
+            if !utf8::is_valid(&bytes[range.clone()]) {
+                break;
+            }
+            (good, end) = (good + 1, range.end);
+        }
+        self.records.truncate(records + good);
+        self.texts.push_str(utf8::as_str(&bytes[..end]).unwrap_or_default());
+        false
     }
 
     pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
@@ -268,8 +289,8 @@ impl TickData {
         self.asked.len() as u32 - 1
     }
 
-    /// The message of a record.
-    #[inline]
+    /// The message of a record. Inlined for the reason for which `Events::next` is.
+    #[inline(always)]
     #[allow(clippy::expect_used, reason = "text becomes an event only after it was checked")]
     pub(crate) fn message(&self, kind: Kind, source: Source) -> Message<'_> {
         let payload = match source {
@@ -340,6 +361,38 @@ impl TickData {
     pub(crate) fn recycle(&mut self, pool: &mut BufferPool) {
         for (buffer, _) in self.assembled.drain(..) {
             pool.give(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_before_the_one_that_is_not_utf8_are_kept_and_none_behind_it() {
+        const TEXTS: [&[u8]; 4] = ["größer".as_bytes(), b"", "€".as_bytes(), b"end"];
+        for bad in 0..=TEXTS.len() {
+            let (mut tick, client) = (TickData::default(), ClientId::new(3, 4));
+            for (round, bad) in [TEXTS.len(), bad].into_iter().enumerate() {
+                let (mut bytes, before) = (Vec::new(), tick.records().len());
+                for (index, text) in TEXTS.into_iter().enumerate() {
+                    bytes.extend([0; 6]);
+                    let start = bytes.len();
+                    bytes.extend(text);
+                    if index == bad {
+                        // The rest would be in the next message.
+                        bytes.push(0xe2);
+                    }
+                    tick.text(client, start..bytes.len());
+                }
+                assert_eq!(tick.copy_texts(&bytes, before), bad == TEXTS.len());
+                assert_eq!(tick.records().len(), round * TEXTS.len() + bad);
+            }
+            for (record, text) in tick.records().iter().zip(TEXTS.into_iter().cycle()) {
+                let Record::Message { client: who, kind, source } = *record else { panic!("{record:?}") };
+                assert_eq!((who, kind, tick.message(kind, source).as_bytes()), (client, Kind::Text, text));
+            }
         }
     }
 }

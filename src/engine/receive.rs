@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Stage},
     error::PeerMisbehaved,
     limiter::Limiter,
-    message::{Kind, Message},
+    message::Kind,
     pool::BufferPool,
     proto::connection::{Io, Received},
     tick_data::TickData,
@@ -274,20 +274,27 @@ impl<S: Stream> Engine<S> {
                 break Some(Turn::Postponed);
             }
             if may_be_short {
-                let before = tick.records().len();
-                open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |message, range| {
+                let (before, from) = (tick.records().len(), at);
+                let (mut texts, mut left) = (false, tick.events_left(config.event_budget));
+                open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |kind, range| {
                     // Of a text, too: so much is read in a tick, and no more.
                     (keep, last) = (range.end, range.len());
-                    match message {
-                        Message::Text(text) => tick.text(id, text),
-                        Message::Binary(_) => {
-                            tick.in_place(id, Kind::Binary, base + range.start..base + range.end);
-                        }
+                    texts = kind == Kind::Text;
+                    match kind {
+                        Kind::Text => tick.text(id, range.start - from..range.end - from),
+                        Kind::Binary => tick.in_place(id, kind, base + range.start..base + range.end),
                     }
-                    tick.events_left(config.event_budget) > 0
+                    left -= 1;
+                    left > 0
                 });
+                let valid = !texts || tick.copy_texts(&bytes[from..at], before);
                 stats.messages_in += (tick.records().len() - before) as u64;
-                if tick.events_left(config.event_budget) == 0 {
+                if !valid {
+                    at = bytes.len();
+                    break Some(Turn::Violation(PeerMisbehaved::InvalidUtf8));
+                }
+                // Perhaps of the other kind.
+                if at > from {
                     continue;
                 }
             }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::{Config, MessageLimits},
     error::PeerMisbehaved,
-    message::{Kind, Message},
+    message::Kind,
     outbox::{Outbox, OutboxPool},
     pool::BufferPool,
     proto::{
@@ -214,7 +214,9 @@ impl Endpoint {
         // And as one who wants few frames at a time.
         let frames = if piece.len().is_multiple_of(2) { 1 } else { 1000 };
         let unfinished = loop {
-            self.short(&mut block, &mut at);
+            if !self.short(&mut block, &mut at) {
+                break false;
+            }
             let mut io = Io {
                 now: self.now,
                 limits: self.limits,
@@ -251,23 +253,35 @@ impl Endpoint {
         piece.len()
     }
 
-    /// The short way, one message or all at a time.
-    fn short(&mut self, block: &mut [u8], at: &mut usize) {
-        let mut places = Vec::new();
+    /// The short way, one message or all of a kind at a time. `false`: a text is not UTF-8.
+    fn short(&mut self, block: &mut [u8], at: &mut usize) -> bool {
         let one = self.outcomes.len().is_multiple_of(3);
-        self.connection.receive_short(block, at, self.limits, |message, range| {
-            places.push((message.len(), range));
-            self.outcomes.push(match message {
-                Message::Text(payload) => text(payload),
-                Message::Binary(payload) => binary(payload),
+        loop {
+            let (from, mut places) = (*at, Vec::new());
+            self.connection.receive_short(block, at, self.limits, |kind, range| {
+                places.push((kind, range));
+                !one
             });
-            !one
-        });
-        let first = self.outcomes.len() - places.len();
-        for ((len, range), outcome) in places.into_iter().zip(&self.outcomes[first..]) {
-            assert_eq!(range.len(), len);
-            if let Outcome::Binary(payload) = outcome {
-                assert_eq!(block[range], payload[..], "it stays where it came");
+            let Some((first, _)) = places.first() else { return true };
+            assert!(places.iter().all(|(kind, _)| kind == first), "of one kind");
+            let texts: Vec<_> =
+                places.iter().map(|(_, range)| std::str::from_utf8(&block[range.clone()])).collect();
+            if *first == Kind::Text {
+                let all = std::str::from_utf8(&block[from..*at]).is_ok();
+                assert_eq!(all, texts.iter().all(Result::is_ok), "one look at all is a look at each");
+            }
+            for ((kind, range), text_) in places.iter().zip(texts) {
+                self.outcomes.push(match (kind, text_) {
+                    (Kind::Binary, _) => binary(&block[range.clone()]),
+                    (Kind::Text, Ok(payload)) => text(payload),
+                    (Kind::Text, Err(_)) => Outcome::Broken(PeerMisbehaved::InvalidUtf8),
+                });
+                if *kind == Kind::Text
+                    && self.outcomes.last() == Some(&Outcome::Broken(PeerMisbehaved::InvalidUtf8))
+                {
+                    self.ended = true;
+                    return false;
+                }
             }
         }
     }
