@@ -165,6 +165,9 @@ pub(crate) enum Control {
 }
 
 impl Outbox {
+    /// Bytes for which there is room behind a small frame.
+    const SLACK: usize = 4;
+
     /// Unsent bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -204,19 +207,34 @@ impl Outbox {
         &mut self.tail
     }
 
-    /// Appends a small frame, `head` and then `body`. `false`: more than `max` bytes of frames would wait, and
-    /// nothing was done.
+    /// Appends a small frame of `len` bytes, which `write` appends, and takes `SLACK` more for it. `false`: more than `max` bytes of frames would
+    /// wait, and nothing was done.
     #[inline(always)]
-    pub(crate) fn append(&mut self, head: &[u8], body: &[u8], max: usize, pool: &mut OutboxPool) -> bool {
-        let len = head.len() + body.len();
+    pub(crate) fn append(
+        &mut self,
+        len: usize,
+        max: usize,
+        pool: &mut OutboxPool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         if self.frames_len() + len > max {
             return false;
         }
-        let tail = self.tail(pool);
-        tail.extend_from_slice(head);
-        tail.extend_from_slice(body);
-        self.pushed(len, pool);
+        let room = len + Self::SLACK;
+        if self.tail.len() >= TAIL_MAX || room > self.tail.capacity() - self.tail.len() {
+            self.make_room(room, pool);
+        }
+        write(&mut self.tail);
+        self.len += len;
+        debug_assert_eq!(self.len, self.count());
         true
+    }
+
+    /// Room in the tail, counted now and not with each frame.
+    #[inline(never)]
+    fn make_room(&mut self, bytes: usize, pool: &mut OutboxPool) {
+        self.tail(pool).reserve(bytes);
+        self.count_memory(pool);
     }
 
     /// Accounts for bytes appended to `tail`.

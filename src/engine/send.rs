@@ -14,7 +14,7 @@ use crate::{
     deadlines::after,
     error::{NotConnected, SendError},
     id::{ClientId, Room},
-    message::Message,
+    message::Kind,
     outbox::{Outbox, OutboxPool},
     proto::{
         deflate::Codec,
@@ -71,10 +71,11 @@ struct Desk<'e> {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Queues one message for one client.
+    /// Queues one message for one client. Inlined, so that a small one is passed on in registers.
+    #[inline(always)]
     pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        if let Outgoing::Message(message) = message
-            && self.send_short(id, message)
+        if let Outgoing::Message(message) = &message
+            && self.send_short(id, message.kind(), message.as_bytes())
         {
             return Ok(());
         }
@@ -83,9 +84,9 @@ impl<S: Stream> Engine<S> {
 
     /// The short way for most messages: small ones, to whom nothing is agreed with that changes them, and behind
     /// nothing that waits. `false`: nothing was done.
-    #[inline]
-    fn send_short(&mut self, id: ClientId, message: Message<'_>) -> bool {
-        let Some((head, size)) = frame::short_header(message.kind(), message.len()) else { return false };
+    #[inline(never)]
+    fn send_short(&mut self, id: ClientId, kind: Kind, payload: &[u8]) -> bool {
+        let Some((head, size)) = frame::short_header(kind, payload.len()) else { return false };
         let Engine { clients, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
         let mut desk =
             Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
@@ -93,7 +94,7 @@ impl<S: Stream> Engine<S> {
         let Some(client) = client else { return false };
         let Some((open, outbox)) = client.open_mut() else { return false };
         let held = outbox.memory();
-        if !desk.append(open, outbox, &head[..size], message.as_bytes()) {
+        if !desk.append(open, outbox, head, size, payload) {
             return false;
         }
         let grown = outbox.memory() > held;
@@ -299,13 +300,25 @@ impl Round<'_> {
     }
 }
 
+/// Whether a message goes straight to the outbox, as the same bytes for everyone.
+#[inline(always)]
+fn takes_plain(open: &Open) -> bool {
+    open.backlog.is_none() && open.connection.sends_plain()
+}
+
 impl Desk<'_> {
-    /// The short way to queue a frame, `head` and `body`, that is the same for everyone. `false`: nothing was done.
+    /// The short way to queue a message, behind the first `size` bytes of `head`. `false`: nothing was done.
     #[inline(always)]
-    fn append(&mut self, open: &Open, outbox: &mut Outbox, head: &[u8], body: &[u8]) -> bool {
-        let queued = open.backlog.is_none()
-            && open.connection.sends_plain()
-            && outbox.append(head, body, self.max_buffered, self.outbound);
+    fn append(&mut self, open: &Open, outbox: &mut Outbox, head: [u8; 4], size: usize, body: &[u8]) -> bool {
+        let len = size + body.len();
+        let queued = takes_plain(open)
+            && outbox.append(len, self.max_buffered, self.outbound, |tail| {
+                // All four, as the compiler knows what that takes.
+                let end = tail.len() + size;
+                tail.extend_from_slice(&head);
+                tail.truncate(end);
+                tail.extend_from_slice(body);
+            });
         self.stats.messages_out += u64::from(queued);
         queued
     }
@@ -313,16 +326,17 @@ impl Desk<'_> {
     /// The same for one of a broadcast, which is shared if it is large.
     #[inline(always)]
     fn repeat(&mut self, open: &Open, outbox: &mut Outbox, message: &Prepared) -> bool {
-        if !message.is_shared() {
-            return self.append(open, outbox, message.frame(), &[]);
-        }
-        let queued = open.backlog.is_none()
-            && open.connection.sends_plain()
-            && outbox.frames_len() + message.frame().len() <= self.max_buffered;
-        if queued {
-            outbox.push_shared(message, self.outbound);
-            self.stats.messages_out += 1;
-        }
+        let (frame, max) = (message.frame(), self.max_buffered);
+        let queued = takes_plain(open)
+            && match message.is_shared() {
+                false => outbox.append(frame.len(), max, self.outbound, |tail| tail.extend_from_slice(frame)),
+                true if outbox.frames_len() + frame.len() > max => false,
+                true => {
+                    outbox.push_shared(message, self.outbound);
+                    true
+                }
+            };
+        self.stats.messages_out += u64::from(queued);
         queued
     }
 

@@ -326,11 +326,14 @@ fn clear_gives_everything_back() {
 fn filling_and_draining_reuses_the_same_buffers() {
     let mut pair = Pair::new(0);
     let mut held = Vec::new();
-    for _ in 0..10 {
+    for round in 0..40 {
         pair.push_small(900);
         pair.push_shared(2000);
         pair.push_small(900);
-        held.push((pair.outbox.tail.as_ptr(), pair.outbox.queue.capacity()));
+        // By then they have grown to what the largest takes.
+        if round >= 20 {
+            held.push((pair.outbox.tail.as_ptr(), pair.outbox.queue.capacity()));
+        }
         pair.write(true);
     }
     // Two tails and one queue take turns.

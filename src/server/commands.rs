@@ -35,6 +35,7 @@ impl Server {
     ///     server.send(client, state) // binary
     /// }
     /// ```
+    #[inline]
     pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
         self.engine.send(client, message.into())
     }

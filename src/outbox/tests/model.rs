@@ -264,8 +264,10 @@ impl Pair {
         if self.number.is_multiple_of(2) {
             let (head, body) = bytes.split_at(2);
             let would = self.outbox.frames_len() + bytes.len();
-            assert!(!self.outbox.append(head, body, would - 1, &mut self.pool), "one byte too many");
-            assert!(self.outbox.append(head, body, would, &mut self.pool));
+            let write = |tail: &mut Vec<u8>| [head, body].map(|part| tail.extend_from_slice(part));
+            let len = head.len() + body.len();
+            assert!(!self.outbox.append(len, would - 1, &mut self.pool, |_| panic!("one byte too many")));
+            assert!(self.outbox.append(len, would, &mut self.pool, |tail| _ = write(tail)));
         } else {
             self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
             self.outbox.pushed(bytes.len(), &mut self.pool);
