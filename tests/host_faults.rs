@@ -15,7 +15,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::SockRef;
-use support::{Deadline, Harness, PATIENCE, Seen, raw};
+use support::{Deadline, Harness, PATIENCE, Seen, blocking::Blocking, raw};
 use tickws::{CloseCode, CloseReason, Event, Server};
 use tungstenite::Message;
 
@@ -309,7 +309,7 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
     let mut head = [0; 12];
     std::io::Read::read_exact(&mut late, &mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 101", "what came in time is not late");
-    late.shutdown(Shutdown::Write).unwrap();
+    late.stream().shutdown(Shutdown::Write).unwrap();
     speaking.close(None).unwrap();
     let mut ends: Vec<String> = (0..3).map(|_| server.line()).collect();
     ends.sort();
@@ -336,7 +336,7 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
     assert!(ends(silent.read().unwrap_err()));
 }
 
-fn next_text(socket: &mut tungstenite::WebSocket<std::net::TcpStream>) -> String {
+fn next_text(socket: &mut tungstenite::WebSocket<Blocking>) -> String {
     loop {
         if let Message::Text(text) = socket.read().unwrap() {
             return text.to_string();
