@@ -63,7 +63,8 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
         handle.shutdown(CloseCode::Away, Duration::from_secs(1)).unwrap();
         let ([payload, wire], reasons) = echo.join().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{deflate:?}\n{said}{}", String::from_utf8_lossy(&output.stderr));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{deflate:?}\n{said}{errors}\nthe server: {reasons:?}");
         assert!(reasons.is_empty(), "{reasons:?}");
         // More than a third of the bytes is noise, and some repeats further back than a window.
         assert!(wire * 10 < payload * 9, "{deflate:?}: {payload} bytes echoed, {wire} written");
