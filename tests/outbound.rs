@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use socket2::{Domain, Socket, Type};
 use support::{Deadline, Harness, PATIENCE, Seen, blocking::Blocking};
 use tickws::{
     Client, ClientId, CloseReason, Connect, ConnectError, Event, PeerMisbehaved, Reconnect, Server, WhileDown,
@@ -256,7 +257,10 @@ fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
 #[test]
 fn a_port_where_nobody_listens_and_a_name_that_does_not_exist() {
     let mut h = Harness::new();
-    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that it stays nobody else's.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = nobody.local_addr().unwrap().as_socket().unwrap();
     let refused = ConnectError::Io { addr, error: std::io::ErrorKind::ConnectionRefused };
     assert_eq!(failure(&mut h, format!("ws://{addr}/")), refused);
     // RFC 6761 §6.4. It wakes a server that sleeps.
