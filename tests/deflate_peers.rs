@@ -37,6 +37,11 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
                     .deflate(deflate)
                     .max_message_size(4 << 20)
                     .max_buffered(16 << 20)
+                    // A peer that gets no processor for ten seconds is none that is gone.
+                    .write_timeout(Duration::MAX)
+                    .handshake_timeout(Duration::MAX)
+                    .ping_interval(None)
+                    .silence_timeout(None)
                     .bind("127.0.0.1:0")
                     .unwrap();
                 started.send((server.local_addrs()[0], server.handle())).unwrap();
