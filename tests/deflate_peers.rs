@@ -37,6 +37,11 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
                     .deflate(deflate)
                     .max_message_size(4 << 20)
                     .max_buffered(16 << 20)
+                    // A peer that gets no processor for ten seconds is none that is gone.
+                    .write_timeout(Duration::MAX)
+                    .handshake_timeout(Duration::MAX)
+                    .ping_interval(None)
+                    .silence_timeout(None)
                     .bind("127.0.0.1:0")
                     .unwrap();
                 started.send((server.local_addrs()[0], server.handle())).unwrap();
@@ -63,7 +68,8 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
         handle.shutdown(CloseCode::Away, Duration::from_secs(1)).unwrap();
         let ([payload, wire], reasons) = echo.join().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{deflate:?}\n{said}{}", String::from_utf8_lossy(&output.stderr));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{deflate:?}\n{said}{errors}\nthe server: {reasons:?}");
         assert!(reasons.is_empty(), "{reasons:?}");
         // More than a third of the bytes is noise, and some repeats further back than a window.
         assert!(wire * 10 < payload * 9, "{deflate:?}: {payload} bytes echoed, {wire} written");

@@ -6,11 +6,12 @@ mod example;
 
 use std::{
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
 };
 
 use example::{DEADLINE, Example};
+use socket2::{Domain, Socket, Type};
 use tungstenite::{Message, WebSocket};
 
 fn accept(listener: &TcpListener) -> WebSocket<TcpStream> {
@@ -45,9 +46,10 @@ fn client_is_a_terminal_for_a_socket() {
 
 #[test]
 fn client_says_why_it_cannot_connect() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}/", listener.local_addr().unwrap());
-    drop(listener);
+    // Bound, so that it stays nobody else's; it does not listen.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let url = format!("ws://{}/", nobody.local_addr().unwrap().as_socket().unwrap());
     let mut example = Example::start("client", &[&url]);
     example.expect("connection refused");
     assert_eq!(example.exit_code(), Some(1));

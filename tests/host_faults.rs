@@ -9,13 +9,17 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::SockRef;
-use support::{Deadline, Harness, PATIENCE, Seen, raw};
+use support::{Deadline, Harness, PATIENCE, Seen, blocking::Blocking, raw};
 use tickws::{CloseCode, CloseReason, Event, Server};
 use tungstenite::Message;
 
@@ -66,7 +70,11 @@ fn a_server_whose_last_listener_dies_keeps_its_clients_and_sleeps() {
     h.write(&mut raw, &raw::text("still here"));
     h.until("a message", |h| h.texts(id) == ["still here"]);
     h.server.shutdown(CloseCode::Away, PATIENCE);
+    assert_eq!(h.frame(&mut raw), raw::Frame::close(1001, ""));
     h.write(&mut raw, &raw::close(1001, ""));
+    assert_eq!(h.read_to_end(&mut raw), b"");
+    // Or the server waits for its FIN, for as long as close_timeout.
+    drop(raw);
     h.until("the end", |h| h.server.is_drained());
 }
 
@@ -161,45 +169,63 @@ fn an_application_that_polls_rarely_loses_nobody() {
         .write_timeout(60 * MS)
         .close_timeout(60 * MS)
         .handshake_timeout(60 * MS);
-    let mut server = builder.bind("127.0.0.1:0").unwrap();
-    let addr = server.local_addrs()[0];
-    let client = thread::spawn(move || {
-        let mut socket = support::dial(addr, "/");
-        for i in 0..10 {
-            socket.send(Message::text(i.to_string())).unwrap();
-            while !matches!(socket.read().unwrap(), Message::Text(text) if text == i.to_string()) {}
+    let mut h = Harness::with(builder);
+    let mut raw = h.dial();
+    raw.write_some(raw::upgrade_request("/", "").as_bytes()).unwrap();
+    let (mut head, deadline) = (None, Deadline::new());
+    while head.is_none() {
+        poll_after_a_while(&mut h, &mut raw);
+        head = raw.take_head();
+        deadline.check("the handshake");
+    }
+    for i in 0..10 {
+        raw.write_some(&raw::text(&i.to_string())).unwrap();
+        while frames_but_pings(&mut raw) != [raw::Frame::new(raw::TEXT, i.to_string())] {
+            poll_after_a_while(&mut h, &mut raw);
+            deadline.check("an echo");
         }
-        socket.close(None).unwrap();
-        while socket.read().is_ok() {}
-    });
-    let (mut reasons, deadline) = (Vec::new(), Deadline::new());
-    while reasons.is_empty() {
+    }
+    raw.write_some(&raw::masked(true, raw::CLOSE, b"")).unwrap();
+    while raw.end.is_none() {
+        poll_after_a_while(&mut h, &mut raw);
         deadline.check("the end");
-        let tick = server.poll_once().unwrap();
-        for event in &tick {
-            match event {
-                Event::Message { client, message } => server.send(client, message).unwrap(),
-                Event::Close { reason, .. } => reasons.push(reason.clone()),
-                _ => {}
-            }
-        }
-        server.flush();
-        thread::sleep(150 * MS);
     }
-    assert_eq!(reasons, [CloseReason::Peer { code: CloseCode::Status, text: String::new() }]);
-    let deadline = Deadline::new();
-    while !client.is_finished() {
-        drop(server.poll_for(MS).unwrap());
-        deadline.check("the client");
+    assert_eq!(raw.take_frames().pop(), Some(raw::Frame::new(raw::CLOSE, "")));
+    let ends: Vec<_> = h.seen.iter().filter(|seen| matches!(seen, Seen::Close(..))).collect();
+    let reason = CloseReason::Peer { code: CloseCode::Status, text: String::new() };
+    assert!(matches!(ends[..], [Seen::Close(_, end)] if *end == reason), "{ends:?}");
+}
+
+/// The application is away, and the peer, which is not, reads meanwhile: on this thread, as one of its own might be kept
+/// waiting for longer than the server's deadlines are.
+fn poll_after_a_while(h: &mut Harness, raw: &mut raw::Raw) {
+    thread::sleep(75 * MS);
+    raw.read_some();
+    thread::sleep(75 * MS);
+    let tick = h.server.poll_once().unwrap();
+    for event in &tick {
+        support::echo(&mut h.server, event);
     }
-    client.join().unwrap();
+    h.seen.extend(tick.iter().map(Seen::from));
+    h.server.flush();
+}
+
+/// Answers the pings among what has been read, and gives the rest.
+fn frames_but_pings(raw: &mut raw::Raw) -> Vec<raw::Frame> {
+    let (pings, others): (Vec<_>, Vec<_>) =
+        raw.take_frames().into_iter().partition(|frame| frame.opcode == raw::PING);
+    for ping in pings {
+        raw.write_some(&raw::masked(true, raw::PONG, &ping.payload)).unwrap();
+    }
+    others
 }
 
 // ---- SIGSTOP ----
 
 /// Set in the process that is stopped.
 const CHILD: &str = "TICKWS_TEST_STOPPED";
-const SILENCE: Duration = Duration::from_millis(1000);
+/// Long enough that a loaded machine keeps nobody waiting for so long.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// A server in a process of its own, which echoes, and prints every end.
 struct Stopped {
@@ -252,7 +278,7 @@ fn stopped_process() {
         return;
     }
     let builder = Server::builder()
-        .ping_interval(SILENCE / 2)
+        .ping_interval(SILENCE / 4)
         .silence_timeout(SILENCE)
         .handshake_timeout(SILENCE)
         .write_timeout(SILENCE)
@@ -271,7 +297,22 @@ fn stopped_process() {
 fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
     let mut server = Stopped::new();
     // Some are idle and answer pings; one speaks while nobody listens; one is silent for ever; one is half in.
-    let mut idle: Vec<_> = (0..20).map(|_| support::dial(server.addr, "/")).collect();
+    let over = Arc::new(AtomicBool::new(false));
+    let idle: Vec<_> = (0..20)
+        .map(|_| {
+            let (mut socket, over) = (support::dial(server.addr, "/"), over.clone());
+            thread::spawn(move || {
+                let mut pings = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let message = socket.read().expect("nobody who answers is given up");
+                    pings += usize::from(matches!(message, Message::Ping(_)));
+                }
+                socket.send(Message::text("after")).unwrap();
+                while socket.read().expect("an echo") != Message::text("after") {}
+                pings
+            })
+        })
+        .collect();
     let mut speaking = support::dial(server.addr, "/");
     let mut silent = support::dial(server.addr, "/");
     let request = raw::upgrade_request("/", "");
@@ -285,31 +326,16 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
     server.signal(Signal::STOP);
     std::io::Write::write_all(&mut late, &request.as_bytes()[20..]).unwrap();
     speaking.send(Message::text("meanwhile")).unwrap();
-    thread::sleep(3 * SILENCE);
-    server.signal(Signal::CONT);
+    thread::sleep(SILENCE * 3 / 2);
 
     // Whoever lives answers the pings that come now.
     let begin = Instant::now();
-    let answering: Vec<_> = idle
-        .drain(..)
-        .map(|mut socket| {
-            thread::spawn(move || {
-                let mut pings = 0;
-                while begin.elapsed() < 3 * SILENCE {
-                    let message = socket.read().expect("nobody who answers is given up");
-                    pings += usize::from(matches!(message, Message::Ping(_)));
-                }
-                socket.send(Message::text("after")).unwrap();
-                while socket.read().expect("an echo") != Message::text("after") {}
-                pings
-            })
-        })
-        .collect();
+    server.signal(Signal::CONT);
     assert_eq!(next_text(&mut speaking), "meanwhile");
     let mut head = [0; 12];
     std::io::Read::read_exact(&mut late, &mut head).unwrap();
     assert_eq!(&head, b"HTTP/1.1 101", "what came in time is not late");
-    late.shutdown(Shutdown::Write).unwrap();
+    late.stream().shutdown(Shutdown::Write).unwrap();
     speaking.close(None).unwrap();
     let mut ends: Vec<String> = (0..3).map(|_| server.line()).collect();
     ends.sort();
@@ -319,8 +345,11 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
         "the peer was silent for too long",
     ];
     assert_eq!(ends, expected);
-    assert!(begin.elapsed() > SILENCE / 4, "it was asked first");
-    for client in answering {
+    assert!(begin.elapsed() > SILENCE / 2, "it was asked first");
+    // As long again as a connection may be silent.
+    thread::sleep((2 * SILENCE).saturating_sub(begin.elapsed()));
+    over.store(true, Ordering::Relaxed);
+    for client in idle {
         assert!(support::threads::join(client, "an idle client") > 0);
     }
     // It was pinged, and dropped.
@@ -333,10 +362,16 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
         )
     };
     assert!(matches!(silent.read(), Ok(Message::Ping(_))));
-    assert!(ends(silent.read().unwrap_err()));
+    let end = loop {
+        match silent.read() {
+            Ok(message) => assert!(message.is_ping(), "{message}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(ends(end));
 }
 
-fn next_text(socket: &mut tungstenite::WebSocket<std::net::TcpStream>) -> String {
+fn next_text(socket: &mut tungstenite::WebSocket<Blocking>) -> String {
     loop {
         if let Message::Text(text) = socket.read().unwrap() {
             return text.to_string();

@@ -4,12 +4,13 @@ mod support;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     thread,
     time::Duration,
 };
 
-use support::{Deadline, Harness, PATIENCE, Seen};
+use socket2::{Domain, Socket, Type};
+use support::{Deadline, Harness, PATIENCE, Seen, blocking::Blocking};
 use tickws::{
     Client, ClientId, CloseReason, Connect, ConnectError, Event, PeerMisbehaved, Reconnect, Server, WhileDown,
 };
@@ -24,22 +25,21 @@ use tungstenite::{
 /// A server of another make on a thread: gives its address, and serves one connection after the other.
 fn serve<F>(connections: usize, mut each: F) -> (SocketAddr, thread::JoinHandle<()>)
 where
-    F: FnMut(TcpStream) + Send + 'static,
+    F: FnMut(Blocking) + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let thread = thread::spawn(move || {
         for _ in 0..connections {
             let (stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            each(stream);
+            each(Blocking::new(stream, PATIENCE).unwrap());
         }
     });
     (addr, thread)
 }
 
 /// Reads a request head; gives the accept key for it.
-fn read_head(stream: &mut TcpStream) -> String {
+fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
@@ -158,7 +158,6 @@ fn frames_behind_the_101_are_heard_wherever_it_is_cut() {
     let cuts = [0, 1, 60, 129, 130, 131, 132, 133, 140];
     let mut turn = cuts.into_iter();
     let (addr, thread) = serve(cuts.len(), move |mut stream| {
-        stream.set_nodelay(true).unwrap();
         let accept = read_head(&mut stream);
         let mut bytes = switching(&accept, "").into_bytes();
         bytes.extend_from_slice(b"\x81\x03one\x82\x03two\x89\x00\x81\x05three");
@@ -232,14 +231,13 @@ fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
     let thread = thread::spawn(move || {
         let mut held = Vec::new();
         for end in 0..whole {
-            let (mut stream, _) = listener.accept().unwrap();
+            let mut stream = Blocking::new(listener.accept().unwrap().0, PATIENCE).unwrap();
             let accept = read_head(&mut stream);
             stream.write_all(&switching(&accept, "").as_bytes()[..end]).unwrap();
             held.push(stream);
         }
         // Until all are given up.
         for mut stream in held {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         }
     });
@@ -259,7 +257,10 @@ fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
 #[test]
 fn a_port_where_nobody_listens_and_a_name_that_does_not_exist() {
     let mut h = Harness::new();
-    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that it stays nobody else's.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = nobody.local_addr().unwrap().as_socket().unwrap();
     let refused = ConnectError::Io { addr, error: std::io::ErrorKind::ConnectionRefused };
     assert_eq!(failure(&mut h, format!("ws://{addr}/")), refused);
     // RFC 6761 §6.4. It wakes a server that sleeps.

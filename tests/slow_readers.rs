@@ -189,9 +189,10 @@ fn pongs_and_pings_pass_data_that_waits() {
     let mut h = Harness::with(builder);
     let (mut slow, id) = h.connect();
     let (sent, _) = fill(&mut h, id);
-    h.write(&mut slow, &raw::masked(true, raw::PING, b"first"));
-    h.write(&mut slow, &raw::masked(true, raw::PING, b"second"));
-    h.settle();
+    let pings = [raw::masked(true, raw::PING, b"first"), raw::masked(true, raw::PING, b"second")].concat();
+    let before = h.server.stats().bytes_in;
+    h.write(&mut slow, &pings);
+    h.until("both pings", |h| h.server.stats().bytes_in == before + pings.len() as u64);
     let (mut pongs, mut data_behind, mut number) = (Vec::new(), 0, 0);
     while number < sent {
         let frame = h.frame(&mut slow);

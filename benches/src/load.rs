@@ -140,6 +140,9 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     }
 }
 
+/// How long the first message of all is waited for, beyond the measured time.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where a load is: warming up, measured, or over.
 #[derive(Debug)]
 struct Stages {
@@ -165,9 +168,10 @@ impl Stages {
         Ok(true)
     }
 
-    /// Whether it ends.
+    /// Whether it ends. A time in which nothing came back at all goes on, for a while: somebody else had the machine.
     fn is_over(&self, now: Instant, messages: u64) -> bool {
-        self.begun.is_some() && (now >= self.end || messages >= self.limit)
+        let end = if messages == 0 { self.end + PATIENCE } else { self.end };
+        self.begun.is_some() && (now >= end || messages >= self.limit)
     }
 
     fn finish(self, messages: u64, latency: Option<Quantiles>) -> Outcome<Figures> {

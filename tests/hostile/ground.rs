@@ -19,7 +19,9 @@ use tickws::{CloseCode, Event, Handle, Server, ServerBuilder};
 use tungstenite::Message;
 
 use super::support::{
-    Deadline, dial,
+    Deadline,
+    blocking::Blocking,
+    dial,
     raw::{self, End, Frame, Raw},
     threads,
 };
@@ -401,7 +403,7 @@ impl Healthy {
     }
 }
 
-fn answer(socket: &mut tungstenite::WebSocket<std::net::TcpStream>) -> String {
+fn answer(socket: &mut tungstenite::WebSocket<Blocking>) -> String {
     loop {
         match socket.read().expect("a healthy client is answered") {
             Message::Text(text) => return text.to_string(),

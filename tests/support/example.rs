@@ -26,9 +26,14 @@ pub struct Example {
 impl Example {
     pub fn start(name: &str, args: &[&str]) -> Example {
         let features = if cfg!(feature = "json") { &["--features", "json"][..] } else { &[] };
-        let mut child = Command::new(env!("CARGO"))
-            .args(["run", "--quiet", "--example", name])
-            .args(features)
+        let cargo = |what: &str| {
+            let mut command = Command::new(env!("CARGO"));
+            command.args([what, "--quiet", "--example", name]).args(features);
+            command
+        };
+        // Before any deadline counts: a slow machine compiles for minutes.
+        assert!(cargo("build").status().unwrap().success(), "{name} does not build");
+        let mut child = cargo("run")
             .arg("--")
             .args(args)
             .stdin(Stdio::piped())

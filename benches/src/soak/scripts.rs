@@ -181,7 +181,7 @@ impl Life {
         thread::sleep(Duration::from_millis(self.rng.u64(0..2000)));
         let mut came = Vec::new();
         // Everything that waits fits now; the answer comes behind it.
-        while let Some(message) = self.next_within(&mut socket, Duration::from_millis(500))? {
+        while let Some(message) = self.next_within(&mut socket, Duration::from_secs(2))? {
             came.push(number(&message.into_data(), b'b')?);
         }
         self.command(&mut socket, b"Q")?;
