@@ -40,6 +40,9 @@ const VERSION: u8 = 1;
 /// A block is not made longer on purpose.
 const BLOCK: usize = 64 * 1024;
 
+/// Length and digest before a block.
+const BLOCK_HEAD: usize = 12;
+
 /// What has become of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -65,7 +68,7 @@ pub(crate) struct Tape(Arc<Mutex<Recorder>>);
 
 struct Recorder {
     out: Box<dyn Write + Send>,
-    /// Entries that are not written yet.
+    /// Entries that are not written yet, behind room for the block's head; or nothing at all.
     block: Vec<u8>,
     written: u64,
     failed: Option<io::ErrorKind>,
@@ -79,7 +82,7 @@ impl Tape {
         let (block, failed) = (Vec::new(), None);
         let mut recorder = Recorder { out, block, written: 0, failed, last: now, streams: 0 };
         recorder.write(&[MAGIC, &[VERSION]].concat());
-        head.put(&mut recorder.block);
+        head.put(recorder.block());
         recorder.end_block();
         Tape(Arc::new(Mutex::new(recorder)))
     }
@@ -105,7 +108,7 @@ impl Tape {
     /// The number of a stream that has come.
     pub(crate) fn next_stream(&self) -> u32 {
         let mut recorder = self.lock();
-        recorder.streams += 1;
+        recorder.streams = recorder.streams.wrapping_add(1);
         recorder.streams
     }
 
@@ -135,24 +138,29 @@ impl Tape {
 impl Recorder {
     fn note(&mut self, entry: &Entry) {
         if self.failed.is_none() {
-            entry.put(&mut self.block);
+            entry.put(self.block());
             if self.block.len() >= BLOCK {
                 self.end_block();
             }
         }
     }
 
-    fn end_block(&mut self) {
+    /// Where the next entry goes.
+    fn block(&mut self) -> &mut Vec<u8> {
         if self.block.is_empty() {
-            return;
+            self.block.resize(BLOCK_HEAD, 0);
         }
+        &mut self.block
+    }
+
+    fn end_block(&mut self) {
         let mut block = mem::take(&mut self.block);
+        let Some((head, entries)) = block.split_at_mut_checked(BLOCK_HEAD) else { return };
         let mut digest = Digest::new();
-        digest.add(&block);
-        match u32::try_from(block.len()) {
+        digest.add(entries);
+        match u32::try_from(entries.len()) {
             Ok(len) => {
-                let head = [&len.to_le_bytes()[..], &digest.value().to_le_bytes()].concat();
-                self.write(&head);
+                head.copy_from_slice(&[&len.to_le_bytes()[..], &digest.value().to_le_bytes()].concat());
                 self.write(&block);
             }
             Err(_) => self.fail(io::ErrorKind::FileTooLarge, "a message is longer than a block may be"),
@@ -167,7 +175,11 @@ impl Recorder {
         if self.failed.is_some() {
             return;
         }
-        match self.out.write_all(bytes) {
+        // As long as it does not come back: a writer that panics has failed, too.
+        self.failed = Some(io::ErrorKind::Other);
+        let outcome = self.out.write_all(bytes);
+        self.failed = None;
+        match outcome {
             Ok(()) => self.written += bytes.len() as u64,
             Err(error) => self.fail(error.kind(), &error.to_string()),
         }

@@ -260,3 +260,131 @@ fn what_cannot_be_recorded_is_refused() {
     drop(server);
     replay(&memory.take()).unwrap();
 }
+
+/// What is received goes to buffers of earlier ticks: who holds on to those must not matter, here or there.
+#[test]
+fn ticks_may_be_held_as_long_as_one_likes() {
+    for (held, held_again) in [(false, true), (true, false)] {
+        let memory = Memory::new(usize::MAX);
+        let sim = Sim::new(1);
+        let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+        let mut client = sim.connect(&server, "/");
+        let mut ticks = Vec::new();
+        for number in 0..60 {
+            if number % 10 == 5 {
+                client.send(&vec![1; 900_000]);
+            }
+            ticks.push(server.poll_once().unwrap());
+            if !held {
+                ticks.clear();
+            }
+        }
+        assert_eq!(server.stats().messages_in, 6);
+        drop(server);
+        let mut replay = Replay::new(io::Cursor::new(memory.take())).unwrap();
+        let mut again = Vec::new();
+        while let Some(tick) = replay.next_tick().unwrap() {
+            again.push(tick);
+            if !held_again {
+                again.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_closure_that_panics_ends_the_recording_with_a_word() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let builder = Server::builder().on_upgrade(|_, _| panic!("by the application"));
+    let mut server = sim.server(builder.record(memory.clone())).unwrap();
+    let _client = sim.connect(&server, "/");
+    drop(server.poll_once().unwrap());
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop)));
+    assert!(outcome.is_err());
+    let recording = server.recording().unwrap();
+    let unsupported = io::ErrorKind::Unsupported;
+    assert!(matches!(recording, Recording::Stopped { error, .. } if error == unsupported), "{recording:?}");
+    server.poll_once().unwrap();
+    drop(server);
+    assert!(matches!(replay(&memory.take()), Err(ReplayError::Truncated { .. })));
+}
+
+/// Two recordings in one file, say.
+#[test]
+fn what_stands_behind_the_end_is_not_passed_over_in_silence() {
+    let (tape, ..) = simulated(7, 5);
+    for more in [&tape[..], b"x"] {
+        let twice = [&tape[..], more].concat();
+        let error = replay(&twice).unwrap_err();
+        assert!(matches!(error, ReplayError::Corrupt { byte } if byte == tape.len() as u64), "{error}");
+    }
+}
+
+#[test]
+fn after_an_error_a_replay_is_over() {
+    let (tape, ..) = simulated(7, 50);
+    for wrong in [change_block(&tape, 5).unwrap(), tape[..tape.len() / 2].to_vec(), {
+        let mut damaged = tape.clone();
+        damaged[tape.len() / 2] ^= 1;
+        damaged
+    }] {
+        let mut replay = Replay::new(io::Cursor::new(wrong)).unwrap();
+        while replay.next_tick().is_ok_and(|tick| tick.expect("an error comes first").len() < usize::MAX) {}
+        for _ in 0..3 {
+            assert!(replay.next_tick().unwrap().is_none());
+        }
+    }
+}
+
+/// Counts the calls.
+struct Calls(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl io::Write for Calls {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_poll_is_recorded_in_one_write() {
+    let calls = std::sync::Arc::default();
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(Calls(std::sync::Arc::clone(&calls)))).unwrap();
+    server.poll_once().unwrap();
+    let before = calls.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..10 {
+        server.poll_once().unwrap();
+    }
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed) - before, 10);
+}
+
+/// A writer of the user's that panics once.
+struct Panics(usize);
+
+impl io::Write for Panics {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0 += 1;
+        assert!(self.0 != 5, "by the writer");
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_panics_has_stopped_the_recording() {
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(Panics(0))).unwrap();
+    while panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_ok() {}
+    let recording = server.recording();
+    assert!(matches!(recording, Some(Recording::Stopped { .. })), "{recording:?}");
+    server.poll_once().unwrap();
+}

@@ -22,9 +22,9 @@ use crate::{
 /// difference is an error that names its place. So a recording of an incident is a test: it passes as long as the
 /// engine does the same, and shows what the application saw.
 ///
-/// What the engine is told does not include how long the application held on to a [`Tick`], and which sends
-/// shared one [`Prepared`](crate::Prepared). Both count towards `max_total_buffered`, so a server that was about
-/// to reach it may do so at another moment in a replay: that is then told as a difference.
+/// What the engine is told does not include which sends shared one [`Prepared`](crate::Prepared). They count once
+/// towards `max_total_buffered`, so a server that was about to reach it may do so at another moment in a replay:
+/// that is then told as a difference.
 ///
 /// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
 /// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
@@ -63,6 +63,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Replay {
     player: Player,
+    /// Nothing more is to be learned.
+    failed: bool,
 }
 
 impl Replay {
@@ -83,7 +85,7 @@ impl Replay {
     ///
     /// As [`open`](Replay::open).
     pub fn new(recording: impl Read + Send + 'static) -> Result<Self, ReplayError> {
-        Ok(Replay { player: Player::new(Box::new(recording), server::clock())? })
+        Ok(Replay { player: Player::new(Box::new(recording), server::clock())?, failed: false })
     }
 
     /// Goes on to the end of the next poll, and gives the tick that the application got. `None`: the server was
@@ -92,10 +94,15 @@ impl Replay {
     /// # Errors
     ///
     /// [`ReplayError::Diverged`] with the first difference, [`ReplayError::Truncated`] where the recording ends
-    /// without the server's end, [`ReplayError::Corrupt`] where it is damaged. After an error there is nothing
-    /// more to be learned: further calls give errors, too, or ticks that mean nothing.
+    /// without the server's end, [`ReplayError::Corrupt`] where it is damaged or goes on behind that end. After an
+    /// error there is nothing more to be learned: further calls give `None`.
     pub fn next_tick(&mut self) -> Result<Option<Tick>, ReplayError> {
-        self.player.next_tick()
+        if self.failed {
+            return Ok(None);
+        }
+        let outcome = self.player.next_tick();
+        self.failed = outcome.is_err();
+        outcome
     }
 
     /// Replays all of it; `on_event` gets each event with the time since the server began.

@@ -84,7 +84,8 @@ impl Core {
             return Core { engine: Engine::new(config, services, now), tape: None };
         };
         let tape = Tape::new(sink.0, &Head::new(&config, &services), now);
-        let engine = Engine::new(config, services::recorded(services, &tape), now);
+        let mut engine = Engine::new(config, services::recorded(services, &tape), now);
+        engine.keep_no_buffers();
         let mut core = Core { engine, tape: Some(tape) };
         match Entropy::new() {
             Some(entropy) => core.draw_from(entropy),

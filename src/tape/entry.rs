@@ -224,7 +224,21 @@ impl std::fmt::Write for Digest {
 /// Whether both sides of `Code` agree is for the tests of the whole to say; here only that nothing is lost.
 #[cfg(test)]
 mod tests {
+    use std::io::{Error, ErrorKind};
+
     use crate::tape::code::Code;
+
+    /// Those without a name in stable Rust, too: what the application is told is compared in a replay.
+    #[test]
+    fn every_kind_of_error_that_the_system_has_comes_back() {
+        for code in 1..=255 {
+            let kind = Error::from_raw_os_error(code).kind();
+            let mut bytes = Vec::new();
+            kind.put(&mut bytes);
+            let mut input = &bytes[..];
+            assert_eq!((ErrorKind::get(&mut input), input.len()), (Some(kind), 0), "{code}");
+        }
+    }
 
     #[test]
     fn numbers_at_the_edges_come_back_and_longer_ones_do_not() {

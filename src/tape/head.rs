@@ -32,7 +32,13 @@ macro_rules! fields {
     ($($field:ident)*) => {
         impl Code for Config {
             fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
+                // By name, so that a new setting that is forgotten here does not compile.
+                let Config {
+                    $($field,)*
+                    #[cfg(feature = "deflate")]
+                    deflate: _,
+                } = self;
+                $($field.put(out);)*
                 put_deflate(self, out);
             }
 

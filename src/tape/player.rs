@@ -46,7 +46,8 @@ impl Player {
         let tracks = Shared::open(input)?;
         let head: Head = tracks.lock().head()?;
         head.config.validate().map_err(|_| tracks.lock().corrupt())?;
-        let engine = Engine::new(head.config.clone(), services::replayed(&head, &tracks), start);
+        let mut engine = Engine::new(head.config.clone(), services::replayed(&head, &tracks), start);
+        engine.keep_no_buffers();
         Ok(Player { head, engine, tracks, start, nanos: 0, streams: 0, over: false })
     }
 
@@ -98,7 +99,10 @@ impl Player {
                 }
                 return Ok(Some(tick));
             }
-            Entry::End {} => self.over = true,
+            Entry::End {} => {
+                self.over = true;
+                self.tracks.lock().end()?;
+            }
             entry => match self.happens(entry) {
                 None => {}
                 Some(entry) => self.says(entry)?,
@@ -112,7 +116,7 @@ impl Player {
         let (now, engine) = (self.now(), &mut self.engine);
         match entry {
             Entry::Accept { remote } => {
-                self.streams += 1;
+                self.streams = self.streams.wrapping_add(1);
                 engine.accept(Reel::new(&self.tracks, self.streams), remote, now);
             }
             Entry::Abandon { index } => engine.abandon(index),
@@ -130,7 +134,7 @@ impl Player {
             Entry::NextDial {} => _ = engine.next_dial(now),
             Entry::Dialed { client, outcome } => {
                 let stream = outcome.map_err(Into::into).map(|()| {
-                    self.streams += 1;
+                    self.streams = self.streams.wrapping_add(1);
                     Reel::new(&self.tracks, self.streams)
                 });
                 engine.dialed(client, stream, now);

@@ -14,13 +14,31 @@ use crate::{
     upgrade::{Decision, UpgradeResponse},
 };
 
+/// Asks a closure of the application. If that panics, its answer is missing on the tape.
+fn ask<T>(tape: &Tape, closure: impl FnOnce() -> T) -> T {
+    struct Pending<'t>(Option<&'t Tape>);
+
+    impl Drop for Pending<'_> {
+        fn drop(&mut self) {
+            if let Some(tape) = self.0 {
+                tape.give_up("a closure of the application has panicked, which cannot be recorded");
+            }
+        }
+    }
+
+    let mut pending = Pending(Some(tape));
+    let answer = closure();
+    pending.0 = None;
+    answer
+}
+
 pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
     let Services { on_upgrade, on_http, .. } = services;
     Services {
         on_upgrade: on_upgrade.map(|mut decide| {
             let tape = tape.clone();
             Box::new(move |request: &HttpRequest<'_>, response: &mut UpgradeResponse| {
-                let decision = decide(request, response);
+                let decision = ask(&tape, || decide(request, response));
                 let coded = match &decision {
                     Decision::Accept => Ok(false),
                     Decision::Defer => Ok(true),
@@ -33,7 +51,7 @@ pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
         on_http: on_http.map(|mut answer| {
             let tape = tape.clone();
             Box::new(move |request: &HttpRequest<'_>| {
-                let response = answer(request);
+                let response = ask(&tape, || answer(request));
                 tape.note(&Entry::Answered { response: response.clone() });
                 response
             }) as _
@@ -45,7 +63,7 @@ pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
 pub(super) fn recorded_attempts(mut before: BeforeAttempt, tape: &Tape) -> BeforeAttempt {
     let tape = tape.clone();
     Box::new(move |attempt| {
-        let outcome = before(attempt);
+        let outcome = ask(&tape, || before(attempt));
         match &outcome {
             Ok(()) => {
                 let (path, headers) = (attempt.path.to_string(), attempt.headers.clone());
