@@ -16,6 +16,8 @@ mod head;
 mod player;
 mod services;
 mod stream;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::{
     fmt,
