@@ -8,7 +8,8 @@ use std::{io::ErrorKind, time::Duration};
 
 use game::{Game, Player};
 use tickws::{
-    CloseReason, Event, Overflow, Server,
+    Bytes, CloseReason, Event, Overflow, Server,
+    http::{HeaderValue, Response},
     sim::{Received, Sim, SimClient, Weather, for_each_seed},
 };
 
@@ -246,4 +247,60 @@ fn after_a_shutdown_nobody_is_let_in() {
     sim.advance(Duration::from_secs(1));
     assert_eq!(client.received(), [Received::Close { code: 1001, reason: String::new() }, Received::End]);
     assert_eq!(late.received(), [Received::Reset]);
+}
+
+/// As a socket does that its owner does not read to the end: the client learns that it was not served.
+#[test]
+fn who_was_not_accepted_when_the_server_stops_is_reset() {
+    let sim = Sim::new(8);
+    let server = sim.server(Server::builder()).unwrap();
+    let (mut early, mut asked) = (sim.open(&server), sim.connect(&server, "/"));
+    sim.advance(MS);
+    drop(server);
+    sim.advance(MS);
+    assert_eq!((early.received(), asked.received()), (vec![Received::Reset], vec![Received::Reset]));
+}
+
+#[test]
+fn a_client_without_a_websocket_says_no_frames() {
+    let sim = Sim::new(9);
+    let mut server = sim.server(Server::builder().on_http(|_| latin())).unwrap();
+    let ask = || {
+        let mut client = sim.open(&server);
+        client.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client
+    };
+    let (mut early, mut late) = (ask(), ask());
+    // It would wait for a 101. FIN is FIN, whatever becomes of what was said before.
+    early.send("before");
+    early.finish();
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!((early.status(), late.status()), (Some(200), Some(200)));
+    assert!(late.response_head().contains("x-room: caf\u{fffd}"), "{}", late.response_head());
+    assert_eq!((early.is_over(), late.is_over(), late.body()), (true, false, b"hello".to_vec()));
+    late.send("behind");
+    late.ping(b"behind");
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!((server.stats().rejected.total(), late.body(), late.is_over()), (0, vec![], false));
+}
+
+/// A header may hold any byte above the ASCII ones (RFC 9110 §5.5).
+fn latin() -> Response<Bytes> {
+    let room = HeaderValue::from_bytes(b"caf\xe9").unwrap();
+    Response::builder().header("x-room", room).body("hello".into()).unwrap()
+}
+
+/// The client's answer to a close frame meets a router that has forgotten the connection.
+#[test]
+fn nothing_is_heard_behind_a_reset() {
+    let sim = Sim::with_weather(10, Weather::calm().latency(MS..=MS));
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    server.broadcast("before");
+    server.shutdown(1001, Duration::from_secs(5));
+    server.poll_once().unwrap();
+    sim.set_weather(Weather::calm().resets(100));
+    sim.advance(2 * MS);
+    let heard = client.received();
+    assert!(matches!(&heard[..], [Received::Text(_), Received::Close { .. }, Received::Reset]), "{heard:?}");
 }
