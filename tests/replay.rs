@@ -204,18 +204,44 @@ fn a_difference_is_told_with_its_place() {
 
 /// The last byte of a block is a digest's of what a tick held.
 fn change_block(tape: &[u8], number: usize) -> Option<Vec<u8>> {
-    let mut at = 12;
-    for _ in 0..number {
-        at += 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
+    let mut blocks = blocks(tape);
+    *blocks.get_mut(number)?.last_mut()? ^= 1;
+    Some(tape_of(&blocks))
+}
+
+fn blocks(tape: &[u8]) -> Vec<Vec<u8>> {
+    let (mut at, mut blocks) = (12, Vec::new());
+    while at < tape.len() {
+        let end = at + 12 + u32::from_le_bytes(tape[at..at + 4].try_into().unwrap()) as usize;
+        blocks.push(tape[at + 12..end].to_vec());
+        at = end;
     }
-    let end = at + 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
-    let mut tape = tape.to_vec();
-    tape[end - 1] ^= 1;
-    let digest = tape[at + 12..end].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    blocks
+}
+
+/// With digests that fit.
+fn tape_of(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let mut tape = b"tickws\0tape\x01".to_vec();
+    for block in blocks {
+        let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        tape.extend((block.len() as u32).to_le_bytes());
+        tape.extend(digest.to_le_bytes());
+        tape.extend(block);
+    }
+    tape
+}
+
+/// With other bytes in the one place where these stand first.
+fn forge(tape: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut blocks = blocks(tape);
+    let place = blocks.iter_mut().find_map(|block| {
+        let at = block.windows(from.len()).position(|bytes| bytes == from)?;
+        Some(&mut block[at..at + from.len()])
     });
-    tape[at + 4..at + 12].copy_from_slice(&digest.to_le_bytes());
-    Some(tape)
+    place.expect("these bytes").copy_from_slice(to);
+    tape_of(&blocks)
 }
 
 #[test]
@@ -387,4 +413,29 @@ fn a_writer_that_panics_has_stopped_the_recording() {
     let recording = server.recording();
     assert!(matches!(recording, Some(Recording::Stopped { .. })), "{recording:?}");
     server.poll_once().unwrap();
+}
+
+/// What the host is asked to do is compared, too, not only what is read and written.
+#[test]
+fn another_address_or_another_deadline_is_a_difference() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+    let mut other = sim.server(Server::builder()).unwrap();
+    assert_eq!(other.local_addrs()[0].to_string(), "10.0.0.2:80");
+    server.connect("ws://10.0.0.2/").unwrap();
+    server.set_timer(Duration::from_secs(7));
+    for _ in 0..5 {
+        server.poll_once().unwrap();
+        other.poll_once().unwrap();
+    }
+    assert_eq!(server.client_count(), 1);
+    drop(server);
+    let tape = memory.take();
+    replay(&tape).unwrap();
+    // Of `Connect`, and of `SetTimer`.
+    for (from, to) in [(&b"10.0.0.2:80"[..], &b"10.0.0.3:80"[..]), (&[29, 7, 0, 0], &[29, 6, 0, 0])] {
+        let outcome = replay(&forge(&tape, from, to));
+        assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
+    }
 }

@@ -18,8 +18,9 @@ use crate::{
 /// Does again what a server did that was [recorded](crate::ServerBuilder::record): the same engine is told the
 /// same things at the same times, without sockets, without the application and as fast as it can.
 ///
-/// Each event, each byte written and each read that was asked for is compared with the recording; the first
-/// difference is an error that names its place. So a recording of an incident is a test: it passes as long as the
+/// Each event, each byte written, each read and each address that was asked for, and how long the server would sleep
+/// is compared with the recording; the first difference is an error that names its place. What calls of the
+/// application returned is not. So a recording of an incident is a test: it passes as long as the
 /// engine does the same, and shows what the application saw.
 ///
 /// What the engine is told does not include which sends shared one [`Prepared`](crate::Prepared). They count once

@@ -116,7 +116,6 @@ impl Core {
         fn flush(&mut self) = Entry::Flush {};
         fn fire_timers(&mut self) = Entry::Fire {};
         fn service_next(&mut self) -> bool = Entry::Service {};
-        fn next_dial(&mut self) -> Option<Order> = Entry::NextDial {};
         fn ready(&mut self, index: usize, readiness: Readiness) = Entry::Ready { index, what: bits(readiness) };
         fn resolved(&mut self, client: ClientId, addrs: Result<Vec<SocketAddr>, ConnectError>) =
             Entry::Resolved { client, addrs: addrs.clone().map_err(name_error) };
@@ -127,6 +126,17 @@ impl Core {
         fn count_pause(&mut self) = Entry::CountPause {};
         fn count_lost_listener(&mut self) = Entry::CountLostListener {};
         fn count_undelivered(&mut self) = Entry::CountUndelivered {};
+    }
+
+    pub(crate) fn next_dial(&mut self, now: Instant) -> Option<Order> {
+        let Some(tape) = &self.tape else { return self.engine.next_dial(now) };
+        tape.at(now);
+        tape.note(&Entry::NextDial {});
+        let order = self.engine.next_dial(now);
+        if let Some(order) = &order {
+            tape.note(&Entry::Ordered { order: format!("{order:?}") });
+        }
+        order
     }
 
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
@@ -326,9 +336,11 @@ fn copy(plan: &Plan) -> PlanCopy {
     }
 }
 
-/// Of all events of a tick, with what they hold.
+/// Of all events of a tick, with what they hold, and of when the next poll should be.
 pub(super) fn digest(tick: &Tick) -> u32 {
     let mut digest = Digest::new();
+    // Writing to a digest cannot fail.
+    let _ = write!(digest, "{} {:?}", tick.more(), tick.next_timeout());
     for event in tick {
         match event {
             Event::Message { client, message } => {
@@ -337,7 +349,6 @@ pub(super) fn digest(tick: &Tick) -> u32 {
                 digest.add(&message.len().to_le_bytes());
                 digest.add(message.as_bytes());
             }
-            // Writing to a digest cannot fail.
             event => _ = write!(digest, "{event:?}"),
         }
     }

@@ -35,7 +35,7 @@ code_enum! {
         5 Start { waited: Duration, partial: bool },
         6 Fire {},
         7 Service {},
-        /// The tick that came of it: its events and their digest.
+        /// The tick that came of it: its events, and a digest of all that it says.
         8 Finish { more: bool, events: usize, digest: u32 },
         9 NextDial {},
         10 Dialed { client: ClientId, outcome: Result<(), ErrorKind> },
@@ -49,6 +49,8 @@ code_enum! {
         /// The next deadline is asked for, which may put the wheel in order.
         16 Look {},
         17 CountLostListener {},
+        /// What `NextDial` has asked the host for, in words.
+        18 Ordered { order: String },
 
         // ---- what the application says ----
         20 Send { client: ClientId, words: Words, terms: Terms },

@@ -94,7 +94,7 @@ impl Player {
             Entry::Finish { more, events, digest: recorded } => {
                 let tick = self.engine.finish_tick(self.now(), more);
                 if (tick.len(), digest(&tick)) != (events, recorded) {
-                    let what = format!("a tick with other events than the {events} recorded: {tick:?}");
+                    let what = format!("another tick than the recorded one of {events} events: {tick:?}");
                     return Err(self.tracks.lock().diverged(what));
                 }
                 return Ok(Some(tick));
@@ -131,7 +131,11 @@ impl Player {
             }
             Entry::Fire {} => engine.fire_timers(now),
             Entry::Service {} => _ = engine.service_next(now),
-            Entry::NextDial {} => _ = engine.next_dial(now),
+            Entry::NextDial {} => {
+                if let Some(order) = engine.next_dial(now) {
+                    self.tracks.lock().ordered(&format!("{order:?}"));
+                }
+            }
             Entry::Dialed { client, outcome } => {
                 let stream = outcome.map_err(Into::into).map(|()| {
                     self.streams = self.streams.wrapping_add(1);

@@ -179,6 +179,15 @@ impl Tracks {
         taken.map_err(|error| self.error = Some(error)).ok()
     }
 
+    /// The engine asks the host for this.
+    pub(super) fn ordered(&mut self, order: &str) {
+        let what = || order.to_owned();
+        self.answer(what, |entry| match entry {
+            Entry::Ordered { order: recorded } if recorded == order => Some(()),
+            _ => None,
+        });
+    }
+
     pub(super) fn random(&mut self, bytes: &mut [u8]) {
         let drawn = self.answer(
             || "random numbers".to_owned(),
