@@ -271,7 +271,7 @@ fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
 
 #[test]
 fn what_cannot_be_recorded_is_refused() {
-    let builder = Server::builder().serve_bytes("/", "text/plain", "hello").record(io::sink());
+    let builder = Server::builder().serve_dir("/", "src").record(io::sink());
     assert_eq!(builder.build().unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let server = Server::builder().build().unwrap();
     assert_eq!(server.recording(), None);
@@ -438,4 +438,31 @@ fn another_address_or_another_deadline_is_a_difference() {
         let outcome = replay(&forge(&tape, from, to));
         assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
     }
+}
+
+#[test]
+fn what_is_served_from_memory_is_served_again() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let page = "é".repeat(100_000);
+    let builder = Server::builder().serve_bytes("/", "text/html", page.clone());
+    let builder = builder.serve_bytes("/a b", "image/svg+xml; charset=utf-8", "<svg/>").path("/ws");
+    let mut server = sim.server(builder.record(memory.clone())).unwrap();
+    let mut clients = ["/", "/a%20b", "/none"].map(|path| {
+        let mut client = sim.open(&server);
+        client.raw(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        client
+    });
+    for _ in 0..5 {
+        server.poll_once().unwrap();
+    }
+    assert_eq!(clients.each_ref().map(SimClient::status), [Some(200), Some(200), Some(404)]);
+    assert_eq!(clients[0].body(), page.as_bytes());
+    drop(server);
+    let tape = memory.take();
+    let (_, stats) = replay(&tape).unwrap();
+    assert!(stats.bytes_out > 200_000, "{stats}");
+    // The bytes that are written come from the tape.
+    let outcome = replay(&forge(&tape, b"<svg/>", b"<gvs/>"));
+    assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
 }

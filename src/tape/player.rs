@@ -44,9 +44,10 @@ pub(crate) struct Player {
 impl Player {
     pub(crate) fn new(input: Box<dyn Read + Send>, start: Instant) -> Result<Self, ReplayError> {
         let tracks = Shared::open(input)?;
-        let head: Head = tracks.lock().head()?;
+        let mut head: Head = tracks.lock().head()?;
         head.config.validate().map_err(|_| tracks.lock().corrupt())?;
-        let mut engine = Engine::new(head.config.clone(), services::replayed(&head, &tracks), start);
+        let site = head.take_site().ok_or_else(|| tracks.lock().corrupt())?;
+        let mut engine = Engine::new(head.config.clone(), services::replayed(&head, site, &tracks), start);
         engine.keep_no_buffers();
         Ok(Player { head, engine, tracks, start, nanos: 0, streams: 0, over: false })
     }

@@ -11,6 +11,7 @@ use crate::{
     error::ConnectError,
     request::HttpRequest,
     services::Services,
+    site::Site,
     upgrade::{Decision, UpgradeResponse},
 };
 
@@ -33,8 +34,9 @@ fn ask<T>(tape: &Tape, closure: impl FnOnce() -> T) -> T {
 }
 
 pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
-    let Services { on_upgrade, on_http, .. } = services;
+    let Services { on_upgrade, on_http, site, .. } = services;
     Services {
+        site,
         on_upgrade: on_upgrade.map(|mut decide| {
             let tape = tape.clone();
             Box::new(move |request: &HttpRequest<'_>, response: &mut UpgradeResponse| {
@@ -75,7 +77,7 @@ pub(super) fn recorded_attempts(mut before: BeforeAttempt, tape: &Tape) -> Befor
     })
 }
 
-pub(super) fn replayed(head: &Head, player: &Shared) -> Services {
+pub(super) fn replayed(head: &Head, site: Site, player: &Shared) -> Services {
     let on_upgrade = head.on_upgrade.then(|| {
         let player = player.clone();
         Box::new(move |_: &HttpRequest<'_>, response: &mut UpgradeResponse| decide(&player, response)) as _
@@ -91,7 +93,7 @@ pub(super) fn replayed(head: &Head, player: &Shared) -> Services {
             answered.unwrap_or_else(|| Response::new(Bytes::new()))
         }) as _
     });
-    Services { on_upgrade, on_http, ..Services::default() }
+    Services { on_upgrade, on_http, site, ..Services::default() }
 }
 
 fn decide(player: &Shared, response: &mut UpgradeResponse) -> Decision {

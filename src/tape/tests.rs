@@ -3,7 +3,7 @@
 use std::{io::Cursor, time::Instant};
 
 use super::*;
-use crate::config::Config;
+use crate::{config::Config, services::Services};
 
 /// A file of these blocks, with digests that fit.
 fn file(blocks: &[&[u8]]) -> Vec<u8> {
@@ -21,7 +21,8 @@ fn file(blocks: &[&[u8]]) -> Vec<u8> {
 /// Of a server that asks its application about everything.
 fn head() -> Vec<u8> {
     let config = Config { http: true, keep_requests: true, ..Config::default() };
-    let head = Head { version: String::new(), config, on_upgrade: true, on_http: false };
+    let mut head = Head::new(&config, &Services::default());
+    head.on_upgrade = true;
     let mut bytes = Vec::new();
     head.put(&mut bytes);
     bytes
