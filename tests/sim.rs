@@ -304,3 +304,86 @@ fn nothing_is_heard_behind_a_reset() {
     let heard = client.received();
     assert!(matches!(&heard[..], [Received::Text(_), Received::Close { .. }, Received::Reset]), "{heard:?}");
 }
+
+/// A laptop that was closed for longer than a clock counts.
+#[test]
+fn time_may_jump_as_far_as_one_likes() {
+    for by in [Duration::from_secs(1 << 40), Duration::MAX] {
+        let sim = Sim::with_weather(11, Weather::foul());
+        let mut server = sim.server(Server::builder()).unwrap();
+        let mut client = open(&sim, &mut server);
+        server.set_interval(MS);
+        client.send("before");
+        sim.advance(by);
+        sim.advance(by);
+        let mut heard = 0;
+        for _ in 0..20 {
+            heard += server.poll_for(FRAME).unwrap().len();
+        }
+        assert!(heard < 100, "{heard}");
+        let mut late = sim.connect(&server, "/");
+        client.send("after");
+        sim.advance(by);
+        for _ in 0..20 {
+            drop(server.poll_for(by).unwrap());
+        }
+        server.shutdown(1001, Duration::MAX);
+        drop(server.poll_for(MS).unwrap());
+        drop(late.received());
+        assert!(sim.elapsed() >= Duration::from_secs(100 * 365 * 24 * 60 * 60));
+    }
+}
+
+/// Whatever is dropped first, the others go on.
+#[test]
+fn the_parts_of_a_world_may_be_dropped_in_any_order() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        let sim = Sim::with_weather(12, Weather::foul());
+        let mut one = Some(sim.server(Server::builder()).unwrap());
+        let mut two = Some(sim.server(Server::builder()).unwrap());
+        let addr = two.as_ref().unwrap().local_addrs()[0];
+        one.as_mut().unwrap().connect(format!("ws://{addr}/")).unwrap();
+        two.as_mut().unwrap().connect(format!("ws://{addr}/self")).unwrap();
+        let mut client = Some(sim.connect(two.as_ref().unwrap(), "/"));
+        let mut world = Some(sim);
+        for part in order {
+            for _ in 0..40 {
+                for server in [&mut one, &mut two].into_iter().flatten() {
+                    drop(server.poll_for(MS).unwrap());
+                    server.broadcast("x");
+                }
+                client.iter_mut().for_each(|client| client.send("y"));
+            }
+            match part {
+                0 => drop(one.take()),
+                1 => drop(two.take()),
+                2 => drop(client.take()),
+                _ => drop(world.take()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_may_be_polled_after_its_end() {
+    let sim = Sim::new(13);
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    server.shutdown(1001, Duration::from_secs(1));
+    server.run(|_, _| {}).unwrap();
+    server.run(|_, event| panic!("{event:?}")).unwrap();
+    for _ in 0..3 {
+        assert!(server.poll_once().unwrap().is_empty());
+        assert!(server.poll_for(MS).unwrap().is_empty());
+        server.shutdown(1000, Duration::ZERO);
+    }
+    // The shutdowns' deadlines may still end a sleep.
+    let error = (0..10).find_map(|_| server.poll_wait(None).err());
+    assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Deadlock));
+    assert!(server.connect("ws://10.0.0.1/").is_err());
+    client.send("late");
+    let mut late = sim.connect(&server, "/");
+    sim.advance(MS);
+    assert_eq!(late.received(), [Received::Reset]);
+    assert_eq!(client.received().last(), Some(&Received::End));
+}

@@ -29,7 +29,9 @@ use crate::{
 ///
 /// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
 /// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
-/// varints. The digests find damage, not forgery: replay what you have recorded yourself.
+/// varints. The digests find damage, not forgery. A forged recording ends, too, with an error or without; but its limits are those
+/// that it says, and what they allow a server to hold (broadcasts to many, messages that inflate) it may hold. Besides
+/// that, less than 256 bytes for each of its own, and a megabyte.
 ///
 /// # Examples
 ///

@@ -222,8 +222,9 @@ impl Player {
 
 fn connect(copy: PlanCopy, tracks: &Shared) -> Option<Plan> {
     let PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure } = copy;
-    let mut plan = Connect::new(url).subprotocols(subprotocols).timeout(timeout).into_plan().ok()?;
-    (plan.headers, plan.addrs) = (headers, addrs);
+    let mut plan = Connect::new(url).timeout(timeout).into_plan().ok()?;
+    // Not by `Connect::subprotocols`, which looks for each among all before it: of forged ones there may be many.
+    (plan.headers, plan.subprotocols, plan.addrs) = (headers, subprotocols, addrs);
     plan.while_down = keeps.map_or(WhileDown::Refuse, WhileDown::KeepLast);
     plan.reconnect = reconnect;
     plan.before = has_closure.then(|| services::replayed_attempts(tracks));
