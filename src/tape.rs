@@ -20,6 +20,7 @@ mod stream;
 pub(crate) mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{self, Write},
     mem,
@@ -33,6 +34,8 @@ use entry::{Digest, Entry};
 pub(crate) use head::Head;
 pub(crate) use player::Player;
 pub use player::{Divergence, ReplayError};
+
+use crate::proto::prepared::{Identity, Prepared};
 
 const MAGIC: &[u8] = b"tickws\0tape";
 
@@ -77,12 +80,51 @@ struct Recorder {
     /// When the last entry happened.
     last: Instant,
     streams: u32,
+    prepared: Numbers,
+}
+
+/// The application's `Prepared`s.
+#[derive(Default)]
+struct Numbers {
+    by_place: HashMap<usize, (Identity, u64)>,
+    last: u64,
+    /// With so many, it is time to look which are gone.
+    full: usize,
+}
+
+impl Numbers {
+    /// Its number, and whether it had one before.
+    fn of(&mut self, message: &Prepared) -> (u64, bool) {
+        let identity = Identity::of(message);
+        let place = identity.place();
+        let before = self.last;
+        let entry = self.by_place.entry(place).or_insert_with(|| {
+            self.last += 1;
+            (identity, self.last)
+        });
+        (entry.1, self.last == before)
+    }
+
+    /// Takes out those that nobody has any more. Work for each that there is, once for each that has come.
+    fn take_gone(&mut self) -> Vec<u64> {
+        let mut gone = Vec::new();
+        if self.by_place.len() >= self.full {
+            gone.extend(
+                self.by_place.values().filter(|(identity, _)| identity.is_gone()).map(|(_, number)| *number),
+            );
+            self.by_place.retain(|_, (identity, _)| !identity.is_gone());
+            self.full = 2 * self.by_place.len() + 64;
+            gone.sort_unstable();
+        }
+        gone
+    }
 }
 
 impl Tape {
     pub(crate) fn new(out: Box<dyn Write + Send>, head: &Head, now: Instant) -> Self {
         let (block, failed) = (Vec::new(), None);
-        let mut recorder = Recorder { out, block, written: 0, failed, last: now, streams: 0 };
+        let mut recorder =
+            Recorder { out, block, written: 0, failed, last: now, streams: 0, prepared: Numbers::default() };
         recorder.write(&[MAGIC, &[VERSION]].concat());
         head.put(recorder.block());
         recorder.end_block();
@@ -114,12 +156,21 @@ impl Tape {
         recorder.streams
     }
 
+    /// The number of a message that may be sent again, and whether it stands here already.
+    fn number_of(&self, message: &Prepared) -> (u64, bool) {
+        self.lock().prepared.of(message)
+    }
+
     pub(crate) fn last(&self) -> Instant {
         self.lock().last
     }
 
-    pub(crate) fn end_block(&self) {
-        self.lock().end_block();
+    pub(crate) fn end_poll(&self) {
+        let mut recorder = self.lock();
+        for shared in recorder.prepared.take_gone() {
+            recorder.note(&Entry::Forget { shared });
+        }
+        recorder.end_block();
     }
 
     /// Something has happened that no replay could repeat.

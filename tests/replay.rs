@@ -466,3 +466,39 @@ fn what_is_served_from_memory_is_served_again() {
     let outcome = replay(&forge(&tape, b"<svg/>", b"<gvs/>"));
     assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
 }
+
+/// A message that is compressed once and sent often leaves the compressor to the others.
+#[cfg(feature = "deflate")]
+#[test]
+fn a_prepared_message_is_compressed_as_often_as_it_was() {
+    use tickws::{Deflate, DeflateMode, Prepared};
+    let memory = Memory::new(usize::MAX);
+    let deflate = Deflate::new(DeflateMode::Dedicated).level(2).threshold(0).server_max_window_bits(15);
+    let builder = Server::builder().deflate(deflate).record(memory.clone());
+    let mut server = builder.bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addrs()[0];
+    let mut raws = ["permessage-deflate", "permessage-deflate; server_no_context_takeover"].map(|offer| {
+        let mut client = Raw::connect(addr);
+        let header = format!("Sec-WebSocket-Extensions: {offer}\r\n");
+        client.write_some(raw::upgrade_request("/", &header).as_bytes()).unwrap();
+        client
+    });
+    let deadline = Deadline::new();
+    while server.client_count() < 2 {
+        deadline.check("two clients");
+        drop(server.poll_for(MS).unwrap());
+    }
+    let clients: Vec<_> = server.clients().collect();
+    let mut throws = fastrand::Rng::with_seed(1);
+    let mut words =
+        || (0..300).map(|_| ["ab", "abc", "bcab", "cab", "xy"][throws.usize(..5)]).collect::<String>();
+    let prepared = Prepared::new(words().as_str());
+    for _ in 0..50 {
+        server.send(clients[0], words().as_str()).unwrap();
+        server.send(clients[1], &prepared).unwrap();
+        drop(server.poll_for(MS).unwrap());
+        raws.iter_mut().for_each(|client| _ = client.read_some());
+    }
+    drop(server);
+    replay(&memory.take()).unwrap();
+}

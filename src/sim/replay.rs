@@ -23,9 +23,9 @@ use crate::{
 /// application returned is not. So a recording of an incident is a test: it passes as long as the
 /// engine does the same, and shows what the application saw.
 ///
-/// What the engine is told does not include which sends shared one [`Prepared`](crate::Prepared). They count once
-/// towards `max_total_buffered`, so a server that was about to reach it may do so at another moment in a replay:
-/// that is then told as a difference.
+/// What the engine is told does not include what other servers did with the same [`Prepared`](crate::Prepared). It is
+/// compressed by the one that sends it first, and counts towards that one's `max_total_buffered`: if another server did
+/// with other settings, that is told as a difference.
 ///
 /// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
 /// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in

@@ -187,7 +187,7 @@ impl Core {
         let tick = self.engine.finish_tick(now, more);
         if let Some(tape) = &self.tape {
             tape.note(&Entry::Finish { more, events: tick.len(), digest: digest(&tick) });
-            tape.end_block();
+            tape.end_poll();
         }
         tick
     }
@@ -195,8 +195,6 @@ impl Core {
     // ---- what the application says ----
 
     recorded! {
-        fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery =
-            Entry::Deliver { whom: None, words: Words::of(&message), latest: None, except };
         fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Disconnect { client };
         fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> =
             Entry::SetOverflow { client, drops: overflow == Overflow::DropNewest };
@@ -274,6 +272,14 @@ impl Core {
         self.engine.send_with(client, message, terms, now)
     }
 
+    pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
+        if let Some(tape) = &self.tape {
+            let words = Words::of(&message, tape);
+            tape.note(&Entry::Deliver { whom: None, words, latest: None, except });
+        }
+        self.engine.broadcast(message, except)
+    }
+
     pub(crate) fn deliver(
         &mut self,
         whom: Whom<'_>,
@@ -283,7 +289,8 @@ impl Core {
     ) -> Delivery {
         if let Some(tape) = &self.tape {
             let (whom, latest) = (group(whom), latest.clone());
-            tape.note(&Entry::Deliver { whom, words: Words::of(&message), latest, except });
+            let words = Words::of(&message, tape);
+            tape.note(&Entry::Deliver { whom, words, latest, except });
         }
         self.engine.deliver(whom, message, latest, except)
     }
@@ -303,7 +310,7 @@ impl Core {
 }
 
 fn note_sent(tape: &Tape, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
-    tape.note(&Entry::Send { client, words: Words::of(message), terms: Terms::of(&terms) });
+    tape.note(&Entry::Send { client, words: Words::of(message, tape), terms: Terms::of(&terms) });
 }
 
 fn bits(readiness: Readiness) -> u8 {

@@ -1,14 +1,17 @@
 //! What stands on a tape: what the engine was told, in order, and between that what its streams and closures
 //! answered.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use tungstenite::{
     Bytes,
     http::{HeaderMap, Response},
 };
 
-use super::code::{code_enum, code_struct};
+use super::{
+    Tape,
+    code::{code_enum, code_struct},
+};
 use crate::{
     engine::Whom,
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
@@ -51,6 +54,8 @@ code_enum! {
         17 CountLostListener {},
         /// What `NextDial` has asked the host for, in words.
         18 Ordered { order: String },
+        /// The application has dropped a `Prepared`.
+        19 Forget { shared: u64 },
 
         // ---- what the application says ----
         20 Send { client: ClientId, words: Words, terms: Terms },
@@ -95,26 +100,37 @@ code_enum! {
 #[derive(Debug)]
 pub(crate) struct Words {
     text: bool,
-    prepared: bool,
+    /// Of a `Prepared` its number, from one: it is compressed once, and counted once.
+    shared: u64,
+    /// Of a `Prepared` only the first time.
     bytes: Bytes,
 }
 
-code_struct!(Words { text, prepared, bytes });
+code_struct!(Words { text, shared, bytes });
 
 impl Words {
-    pub(super) fn of(message: &Outgoing<'_>) -> Self {
-        let prepared = matches!(message, Outgoing::Prepared(_));
-        let bytes = Bytes::copy_from_slice(message.payload());
-        Words { text: message.kind() == Kind::Text, prepared, bytes }
+    pub(super) fn of(message: &Outgoing<'_>, tape: &Tape) -> Self {
+        let (shared, known) = match message {
+            Outgoing::Message(_) => (0, false),
+            Outgoing::Prepared(prepared) => tape.number_of(prepared),
+        };
+        let bytes = if known { Bytes::new() } else { Bytes::copy_from_slice(message.payload()) };
+        Words { text: message.kind() == Kind::Text, shared, bytes }
     }
 
     /// `None`: it says that it is text, and is none.
-    pub(super) fn outgoing(&self) -> Option<Outgoing<'_>> {
+    pub(super) fn outgoing(&self, all: &mut HashMap<u64, Prepared>) -> Option<Outgoing<'_>> {
+        if let Some(known) = all.get(&self.shared) {
+            return Some(known.into());
+        }
         let message = match self.text {
             true => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
             false => Message::Binary(&self.bytes),
         };
-        Some(if self.prepared { Prepared::new(message).into() } else { message.into() })
+        if self.shared == 0 {
+            return Some(message.into());
+        }
+        Some((&*all.entry(self.shared).or_insert_with(|| Prepared::new(message))).into())
     }
 }
 

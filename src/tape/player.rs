@@ -3,6 +3,7 @@
 mod tracks;
 
 use std::{
+    collections::HashMap,
     io::Read,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use crate::{
     engine::{Engine, Readiness},
     entropy::Entropy,
     error::ConnectError,
+    proto::prepared::Prepared,
     stats::Stats,
     tick::Tick,
 };
@@ -38,6 +40,8 @@ pub(crate) struct Player {
     /// Since the start.
     nanos: i64,
     streams: u32,
+    /// By their numbers, as long as the application had them.
+    prepared: HashMap<u64, Prepared>,
     over: bool,
 }
 
@@ -49,7 +53,16 @@ impl Player {
         let site = head.take_site().ok_or_else(|| tracks.lock().corrupt())?;
         let mut engine = Engine::new(head.config.clone(), services::replayed(&head, site, &tracks), start);
         engine.keep_no_buffers();
-        Ok(Player { head, engine, tracks, start, nanos: 0, streams: 0, over: false })
+        Ok(Player {
+            head,
+            engine,
+            tracks,
+            start,
+            nanos: 0,
+            streams: 0,
+            prepared: HashMap::new(),
+            over: false,
+        })
     }
 
     pub(crate) fn version(&self) -> &str {
@@ -160,6 +173,7 @@ impl Player {
             Entry::CountPause {} => engine.count_pause(),
             Entry::CountLostListener {} => engine.count_lost_listener(),
             Entry::CountUndelivered {} => engine.count_undelivered(),
+            Entry::Forget { shared } => _ = self.prepared.remove(&shared),
             Entry::Draw {} => {
                 let tracks = self.tracks.clone();
                 engine.draw_from(Entropy::of(move |bytes| tracks.lock().random(bytes)));
@@ -176,11 +190,11 @@ impl Player {
         let corrupt = || self.tracks.lock().corrupt();
         match entry {
             Entry::Send { client, words, terms } => {
-                let message = words.outgoing().ok_or_else(corrupt)?;
+                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
                 let _ = engine.send_with(client, message, terms.terms(), now);
             }
             Entry::Deliver { whom: group, words, latest, except } => {
-                let message = words.outgoing().ok_or_else(corrupt)?;
+                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
                 engine.deliver(whom(&group), message, latest, except);
             }
             Entry::Ping { client } => _ = engine.ping(client, now),

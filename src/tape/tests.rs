@@ -53,3 +53,22 @@ fn replay(tape: &[u8], goes_on: bool) {
     }
     panic!("a replay without an end");
 }
+
+#[test]
+fn a_prepared_message_has_its_number_for_as_long_as_it_can_be_sent() {
+    let mut numbers = Numbers::default();
+    let kept: Vec<_> = (0..5).map(|_| Prepared::new("kept")).collect();
+    let first: Vec<_> = kept.iter().map(|message| numbers.of(message)).collect();
+    assert_eq!(first, [(1, false), (2, false), (3, false), (4, false), (5, false)]);
+    let mut gone = Vec::new();
+    for number in 6..=1_000 {
+        // At the place of the one before, if that were free.
+        let message = Prepared::new("dropped");
+        assert_eq!((numbers.of(&message), numbers.of(&message.clone())), ((number, false), (number, true)));
+        gone.extend(numbers.take_gone());
+        assert!(numbers.by_place.len() < 100);
+    }
+    let last = gone.iter().copied().max();
+    assert!(gone.len() > 900 && gone.is_sorted() && gone[0] == 6, "{last:?}");
+    assert_eq!(kept.iter().map(|message| numbers.of(message).0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
