@@ -217,7 +217,7 @@ impl ServerBuilder {
     ///
     /// One write per poll that had something to record; wrap a file in a [`BufWriter`](io::BufWriter) if that is
     /// too many, and lose the last polls if the process is killed. Memory: what one poll records, and then at most
-    /// 128 KiB. If a write fails, or a closure of the application panics, the recording stops
+    /// 128 KiB. If a write fails, a closure of the application panics, or `before_attempt` gives an error, the recording stops
     /// there and the server goes on; the log and [`Server::recording`] say so. What the last flush says, as the
     /// server is dropped, only the log tells.
     ///
