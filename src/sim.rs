@@ -9,8 +9,8 @@
 //! Within a poll no time passes, so a `time_budget` never ends one. What is not simulated: [`Handle`](crate::Handle)s
 //! on other threads work, but when they are heard is up to those threads, and a sleep without an end does not wait for
 //! them; a listener keeps as many waiting as come, and each client comes from an address of its own; files that are
-//! served are read from the disk; names are not resolved unless
-//! [`Sim::name`] knows them. Clients do not offer compression.
+//! served are read from the disk; names are not resolved unless [`Sim::name`] knows them. Clients do not offer
+//! compression.
 //!
 //! # Examples
 //!
