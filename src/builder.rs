@@ -217,13 +217,14 @@ impl ServerBuilder {
     ///
     /// One write per poll that had something to record; wrap a file in a [`BufWriter`](io::BufWriter) if that is
     /// too many, and lose the last polls if the process is killed. Memory: what one poll records, and then at most
-    /// 128 KiB. If a write fails, the recording stops there and the server goes on; the log and
-    /// [`Server::recording`] say so.
+    /// 128 KiB. If a write fails, a closure of the application panics, or `before_attempt` gives an error, the
+    /// recording stops there and the server goes on; the log and [`Server::recording`] say so. What the last flush
+    /// says, as the server is dropped, only the log tells.
     ///
     /// **Payloads, headers, cookies and addresses are in it as they are**: keep it as safe as the traffic itself.
     /// What clients send is recorded, and of what is sent to them what the application passed, with a digest of the
-    /// bytes that left. A server that serves files (`serve_dir`, `serve_bytes`) cannot be recorded: `build` fails.
-    /// Recording costs a copy of every payload and a formatted event; off, it costs nothing.
+    /// bytes that left. What `serve_bytes` serves stands at its beginning. A server with `serve_dir` cannot be
+    /// recorded: `build` fails. Recording costs a copy of every payload and a formatted event; off, it costs nothing.
     #[cfg(feature = "sim")]
     pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
         self.services.record = Some(crate::services::Sink(Box::new(out)));
@@ -282,8 +283,9 @@ impl ServerBuilder {
         let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
         checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         #[cfg(feature = "sim")]
-        if self.services.record.is_some() && !self.services.site.is_empty() {
-            let text = "a server that serves files cannot be recorded: their contents would be missing";
+        if self.services.record.is_some() && self.services.site.has_folders() {
+            let text =
+                "a server with serve_dir cannot be recorded: the contents of its files would be missing";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         Ok((self.config, self.services, self.listeners))

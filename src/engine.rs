@@ -209,6 +209,13 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// From here on what a read is offered does not depend on which ticks the application has dropped: a recycled
+    /// buffer may be longer than a new one would be.
+    #[cfg(feature = "sim")]
+    pub(crate) fn keep_no_buffers(&mut self) {
+        self.inbound = BufferPool::new(0);
+    }
+
     // ---- what happened ----
 
     /// The readiness source reports on the stream at `index`.

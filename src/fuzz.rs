@@ -45,6 +45,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("outbox", outbox::tests::target),
     ("wheel", wheel::tests::target),
     ("hub", hub::tests::target),
+    #[cfg(feature = "sim")]
+    ("tape", crate::tape::tests::target),
 ];
 
 /// Runs the target of this name.

@@ -193,8 +193,10 @@ impl Network {
     /// The kernel refuses those that it has not handed over.
     pub(crate) fn stop_listening(&mut self, host: usize) {
         self.hosts[host].listens = false;
-        for (id, _) in std::mem::take(&mut self.hosts[host].backlog) {
-            self.drop_end(id);
+        for ((link, side), _) in std::mem::take(&mut self.hosts[host].backlog) {
+            let half = self.half((link, side));
+            (half.dropped, half.arrived) = (true, VecDeque::new());
+            self.post((link, 1 - side), Parcel::Reset);
         }
     }
 

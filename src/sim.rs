@@ -6,9 +6,11 @@
 //! then it jumps to whatever comes next, so a test of an hour takes a moment. The network behaves as its
 //! [`Weather`] says. The same seed and the same calls give the same events and the same bytes at the same times.
 //!
-//! Within a poll no time passes, so a `time_budget` never ends one. What is not simulated: [`Handle`](crate::Handle)s on other threads work, but when they are heard is up to
-//! those threads; files that are served are read from the disk; names are not resolved unless
-//! [`Sim::name`] knows them. Clients do not offer compression.
+//! Within a poll no time passes, so a `time_budget` never ends one. What is not simulated: [`Handle`](crate::Handle)s
+//! on other threads work, but when they are heard is up to those threads, and a sleep without an end does not wait for
+//! them; a listener keeps as many waiting as come, and each client comes from an address of its own; files that are
+//! served are read from the disk; names are not resolved unless [`Sim::name`] knows them. Clients do not offer
+//! compression.
 //!
 //! # Examples
 //!

@@ -127,6 +127,25 @@ impl Site {
         Ok(())
     }
 
+    /// What is served from memory, ordered by path: its type and its bytes.
+    #[cfg(feature = "sim")]
+    pub(crate) fn assets(&self) -> Vec<(String, (String, tungstenite::Bytes))> {
+        let asset = |(path, asset): (&String, &Asset)| {
+            let content_type = asset.content_type.to_str().unwrap_or_default().to_owned();
+            let bytes = tungstenite::Bytes::copy_from_slice(asset.bytes.payload());
+            (path.clone(), (content_type, bytes))
+        };
+        let mut assets: Vec<_> = self.assets.iter().map(asset).collect();
+        assets.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        assets
+    }
+
+    /// Whether files are served, which may change at any time.
+    #[cfg(feature = "sim")]
+    pub(crate) fn has_folders(&self) -> bool {
+        !self.folders.is_empty()
+    }
+
     /// Whether nothing is served.
     pub(crate) fn is_empty(&self) -> bool {
         self.assets.is_empty() && self.folders.is_empty()

@@ -16,8 +16,11 @@ mod head;
 mod player;
 mod services;
 mod stream;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests;
 
 use std::{
+    collections::HashMap,
     fmt,
     io::{self, Write},
     mem,
@@ -32,6 +35,8 @@ pub(crate) use head::Head;
 pub(crate) use player::Player;
 pub use player::{Divergence, ReplayError};
 
+use crate::proto::prepared::{Identity, Prepared};
+
 const MAGIC: &[u8] = b"tickws\0tape";
 
 /// Of the format.
@@ -39,6 +44,9 @@ const VERSION: u8 = 1;
 
 /// A block is not made longer on purpose.
 const BLOCK: usize = 64 * 1024;
+
+/// Length and digest before a block.
+const BLOCK_HEAD: usize = 12;
 
 /// What has become of a recording.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,21 +73,60 @@ pub(crate) struct Tape(Arc<Mutex<Recorder>>);
 
 struct Recorder {
     out: Box<dyn Write + Send>,
-    /// Entries that are not written yet.
+    /// Entries that are not written yet, behind room for the block's head; or nothing at all.
     block: Vec<u8>,
     written: u64,
     failed: Option<io::ErrorKind>,
     /// When the last entry happened.
     last: Instant,
     streams: u32,
+    prepared: Numbers,
+}
+
+/// The application's `Prepared`s.
+#[derive(Default)]
+struct Numbers {
+    by_place: HashMap<usize, (Identity, u64)>,
+    last: u64,
+    /// With so many, it is time to look which are gone.
+    full: usize,
+}
+
+impl Numbers {
+    /// Its number, and whether it had one before.
+    fn of(&mut self, message: &Prepared) -> (u64, bool) {
+        let identity = Identity::of(message);
+        let place = identity.place();
+        let before = self.last;
+        let entry = self.by_place.entry(place).or_insert_with(|| {
+            self.last += 1;
+            (identity, self.last)
+        });
+        (entry.1, self.last == before)
+    }
+
+    /// Takes out those that nobody has any more. Work for each that there is, once for each that has come.
+    fn take_gone(&mut self) -> Vec<u64> {
+        let mut gone = Vec::new();
+        if self.by_place.len() >= self.full {
+            gone.extend(
+                self.by_place.values().filter(|(identity, _)| identity.is_gone()).map(|(_, number)| *number),
+            );
+            self.by_place.retain(|_, (identity, _)| !identity.is_gone());
+            self.full = 2 * self.by_place.len() + 64;
+            gone.sort_unstable();
+        }
+        gone
+    }
 }
 
 impl Tape {
     pub(crate) fn new(out: Box<dyn Write + Send>, head: &Head, now: Instant) -> Self {
         let (block, failed) = (Vec::new(), None);
-        let mut recorder = Recorder { out, block, written: 0, failed, last: now, streams: 0 };
+        let mut recorder =
+            Recorder { out, block, written: 0, failed, last: now, streams: 0, prepared: Numbers::default() };
         recorder.write(&[MAGIC, &[VERSION]].concat());
-        head.put(&mut recorder.block);
+        head.put(recorder.block());
         recorder.end_block();
         Tape(Arc::new(Mutex::new(recorder)))
     }
@@ -105,16 +152,25 @@ impl Tape {
     /// The number of a stream that has come.
     pub(crate) fn next_stream(&self) -> u32 {
         let mut recorder = self.lock();
-        recorder.streams += 1;
+        recorder.streams = recorder.streams.wrapping_add(1);
         recorder.streams
+    }
+
+    /// The number of a message that may be sent again, and whether it stands here already.
+    fn number_of(&self, message: &Prepared) -> (u64, bool) {
+        self.lock().prepared.of(message)
     }
 
     pub(crate) fn last(&self) -> Instant {
         self.lock().last
     }
 
-    pub(crate) fn end_block(&self) {
-        self.lock().end_block();
+    pub(crate) fn end_poll(&self) {
+        let mut recorder = self.lock();
+        for shared in recorder.prepared.take_gone() {
+            recorder.note(&Entry::Forget { shared });
+        }
+        recorder.end_block();
     }
 
     /// Something has happened that no replay could repeat.
@@ -135,24 +191,29 @@ impl Tape {
 impl Recorder {
     fn note(&mut self, entry: &Entry) {
         if self.failed.is_none() {
-            entry.put(&mut self.block);
+            entry.put(self.block());
             if self.block.len() >= BLOCK {
                 self.end_block();
             }
         }
     }
 
-    fn end_block(&mut self) {
+    /// Where the next entry goes.
+    fn block(&mut self) -> &mut Vec<u8> {
         if self.block.is_empty() {
-            return;
+            self.block.resize(BLOCK_HEAD, 0);
         }
+        &mut self.block
+    }
+
+    fn end_block(&mut self) {
         let mut block = mem::take(&mut self.block);
+        let Some((head, entries)) = block.split_at_mut_checked(BLOCK_HEAD) else { return };
         let mut digest = Digest::new();
-        digest.add(&block);
-        match u32::try_from(block.len()) {
+        digest.add(entries);
+        match u32::try_from(entries.len()) {
             Ok(len) => {
-                let head = [&len.to_le_bytes()[..], &digest.value().to_le_bytes()].concat();
-                self.write(&head);
+                head.copy_from_slice(&[&len.to_le_bytes()[..], &digest.value().to_le_bytes()].concat());
                 self.write(&block);
             }
             Err(_) => self.fail(io::ErrorKind::FileTooLarge, "a message is longer than a block may be"),
@@ -167,7 +228,11 @@ impl Recorder {
         if self.failed.is_some() {
             return;
         }
-        match self.out.write_all(bytes) {
+        // As long as it does not come back: a writer that panics has failed, too.
+        self.failed = Some(io::ErrorKind::Other);
+        let outcome = self.out.write_all(bytes);
+        self.failed = None;
+        match outcome {
             Ok(()) => self.written += bytes.len() as u64,
             Err(error) => self.fail(error.kind(), &error.to_string()),
         }

@@ -204,18 +204,44 @@ fn a_difference_is_told_with_its_place() {
 
 /// The last byte of a block is a digest's of what a tick held.
 fn change_block(tape: &[u8], number: usize) -> Option<Vec<u8>> {
-    let mut at = 12;
-    for _ in 0..number {
-        at += 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
+    let mut blocks = blocks(tape);
+    *blocks.get_mut(number)?.last_mut()? ^= 1;
+    Some(tape_of(&blocks))
+}
+
+fn blocks(tape: &[u8]) -> Vec<Vec<u8>> {
+    let (mut at, mut blocks) = (12, Vec::new());
+    while at < tape.len() {
+        let end = at + 12 + u32::from_le_bytes(tape[at..at + 4].try_into().unwrap()) as usize;
+        blocks.push(tape[at + 12..end].to_vec());
+        at = end;
     }
-    let end = at + 12 + u32::from_le_bytes(tape.get(at..at + 4)?.try_into().unwrap()) as usize;
-    let mut tape = tape.to_vec();
-    tape[end - 1] ^= 1;
-    let digest = tape[at + 12..end].iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    blocks
+}
+
+/// With digests that fit.
+fn tape_of(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let mut tape = b"tickws\0tape\x01".to_vec();
+    for block in blocks {
+        let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        tape.extend((block.len() as u32).to_le_bytes());
+        tape.extend(digest.to_le_bytes());
+        tape.extend(block);
+    }
+    tape
+}
+
+/// With other bytes in the one place where these stand first.
+fn forge(tape: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut blocks = blocks(tape);
+    let place = blocks.iter_mut().find_map(|block| {
+        let at = block.windows(from.len()).position(|bytes| bytes == from)?;
+        Some(&mut block[at..at + from.len()])
     });
-    tape[at + 4..at + 12].copy_from_slice(&digest.to_le_bytes());
-    Some(tape)
+    place.expect("these bytes").copy_from_slice(to);
+    tape_of(&blocks)
 }
 
 #[test]
@@ -245,7 +271,7 @@ fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
 
 #[test]
 fn what_cannot_be_recorded_is_refused() {
-    let builder = Server::builder().serve_bytes("/", "text/plain", "hello").record(io::sink());
+    let builder = Server::builder().serve_dir("/", "src").record(io::sink());
     assert_eq!(builder.build().unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let server = Server::builder().build().unwrap();
     assert_eq!(server.recording(), None);
@@ -257,6 +283,222 @@ fn what_cannot_be_recorded_is_refused() {
     handle.call(|_| panic!("by the application")).unwrap();
     assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_err());
     server.poll_once().unwrap();
+    drop(server);
+    replay(&memory.take()).unwrap();
+}
+
+/// What is received goes to buffers of earlier ticks: who holds on to those must not matter, here or there.
+#[test]
+fn ticks_may_be_held_as_long_as_one_likes() {
+    for (held, held_again) in [(false, true), (true, false)] {
+        let memory = Memory::new(usize::MAX);
+        let sim = Sim::new(1);
+        let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+        let mut client = sim.connect(&server, "/");
+        let mut ticks = Vec::new();
+        for number in 0..60 {
+            if number % 10 == 5 {
+                client.send(&vec![1; 900_000]);
+            }
+            ticks.push(server.poll_once().unwrap());
+            if !held {
+                ticks.clear();
+            }
+        }
+        assert_eq!(server.stats().messages_in, 6);
+        drop(server);
+        let mut replay = Replay::new(io::Cursor::new(memory.take())).unwrap();
+        let mut again = Vec::new();
+        while let Some(tick) = replay.next_tick().unwrap() {
+            again.push(tick);
+            if !held_again {
+                again.clear();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_closure_that_panics_ends_the_recording_with_a_word() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let builder = Server::builder().on_upgrade(|_, _| panic!("by the application"));
+    let mut server = sim.server(builder.record(memory.clone())).unwrap();
+    let _client = sim.connect(&server, "/");
+    drop(server.poll_once().unwrap());
+    let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop)));
+    assert!(outcome.is_err());
+    let recording = server.recording().unwrap();
+    let unsupported = io::ErrorKind::Unsupported;
+    assert!(matches!(recording, Recording::Stopped { error, .. } if error == unsupported), "{recording:?}");
+    server.poll_once().unwrap();
+    drop(server);
+    assert!(matches!(replay(&memory.take()), Err(ReplayError::Truncated { .. })));
+}
+
+/// Two recordings in one file, say.
+#[test]
+fn what_stands_behind_the_end_is_not_passed_over_in_silence() {
+    let (tape, ..) = simulated(7, 5);
+    for more in [&tape[..], b"x"] {
+        let twice = [&tape[..], more].concat();
+        let error = replay(&twice).unwrap_err();
+        assert!(matches!(error, ReplayError::Corrupt { byte } if byte == tape.len() as u64), "{error}");
+    }
+}
+
+#[test]
+fn after_an_error_a_replay_is_over() {
+    let (tape, ..) = simulated(7, 50);
+    for wrong in [change_block(&tape, 5).unwrap(), tape[..tape.len() / 2].to_vec(), {
+        let mut damaged = tape.clone();
+        damaged[tape.len() / 2] ^= 1;
+        damaged
+    }] {
+        let mut replay = Replay::new(io::Cursor::new(wrong)).unwrap();
+        while replay.next_tick().is_ok_and(|tick| tick.expect("an error comes first").len() < usize::MAX) {}
+        for _ in 0..3 {
+            assert!(replay.next_tick().unwrap().is_none());
+        }
+    }
+}
+
+/// Counts the calls.
+struct Calls(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl io::Write for Calls {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_poll_is_recorded_in_one_write() {
+    let calls = std::sync::Arc::default();
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(Calls(std::sync::Arc::clone(&calls)))).unwrap();
+    server.poll_once().unwrap();
+    let before = calls.load(std::sync::atomic::Ordering::Relaxed);
+    for _ in 0..10 {
+        server.poll_once().unwrap();
+    }
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed) - before, 10);
+}
+
+/// A writer of the user's that panics once.
+struct Panics(usize);
+
+impl io::Write for Panics {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.0 += 1;
+        assert!(self.0 != 5, "by the writer");
+        Ok(buf.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_writer_that_panics_has_stopped_the_recording() {
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(Panics(0))).unwrap();
+    while panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_ok() {}
+    let recording = server.recording();
+    assert!(matches!(recording, Some(Recording::Stopped { .. })), "{recording:?}");
+    server.poll_once().unwrap();
+}
+
+/// What the host is asked to do is compared, too, not only what is read and written.
+#[test]
+fn another_address_or_another_deadline_is_a_difference() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+    let mut other = sim.server(Server::builder()).unwrap();
+    assert_eq!(other.local_addrs()[0].to_string(), "10.0.0.2:80");
+    server.connect("ws://10.0.0.2/").unwrap();
+    server.set_timer(Duration::from_secs(7));
+    for _ in 0..5 {
+        server.poll_once().unwrap();
+        other.poll_once().unwrap();
+    }
+    assert_eq!(server.client_count(), 1);
+    drop(server);
+    let tape = memory.take();
+    replay(&tape).unwrap();
+    // Of `Connect`, and of `SetTimer`.
+    for (from, to) in [(&b"10.0.0.2:80"[..], &b"10.0.0.3:80"[..]), (&[29, 7, 0, 0], &[29, 6, 0, 0])] {
+        let outcome = replay(&forge(&tape, from, to));
+        assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_served_from_memory_is_served_again() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::new(1);
+    let page = "é".repeat(100_000);
+    let builder = Server::builder().serve_bytes("/", "text/html", page.clone());
+    let builder = builder.serve_bytes("/a b", "image/svg+xml; charset=utf-8", "<svg/>").path("/ws");
+    let mut server = sim.server(builder.record(memory.clone())).unwrap();
+    let mut clients = ["/", "/a%20b", "/none"].map(|path| {
+        let mut client = sim.open(&server);
+        client.raw(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        client
+    });
+    for _ in 0..5 {
+        server.poll_once().unwrap();
+    }
+    assert_eq!(clients.each_ref().map(SimClient::status), [Some(200), Some(200), Some(404)]);
+    assert_eq!(clients[0].body(), page.as_bytes());
+    drop(server);
+    let tape = memory.take();
+    let (_, stats) = replay(&tape).unwrap();
+    assert!(stats.bytes_out > 200_000, "{stats}");
+    // The bytes that are written come from the tape.
+    let outcome = replay(&forge(&tape, b"<svg/>", b"<gvs/>"));
+    assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
+}
+
+/// A message that is compressed once and sent often leaves the compressor to the others.
+#[cfg(feature = "deflate")]
+#[test]
+fn a_prepared_message_is_compressed_as_often_as_it_was() {
+    use tickws::{Deflate, DeflateMode, Prepared};
+    let memory = Memory::new(usize::MAX);
+    let deflate = Deflate::new(DeflateMode::Dedicated).level(2).threshold(0).server_max_window_bits(15);
+    let builder = Server::builder().deflate(deflate).record(memory.clone());
+    let mut server = builder.bind("127.0.0.1:0").unwrap();
+    let addr = server.local_addrs()[0];
+    let mut raws = ["permessage-deflate", "permessage-deflate; server_no_context_takeover"].map(|offer| {
+        let mut client = Raw::connect(addr);
+        let header = format!("Sec-WebSocket-Extensions: {offer}\r\n");
+        client.write_some(raw::upgrade_request("/", &header).as_bytes()).unwrap();
+        client
+    });
+    let deadline = Deadline::new();
+    while server.client_count() < 2 {
+        deadline.check("two clients");
+        drop(server.poll_for(MS).unwrap());
+    }
+    let clients: Vec<_> = server.clients().collect();
+    let mut throws = fastrand::Rng::with_seed(1);
+    let mut words =
+        || (0..300).map(|_| ["ab", "abc", "bcab", "cab", "xy"][throws.usize(..5)]).collect::<String>();
+    let prepared = Prepared::new(words().as_str());
+    for _ in 0..50 {
+        server.send(clients[0], words().as_str()).unwrap();
+        server.send(clients[1], &prepared).unwrap();
+        drop(server.poll_for(MS).unwrap());
+        raws.iter_mut().for_each(|client| _ = client.read_some());
+    }
     drop(server);
     replay(&memory.take()).unwrap();
 }

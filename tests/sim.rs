@@ -8,7 +8,8 @@ use std::{io::ErrorKind, time::Duration};
 
 use game::{Game, Player};
 use tickws::{
-    CloseReason, Event, Overflow, Server,
+    Bytes, CloseReason, Event, Overflow, Server,
+    http::{HeaderValue, Response},
     sim::{Received, Sim, SimClient, Weather, for_each_seed},
 };
 
@@ -246,4 +247,143 @@ fn after_a_shutdown_nobody_is_let_in() {
     sim.advance(Duration::from_secs(1));
     assert_eq!(client.received(), [Received::Close { code: 1001, reason: String::new() }, Received::End]);
     assert_eq!(late.received(), [Received::Reset]);
+}
+
+/// As a socket does that its owner does not read to the end: the client learns that it was not served.
+#[test]
+fn who_was_not_accepted_when_the_server_stops_is_reset() {
+    let sim = Sim::new(8);
+    let server = sim.server(Server::builder()).unwrap();
+    let (mut early, mut asked) = (sim.open(&server), sim.connect(&server, "/"));
+    sim.advance(MS);
+    drop(server);
+    sim.advance(MS);
+    assert_eq!((early.received(), asked.received()), (vec![Received::Reset], vec![Received::Reset]));
+}
+
+#[test]
+fn a_client_without_a_websocket_says_no_frames() {
+    let sim = Sim::new(9);
+    let mut server = sim.server(Server::builder().on_http(|_| latin())).unwrap();
+    let ask = || {
+        let mut client = sim.open(&server);
+        client.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client
+    };
+    let (mut early, mut late) = (ask(), ask());
+    // It would wait for a 101. FIN is FIN, whatever becomes of what was said before.
+    early.send("before");
+    early.finish();
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!((early.status(), late.status()), (Some(200), Some(200)));
+    assert!(late.response_head().contains("x-room: caf\u{fffd}"), "{}", late.response_head());
+    assert_eq!((early.is_over(), late.is_over(), late.body()), (true, false, b"hello".to_vec()));
+    late.send("behind");
+    late.ping(b"behind");
+    settle(&sim, &mut server, |_, event| panic!("{event:?}"));
+    assert_eq!((server.stats().rejected.total(), late.body(), late.is_over()), (0, vec![], false));
+}
+
+/// A header may hold any byte above the ASCII ones (RFC 9110 §5.5).
+fn latin() -> Response<Bytes> {
+    let room = HeaderValue::from_bytes(b"caf\xe9").unwrap();
+    Response::builder().header("x-room", room).body("hello".into()).unwrap()
+}
+
+/// The client's answer to a close frame meets a router that has forgotten the connection.
+#[test]
+fn nothing_is_heard_behind_a_reset() {
+    let sim = Sim::with_weather(10, Weather::calm().latency(MS..=MS));
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    server.broadcast("before");
+    server.shutdown(1001, Duration::from_secs(5));
+    server.poll_once().unwrap();
+    sim.set_weather(Weather::calm().resets(100));
+    sim.advance(2 * MS);
+    let heard = client.received();
+    assert!(matches!(&heard[..], [Received::Text(_), Received::Close { .. }, Received::Reset]), "{heard:?}");
+}
+
+/// A laptop that was closed for longer than a clock counts.
+#[test]
+fn time_may_jump_as_far_as_one_likes() {
+    for by in [Duration::from_secs(1 << 40), Duration::MAX] {
+        let sim = Sim::with_weather(11, Weather::foul());
+        let mut server = sim.server(Server::builder()).unwrap();
+        let mut client = open(&sim, &mut server);
+        server.set_interval(MS);
+        client.send("before");
+        sim.advance(by);
+        sim.advance(by);
+        let mut heard = 0;
+        for _ in 0..20 {
+            heard += server.poll_for(FRAME).unwrap().len();
+        }
+        assert!(heard < 100, "{heard}");
+        let mut late = sim.connect(&server, "/");
+        client.send("after");
+        sim.advance(by);
+        for _ in 0..20 {
+            drop(server.poll_for(by).unwrap());
+        }
+        server.shutdown(1001, Duration::MAX);
+        drop(server.poll_for(MS).unwrap());
+        drop(late.received());
+        assert!(sim.elapsed() >= Duration::from_secs(100 * 365 * 24 * 60 * 60));
+    }
+}
+
+/// Whatever is dropped first, the others go on.
+#[test]
+fn the_parts_of_a_world_may_be_dropped_in_any_order() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        let sim = Sim::with_weather(12, Weather::foul());
+        let mut one = Some(sim.server(Server::builder()).unwrap());
+        let mut two = Some(sim.server(Server::builder()).unwrap());
+        let addr = two.as_ref().unwrap().local_addrs()[0];
+        one.as_mut().unwrap().connect(format!("ws://{addr}/")).unwrap();
+        two.as_mut().unwrap().connect(format!("ws://{addr}/self")).unwrap();
+        let mut client = Some(sim.connect(two.as_ref().unwrap(), "/"));
+        let mut world = Some(sim);
+        for part in order {
+            for _ in 0..40 {
+                for server in [&mut one, &mut two].into_iter().flatten() {
+                    drop(server.poll_for(MS).unwrap());
+                    server.broadcast("x");
+                }
+                client.iter_mut().for_each(|client| client.send("y"));
+            }
+            match part {
+                0 => drop(one.take()),
+                1 => drop(two.take()),
+                2 => drop(client.take()),
+                _ => drop(world.take()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_may_be_polled_after_its_end() {
+    let sim = Sim::new(13);
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut client = open(&sim, &mut server);
+    server.shutdown(1001, Duration::from_secs(1));
+    server.run(|_, _| {}).unwrap();
+    server.run(|_, event| panic!("{event:?}")).unwrap();
+    for _ in 0..3 {
+        assert!(server.poll_once().unwrap().is_empty());
+        assert!(server.poll_for(MS).unwrap().is_empty());
+        server.shutdown(1000, Duration::ZERO);
+    }
+    // The shutdowns' deadlines may still end a sleep.
+    let error = (0..10).find_map(|_| server.poll_wait(None).err());
+    assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Deadlock));
+    assert!(server.connect("ws://10.0.0.1/").is_err());
+    client.send("late");
+    let mut late = sim.connect(&server, "/");
+    sim.advance(MS);
+    assert_eq!(late.received(), [Received::Reset]);
+    assert_eq!(client.received().last(), Some(&Received::End));
 }

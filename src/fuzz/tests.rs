@@ -104,4 +104,5 @@ each! {
     outbox
     wheel
     hub
+    #[cfg(feature = "sim")] tape
 }

@@ -178,6 +178,28 @@ impl Prepared {
     }
 }
 
+/// Tells one message from another as long as it is kept, without keeping the message.
+#[cfg(feature = "sim")]
+#[derive(Clone)]
+pub(crate) struct Identity(std::sync::Weak<Frame>);
+
+#[cfg(feature = "sim")]
+impl Identity {
+    pub(crate) fn of(message: &Prepared) -> Self {
+        Identity(Arc::downgrade(&message.0))
+    }
+
+    /// Where it stands; nobody else does as long as this is kept.
+    pub(crate) fn place(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+
+    /// Whether nobody can send it any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Prepared").field("kind", &self.kind()).field("len", &self.len()).finish()

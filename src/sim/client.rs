@@ -17,7 +17,8 @@ use crate::{
 ///
 /// # Panics
 ///
-/// Where anything arrives for it that a server may not send: then this library is at fault.
+/// Where anything arrives for it that a server may not send, be it a frame behind the close frame or an answer to
+/// another client's key: then this library is at fault.
 ///
 /// # Examples
 ///
@@ -54,19 +55,11 @@ impl SimClient {
     }
 
     pub(super) fn ask(&mut self, path: &str, headers: &[(&str, &str)]) {
-        let key = data_encoding::BASE64.encode(&self.network.lock().random::<16>());
-        let host = self.network.lock().server_of(self.number);
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
-        );
-        self.raw(head.as_bytes());
+        self.network.lock().ask(self.number, path, headers);
     }
 
-    /// Sends a message in one frame, or as soon as the server has opened the WebSocket. What the network has no room
-    /// for waits here. After [`close`](Self::close)
-    /// and the like it goes nowhere.
+    /// Sends a message in one frame, as soon as the server has opened the WebSocket. What the network has no room
+    /// for waits here. After [`close`](Self::close) and the like, and where the server has refused, it goes nowhere.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
         let message = message.into();
         let opcode = match message {

@@ -18,17 +18,20 @@ use crate::{
 /// Does again what a server did that was [recorded](crate::ServerBuilder::record): the same engine is told the
 /// same things at the same times, without sockets, without the application and as fast as it can.
 ///
-/// Each event, each byte written and each read that was asked for is compared with the recording; the first
-/// difference is an error that names its place. So a recording of an incident is a test: it passes as long as the
+/// Each event, each byte written, each read and each address that was asked for, and how long the server would sleep
+/// is compared with the recording; the first difference is an error that names its place. What calls of the
+/// application returned is not. So a recording of an incident is a test: it passes as long as the
 /// engine does the same, and shows what the application saw.
 ///
-/// What the engine is told does not include how long the application held on to a [`Tick`], and which sends
-/// shared one [`Prepared`](crate::Prepared). Both count towards `max_total_buffered`, so a server that was about
-/// to reach it may do so at another moment in a replay: that is then told as a difference.
+/// What the engine is told does not include what other servers did with the same [`Prepared`](crate::Prepared). It is
+/// compressed by the one that sends it first, and counts towards that one's `max_total_buffered`: if another server did
+/// with other settings, that is told as a difference.
 ///
 /// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
 /// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
-/// varints. The digests find damage, not forgery: replay what you have recorded yourself.
+/// varints. The digests find damage, not forgery. A forged recording ends, too, with an error or without; but its limits are those
+/// that it says, and what they allow a server to hold (broadcasts to many, messages that inflate) it may hold. Besides
+/// that, less than 256 bytes for each of its own, and a megabyte.
 ///
 /// # Examples
 ///
@@ -63,6 +66,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Replay {
     player: Player,
+    /// Nothing more is to be learned.
+    failed: bool,
 }
 
 impl Replay {
@@ -83,7 +88,7 @@ impl Replay {
     ///
     /// As [`open`](Replay::open).
     pub fn new(recording: impl Read + Send + 'static) -> Result<Self, ReplayError> {
-        Ok(Replay { player: Player::new(Box::new(recording), server::clock())? })
+        Ok(Replay { player: Player::new(Box::new(recording), server::clock())?, failed: false })
     }
 
     /// Goes on to the end of the next poll, and gives the tick that the application got. `None`: the server was
@@ -92,10 +97,15 @@ impl Replay {
     /// # Errors
     ///
     /// [`ReplayError::Diverged`] with the first difference, [`ReplayError::Truncated`] where the recording ends
-    /// without the server's end, [`ReplayError::Corrupt`] where it is damaged. After an error there is nothing
-    /// more to be learned: further calls give errors, too, or ticks that mean nothing.
+    /// without the server's end, [`ReplayError::Corrupt`] where it is damaged or goes on behind that end. After an
+    /// error there is nothing more to be learned: further calls give `None`.
     pub fn next_tick(&mut self) -> Result<Option<Tick>, ReplayError> {
-        self.player.next_tick()
+        if self.failed {
+            return Ok(None);
+        }
+        let outcome = self.player.next_tick();
+        self.failed = outcome.is_err();
+        outcome
     }
 
     /// Replays all of it; `on_event` gets each event with the time since the server began.

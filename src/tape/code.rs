@@ -325,13 +325,28 @@ const KINDS: &[ErrorKind] = {
     ]
 };
 
+/// In place of that: the name follows. Some kinds have none in stable Rust that could be written here, and the
+/// application sees them all the same: `Uncategorized` is what a process out of descriptors gets.
+const NAMED: usize = 0xff;
+
 impl Code for ErrorKind {
     fn put(&self, out: &mut Vec<u8>) {
-        KINDS.iter().position(|kind| kind == self).unwrap_or(0).put(out);
+        match KINDS.iter().position(|kind| kind == self) {
+            Some(place) => place.put(out),
+            None => (NAMED, format!("{self:?}")).put(out),
+        }
     }
 
     fn get(input: &mut &[u8]) -> Option<Self> {
-        KINDS.get(usize::get(input)?).copied()
+        match usize::get(input)? {
+            NAMED => {
+                let name = String::get(input)?;
+                let kinds = (1..=255).map(|code| std::io::Error::from_raw_os_error(code).kind());
+                // Of another system, perhaps.
+                Some(kinds.into_iter().find(|kind| format!("{kind:?}") == name).unwrap_or(ErrorKind::Other))
+            }
+            place => KINDS.get(place).copied(),
+        }
     }
 }
 

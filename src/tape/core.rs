@@ -84,7 +84,8 @@ impl Core {
             return Core { engine: Engine::new(config, services, now), tape: None };
         };
         let tape = Tape::new(sink.0, &Head::new(&config, &services), now);
-        let engine = Engine::new(config, services::recorded(services, &tape), now);
+        let mut engine = Engine::new(config, services::recorded(services, &tape), now);
+        engine.keep_no_buffers();
         let mut core = Core { engine, tape: Some(tape) };
         match Entropy::new() {
             Some(entropy) => core.draw_from(entropy),
@@ -115,7 +116,6 @@ impl Core {
         fn flush(&mut self) = Entry::Flush {};
         fn fire_timers(&mut self) = Entry::Fire {};
         fn service_next(&mut self) -> bool = Entry::Service {};
-        fn next_dial(&mut self) -> Option<Order> = Entry::NextDial {};
         fn ready(&mut self, index: usize, readiness: Readiness) = Entry::Ready { index, what: bits(readiness) };
         fn resolved(&mut self, client: ClientId, addrs: Result<Vec<SocketAddr>, ConnectError>) =
             Entry::Resolved { client, addrs: addrs.clone().map_err(name_error) };
@@ -126,6 +126,17 @@ impl Core {
         fn count_pause(&mut self) = Entry::CountPause {};
         fn count_lost_listener(&mut self) = Entry::CountLostListener {};
         fn count_undelivered(&mut self) = Entry::CountUndelivered {};
+    }
+
+    pub(crate) fn next_dial(&mut self, now: Instant) -> Option<Order> {
+        let Some(tape) = &self.tape else { return self.engine.next_dial(now) };
+        tape.at(now);
+        tape.note(&Entry::NextDial {});
+        let order = self.engine.next_dial(now);
+        if let Some(order) = &order {
+            tape.note(&Entry::Ordered { order: format!("{order:?}") });
+        }
+        order
     }
 
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
@@ -176,7 +187,7 @@ impl Core {
         let tick = self.engine.finish_tick(now, more);
         if let Some(tape) = &self.tape {
             tape.note(&Entry::Finish { more, events: tick.len(), digest: digest(&tick) });
-            tape.end_block();
+            tape.end_poll();
         }
         tick
     }
@@ -184,8 +195,6 @@ impl Core {
     // ---- what the application says ----
 
     recorded! {
-        fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery =
-            Entry::Deliver { whom: None, words: Words::of(&message), latest: None, except };
         fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Disconnect { client };
         fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> =
             Entry::SetOverflow { client, drops: overflow == Overflow::DropNewest };
@@ -263,6 +272,14 @@ impl Core {
         self.engine.send_with(client, message, terms, now)
     }
 
+    pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
+        if let Some(tape) = &self.tape {
+            let words = Words::of(&message, tape);
+            tape.note(&Entry::Deliver { whom: None, words, latest: None, except });
+        }
+        self.engine.broadcast(message, except)
+    }
+
     pub(crate) fn deliver(
         &mut self,
         whom: Whom<'_>,
@@ -272,7 +289,8 @@ impl Core {
     ) -> Delivery {
         if let Some(tape) = &self.tape {
             let (whom, latest) = (group(whom), latest.clone());
-            tape.note(&Entry::Deliver { whom, words: Words::of(&message), latest, except });
+            let words = Words::of(&message, tape);
+            tape.note(&Entry::Deliver { whom, words, latest, except });
         }
         self.engine.deliver(whom, message, latest, except)
     }
@@ -292,7 +310,7 @@ impl Core {
 }
 
 fn note_sent(tape: &Tape, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
-    tape.note(&Entry::Send { client, words: Words::of(message), terms: Terms::of(&terms) });
+    tape.note(&Entry::Send { client, words: Words::of(message, tape), terms: Terms::of(&terms) });
 }
 
 fn bits(readiness: Readiness) -> u8 {
@@ -325,9 +343,11 @@ fn copy(plan: &Plan) -> PlanCopy {
     }
 }
 
-/// Of all events of a tick, with what they hold.
+/// Of all events of a tick, with what they hold, and of when the next poll should be.
 pub(super) fn digest(tick: &Tick) -> u32 {
     let mut digest = Digest::new();
+    // Writing to a digest cannot fail.
+    let _ = write!(digest, "{} {:?}", tick.more(), tick.next_timeout());
     for event in tick {
         match event {
             Event::Message { client, message } => {
@@ -336,7 +356,6 @@ pub(super) fn digest(tick: &Tick) -> u32 {
                 digest.add(&message.len().to_le_bytes());
                 digest.add(message.as_bytes());
             }
-            // Writing to a digest cannot fail.
             event => _ = write!(digest, "{event:?}"),
         }
     }

@@ -1,14 +1,17 @@
 //! What stands on a tape: what the engine was told, in order, and between that what its streams and closures
 //! answered.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Duration};
 
 use tungstenite::{
     Bytes,
     http::{HeaderMap, Response},
 };
 
-use super::code::{code_enum, code_struct};
+use super::{
+    Tape,
+    code::{code_enum, code_struct},
+};
 use crate::{
     engine::Whom,
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
@@ -35,7 +38,7 @@ code_enum! {
         5 Start { waited: Duration, partial: bool },
         6 Fire {},
         7 Service {},
-        /// The tick that came of it: its events and their digest.
+        /// The tick that came of it: its events, and a digest of all that it says.
         8 Finish { more: bool, events: usize, digest: u32 },
         9 NextDial {},
         10 Dialed { client: ClientId, outcome: Result<(), ErrorKind> },
@@ -49,6 +52,10 @@ code_enum! {
         /// The next deadline is asked for, which may put the wheel in order.
         16 Look {},
         17 CountLostListener {},
+        /// What `NextDial` has asked the host for, in words.
+        18 Ordered { order: String },
+        /// The application has dropped a `Prepared`.
+        19 Forget { shared: u64 },
 
         // ---- what the application says ----
         20 Send { client: ClientId, words: Words, terms: Terms },
@@ -93,26 +100,37 @@ code_enum! {
 #[derive(Debug)]
 pub(crate) struct Words {
     text: bool,
-    prepared: bool,
+    /// Of a `Prepared` its number, from one: it is compressed once, and counted once.
+    shared: u64,
+    /// Of a `Prepared` only the first time.
     bytes: Bytes,
 }
 
-code_struct!(Words { text, prepared, bytes });
+code_struct!(Words { text, shared, bytes });
 
 impl Words {
-    pub(super) fn of(message: &Outgoing<'_>) -> Self {
-        let prepared = matches!(message, Outgoing::Prepared(_));
-        let bytes = Bytes::copy_from_slice(message.payload());
-        Words { text: message.kind() == Kind::Text, prepared, bytes }
+    pub(super) fn of(message: &Outgoing<'_>, tape: &Tape) -> Self {
+        let (shared, known) = match message {
+            Outgoing::Message(_) => (0, false),
+            Outgoing::Prepared(prepared) => tape.number_of(prepared),
+        };
+        let bytes = if known { Bytes::new() } else { Bytes::copy_from_slice(message.payload()) };
+        Words { text: message.kind() == Kind::Text, shared, bytes }
     }
 
     /// `None`: it says that it is text, and is none.
-    pub(super) fn outgoing(&self) -> Option<Outgoing<'_>> {
+    pub(super) fn outgoing(&self, all: &mut HashMap<u64, Prepared>) -> Option<Outgoing<'_>> {
+        if let Some(known) = all.get(&self.shared) {
+            return Some(known.into());
+        }
         let message = match self.text {
             true => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
             false => Message::Binary(&self.bytes),
         };
-        Some(if self.prepared { Prepared::new(message).into() } else { message.into() })
+        if self.shared == 0 {
+            return Some(message.into());
+        }
+        Some((&*all.entry(self.shared).or_insert_with(|| Prepared::new(message))).into())
     }
 }
 
@@ -224,7 +242,21 @@ impl std::fmt::Write for Digest {
 /// Whether both sides of `Code` agree is for the tests of the whole to say; here only that nothing is lost.
 #[cfg(test)]
 mod tests {
+    use std::io::{Error, ErrorKind};
+
     use crate::tape::code::Code;
+
+    /// Those without a name in stable Rust, too: what the application is told is compared in a replay.
+    #[test]
+    fn every_kind_of_error_that_the_system_has_comes_back() {
+        for code in 1..=255 {
+            let kind = Error::from_raw_os_error(code).kind();
+            let mut bytes = Vec::new();
+            kind.put(&mut bytes);
+            let mut input = &bytes[..];
+            assert_eq!((ErrorKind::get(&mut input), input.len()), (Some(kind), 0), "{code}");
+        }
+    }
 
     #[test]
     fn numbers_at_the_edges_come_back_and_longer_ones_do_not() {

@@ -1,9 +1,12 @@
 //! What a recorded server was built with.
 
+use tungstenite::Bytes;
+
 use super::code::{Code, code_struct};
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
     services::Services,
+    site::Site,
 };
 
 #[derive(Debug, Clone)]
@@ -13,9 +16,11 @@ pub(crate) struct Head {
     pub(crate) config: Config,
     pub(crate) on_upgrade: bool,
     pub(crate) on_http: bool,
+    /// What is served from memory: paths, types and bytes.
+    assets: Vec<(String, (String, Bytes))>,
 }
 
-code_struct!(Head { version, config, on_upgrade, on_http });
+code_struct!(Head { version, config, on_upgrade, on_http, assets });
 
 impl Head {
     pub(crate) fn new(config: &Config, services: &Services) -> Self {
@@ -24,7 +29,17 @@ impl Head {
             config: config.clone(),
             on_upgrade: services.on_upgrade.is_some(),
             on_http: services.on_http.is_some(),
+            assets: services.site.assets(),
         }
+    }
+
+    /// `None`: this can be served nowhere.
+    pub(super) fn take_site(&mut self) -> Option<Site> {
+        let mut site = Site::default();
+        for (path, (content_type, bytes)) in std::mem::take(&mut self.assets) {
+            site.serve_bytes(&path, &content_type, bytes.into()).ok()?;
+        }
+        Some(site)
     }
 }
 
@@ -32,7 +47,13 @@ macro_rules! fields {
     ($($field:ident)*) => {
         impl Code for Config {
             fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
+                // By name, so that a new setting that is forgotten here does not compile.
+                let Config {
+                    $($field,)*
+                    #[cfg(feature = "deflate")]
+                    deflate: _,
+                } = self;
+                $($field.put(out);)*
                 put_deflate(self, out);
             }
 

@@ -3,6 +3,7 @@
 mod tracks;
 
 use std::{
+    collections::HashMap,
     io::Read,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use crate::{
     engine::{Engine, Readiness},
     entropy::Entropy,
     error::ConnectError,
+    proto::prepared::Prepared,
     stats::Stats,
     tick::Tick,
 };
@@ -38,16 +40,29 @@ pub(crate) struct Player {
     /// Since the start.
     nanos: i64,
     streams: u32,
+    /// By their numbers, as long as the application had them.
+    prepared: HashMap<u64, Prepared>,
     over: bool,
 }
 
 impl Player {
     pub(crate) fn new(input: Box<dyn Read + Send>, start: Instant) -> Result<Self, ReplayError> {
         let tracks = Shared::open(input)?;
-        let head: Head = tracks.lock().head()?;
+        let mut head: Head = tracks.lock().head()?;
         head.config.validate().map_err(|_| tracks.lock().corrupt())?;
-        let engine = Engine::new(head.config.clone(), services::replayed(&head, &tracks), start);
-        Ok(Player { head, engine, tracks, start, nanos: 0, streams: 0, over: false })
+        let site = head.take_site().ok_or_else(|| tracks.lock().corrupt())?;
+        let mut engine = Engine::new(head.config.clone(), services::replayed(&head, site, &tracks), start);
+        engine.keep_no_buffers();
+        Ok(Player {
+            head,
+            engine,
+            tracks,
+            start,
+            nanos: 0,
+            streams: 0,
+            prepared: HashMap::new(),
+            over: false,
+        })
     }
 
     pub(crate) fn version(&self) -> &str {
@@ -93,12 +108,15 @@ impl Player {
             Entry::Finish { more, events, digest: recorded } => {
                 let tick = self.engine.finish_tick(self.now(), more);
                 if (tick.len(), digest(&tick)) != (events, recorded) {
-                    let what = format!("a tick with other events than the {events} recorded: {tick:?}");
+                    let what = format!("another tick than the recorded one of {events} events: {tick:?}");
                     return Err(self.tracks.lock().diverged(what));
                 }
                 return Ok(Some(tick));
             }
-            Entry::End {} => self.over = true,
+            Entry::End {} => {
+                self.over = true;
+                self.tracks.lock().end()?;
+            }
             entry => match self.happens(entry) {
                 None => {}
                 Some(entry) => self.says(entry)?,
@@ -112,7 +130,7 @@ impl Player {
         let (now, engine) = (self.now(), &mut self.engine);
         match entry {
             Entry::Accept { remote } => {
-                self.streams += 1;
+                self.streams = self.streams.wrapping_add(1);
                 engine.accept(Reel::new(&self.tracks, self.streams), remote, now);
             }
             Entry::Abandon { index } => engine.abandon(index),
@@ -127,10 +145,14 @@ impl Player {
             }
             Entry::Fire {} => engine.fire_timers(now),
             Entry::Service {} => _ = engine.service_next(now),
-            Entry::NextDial {} => _ = engine.next_dial(now),
+            Entry::NextDial {} => {
+                if let Some(order) = engine.next_dial(now) {
+                    self.tracks.lock().ordered(&format!("{order:?}"));
+                }
+            }
             Entry::Dialed { client, outcome } => {
                 let stream = outcome.map_err(Into::into).map(|()| {
-                    self.streams += 1;
+                    self.streams = self.streams.wrapping_add(1);
                     Reel::new(&self.tracks, self.streams)
                 });
                 engine.dialed(client, stream, now);
@@ -151,6 +173,7 @@ impl Player {
             Entry::CountPause {} => engine.count_pause(),
             Entry::CountLostListener {} => engine.count_lost_listener(),
             Entry::CountUndelivered {} => engine.count_undelivered(),
+            Entry::Forget { shared } => _ = self.prepared.remove(&shared),
             Entry::Draw {} => {
                 let tracks = self.tracks.clone();
                 engine.draw_from(Entropy::of(move |bytes| tracks.lock().random(bytes)));
@@ -167,11 +190,11 @@ impl Player {
         let corrupt = || self.tracks.lock().corrupt();
         match entry {
             Entry::Send { client, words, terms } => {
-                let message = words.outgoing().ok_or_else(corrupt)?;
+                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
                 let _ = engine.send_with(client, message, terms.terms(), now);
             }
             Entry::Deliver { whom: group, words, latest, except } => {
-                let message = words.outgoing().ok_or_else(corrupt)?;
+                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
                 engine.deliver(whom(&group), message, latest, except);
             }
             Entry::Ping { client } => _ = engine.ping(client, now),
@@ -213,8 +236,9 @@ impl Player {
 
 fn connect(copy: PlanCopy, tracks: &Shared) -> Option<Plan> {
     let PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure } = copy;
-    let mut plan = Connect::new(url).subprotocols(subprotocols).timeout(timeout).into_plan().ok()?;
-    (plan.headers, plan.addrs) = (headers, addrs);
+    let mut plan = Connect::new(url).timeout(timeout).into_plan().ok()?;
+    // Not by `Connect::subprotocols`, which looks for each among all before it: of forged ones there may be many.
+    (plan.headers, plan.subprotocols, plan.addrs) = (headers, subprotocols, addrs);
     plan.while_down = keeps.map_or(WhileDown::Refuse, WhileDown::KeepLast);
     plan.reconnect = reconnect;
     plan.before = has_closure.then(|| services::replayed_attempts(tracks));

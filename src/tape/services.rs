@@ -11,16 +11,36 @@ use crate::{
     error::ConnectError,
     request::HttpRequest,
     services::Services,
+    site::Site,
     upgrade::{Decision, UpgradeResponse},
 };
 
+/// Asks a closure of the application. If that panics, its answer is missing on the tape.
+fn ask<T>(tape: &Tape, closure: impl FnOnce() -> T) -> T {
+    struct Pending<'t>(Option<&'t Tape>);
+
+    impl Drop for Pending<'_> {
+        fn drop(&mut self) {
+            if let Some(tape) = self.0 {
+                tape.give_up("a closure of the application has panicked, which cannot be recorded");
+            }
+        }
+    }
+
+    let mut pending = Pending(Some(tape));
+    let answer = closure();
+    pending.0 = None;
+    answer
+}
+
 pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
-    let Services { on_upgrade, on_http, .. } = services;
+    let Services { on_upgrade, on_http, site, .. } = services;
     Services {
+        site,
         on_upgrade: on_upgrade.map(|mut decide| {
             let tape = tape.clone();
             Box::new(move |request: &HttpRequest<'_>, response: &mut UpgradeResponse| {
-                let decision = decide(request, response);
+                let decision = ask(&tape, || decide(request, response));
                 let coded = match &decision {
                     Decision::Accept => Ok(false),
                     Decision::Defer => Ok(true),
@@ -33,7 +53,7 @@ pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
         on_http: on_http.map(|mut answer| {
             let tape = tape.clone();
             Box::new(move |request: &HttpRequest<'_>| {
-                let response = answer(request);
+                let response = ask(&tape, || answer(request));
                 tape.note(&Entry::Answered { response: response.clone() });
                 response
             }) as _
@@ -45,7 +65,7 @@ pub(super) fn recorded(services: Services, tape: &Tape) -> Services {
 pub(super) fn recorded_attempts(mut before: BeforeAttempt, tape: &Tape) -> BeforeAttempt {
     let tape = tape.clone();
     Box::new(move |attempt| {
-        let outcome = before(attempt);
+        let outcome = ask(&tape, || before(attempt));
         match &outcome {
             Ok(()) => {
                 let (path, headers) = (attempt.path.to_string(), attempt.headers.clone());
@@ -57,7 +77,7 @@ pub(super) fn recorded_attempts(mut before: BeforeAttempt, tape: &Tape) -> Befor
     })
 }
 
-pub(super) fn replayed(head: &Head, player: &Shared) -> Services {
+pub(super) fn replayed(head: &Head, site: Site, player: &Shared) -> Services {
     let on_upgrade = head.on_upgrade.then(|| {
         let player = player.clone();
         Box::new(move |_: &HttpRequest<'_>, response: &mut UpgradeResponse| decide(&player, response)) as _
@@ -73,7 +93,7 @@ pub(super) fn replayed(head: &Head, player: &Shared) -> Services {
             answered.unwrap_or_else(|| Response::new(Bytes::new()))
         }) as _
     });
-    Services { on_upgrade, on_http, ..Services::default() }
+    Services { on_upgrade, on_http, site, ..Services::default() }
 }
 
 fn decide(player: &Shared, response: &mut UpgradeResponse) -> Decision {

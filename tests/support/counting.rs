@@ -1,4 +1,5 @@
-//! Counts the allocations of a thread. A test binary makes it its `#[global_allocator]`.
+//! Counts the allocations of a thread, and the bytes it holds. A test binary makes it its `#[global_allocator]`.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -11,27 +12,43 @@ pub struct Counting;
 thread_local! {
     /// Per thread, so that the test harness's own threads do not count.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
+fn hold(bytes: usize) {
+    HELD.set(HELD.get() + bytes as isize);
+    MOST.set(MOST.get().max(HELD.get()));
+}
+
+fn free(bytes: usize) {
+    HELD.set(HELD.get() - bytes as isize);
+}
+
 // SAFETY: everything is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        hold(layout.size());
         // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        free(layout.size());
         // SAFETY: the caller keeps the contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        // Both, as it may be copied.
+        hold(size);
+        free(layout.size());
         // SAFETY: the caller keeps the contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -40,4 +57,12 @@ unsafe impl GlobalAlloc for Counting {
 /// Allocations of this thread so far.
 pub fn allocations() -> u64 {
     ALLOCATIONS.get()
+}
+
+/// The most bytes that the thread has held while this ran, above those that it held before.
+pub fn peak(run: impl FnOnce()) -> usize {
+    let before = HELD.get();
+    MOST.set(before);
+    run();
+    (MOST.get() - before) as usize
 }

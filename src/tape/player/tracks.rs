@@ -153,6 +153,16 @@ impl Tracks {
         Ok(entry)
     }
 
+    /// Nothing follows the last entry: what does, was not written by this server.
+    pub(super) fn end(&mut self) -> Result<(), ReplayError> {
+        if self.at < self.block.len() {
+            return Err(self.corrupt());
+        }
+        let mut more = Vec::new();
+        self.input.by_ref().take(1).read_to_end(&mut more)?;
+        if more.is_empty() { Ok(()) } else { Err(ReplayError::Corrupt { byte: self.next_byte }) }
+    }
+
     /// An answer in the middle of a call; `None`: something is wrong, and `check` tells.
     pub(crate) fn answer<T>(
         &mut self,
@@ -167,6 +177,15 @@ impl Tracks {
             Err(error) => Err(error),
         };
         taken.map_err(|error| self.error = Some(error)).ok()
+    }
+
+    /// The engine asks the host for this.
+    pub(super) fn ordered(&mut self, order: &str) {
+        let what = || order.to_owned();
+        self.answer(what, |entry| match entry {
+            Entry::Ordered { order: recorded } if recorded == order => Some(()),
+            _ => None,
+        });
     }
 
     pub(super) fn random(&mut self, bytes: &mut [u8]) {
