@@ -18,6 +18,7 @@
 mod admission;
 mod at_once;
 mod ceiling;
+mod chorus;
 mod closing;
 mod dial;
 mod groups;
@@ -65,6 +66,7 @@ use crate::{
 };
 use admission::Addresses;
 use ceiling::Ceiling;
+use chorus::Chorus;
 pub(crate) use dial::Order;
 pub use send::Delivery;
 pub(crate) use send::Whom;
@@ -126,6 +128,7 @@ pub(crate) struct Engine<S> {
     postponed: Vec<ClientId>,
     /// Indices with something to write that are not blocked, each once.
     dirty: Vec<u32>,
+    chorus: Chorus,
     /// Reported closed since the last flush.
     ended: Vec<(ClientId, Farewell)>,
     /// Spare for `flush`, so that it need not allocate.
@@ -188,6 +191,7 @@ impl<S: Stream> Engine<S> {
             ready: VecDeque::new(),
             postponed: Vec::new(),
             dirty: Vec::new(),
+            chorus: Chorus::default(),
             ended: Vec::new(),
             work: Vec::new(),
             poll: 0,
@@ -252,6 +256,7 @@ impl<S: Stream> Engine<S> {
         self.now = now;
         self.bid_farewell(now);
         let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
+        self.hand_out(Some(now));
         for index in work.drain(..) {
             let index = index as usize;
             if let Some(client) = self.clients.get_mut(index)
@@ -271,6 +276,7 @@ impl<S: Stream> Engine<S> {
     /// Begins a poll: budgets are fresh. It was asked for at `called`; until `now` it waited for
     /// something to happen. `partial`: more has happened than will be reported in this poll.
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
+        self.settle();
         self.poll = self.poll.wrapping_add(1);
         // The host was away for so long; while it waits in a poll, nothing arrives unnoticed.
         let away = called.saturating_duration_since(self.looked);
@@ -297,6 +303,7 @@ impl<S: Stream> Engine<S> {
         if self.has_more()
             || !self.dials.is_empty()
             || !self.dirty.is_empty()
+            || !self.chorus.is_empty()
             || !self.ended.is_empty()
             || !self.tick.is_empty()
         {
@@ -362,7 +369,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn buffered(&self, id: ClientId) -> usize {
-        self.get(id).map_or(0, Client::buffered)
+        self.get(id).map_or(0, |client| client.buffered() + self.chorus.held_for(client))
     }
 
     pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {

@@ -44,7 +44,7 @@ impl<S: Stream> Engine<S> {
 
     /// Bytes held for all connections: partial messages, request heads, and what waits to be written.
     pub(crate) fn total_buffered(&self) -> usize {
-        self.ceiling.inbound + self.outbound.held() + self.backlogs.held()
+        self.ceiling.inbound + self.outbound.held() + self.backlogs.held() + self.chorus.held()
     }
 
     pub(crate) fn pressure(&self) -> Pressure {

@@ -32,6 +32,7 @@ impl<S: Stream> Engine<S> {
         text: &str,
         now: Instant,
     ) -> Result<(), CloseError> {
+        self.settle();
         close::check(code.into(), text)?;
         if self.cancel_dial(id) {
             return Ok(());
@@ -48,6 +49,7 @@ impl<S: Stream> Engine<S> {
 
     /// Drops the connection without a word.
     pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
+        self.settle();
         if self.cancel_dial(id) {
             return Ok(());
         }
@@ -60,6 +62,7 @@ impl<S: Stream> Engine<S> {
     /// Begins the end of everything: says `code` to all (1001 if it may not be sent), and nobody is let
     /// in any more. What is left after `deadline` is dropped.
     pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
+        self.settle();
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }

@@ -253,6 +253,7 @@ impl<S: Stream> Engine<S> {
         answer: Response<Bytes>,
         now: Instant,
     ) -> Result<(), RespondError> {
+        self.settle();
         let index = id.index();
         let waits = match self.clients.get(index).map(|client| &client.stage) {
             Some(Stage::Request(exchange)) => {

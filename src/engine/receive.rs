@@ -60,6 +60,7 @@ impl<S: Stream> Engine<S> {
 
     /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
+        debug_assert!(self.chorus.is_empty(), "a poll begins with a flush");
         if self.tick.is_full(self.config.event_budget) {
             return false;
         }

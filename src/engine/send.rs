@@ -74,7 +74,8 @@ impl<S: Stream> Engine<S> {
     /// Queues one message for one client. Inlined, so that a small one is passed on in registers.
     #[inline(always)]
     pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        if let Outgoing::Message(message) = &message
+        if self.chorus.is_empty()
+            && let Outgoing::Message(message) = &message
             && self.send_short(id, message.kind(), message.as_bytes())
         {
             return Ok(());
@@ -83,7 +84,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The short way for most messages: small ones, to whom nothing is agreed with that changes them, and behind
-    /// nothing that waits. `false`: nothing was done.
+    /// nothing that waits, no chorus either. `false`: nothing was done.
     #[inline(never)]
     fn send_short(&mut self, id: ClientId, kind: Kind, payload: &[u8]) -> bool {
         let Some((head, size)) = frame::short_header(kind, payload.len()) else { return false };
@@ -134,6 +135,7 @@ impl<S: Stream> Engine<S> {
         message: &Outgoing<'_>,
         terms: Terms,
     ) -> Result<(), SendError> {
+        self.settle();
         if let Outgoing::Message(message) = message
             && message.len() >= Self::AT_ONCE
             && self.send_at_once(id, message, &terms)
@@ -174,6 +176,12 @@ impl<S: Stream> Engine<S> {
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
+        if let (Whom::Everyone, None, None) = (&whom, &latest, &except)
+            && let Some(delivery) = self.join_chorus(&message)
+        {
+            return delivery;
+        }
+        self.settle();
         let message = self.encoder.encode(message);
         let Engine { clients, rooms, users, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
         let desk = Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
@@ -205,6 +213,7 @@ impl<S: Stream> Engine<S> {
 
     /// Queues a ping; the pong sets `rtt`.
     pub(crate) fn ping(&mut self, id: ClientId, now: Instant) -> Result<(), SendError> {
+        self.settle();
         let max = self.config.max_buffered;
         let (open, outbox, pool) =
             self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
@@ -219,6 +228,7 @@ impl<S: Stream> Engine<S> {
 
     /// Overrides the server's overflow policy for one client.
     pub(crate) fn set_overflow(&mut self, id: ClientId, overflow: Overflow) -> Result<(), NotConnected> {
+        self.settle();
         self.open_mut(id)?.0.overflow = Some(overflow);
         Ok(())
     }

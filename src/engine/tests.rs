@@ -7,6 +7,7 @@ mod budgets;
 mod burdens;
 mod caps;
 mod ceiling;
+mod chorus;
 #[cfg(feature = "deflate")]
 mod compression;
 mod deadlines;

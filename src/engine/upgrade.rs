@@ -78,6 +78,7 @@ impl<S: Stream> Engine<S> {
         headers: HeaderMap,
         now: Instant,
     ) -> Result<ClientId, UpgradeError> {
+        self.settle();
         let index = id.index();
         let Some(Step::Upgrade { response, .. }) = self.pending(id) else {
             return Err(UpgradeError::Gone(id));
@@ -102,6 +103,7 @@ impl<S: Stream> Engine<S> {
         answer: &Response<Bytes>,
         now: Instant,
     ) -> Result<(), UpgradeError> {
+        self.settle();
         if self.pending(id).is_none() {
             return Err(UpgradeError::Gone(id));
         }

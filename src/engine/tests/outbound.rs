@@ -15,6 +15,11 @@ use crate::{
 
 const SEEDS: u64 = 150;
 
+/// Bytes of frames that wait for a client.
+fn framed(host: &Host, id: ClientId) -> usize {
+    host.engine.get(id).map_or(0, |client| client.outbox.len() + host.engine.chorus.held_for(client))
+}
+
 #[test]
 fn in_calm_weather_every_promise_is_kept_and_every_last_value_arrives() {
     run(0, SEEDS, "in_calm_weather_every", |seed| World::new(seed).run());
@@ -317,7 +322,7 @@ impl World {
             .receivers
             .iter()
             .map(|receiver| {
-                let len = self.host.engine.get(receiver.id).map_or(0, |client| client.outbox.len());
+                let len = framed(&self.host, receiver.id);
                 (len, receiver.replaces(&self.host, payload.len(), &terms, self.max_buffered))
             })
             .collect();
@@ -327,7 +332,7 @@ impl World {
         for (receiver, (len, older)) in self.receivers.iter_mut().zip(before) {
             let Some(client) = self.host.engine.get(receiver.id) else { continue };
             let Some(open) = client.open().filter(|open| !open.reported) else { continue };
-            let straight = client.outbox.len() == len + frame_len(payload.len());
+            let straight = framed(&self.host, receiver.id) == len + frame_len(payload.len());
             let waits =
                 open.backlog.as_ref().is_some_and(|backlog| backlog.waiting().any(|other| other == payload));
             if straight || waits {
