@@ -163,7 +163,8 @@ impl World {
         let slack = if self.pings { self.max_buffered / 2 + 300 } else { 127 };
         for (_, client) in &self.host.engine.clients {
             let backlog = client.open().and_then(|open| open.backlog.as_ref());
-            let held = client.outbox.frames_len() + backlog.map_or(0, |backlog| backlog.cost());
+            let framed = client.outbox.frames_len() + self.host.engine.chorus.held_for(client);
+            let held = framed + backlog.map_or(0, |backlog| backlog.cost());
             assert!(held <= self.max_buffered + slack, "{held} of {}", self.max_buffered);
         }
     }

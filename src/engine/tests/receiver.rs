@@ -147,7 +147,7 @@ impl Receiver {
         let cost: usize =
             others.map(|entry| Self::cost(entry.payload.len(), entry.terms.latest.as_ref())).sum();
         let need = if straight { frame_len(len) } else { Self::cost(len, terms.latest.as_ref()) };
-        client.outbox.frames_len() + cost + need <= max
+        client.outbox.frames_len() + host.engine.chorus.held_for(client) + cost + need <= max
     }
 
     /// The entries that can still be replaced, dropped, and passed.
