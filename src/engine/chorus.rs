@@ -26,7 +26,9 @@ pub(super) struct Chorus {
     listeners: Vec<ClientId>,
     /// Bytes that still fit into each outbox, and below the ceiling.
     room: usize,
-    /// Until the next flush: someone takes no plain frames.
+    /// How many stand in `bytes`.
+    frames: usize,
+    /// Until the next flush: someone takes no plain frames, or each broadcast is followed by something else.
     refused: bool,
 }
 
@@ -74,6 +76,7 @@ impl<S: Stream> Engine<S> {
         }
         let chorus = &mut self.chorus;
         chorus.room = chorus.room.checked_sub(len)?;
+        chorus.frames += 1;
         chorus.bytes.extend_from_slice(header);
         chorus.bytes.extend_from_slice(frame);
         self.stats.messages_out += chorus.listeners.len() as u64;
@@ -116,14 +119,15 @@ impl<S: Stream> Engine<S> {
 
     #[inline(never)]
     fn settle_now(&mut self) {
+        let frames = self.chorus.frames;
         self.hand_out(None);
+        self.chorus.refused = frames == 1;
         self.keep_below_ceiling();
     }
 
     /// Queues what waits, and writes it for those that are not blocked if it is `now` that all is written: a buffer
     /// that one client's write has emptied is the next one's, and still in the cache.
     pub(super) fn hand_out(&mut self, now: Option<Instant>) {
-        self.chorus.refused &= now.is_none();
         let mut listeners = std::mem::take(&mut self.chorus.listeners);
         let mut bytes = std::mem::take(&mut self.chorus.bytes);
         for id in listeners.drain(..) {
@@ -140,6 +144,6 @@ impl<S: Stream> Engine<S> {
             }
         }
         bytes.clear();
-        (self.chorus.listeners, self.chorus.bytes) = (listeners, bytes);
+        self.chorus = Chorus { bytes, listeners, ..Chorus::default() };
     }
 }
