@@ -148,8 +148,8 @@ impl ServerBuilder {
         read_budget: usize;
         /// Connections accepted in one poll; as many may begin to go out. Default 64.
         accept_budget: usize;
-        /// Events in one tick, and frames of which none comes, such as pings and fragments; what the limit leaves
-        /// over waits. `Close`, `Drained`, `Reconnecting` and `ConnectFailed`
+        /// Events in one tick; what the limit leaves over waits. A frame of which none comes, such as a ping or a
+        /// fragment, counts as 16. `Close`, `Drained`, `Reconnecting` and `ConnectFailed`
         /// come on top, one of each per client at most. Default 2,048.
         event_budget: usize;
         /// Stop reading in a poll after this long; the rest is carried over. At least one client is

@@ -125,6 +125,8 @@ pub(crate) struct Open {
     pub(crate) overflow: Option<Overflow>,
     /// Its last message was large, and so the next may be.
     pub(crate) bulky: bool,
+    /// It has sent more in one turn than a poll takes, and has not been drained since.
+    pub(crate) dense: bool,
     /// What may yet be replaced, expire, or be passed; `None` if nothing.
     pub(crate) backlog: Option<Box<Backlog>>,
     /// `None`: nothing is limited, or we are closing and it is read to the end.
@@ -256,6 +258,11 @@ impl<S> Client<S> {
     /// Whether its next message may be large.
     pub(crate) fn is_bulky(&self) -> bool {
         matches!(&self.stage, Stage::Open(open) if open.bulky)
+    }
+
+    /// Whether its next turn, too, may bring more than a poll takes.
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.dense)
     }
 
     /// Whether its deadline is for something that its peer has to send: a head, a body, a close frame.

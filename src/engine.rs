@@ -126,6 +126,8 @@ pub(crate) struct Engine<S> {
     ready: VecDeque<ClientId>,
     /// Clients whose turn comes in the next poll: their read budget is spent.
     postponed: Vec<ClientId>,
+    /// They are to be `ready` again, behind those that have been quiet until this poll.
+    resumes: bool,
     /// Indices with something to write that are not blocked, each once.
     dirty: Vec<u32>,
     chorus: Chorus,
@@ -190,6 +192,7 @@ impl<S: Stream> Engine<S> {
             ceiling: Ceiling::default(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
+            resumes: false,
             dirty: Vec::new(),
             chorus: Chorus::default(),
             ended: Vec::new(),
@@ -284,7 +287,7 @@ impl<S: Stream> Engine<S> {
         self.looked = if partial { self.reported_until } else { now };
         self.timers_left = false;
         self.recycler.lend_block(&mut self.tick);
-        self.ready.extend(self.postponed.drain(..));
+        self.resumes = true;
     }
 
     /// Hands out everything that happened since the last tick. `more` of the caller's is added.

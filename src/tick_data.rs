@@ -134,14 +134,23 @@ impl TickData {
         self.input == 0
     }
 
-    /// How many more events fit. A frame of which none comes counts, too.
+    /// A frame of which no event comes, as a ping or a fragment, counts as so many events. Hardly anyone sends many but
+    /// to keep the server busy, and the fewer are taken at a time, the sooner it is the others' turn.
+    pub(crate) const BARREN: usize = 16;
+
+    /// How many more events fit. Frames of which none comes count, too.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
         event_budget.saturating_sub(self.records.len() + self.passed_over)
     }
 
+    /// How many more frames of which no event comes may be taken: at least one if there is room for an event.
+    pub(crate) fn barren_left(&self, event_budget: usize) -> usize {
+        self.events_left(event_budget).div_ceil(Self::BARREN)
+    }
+
     /// So many frames were taken, and no event came of them.
     pub(crate) fn passed_over(&mut self, frames: usize) {
-        self.passed_over += frames;
+        self.passed_over += frames * Self::BARREN;
     }
 
     /// The free end of the block, as far as it is for messages of any size.

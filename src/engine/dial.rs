@@ -380,6 +380,7 @@ impl<S: Stream> Engine<S> {
             verdict: None,
             reported: false,
             bulky: false,
+            dense: false,
             overflow: None,
             backlog: None,
             limiter: Limiter::new(&self.config, now),

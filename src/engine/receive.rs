@@ -58,11 +58,18 @@ impl<S: Stream> Engine<S> {
     /// Bytes read behind a large message: the next header tells whether another follows.
     const LOOK: usize = 64;
 
+    /// Who sends more frames than a poll takes is read in small pieces: what is left of them is carried, and copied,
+    /// from poll to poll.
+    const DENSE_TURN: usize = 8 * 1024;
+
     /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
         debug_assert!(self.chorus.is_empty(), "a poll begins with a flush");
         if self.tick.is_full(self.config.event_budget) {
             return false;
+        }
+        if std::mem::take(&mut self.resumes) {
+            self.ready.extend(self.postponed.drain(..));
         }
         let Some(id) = self.ready.pop_front() else { return false };
         let index = id.index();
@@ -174,7 +181,8 @@ impl<S: Stream> Engine<S> {
     /// room in the block, is read to its end.
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
-        let (bulky, small) = (client.is_bulky(), self.turn());
+        let small = if client.is_dense() { Self::DENSE_TURN } else { self.turn() };
+        let bulky = client.is_bulky();
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
         let mut start = client.carry.len();
@@ -299,10 +307,9 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
             }
-            io.frames = tick.events_left(config.event_budget);
+            io.frames = tick.barren_left(config.event_budget);
             let received = open.connection.receive(&mut bytes[..end], &mut at, &mut io);
-            // They cost as much work as if something came of them.
-            tick.passed_over(tick.events_left(config.event_budget) - io.frames);
+            tick.passed_over(tick.barren_left(config.event_budget) - io.frames);
             match received {
                 Ok(None) if io.frames == 0 && at < end => break Some(Turn::Postponed),
                 Ok(None) if exceeded => {
@@ -350,6 +357,12 @@ impl<S: Stream> Engine<S> {
             }
         };
         tick.keep(keep);
+        if matches!(turn, Some(Turn::Postponed)) {
+            open.dense = true;
+        } else if open.dense {
+            // Until it is drained; and where a message lacks its end, there has to be room to read that.
+            open.dense = more > 0 && bytes.len() - at < Self::DENSE_TURN / 2;
+        }
         open.bulky = last >= Self::TURN || matches!(turn, Some(Turn::Unfinished(_)));
         carry(&mut client.carry, &bytes[at..], inbound);
         if let Some(limiter) = &mut open.limiter {

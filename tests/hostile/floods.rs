@@ -1,17 +1,20 @@
 //! Those that send much.
 
+use std::sync::LazyLock;
+
 use super::{
-    ground::{Ground, closed_with, echoes, end, frame, until, write, write_until_closed},
+    ground::{Ground, closed_with, echoes, end, frame, until, write, write_slice, write_until_closed},
     support::raw::{self, End, Frame},
 };
 
 pub fn pings(g: &mut Ground) -> u64 {
     const COUNT: usize = 20_000;
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        (0..COUNT).flat_map(|i| raw::masked(true, raw::PING, i.to_string().as_bytes())).collect()
+    });
     let mut raw = g.open();
-    let bytes: Vec<u8> =
-        (0..COUNT).flat_map(|i| raw::masked(true, raw::PING, i.to_string().as_bytes())).collect();
     // It reads no pong before it has sent everything.
-    write(&mut raw, &bytes);
+    write(&mut raw, &BYTES);
     let (mut last, mut pongs) = (None, 0);
     until("the last pong", || {
         raw.read_some();
@@ -31,8 +34,10 @@ pub fn pings(g: &mut Ground) -> u64 {
 
 pub fn pongs(g: &mut Ground) -> u64 {
     const COUNT: usize = 50_000;
+    static BYTES: LazyLock<Vec<u8>> =
+        LazyLock::new(|| raw::masked(true, raw::PONG, b"nobody asked").repeat(COUNT));
     let mut raw = g.open();
-    write(&mut raw, &raw::masked(true, raw::PONG, b"nobody asked").repeat(COUNT));
+    write(&mut raw, &BYTES);
     echoes(&mut raw, "unasked pongs are nobody's business");
     COUNT as u64
 }
@@ -50,11 +55,12 @@ pub fn empty_fragments(g: &mut Ground) -> u64 {
 /// A message in fragments of one byte each: legal.
 pub fn tiny_fragments(g: &mut Ground) -> u64 {
     const COUNT: usize = 20_000;
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let middle = raw::masked(false, raw::CONTINUE, b"b").repeat(COUNT - 2);
+        [raw::masked(false, raw::BINARY, b"a"), middle, raw::masked(true, raw::CONTINUE, b"c")].concat()
+    });
     let mut raw = g.open();
-    let mut bytes = raw::masked(false, raw::BINARY, b"a");
-    bytes.extend(raw::masked(false, raw::CONTINUE, b"b").repeat(COUNT - 2));
-    bytes.extend(raw::masked(true, raw::CONTINUE, b"c"));
-    write(&mut raw, &bytes);
+    write(&mut raw, &BYTES);
     let payload = [b"a".to_vec(), b"b".repeat(COUNT - 2), b"c".to_vec()].concat();
     assert!(frame(&mut raw) == Frame::new(raw::BINARY, payload));
     COUNT as u64
@@ -63,18 +69,29 @@ pub fn tiny_fragments(g: &mut Ground) -> u64 {
 /// Messages of one byte, as fast as they are taken.
 pub fn tiny_messages(g: &mut Ground) -> u64 {
     const COUNT: usize = 50_000;
-    let mut raw = g.open();
-    let bytes = raw::binary(b"x").repeat(COUNT);
+    const ECHO: &[u8] = &[0x82, 1, b'x'];
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| raw::binary(b"x").repeat(COUNT));
+    let (mut raw, bytes) = (g.open(), &*BYTES);
     let (mut at, mut back) = (0, 0);
     until("every echo", || {
-        if at < bytes.len() {
-            at += raw.write_some(&bytes[at..]).expect("the server reads");
+        loop {
+            let mut moved = 0;
+            if at < bytes.len() {
+                moved = write_slice(&mut raw, &bytes[at..]).expect("the server reads");
+                at += moved;
+            }
+            moved += raw.read_some();
+            // Sooner looked at than taken apart, and the flood goes on.
+            let whole = raw.input().len() / ECHO.len();
+            assert!(raw.take(whole * ECHO.len()).chunks(ECHO.len()).all(|echo| echo == ECHO));
+            back += whole;
+            assert_eq!(raw.end, None);
+            if back == COUNT || moved == 0 {
+                return back == COUNT;
+            }
         }
-        raw.read_some();
-        back += raw.take_frames().iter().filter(|frame| **frame == Frame::new(raw::BINARY, "x")).count();
-        assert_eq!(raw.end, None);
-        back == COUNT
     });
+    assert_eq!(raw.input(), b"");
     COUNT as u64
 }
 
