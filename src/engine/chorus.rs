@@ -109,7 +109,7 @@ impl<S: Stream> Engine<S> {
         !self.chorus.listeners.is_empty()
     }
 
-    /// Queues now what waits for the flush: something else is to come behind it.
+    /// Queues now what waits for the flush: something else is to come behind it, and looks at the ceiling then.
     #[inline(always)]
     pub(super) fn settle(&mut self) {
         if !self.chorus.is_empty() {
@@ -122,7 +122,6 @@ impl<S: Stream> Engine<S> {
         let frames = self.chorus.frames;
         self.hand_out(None);
         self.chorus.refused = frames == 1;
-        self.keep_below_ceiling();
     }
 
     /// Queues what waits, and writes it for those that are not blocked if it is `now` that all is written: a buffer
