@@ -28,7 +28,8 @@ pub(super) struct Chorus {
     room: usize,
     /// How many stand in `bytes`.
     frames: usize,
-    /// Until the next flush: someone takes no plain frames, or each broadcast is followed by something else.
+    /// Until the next flush: someone takes no plain frames, or has no room, or each broadcast is followed by
+    /// something else.
     refused: bool,
 }
 
@@ -75,7 +76,15 @@ impl<S: Stream> Engine<S> {
             return None;
         }
         let chorus = &mut self.chorus;
-        chorus.room = chorus.room.checked_sub(len)?;
+        let Some(room) = chorus.room.checked_sub(len) else {
+            if chorus.is_empty() {
+                // Nothing is to be handed out, and the next would hardly fit either.
+                chorus.listeners.clear();
+                chorus.refused = true;
+            }
+            return None;
+        };
+        chorus.room = room;
         chorus.frames += 1;
         chorus.bytes.extend_from_slice(header);
         chorus.bytes.extend_from_slice(frame);
