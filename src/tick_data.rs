@@ -34,6 +34,9 @@ pub(crate) struct TickData {
     asked: Vec<Asked>,
     reasons: Vec<CloseReason>,
     failures: Vec<Failure>,
+    /// Records that take nothing from the event budget, and how many of them would by their kind.
+    uncharged: usize,
+    excess: usize,
     /// Frames taken in this tick of which no event came.
     passed_over: usize,
     /// Bytes received in this tick.
@@ -75,6 +78,25 @@ pub(crate) enum Record {
     Http { request: RequestId, asked: u32 },
     Reconnecting { client: ClientId, failure: u32 },
     ConnectFailed { client: ClientId, failure: u32 },
+}
+
+impl Record {
+    /// Whether the event budget does not limit it: there is one of these per client at most.
+    fn comes_on_top(&self) -> bool {
+        match self {
+            Record::Close { .. }
+            | Record::Drained { .. }
+            | Record::Pressure { .. }
+            | Record::UpgradeGone { .. }
+            | Record::Reconnecting { .. }
+            | Record::ConnectFailed { .. } => true,
+            Record::Open { .. }
+            | Record::Message { .. }
+            | Record::Timer { .. }
+            | Record::Upgrade { .. }
+            | Record::Http { .. } => false,
+        }
+    }
 }
 
 /// Where a payload lies.
@@ -140,7 +162,18 @@ impl TickData {
 
     /// How many more events fit. Frames of which none comes count, too.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
-        event_budget.saturating_sub(self.records.len() + self.passed_over)
+        event_budget.saturating_sub(self.records.len() - self.uncharged + self.passed_over)
+    }
+
+    /// Leaves the records that come on top of the event budget uncharged, and as many others as it
+    /// takes to have room for `least` events. Writes, dials and calls of the application are not
+    /// limited by that budget: if their events were charged, a tick could be full before its first
+    /// read, and so could every tick after it.
+    pub(crate) fn leave_room(&mut self, event_budget: usize, least: usize) {
+        let on_top = self.records.iter().filter(|record| record.comes_on_top()).count();
+        let others = self.records.len() - on_top;
+        self.excess = self.excess.max(others.saturating_sub(event_budget.saturating_sub(least)));
+        self.uncharged = on_top + self.excess;
     }
 
     /// How many more frames of which no event comes may be taken: at least one if there is room for an event.
@@ -352,7 +385,8 @@ impl TickData {
         self.asked.clear();
         self.reasons.clear();
         self.failures.clear();
-        (self.filled, self.passed_over, self.input, self.held) = (0, 0, 0, 0);
+        (self.uncharged, self.excess, self.passed_over) = (0, 0, 0);
+        (self.filled, self.input, self.held) = (0, 0, 0);
         let mut kept = 0;
         self.assembled.retain(|(buffer, _)| {
             kept += buffer.capacity();
@@ -377,6 +411,23 @@ impl TickData {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_on_top_of_the_budget_are_not_charged_and_others_leave_room() {
+        for (event_budget, left) in [(1, 1), (2, 2), (4, 2), (10, 7)] {
+            let mut tick = TickData::default();
+            (0..5).for_each(|index| tick.drained(ClientId::new(index, 1)));
+            (0..3).for_each(|index| tick.timer(TimerId::new(index, 1)));
+            tick.leave_room(event_budget, 2);
+            assert_eq!(tick.events_left(event_budget), left, "of {event_budget}");
+            tick.timer(TimerId::new(3, 1));
+            tick.close(ClientId::new(5, 1), CloseReason::Eof);
+            tick.leave_room(event_budget, 0);
+            assert_eq!(tick.events_left(event_budget), left - 1, "the timer's event is charged");
+            tick.close(ClientId::new(6, 1), CloseReason::Eof);
+            assert_eq!(tick.events_left(event_budget), left.saturating_sub(2), "an end found by reading");
+        }
+    }
 
     #[test]
     fn texts_before_the_one_that_is_not_utf8_are_kept_and_none_behind_it() {

@@ -65,6 +65,9 @@ impl<S: Stream> Engine<S> {
     /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
         debug_assert!(self.chorus.is_empty(), "a poll begins with a flush");
+        if self.resumes {
+            self.tick.leave_room(self.config.event_budget, 0);
+        }
         if self.tick.is_full(self.config.event_budget) {
             return false;
         }
@@ -182,11 +185,13 @@ impl<S: Stream> Engine<S> {
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
         let small = if client.is_dense() { Self::DENSE_TURN } else { self.turn() };
-        let bulky = client.is_bulky();
+        // Each turn copies what is carried: before more is read, most of that has to be parsed.
+        let bulky = client.is_bulky() && client.carry.len() < Self::TURN;
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
         let mut start = client.carry.len();
-        if base + start > Self::BULKY_TURN {
+        // A bulky turn may leave more than that to be carried. Only an empty block has room for it.
+        if base > 0 && base + start > Self::BULKY_TURN {
             self.tick.put_block(block);
             return Turn::NoRoom;
         }

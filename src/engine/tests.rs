@@ -24,6 +24,7 @@ mod receiver;
 mod requests;
 mod rooms;
 mod simulation;
+mod starvation;
 mod upgrades;
 mod web;
 

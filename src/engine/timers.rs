@@ -44,6 +44,7 @@ impl<S: Stream> Engine<S> {
 
     /// Fires what is due, within the event budget.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
+        self.tick.leave_room(self.config.event_budget, 2);
         // One event stays for input; if there is only one, it goes to either by turns.
         let reserved = if self.config.event_budget == 1 { self.poll as usize % 2 } else { 1 };
         for _ in 0..Self::MAX_ALARMS {
