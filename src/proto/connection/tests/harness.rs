@@ -270,7 +270,7 @@ impl Endpoint {
                 places.iter().map(|(_, range)| std::str::from_utf8(&block[range.clone()])).collect();
             if *first == Kind::Text {
                 let all = std::str::from_utf8(&block[from..*at]).is_ok();
-                assert_eq!(all, texts.iter().all(Result::is_ok), "validating the run equals validating each text");
+                assert_eq!(all, texts.iter().all(Result::is_ok), "the run is valid if each text is");
             }
             for ((kind, range), text_) in places.iter().zip(texts) {
                 self.outcomes.push(match (kind, text_) {
