@@ -183,8 +183,8 @@ impl Assembler {
     }
 }
 
-/// Checks a data frame against the message in progress (RFC 6455 §5.4) and against the limits, before
-/// a byte of its payload is taken.
+/// Checks a data frame against the message in progress (RFC 6455 §5.4) and against the limits,
+/// before a byte of its payload is taken.
 pub(crate) fn check_size(
     assembler: &Assembler,
     header: &Header,

@@ -35,8 +35,8 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, PeerMisbeha
     if body.is_empty() {
         return Ok(None);
     }
-    // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in network
-    // byte order) representing a status code" (§5.5.1)
+    // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
+    // network byte order) representing a status code" (§5.5.1)
     let (code, reason) = body.split_first_chunk().ok_or(PeerMisbehaved::CloseBodyTooShort)?;
     let code = u16::from_be_bytes(*code);
     if !may_be_sent(code) {
@@ -121,14 +121,15 @@ impl CloseState {
 
     /// Whether data frames may still be queued.
     pub(crate) fn may_send_data(self) -> bool {
-        // "The application MUST NOT send any more data frames after sending a Close frame." (§5.5.1)
+        // "The application MUST NOT send any more data frames after sending a Close frame."
+        // (§5.5.1)
         matches!(self, CloseState::Open | CloseState::Received)
     }
 
     /// Whether received frames are still processed.
     pub(crate) fn may_receive(self) -> bool {
-        // "After receiving a control frame indicating the connection should be closed, a peer discards
-        // any further data received." (§1.4)
+        // "After receiving a control frame indicating the connection should be closed, a peer
+        // discards any further data received." (§1.4)
         matches!(self, CloseState::Open | CloseState::Sent)
     }
 }

@@ -424,7 +424,7 @@ impl Connection {
         large && (header.len - there as u64 <= more as u64 || there < Self::CARRIED)
     }
 
-    /// Not inlined, like the functions below, to keep the path of whole frames short. Takes the
+    /// Kept out of line, like the functions below, for a short path of whole frames. Takes the
     /// header by value, because a reference would force it into memory on that path.
     #[inline(never)]
     fn begin_frame(

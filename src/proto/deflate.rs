@@ -254,7 +254,8 @@ impl Codec {
             run.restart(&bytes[bytes.len().saturating_sub(WINDOW)..])?;
             bytes.truncate(context);
         }
-        // §7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
+        // §7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the
+        // message."
         let (used, ended) = run.feed(&TAIL)?;
         // The last block must end there, or the message is cut off.
         let len = run.out.len();

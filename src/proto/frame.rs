@@ -390,9 +390,13 @@ mod tests {
             (b"\x82\x7f\x80", LengthOverflow),
         ] {
             assert_eq!(Header::parse(bytes), Err(expected), "{bytes:x?}");
-            assert_eq!(Header::parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?} less one");
+            assert_eq!(
+                Header::parse(&bytes[..bytes.len() - 1]),
+                Ok(None),
+                "{bytes:x?} without the last byte"
+            );
             let followed = [bytes, &[0xff; 14]].concat();
-            assert_eq!(Header::parse(&followed), Err(expected), "{bytes:x?} and more");
+            assert_eq!(Header::parse(&followed), Err(expected), "{bytes:x?} followed by other bytes");
         }
     }
 

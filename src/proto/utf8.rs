@@ -42,8 +42,9 @@ impl Utf8Validator {
     ///
     /// [`PeerMisbehaved::InvalidUtf8`] as soon as the text cannot become valid any more.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), PeerMisbehaved> {
-        // "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not,
-        // in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_." (§8.1)
+        // "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream
+        // is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket
+        // Connection_." (§8.1)
         let rest = self.complete_pending(bytes)?;
         let Err(error) = simdutf8::compat::from_utf8(rest) else { return Ok(()) };
         if error.error_len().is_some() {

@@ -321,7 +321,8 @@ fn incompressible_messages_are_not_compressed() {
                     assert!(other.inflate(payload, true) == high[..len]);
                 }
                 let text = "and then ".repeat(len / 9);
-                let payload = connection.compress(&mut codec, text.as_bytes(), false).expect("it shrinks");
+                let payload =
+                    connection.compress(&mut codec, text.as_bytes(), false).expect("the text shrinks");
                 assert!(other.inflate(payload, true) == text.as_bytes());
             }
         }

@@ -365,7 +365,7 @@ pub(super) fn any_way(side: Side, limits: MessageLimits, bytes: &[u8]) -> (Vec<O
         assert_eq!(run(side, limits, [first, second]), whole, "{side:?} cut at {at}");
     }
     assert_eq!(run(side, limits, bytes.chunks(1)), whole, "{side:?} byte by byte");
-    assert_eq!(run(side, limits, bytes.chunks(7)), whole, "{side:?} by sevens");
+    assert_eq!(run(side, limits, bytes.chunks(7)), whole, "{side:?} in pieces of 7 bytes");
     whole
 }
 

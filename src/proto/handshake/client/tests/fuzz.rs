@@ -46,7 +46,7 @@ fn theirs(subprotocols: &[&str], response: &[u8]) -> Result<(), Error> {
     if !subprotocols.is_empty() {
         request = request.header("Sec-WebSocket-Protocol", subprotocols.join(", "));
     }
-    let request = request.body(()).expect("it is well-formed");
+    let request = request.body(()).expect("the request is well-formed");
     match ClientHandshake::start(Memory(response), request, None)?.handshake() {
         Ok(_) => Ok(()),
         Err(HandshakeError::Failure(error)) => Err(error),
