@@ -64,8 +64,7 @@ pub(crate) struct Io<'a> {
     pub(crate) more: usize,
     /// How many more frames that complete no message (control frames, fragments) may be taken.
     pub(crate) frames: usize,
-    /// Outbound limit of the client in bytes. From half of it on, a pong that waits is replaced by
-    /// the next one.
+    /// Outbound limit in bytes. From half of it on, the next pong replaces one that waits.
     pub(crate) max_buffered: usize,
 }
 
@@ -82,11 +81,9 @@ pub(crate) enum Received {
     Close { code: u16, text: String },
 }
 
-/// One endpoint of a connection.
-///
-/// Call `receive` after each read until it returns `None`; call `send_*`, `ping` and `close` at any
-/// time. After an `Err` only `close` with the code of the violation may be called. After
-/// `Received::Close` queued data may still be sent, then `close`.
+/// One endpoint. Call `receive` after each read until it returns `None`; call `send_*`, `ping` and
+/// `close` at any time. After an `Err` only `close` with the code of the violation may be called.
+/// After `Received::Close` queued data may still be sent, then `close`.
 #[derive(Debug)]
 pub(crate) struct Connection {
     role: Role,
@@ -102,8 +99,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A large payload (from `LARGE` on) of which fewer bytes than this have arrived is left in
-    /// place, and the caller copies them in front of its next read.
+    /// A payload from `LARGE` on is left for the next read if fewer bytes than this are there.
     const CARRIED: usize = 64;
     const LARGE: u64 = 16 * 1024;
 
@@ -152,11 +148,9 @@ impl Connection {
     }
 
     /// Consumes `bytes[*at..]` up to the end of the next message, and answers pings on the way.
-    ///
-    /// Returns `None` if no further message is complete, or if `io.frames` frames were taken. The
-    /// caller has to put the remaining `bytes[*at..]` in front of the bytes it reads next. Unless
-    /// `io.frames` ended the call, they are an incomplete header or control frame, or the first few
-    /// bytes of a large message.
+    /// `None`: no further message is complete, or `io.frames` frames were taken. The caller has to
+    /// put the remaining `bytes[*at..]` in front of its next read. Unless `io.frames` ended the
+    /// call, they are an incomplete header or control frame, or the first bytes of a large message.
     pub(crate) fn receive(
         &mut self,
         bytes: &mut [u8],
@@ -238,16 +232,14 @@ impl Connection {
         Ok(self.finish_frame(limits, inbound, codec)?.map(Received::Assembled))
     }
 
-    /// The length in bytes of an outbound data frame with this payload. Compression never makes it
-    /// longer.
+    /// The length in bytes of an outbound data frame; compression never makes it longer.
     pub(crate) fn frame_len(&self, payload: usize) -> usize {
         let mask = self.masks().then_some([0; 4]);
         let opcode = opcode(Kind::Binary);
         Header { fin: true, rsv1: false, opcode, mask, len: payload as u64 }.encoded_len() + payload
     }
 
-    /// The header for a message that can be sent as it is; `None` if this connection compresses or
-    /// masks its messages, or may not send any more.
+    /// The header of a message that can be sent as it is: neither masked nor compressed.
     pub(crate) fn plain_header(&self, kind: Kind, len: usize) -> Option<([u8; frame::MAX_HEADER], usize)> {
         if self.masks() || self.deflates() || !self.close.may_send_data() {
             return None;
@@ -261,8 +253,7 @@ impl Connection {
         matches!(self.role, Role::Client(_))
     }
 
-    /// Whether a message may be sent, and its frame is neither masked nor compressed: the same for
-    /// all connections of this kind.
+    /// Whether a message may be sent, and its frame would be neither masked nor compressed.
     #[inline]
     pub(crate) fn sends_plain(&self) -> bool {
         !self.masks() && self.deflate.is_none() && self.close.may_send_data()
@@ -360,8 +351,7 @@ impl Connection {
         expired
     }
 
-    /// Queues a ping (RFC 6455 §5.5.2). Its body is a serial number, which identifies its pong.
-    ///
+    /// Queues a ping (RFC 6455 §5.5.2), whose body is a serial number that identifies its pong.
     /// With `must_wait`, for an outbox that is rather full, it replaces a ping that waits already.
     pub(crate) fn ping(&mut self, now: Instant, must_wait: bool, outbox: &mut Outbox, pool: &mut OutboxPool) {
         self.ping_serial = self.ping_serial.wrapping_add(1);
@@ -370,8 +360,7 @@ impl Connection {
         self.push_control(ControlCode::Ping, &body, must_wait, outbox, pool);
     }
 
-    /// Queues our close frame behind all that is queued (RFC 6455 §5.5.1). `None` makes its body
-    /// empty, as the response to an empty body.
+    /// Queues our close frame behind all that is queued (RFC 6455 §5.5.1); `None` is an empty body.
     pub(crate) fn close(&mut self, body: Option<(u16, &str)>, outbox: &mut Outbox, pool: &mut OutboxPool) {
         debug_assert!(self.close.may_send_data());
         let mut bytes = Vec::new();
@@ -399,9 +388,7 @@ impl Connection {
     }
 
     fn check(&self, header: &Header) -> Result<(), PeerMisbehaved> {
-        // §5.2: RSV1 must be 0 without an extension that defines it. RFC 7692 §6:
-        // permessage-deflate sets it only on the first frame of a message, and never on a control
-        // frame.
+        // §5.2, RFC 7692 §6: only the first frame of a compressed message may set RSV1.
         if header.rsv1
             && (self.deflate.is_none() || !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)))
         {
@@ -416,16 +403,14 @@ impl Connection {
     }
 
     /// Whether the first `there` payload bytes of a message stay in `bytes`: the rest can be read
-    /// right behind them, or they are so few that copying them to the next read costs next to
-    /// nothing.
+    /// right behind them, or they are so few that copying them costs next to nothing.
     #[inline(never)]
     fn may_stay(&self, header: &Header, there: usize, more: usize) -> bool {
         let large = header.len >= Self::LARGE && header.fin && !header.rsv1 && !self.assembler.in_message();
         large && (header.len - there as u64 <= more as u64 || there < Self::CARRIED)
     }
 
-    /// Kept out of line, like the functions below, for a short path of whole frames. Takes the
-    /// header by value, because a reference would force it into memory on that path.
+    /// Out of line, for a short path of whole frames; by value, or the header lives in memory.
     #[inline(never)]
     fn begin_frame(
         &mut self,
@@ -437,8 +422,7 @@ impl Connection {
         self.assembler.begin_frame(&header, data, if compressed { limits.compressed() } else { limits })
     }
 
-    /// Ends the frame if all of it has arrived, and returns the message, inflated, if this was its
-    /// last frame.
+    /// Ends the frame if all of it has arrived; returns the message if this was its last frame.
     #[inline(never)]
     fn finish_frame(
         &mut self,
@@ -515,8 +499,7 @@ impl Connection {
         Ok(Some(Received::Assembled(message)))
     }
 
-    /// Appends a message's frame to `out`. With `ahead` it will leave before frames that were
-    /// written earlier.
+    /// Appends a message's frame to `out`; with `ahead` it leaves before frames written earlier.
     fn write(
         &mut self,
         out: &mut Vec<u8>,
@@ -541,11 +524,9 @@ impl Connection {
         io: &mut Io<'_>,
     ) -> Result<Option<Received>, PeerMisbehaved> {
         match code {
-            // §5.5.2: "an endpoint MUST send a Pong frame in response, unless it already received a
-            // Close frame". None may follow our own close frame (§5.5.1).
+            // §5.5.2: each ping gets a pong, but none may follow our close frame (§5.5.1).
             ControlCode::Ping if self.close.may_send_data() => {
-                // Half of the outbox stays free for the application: a flood of pings must not fill
-                // it.
+                // Half of the outbox stays free for the application, also in a flood of pings.
                 let full = io.outbox.len() >= io.max_buffered / 2;
                 self.push_control(ControlCode::Pong, payload, full, io.outbox, io.outbound);
             }
