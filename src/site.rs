@@ -1,4 +1,5 @@
-//! Static content next to the socket: what is at a path, from memory or from a folder. Knows no socket.
+//! Static content on the WebSocket port: finds what is at a path, in memory or in a folder. Does no
+//! network I/O.
 
 mod etag;
 mod resolver;
@@ -22,29 +23,31 @@ use tungstenite::http::{
 use crate::{error::ConfigError, proto::prepared::Prepared};
 use resolver::Target;
 
-/// What is served next to the socket: routes to bytes in memory and to folders.
+/// The routes of the static content: to bytes in memory and to folders.
 ///
-/// A route to bytes goes before all folders, and of the folders that cover a path the one with the longest
-/// prefix is asked, and no other. A route that is registered again replaces the one before.
+/// A route to bytes takes precedence over all folders. Of the folders that cover a path only the
+/// one with the longest prefix is searched. A route that is registered again replaces the earlier
+/// one.
 ///
-/// What a folder holds is looked up on every request, so that a file may change while the server runs. That
-/// is a handful of system calls on the server's thread: a folder belongs on a local disk. It is safe from
-/// those who ask, not from those who may write to it: they decide what is served.
+/// A folder is searched on every request, so that files may change while the server runs. That
+/// takes a handful of system calls on the server's thread, so a folder belongs on a local disk.
+/// Clients cannot reach files outside of the folder, but anyone who may write to it decides what is
+/// served.
 #[derive(Debug, Default)]
 pub(crate) struct Site {
-    /// By the decoded path.
+    /// The routes to bytes, by decoded path.
     assets: HashMap<String, Asset>,
-    /// Longest prefix first; no two have the same.
+    /// The routes to folders, the longest prefix first; no two prefixes are equal.
     folders: Vec<Folder>,
 }
 
-/// The body of an answer.
+/// The body of a response.
 #[derive(Debug)]
 pub(crate) enum Content {
     Empty,
-    /// In memory, shared by all who are sent it.
+    /// Bytes in memory, shared by all clients they are sent to.
     Shared(Prepared),
-    /// The caller reads `len` bytes from it as the peer takes them.
+    /// A file, of which the caller reads `len` bytes as the client takes them.
     File {
         file: File,
         len: u64,
@@ -52,7 +55,7 @@ pub(crate) enum Content {
 }
 
 impl Content {
-    /// In bytes.
+    /// Length in bytes.
     pub(crate) fn len(&self) -> u64 {
         match self {
             Content::Empty => 0,
@@ -71,13 +74,13 @@ struct Asset {
 
 #[derive(Debug)]
 struct Folder {
-    /// Decoded, without the slash at its end: empty for `/`.
+    /// Decoded path without the slash at its end; empty for `/`.
     prefix: String,
-    /// Canonical.
+    /// Canonical path of the folder.
     root: PathBuf,
 }
 
-/// What a GET is answered with.
+/// Headers and content of the response to a GET.
 struct Entry {
     content_type: HeaderValue,
     etag: Option<HeaderValue>,
@@ -87,14 +90,14 @@ struct Entry {
 
 enum Found {
     Entry(Entry),
-    /// A folder that was asked for without the slash at its end.
+    /// A folder that was requested without the slash at its end; the location to redirect to.
     Elsewhere(HeaderValue),
-    /// A file that cannot be opened for now.
+    /// A file that exists but cannot be opened at the moment.
     Busy,
 }
 
 impl Site {
-    /// Serves `bytes` at exactly `path`, which is written plainly: a percent sign stands for itself.
+    /// Serves `bytes` at exactly `path`, which is not percent-decoded.
     pub(crate) fn serve_bytes(&mut self, path: &str, mime: &str, bytes: Vec<u8>) -> Result<(), ConfigError> {
         let wrong = || ConfigError::InvalidMime(mime.to_string());
         let content_type = content_type(&mime.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
@@ -106,11 +109,12 @@ impl Site {
         Ok(())
     }
 
-    /// Serves the files below `dir` below `prefix`, with or without a slash at its end.
+    /// Serves the files in `dir` and its subfolders under `prefix`, with or without a slash at its
+    /// end.
     pub(crate) fn serve_dir(&mut self, prefix: &str, dir: &Path) -> Result<(), ConfigError> {
         let wrong = || ConfigError::InvalidPath(prefix.to_string());
         let trimmed = prefix.strip_suffix('/').unwrap_or(prefix);
-        // An empty segment could make a redirect point to another host.
+        // An empty segment could turn the Location of a redirect into another host (`//host`).
         if !resolver::is_plain(prefix)
             || trimmed.split('/').skip(1).any(|name| matches!(name, "" | "." | ".."))
         {
@@ -127,7 +131,7 @@ impl Site {
         Ok(())
     }
 
-    /// What is served from memory, ordered by path: its type and its bytes.
+    /// The routes to bytes, ordered by path, each with its content type and its bytes.
     #[cfg(feature = "sim")]
     pub(crate) fn assets(&self) -> Vec<(String, (String, tungstenite::Bytes))> {
         let asset = |(path, asset): (&String, &Asset)| {
@@ -140,19 +144,19 @@ impl Site {
         assets
     }
 
-    /// Whether files are served, which may change at any time.
+    /// Whether any folder is served. Its files may change at any time.
     #[cfg(feature = "sim")]
     pub(crate) fn has_folders(&self) -> bool {
         !self.folders.is_empty()
     }
 
-    /// Whether nothing is served.
+    /// Whether there are no routes.
     pub(crate) fn is_empty(&self) -> bool {
         self.assets.is_empty() && self.folders.is_empty()
     }
 
-    /// The answer to a request for `path`, as it stands in the request without its query. The body of a 200
-    /// to GET is the `Content`; all other answers have none.
+    /// The response to a request for `path`, as it stands in the request without its query. Only a
+    /// 200 to a GET has a body, the `Content`.
     ///
     /// `None`: no route covers this path, or a folder covers it and has no such file.
     pub(crate) fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
@@ -166,18 +170,18 @@ impl Site {
         };
         if !matches!(*method, Method::GET | Method::HEAD) {
             let mut response = bodiless(StatusCode::METHOD_NOT_ALLOWED);
-            // RFC 9110 §15.5.6: a 405 lists the methods.
+            // RFC 9110 §15.5.6: a 405 must list the allowed methods.
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Some(response);
         }
         Some(match found {
             Found::Entry(entry) => entry.answer(method, headers),
-            // A 404 would be remembered by caches (RFC 9110 §15.5.5).
+            // Caches may store a 404 (RFC 9110 §15.1), but not a 503.
             Found::Busy => bodiless(StatusCode::SERVICE_UNAVAILABLE),
             Found::Elsewhere(location) => {
                 let mut response = bodiless(StatusCode::MOVED_PERMANENTLY);
                 response.headers_mut().insert(header::LOCATION, location);
-                // Or a browser goes there for years, whatever is served here by then.
+                // Without this field a browser may store the redirect for years (RFC 9110 §15.4.2).
                 response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
                 response
             }
@@ -194,7 +198,8 @@ impl Asset {
 }
 
 impl Folder {
-    /// What follows the prefix: nothing, or a path of its own.
+    /// The part of `path` behind the prefix: empty, or beginning with a slash. `None` if the folder
+    /// does not cover `path`.
     fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
         path.strip_prefix(&*self.prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
@@ -210,7 +215,7 @@ impl Folder {
             }
             Target::Busy => Some(Found::Busy),
             Target::Folder => {
-                // The path has no empty segment, so it cannot be read as `//host`.
+                // The path has no empty segment, so the Location cannot be read as `//host`.
                 let location = format!("{}/", utf8_percent_encode(path, ESCAPED));
                 HeaderValue::try_from(location).ok().map(Found::Elsewhere)
             }
@@ -230,7 +235,8 @@ impl Entry {
         fields.insert(header::CACHE_CONTROL, NO_CACHE);
         fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if known {
-            // RFC 9110 §8.6: the length would be that of the 200, and some take it for that of this answer.
+            // RFC 9110 §8.6: Content-Length would have to be that of the 200, which some clients
+            // take for the length of this response.
             *response.status_mut() = StatusCode::NOT_MODIFIED;
         } else {
             fields.insert(header::CONTENT_TYPE, self.content_type);
@@ -240,10 +246,11 @@ impl Entry {
     }
 }
 
-/// A browser may keep it, and asks each time whether it has changed.
+/// A cache may store the response, but must validate it before each use (RFC 9111 §5.2.2.4).
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// What is escaped in a `Location`: all but RFC 3986's unreserved characters and the slash.
+/// Characters that are escaped in a `Location`: all but the slash and the unreserved ones (RFC 3986
+/// §2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 fn bodiless(status: StatusCode) -> Response<Content> {
@@ -253,7 +260,8 @@ fn bodiless(status: StatusCode) -> Response<Content> {
     response
 }
 
-/// Text is UTF-8 unless the type says otherwise. Without a word on it a browser guesses.
+/// Adds `charset=utf-8` to a text type without a charset, because a browser would guess one. `None`
+/// if the type is not a valid header.
 fn content_type(mime: &Mime) -> Option<HeaderValue> {
     if mime.subtype() == "" {
         return None;

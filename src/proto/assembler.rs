@@ -1,8 +1,8 @@
-//! Frames → messages: what has arrived of a message that is not whole yet.
+//! Frames → messages: holds the received part of a message that is not complete yet.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "`filled` is at most the buffer's length, and what arrives was read into the room behind it"
+    reason = "`filled` is at most the buffer's length, and new bytes were read into the room behind it"
 )]
 
 use tungstenite::protocol::frame::coding::Data;
@@ -15,7 +15,7 @@ use crate::{
     proto::{frame::Header, mask::apply_mask_at, utf8::Utf8Validator},
 };
 
-/// A payload that outgrew one read: `buffer[..len]`. Bytes beyond `len` are old and initialised.
+/// A complete payload in its own buffer: `buffer[..len]`. Bytes beyond `len` are stale.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Assembled {
     pub(crate) kind: Kind,
@@ -34,23 +34,27 @@ pub(crate) struct Assembler {
     buffer: Vec<u8>,
     filled: usize,
     utf8: Utf8Validator,
-    /// Of the current frame: payload bytes still to come, its mask, and how many bytes of it are done.
+    /// Payload bytes of the current frame that have not arrived.
     frame_left: u64,
+    /// Masking key of the current frame.
     mask: Option<[u8; 4]>,
+    /// Payload bytes of the current frame that are unmasked already, modulo 4.
     phase: u8,
-    /// The current frame is the message's last.
+    /// The current frame is the last of its message.
     fin: bool,
+    /// The header of the current frame is known, and its payload is not complete.
     in_frame: bool,
-    /// The message in progress is compressed (RFC 7692 §6): not text until it is inflated.
+    /// The message in progress is compressed (RFC 7692 §6): its text is validated once inflated.
     compressed: bool,
+    /// Empty fragments in a row so far.
     empty_run: u8,
 }
 
 impl Assembler {
-    /// Empty fragments in a row that are taken before they count as an attack.
+    /// Empty fragments in a row that are accepted; more count as an attack.
     const MAX_EMPTY_RUN: u8 = 64;
 
-    /// Reading straight into the buffer pays off from here.
+    /// Size in bytes from which reading directly into the buffer is faster than copying.
     const DIRECT_FROM: u64 = 8 * 1024;
 
     /// Whether a message has begun and is not complete (RFC 6455 §5.4).
@@ -96,11 +100,11 @@ impl Assembler {
         Ok(())
     }
 
-    /// Takes payload from the front of `bytes`, still masked; gives the number of bytes taken.
+    /// Takes payload, still masked, from the front of `bytes`; returns the number of bytes taken.
     pub(crate) fn absorb(&mut self, bytes: &[u8], pool: &mut BufferPool) -> Result<usize, PeerMisbehaved> {
         let count = bytes.len().min(usize::try_from(self.frame_left).unwrap_or(usize::MAX));
         if self.buffer.capacity() == 0 && count > 0 {
-            // A first fragment does not tell how large the message is.
+            // The length of a first fragment does not tell how large the message is.
             let want = if self.fin { self.frame_left } else { u64::MAX };
             self.buffer = pool.take(usize::try_from(want).unwrap_or(usize::MAX));
         }
@@ -115,9 +119,10 @@ impl Assembler {
         Ok(count)
     }
 
-    /// Room to read payload into without a copy, at most `max` bytes; `None` where copying is as good.
-    /// Doubles with what has arrived, and only once that is used up: a peer that trickles must not cause
-    /// a copy of everything at every read.
+    /// Room for at most `max` bytes to read payload into directly; `None` where a copy is as good.
+    ///
+    /// The buffer doubles only when its room is used up: a peer that sends a few bytes at a time
+    /// must not cause a copy of the whole message at every read.
     pub(crate) fn room(&mut self, max: usize) -> Option<&mut [u8]> {
         if !self.in_frame || self.frame_left < Self::DIRECT_FROM || (self.filled as u64) < Self::DIRECT_FROM {
             return None;
@@ -127,7 +132,7 @@ impl Assembler {
         if spare < left && (spare as u64) < Self::DIRECT_FROM {
             let grown = self.filled + left.min(self.filled);
             if self.buffer.capacity() < grown {
-                // Exactly: doubling is decided here, and the last step need not overshoot.
+                // `grown` doubles the buffer already, and must not overshoot in the last step.
                 self.buffer.reserve_exact(grown - self.buffer.len());
             }
             self.buffer.resize(grown, 0);
@@ -136,7 +141,7 @@ impl Assembler {
         Some(&mut self.buffer[self.filled..end])
     }
 
-    /// `count` bytes were read into `room`, or copied.
+    /// Unmasks and validates `count` bytes that were read into `room` or copied.
     pub(crate) fn arrived(&mut self, count: usize) -> Result<(), PeerMisbehaved> {
         let new = &mut self.buffer[self.filled..self.filled + count];
         if let Some(key) = self.mask {
@@ -151,7 +156,7 @@ impl Assembler {
         Ok(())
     }
 
-    /// Ends the frame if all of it has arrived, and gives the message if that was its last.
+    /// Ends the frame if all of it has arrived, and returns the message if this was its last frame.
     pub(crate) fn finish_frame(&mut self) -> Result<Option<Assembled>, PeerMisbehaved> {
         if !self.in_frame || self.frame_left > 0 {
             return Ok(None);
@@ -172,14 +177,14 @@ impl Assembler {
         self.buffer.capacity()
     }
 
-    /// Gives the memory back; the message in progress is lost.
+    /// Returns the buffer to the pool; the message in progress is lost.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         pool.give(std::mem::take(self).buffer);
     }
 }
 
-/// Checks a data frame against the message in progress (RFC 6455 §5.4) and against the limits, before
-/// a byte of its payload is taken.
+/// Checks a data frame against the message in progress (RFC 6455 §5.4) and against the limits,
+/// before a byte of its payload is taken.
 pub(crate) fn check_size(
     assembler: &Assembler,
     header: &Header,
@@ -233,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_the_data_not_the_claim() {
+    fn memory_grows_with_the_data_not_with_the_claim() {
         let (mut assembler, mut pool) = (Assembler::default(), BufferPool::new(1 << 20));
         assembler.begin_frame(&header(Data::Binary, true, 1 << 20), Data::Binary, LIMITS).unwrap();
         assert!(assembler.room(usize::MAX).is_none(), "nothing has arrived yet");
@@ -254,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_empty_fragments_ends() {
+    fn too_many_empty_fragments_in_a_row_are_an_error() {
         let mut assembler = Assembler::default();
         let mut outcome = assembler.begin_frame(&header(Data::Text, false, 0), Data::Text, LIMITS);
         for _ in 0..Assembler::MAX_EMPTY_RUN {
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_checked_before_any_payload() {
+    fn sizes_are_checked_before_any_payload_arrives() {
         let limits = MessageLimits { frame: 10, message: 15 };
         let mut assembler = Assembler::default();
         let frame = assembler.begin_frame(&header(Data::Binary, false, 11), Data::Binary, limits);

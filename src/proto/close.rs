@@ -1,30 +1,30 @@
-//! The closing handshake (RFC 6455 §5.5.1, §7): which codes travel, what a body holds, who has said goodbye.
+//! The closing handshake (RFC 6455 §5.5.1, §7): valid codes, close bodies and the state.
 //!
-//! Codes are plain `u16` here: tungstenite's `CloseCode` calls the registered 1014 bad.
+//! Codes are plain `u16` here: tungstenite's `CloseCode` treats the registered 1014 as invalid.
 
 use crate::error::{CloseError, PeerMisbehaved};
 
-/// The longest reason in bytes: a control payload of 125 less the code (§5.5, §5.5.1).
+/// The longest reason in bytes: a control payload of 125 less the 2 of the code (§5.5, §5.5.1).
 pub(crate) const MAX_REASON: usize = 123;
 
-/// Whether a code may stand in a close frame, ours or the peer's (§7.4).
+/// Whether a close frame may carry this code, in either direction (§7.4).
 pub(crate) fn may_be_sent(code: u16) -> bool {
     match code {
-        // "is a reserved value and MUST NOT be set as a status code in a Close control frame by an
-        // endpoint" (§7.4.1) of 1005, 1006 and 1015; of 1004 only "Reserved".
+        // 1005, 1006 and 1015: "is a reserved value and MUST NOT be set as a status code in a Close
+        // control frame by an endpoint" (§7.4.1). 1004: "Reserved" (§7.4.1).
         1004..=1006 | 1015 => false,
-        // Defined in §7.4.1, or registered since at IANA: 1012, 1013, 1014.
+        // Defined in §7.4.1; 1012, 1013 and 1014 were registered with IANA later.
         1000..=1014 => true,
-        // "reserved for use by libraries, frameworks, and applications" up to 3999, "for private use"
-        // from 4000 (§7.4.2)
+        // 3000 to 3999 are "reserved for use by libraries, frameworks, and applications", 4000 to
+        // 4999 "for private use" (§7.4.2).
         3000..=4999 => true,
-        // "Status codes in the range 0-999 are not used."; what is left up to 2999 is for "future
-        // revisions" of the protocol (§7.4.2)
+        // "Status codes in the range 0-999 are not used." 1016 to 2999 are for "future revisions"
+        // of the protocol (§7.4.2).
         _ => false,
     }
 }
 
-/// Reads a received close body: the code and the reason, or `None` if it is empty, which is legal.
+/// Reads a received close body into code and reason; `None` if it is empty, which is legal.
 ///
 /// # Errors
 ///
@@ -35,8 +35,8 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, PeerMisbeha
     if body.is_empty() {
         return Ok(None);
     }
-    // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in network
-    // byte order) representing a status code" (§5.5.1)
+    // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
+    // network byte order) representing a status code" (§5.5.1)
     let (code, reason) = body.split_first_chunk().ok_or(PeerMisbehaved::CloseBodyTooShort)?;
     let code = u16::from_be_bytes(*code);
     if !may_be_sent(code) {
@@ -47,7 +47,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, PeerMisbeha
     Ok(Some((code, reason)))
 }
 
-/// Whether we may send this.
+/// Checks that a close frame of ours may carry this code and reason.
 ///
 /// # Errors
 ///
@@ -63,15 +63,16 @@ pub(crate) fn check(code: u16, reason: &str) -> Result<(), CloseError> {
     Ok(())
 }
 
-/// Appends the body of a close frame. What is written has passed [`check`].
+/// Appends the body of a close frame; `code` and `reason` have passed [`check`].
 pub(crate) fn write_body(code: u16, reason: &str, out: &mut Vec<u8>) {
     debug_assert_eq!(check(code, reason), Ok(()));
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());
 }
 
-/// How far the closing handshake has come. "After both sending and receiving a Close message, an endpoint
-/// considers the WebSocket connection closed and MUST close the underlying TCP connection." (§5.5.1)
+/// State of the closing handshake. "After both sending and receiving a Close message, an endpoint
+/// considers the WebSocket connection closed and MUST close the underlying TCP connection."
+/// (§5.5.1)
 ///
 /// ```text
 ///     Open -----on_sent----> Sent
@@ -82,8 +83,8 @@ pub(crate) fn write_body(code: u16, reason: &str, out: &mut Vec<u8>) {
 ///
 ///              may_send_data  may_receive
 ///   Open            yes           yes
-///   Sent            no            yes       what the peer had under way, then its answer
-///   Received        yes           no        what the application still says before our answer
+///   Sent            no            yes       data in flight, then the peer's close frame
+///   Received        yes           no        the application's last messages, then our close frame
 ///   Done            no            no        time to close the TCP connection
 /// ```
 ///
@@ -93,16 +94,16 @@ pub(crate) enum CloseState {
     /// Neither side has sent a close frame.
     #[default]
     Open,
-    /// We have, the peer has not.
+    /// Our close frame is queued, the peer's has not arrived.
     Sent,
-    /// The peer has, we have not.
+    /// The peer's close frame has arrived, ours is not queued.
     Received,
-    /// Both have.
+    /// Both close frames have been exchanged.
     Done,
 }
 
 impl CloseState {
-    /// Our close frame is queued; nothing may be queued after it.
+    /// The state once our close frame is queued; nothing may be queued behind it.
     pub(crate) fn on_sent(self) -> CloseState {
         match self {
             CloseState::Open | CloseState::Sent => CloseState::Sent,
@@ -110,7 +111,7 @@ impl CloseState {
         }
     }
 
-    /// The peer's close frame has come.
+    /// The state once the peer's close frame has arrived.
     pub(crate) fn on_received(self) -> CloseState {
         match self {
             CloseState::Open | CloseState::Received => CloseState::Received,
@@ -120,14 +121,15 @@ impl CloseState {
 
     /// Whether data frames may still be queued.
     pub(crate) fn may_send_data(self) -> bool {
-        // "The application MUST NOT send any more data frames after sending a Close frame." (§5.5.1)
+        // "The application MUST NOT send any more data frames after sending a Close frame."
+        // (§5.5.1)
         matches!(self, CloseState::Open | CloseState::Received)
     }
 
-    /// Whether what arrives still counts.
+    /// Whether received frames are still processed.
     pub(crate) fn may_receive(self) -> bool {
-        // "After receiving a control frame indicating the connection should be closed, a peer discards
-        // any further data received." (§1.4)
+        // "After receiving a control frame indicating the connection should be closed, a peer
+        // discards any further data received." (§1.4)
         matches!(self, CloseState::Open | CloseState::Sent)
     }
 }
@@ -137,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code() {
+    fn all_codes_are_accepted_or_rejected_as_in_the_rfc() {
         for code in 0..=u16::MAX {
             let expected = match code {
                 0..=999 => false,
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_survive_the_round_trip() {
+    fn bodies_round_trip() {
         let longest = "x".repeat(MAX_REASON);
         for (code, reason) in [(1000, ""), (1001, "grüße"), (1014, "bad gateway"), (4999, longest.as_str())]
         {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_bodies() {
+    fn malformed_bodies_are_violations() {
         assert_eq!(parse_body(&[]), Ok(None));
         assert_eq!(parse_body(&[3]), Err(PeerMisbehaved::CloseBodyTooShort));
         assert_eq!(parse_body(&[3, 237, b'x']), Err(PeerMisbehaved::InvalidCloseCode(1005)));
@@ -178,17 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn what_we_send_is_checked() {
+    fn codes_and_reasons_are_checked_before_sending() {
         assert_eq!(check(1000, ""), Ok(()));
         assert_eq!(check(1006, ""), Err(CloseError::InvalidCode(1006)));
         assert_eq!(check(3000, &"x".repeat(MAX_REASON)), Ok(()));
         assert_eq!(check(3000, &"x".repeat(MAX_REASON + 1)), Err(CloseError::ReasonTooLong(MAX_REASON + 1)));
-        // Bytes count, not characters.
+        // The limit is in bytes, not in characters.
         assert_eq!(check(3000, &"ü".repeat(62)), Err(CloseError::ReasonTooLong(124)));
     }
 
     #[test]
-    fn the_table() {
+    fn transitions_match_the_documented_table() {
         use CloseState::*;
         for (state, on_sent, on_received, may_send, may_receive) in [
             (Open, Sent, Received, true, true),

@@ -1,4 +1,4 @@
-//! One RFC 6455 endpoint, sans-IO: bytes in → messages, messages in → bytes.
+//! One RFC 6455 endpoint, sans-IO: received bytes → messages, messages → bytes to send.
 
 #![allow(
     clippy::indexing_slicing,
@@ -36,9 +36,9 @@ use crate::{
 
 /// Which side of the connection this is (RFC 6455 §5.1).
 pub(crate) enum Role {
-    /// Gets masked frames, sends unmasked ones.
+    /// Receives masked frames, sends unmasked ones.
     Server,
-    /// Gets unmasked frames, masks its own.
+    /// Receives unmasked frames, sends masked ones.
     Client(MaskSource),
 }
 
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Role {
     }
 }
 
-/// What `receive` works with, lent by the engine.
+/// Parameters and buffers of one call of `receive`, lent by the engine.
 #[derive(Debug)]
 pub(crate) struct Io<'a> {
     pub(crate) now: Instant,
@@ -60,46 +60,46 @@ pub(crate) struct Io<'a> {
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) outbound: &'a mut OutboxPool,
     pub(crate) codec: &'a mut Codec,
-    /// So many bytes would be read behind those given, to complete a message.
+    /// How many bytes the caller can read behind the given ones to complete a message.
     pub(crate) more: usize,
-    /// Frames that may still be taken and complete no message: control frames and fragments.
+    /// How many more frames that complete no message (control frames, fragments) may be taken.
     pub(crate) frames: usize,
-    /// From half of this many queued bytes on, a newer pong replaces the one that waits.
+    /// Outbound limit in bytes. From half of it on, the next pong replaces one that waits.
     pub(crate) max_buffered: usize,
 }
 
-/// What the peer sent, as far as the layer above has to know.
+/// Result of `receive` that the layer above has to act on.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// A whole message at this range of the bytes given to `receive`, unmasked there.
+    /// A whole message, unmasked in place: its range in the bytes given to `receive`.
     InPlace(Kind, Range<usize>),
-    /// A whole message that came in pieces, or compressed.
+    /// A whole message that arrived in pieces or compressed, in a buffer of its own.
     Assembled(Assembled),
-    /// The rest of `bytes` is the beginning of a message, which lacks this many bytes.
+    /// The rest of `bytes` is the beginning of a message of which this many bytes are missing.
     Unfinished(usize),
-    /// The peer's close frame: 1005 and no text if its body was empty.
+    /// The peer's close frame: 1005 and no text if its body was empty (§7.1.5).
     Close { code: u16, text: String },
 }
 
-/// One endpoint. The order of calls: `receive` until it gives `None`, again for each read; `send_*`,
-/// `ping` and `close` at any time. After an `Err`, `close` with the violation's code is all that is
-/// left to call; after `Received::Close`, what is queued may still be sent, then `close`.
+/// One endpoint. Call `receive` after each read until it returns `None`; call `send_*`, `ping` and
+/// `close` at any time. After an `Err` only `close` with the code of the violation may be called.
+/// After `Received::Close` queued data may still be sent, then `close`.
 #[derive(Debug)]
 pub(crate) struct Connection {
     role: Role,
     close: CloseState,
     assembler: Assembler,
-    /// `None`: messages are not compressed.
+    /// `None` if compression was not negotiated.
     deflate: Option<Box<PerMessage>>,
-    /// Number and time of the first ping that is unanswered. Not of the last: who pings more often than
-    /// a round trip takes would never see one end.
+    /// Number and time of the oldest unanswered ping. The newest would not do: if pings are sent
+    /// more often than a round trip takes, its pong would never arrive before the next ping.
     ping: Option<(u32, Instant)>,
     ping_serial: u32,
     rtt: Option<Nanos>,
 }
 
 impl Connection {
-    /// Of a payload from `LARGE` on, less than this is carried to the next turn.
+    /// A payload from `LARGE` on is left for the next read if fewer bytes than this are there.
     const CARRIED: usize = 64;
     const LARGE: u64 = 16 * 1024;
 
@@ -115,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// As the handshake has negotiated it.
+    /// Sets the compression that the handshake has negotiated.
     pub(crate) fn with_deflate(self, deflate: Option<PerMessage>) -> Self {
         Connection { deflate: deflate.map(Box::new), ..self }
     }
@@ -125,13 +125,13 @@ impl Connection {
         self.deflate.is_some()
     }
 
-    /// Memory of the contexts, in bytes.
+    /// Memory of the compression contexts, in bytes.
     #[cfg(all(test, feature = "deflate"))]
     pub(crate) fn contexts(&self) -> usize {
         self.deflate.as_ref().map_or(0, |deflate| deflate.memory())
     }
 
-    /// Called once in a while, so that who is idle gives memory back.
+    /// Releases memory that an idle connection can do without; called periodically.
     pub(crate) fn rest(&mut self) {
         if let Some(deflate) = &mut self.deflate {
             deflate.rest();
@@ -142,14 +142,15 @@ impl Connection {
         self.close
     }
 
-    /// Time from our last answered ping to its pong.
+    /// Round-trip time of the last ping that was answered.
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt.map(Nanos::get)
     }
 
-    /// Takes bytes from `bytes[*at..]` up to the end of the next message, answers pings on the way.
-    /// `None`: everything usable is taken, or `io.frames` are; `bytes[*at..]` (of the former at most a header
-    /// or a part of a control frame) must stand before the next bytes that arrive.
+    /// Consumes `bytes[*at..]` up to the end of the next message, and answers pings on the way.
+    /// `None`: no further message is complete, or `io.frames` frames were taken. The caller has to
+    /// put the remaining `bytes[*at..]` in front of its next read. Unless `io.frames` ended the
+    /// call, they are an incomplete header or control frame, or the first bytes of a large message.
     pub(crate) fn receive(
         &mut self,
         bytes: &mut [u8],
@@ -214,12 +215,12 @@ impl Connection {
         }
     }
 
-    /// Room for a large payload to be read into directly; `arrived` must follow.
+    /// Room to read a large payload into directly, at most `max` bytes; `arrived` must follow.
     pub(crate) fn room(&mut self, max: usize) -> Option<&mut [u8]> {
         self.assembler.room(max)
     }
 
-    /// `count` bytes were read into `room`.
+    /// Processes `count` bytes that were read into `room`; returns the message if they complete it.
     pub(crate) fn arrived(
         &mut self,
         count: usize,
@@ -231,14 +232,14 @@ impl Connection {
         Ok(self.finish_frame(limits, inbound, codec)?.map(Received::Assembled))
     }
 
-    /// The length of a data frame of ours with this payload, in bytes. Compressed it is never longer.
+    /// The length in bytes of an outbound data frame; compression never makes it longer.
     pub(crate) fn frame_len(&self, payload: usize) -> usize {
         let mask = self.masks().then_some([0; 4]);
         let opcode = opcode(Kind::Binary);
         Header { fin: true, rsv1: false, opcode, mask, len: payload as u64 }.encoded_len() + payload
     }
 
-    /// The header of a message that may leave as it is, now: neither compressed nor masked.
+    /// The header of a message that can be sent as it is: neither masked nor compressed.
     pub(crate) fn plain_header(&self, kind: Kind, len: usize) -> Option<([u8; frame::MAX_HEADER], usize)> {
         if self.masks() || self.deflates() || !self.close.may_send_data() {
             return None;
@@ -247,18 +248,18 @@ impl Connection {
         Some(header.encode())
     }
 
-    /// Whether our frames are masked, so that none can be shared with others.
+    /// Whether outbound frames are masked, and so cannot be shared with other connections.
     pub(crate) fn masks(&self) -> bool {
         matches!(self.role, Role::Client(_))
     }
 
-    /// Whether a message may be sent, and its frame is the same for everyone: neither masked nor compressed.
+    /// Whether a message may be sent, and its frame would be neither masked nor compressed.
     #[inline]
     pub(crate) fn sends_plain(&self) -> bool {
         !self.masks() && self.deflate.is_none() && self.close.may_send_data()
     }
 
-    /// Queues one message as one frame. Without a codec it is not compressed.
+    /// Queues one message as one frame; without a codec it is not compressed.
     #[inline]
     pub(crate) fn send(
         &mut self,
@@ -276,7 +277,7 @@ impl Connection {
         }
     }
 
-    /// Inlined by order: what the compiler makes of it by itself differs from one set of features to another.
+    /// Forced inline: the compiler's own choice differs from one set of Cargo features to another.
     #[inline(always)]
     fn send_plain(&mut self, kind: Kind, payload: &[u8], outbox: &mut Outbox, pool: &mut OutboxPool) {
         let mask = self.mask();
@@ -287,8 +288,8 @@ impl Connection {
         outbox.pushed(added, pool);
     }
 
-    /// Queues a message that is framed already: a small frame is copied, a large one shared. Compressed it refers to
-    /// none before it, so that it can be the same for everyone.
+    /// Queues a message that is framed already: a small frame is copied, a large one shared. Its
+    /// compressed form refers to no earlier message, so all connections can share that as well.
     pub(crate) fn send_prepared(
         &mut self,
         message: &Prepared,
@@ -305,7 +306,7 @@ impl Connection {
             message = compressed;
         }
         if let Some(mask) = self.mask() {
-            // §5.3: every frame has a masking key of its own.
+            // §5.3: "the client MUST pick a fresh masking key" for each frame.
             let tail = outbox.tail(pool);
             let before = tail.len();
             message.write_masked(tail, mask);
@@ -319,8 +320,8 @@ impl Connection {
         }
     }
 
-    /// Frames what waits in the backlog until about `room` bytes are queued, those of high priority first;
-    /// everything if `room` is endless. Gives the number of messages that had expired.
+    /// Frames pending messages, those of high priority first, until about `room` bytes are queued;
+    /// `usize::MAX` takes all of them. Returns how many pending messages had expired.
     pub(crate) fn fill(
         &mut self,
         backlog: &mut Backlog,
@@ -350,8 +351,8 @@ impl Connection {
         expired
     }
 
-    /// Queues a ping (RFC 6455 §5.5.2). Its body numbers it, so that its pong is known.
-    /// `must_wait`: the outbox is rather full; a ping that waits there already is replaced.
+    /// Queues a ping (RFC 6455 §5.5.2), whose body is a serial number that identifies its pong.
+    /// With `must_wait`, for an outbox that is rather full, it replaces a ping that waits already.
     pub(crate) fn ping(&mut self, now: Instant, must_wait: bool, outbox: &mut Outbox, pool: &mut OutboxPool) {
         self.ping_serial = self.ping_serial.wrapping_add(1);
         self.ping.get_or_insert((self.ping_serial, now));
@@ -359,8 +360,7 @@ impl Connection {
         self.push_control(ControlCode::Ping, &body, must_wait, outbox, pool);
     }
 
-    /// Queues our close frame behind everything queued (RFC 6455 §5.5.1). `None` is the empty body that
-    /// answers an empty body.
+    /// Queues our close frame behind all that is queued (RFC 6455 §5.5.1); `None` is an empty body.
     pub(crate) fn close(&mut self, body: Option<(u16, &str)>, outbox: &mut Outbox, pool: &mut OutboxPool) {
         debug_assert!(self.close.may_send_data());
         let mut bytes = Vec::new();
@@ -377,24 +377,24 @@ impl Connection {
         self.close = self.close.on_sent();
     }
 
-    /// Memory of a message of which only a part has arrived, in bytes.
+    /// Memory of an incomplete message, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.assembler.memory()
     }
 
-    /// Gives the inbound memory back.
+    /// Returns the memory of an incomplete message to the pool.
     pub(crate) fn release(&mut self, pool: &mut BufferPool) {
         self.assembler.release(pool);
     }
 
     fn check(&self, header: &Header) -> Result<(), PeerMisbehaved> {
-        // §5.2: RSV1 belongs to an extension. RFC 7692 §6: to the first frame of a message, and to no control frame.
+        // §5.2, RFC 7692 §6: only the first frame of a compressed message may set RSV1.
         if header.rsv1
             && (self.deflate.is_none() || !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)))
         {
             return Err(PeerMisbehaved::ReservedBits);
         }
-        // §5.1: a client masks every frame, a server none.
+        // §5.1: a client masks all its frames, a server none.
         match (&self.role, header.mask) {
             (Role::Server, None) => Err(PeerMisbehaved::UnmaskedFrame),
             (Role::Client(_), Some(_)) => Err(PeerMisbehaved::MaskedFrame),
@@ -402,15 +402,15 @@ impl Connection {
         }
     }
 
-    /// Whether the beginning of a message, `there` bytes of its payload, is to stand where it is: the rest will
-    /// be read behind it, or in the next turn, for which there is next to nothing to be carried.
+    /// Whether the first `there` payload bytes of a message stay in `bytes`: the rest can be read
+    /// right behind them, or they are so few that copying them costs next to nothing.
     #[inline(never)]
     fn may_stay(&self, header: &Header, there: usize, more: usize) -> bool {
         let large = header.len >= Self::LARGE && header.fin && !header.rsv1 && !self.assembler.in_message();
         large && (header.len - there as u64 <= more as u64 || there < Self::CARRIED)
     }
 
-    /// Out of the way of whole frames, as what follows; the header by value, or it would stand in memory for them.
+    /// Out of line, for a short path of whole frames; by value, or the header lives in memory.
     #[inline(never)]
     fn begin_frame(
         &mut self,
@@ -422,7 +422,7 @@ impl Connection {
         self.assembler.begin_frame(&header, data, if compressed { limits.compressed() } else { limits })
     }
 
-    /// Ends the frame if all of it has arrived, and gives the message if that was its last.
+    /// Ends the frame if all of it has arrived; returns the message if this was its last frame.
     #[inline(never)]
     fn finish_frame(
         &mut self,
@@ -441,7 +441,7 @@ impl Connection {
         }
     }
 
-    /// The message in the payload of a compressed one. The limit holds while it is inflated.
+    /// Inflates the payload of a compressed message, up to the limit, and validates its text.
     fn inflate(
         &mut self,
         kind: Kind,
@@ -450,7 +450,7 @@ impl Connection {
         inbound: &mut BufferPool,
         codec: &mut Codec,
     ) -> Result<Assembled, PeerMisbehaved> {
-        // `check` has refused it already.
+        // Unreachable: `check` has rejected RSV1 without compression.
         let deflate = self.deflate.as_mut().ok_or(PeerMisbehaved::ReservedBits)?;
         let mut buffer = inbound.take(payload.len().saturating_mul(4));
         buffer.clear();
@@ -462,7 +462,7 @@ impl Connection {
         Ok(Assembled { kind, buffer, len })
     }
 
-    /// As `send`, out of the way of those that compress nothing.
+    /// `send` for connections that compress; not inlined, to keep the path of the others short.
     #[inline(never)]
     fn send_compressed(
         &mut self,
@@ -479,7 +479,7 @@ impl Connection {
         outbox.pushed(added, pool);
     }
 
-    /// The payload of a compressed message stands whole at `start`.
+    /// Receives an unfragmented compressed message whose payload stands whole at `start`.
     #[inline(never)]
     fn receive_compressed(
         &mut self,
@@ -499,7 +499,7 @@ impl Connection {
         Ok(Some(Received::Assembled(message)))
     }
 
-    /// Appends a message's frame to `out`. `ahead`: what was framed before leaves after it.
+    /// Appends a message's frame to `out`; with `ahead` it leaves before frames written earlier.
     fn write(
         &mut self,
         out: &mut Vec<u8>,
@@ -524,15 +524,15 @@ impl Connection {
         io: &mut Io<'_>,
     ) -> Result<Option<Received>, PeerMisbehaved> {
         match code {
-            // §5.5.2: a pong for every ping, unless a close frame has been sent.
+            // §5.5.2: each ping gets a pong, but none may follow our close frame (§5.5.1).
             ControlCode::Ping if self.close.may_send_data() => {
-                // Half of the room stays the application's: a flood of pings must not make it overflow.
+                // Half of the outbox stays free for the application, also in a flood of pings.
                 let full = io.outbox.len() >= io.max_buffered / 2;
                 self.push_control(ControlCode::Pong, payload, full, io.outbox, io.outbound);
             }
             ControlCode::Pong => {
-                // §5.5.3: an unsolicited pong is legal and means nothing; one to a later ping answers the
-                // earlier ones, too, but does not tell how long those took.
+                // §5.5.3: an unsolicited pong needs no response and is ignored. A pong to a later
+                // ping answers the earlier ones too, but does not tell their round-trip time.
                 if let (Some((first, sent)), Ok(body)) = (self.ping, payload.try_into()) {
                     let later = u32::from_be_bytes(body).wrapping_sub(first);
                     if later == 0 {
@@ -546,7 +546,7 @@ impl Connection {
             ControlCode::Close => {
                 let body = close::parse_body(payload)?;
                 self.close = self.close.on_received();
-                // §7.1.5: without a body the code is considered to be 1005.
+                // §7.1.5: without a code in the close frame, the code is considered to be 1005.
                 let (code, text) = body.unwrap_or((1005, ""));
                 return Ok(Some(Received::Close { code, text: text.to_owned() }));
             }
@@ -563,7 +563,7 @@ impl Connection {
         outbox: &mut Outbox,
         pool: &mut OutboxPool,
     ) {
-        // No heap for what is answered thousands of times per second.
+        // On the stack: pongs may be sent thousands of times per second.
         let mut bytes = [0; frame::MAX_HEADER + frame::MAX_CONTROL_PAYLOAD];
         let header = Header {
             fin: true,

@@ -1,13 +1,16 @@
-//! Compressed messages (RFC 7692): one [`Codec`] for all connections, and of each connection the contexts that it
-//! agreed on.
+//! Compressed messages (RFC 7692): one [`Codec`] for all connections, and for each connection the
+//! contexts that it has negotiated.
 //!
-//! A context is the window that the next message may refer to, and nothing else: the last bytes of the messages
-//! before. The codec is shown it ahead of each message, so that no client has a compressor (251 to 380 KB each) or a
-//! decompressor (48 KB) of its own. That makes the difference between 10,000 clients in 160 MB and in 4 GB.
+//! A context is the window that the next message may refer to, and nothing else: the last bytes of
+//! the messages before it. The codec loads it before each message, so that no client needs a
+//! compressor (251 to 380 KB) or a decompressor (48 KB) of its own. For 10,000 clients that makes
+//! the difference between 160 MB and 4 GB. The context is not loaded again for a client that is
+//! sent several messages in a row.
 //!
-//! Measured on JSON chat lines of 300 bytes on average and on snapshots of 4 KiB, level 6; CPU per message:
+//! Measured with JSON chat lines of 300 bytes on average and with snapshots of 4 KiB, at level 6:
+//! CPU time per message, and memory per client and direction:
 //!
-//! | window | ratio JSON | compress | ratio snapshots | compress | inflate JSON | per client and direction |
+//! | window | ratio JSON | compress | ratio snapshots | compress | inflate JSON | memory |
 //! |---|---|---|---|---|---|---|
 //! | no context | 0.69 | 7.5 µs | 0.81 | 52 µs | 1.6 µs | 0 |
 //! | 4 KiB | 0.32 | 8.9 µs | 0.81 | 61 µs | 0.7 µs | 4 KiB |
@@ -15,11 +18,9 @@
 //! | 32 KiB | 0.27 | 30 µs | 0.28 | 69 µs | 0.5 µs | 32 KiB |
 //! | 32 KiB, a compressor of its own | 0.27 | 7.8 µs | 0.28 | 45 µs | 0.3 µs | 371 KiB |
 //!
-//! Who is sent several messages in a row is not shown its context again in between.
-//!
-//! The backend is flate2 with zlib-rs: windows can be chosen, which miniz_oxide cannot do, and it needs no C
-//! compiler and no CMake, as zlib-ng does. JSON without a context and with one of 32 KiB, then the snapshots
-//! likewise, compressed at level 6, and inflated:
+//! The backend is flate2 with zlib-rs: its windows can be chosen, unlike those of miniz_oxide, and
+//! it needs no C compiler and no CMake, unlike zlib-ng. CPU time per message at level 6, for JSON
+//! and snapshots without a context and with one of 32 KiB, and for inflating them:
 //!
 //! | | JSON | with context | snapshots | with context | inflate JSON | snapshots |
 //! |---|---|---|---|---|---|---|
@@ -27,7 +28,7 @@
 //! | zlib-ng 2.2 | 7.7 µs | 7.3 µs | 78 µs | 57 µs | 1.8 µs | 11 µs |
 //! | miniz_oxide 0.9 | 6.6 µs | 11 µs | 76 µs | 63 µs | 3.5 µs | 15 µs |
 
-#![allow(clippy::indexing_slicing, reason = "what a codec used is at most what it was given")]
+#![allow(clippy::indexing_slicing, reason = "a codec never reports more bytes than it was given")]
 
 mod history;
 mod negotiation;
@@ -41,28 +42,28 @@ use crate::{config::Config, deflate::Deflate, error::PeerMisbehaved};
 use history::History;
 use negotiation::{Agreed, Way};
 
-/// §7.2.1: what ends every message, and is left out of it.
+/// The end of every compressed message, which is not transmitted (§7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// An empty final block, which only ends a stream where a block has ended.
+/// An empty final block; it ends a stream only where a block has ended.
 const END: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 
-/// The largest window (§7.1.2), in bytes.
+/// Size of the largest window in bytes (§7.1.2).
 const WINDOW: usize = 1 << *Deflate::WINDOW_BITS.end();
 
-/// What compresses and inflates for all connections. Owns nothing until it is used.
+/// Compresses and inflates for all connections. Owns no memory until it is used.
 #[derive(Debug)]
 pub(crate) struct Codec {
     config: Option<Deflate>,
     threshold: usize,
-    /// By the bits of their windows, from 9.
+    /// Indexed by the bits of the window less 9.
     compressors: [Option<Compressor>; 7],
     inflater: Option<Decompress>,
-    /// The last message compressed.
+    /// The message that was compressed last.
     packed: Vec<u8>,
-    /// A context in one piece.
+    /// Scratch buffer for a context in one piece.
     context: Vec<u8>,
-    /// The number of the last connection.
+    /// Number of the connection that was opened last; the first one is 1.
     serial: u64,
     /// Messages compressed so far.
     #[cfg(test)]
@@ -72,28 +73,30 @@ pub(crate) struct Codec {
 #[derive(Debug)]
 struct Compressor {
     raw: Compress,
-    /// The connection whose context it stands in; 0: nobody's.
+    /// The connection whose context is loaded; 0 if none is.
     owner: u64,
 }
 
-/// What one connection agreed on, and its contexts.
+/// The agreed parameters of one connection, and its contexts.
 #[derive(Debug)]
 pub(crate) struct PerMessage {
     serial: u64,
-    /// Of our messages: the window, and the context if there is one.
+    /// Window of our messages, in bits.
     bits: u8,
+    /// Context of our messages; `None` without context takeover (§7.1.1).
     sent: Option<History>,
-    /// Of the peer's.
+    /// Context of the peer's messages; `None` without context takeover.
     received: Option<History>,
-    /// Something was compressed in our context since the last `rest`.
+    /// A message was added to `sent` since the last `rest`.
     active: bool,
 }
 
 impl Codec {
-    /// The most that is kept of a buffer between two messages.
+    /// Bytes of capacity that `packed` keeps from one message to the next, at most.
     const KEPT: usize = 256 * 1024;
 
-    /// Final blocks in one message. It needs none, and each costs as much as a message.
+    /// Limit of final blocks in one message. A message needs none, and each costs as much time as a
+    /// message.
     const MAX_FINAL: usize = 8;
 
     pub(crate) fn new(config: &Config) -> Self {
@@ -111,23 +114,26 @@ impl Codec {
         }
     }
 
-    /// Whether a message of this length is worth being compressed.
+    /// Whether a message of this length reaches the configured threshold.
     pub(crate) fn wants(&self, len: usize) -> bool {
         len >= self.threshold
     }
 
-    /// What to answer a client that offers compression, if the configuration wants it.
+    /// Negotiates compression with a client that offers it: the connection's state, and the value
+    /// of the response's `Sec-WebSocket-Extensions`. `None` if it is not configured, not offered or
+    /// declined.
     pub(crate) fn negotiate(&mut self, request: &HeaderMap) -> Option<(PerMessage, HeaderValue)> {
         let (agreed, answer) = negotiation::accept(request, self.config.as_ref()?)?;
         Some((self.open(agreed.server, agreed.client), answer))
     }
 
-    /// What an outbound connection asks for in its request.
+    /// The offer in the request of an outbound connection.
     pub(crate) fn offer(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&negotiation::offer(self.config.as_ref()?)).ok()
     }
 
-    /// What an outbound connection gets of it. An error: the server answers what was not asked.
+    /// Applies the server's response to [`offer`](Self::offer). Fails if the server accepted
+    /// something that was not offered.
     pub(crate) fn confirm(
         &mut self,
         response: &HeaderMap,
@@ -148,7 +154,8 @@ impl Codec {
         }
     }
 
-    /// A message on its own, for whoever has a window of at least 2^bits; `None` if it had better go as it is.
+    /// Compresses a message without a context, for any client with a window of at least 2^bits
+    /// bytes; `None` if it is too short or would not shrink.
     pub(crate) fn compress(&mut self, bits: u8, payload: &[u8]) -> Option<&[u8]> {
         if !self.wants(payload.len()) {
             return None;
@@ -156,21 +163,22 @@ impl Codec {
         self.run(bits, 0, None, payload)
     }
 
-    /// Compresses into `packed`, in the context of `owner`.
+    /// Compresses into `packed`, with the context of `owner`.
     fn run(&mut self, bits: u8, owner: u64, context: Option<&History>, payload: &[u8]) -> Option<&[u8]> {
         #[cfg(test)]
         {
             self.runs += 1;
         }
         let Codec { config, compressors, packed, context: bytes, .. } = self;
-        // zlib knows no window of 256 bytes for raw streams, but with 512 nothing refers further back than 250.
+        // zlib has no window of 256 bytes for raw streams. That of 512 will do, because zlib then
+        // refers no further back than 250 bytes.
         let bits = bits.clamp(*Deflate::WINDOW_BITS.start(), *Deflate::WINDOW_BITS.end());
         let slot = compressors.get_mut(usize::from(bits - *Deflate::WINDOW_BITS.start()))?;
         let compressor = slot.get_or_insert_with(|| {
             let level = Compression::new(config.as_ref().map_or(6, Deflate::get_level));
             Compressor { raw: Compress::new_with_window_bits(level, false, bits), owner: 0 }
         });
-        // Until it is known that what it has seen is sent, it stands in nobody's context.
+        // The owner is set again only when the result is going to be sent.
         if std::mem::take(&mut compressor.owner) != owner || owner == 0 {
             compressor.raw.reset();
             if let Some(context) = context.filter(|context| !context.is_empty()) {
@@ -182,9 +190,10 @@ impl Codec {
         if packed.capacity() > Self::KEPT {
             *packed = Vec::new();
         }
-        // The worst: fixed codes of 9 bits. What is not compressed takes 5 bytes per block on top. It has to fit: zlib-rs
-        // 0.6.8 panics at level 1 when it is to go on after its output was full (`deflate_quick` forgets that
-        // what is pending does not begin at the buffer's start).
+        // Worst case: fixed codes of 9 bits, or stored blocks with 5 bytes each on top. The output
+        // must fit at once, because zlib-rs 0.6.8 panics at level 1 when it continues after its
+        // output was full (`deflate_quick` assumes that pending output begins at the start of the
+        // buffer).
         packed.reserve(payload.len() + payload.len() / 8 + 1024);
         let before = compressor.raw.total_in();
         compressor.raw.compress_vec(payload, packed, FlushCompress::Sync).ok()?;
@@ -198,7 +207,7 @@ impl Codec {
         Some(packed)
     }
 
-    /// This connection's context has gone on without the compressor that stood in it.
+    /// Marks the compressors that have loaded this connection's context: it has changed since.
     fn disown(&mut self, owner: u64) {
         let compressors = self.compressors.iter_mut().flatten();
         for compressor in compressors.filter(|compressor| compressor.owner == owner) {
@@ -206,7 +215,7 @@ impl Codec {
         }
     }
 
-    /// Appends what `payload` becomes, in this context, to `out`.
+    /// Inflates `payload` with this context, and appends the result to `out`.
     fn inflate(
         &mut self,
         context: Option<&History>,
@@ -215,7 +224,8 @@ impl Codec {
         max: u64,
     ) -> Result<(), PeerMisbehaved> {
         let Codec { inflater, context: bytes, .. } = self;
-        // Whatever window was agreed on: the smaller ones would be allocated anew at each reset.
+        // The largest window, whichever was agreed on: zlib would allocate a smaller one at each
+        // reset.
         let inflater = inflater.get_or_insert_with(|| Decompress::new(false));
         bytes.clear();
         if let Some(context) = context {
@@ -231,7 +241,7 @@ impl Codec {
             if !ended {
                 break;
             }
-            // §7.2.3.4: a final block, and more may follow in the same context.
+            // §7.2.3.4: blocks may follow a final block, in the same context.
             if rest.is_empty() {
                 return Ok(());
             }
@@ -244,9 +254,10 @@ impl Codec {
             run.restart(&bytes[bytes.len().saturating_sub(WINDOW)..])?;
             bytes.truncate(context);
         }
-        // §7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the message."
+        // §7.2.2: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload of the
+        // message."
         let (used, ended) = run.feed(&TAIL)?;
-        // The last block has to end there, or the message is cut off.
+        // The last block must end there, or the message is cut off.
         let len = run.out.len();
         if (used, ended) == (TAIL.len(), true) {
             return Ok(());
@@ -258,7 +269,7 @@ impl Codec {
     }
 }
 
-/// One message on its way out of the inflater.
+/// One message that is being inflated.
 struct Inflation<'i> {
     inflater: &'i mut Decompress,
     out: &'i mut Vec<u8>,
@@ -274,8 +285,8 @@ impl Inflation<'_> {
         Ok(())
     }
 
-    /// Takes all of `input`, or up to the end of a final block: how much, and whether there was one. Memory grows
-    /// with what comes out, and not beyond the limit.
+    /// Inflates all of `input`, or up to the end of a final block. Returns how many bytes it took,
+    /// and whether a final block ended. Memory grows with the output, and not beyond the limit.
     fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), PeerMisbehaved> {
         let mut used = 0;
         loop {
@@ -311,12 +322,13 @@ impl Inflation<'_> {
 }
 
 impl PerMessage {
-    /// The window to compress for is 2^bits bytes.
+    /// Size of the window to compress for: 2^bits bytes.
     pub(crate) fn bits(&self) -> u8 {
         self.bits
     }
 
-    /// This message is sent, compressed without the context: the next may refer to it like to any other.
+    /// Adds a message that was compressed without the context: the next one may refer to it as
+    /// well.
     pub(crate) fn note(&mut self, codec: &mut Codec, payload: &[u8]) {
         if let Some(context) = &mut self.sent {
             context.push(payload);
@@ -325,8 +337,9 @@ impl PerMessage {
         }
     }
 
-    /// The payload of a compressed frame with this message, or `None` if it had better go as it is. It has to leave
-    /// behind everything compressed before; `ahead`: it will not.
+    /// Returns the payload of a compressed frame for this message, or `None` if the message is too
+    /// short or would not shrink. The frame has to leave after all that were compressed before.
+    /// With `ahead` it may leave earlier, and is not compressed if its context is taken over.
     pub(crate) fn compress<'c>(
         &mut self,
         codec: &'c mut Codec,
@@ -343,7 +356,7 @@ impl PerMessage {
         Some(packed)
     }
 
-    /// Appends the message in the payload of a compressed one to `out`, which is empty.
+    /// Inflates the payload of a compressed message into `out`, which is empty.
     pub(crate) fn inflate(
         &mut self,
         codec: &mut Codec,
@@ -358,8 +371,9 @@ impl PerMessage {
         Ok(())
     }
 
-    /// Called once in a while: a connection that sends nothing gives the context of what it sent back. The next
-    /// message simply refers to nothing. That of what it received has to stay, as the peer may refer to it.
+    /// Called periodically: a connection that has sent nothing since the last call releases the
+    /// context of its sent messages, and the next message refers to none. The context of received
+    /// messages must be kept, because the peer may refer to it.
     pub(crate) fn rest(&mut self) {
         if !std::mem::take(&mut self.active)
             && let Some(context) = &mut self.sent
@@ -368,7 +382,7 @@ impl PerMessage {
         }
     }
 
-    /// Memory of the contexts, in bytes.
+    /// Memory of both contexts, in bytes.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn memory(&self) -> usize {
         self.sent.iter().chain(&self.received).map(History::memory).sum()

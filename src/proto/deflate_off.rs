@@ -1,4 +1,4 @@
-//! In place of `deflate`, where the feature is not there: nothing is negotiated, so there is no `PerMessage`.
+//! Stub of `deflate` for builds without that Cargo feature: compression is never negotiated.
 
 use tungstenite::http::header::{HeaderMap, HeaderValue};
 
@@ -10,7 +10,7 @@ pub(crate) struct Codec;
 #[derive(Debug)]
 pub(crate) enum PerMessage {}
 
-/// As there: an answer that was not asked for.
+/// Stands for the error of the real module: the server accepted something that was not offered.
 #[derive(Debug)]
 pub(crate) enum Unasked {}
 

@@ -1,4 +1,4 @@
-//! Bytes ↔ frames (RFC 6455 §5.2).
+//! Frames ↔ bytes (RFC 6455 §5.2).
 
 #![allow(
     clippy::indexing_slicing,
@@ -12,20 +12,20 @@ use crate::{error::PeerMisbehaved, message::Kind, proto::mask::apply_mask};
 /// "All control frames MUST have a payload length of 125 bytes or less" (§5.5).
 pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
 
-/// The longest header: two bytes, a 64-bit length and a masking key.
+/// The longest header in bytes: two fixed bytes, a 64-bit length and a masking key.
 pub(crate) const MAX_HEADER: usize = 14;
 
-/// Payloads up to this many bytes are small, and go the short ways.
+/// Largest payload, in bytes, that [`parse_short`] and [`short_header`] handle.
 const SMALL: usize = 4096;
 
-// The first byte.
+// Fields of the first byte of a header (§5.2).
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const RSV2_RSV3: u8 = 0x30;
 const OPCODE: u8 = 0x0f;
 const FIRST_OF_TEXT: u8 = FIN | 1;
 const FIRST_OF_BINARY: u8 = FIN | 2;
-// The second byte, and the two lengths that announce a longer one.
+// Fields of the second byte, and the two lengths that announce an extended one (§5.2).
 const MASK: u8 = 0x80;
 const LENGTH: u8 = 0x7f;
 const LENGTH_16: u8 = 126;
@@ -33,15 +33,16 @@ const LENGTH_64: u8 = 127;
 
 /// The header of a frame.
 ///
-/// What [`parse`](Self::parse) returns is well-formed by itself. Whether it may come here and now (RSV1,
-/// the mask, a continuation, the length) is for the caller to say.
+/// [`parse`](Self::parse) checks only that the header itself is well-formed. The caller checks
+/// whether RSV1, the mask, a continuation or this length is allowed at this point of the
+/// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// The last fragment of a message, or the only one.
+    /// Whether this is the last fragment of a message, or its only frame.
     pub(crate) fin: bool,
-    /// The bit that an extension may claim (RFC 7692 §6: "Per-Message Compressed").
+    /// Reserved for extensions; permessage-deflate calls it "Per-Message Compressed" (RFC 7692 §6).
     pub(crate) rsv1: bool,
-    /// Never a reserved one.
+    /// Never a reserved opcode.
     pub(crate) opcode: OpCode,
     /// The masking key, if the payload is masked.
     pub(crate) mask: Option<[u8; 4]>,
@@ -50,17 +51,17 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads a header and says how many bytes it takes; `None` if it is not complete yet.
+    /// Reads a header, and returns it with its length in bytes; `None` if `bytes` ends inside it.
     ///
     /// # Errors
     ///
-    /// A violation is reported by the first byte that proves it, not when the header is complete.
+    /// A violation is reported at the first byte that proves it, even in an incomplete header.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, PeerMisbehaved> {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         let opcode = parse_first(first)?;
 
         let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
-        // A control frame's length is never extended, so 126 and 127 are too long as well.
+        // A control frame never has an extended length (§5.5), so 126 and 127 are too long as well.
         if is_control(opcode) && usize::from(second & LENGTH) > MAX_CONTROL_PAYLOAD {
             return Err(PeerMisbehaved::ControlTooLong);
         }
@@ -82,7 +83,7 @@ impl Header {
         out.extend_from_slice(&bytes[..end]);
     }
 
-    /// The header's bytes, its length in the shortest form, and how many of them count.
+    /// Encodes the header, its length in the shortest form; returns the bytes and how many count.
     pub(crate) fn encode(&self) -> ([u8; MAX_HEADER], usize) {
         debug_assert!(self.len >> 63 == 0, "the highest bit of a length is zero");
         let mut bytes = [0; MAX_HEADER];
@@ -121,9 +122,9 @@ impl Header {
     }
 }
 
-/// A whole small message at the front of `bytes`, as a client sends most of theirs: unfragmented, in a frame that is
-/// masked. Its kind, its mask, its payload, still masked, and the length of its header. `None`: it may be anything
-/// else, [`Header::parse`] tells.
+/// Reads a small message that stands at the front of `bytes` as one complete masked frame, which is
+/// what clients send most. Returns its kind, its masking key, its payload (still masked) and the
+/// length of its header; `None` for everything else, which [`Header::parse`] then reads.
 #[inline]
 pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8], usize)> {
     let (&mut [first, second], rest) = bytes.split_first_chunk_mut()?;
@@ -140,7 +141,7 @@ pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8],
         }
         _ => return None,
     };
-    // One that is not in the shortest form is `parse`'s to refuse.
+    // `Header::parse` rejects a length that is not in its shortest form.
     if len > SMALL || (size == 8 && len < usize::from(LENGTH_16)) {
         return None;
     }
@@ -148,7 +149,8 @@ pub(crate) fn parse_short(bytes: &mut [u8]) -> Option<(Kind, [u8; 4], &mut [u8],
     Some((kind, *key, rest.get_mut(..len)?, size))
 }
 
-/// The header of a small message, unmasked: its bytes, and how many of them count. `None` if it is not small.
+/// Encodes the unmasked header of a small message; returns the bytes and how many are used. `None`
+/// if `len` is not small.
 #[inline]
 pub(crate) fn short_header(kind: Kind, len: usize) -> Option<([u8; 4], usize)> {
     let first = match kind {
@@ -171,27 +173,27 @@ pub(crate) fn opcode(kind: Kind) -> OpCode {
     })
 }
 
-/// The length of the whole frame, header and payload, that begins at `frame[0]`, or `None` if its header
-/// is not all there. For walking over frames of our own making, which are well-formed.
+/// The length in bytes of the frame at the front of `frame`, header included; `None` if its header
+/// is incomplete. Takes only frames that this library wrote, which are well-formed.
 pub(crate) fn wire_len(frame: &[u8]) -> Option<usize> {
     let parsed = Header::parse(frame);
-    debug_assert!(parsed.is_ok(), "we wrote {parsed:?}");
+    debug_assert!(parsed.is_ok(), "a frame of our own is malformed: {parsed:?}");
     let (header, taken) = parsed.ok()??;
     taken.checked_add(usize::try_from(header.len).ok()?)
 }
 
-/// Appends an unfragmented frame, masked in place if a key is given.
+/// Appends an unfragmented frame; with a `mask` its payload is masked.
 pub(crate) fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
     debug_assert!(!is_control(opcode) || payload.len() <= MAX_CONTROL_PAYLOAD);
     write(out, Header { fin: true, rsv1: false, opcode, mask, len: payload.len() as u64 }, payload);
 }
 
-/// As `write_frame`, with the payload of a compressed message (RFC 7692 §6).
+/// Appends an unfragmented frame with RSV1 set, for a `payload` that is compressed (RFC 7692 §6).
 pub(crate) fn write_compressed(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8], mask: Option<[u8; 4]>) {
     write(out, Header { fin: true, rsv1: true, opcode, mask, len: payload.len() as u64 }, payload);
 }
 
-/// Whether the message that this frame begins is compressed.
+/// Whether RSV1 is set in `frame`, the first of a message: it is compressed (RFC 7692 §6).
 pub(crate) fn is_compressed(frame: &[u8]) -> bool {
     frame.first().is_some_and(|first| first & RSV1 != 0)
 }
@@ -207,14 +209,15 @@ fn write(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     }
 }
 
-/// Checks what the first byte alone can break.
+/// Checks the rules that the first byte alone can violate, and returns its opcode.
 fn parse_first(first: u8) -> Result<OpCode, PeerMisbehaved> {
-    // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values." (§5.2)
-    // No extension that we know claims these two.
+    // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
+    // (§5.2). No supported extension defines RSV2 or RSV3.
     if first & RSV2_RSV3 != 0 {
         return Err(PeerMisbehaved::ReservedBits);
     }
-    // "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket Connection_." (§5.2)
+    // "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket
+    // Connection_." (§5.2)
     let opcode = OpCode::from(first & OPCODE);
     if let OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) = opcode {
         return Err(PeerMisbehaved::ReservedOpcode(code));
@@ -226,7 +229,7 @@ fn parse_first(first: u8) -> Result<OpCode, PeerMisbehaved> {
     Ok(opcode)
 }
 
-/// The payload length and what follows it; `None` if it is not all there.
+/// Returns the payload length and the bytes behind it; `None` if the length is incomplete.
 fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, PeerMisbehaved> {
     match short {
         LENGTH_16 => {
@@ -243,7 +246,7 @@ fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, PeerMisb
             if rest.first().is_some_and(|byte| byte & 0x80 != 0) {
                 return Err(PeerMisbehaved::LengthOverflow);
             }
-            // Six zero bytes leave no more than 16 bits, whatever the last two are.
+            // After six zero bytes the length fits into 16 bits, whatever the last two bytes are.
             if rest.starts_with(&[0; 6]) {
                 return Err(PeerMisbehaved::LengthNotMinimal);
             }
@@ -279,7 +282,7 @@ mod tests {
         fn header(&mut self) -> Header {
             let opcode = self.pick(&[TEXT, BINARY, CONTINUE, PING, PONG, CLOSE]);
             let control = is_control(opcode);
-            // Lengths of any magnitude, and often at the border between two forms.
+            // Lengths of every magnitude; half of them lie at the border between two encodings.
             let any = self.next() >> (1 + self.next() % 63);
             let border = self.pick(&[0, 1, 125, 126, 127, 0xffff, 0x1_0000, u64::MAX >> 1]);
             let len = if self.one_in(2) { border } else { any };
@@ -305,8 +308,8 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_rfc() {
-        // §5.7, in its order.
+    fn rfc_examples_are_encoded_and_parsed() {
+        // The examples of §5.7, in the same order.
         assert_eq!(framed(TEXT, b"Hello", None), b"\x81\x05Hello");
         assert_eq!(framed(TEXT, b"Hello", Some(KEY)), b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58");
         let fragment = |fin, opcode| Header { fin, rsv1: false, opcode, mask: None, len: 3 };
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn random_headers_survive_and_tungstenite_agrees() {
+    fn random_headers_round_trip_and_match_tungstenite() {
         let mut rng = Rng::new(0);
         for _ in 0..20_000 {
             let header = rng.header();
@@ -344,12 +347,12 @@ mod tests {
     }
 
     #[test]
-    fn random_bytes_are_read_as_tungstenite_reads_them() {
+    fn random_bytes_parse_as_in_tungstenite() {
         let mut rng = Rng::new(1);
         let mut complete = 0;
         for _ in 0..200_000 {
             let mut bytes = rng.bytes(16);
-            // Half of them with the reserved bits clear, or hardly any would be accepted.
+            // RSV2 and RSV3 are cleared in half of them, or hardly any header would be valid.
             bytes[0] &= if rng.one_in(2) { !RSV2_RSV3 } else { 0xff };
             bytes.truncate(rng.below(17));
 
@@ -362,9 +365,9 @@ mod tests {
                     complete += 1;
                 }
                 Ok(None) => assert_eq!(read.unwrap(), None, "{bytes:x?}"),
-                // It waits for the whole header.
+                // tungstenite reports a reserved opcode only when the header is complete.
                 Err(PeerMisbehaved::ReservedOpcode(_)) => assert!(!matches!(read, Ok(Some(_))), "{bytes:x?}"),
-                // What else we refuse it leaves to its caller.
+                // tungstenite leaves all other checks to the caller of its parser.
                 Err(_) => {}
             }
         }
@@ -387,14 +390,18 @@ mod tests {
             (b"\x82\x7f\x80", LengthOverflow),
         ] {
             assert_eq!(Header::parse(bytes), Err(expected), "{bytes:x?}");
-            assert_eq!(Header::parse(&bytes[..bytes.len() - 1]), Ok(None), "{bytes:x?} less one");
+            assert_eq!(
+                Header::parse(&bytes[..bytes.len() - 1]),
+                Ok(None),
+                "{bytes:x?} without the last byte"
+            );
             let followed = [bytes, &[0xff; 14]].concat();
-            assert_eq!(Header::parse(&followed), Err(expected), "{bytes:x?} and more");
+            assert_eq!(Header::parse(&followed), Err(expected), "{bytes:x?} followed by other bytes");
         }
     }
 
     #[test]
-    fn frames_are_walked_over() {
+    fn wire_len_steps_over_whole_frames() {
         for mask in [None, Some(KEY)] {
             for len in [0, 1, 125, 126, 127, 65535, 65536] {
                 let frame = framed(BINARY, &vec![1; len], mask);
@@ -409,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_ways_lead_where_the_long_ones_do() {
+    fn short_functions_match_the_general_ones() {
         for (kind, len) in [0, 1, 125, 126, 127, 4095, 4096, 4097, 65536]
             .into_iter()
             .flat_map(|len| [Kind::Text, Kind::Binary].map(|kind| (kind, len)))
@@ -432,7 +439,7 @@ mod tests {
                 assert_eq!(parse_short(&mut frame[..end]), None, "{end} bytes of {}", size + len);
             }
         }
-        // Not in the shortest form; not masked; a fragment; a reserved bit.
+        // Rejected: a length not in its shortest form, no mask, a fragment, a reserved bit.
         assert_eq!(parse_short(&mut [0x82, 0xfe, 0, 1, 0, 0, 0, 0, 9]), None);
         assert_eq!(parse_short(&mut [0x82, 0x01, 9, 9, 9, 9, 9]), None);
         assert_eq!(parse_short(&mut [0x02, 0x81, 0, 0, 0, 0, 9]), None);

@@ -1,11 +1,13 @@
-//! The server's side of the opening handshake (RFC 6455 §4.2): bytes in, a request out, then the answer to it.
+//! The server's side of the opening handshake (RFC 6455 §4.2): received bytes → a request, then the
+//! response to it.
 //!
-//! Sans-IO: a [`HeadReader`] gathers the head, [`check`] holds it against the RFC. Both refuse with a [`Rejection`], which
-//! knows its HTTP response; after that response the connection is closed.
+//! Sans-IO: a [`HeadReader`] collects the head, [`check`] applies the rules of the RFC. Both return
+//! a [`Rejection`] for a request that is not acceptable; the connection is closed after its HTTP
+//! response.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "`allowed`, `at` and `end` were found in the very bytes that they cut"
+    reason = "`allowed`, `at` and `end` were found in the bytes that they cut"
 )]
 
 pub(crate) mod client;
@@ -26,22 +28,22 @@ use crate::config::OriginPolicy;
 
 pub(crate) use rejection::Rejection;
 
-/// A request as the application sees it: method, path, query, headers.
+/// A request as the application gets it: method, path, query, headers.
 pub(crate) type Request = tungstenite::handshake::server::Request;
 
-/// How long a head may be.
+/// Limits of a request head.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadLimits {
-    /// From the first byte to the empty line, both included.
+    /// Bytes from the first one to the empty line, both included.
     pub(crate) max_bytes: usize,
     pub(crate) max_headers: usize,
 }
 
-/// Gathers a request head from bytes split anywhere.
+/// Collects a request head from pieces that are split anywhere.
 ///
-/// Owns no memory until a head arrives in more than one piece, then no more than `max_bytes`, and none
-/// again when the head is complete or refused. A byte is looked at once, so a head that comes byte by byte
-/// costs O(n) all the same.
+/// Owns no memory unless a head arrives in more than one piece, then at most `max_bytes`, and none
+/// after the head is complete or rejected. Each byte is examined once, so that a head that arrives
+/// byte by byte costs O(n) too.
 #[derive(Debug, Default)]
 pub(crate) struct HeadReader {
     gathered: Vec<u8>,
@@ -49,12 +51,12 @@ pub(crate) struct HeadReader {
 }
 
 impl HeadReader {
-    /// Takes what was newly read from the socket, up to the end of the head. `Ok(None)`: it is not complete yet,
-    /// and all of `bytes` was taken.
+    /// Takes newly read bytes, up to the end of the head. `Ok(None)`: all of `bytes` were taken,
+    /// and the head is not complete.
     ///
     /// # Errors
-    /// As soon as the bytes cannot become a request, or a limit is passed. The answer is the same however the
-    /// head was split.
+    /// Returned as soon as the bytes cannot become a request or exceed a limit. The rejection does
+    /// not depend on how the head was split.
     pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
         let outcome = self.advance(bytes, limits);
         if !matches!(outcome, Ok(None)) {
@@ -63,18 +65,18 @@ impl HeadReader {
         outcome
     }
 
-    /// Memory of an incomplete head, in bytes.
+    /// Memory held for an incomplete head, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.gathered.capacity()
     }
 
-    /// How many bytes of an incomplete head are held.
+    /// Number of buffered bytes of an incomplete head.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn buffered(&self) -> usize {
         self.gathered.len()
     }
 
-    /// Whether nothing of a head has arrived.
+    /// Whether no byte of a head is buffered.
     pub(crate) fn is_empty(&self) -> bool {
         self.gathered.is_empty()
     }
@@ -103,7 +105,7 @@ impl HeadReader {
         }
     }
 
-    /// Grows by doubling, as `Vec` does, but not beyond `max`.
+    /// Doubles the buffer as `Vec` does, but not beyond `max`.
     fn gather(&mut self, bytes: &[u8], max: usize) {
         let len = self.gathered.len() + bytes.len();
         if len > self.gathered.capacity() {
@@ -118,13 +120,13 @@ impl HeadReader {
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) request: Request,
-    /// Its length in bytes.
+    /// Length of the head in bytes.
     pub(crate) len: usize,
-    /// How many of the bytes that were pushed last belong to it.
+    /// How many of the bytes pushed last belong to the head.
     pub(crate) used: usize,
 }
 
-/// A request that RFC 6455 lets through, of a page that may connect.
+/// A request that satisfies RFC 6455 §4.2.1 and the origin policy.
 #[derive(Debug)]
 pub(crate) struct Opening {
     /// The value of `Sec-WebSocket-Accept`.
@@ -133,12 +135,14 @@ pub(crate) struct Opening {
     pub(crate) offered: Vec<String>,
 }
 
-/// Whether the request asks for a WebSocket, rightly or not: a plain one is none of this module's business.
+/// Whether the request asks for a WebSocket (RFC 6455 §4.2.1, 3), valid or not. Without this token
+/// it is plain HTTP.
 pub(crate) fn is_upgrade(request: &Request) -> bool {
     has_token(request, header::UPGRADE, "websocket")
 }
 
-/// Whether the request may become a WebSocket. The rest is the application's to decide.
+/// Checks that the request may become a WebSocket, as far as RFC 6455 and the origin policy say.
+/// The application decides the rest.
 pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening, Rejection> {
     let key = opening_key(request)?;
     if !origin::is_allowed(request, origins) {
@@ -149,14 +153,15 @@ pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening
     Ok(Opening { accept, offered: offered(request)? })
 }
 
-/// RFC 6455 §4.1: the client waits for the answer before it sends any further data.
+/// The rejection of a request behind which data arrived early: a client has to wait for the
+/// response before it sends any further data (RFC 6455 §4.1).
 pub(crate) fn early_data(request: &Request, origins: &OriginPolicy) -> Rejection {
-    // A POST with its body is told what is wrong with a POST, and a page that may not connect the same as
-    // without early data: it may be that these bytes come a moment later.
+    // Other faults of the request come first, so that the response does not depend on whether the
+    // data arrived with the request or a moment later.
     check(request, origins).err().unwrap_or(Rejection::JunkAfterRequest)
 }
 
-/// The first of the server's subprotocols that the client offers, too.
+/// The first of the server's subprotocols that the client offers (RFC 6455 §4.2.2, 4).
 pub(crate) fn choose<'s>(offered: &[String], supported: &'s [String]) -> Option<&'s str> {
     supported.iter().find(|name| offered.contains(name)).map(String::as_str)
 }
@@ -164,7 +169,7 @@ pub(crate) fn choose<'s>(offered: &[String], supported: &'s [String]) -> Option<
 /// Which part of the head the next byte belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Empty lines before the request line, which a server tolerates (RFC 9112 §2.2).
+    /// Empty lines before the request line, which a server should ignore (RFC 9112 §2.2).
     #[default]
     Blank,
     RequestLine,
@@ -172,8 +177,8 @@ enum Part {
 }
 
 impl Part {
-    /// Looks through `head[from..]` for the empty line; `Some` is the length of the whole head.
-    /// Refuses on the way what can be told from no request without waiting for the end.
+    /// Searches `head[from..]` for the empty line; `Some` is the length of the whole head. Rejects
+    /// bytes that cannot be a request without waiting for the end.
     fn find_end(&mut self, head: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
         let mut next = from;
         while let Some(&byte) = head.get(next) {
@@ -182,10 +187,10 @@ impl Part {
                 continue;
             }
             if *self == Part::Blank && byte != b'\n' {
-                // A TLS ClientHello, NULs and other binary protocols end here.
+                // Rejects a TLS ClientHello, NULs and other binary protocols.
                 if !is_token(byte) {
                     return Err(Rejection::BadRequest(
-                        "this is no HTTP request: is it TLS to a port without TLS?",
+                        "this is not an HTTP request: is it TLS to a port without TLS?",
                     ));
                 }
                 *self = Part::RequestLine;
@@ -193,14 +198,16 @@ impl Part {
             let Some(len) = head[next..].iter().position(|&byte| byte == b'\n') else { break };
             let at = next + len;
             next = at + 1;
-            // RFC 9112 §2.2 lets a bare LF end a line, and httparse does: proxies that differ on it get smuggled past.
+            // RFC 9112 §2.2 allows a bare LF as the end of a line, and httparse accepts it; where a
+            // proxy does not, a request could be smuggled past it.
             if !head[..at].ends_with(b"\r") {
                 return Err(Rejection::BadRequest("lines must end with CRLF"));
             }
             match *self {
                 Part::Blank => {}
                 Part::RequestLine => {
-                    // SSH, SMTP, HTTP/0.9 and HTTP/2 send a line and wait.
+                    // Clients of SSH, SMTP, HTTP/0.9 and HTTP/2 send one line and wait for a
+                    // response.
                     if let Err(error) = httparse::Request::new(&mut []).parse(&head[..=at]) {
                         return Err(rejection_of(error.into()));
                     }
@@ -214,7 +221,7 @@ impl Part {
     }
 }
 
-/// RFC 9110 §5.6.2: the characters of a method.
+/// Whether the byte may stand in a token (RFC 9110 §5.6.2).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -227,19 +234,21 @@ fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {
     Ok(request)
 }
 
-/// The most fields that the configuration lets through.
+/// The largest `max_headers` that the configuration allows.
 const MAX_HEADERS: usize = 256;
 
-/// A head of any method and of HTTP/1.0 too, so that those get an answer.
+/// Parses a head of any method and of HTTP/1.0 too, so that those get a response.
 ///
-/// Not through tungstenite's handshake machine: it takes only GET, more than 64 packets below 128 bytes for an
-/// attack, and drops the stream with its error, so that no answer can be sent; and it would copy the head.
+/// tungstenite's handshake machine cannot do this: it accepts only GET, treats more than 64 packets
+/// below 128 bytes as an attack, drops the stream with its error, so that no response can be sent,
+/// and copies the head.
 fn parse(head: &[u8]) -> Result<Request, Rejection> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut raw = httparse::Request::new(&mut []);
     match raw.parse_with_uninit_headers(head, &mut slots) {
         Ok(httparse::Status::Complete(len)) if len == head.len() => request(&raw).map_err(rejection_of),
-        // Only if httparse saw the end elsewhere than we: refuse what can be read in two ways.
+        // httparse found the end of the head elsewhere than `find_end`: an ambiguous head is
+        // rejected.
         Ok(_) => Err(Rejection::JunkAfterRequest),
         Err(error) => Err(rejection_of(error.into())),
     }
@@ -258,13 +267,13 @@ fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<Request> {
     Ok(request)
 }
 
-/// The one place that maps tungstenite's error to our answer.
+/// Maps all errors of tungstenite and httparse to rejections.
 fn rejection_of(error: Error) -> Rejection {
     match error {
         Error::Capacity(CapacityError::TooManyHeaders) => Rejection::TooManyHeaders,
         Error::AttackAttempt => Rejection::HeadTooLarge,
         Error::Protocol(ProtocolError::HttparseError(error)) => Rejection::BadRequest(match error {
-            httparse::Error::Version => "only HTTP/1.1 is spoken here",
+            httparse::Error::Version => "only HTTP/1.1 is supported",
             httparse::Error::Token => "the request line is malformed",
             httparse::Error::HeaderName => "a header name is malformed",
             httparse::Error::HeaderValue => "a header value is malformed",
@@ -274,24 +283,24 @@ fn rejection_of(error: Error) -> Rejection {
     }
 }
 
-/// Holds the request against RFC 6455 §4.2.1 and hands out its key.
+/// Checks the request against RFC 6455 §4.2.1 and returns its key.
 fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
     // §4.2.1, 1: an HTTP/1.1 or higher GET request.
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::BadRequest("a WebSocket handshake needs HTTP/1.1"));
     }
-    // §4.2.1, 2.
+    // §4.2.1, 2: a Host header field.
     check_host(request)?;
     match *request.method() {
         Method::GET => {}
-        // RFC 9110 §9.3.2: as to a GET, but without content.
+        // RFC 9110 §9.3.2: the response to a GET, but without its content.
         Method::HEAD => return Err(Rejection::UpgradeRequiredNoBody),
         _ => return Err(Rejection::MethodNotAllowed),
     }
-    // RFC 9112 §6.3: a body here would be read as WebSocket frames, and differently by a proxy in between.
+    // RFC 9112 §6.3: a body would be read as WebSocket frames here, and as a body by a proxy.
     let has_body = request.headers().get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
     if has_body || request.headers().contains_key(header::TRANSFER_ENCODING) {
-        return Err(Rejection::BadRequest("a WebSocket handshake has no body"));
+        return Err(Rejection::BadRequest("a WebSocket handshake must not have a body"));
     }
     // §4.1, 1 of the request: a path, or an absolute URI.
     if !request.uri().path().starts_with('/') {
@@ -303,18 +312,18 @@ fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
     }
     // §4.2.1, 4: Connection contains "upgrade".
     if !has_token(request, header::CONNECTION, "upgrade") {
-        return Err(Rejection::BadRequest("Connection must contain upgrade: does a proxy drop it?"));
+        return Err(Rejection::BadRequest("Connection must contain upgrade: does a proxy remove it?"));
     }
-    // §4.2.1, 6 and §4.4: version 13, and the answer to another names it.
+    // §4.2.1, 6: version 13. §4.4: the response to another version names this one.
     if single(request, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Rejection::UnsupportedVersion);
     }
-    // §4.2.1, 5; what is in it is looked at when the response is made.
+    // §4.2.1, 5: one key, whose content is checked by `accept_key`.
     single(request, header::SEC_WEBSOCKET_KEY)
         .ok_or(Rejection::BadRequest("send one Sec-WebSocket-Key header"))
 }
 
-/// RFC 9112 §3.2: 400 to a request that lacks Host, has several, or an invalid one.
+/// RFC 9112 §3.2: a request that lacks Host, or has several or an invalid one, gets a 400.
 pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
     let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(origin::Authority::parse) {
@@ -323,10 +332,11 @@ pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
     }
 }
 
-/// Each is compared with all: a head of nothing but names would keep the others waiting.
+/// The most subprotocols that a client may offer. Each is compared with all others, so a head full
+/// of short names would delay the other clients.
 const MAX_OFFERED: usize = 100;
 
-/// §4.1, 10 of the request: tokens, each once, over one header line or several.
+/// The offered subprotocols, over one header line or several. RFC 6455 §4.1, 10: distinct tokens.
 fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
     let mut offered = Vec::new();
     for item in list(request, header::SEC_WEBSOCKET_PROTOCOL) {
@@ -345,24 +355,25 @@ fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
     Ok(offered)
 }
 
-/// The header's value if there is exactly one.
+/// The value of the header if exactly one line has this name.
 pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// RFC 9110 §5.6.1: a list, over one header line or several.
+/// The elements of a list (RFC 9110 §5.6.1), over one header line or several.
 fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = request.headers().get_all(name).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// Whether a list has this token, compared without case.
+/// Whether a list contains this token, compared without case.
 pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
     list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// §4.2.2, 5, /key/: what proves that the request was understood. `None`: it is not 16 bytes in base64.
+/// RFC 6455 §4.2.2, 5: the value of `Sec-WebSocket-Accept` for this key; `None` if the key is not
+/// 16 bytes in base64.
 fn accept_key(key: &HeaderValue) -> Option<String> {
     let mut nonce = [0; 18];
     let is_nonce = key.len() == 24 && BASE64.decode_mut(key.as_bytes(), &mut nonce) == Ok(16);
@@ -370,8 +381,8 @@ fn accept_key(key: &HeaderValue) -> Option<String> {
 }
 
 impl Opening {
-    /// The bytes of the 101 response, with these headers besides the handshake's own. Fails if a value is not
-    /// ASCII.
+    /// The bytes of the 101 response (RFC 6455 §4.2.2, 5), with `headers` besides those of the
+    /// handshake. Fails if a value is not ASCII.
     pub(crate) fn accept(self, headers: &HeaderMap) -> Result<Vec<u8>, ToStrError> {
         let mut bytes = Vec::with_capacity(160);
         bytes.extend_from_slice(

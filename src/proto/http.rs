@@ -1,6 +1,8 @@
-//! Plain HTTP/1.1 on the socket's port (RFC 9112): how long a request's body is, and how an answer is written.
+//! Plain HTTP/1.1 on the WebSocket port (RFC 9112): the body length of a request, and the head of a
+//! response.
 //!
-//! What two parsers could read in two ways is refused: a request smuggled past a proxy begins there.
+//! A request that two parsers could read in different ways is rejected, because request smuggling
+//! past a proxy begins with one.
 
 #[cfg(test)]
 mod tests;
@@ -17,26 +19,27 @@ use crate::{
 /// The length of a plain request's body, in bytes (RFC 9112 §6.3).
 ///
 /// # Errors
-/// The request is malformed, or its body is above `max` or of unknown length. The connection is of no use any
-/// more: where the next request begins is not known.
+/// The request is malformed, or its body is longer than `max` or of unknown length. The connection
+/// must be closed: the start of the next request is unknown.
 pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection> {
-    // §3.2: HTTP/1.0 need not name it, and the health checks of load balancers do not.
+    // §3.2: only HTTP/1.1 requires Host, and the health checks of load balancers use HTTP/1.0
+    // without.
     if request.version() == Version::HTTP_11 || request.headers().contains_key(header::HOST) {
         check_host(request)?;
     }
     let target = request.uri();
-    // §3.2: a path, or an absolute URI as a client sends it to a proxy.
+    // §3.2: a path, or an absolute URI as clients send it to a proxy.
     if !target.path().starts_with('/') || (target.authority().is_some() && target.scheme().is_none()) {
         return Err(Rejection::BadRequest("the request target must be a path or a URI"));
     }
-    // RFC 9110 §9.3.6, §9.3.8: a tunnel, and an echo of the request with its cookies.
+    // RFC 9110 §9.3.6, §9.3.8: CONNECT asks for a tunnel, TRACE echoes a request with its cookies.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Rejection::MethodNotAllowed);
     }
     let headers = request.headers();
     let length = headers.contains_key(header::CONTENT_LENGTH);
     if headers.contains_key(header::TRANSFER_ENCODING) {
-        // §6.1: with a length, or from HTTP/1.0, its framing is faulty.
+        // §6.1: together with Content-Length, or in HTTP/1.0, the framing is faulty.
         let faulty = length || request.version() != Version::HTTP_11;
         return Err(match faulty {
             true => Rejection::BadRequest("send either Content-Length or Transfer-Encoding"),
@@ -46,7 +49,7 @@ pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection
     if !length {
         return Ok(0);
     }
-    // §6.3, 5: also a list of equal values may be refused.
+    // §6.3, 5: a list of equal values may be rejected too.
     let digits = single(request, header::CONTENT_LENGTH).map(|value| value.as_bytes()).unwrap_or_default();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Rejection::BadRequest("send one Content-Length, in digits"));
@@ -57,26 +60,27 @@ pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection
     len.ok_or(Rejection::BodyTooLarge)
 }
 
-/// Whether the client waits for leave before it sends its body (RFC 9110 §10.1.1).
+/// Whether the client waits for a 100 (Continue) before it sends its body (RFC 9110 §10.1.1).
 pub(crate) fn expects_continue(request: &Request) -> bool {
     request.version() == Version::HTTP_11 && has_token(request, header::EXPECT, "100-continue")
 }
 
+/// Interim response that lets the client send its body (RFC 9110 §15.2.1).
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Whether the connection ends with this request (RFC 9112 §9.3).
+/// Whether the connection has to be closed after the response to this request (RFC 9112 §9.3).
 pub(crate) fn is_last(request: &Request) -> bool {
     request.version() != Version::HTTP_11 || has_token(request, header::CONNECTION, "close")
 }
 
-/// Why an answer cannot be written.
+/// Why a response cannot be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Unfit {
     Status(StatusCode),
     Header(HeaderError),
 }
 
-/// An answer's head, and whether a body follows it.
+/// Head of a response, whether a body follows it, and whether the connection ends after it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AnswerHead {
     pub(crate) bytes: Vec<u8>,
@@ -84,10 +88,12 @@ pub(crate) struct AnswerHead {
     pub(crate) close: bool,
 }
 
-/// Writes the head of an answer with a body of `len` bytes. `close`: it is the connection's last.
+/// Writes the head of a response with a body of `len` bytes. `to_head`: the request is a HEAD.
+/// `close`: the connection ends after this response.
 ///
 /// # Errors
-/// The status promises another answer, or a header would change where the answer ends.
+/// The status is a 1xx, which announces another response, or a header would change where the
+/// response ends.
 pub(crate) fn answer_head(
     status: StatusCode,
     headers: &HeaderMap,
@@ -98,7 +104,7 @@ pub(crate) fn answer_head(
     if status.is_informational() {
         return Err(Unfit::Status(status));
     }
-    // RFC 9110 §15.3.5, §15.4.5: these never have a body.
+    // RFC 9110 §15.3.5, §15.4.5: a 204 and a 304 have no body.
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let mut close = close;
     let mut declared = None;
@@ -106,7 +112,7 @@ pub(crate) fn answer_head(
         match *name {
             header::CONTENT_LENGTH => {
                 let value = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
-                // An answer to HEAD may name the length of a body that nobody made.
+                // RFC 9110 §8.6: a response to HEAD may name the length that the body would have.
                 let known = value.filter(|value| *value == len || (to_head && len == 0) || bodiless);
                 if declared.is_some() || known.is_none() {
                     return Err(Unfit::Header(HeaderError::Reserved(name.clone())));
@@ -130,7 +136,7 @@ pub(crate) fn answer_head(
             bytes.extend_from_slice(b"\r\n");
         }
     }
-    // RFC 9110 §8.6: none in a 204; in a 304 only if it is that of the 200.
+    // RFC 9110 §8.6: a 204 must not have a Content-Length, a 304 only that of the 200.
     if !bodiless || (status == StatusCode::NOT_MODIFIED && declared.is_some()) {
         let _ = write!(bytes, "content-length: {}\r\n", declared.unwrap_or(len));
     }
@@ -141,7 +147,7 @@ pub(crate) fn answer_head(
     Ok(AnswerHead { bytes, has_body: !bodiless && !to_head && len > 0, close })
 }
 
-/// What says where an answer ends, and what the connection is.
+/// Whether the field belongs to the connection or the framing, which only this library may set.
 fn is_reserved(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 4] =
         [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];

@@ -1,17 +1,18 @@
-//! Masking (RFC 6455 §5.3): the exclusive or that a client's payloads travel under.
+//! Masking (RFC 6455 §5.3): a client XORs each payload with a key of 4 bytes.
 
-/// Where the client role's masking keys come from, one call per frame.
+/// Source of the client role's masking keys, called once per frame.
 ///
-/// "The masking key needs to be unpredictable" (§5.3) to whoever chooses the payloads, so this is a seam
-/// for tests, not for a counter. A server never calls it.
+/// "The masking key needs to be unpredictable" (§5.3): a source that is not random is for tests
+/// only. A server never calls it.
 pub(crate) type MaskSource = Box<dyn FnMut() -> [u8; 4] + Send>;
 
-/// Bytes of a vector that every processor has.
+/// Width in bytes of the vectors that all common processors have.
 const WIDE: usize = 16;
 
-/// Masks or unmasks a payload in place; the two are the same.
+/// Masks or unmasks a payload in place; both are the same XOR.
 pub(crate) fn apply_mask(buf: &mut [u8], key: [u8; 4]) {
-    // The last of them overlap those before, so they are masked as they were: no loop over what is left.
+    // The last 16 bytes may overlap the chunks before them. They are copied while still untouched,
+    // masked apart and written back, which saves a loop over the remainder.
     let Some(mut last) = buf.last_chunk::<WIDE>().copied() else { return apply_narrow(buf, key) };
     let word = u32::from_le_bytes(key);
     for bytes in buf.as_chunks_mut().0 {
@@ -23,8 +24,8 @@ pub(crate) fn apply_mask(buf: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// Word by word, because LLVM turns that into a vector; indexing the key by `i % 4` stays a byte loop, ten times
-/// slower on 64 KiB.
+/// Works word by word, which LLVM turns into vector instructions; indexing the key by `i % 4` stays
+/// a byte loop, ten times slower on 64 KiB.
 #[inline(always)]
 fn apply_wide(bytes: &mut [u8; WIDE], word: u32) {
     for bytes in bytes.as_chunks_mut().0 {
@@ -43,8 +44,8 @@ fn apply_narrow(buf: &mut [u8], key: [u8; 4]) {
     }
 }
 
-/// [`apply_mask`] for a payload that arrives in parts: `phase` is how many of its bytes came before `buf`.
-/// Only `phase % 4` counts, so a counter that wraps at a power of two will do.
+/// [`apply_mask`] for one part of a payload; `phase` is the number of payload bytes before `buf`.
+/// Only `phase % 4` counts, so a counter may wrap at any power of two from 4 on.
 pub(crate) fn apply_mask_at(buf: &mut [u8], mut key: [u8; 4], phase: usize) {
     // "j = i MOD 4; transformed-octet-i = original-octet-i XOR masking-key-octet-j" (§5.3)
     key.rotate_left(phase % 4);
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hello_of_the_rfc() {
+    fn rfc_example_is_unmasked() {
         // §5.7, "A single-frame masked text message"
         let mut payload = [0x7f, 0x9f, 0x4d, 0x51, 0x58];
         apply_mask(&mut payload, KEY);
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn every_length_alignment_and_phase_agrees_with_the_formula() {
+    fn every_length_alignment_and_phase_matches_the_formula() {
         for len in (0..150).chain([1000, 4099]) {
             for offset in 0..9 {
                 for phase in 0..5 {
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_in_two_parts_is_the_payload_in_one() {
+    fn masking_in_two_parts_equals_masking_at_once() {
         for len in 0..70 {
             for cut in 0..=len {
                 let mut whole = bytes(len);
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn masking_twice_changes_nothing() {
+    fn masking_twice_restores_the_payload() {
         let mut payload = bytes(333);
         apply_mask_at(&mut payload, KEY, usize::MAX);
         assert_ne!(payload, bytes(333));

@@ -1,4 +1,4 @@
-//! The protocol, sans-IO: bytes in, messages out, and back. Nothing here knows a socket or a clock.
+//! The WebSocket protocol (RFC 6455 and 7692), sans-IO: no code here uses a socket or a clock.
 
 pub(crate) mod assembler;
 pub(crate) mod close;

@@ -1,8 +1,8 @@
-//! The encode-once message: framed when it is made, shared by everyone it is sent to.
+//! A message that is framed once and shared by all clients it is sent to.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "a header of a server's frame fits into ROOM, and `header` is the length of the one that was written"
+    reason = "a header of a server's frame fits into ROOM, and `header` is the length of the written header"
 )]
 
 use std::{
@@ -22,11 +22,12 @@ use crate::{
     },
 };
 
-/// A message framed once, to be sent many times, to anyone, in any order.
+/// A message framed once (RFC 6455 §5.2), to be sent many times, to any client, in any order.
 ///
-/// Cloning one is cheap: all clones share one frame, and so do the outboxes that it waits in. A snapshot
-/// that ten thousand slow readers wait for is held once. It may be made on another thread, and outlive
-/// the server. Where compression is agreed on, it is compressed once, when first sent.
+/// A clone is cheap: all clones share one frame, and so do the outboxes in which it is queued. A
+/// snapshot that ten thousand slow readers wait for is in memory once. A `Prepared` may be made on
+/// another thread and may outlive the server. For clients that negotiated compression (RFC 7692),
+/// it is compressed once per size of window, when first sent.
 ///
 /// # Examples
 ///
@@ -49,23 +50,24 @@ struct Frame {
     /// Bytes before the payload.
     header: usize,
     kind: Kind,
-    /// How many wait for it, and where its bytes are counted while anyone does.
+    /// Number of outboxes in which this frame is queued.
     waiting: AtomicUsize,
+    /// Includes the bytes of this frame while it is queued anywhere.
     counter: OnceLock<SharedBytes>,
-    /// The message compressed, by the bits of the window that it is for; made when first wanted.
+    /// The compressed message for each size of window; made when first needed.
     #[cfg(feature = "deflate")]
     compressed: OnceLock<Box<Compressed>>,
 }
 
-/// By the bits of the windows, from 8. `None`: it had better go as it is.
+/// Indexed by the window's bits less 8. `None`: the message is too short or would not shrink.
 #[cfg(feature = "deflate")]
 type Compressed = [OnceLock<Option<Prepared>>; 8];
 
 impl Prepared {
-    /// A frame of at least this many bytes is shared by the outboxes it waits in.
+    /// Frames of at least this many bytes are shared by the outboxes in which they are queued.
     pub(crate) const SHARE_FROM: usize = 1024;
 
-    /// Frames a message (RFC 6455 §5.2), unfragmented, as a server sends it.
+    /// Frames a message (RFC 6455 §5.2), unfragmented and unmasked, as a server sends it.
     pub fn new<'m>(message: impl Into<Message<'m>>) -> Prepared {
         let message = message.into();
         let mut bytes = Vec::new();
@@ -73,14 +75,15 @@ impl Prepared {
         Prepared::from_frame(message.kind(), bytes, message.len())
     }
 
-    /// Frames what `write` appends; it must leave alone what is there already.
+    /// Frames the payload that `write` appends to the buffer. `write` must not change the bytes
+    /// before it.
     #[cfg(feature = "json")]
     pub(crate) fn try_written<E>(
         kind: Kind,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Prepared, E> {
-        // Room for any unmasked header. What is too much of it goes when the length is known: moving the
-        // payload down costs less than a second buffer.
+        // Room for any unmasked header. The unused part is removed when the length is known: moving
+        // the payload down costs less than a second buffer.
         const ROOM: usize = frame::MAX_HEADER - 4;
         let mut bytes = Vec::with_capacity(128);
         bytes.resize(ROOM, 0);
@@ -93,7 +96,7 @@ impl Prepared {
         Ok(Prepared::from_frame(kind, bytes, payload))
     }
 
-    /// Bytes that are no frame: the body of an HTTP answer.
+    /// Wraps bytes that are not a WebSocket frame: the body of an HTTP response.
     pub(crate) fn raw(bytes: Vec<u8>) -> Prepared {
         let len = bytes.len();
         Prepared::from_frame(Kind::Binary, bytes, len)
@@ -136,8 +139,8 @@ impl Prepared {
         &self.0.bytes
     }
 
-    /// The frame of the message compressed on its own, for a window of 2^bits bytes; `None` if it had better go as
-    /// it is. It is made once, however many want it.
+    /// The frame of the message compressed without a context, for a window of 2^bits bytes; `None`
+    /// if it is too short or would not shrink. It is made once for all clients with this window.
     #[cfg(feature = "deflate")]
     pub(crate) fn compressed(&self, bits: u8, codec: &mut Codec) -> Option<&Prepared> {
         let all = self.0.compressed.get_or_init(Box::default);
@@ -155,20 +158,20 @@ impl Prepared {
         None
     }
 
-    /// Appends the frame as a client sends it.
+    /// Appends the frame masked, as a client sends it (RFC 6455 §5.3).
     pub(crate) fn write_masked(&self, out: &mut Vec<u8>, mask: [u8; 4]) {
         let write =
             if frame::is_compressed(self.frame()) { frame::write_compressed } else { frame::write_frame };
         write(out, opcode(self.kind()), self.payload(), Some(mask));
     }
 
-    /// Whether outboxes share it; a smaller one they copy.
+    /// Whether outboxes share this frame; they copy a smaller one.
     pub(crate) fn is_shared(&self) -> bool {
         self.0.bytes.len() >= Self::SHARE_FROM
     }
 
-    /// A place in line for this frame. However many there are, `counter` counts its bytes once. (Of several
-    /// servers that share a frame, the first one's does.)
+    /// Queues this frame once more. While it is queued anywhere, `counter` includes its bytes once.
+    /// If several servers share the frame, only the counter of the first one includes them.
     pub(crate) fn queue(&self, counter: &SharedBytes) -> Queued {
         if self.0.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             let counter = self.0.counter.get_or_init(|| counter.clone());
@@ -178,7 +181,8 @@ impl Prepared {
     }
 }
 
-/// Tells one message from another as long as it is kept, without keeping the message.
+/// Identifies a message without keeping its bytes. No other message has the same identity while
+/// this value exists.
 #[cfg(feature = "sim")]
 #[derive(Clone)]
 pub(crate) struct Identity(std::sync::Weak<Frame>);
@@ -189,12 +193,12 @@ impl Identity {
         Identity(Arc::downgrade(&message.0))
     }
 
-    /// Where it stands; nobody else does as long as this is kept.
+    /// The address of the message; it is not reused while this value exists.
     pub(crate) fn place(&self) -> usize {
         self.0.as_ptr() as usize
     }
 
-    /// Whether nobody can send it any more.
+    /// Whether the message has been dropped everywhere, so that it cannot be sent again.
     pub(crate) fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -206,7 +210,7 @@ impl fmt::Debug for Prepared {
     }
 }
 
-/// Bytes of frames that someone waits for, each counted once.
+/// Bytes of shared frames that are queued in any outbox, each frame counted once.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SharedBytes(Arc<AtomicUsize>);
 
@@ -216,7 +220,7 @@ impl SharedBytes {
     }
 }
 
-/// A frame in line for one client.
+/// A shared frame that is queued for one client.
 #[derive(Debug)]
 pub(crate) struct Queued(Prepared);
 
@@ -239,7 +243,8 @@ impl Drop for Queued {
     }
 }
 
-/// What a sending call takes: a [`Message`], or anything that converts to one, or a [`Prepared`].
+/// The argument of all sending calls: a [`Message`], anything that converts to one, or a
+/// [`Prepared`].
 ///
 /// # Examples
 ///
@@ -257,9 +262,9 @@ impl Drop for Queued {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Outgoing<'m> {
-    /// Framed when it is queued.
+    /// A message that is framed when it is queued.
     Message(Message<'m>),
-    /// Framed already.
+    /// A message that is framed already.
     Prepared(Prepared),
 }
 
@@ -278,12 +283,12 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Whether it is framed already, and large enough to be shared by those it is sent to.
+    /// Whether this is a prepared message, large enough to be shared by its recipients' outboxes.
     pub(crate) fn is_shared(&self) -> bool {
         matches!(self, Outgoing::Prepared(prepared) if prepared.is_shared())
     }
 
-    /// Framed, now if it was not.
+    /// Frames the message, unless it is framed already.
     pub(crate) fn prepare(self) -> Prepared {
         match self {
             Outgoing::Message(message) => Prepared::new(message),
@@ -310,7 +315,7 @@ impl From<Prepared> for Outgoing<'_> {
     }
 }
 
-/// Frames small messages to many, one after the other, without allocating.
+/// Frames small broadcast messages one after the other without allocating.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     spare: Prepared,
@@ -323,7 +328,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// A small frame is copied by those it is sent to, so that the next call finds its memory free.
+    /// Frames a message. Outboxes copy a small frame, so that the next call can reuse its memory.
     pub(crate) fn encode(&mut self, message: Outgoing<'_>) -> Prepared {
         let message = match message {
             Outgoing::Message(message) => message,
@@ -351,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_the_frame_and_knows_its_payload() {
+    fn prepared_holds_the_frame_and_its_payload() {
         for len in [0, 1, 125, 126, 65_535, 65_536] {
             let prepared = Prepared::new(&vec![7; len]);
             assert_eq!(prepared.payload(), vec![7; len]);
@@ -365,7 +370,7 @@ mod tests {
 
     #[cfg(feature = "json")]
     #[test]
-    fn what_is_written_into_the_frame_is_framed_as_if_it_had_been_copied() {
+    fn try_written_gives_the_same_frame_as_new() {
         for len in [0, 1, 125, 126, 127, 65_535, 65_536, 100_000] {
             let payload = vec![7; len];
             let written = Prepared::try_written(Kind::Binary, |bytes| {
@@ -380,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn is_counted_once_and_while_someone_waits_for_it() {
+    fn shared_bytes_count_a_frame_once_while_it_is_queued() {
         let (counter, other) = (SharedBytes::default(), SharedBytes::default());
         let prepared = Prepared::new("hello");
         let bytes = prepared.0.bytes.capacity();
@@ -394,11 +399,11 @@ mod tests {
         assert_eq!(counter.get(), 0);
         drop(prepared.queue(&other));
         let _waits = prepared.queue(&other);
-        assert_eq!((counter.get(), other.get()), (bytes, 0), "the first who counted it goes on counting");
+        assert_eq!((counter.get(), other.get()), (bytes, 0), "only the first counter includes the frame");
     }
 
     #[test]
-    fn the_encoder_uses_its_memory_again_but_never_what_is_still_held() {
+    fn the_encoder_reuses_only_memory_that_is_free() {
         let mut encoder = Encoder::default();
         let first = encoder.encode("first".into());
         let second = encoder.encode("second".into());
@@ -412,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_between_threads() {
+    fn prepared_messages_are_send_and_sync() {
         fn is_shared<T: Send + Sync>() {}
         is_shared::<Prepared>();
     }

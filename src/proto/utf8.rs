@@ -1,4 +1,4 @@
-//! UTF-8, whole (RFC 6455 §5.6) or while it arrives (§8.1).
+//! UTF-8 validation of text (RFC 6455 §5.6, §8.1), of a whole payload or of parts as they arrive.
 
 #![allow(
     clippy::indexing_slicing,
@@ -7,8 +7,8 @@
 
 use crate::error::PeerMisbehaved;
 
-/// Up to this length a message is first tried as plain ASCII: at 125 bytes 4 ns instead of 10, for about
-/// 1 ns more if it is not. Above it the gain is lost in the noise.
+/// Payloads up to this many bytes are first checked for plain ASCII: at 125 bytes 4 ns instead of
+/// 10, for about 1 ns more if the text is not ASCII. Longer payloads gain nothing measurable.
 const SHORT: usize = 256;
 
 /// Whether a whole payload is UTF-8.
@@ -16,22 +16,22 @@ pub(crate) fn is_valid(bytes: &[u8]) -> bool {
     (bytes.len() <= SHORT && is_ascii(bytes)) || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
-/// The payload as text, if it is UTF-8. Slower than [`is_valid`] on short ASCII, from which no `&str` can
-/// be had without `unsafe`.
+/// The payload as text, if it is UTF-8. Slower than [`is_valid`] on short ASCII, whose check cannot
+/// give a `&str` without `unsafe`.
 pub(crate) fn as_str(bytes: &[u8]) -> Option<&str> {
     simdutf8::basic::from_utf8(bytes).ok()
 }
 
-/// Validates text as it arrives, in parts cut anywhere, and fails at the first byte that no
-/// continuation could make valid.
+/// Validates text in parts that are cut anywhere, and fails at the first byte that no continuation
+/// could make valid.
 ///
-/// [`feed`](Self::feed) every part, then [`finish`](Self::finish). A validator that has failed is spent;
-/// the next message starts with a new one.
+/// Call [`feed`](Self::feed) with every part, then [`finish`](Self::finish). After an error the
+/// validator must not be used again. Each message needs a new one.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Utf8Validator {
-    /// The beginning of a code point whose rest has not come: a valid prefix, always.
+    /// The beginning of a code point whose rest has not arrived; always a valid prefix.
     pending: [u8; 3],
-    /// How many bytes of `pending` count.
+    /// How many bytes of `pending` are used.
     len: u8,
 }
 
@@ -42,14 +42,15 @@ impl Utf8Validator {
     ///
     /// [`PeerMisbehaved::InvalidUtf8`] as soon as the text cannot become valid any more.
     pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), PeerMisbehaved> {
-        // "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not,
-        // in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_." (§8.1)
+        // "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream
+        // is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket
+        // Connection_." (§8.1)
         let rest = self.complete_pending(bytes)?;
         let Err(error) = simdutf8::compat::from_utf8(rest) else { return Ok(()) };
         if error.error_len().is_some() {
             return Err(PeerMisbehaved::InvalidUtf8);
         }
-        // No `error_len`: the input ended inside a code point that is right so far.
+        // No `error_len`: the input ends inside a code point that is valid so far.
         self.set_pending(&rest[error.valid_up_to()..]);
         Ok(())
     }
@@ -63,7 +64,7 @@ impl Utf8Validator {
         if self.len == 0 { Ok(()) } else { Err(PeerMisbehaved::InvalidUtf8) }
     }
 
-    /// Finishes the code point begun earlier, byte by byte, and returns what follows it.
+    /// Completes the pending code point byte by byte, and returns the bytes behind it.
     fn complete_pending<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], PeerMisbehaved> {
         let mut rest = bytes;
         while self.len > 0 {
@@ -90,11 +91,11 @@ impl Utf8Validator {
     }
 }
 
-/// `<[u8]>::is_ascii` without a branch per word: made for short input, where leaving early wins nothing.
+/// `<[u8]>::is_ascii` without a branch per word: on short input an early exit gains nothing.
 fn is_ascii(bytes: &[u8]) -> bool {
     const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
     let Some(last) = bytes.last_chunk() else { return bytes.is_ascii() };
-    // The last eight bytes overlap the chunks before them; counting a byte twice does no harm here.
+    // The last eight bytes may overlap the chunks before them; checking a byte twice is harmless.
     let mut seen = u64::from_ne_bytes(*last);
     for chunk in bytes.as_chunks().0 {
         seen |= u64::from_ne_bytes(*chunk);
@@ -106,7 +107,7 @@ fn is_ascii(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// How many bytes may be fed one by one before one is refused; `None` if all may.
+    /// Index of the first byte at which the input is invalid; `None` if no byte makes it so.
     fn first_bad(bytes: &[u8]) -> Option<usize> {
         (0..bytes.len()).find(|&at| {
             let error = std::str::from_utf8(&bytes[..=at]).err();
@@ -114,7 +115,8 @@ mod tests {
         })
     }
 
-    /// Holds the validator against the standard library: whole, cut in two anywhere, and byte by byte.
+    /// Compares the validator with the standard library: the input whole, cut in two at every
+    /// place, and byte by byte.
     fn compare(bytes: &[u8]) {
         let valid = std::str::from_utf8(bytes).is_ok();
         assert_eq!(is_valid(bytes), valid, "{bytes:x?}");
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sequence_of_one_and_two_bytes() {
+    fn all_sequences_of_one_and_two_bytes_match_std() {
         compare(&[]);
         for a in 0..=255 {
             compare(&[a]);
@@ -151,9 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn every_sequence_of_three_bytes() {
-        // Leads of three and four bytes, and one or two of each other kind: behind those it is a shorter
-        // sequence again. (All 2²⁴ hold as well, but take seven seconds without optimisation.)
+    fn sequences_of_three_bytes_match_std() {
+        // The first bytes that begin three or four bytes, and one or two of each other kind, which
+        // end a sequence earlier. (All 2²⁴ inputs pass too, but take seven seconds without
+        // optimisation.)
         for a in [0x7f, 0x80, 0xc1, 0xc2, 0xdf].into_iter().chain(0xe0..=0xf5) {
             for b in 0..=255 {
                 for c in 0..=255 {
@@ -163,8 +166,8 @@ mod tests {
         }
     }
 
-    /// Tries every next byte behind `point`, the beginning of a code point, and goes on behind each one
-    /// that leaves it a beginning. Returns how many code points were completed.
+    /// Tries every next byte behind `point`, the beginning of a code point, and recurses where the
+    /// result is still a beginning. Returns how many code points were completed.
     fn walk(validator: &Utf8Validator, point: &mut Vec<u8>) -> u32 {
         let mut completed = 0;
         for byte in 0..=255 {
@@ -188,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn every_code_point_and_every_way_to_miss_one() {
+    fn all_code_points_and_all_invalid_prefixes_match_std() {
         let surrogates = 0xe000 - 0xd800;
         assert_eq!(walk(&Utf8Validator::default(), &mut Vec::new()), 0x11_0000 - surrogates);
     }
 
     #[test]
-    fn sequences_of_four_bytes_at_every_boundary() {
+    fn sequences_of_four_boundary_bytes_match_std() {
         // Each class of byte in the syntax of RFC 3629 §4, by its first and last member.
         let edges = [
             0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xec,
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_impossible_byte_is_refused_at_once() {
+    fn the_first_invalid_byte_fails_without_waiting() {
         let refused = |bytes: &[u8]| {
             let mut validator = Utf8Validator::default();
             let (last, before) = bytes.split_last().unwrap();
@@ -225,12 +228,12 @@ mod tests {
         assert!(refused(&[0xf4, 0x90]), "above U+10FFFF");
         assert!(refused(&[0xe2, 0x82, 0x41]), "ASCII inside a code point");
         for byte in [0x80, 0xbf, 0xc0, 0xc1].into_iter().chain(0xf5..=0xff) {
-            assert!(refused(&[byte]), "{byte:#x} begins nothing");
+            assert!(refused(&[byte]), "{byte:#x} begins no code point");
         }
     }
 
     #[test]
-    fn long_text_cut_anywhere() {
+    fn long_text_is_valid_wherever_it_is_cut() {
         let text = "plain, grüße, καλημέρα, 你好, 🦀🦀. ".repeat(12);
         for cut in 0..=text.len() {
             let mut validator = Utf8Validator::default();
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_byte_is_found_at_any_place_and_length() {
+    fn an_invalid_byte_is_found_at_any_place_and_length() {
         for len in (1..300).chain([SHORT * 4]) {
             let mut bytes = vec![b'a'; len];
             assert!(is_valid(&bytes));
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stays_small() {
+    fn a_validator_takes_at_most_8_bytes() {
         assert!(size_of::<Utf8Validator>() <= 8);
     }
 }

@@ -1,4 +1,4 @@
-//! Entity tags: which version of its content a client has (RFC 9110 §8.8.3, §13.1.2).
+//! Entity tags, which identify a version of a file's content (RFC 9110 §8.8.3, §13.1.2).
 
 use std::{
     fs::Metadata,
@@ -8,14 +8,15 @@ use std::{
 
 use tungstenite::http::header::{self, HeaderMap, HeaderValue};
 
-/// Of the content itself.
+/// A tag made from the content.
 pub(super) fn of_bytes(bytes: &[u8]) -> Option<HeaderValue> {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
     HeaderValue::try_from(format!("\"{:x}-{:x}\"", bytes.len(), hasher.finish())).ok()
 }
 
-/// Of length and time of change: no file is read for it. `None` if the system keeps no such time.
+/// A tag made from length and time of modification, without reading the file. `None` if the system
+/// does not record that time.
 pub(super) fn of_file(metadata: &Metadata) -> Option<HeaderValue> {
     let (sign, since) = match metadata.modified().ok()?.duration_since(UNIX_EPOCH) {
         Ok(since) => ("", since),
@@ -24,7 +25,8 @@ pub(super) fn of_file(metadata: &Metadata) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("\"{:x}-{sign}{:x}\"", metadata.len(), since.as_nanos())).ok()
 }
 
-/// Whether `If-None-Match` names what we have.
+/// Whether `If-None-Match` contains this tag, so that the client has the content (RFC 9110
+/// §13.1.2).
 pub(super) fn is_known(etag: Option<&HeaderValue>, headers: &HeaderMap) -> bool {
     headers.get_all(header::IF_NONE_MATCH).iter().any(|field| {
         let mut rest = field.as_bytes().trim_ascii();
@@ -33,8 +35,8 @@ pub(super) fn is_known(etag: Option<&HeaderValue>, headers: &HeaderMap) -> bool 
     })
 }
 
-/// Takes the next tag of a list, quotes included and without its `W/`: §8.8.3.2, weak comparison. A tag may
-/// have a comma inside. Whatever is no list ends here, and the content is sent.
+/// Takes the next tag of a list with its quotes, but without `W/`, for the weak comparison (RFC
+/// 9110 §8.8.3.2). A tag may contain a comma. A malformed list ends here, and the content is sent.
 fn next_tag<'h>(rest: &mut &'h [u8]) -> Option<&'h [u8]> {
     let start = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b','))?;
     let tag = rest.get(start..)?;

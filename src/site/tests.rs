@@ -1,4 +1,4 @@
-//! Every file says where it lies, so that an answer tells which file it is, whatever path led to it.
+//! Each test file contains its own path, so that a response tells which file it is.
 
 mod caching;
 #[cfg(unix)]
@@ -20,7 +20,7 @@ use tungstenite::http::{HeaderMap, Method, Response, header};
 use super::{Content, Site};
 use crate::error::ConfigError;
 
-/// A folder `root` to be served, with things beside it that must not be.
+/// A folder `root` that is served, and files beside it that must not be.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -84,7 +84,7 @@ fn text(response: &Response<Content>, name: header::HeaderName) -> &str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// The body, which is as long as the header says.
+/// The body; checks that it is as long as the header says.
 fn body(response: Response<Content>) -> String {
     let announced: usize = text(&response, header::CONTENT_LENGTH).parse().unwrap();
     let body = match response.into_body() {
@@ -101,7 +101,7 @@ fn body(response: Response<Content>) -> String {
     String::from_utf8(body).unwrap()
 }
 
-/// The answer to a GET in a word: which file it is, or where to go, or nothing.
+/// The response to a GET in short: the body, the status and location of a redirect, or "404".
 fn answer(site: &Site, path: &str) -> String {
     let Some(response) = get(site, path) else { return "404".into() };
     match response.status().as_u16() {
@@ -112,7 +112,7 @@ fn answer(site: &Site, path: &str) -> String {
 }
 
 #[test]
-fn a_folder_is_served_below_its_prefix() {
+fn a_folder_is_served_under_its_prefix() {
     let folder = Folder::new();
     for (prefix, written) in
         [("/", ""), ("/assets", "/assets"), ("/assets/", "/assets"), ("/a/b c", "/a/b%20c")]
@@ -138,7 +138,7 @@ fn a_folder_is_served_below_its_prefix() {
 }
 
 #[test]
-fn a_prefix_covers_whole_names_only() {
+fn a_prefix_covers_only_whole_segments() {
     let folder = Folder::new();
     for prefix in ["/assets", "/assets/"] {
         let site = folder.site(prefix);
@@ -152,7 +152,7 @@ fn a_prefix_covers_whole_names_only() {
 }
 
 #[test]
-fn the_most_particular_route_answers() {
+fn the_most_specific_route_is_used() {
     let folder = Folder::new();
     let mut site = Site::default();
     assert!(site.is_empty());
@@ -168,14 +168,14 @@ fn the_most_particular_route_answers() {
         ("/%61.txt", "bytes"),
         ("/a.txt/", "404"),
         ("/docs/", "outside/index.html"),
-        // It is the longer prefix that answers, also when it has nothing.
+        // Only the longest prefix is searched, even if it has no such file.
         ("/docs/deep/page.html", "404"),
         ("/docs/deep/data.json", "root/bare/data.json"),
         ("/docs/deep/", "deep"),
     ] {
         assert_eq!(answer(&site, path), expected, "{path}");
     }
-    // The later registration replaces the earlier one, however the prefix is written.
+    // A later registration replaces an earlier one, with or without a slash at the end.
     site.serve_dir("/docs/", &folder.root().join("docs")).unwrap();
     site.serve_bytes("/a.txt", "text/plain", Vec::new()).unwrap();
     assert_eq!(answer(&site, "/docs/"), "root/docs/index.html");
@@ -183,7 +183,7 @@ fn the_most_particular_route_answers() {
 }
 
 #[test]
-fn bytes_are_found_at_their_exact_path() {
+fn bytes_are_served_only_at_their_exact_path() {
     let mut site = Site::default();
     for path in ["/", "/grüße", "/a b", "/.well-known/x", "/100%", "/C:"] {
         site.serve_bytes(path, "text/plain", path.into()).unwrap();
@@ -196,7 +196,7 @@ fn bytes_are_found_at_their_exact_path() {
         ("/a%20b", "/a b"),
         ("/.well-known/x", "/.well-known/x"),
         ("/100%25", "/100%"),
-        // As a browser sends it.
+        // Browsers send a lone percent sign like this.
         ("/100%", "/100%"),
         ("/C:", "/C:"),
         ("/.well-known%2fx", "404"),
@@ -212,7 +212,7 @@ fn bytes_are_found_at_their_exact_path() {
 }
 
 #[test]
-fn a_path_has_an_end() {
+fn longer_paths_than_2048_bytes_are_rejected() {
     let mut site = Site::default();
     let longest = format!("/{}", "a".repeat(2047));
     let longer = format!("{longest}a");
@@ -222,12 +222,12 @@ fn a_path_has_an_end() {
         Err(ConfigError::InvalidPath(longer.clone()))
     );
     assert_eq!(answer(&site, &longest), "far");
-    // What counts is how it is written.
+    // The limit applies to the path before it is decoded.
     assert_eq!(answer(&site, &longest.replacen('a', "%61", 1)), "404");
 }
 
 #[test]
-fn what_cannot_be_served_is_named() {
+fn invalid_routes_are_configuration_errors() {
     let folder = Folder::new();
     let mut site = Site::default();
     for path in ["", "a", "a/", "*", "\\a", "/a\\b", "/a\nb", "/\0"] {
@@ -257,7 +257,7 @@ fn what_cannot_be_served_is_named() {
 }
 
 #[test]
-fn types_follow_the_extension() {
+fn the_content_type_follows_the_extension() {
     let folder = Folder::new();
     let site = folder.site("/");
     for (name, expected) in [

@@ -1,4 +1,4 @@
-//! The short way in, for small whole messages: of 909 instructions per echoed message of 125 bytes it saved 215.
+//! Fast path for small whole messages: saves 215 of 909 instructions per echo of 125 bytes.
 
 use std::ops::Range;
 
@@ -10,12 +10,13 @@ use crate::{
 };
 
 impl Connection {
-    /// The short way for most of what a client sends: unmasks the small messages that stand whole at
-    /// `bytes[*at..]`, as many of one kind as come one behind the other, and tells `each` where a payload lies, until
-    /// that wants no more. `receive` takes what stops it.
+    /// Fast path for a server's usual input: unmasks the small messages that stand whole at
+    /// `bytes[*at..]`, as many as follow each other in one kind, and calls `each` with the range of
+    /// each payload until it returns `false`. `receive` handles the first frame that ends the run.
     ///
-    /// Texts are not validated, but nothing between them is left that is not ASCII: all that was taken is UTF-8 if
-    /// and only if each of them is, and one look at many costs less than a look at each.
+    /// Texts are not validated here. The header of each is overwritten with zeros, which are ASCII,
+    /// so that the whole range taken is UTF-8 if and only if each text is: the caller validates all
+    /// of them in one pass, which costs less than one pass for each.
     #[inline]
     pub(crate) fn receive_short(
         &self,
@@ -47,7 +48,7 @@ impl Connection {
     }
 }
 
-/// Headers have two lengths, and what the compiler knows the length of takes one instruction.
+/// Overwrites a header with zeros. It has one of two lengths; as arrays they need no loop.
 #[inline]
 fn blank(header: &mut [u8]) {
     if let Some(header) = header.first_chunk_mut::<8>() {

@@ -1,4 +1,4 @@
-//! The rules of RFC 6455, by its own examples, however the bytes arrive.
+//! The rules and examples of RFC 6455, with the input cut in every way.
 
 mod closing;
 #[cfg(feature = "deflate")]
@@ -43,7 +43,7 @@ fn unmasked_ping_request_and_masked_ping_response() {
     let ping = b"\x89\x05\x48\x65\x6c\x6c\x6f";
     let pong = b"\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
     assert_eq!(any_way(Side::Client, LIMITS, ping), (vec![], pong.to_vec()));
-    // The pong back at the server, which asked for none: legal and without a meaning (§5.5.3).
+    // The pong is unsolicited at the server: legal, and ignored (§5.5.3).
     expect(Side::Server, pong, &[]);
 
     let masked = b"\x89\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
@@ -68,10 +68,10 @@ fn a_binary_message_of_64_kib_in_a_single_frame() {
     expect(Side::Server, &Side::Server.gets(0x82, &payload), &[binary(&payload)]);
 }
 
-// ---- sending ----
+// ---- Sending ----
 
 #[test]
-fn what_we_send_is_what_the_rfc_shows() {
+fn sent_frames_match_the_examples_of_the_rfc() {
     for (side, expected) in [
         (Side::Server, &b"\x81\x05\x48\x65\x6c\x6c\x6f"[..]),
         (Side::Client, b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"),
@@ -87,7 +87,7 @@ fn what_we_send_is_what_the_rfc_shows() {
 }
 
 #[test]
-fn every_frame_of_a_client_has_a_key_of_its_own() {
+fn a_client_masks_each_frame_with_a_new_key() {
     let mut next = 0_u32;
     let source = Box::new(move || {
         next += 1;
@@ -112,7 +112,7 @@ fn every_frame_of_a_client_has_a_key_of_its_own() {
 }
 
 #[test]
-fn the_length_of_a_frame_is_known_before_it_is_made() {
+fn frame_len_is_the_length_of_the_queued_frame() {
     for side in SIDES {
         for len in [0, 1, 125, 126, 127, 65535, 65536, 70_000] {
             let mut endpoint = Endpoint::new(side, LIMITS);
@@ -124,10 +124,10 @@ fn the_length_of_a_frame_is_known_before_it_is_made() {
     }
 }
 
-// ---- fragmentation, §5.4 ----
+// ---- Fragmentation, §5.4 ----
 
 #[test]
-fn control_frames_come_between_fragments() {
+fn control_frames_may_stand_between_fragments() {
     for side in SIDES {
         let bytes = [
             side.gets(0x01, "grü".as_bytes()),
@@ -147,7 +147,7 @@ fn control_frames_come_between_fragments() {
 }
 
 #[test]
-fn empty_messages_are_messages() {
+fn empty_messages_are_delivered() {
     for side in SIDES {
         let bytes = [
             side.gets(0x81, b""),
@@ -161,13 +161,13 @@ fn empty_messages_are_messages() {
 }
 
 #[test]
-fn fragments_out_of_order() {
+fn fragments_out_of_order_are_violations() {
     for side in SIDES {
         for first in [0x80, 0x00] {
             let (at, violation) = breaks(side, LIMITS, &side.gets(first, b"x"));
             assert_eq!(violation, PeerMisbehaved::UnexpectedContinuation);
             assert_eq!(at, side.gets(first, b"").len(), "known by the header");
-            // Also behind a message that is complete.
+            // The same behind a complete message.
             let behind = [side.gets(0x01, b"a"), side.gets(0x80, b"b"), side.gets(first, b"x")].concat();
             assert_eq!(breaks(side, LIMITS, &behind).1, PeerMisbehaved::UnexpectedContinuation);
         }
@@ -178,10 +178,10 @@ fn fragments_out_of_order() {
     }
 }
 
-// ---- text, §5.6 and §8.1 ----
+// ---- Text, §5.6 and §8.1 ----
 
 #[test]
-fn a_code_point_may_be_cut_by_frames() {
+fn a_code_point_may_be_split_over_frames() {
     let crab = "🦀".as_bytes();
     for side in SIDES {
         for first in 0..=4 {
@@ -200,8 +200,8 @@ fn a_code_point_may_be_cut_by_frames() {
 }
 
 #[test]
-fn invalid_text_fails_at_its_first_bad_byte() {
-    // The payload, and how many bytes of it are enough to know.
+fn invalid_text_fails_at_its_first_invalid_byte() {
+    // The payload, and after how many of its bytes it is known to be invalid.
     let cases: [(&[u8], usize); 9] = [
         (b"\x80abc", 1),
         (b"abc\xffdef", 4),
@@ -215,14 +215,14 @@ fn invalid_text_fails_at_its_first_bad_byte() {
     ];
     for side in SIDES {
         for (payload, known) in cases {
-            // Most of the frame is still to come when it fails.
+            // It fails before most of the frame has arrived.
             let long = [payload, &[b'.'; 300]].concat();
             let bytes = side.gets(0x81, &long);
             let head = bytes.len() - long.len();
             let expected = (head + known, PeerMisbehaved::InvalidUtf8);
             assert_eq!(breaks(side, LIMITS, &bytes), expected, "{payload:x?}");
 
-            // Across two frames, whatever is in which.
+            // The same, split over two frames at any place.
             for cut in 0..=payload.len() {
                 let first = side.gets(0x01, &payload[..cut]);
                 let second = side.gets(0x80, &payload[cut..]);
@@ -245,15 +245,15 @@ fn text_that_ends_inside_a_code_point_fails_at_its_end() {
             let bytes = [side.gets(0x01, payload), side.gets(0x00, b""), side.gets(0x80, b"")].concat();
             assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), PeerMisbehaved::InvalidUtf8));
         }
-        // Binary is not looked at.
+        // Binary payloads are not validated.
         let bytes = [side.gets(0x02, b"\xff\xc3"), side.gets(0x80, b"\xed\xa0")].concat();
         expect(side, &bytes, &[binary(b"\xff\xc3\xed\xa0")]);
     }
 }
 
 #[test]
-fn bad_text_is_found_where_it_is_read_directly() {
-    // Beyond 8 KiB payload goes into `room`.
+fn invalid_text_is_found_in_payload_that_is_read_directly() {
+    // From 8 KiB on, payload is read directly into `room`.
     for side in SIDES {
         let mut payload = vec![b'a'; 40_000];
         payload[30_000] = 0xff;
@@ -265,10 +265,10 @@ fn bad_text_is_found_where_it_is_read_directly() {
     }
 }
 
-// ---- limits ----
+// ---- Limits ----
 
 #[test]
-fn sizes_are_allowed_up_to_the_limit_and_refused_by_the_header() {
+fn sizes_above_a_limit_fail_at_the_header() {
     use PeerMisbehaved::*;
     let limits = MessageLimits { frame: 200, message: 300 };
     for side in SIDES {
@@ -288,13 +288,13 @@ fn sizes_are_allowed_up_to_the_limit_and_refused_by_the_header() {
         let head = bytes.len() - 51;
         assert_eq!(breaks(side, limits, &bytes), (head, MessageTooBig { len: 301, max: 300 }));
 
-        // A frame may be larger than what is left of the message only on paper.
+        // The sum of the lengths does not overflow.
         let huge = [side.gets(0x02, &[1]), header(0x80, side.key(), (1 << 63) - 1)].concat();
         let max = u64::MAX >> 1;
         let limits = MessageLimits { frame: max, message: max };
         assert_eq!(breaks(side, limits, &huge).1, MessageTooBig { len: 1 << 63, max });
 
-        // One frame, where only the message is limited.
+        // A single frame that only the limit for messages forbids.
         let limits = MessageLimits { frame: 1000, message: 300 };
         assert_eq!(any_way(side, limits, &side.gets(0x81, &[b'x'; 300])).0.len(), 1);
         let bytes = side.gets(0x81, &[b'x'; 301]);
@@ -315,11 +315,11 @@ fn four_mib_in_fragments_of_64_bytes_are_legal() {
         bytes.extend(side.gets(first, &part));
         payload.extend(part);
     }
-    // As blocks of the tick, and in pieces that end anywhere.
+    // In blocks as large as a read of the engine, and in pieces that end anywhere.
     for size in [64 * 1024, 1447] {
         assert_eq!(run(side, limits, bytes.chunks(size)).0, [binary(&payload)]);
     }
-    // And one byte more is one too many.
+    // A message inside this message, and a limit of one byte less, are violations.
     let more = [side.gets(0x02, b"x"), bytes].concat();
     let found = run(side, limits, more.chunks(64 * 1024)).0;
     assert_eq!(found, [Outcome::Broken(PeerMisbehaved::ExpectedContinuation)]);
@@ -333,7 +333,7 @@ fn four_mib_in_fragments_of_64_bytes_are_legal() {
 fn empty_fragments_in_a_row_are_capped() {
     for side in SIDES {
         let empty = |count| side.gets(0x00, b"").repeat(count);
-        // 64 in a row, the first included, with anything between them; then a byte, and again.
+        // 64 in a row with a ping between them, then a fragment with a byte, then 64 again.
         let bytes = [
             side.gets(0x01, b""),
             empty(30),
@@ -350,14 +350,14 @@ fn empty_fragments_in_a_row_are_capped() {
 
         let bytes = [side.gets(0x01, b""), empty(63), side.gets(0x8a, b"between"), empty(1)].concat();
         assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), PeerMisbehaved::EmptyFragments));
-        // Empty messages are no fragments.
+        // Empty messages do not count as empty fragments.
         let bytes = side.gets(0x82, b"").repeat(200);
         assert_eq!(run(side, LIMITS, [&bytes[..]]).0.len(), 200);
     }
 }
 
 #[test]
-fn a_trickling_peer_causes_no_copy_per_read() {
+fn small_reads_do_not_copy_the_message_each_time() {
     let (side, limits) = (Side::Server, MessageLimits { frame: 16 << 20, message: 16 << 20 });
     let mut endpoint = Endpoint::new(side, limits);
     endpoint.read(&header(0x82, side.key(), 16 << 20));
@@ -367,7 +367,7 @@ fn a_trickling_peer_causes_no_copy_per_read() {
         endpoint.read(&[0; 1448]);
         reads += 1;
         arrived += 1448;
-        // Where the room begins, less what has arrived, is where the buffer is; its length is how it grew.
+        // Bytes arrived plus room left: the length of the buffer, which changes only when it grows.
         let room = endpoint.connection.room(usize::MAX).map(|room| room.len() + arrived);
         if let Some(end) = room
             && place != Some(end)
@@ -379,9 +379,10 @@ fn a_trickling_peer_causes_no_copy_per_read() {
     assert!(moves < 20, "the buffer grew {moves} times in {reads} reads");
 }
 
-// ---- violations ----
+// ---- Violations ----
 
-/// One stream for each violation, the side that gets it, and the code that answers it.
+/// Streams with a violation: the side that receives it, its bytes, the violation and its close
+/// code.
 fn violations() -> Vec<(Side, Vec<u8>, PeerMisbehaved, u16)> {
     use PeerMisbehaved::*;
     let mut list = vec![
@@ -440,8 +441,8 @@ fn violations() -> Vec<(Side, Vec<u8>, PeerMisbehaved, u16)> {
 }
 
 #[test]
-fn every_violation_is_found_and_has_its_code() {
-    // Without a wildcard: a new variant has to be added here, and then to the list.
+fn every_violation_is_found_and_has_its_close_code() {
+    // No wildcard, so that a new variant has to be added here, and then to the list.
     let number = |violation| match violation {
         PeerMisbehaved::UnmaskedFrame => 0,
         PeerMisbehaved::MaskedFrame => 1,
@@ -460,12 +461,12 @@ fn every_violation_is_found_and_has_its_code() {
         PeerMisbehaved::CloseBodyTooShort => 14,
         PeerMisbehaved::InvalidCloseCode(_) => 15,
         PeerMisbehaved::InvalidCloseReason => 16,
-        // Only where compression was negotiated: see `deflate`.
+        // Needs compression: tested in `deflate`.
         PeerMisbehaved::CorruptDeflate => 17,
     };
     let mut seen = [false; 17];
     for (side, bytes, violation, code) in violations() {
-        // The first byte of a close or a text that is broken must not hide what came before it.
+        // The message before the violation must be delivered, the one behind it must not.
         let bytes = [side.gets(0x82, b"before"), bytes, side.gets(0x82, b"behind")].concat();
         let (outcomes, written) = any_way(side, LIMITS, &bytes);
         assert_eq!(outcomes, [binary(b"before"), Outcome::Broken(violation)], "{side:?}");

@@ -1,15 +1,15 @@
-//! A context: the last bytes that went one way.
+//! A context (RFC 7692 §7.1.1): the last bytes of the messages in one direction.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "the ring has `max` bytes, `oldest` is below that, and what is kept of new bytes is no longer"
+    reason = "the ring has `max` bytes, `oldest` is below that, and at most `max` new bytes are kept"
 )]
 
-/// A ring of at most 2^bits bytes. Owns no more memory than went through.
+/// A ring buffer of at most 2^bits bytes. Its memory grows with the bytes pushed.
 #[derive(Debug)]
 pub(super) struct History {
     bytes: Vec<u8>,
-    /// Where the oldest byte is, once the ring is full.
+    /// Index of the oldest byte once the ring is full.
     oldest: usize,
     max: usize,
 }
@@ -28,19 +28,19 @@ impl History {
         let (growth, new) = new.split_at(new.len().min(self.max - self.bytes.len()));
         let len = self.bytes.len() + growth.len();
         if len > self.bytes.capacity() {
-            // Doubling, but not beyond the window.
+            // Doubles, but not beyond the window.
             let capacity = (2 * self.bytes.capacity()).clamp(len.max(256).min(self.max), self.max);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(growth);
-        // The rest overwrites the oldest.
+        // The other bytes overwrite the oldest ones.
         let (first, second) = new.split_at(new.len().min(self.max - self.oldest));
         self.bytes[self.oldest..self.oldest + first.len()].copy_from_slice(first);
         self.bytes[..second.len()].copy_from_slice(second);
         self.oldest = (self.oldest + new.len()) % self.max;
     }
 
-    /// Puts all of it into `out`, the oldest byte first.
+    /// Replaces the content of `out` by all bytes, the oldest first.
     pub(super) fn copy_to(&self, out: &mut Vec<u8>) {
         let (newer, older) = self.bytes.split_at(self.oldest);
         out.clear();
@@ -48,7 +48,7 @@ impl History {
         out.extend_from_slice(newer);
     }
 
-    /// Forgets everything, and gives the memory back.
+    /// Removes all bytes and releases the memory.
     pub(super) fn clear(&mut self) {
         (self.bytes, self.oldest) = (Vec::new(), 0);
     }

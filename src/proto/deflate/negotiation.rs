@@ -1,4 +1,4 @@
-//! What both sides agree on in the handshake (RFC 7692 §5 and §7.1).
+//! Negotiation of permessage-deflate in the opening handshake (RFC 7692 §5, §7.1).
 
 use std::borrow::Cow;
 
@@ -12,39 +12,39 @@ const CLIENT_ALONE: &str = "client_no_context_takeover";
 const SERVER_BITS: &str = "server_max_window_bits";
 const CLIENT_BITS: &str = "client_max_window_bits";
 
-/// The largest window: RFC 7692 §7.1.2.
+/// Bits of the largest window (RFC 7692 §7.1.2).
 const MAX_BITS: u8 = 15;
 
-/// What was agreed on.
+/// The agreed parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Agreed {
     pub(crate) server: Way,
     pub(crate) client: Way,
 }
 
-/// One direction, named after the sender.
+/// Parameters of one direction, that of the messages sent by one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     /// The sender's window is 2^bits bytes, 8 to 15.
     pub(crate) bits: u8,
-    /// A message may refer to those before it.
+    /// Context takeover: a message may refer to those before it (§7.1.1).
     pub(crate) takeover: bool,
 }
 
-/// The server's side: the first offer that it can accept, and the answer that says so. Everything else is
-/// declined by saying nothing of it (§5).
+/// The server's side: takes the first offer that it can accept, and returns the header of the
+/// response. All other offers are declined by leaving them out (§5).
 pub(crate) fn accept(request: &HeaderMap, config: &Deflate) -> Option<(Agreed, HeaderValue)> {
     let lines = request.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
     let offers = lines.filter_map(|line| extensions(line.to_str().ok()?)).flatten();
     let params = offers.filter(|offer| offer.name == NAME).find_map(|offer| Params::parse(&offer.params))?;
 
-    // §7.1.1.1: to accept this parameter is to repeat it.
+    // §7.1.1.1: a server accepts this parameter by including it in its response.
     let server_alone = params.server_alone || !config.server_takeover();
     let asked = params.server_bits;
     let server_bits = config.server_bits().min(asked.unwrap_or(MAX_BITS));
-    // §7.1.2.2: not without the client's having said that it understands this.
+    // §7.1.2.2: only if the client's offer has this parameter may the response have it.
     let client_bits = params.client_bits.map(|most| config.client_bits().min(most.unwrap_or(MAX_BITS)));
-    // Its context would be larger than the configuration allows.
+    // The client's context would be larger than the configuration allows.
     let too_large = client_bits.unwrap_or(MAX_BITS) > config.client_bits();
     let client_alone = params.client_alone || !config.client_takeover() || too_large;
 
@@ -72,7 +72,7 @@ pub(crate) fn accept(request: &HeaderMap, config: &Deflate) -> Option<(Agreed, H
     Some((agreed, HeaderValue::from_str(&answer).ok()?))
 }
 
-/// The client's side: what it asks for.
+/// The client's side: the offer in its request.
 pub(crate) fn offer(config: &Deflate) -> String {
     let mut offer = NAME.to_owned();
     if !config.server_takeover() {
@@ -91,11 +91,11 @@ pub(crate) fn offer(config: &Deflate) -> String {
     offer
 }
 
-/// The server's answer is none to our offer: the connection has to fail (§5, RFC 6455 §4.1).
+/// The server's response does not fit the offer: the connection has to fail (§5, RFC 6455 §4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unasked;
 
-/// The client's side: what the server makes of `offer(config)`; `None` if it declines.
+/// The client's side: the server's response to `offer(config)`; `None` if it declines.
 pub(crate) fn confirm(response: &HeaderMap, config: &Deflate) -> Result<Option<Agreed>, Unasked> {
     let mut accepted = None;
     for line in response.get_all(SEC_WEBSOCKET_EXTENSIONS) {
@@ -108,14 +108,14 @@ pub(crate) fn confirm(response: &HeaderMap, config: &Deflate) -> Result<Option<A
         }
     }
     let Some(params) = accepted else { return Ok(None) };
-    // §7.1.1.1, §7.1.2.1: what the server was asked to promise it repeats, or it must not accept.
+    // §7.1.1.1, §7.1.2.1: a server that accepts an offer has to repeat what was asked of it.
     let server_bits = params.server_bits.unwrap_or(MAX_BITS);
     if server_bits > config.server_bits() || (!config.server_takeover() && !params.server_alone) {
         return Err(Unasked);
     }
     let client_bits = match params.client_bits {
         None => config.client_bits(),
-        // §7.1.2.2: with a value, and not above the one that was offered.
+        // §7.1.2.2: it needs a value, which may not be above the offered one.
         Some(Some(bits)) if bits <= config.client_bits() => bits,
         Some(_) => return Err(Unasked),
     };
@@ -126,18 +126,18 @@ pub(crate) fn confirm(response: &HeaderMap, config: &Deflate) -> Result<Option<A
     }))
 }
 
-/// The parameters of one offer or answer.
+/// The parameters of one offer or response.
 #[derive(Debug, Default)]
 struct Params {
     server_alone: bool,
     client_alone: bool,
     server_bits: Option<u8>,
-    /// It may come without a value in an offer.
+    /// In an offer it may have no value.
     client_bits: Option<Option<u8>>,
 }
 
 impl Params {
-    /// §7.1: `None` for a parameter that is not known, comes twice, or has a value that it cannot have.
+    /// Parses the parameters. `None` if one is unknown, comes twice or has an invalid value (§7.1).
     fn parse(params: &[Param<'_>]) -> Option<Params> {
         let mut parsed = Params::default();
         for (name, value) in params {
@@ -171,14 +171,14 @@ fn window_bits(value: &str) -> Option<u8> {
 
 type Param<'h> = (&'h str, Option<Cow<'h, str>>);
 
-/// One element of the header's list.
+/// One element of `Sec-WebSocket-Extensions`.
 #[derive(Debug)]
 struct Extension<'h> {
     name: &'h str,
     params: Vec<Param<'h>>,
 }
 
-/// The elements of one header line (RFC 6455 §9.1); `None` if it is malformed: what cannot be read offers nothing.
+/// The elements of one header line (RFC 6455 §9.1); `None`, so no offer, if the line is malformed.
 fn extensions(line: &str) -> Option<Vec<Extension<'_>>> {
     let mut rest = Rest(line);
     let mut list = Vec::new();
@@ -201,7 +201,7 @@ fn extensions(line: &str) -> Option<Vec<Extension<'_>>> {
     }
 }
 
-/// What is left of a header line.
+/// The part of a header line that is not parsed yet.
 struct Rest<'h>(&'h str);
 
 impl<'h> Rest<'h> {
@@ -217,7 +217,7 @@ impl<'h> Rest<'h> {
         rest.is_some()
     }
 
-    /// RFC 9110 §5.6.2.
+    /// Takes a token (RFC 9110 §5.6.2).
     fn token(&mut self) -> Option<&'h str> {
         let is_tchar = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
         let end = self.0.find(|c| !is_tchar(c)).unwrap_or(self.0.len());
@@ -226,7 +226,7 @@ impl<'h> Rest<'h> {
         Some(token).filter(|token| !token.is_empty())
     }
 
-    /// RFC 6455 §9.1: a token, or a quoted string that is one after unescaping.
+    /// Takes a token, or a quoted string that is a token after unescaping (RFC 6455 §9.1).
     fn value(&mut self) -> Option<Cow<'h, str>> {
         let Some(quoted) = self.0.strip_prefix('"') else { return self.token().map(Cow::Borrowed) };
         let mut value = String::new();
@@ -259,7 +259,7 @@ mod tests {
         headers
     }
 
-    /// The answer to these header lines, without the name.
+    /// The response to these header lines, without the name of the extension.
     fn answer(config: &Deflate, offers: &[&'static str]) -> Option<String> {
         let (_, answer) = accept(&lines(offers), config)?;
         Some(answer.to_str().unwrap().strip_prefix(NAME).unwrap().trim_start_matches("; ").to_owned())
@@ -270,9 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn offers_and_answers() {
+    fn valid_offers_are_accepted() {
         for (offer, expected) in [
-            // §7.1.3, the examples.
+            // The examples of §7.1.3.
             ("permessage-deflate", ""),
             (
                 "permessage-deflate; client_max_window_bits; server_max_window_bits=10",
@@ -289,11 +289,11 @@ mod tests {
             ("permessage-deflate; client_max_window_bits=8", "client_max_window_bits=8"),
             ("permessage-deflate; server_max_window_bits=8", "server_max_window_bits=8"),
             ("permessage-deflate; server_max_window_bits=15", "server_max_window_bits=15"),
-            // Spaces, quotes, escapes, empty elements.
+            // Spaces, quotes, escapes and empty elements.
             ("\tpermessage-deflate ;server_max_window_bits = \"10\" ", "server_max_window_bits=10"),
             ("permessage-deflate; server_max_window_bits=\"1\\0\"", "server_max_window_bits=10"),
             (", ,permessage-deflate,", ""),
-            // Others' extensions, and parameters with commas in quotes are no end of an offer.
+            // Other extensions, and a quoted parameter.
             ("x-webkit-deflate-frame, permessage-deflate", ""),
             ("permessage-bzip2; a=\"b\", permessage-deflate", ""),
         ] {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_declines_an_offer() {
+    fn invalid_offers_are_declined() {
         for offer in [
             "permessage-deflate; unknown",
             "permessage-deflate; unknown=1",
@@ -337,7 +337,7 @@ mod tests {
             "",
         ] {
             assert_eq!(answer(&full(), &[offer]), None, "{offer}");
-            // The next line is looked at all the same, and so is the next offer of one that can be read.
+            // The next line is parsed too, and so is the next offer of a line that is well-formed.
             assert_eq!(answer(&full(), &[offer, NAME]).as_deref(), Some(""), "{offer}");
         }
         assert_eq!(answer(&full(), &[]), None);
@@ -357,14 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_has_its_say() {
+    fn the_configuration_limits_windows_and_contexts() {
         let offer = "permessage-deflate; client_max_window_bits";
         let both = "server_no_context_takeover; client_no_context_takeover";
         assert_eq!(answer(&Deflate::default(), &[offer]).as_deref(), Some(both));
         let dedicated = Deflate::new(Dedicated);
         let small = "server_max_window_bits=13; client_max_window_bits=13";
         assert_eq!(answer(&dedicated, &[offer]).as_deref(), Some(small));
-        // It cannot be asked for a smaller window, so it is asked to do without a context.
+        // A client that did not offer `client_max_window_bits` is asked to do without a context.
         let alone = "client_no_context_takeover; server_max_window_bits=13";
         assert_eq!(answer(&dedicated, &[NAME]).as_deref(), Some(alone));
         let less = "permessage-deflate; server_max_window_bits=10; client_max_window_bits=9";
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_takes_what_it_asked_for_and_nothing_else() {
+    fn a_client_accepts_only_what_it_offered() {
         let confirm = |config: &Deflate, answers: &[&'static str]| confirm(&lines(answers), config);
         assert_eq!(offer(&full()), "permessage-deflate; client_max_window_bits");
         let small = Deflate::default().server_max_window_bits(11).client_max_window_bits(12);
@@ -413,7 +413,7 @@ mod tests {
         ] {
             assert_eq!(confirm(&full(), answers), Err(Unasked), "{answers:?}");
         }
-        // What it was asked to promise is missing, or is not what was asked.
+        // Responses in which a required parameter is missing or has another value.
         for answer in [
             NAME,
             "permessage-deflate; server_no_context_takeover",
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn both_sides_of_ours_agree() {
+    fn our_client_and_our_server_agree() {
         for mode in [Shared, Dedicated] {
             for bits in Deflate::WINDOW_BITS {
                 for other in Deflate::WINDOW_BITS {

@@ -1,4 +1,4 @@
-//! Held against flate2 used in the plainest way: one stream per direction, never told of a context.
+//! Compared with plain flate2: one stream per direction, without loading contexts.
 
 pub(crate) mod fuzz;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::{deflate::DeflateMode, message::Kind, proto::prepared::Prepared, test_rng::Rng};
 
-/// A codec as the application wants it, and a connection of it.
+/// A codec with this configuration.
 fn codec(config: Deflate) -> Codec {
     Codec::new(&Config {
         deflate: Some(config),
@@ -20,11 +20,11 @@ fn way(bits: u8, takeover: bool) -> Way {
     Way { bits, takeover }
 }
 
-/// The other side, by flate2 alone.
+/// The peer, implemented with flate2 alone.
 struct Other {
     inflater: Decompress,
     compressor: Compress,
-    /// Not from the side under test.
+    /// The parameters of the messages that this peer sends.
     takeover: Way,
 }
 
@@ -46,7 +46,7 @@ impl Other {
         for input in [payload, &TAIL] {
             let mut used = 0;
             loop {
-                // Room for little at a time, so that what is referred to has to come from the window.
+                // A small output buffer, so that references must come from the window.
                 let (len, before) = (out.len(), self.inflater.total_in());
                 let mut room = [0; 61];
                 let given = self.inflater.total_out();
@@ -63,7 +63,7 @@ impl Other {
         out
     }
 
-    /// In one block, or in several.
+    /// Compresses a message into one block or several.
     fn compress(&mut self, message: &[u8], rng: &mut Rng) -> Vec<u8> {
         if !self.takeover.takeover {
             self.compressor.reset();
@@ -88,7 +88,7 @@ impl Other {
         }
         assert!(out.ends_with(&TAIL) || message.is_empty());
         if !out.ends_with(&TAIL) {
-            // zlib flushes nothing twice.
+            // zlib writes nothing for a second flush without input.
             return vec![0];
         }
         out.truncate(out.len() - TAIL.len());
@@ -96,7 +96,7 @@ impl Other {
     }
 }
 
-/// Something that can be compressed, or not, and that comes back now and then.
+/// A message that compresses well or not at all, and sometimes repeats an earlier one.
 fn message(rng: &mut Rng, before: &[Vec<u8>]) -> Vec<u8> {
     let len = rng.pick(&[0, 1, 2, 60, 300, 5_000, 40_000]);
     let len = rng.below(len + 1);
@@ -109,20 +109,20 @@ fn message(rng: &mut Rng, before: &[Vec<u8>]) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_sent_is_read_by_others_and_back() {
+fn plain_flate2_reads_our_messages_and_we_read_its() {
     let mut rng = Rng::new(3);
     let compressed: usize = (0..150).map(|_| talk(&mut rng)).sum();
     assert!(compressed > 1_000, "{compressed}");
 }
 
-/// Several connections with the other side, both ways. Gives how many messages were compressed.
+/// Exchanges messages with flate2 on several connections. Returns how many of ours were compressed.
 pub(super) fn talk(rng: &mut Rng) -> usize {
     let mut compressed = 0;
     let (ours, theirs) =
         (way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)), way(rng.pick(&[9, 10, 12, 15]), rng.one_in(2)));
     let level = 1 + rng.below(9) as u32;
     let mut codec = codec(Deflate::default().level(level).threshold(rng.pick(&[1, 100])));
-    // Several connections take turns at one codec.
+    // The connections take turns at one codec.
     let mut pairs: Vec<_> =
         (0..3).map(|_| (codec.open(ours, theirs), Other::new(1 + level % 9, theirs, ours))).collect();
     let mut before = Vec::new();
@@ -134,7 +134,7 @@ pub(super) fn talk(rng: &mut Rng) -> usize {
         let sent = message(rng, &before);
         let ahead = rng.one_in(5);
         if rng.one_in(6) {
-            // The same for everyone, whatever the context.
+            // Compressed without a context, for all clients.
             let prepared = Prepared::new(&sent);
             if let Some(form) = prepared.compressed(connection.bits(), &mut codec) {
                 connection.note(&mut codec, &sent);
@@ -165,15 +165,15 @@ pub(super) fn talk(rng: &mut Rng) -> usize {
 }
 
 #[test]
-fn a_window_of_256_bytes_is_never_looked_beyond() {
-    // Whoever has 256 bytes in front of what it inflates, and no more, understands every message.
+fn a_window_of_256_bytes_is_never_exceeded() {
+    // A peer that keeps only the last 256 bytes can inflate every message.
     for level in Deflate::LEVELS {
         for takeover in [false, true] {
             let mut codec = codec(Deflate::default().level(level).threshold(1));
             let mut connection = codec.open(way(8, takeover), way(15, false));
             let mut rng = Rng::new(level.into());
             for _ in 0..40 {
-                // What repeats does so at every distance up to 700.
+                // The message repeats itself at a distance of 200 to 700 bytes.
                 let distance = 200 + rng.below(500);
                 let seed = rng.bytes(distance);
                 let sent: Vec<u8> = seed.iter().copied().cycle().take(3_000).collect();
@@ -186,7 +186,7 @@ fn a_window_of_256_bytes_is_never_looked_beyond() {
 }
 
 #[test]
-fn who_is_idle_keeps_what_it_must_and_no_more() {
+fn an_idle_connection_keeps_only_the_received_context() {
     let mut codec = codec(Deflate::new(DeflateMode::Dedicated));
     let (ours, theirs) = (way(13, true), way(13, true));
     let (mut connection, mut other) = (codec.open(ours, theirs), Other::new(6, theirs, ours));
@@ -224,9 +224,9 @@ fn a_context_makes_small_messages_smaller() {
     assert!(sizes[1] * 3 < sizes[0], "{sizes:?}");
 }
 
-/// RFC 7692 §7.2.3, the examples.
+/// The examples of RFC 7692 §7.2.3.
 #[test]
-fn the_examples_of_the_rfc() {
+fn rfc_examples_are_inflated() {
     let mut codec = codec(Deflate::default());
     let mut connection = codec.open(way(15, false), way(15, true));
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
@@ -254,7 +254,7 @@ fn the_examples_of_the_rfc() {
 }
 
 #[test]
-fn what_is_cut_off_or_damaged_is_found() {
+fn truncated_and_damaged_messages_are_violations() {
     let mut codec = codec(Deflate::default());
     let mut rng = Rng::new(1);
     let theirs = way(15, false);
@@ -266,15 +266,15 @@ fn what_is_cut_off_or_damaged_is_found() {
     for end in 0..payload.len() {
         let mut out = Vec::new();
         match connection.inflate(&mut codec, &payload[..end], &mut out, 1 << 20) {
-            // A place between two blocks, or one that looks like it.
+            // The cut lies between two blocks, or seems to.
             Ok(()) => missed += 1,
             Err(error) => assert_eq!(error, PeerMisbehaved::CorruptDeflate),
         }
     }
     assert!(missed < 4, "{missed} of {}", payload.len());
-    // No payload at all has no block to end.
+    // An empty payload has no block that could end.
     assert_eq!(connection.inflate(&mut codec, &[], &mut Vec::new(), 9), Err(PeerMisbehaved::CorruptDeflate));
-    // Nothing that comes from the network panics, or gives more than the limit, or disturbs the next message.
+    // Damaged input neither panics, nor exceeds the limit, nor affects the next message.
     for _ in 0..20_000 {
         let mut damaged = payload[..rng.below(payload.len().min(200))].to_vec();
         for _ in 0..1 + rng.below(4) {
@@ -292,21 +292,21 @@ fn what_is_cut_off_or_damaged_is_found() {
 }
 
 #[test]
-fn many_final_blocks_are_an_attack() {
+fn too_many_final_blocks_are_a_violation() {
     let mut codec = codec(Deflate::default());
     let mut connection = codec.open(way(15, false), way(15, true));
-    // `03 00`: an empty final block.
+    // `03 00` is an empty final block.
     for (blocks, expected) in [(1, Ok(())), (8, Ok(())), (100_000, Err(PeerMisbehaved::CorruptDeflate))] {
         let payload = [3, 0].repeat(blocks);
         assert_eq!(connection.inflate(&mut codec, &payload, &mut Vec::new(), 9), expected, "{blocks}");
     }
 }
 
-/// Where the output is longest, and beyond the sizes of zlib's own buffers.
+/// Tries the inputs with the longest output, and lengths beyond the sizes of zlib's buffers.
 #[test]
-fn what_cannot_be_compressed_is_left_as_it_is() {
+fn incompressible_messages_are_not_compressed() {
     let mut rng = Rng::new(4);
-    // Bytes above 143 have fixed codes of 9 bits.
+    // Bytes above 143 have fixed codes of 9 bits (RFC 1951 §3.2.6).
     let high: Vec<u8> = rng.bytes(300_000).into_iter().map(|byte| 144 + byte % 112).collect();
     let noise = rng.bytes(300_000);
     for level in Deflate::LEVELS {
@@ -321,7 +321,8 @@ fn what_cannot_be_compressed_is_left_as_it_is() {
                     assert!(other.inflate(payload, true) == high[..len]);
                 }
                 let text = "and then ".repeat(len / 9);
-                let payload = connection.compress(&mut codec, text.as_bytes(), false).expect("it shrinks");
+                let payload =
+                    connection.compress(&mut codec, text.as_bytes(), false).expect("the text shrinks");
                 assert!(other.inflate(payload, true) == text.as_bytes());
             }
         }
@@ -329,7 +330,7 @@ fn what_cannot_be_compressed_is_left_as_it_is() {
 }
 
 #[test]
-fn a_bomb_costs_no_more_than_the_limit() {
+fn a_zip_bomb_takes_no_more_memory_than_the_limit() {
     let mut codec = codec(Deflate::default());
     let mut connection = codec.open(way(15, false), way(15, true));
     let theirs = way(15, true);

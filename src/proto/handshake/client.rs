@@ -1,11 +1,12 @@
-//! The client's side of the opening handshake (RFC 6455 §4.1): a request out, then bytes in until the
-//! response is judged.
+//! The client's side of the opening handshake (RFC 6455 §4.1): a request to send, then received
+//! bytes until the response is accepted or not.
 //!
-//! Sans-IO, as the server's side: [`ask`] writes the request, a [`ResponseReader`] gathers the answer to it.
+//! Sans-IO, like the server's side: [`ask`] writes the request, a [`ResponseReader`] collects the
+//! response to it.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "`used` is at most the bytes given, and what cuts the body was found in it"
+    reason = "`used` is at most the bytes given, and the places where the body is cut were found in it"
 )]
 
 use data_encoding::BASE64;
@@ -20,22 +21,22 @@ use tungstenite::{
 use super::{HeadLimits, Request};
 use crate::error::{ConnectError, Refusal};
 
-/// What is asked for, and where.
+/// Content of a request.
 #[derive(Debug)]
 pub(crate) struct Asking<'a> {
-    /// The `Host` header: without the default port.
+    /// Value of the `Host` header: without the default port.
     pub(crate) authority: &'a str,
     pub(crate) path: &'a PathAndQuery,
-    /// Besides the handshake's own.
+    /// Headers besides those of the handshake.
     pub(crate) headers: HeaderMap,
     pub(crate) subprotocols: &'a [String],
-    /// What is offered in `Sec-WebSocket-Extensions`. Whether the answer fits it is not looked at here.
+    /// Value of `Sec-WebSocket-Extensions`. The caller checks whether the response fits it.
     pub(crate) extensions: Option<HeaderValue>,
-    /// RFC 6455 §4.1, 7: random, and another one for each connection.
+    /// RFC 6455 §4.1, 7: a random nonce, selected anew for each connection.
     pub(crate) nonce: [u8; 16],
 }
 
-/// The request, its bytes, and what takes the answer.
+/// Makes a request: as a value, as bytes to send, and the reader of the response to it.
 pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReader), ConnectError> {
     let Asking { authority, path, headers: others, subprotocols, extensions, nonce } = asking;
     let key = BASE64.encode(&nonce);
@@ -80,55 +81,55 @@ pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReade
     ))
 }
 
-/// Gathers the response from bytes split anywhere, and holds it against what was asked for.
+/// Collects the response from pieces that are split anywhere, and checks it against the request.
 ///
-/// A byte is looked at once. Holds no more than the limit of a head, and the beginning of the body of a
-/// refusal.
+/// Each byte is examined once. Holds no more than the limit of a head, and the beginning of the
+/// body of a refusal.
 #[derive(Debug)]
 pub(crate) struct ResponseReader {
-    /// What `Sec-WebSocket-Accept` has to say.
+    /// The required value of `Sec-WebSocket-Accept`.
     accept: String,
     offered: Box<[Box<str>]>,
-    /// Extensions were offered, too.
+    /// Whether extensions were offered.
     offers: bool,
-    /// The head; behind a head that refuses, its body.
+    /// The head so far; after the head of a refusal, its body so far.
     gathered: Vec<u8>,
-    /// Bytes of earlier responses (1xx) that count for the limit, too.
+    /// Bytes of earlier interim responses (1xx), which count for the limit of the head too.
     seen: usize,
     refused: Option<Refused>,
 }
 
-/// A refusal whose body is arriving.
+/// A refusal (a final response other than 101) whose body is arriving.
 #[derive(Debug)]
 struct Refused {
     status: StatusCode,
     headers: HeaderMap,
     chunked: bool,
-    /// How much of the body there is to come, at most [`ResponseReader::MAX_BODY`].
+    /// Length of the body in bytes, at most [`ResponseReader::MAX_BODY`].
     len: usize,
 }
 
-/// The handshake is over, and a WebSocket it is.
+/// A successful handshake.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) response: Response<()>,
     pub(crate) subprotocol: Option<Box<str>>,
-    /// How many of the bytes that were pushed last belong to the response; what follows are frames.
+    /// How many of the bytes pushed last belong to the response; those behind it are frames.
     pub(crate) used: usize,
 }
 
 impl ResponseReader {
-    /// How much of the body of a refusal is gathered.
+    /// How many bytes of the body of a refusal are kept.
     const MAX_BODY: usize = 1024;
 
-    /// `HeadLimits::max_headers` may be no more than this.
+    /// Upper limit of `HeadLimits::max_headers`.
     const MAX_HEADERS: usize = 256;
 
-    /// Takes what was newly read from the socket. `Ok(None)`: all of it was taken, and more is needed.
+    /// Takes newly read bytes. `Ok(None)`: all of them were taken, and more are needed.
     ///
     /// # Errors
-    /// As soon as the response cannot become a good one, but for a refusal's body. The answer is the same however
-    /// it was split.
+    /// Returned as soon as the response cannot be a valid one; a refusal is returned when its body
+    /// has arrived. The error does not depend on how the response was split.
     pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Opened>, ConnectError> {
         let mut used = 0;
         while self.refused.is_none() && used < bytes.len() {
@@ -142,7 +143,8 @@ impl ResponseReader {
                         let subprotocol = self.check(&response)?;
                         return Ok(Some(Opened { response, subprotocol, used }));
                     }
-                    // RFC 9110 §15.2: a client reads on over any number of these.
+                    // RFC 9110 §15.2: a client must be able to parse interim responses before the
+                    // final one.
                     status if status.is_informational() => self.seen += head.len(),
                     _ => self.refused = Some(refused(response)?),
                 }
@@ -158,7 +160,7 @@ impl ResponseReader {
         Ok(None)
     }
 
-    /// Nothing more comes: the server has hung up, or the deadline has passed.
+    /// Ends the response, because the server has closed the connection or the deadline has passed.
     pub(crate) fn end(&mut self) -> ConnectError {
         let Some(Refused { status, headers, chunked, len }) = self.refused.take() else {
             return ConnectError::HungUp;
@@ -176,19 +178,19 @@ impl ResponseReader {
         self.refused.is_some()
     }
 
-    /// Memory of what has arrived, in bytes.
+    /// Memory held for the response, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.gathered.capacity()
     }
 
-    /// Takes bytes up to the end of a head. Gives how many, and whether it is complete.
+    /// Takes bytes up to the end of a head. Returns how many, and whether the head is complete.
     fn gather(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<(usize, bool), ConnectError> {
         const START: &[u8] = b"HTTP/1.1 ";
         for (at, &byte) in bytes.iter().enumerate() {
             let place = self.gathered.len();
-            // Another protocol, an older HTTP: told from the first byte that is wrong.
+            // Another protocol or an older HTTP is reported at its first byte that differs.
             if START.get(place).is_some_and(|expected| *expected != byte) {
-                return Err(ConnectError::BadResponse("it is no HTTP/1.1: is this the right port?"));
+                return Err(ConnectError::BadResponse("it is not HTTP/1.1: is this the right port?"));
             }
             if self.seen + place >= limits.max_bytes {
                 return Err(ConnectError::BadResponse("its head is too long"));
@@ -197,7 +199,8 @@ impl ResponseReader {
             if byte != b'\n' {
                 continue;
             }
-            // As on the server's side: what two parsers could read in two ways is refused.
+            // As on the server's side, a head that two parsers could read in different ways is
+            // rejected.
             if !self.gathered.ends_with(b"\r\n") {
                 return Err(ConnectError::BadResponse("its lines must end with CRLF"));
             }
@@ -208,26 +211,26 @@ impl ResponseReader {
         Ok((bytes.len(), false))
     }
 
-    /// RFC 6455 §4.1, what the client must check of a 101. Gives the subprotocol.
+    /// Applies the numbered checks that RFC 6455 §4.1 requires of a 101. Returns the subprotocol.
     fn check(&self, response: &Response<()>) -> Result<Option<Box<str>>, ConnectError> {
-        // 2: this protocol, and no other beside it.
+        // 2: Upgrade is "websocket", and no other protocol beside it.
         let upgrades = || items(response, header::UPGRADE);
         if upgrades().next().is_none() || !upgrades().all(|item| item.eq_ignore_ascii_case(b"websocket")) {
             return Err(ConnectError::BadResponse("Upgrade must be websocket"));
         }
-        // 3.
+        // 3: Connection contains "upgrade".
         if !items(response, header::CONNECTION).any(|item| item.eq_ignore_ascii_case(b"upgrade")) {
             return Err(ConnectError::BadResponse("Connection must contain upgrade"));
         }
-        // 4: that it has read our key, and is no cache.
+        // 4: Sec-WebSocket-Accept proves that the server has read the key.
         if single(response, header::SEC_WEBSOCKET_ACCEPT).is_none_or(|accept| *accept != *self.accept) {
-            return Err(ConnectError::BadResponse("Sec-WebSocket-Accept does not fit the key"));
+            return Err(ConnectError::BadResponse("Sec-WebSocket-Accept does not match the key"));
         }
-        // 5: none was asked for.
+        // 5: no extension that was not offered. The caller checks extensions that were.
         if !self.offers && response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-            return Err(ConnectError::BadResponse("it has an extension that was not asked for"));
+            return Err(ConnectError::BadResponse("it has an extension that was not offered"));
         }
-        // 6.
+        // 6: no subprotocol that was not offered.
         if !response.headers().contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
             return Ok(None);
         }
@@ -247,7 +250,7 @@ impl ResponseReader {
     }
 }
 
-/// A head that ends with an empty line.
+/// Parses a head, which ends with an empty line.
 fn parse(head: &[u8], limits: HeadLimits) -> Result<Response<()>, ConnectError> {
     let mut slots = [httparse::EMPTY_HEADER; ResponseReader::MAX_HEADERS];
     let slots = &mut slots[..limits.max_headers.min(ResponseReader::MAX_HEADERS)];
@@ -258,7 +261,7 @@ fn parse(head: &[u8], limits: HeadLimits) -> Result<Response<()>, ConnectError> 
         Err(httparse::Error::TooManyHeaders) => {
             return Err(ConnectError::BadResponse("it has too many headers"));
         }
-        // Only if another parser saw the end elsewhere: refuse what can be read in two ways.
+        // httparse found the end of the head elsewhere: an ambiguous head is rejected.
         _ => return Err(malformed()),
     }
     let mut response = Response::new(());
@@ -273,7 +276,8 @@ fn parse(head: &[u8], limits: HeadLimits) -> Result<Response<()>, ConnectError> 
     Ok(response)
 }
 
-/// A response that is no 101. A redirect is told at once, the rest when its body is there.
+/// Handles a final response other than 101. A redirect is an error at once, others when their body
+/// has arrived.
 fn refused(response: Response<()>) -> Result<Refused, ConnectError> {
     let status = response.status();
     let (parts, ()) = response.into_parts();
@@ -286,14 +290,14 @@ fn refused(response: Response<()>) -> Result<Refused, ConnectError> {
     }
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let len = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
-    // RFC 9110 §15.3.5, §15.4.5: these have no body.
+    // RFC 9110 §15.3.5, §15.4.5: a 204 and a 304 have no body.
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let len = if bodiless { 0 } else { len.filter(|_| !chunked).unwrap_or(usize::MAX) };
     Ok(Refused { status, headers, chunked, len: len.min(ResponseReader::MAX_BODY) })
 }
 
-/// The content of a chunked body (RFC 9112 §7.1) as far as it is there, and whether it is complete. What is
-/// malformed ends it.
+/// Decodes a chunked body (RFC 9112 §7.1) as far as it has arrived; returns its content and whether
+/// it is complete. A malformed chunk ends it.
 fn unchunked(mut body: &[u8]) -> (Vec<u8>, bool) {
     let mut content = Vec::new();
     loop {
@@ -311,13 +315,13 @@ fn unchunked(mut body: &[u8]) -> (Vec<u8>, bool) {
     }
 }
 
-/// The elements of a header that is a list.
+/// The elements of a list (RFC 9110 §5.6.1), over one header line or several.
 fn items(response: &Response<()>, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = response.headers().get_all(name).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// The header's value if there is exactly one.
+/// The value of the header if exactly one line has this name.
 fn single(response: &Response<()>, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = response.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())

@@ -1,4 +1,4 @@
-//! Which pages may connect: the check of `Origin` (RFC 6455 §10.2).
+//! The origin policy: which web pages may connect (RFC 6455 §10.2).
 
 use std::net::Ipv6Addr;
 
@@ -7,15 +7,15 @@ use tungstenite::http::header;
 use super::{Request, single};
 use crate::config::OriginPolicy;
 
-/// Whether the policy lets the request's page in. A request without an `Origin` comes from no browser.
+/// Whether the policy allows the request's page. A request without `Origin` is not from a browser.
 pub(super) fn is_allowed(request: &Request, policy: &OriginPolicy) -> bool {
     if *policy == OriginPolicy::Any || !request.headers().contains_key(header::ORIGIN) {
         return true;
     }
-    // Several, `null` (a sandboxed frame, a local file) and what does not parse are nobody's origin.
+    // Several values, `null` (a sandboxed frame, a local file) and malformed ones match no origin.
     let value = single(request, header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let Some(origin) = value.and_then(Origin::parse) else { return false };
-    // RFC 9112 §3.2.2: the authority of an absolute request target replaces Host.
+    // RFC 9112 §3.2.2: the authority of an absolute request target takes the place of Host.
     let host = match request.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => single(request, header::HOST).and_then(|host| host.to_str().ok()),
@@ -29,7 +29,7 @@ pub(super) fn is_allowed(request: &Request, policy: &OriginPolicy) -> bool {
     }
 }
 
-/// RFC 3986 §3.2.2 and §3.2.3: `host[:port]`, without user information.
+/// `host[:port]` without user information (RFC 3986 §3.2.2, §3.2.3).
 #[derive(Debug)]
 pub(super) struct Authority<'a> {
     host: &'a str,
@@ -51,9 +51,9 @@ impl<'a> Authority<'a> {
         let port = match port.strip_prefix(':') {
             None if port.is_empty() => None,
             None => return None,
-            // An empty port is the default one.
+            // RFC 3986 §3.2.3: an empty port means the default port.
             Some("") => None,
-            // `parse` alone would take "+80".
+            // `parse` alone would accept "+80".
             Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
             Some(_) => return None,
         };
@@ -61,13 +61,14 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// Letters, digits and `-._~` are unreserved, `%` begins an encoded byte. RFC 3986 allows `!$&'()*+,;=` too,
-/// but DNS knows none of them, and a comma is what a proxy that joins two headers leaves.
+/// Unreserved characters, and `%`, which begins an encoded byte. RFC 3986 §3.2.2 allows
+/// `!$&'()*+,;=` too, but DNS names have none of them, and a comma may come from a proxy that joins
+/// two headers.
 fn is_host_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
 }
 
-/// RFC 6454 §6.2: `scheme://host[:port]`.
+/// A serialized origin, `scheme://host[:port]` (RFC 6454 §6.2).
 #[derive(Debug)]
 struct Origin<'a> {
     scheme: &'a str,
@@ -95,8 +96,9 @@ impl<'a> Origin<'a> {
         self.authority.port.or(self.default_port())
     }
 
-    /// Whether `host`, reached with this origin's scheme, is this origin. Behind a proxy that ends TLS we
-    /// cannot see the scheme that the page used. A scheme of its own (an extension's) is no server's origin.
+    /// Whether this origin is `host`, reached with the origin's own scheme: the scheme of the page
+    /// cannot be seen behind a proxy that ends TLS. An origin with another scheme (a browser
+    /// extension) is never that of a server.
     fn is_at(&self, host: &Authority<'_>) -> bool {
         self.default_port().is_some()
             && self.port() == host.port.or(self.default_port())

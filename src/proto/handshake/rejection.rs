@@ -1,21 +1,21 @@
-//! Why a request is not upgraded, and what it is told.
+//! Rejected requests and the HTTP responses to them.
 
 use tungstenite::http::StatusCode;
 
-/// Why a request is not upgraded, and the HTTP answer to it.
+/// Why a request is rejected; determines the HTTP response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rejection {
-    /// No HTTP/1.1 request, or one that breaks RFC 6455 §4.2.1; the text says where.
+    /// The request is not HTTP/1.1, or violates RFC 6455 §4.2.1; the text says where.
     BadRequest(&'static str),
-    /// Bytes came after the head, before our answer.
+    /// Data arrived behind the head before the response was sent.
     JunkAfterRequest,
-    /// The page is not of an origin that may connect (RFC 6455 §10.2).
+    /// The origin policy does not allow the page (RFC 6455 §10.2).
     OriginForbidden,
-    /// Neither GET nor HEAD.
+    /// The method is neither GET nor HEAD.
     MethodNotAllowed,
-    /// A plain GET.
+    /// A GET without `Upgrade: websocket`.
     UpgradeRequired,
-    /// A HEAD, which is answered as a GET but without the body.
+    /// A HEAD, whose response is that to a GET without the body.
     UpgradeRequiredNoBody,
     /// `Sec-WebSocket-Version` is missing or not 13.
     UnsupportedVersion,
@@ -29,15 +29,15 @@ pub(crate) enum Rejection {
     TooManyFromAddress,
     /// `max_total_buffered` is near.
     Overloaded,
-    /// No path of the server's takes an upgrade there.
+    /// The server accepts no upgrade at this path.
     NotFound,
-    /// None of the client's subprotocols is one of the server's, and one is required.
+    /// A subprotocol is required, and the server supports none that the client offers.
     NoSubprotocol,
     /// The body is longer than `max_body_size`.
     BodyTooLarge,
-    /// A body of unknown length.
+    /// The body has a transfer coding, and so no known length.
     TransferEncoding,
-    /// The application did not answer in time.
+    /// The application did not respond in time.
     Unanswered,
 }
 
@@ -47,7 +47,7 @@ impl Rejection {
         self.code().as_u16()
     }
 
-    /// The whole HTTP/1.1 answer; the connection is closed after it.
+    /// The complete HTTP/1.1 response; the connection is closed after it.
     pub(crate) fn response(self) -> Vec<u8> {
         let mut response = self.head();
         if self != Rejection::UpgradeRequiredNoBody {
@@ -57,17 +57,18 @@ impl Rejection {
         response
     }
 
-    /// The answer's head alone: what a HEAD is told (RFC 9110 §9.3.2).
+    /// The head of the response, which alone is the response to a HEAD (RFC 9110 §9.3.2).
     pub(crate) fn head(self) -> Vec<u8> {
         let (connection, fields) = match self {
-            // RFC 9110 §15.5.22: a 426 names the protocol; §7.8: Connection lists Upgrade whenever it is sent.
-            // RFC 6455 §4.4: the versions that we speak.
+            // RFC 9110 §15.5.22: a 426 must name the protocol in Upgrade. §7.8: Connection lists
+            // Upgrade wherever that is sent. RFC 6455 §4.4: Sec-WebSocket-Version names the
+            // supported version.
             Rejection::UpgradeRequired | Rejection::UpgradeRequiredNoBody | Rejection::UnsupportedVersion => {
                 ("close, Upgrade", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
             }
-            // RFC 9110 §15.5.6: a 405 lists the methods.
+            // RFC 9110 §15.5.6: a 405 must list the allowed methods.
             Rejection::MethodNotAllowed => ("close", "Allow: GET\r\n"),
-            // RFC 9110 §10.2.3: in seconds.
+            // RFC 9110 §10.2.3: Retry-After in seconds.
             Rejection::AtCapacity
             | Rejection::TooManyFromAddress
             | Rejection::Overloaded
@@ -101,33 +102,33 @@ impl Rejection {
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::NoSubprotocol => StatusCode::BAD_REQUEST,
             Rejection::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            // RFC 9112 §6.1: 501 to a transfer coding that is not understood.
+            // RFC 9112 §6.1: a transfer coding that the server does not understand gets a 501.
             Rejection::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
-    /// The body: what to do about it.
+    /// Text of the body: what is wrong and what to do about it.
     fn text(self) -> &'static str {
         match self {
             Rejection::BadRequest(text) => text,
             Rejection::JunkAfterRequest => "wait for the 101 response before you send more",
-            Rejection::OriginForbidden => "pages of this origin may not connect: the server has to allow it",
+            Rejection::OriginForbidden => "pages of this origin may not connect unless the server allows it",
             Rejection::MethodNotAllowed => "this is a WebSocket endpoint: use GET with Upgrade: websocket",
             Rejection::UpgradeRequired | Rejection::UpgradeRequiredNoBody => {
                 "this is a WebSocket endpoint: connect with ws:// or wss://"
             }
-            Rejection::UnsupportedVersion => "this server speaks version 13 of the WebSocket protocol",
+            Rejection::UnsupportedVersion => "this server supports only version 13 of the WebSocket protocol",
             Rejection::HeadTooLarge => {
                 "the request head is too long: send fewer or shorter headers and cookies"
             }
             Rejection::TooManyHeaders => "the request has too many headers: send fewer",
             Rejection::AtCapacity => "the server has no room for another connection: try again later",
             Rejection::Overloaded => "the server is overloaded: try again later",
-            Rejection::NotFound => "there is nothing here: is the path right?",
-            Rejection::NoSubprotocol => "none of these subprotocols is spoken here",
+            Rejection::NotFound => "there is no WebSocket endpoint at this path: check the URL",
+            Rejection::NoSubprotocol => "the server supports none of the offered subprotocols",
             Rejection::BodyTooLarge => "the body is too long: send less",
             Rejection::TransferEncoding => "send the body with Content-Length, not with Transfer-Encoding",
-            Rejection::Unanswered => "the application did not answer in time: try again later",
+            Rejection::Unanswered => "the application did not respond in time: try again later",
             Rejection::TooManyFromAddress => "too many connections from this address: close one first",
         }
     }

@@ -1,4 +1,5 @@
-//! Heads of browsers and of attackers, each in one piece, in two pieces split everywhere, and byte by byte.
+//! Heads of browsers and of attackers: in one piece, in two pieces split everywhere, and byte by
+//! byte.
 
 pub(crate) mod fuzz;
 
@@ -8,7 +9,7 @@ use crate::test_rng::Rng;
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\n";
 
-/// RFC 6455 §1.3.
+/// The example of RFC 6455 §1.3.
 const RFC: &str = "GET /chat HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: http://server.example.com\r\n\
     Sec-WebSocket-Protocol: chat, superchat\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -60,7 +61,7 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
     Outcome::Incomplete { buffered: reader.buffered() }
 }
 
-/// The outcome, which must not depend on how the head is split.
+/// The outcome, which must not depend on where the head is split.
 fn split_everywhere(head: &[u8], limits: HeadLimits) -> Outcome {
     let whole = feed([head], limits);
     for at in 0..=head.len() {
@@ -78,20 +79,20 @@ fn status_of(head: &[u8]) -> u16 {
     }
 }
 
-/// The RFC's head with one piece of it replaced.
+/// The head of the RFC with one piece of it replaced.
 fn with(from: &str, to: &str) -> String {
     assert!(RFC.contains(from), "{from:?}");
     RFC.replacen(from, to, 1)
 }
 
-/// A good head of exactly `len` bytes.
+/// A valid head of exactly `len` bytes.
 fn head_of(len: usize) -> Vec<u8> {
     let padding = "x".repeat(len - RFC.len() - "X-Padding: \r\n".len());
     with("Origin:", &format!("X-Padding: {padding}\r\nOrigin:")).into_bytes()
 }
 
 #[test]
-fn good_requests_are_accepted_however_they_are_split() {
+fn valid_requests_are_accepted_however_they_are_split() {
     let two_lines = with("Connection: Upgrade", "Connection: keep-alive\r\nconnection: ,UPGRADE");
     let cases = [
         (RFC, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
@@ -112,7 +113,7 @@ fn good_requests_are_accepted_however_they_are_split() {
 }
 
 #[test]
-fn the_request_is_handed_out_as_it_came() {
+fn the_request_keeps_its_uri_and_headers() {
     let Head { request, .. } = HeadReader::default().push(FIREFOX.as_bytes(), LIMITS).unwrap().unwrap();
     assert_eq!((request.uri().path(), request.uri().query()), ("/ws", Some("room=7&name=J%C3%B6rg")));
     assert_eq!(request.headers()["sec-fetch-mode"], "websocket");
@@ -139,7 +140,7 @@ fn variants_that_the_rfcs_allow_are_accepted() {
 }
 
 #[test]
-fn hostile_heads_get_their_status() {
+fn malformed_heads_get_their_status() {
     let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
     for (status, from, to) in [
         // Request lines.
@@ -199,7 +200,7 @@ fn hostile_heads_get_their_status() {
         (405, "GET /chat", "OPTIONS *"),
         (405, "GET /chat", "CONNECT server.example.com:80"),
         (426, "GET", "HEAD"),
-        // The upgrade.
+        // Headers of the upgrade.
         (426, "Upgrade: websocket\r\n", ""),
         (426, "Upgrade: websocket", "Upgrade: websockets"),
         (426, "Upgrade: websocket", "Upgrade: web socket"),
@@ -224,9 +225,9 @@ fn hostile_heads_get_their_status() {
             key,
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         ),
-        // The origin.
+        // Origin.
         (403, "Origin: http://server", "Origin: http://evil"),
-        // After the head. A body does not hide what else is wrong.
+        // Data behind the head. A body does not hide other faults of the request.
         (400, "13\r\n\r\n", "13\r\n\r\n\u{81}\0"),
         (400, "13\r\n\r\n", "13\r\n\r\n\r\n"),
         (405, "GET /chat HTTP/1.1\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"),
@@ -237,7 +238,7 @@ fn hostile_heads_get_their_status() {
 }
 
 #[test]
-fn what_is_no_http_is_refused_before_an_empty_line() {
+fn other_protocols_are_rejected_before_an_empty_line() {
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"\0",
@@ -258,7 +259,7 @@ fn what_is_no_http_is_refused_before_an_empty_line() {
 }
 
 #[test]
-fn max_bytes_is_exact() {
+fn max_bytes_is_exact_to_the_byte() {
     for max_bytes in [400, 4095, 4096, 4097, 8192] {
         let limits = HeadLimits { max_bytes, ..LIMITS };
         let refused = Outcome::Refused(Rejection::HeadTooLarge);
@@ -272,7 +273,7 @@ fn max_bytes_is_exact() {
             let full = Outcome::Incomplete { buffered: max_bytes };
             assert_eq!(feed(endless[..max_bytes].chunks(chunk), limits), full);
         }
-        // What follows a complete head is junk, not length.
+        // Data behind a complete head does not count for its length.
         let junk = [head_of(max_bytes), vec![0; 9]].concat();
         for chunk in [97, max_bytes + 1, max_bytes + 9] {
             assert_eq!(feed(junk.chunks(chunk), limits), Outcome::Refused(Rejection::JunkAfterRequest));
@@ -285,7 +286,7 @@ fn max_bytes_is_exact() {
 }
 
 #[test]
-fn max_headers_is_exact() {
+fn max_headers_is_exact_to_the_header() {
     let head = |extra| with("Origin:", &format!("{}Origin:", "A: b\r\n".repeat(extra)));
     let count = RFC.matches(": ").count();
     for max_headers in [count, 100, 256] {
@@ -298,9 +299,9 @@ fn max_headers_is_exact() {
 }
 
 #[test]
-fn the_longest_heads_arrive_byte_by_byte() {
+fn the_longest_heads_may_arrive_byte_by_byte() {
     assert!(matches!(feed(head_of(LIMITS.max_bytes).chunks(1), LIMITS), Outcome::Accepted(_)));
-    // The most that the configuration and tungstenite's machine take.
+    // The longest head that the configuration allows.
     let limits = HeadLimits { max_bytes: 64 * 1024, ..LIMITS };
     assert!(matches!(feed(head_of(limits.max_bytes).chunks(1), limits), Outcome::Accepted(_)));
 }
@@ -320,14 +321,15 @@ fn only_an_incomplete_head_holds_memory() {
 }
 
 #[test]
-fn origins_are_compared_as_browsers_mean_them() {
+fn origins_are_compared_with_the_host_and_the_list() {
     let list = OriginPolicy::AllowList(
         ["https://play.example", "http://localhost:3000", "tauri://localhost", "https://[2001:db8::1]:443"]
             .map(String::from)
             .to_vec(),
     );
     let same = OriginPolicy::SameOrigin;
-    // Host, Origin, same origin, on the list (where same origin passes too).
+    // Host, Origin, whether it is the same origin, whether the list allows it (with the same
+    // origin).
     for (host, origin, is_same, is_listed) in [
         ("example.com", "http://example.com", true, true),
         ("example.com", "https://example.com", true, true),
@@ -378,7 +380,7 @@ fn origins_are_compared_as_browsers_mean_them() {
 }
 
 #[test]
-fn an_absolute_target_replaces_the_host() {
+fn the_authority_of_an_absolute_target_replaces_host() {
     for (target, status) in
         [("http://server.example.com", 101), ("http://evil.net", 403), ("http://a:b@c", 403)]
     {
@@ -386,7 +388,7 @@ fn an_absolute_target_replaces_the_host() {
     }
 }
 
-/// Parses the answer with another parser and holds it against what every answer promises.
+/// Parses the response with another parser and checks the headers that all rejections have.
 fn check_response(rejection: Rejection) -> String {
     let bytes = rejection.response();
     let mut slots = [httparse::EMPTY_HEADER; 16];
@@ -420,7 +422,7 @@ fn check_response(rejection: Rejection) -> String {
 }
 
 #[test]
-fn every_rejection_is_a_whole_http_answer() {
+fn every_rejection_is_a_complete_http_response() {
     for (rejection, status) in [
         (Rejection::BadRequest("no"), 400),
         (Rejection::JunkAfterRequest, 400),
@@ -475,9 +477,9 @@ fn mutate(head: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
-/// Found by fuzzing: whether the data came with the request or after its answer decided on the answer.
+/// Found by fuzzing: the response depended on whether the data came with the request or after it.
 #[test]
-fn early_data_makes_no_difference_to_a_page_that_may_not_connect() {
+fn early_data_does_not_change_the_rejection_of_an_origin() {
     let head = with("Origin: http://server.", "Origin: http://other.");
     for rest in ["", "early data"] {
         let bytes = [head.as_bytes(), rest.as_bytes()].concat();
@@ -485,7 +487,7 @@ fn early_data_makes_no_difference_to_a_page_that_may_not_connect() {
     }
 }
 
-/// In one piece, byte by byte, and cut at random.
+/// The outcome, which must be the same in one piece, byte by byte, and cut at random.
 fn one_outcome(head: &[u8], limits: HeadLimits, rng: &mut Rng) -> Outcome {
     let whole = feed([head], limits);
     let mut pieces = Vec::new();
@@ -505,7 +507,7 @@ fn one_outcome(head: &[u8], limits: HeadLimits, rng: &mut Rng) -> Outcome {
 }
 
 #[test]
-fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
+fn mutated_heads_get_the_same_response_whole_and_split() {
     let mut rng = Rng::new(0x7469_636b_7773);
     let mut seen = std::collections::BTreeMap::<u16, u32>::new();
     for _ in 0..20_000 {
@@ -521,14 +523,14 @@ fn twenty_thousand_mutated_heads_are_answered_the_same_whole_and_split() {
         };
         *seen.entry(status).or_default() += 1;
     }
-    // The mutations reach every answer.
+    // The mutations reach all statuses.
     for status in [0, 101, 400, 403, 405, 426, 431] {
         assert!(seen.contains_key(&status), "{seen:?}");
     }
 }
 
 #[test]
-fn a_crowd_of_subprotocols_is_refused_at_little_cost() {
+fn more_than_100_subprotocols_are_rejected() {
     let names = |count: usize| (0..count).map(|number| format!("{number:x}")).collect::<Vec<_>>().join(",");
     let offering = |count| with("chat, superchat", &names(count));
     let outcome = |head: &str| feed([head.as_bytes()], LIMITS);

@@ -1,4 +1,4 @@
-//! Tables of requests and of answers, good and bad.
+//! Tables of valid and invalid requests and responses.
 
 use super::*;
 use crate::proto::handshake::{HeadLimits, HeadReader};
@@ -14,7 +14,7 @@ fn parse(head: &str) -> Request {
     }
 }
 
-/// The length of the body, or the status of the refusal.
+/// The length of the body, or the status of the rejection.
 #[track_caller]
 fn len_of(head: &str) -> Result<usize, u16> {
     body_len(&parse(head), MAX).map_err(Rejection::status)
@@ -26,13 +26,13 @@ fn len_with(fields: &str) -> Result<usize, u16> {
 }
 
 #[test]
-fn a_length_is_one_number_in_digits() {
+fn content_length_must_be_one_decimal_number() {
     for (fields, len) in [
         ("", Ok(0)),
         ("Content-Length: 0\r\n", Ok(0)),
         ("Content-Length: 5\r\n", Ok(5)),
         ("content-LENGTH:5\r\n", Ok(5)),
-        // RFC 9112 §5.1: whitespace around a value is none of it.
+        // RFC 9112 §5.1: whitespace around a value is not part of it.
         ("Content-Length: \t 5 \t\r\n", Ok(5)),
         ("Content-Length: 0005\r\n", Ok(5)),
         ("Content-Length: 00000000000000000000000000000005\r\n", Ok(5)),
@@ -41,7 +41,7 @@ fn a_length_is_one_number_in_digits() {
         ("Content-Length: 1001\r\n", Err(413)),
         ("Content-Length: 10000000000\r\n", Err(413)),
         ("Content-Length: 18446744073709551615\r\n", Err(413)),
-        // Wraps to 0 and to 5 where nobody looks.
+        // Without an overflow check these wrap to 0 and to 5.
         ("Content-Length: 18446744073709551616\r\n", Err(413)),
         ("Content-Length: 18446744073709551621\r\n", Err(413)),
         ("Content-Length: 340282366920938463463374607431768211461\r\n", Err(413)),
@@ -63,7 +63,7 @@ fn a_length_is_one_number_in_digits() {
         ("Content-Length: 5\r\nContent-Length: 5\r\n", Err(400)),
         ("Content-Length: 5\r\nContent-Length: 6\r\n", Err(400)),
         ("Content-Length: 5\r\nX: y\r\ncontent-length: 0\r\n", Err(400)),
-        // Another header altogether.
+        // Similar names of other headers.
         ("Content_Length: 5\r\n", Ok(0)),
         ("X-Content-Length: 5\r\n", Ok(0)),
     ] {
@@ -72,11 +72,11 @@ fn a_length_is_one_number_in_digits() {
 }
 
 #[test]
-fn no_transfer_coding_is_taken() {
+fn transfer_codings_are_rejected() {
     for coding in ["chunked", "Chunked", "gzip, chunked", "identity", "chunked ", "xchunked", ""] {
         let fields = format!("Transfer-Encoding: {coding}\r\n");
         assert_eq!(len_with(&fields), Err(501), "{coding:?}");
-        // RFC 9112 §6.1: with a length, in either order, or from HTTP/1.0.
+        // RFC 9112 §6.1: faulty together with a length, in either order, and in HTTP/1.0.
         assert_eq!(len_with(&format!("{fields}Content-Length: 5\r\n")), Err(400));
         assert_eq!(len_with(&format!("Content-Length: 5\r\n{fields}")), Err(400));
         assert_eq!(len_of(&format!("POST / HTTP/1.0\r\nHost: a\r\n{fields}\r\n")), Err(400));
@@ -87,7 +87,7 @@ fn no_transfer_coding_is_taken() {
 }
 
 #[test]
-fn only_http_1_0_need_not_name_its_host() {
+fn only_http_1_0_may_omit_the_host() {
     assert_eq!(len_of("GET / HTTP/1.0\r\n\r\n"), Ok(0));
     assert_eq!(len_of("GET / HTTP/1.1\r\n\r\n"), Err(400));
     for version in ["HTTP/1.0", "HTTP/1.1"] {
@@ -97,7 +97,7 @@ fn only_http_1_0_need_not_name_its_host() {
 }
 
 #[test]
-fn the_target_is_a_path_or_a_uri() {
+fn the_target_must_be_a_path_or_a_uri() {
     for (line, len) in [
         ("GET / HTTP/1.1", Ok(0)),
         ("GET /a?b=c/d HTTP/1.0", Ok(0)),
@@ -114,7 +114,7 @@ fn the_target_is_a_path_or_a_uri() {
         ("CONNECT / HTTP/1.1", Err(405)),
         ("CONNECT http://a/ HTTP/1.1", Err(405)),
         ("TRACE / HTTP/1.1", Err(405)),
-        // Methods know no other case (RFC 9110 §9.1).
+        // Methods are case-sensitive (RFC 9110 §9.1).
         ("trace / HTTP/1.1", Ok(0)),
     ] {
         assert_eq!(len_of(&format!("{line}\r\nHost: a\r\n\r\n")), len, "{line}");
@@ -122,7 +122,7 @@ fn the_target_is_a_path_or_a_uri() {
 }
 
 #[test]
-fn there_is_one_host() {
+fn exactly_one_valid_host_is_required() {
     for (fields, is_good) in [
         ("Host: a\r\n", true),
         ("Host: a.example:80\r\n", true),
@@ -142,7 +142,7 @@ fn there_is_one_host() {
     ] {
         for version in ["HTTP/1.1", "HTTP/1.0"] {
             let len = len_of(&format!("GET / {version}\r\n{fields}\r\n"));
-            // RFC 9112 §3.2: only HTTP/1.1 needs one.
+            // RFC 9112 §3.2: only HTTP/1.1 requires one.
             let is_good = is_good || (version == "HTTP/1.0" && fields.is_empty());
             assert_eq!(len, if is_good { Ok(0) } else { Err(400) }, "{fields:?}");
         }
@@ -150,7 +150,7 @@ fn there_is_one_host() {
 }
 
 #[test]
-fn what_a_request_says_of_its_connection() {
+fn last_request_and_expect_continue_are_recognised() {
     for (version, fields, last, waits) in [
         ("1.1", "", false, false),
         ("1.1", "Connection: keep-alive\r\n", false, false),
@@ -171,7 +171,7 @@ fn what_a_request_says_of_its_connection() {
     }
 }
 
-// ---- answers ----
+// ---- responses ----
 
 fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -182,7 +182,7 @@ fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-/// The head without its status line, whether a body follows, and whether the connection ends.
+/// The head without its status line, whether a body follows, and whether the connection is closed.
 #[track_caller]
 fn answer(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String, bool, bool) {
     let code = StatusCode::from_u16(code).unwrap();
@@ -195,7 +195,7 @@ fn answer(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String
 }
 
 #[test]
-fn an_answer_says_how_long_it_is() {
+fn a_response_states_the_length_of_its_body() {
     let x: &[(&str, &str)] = &[("X-A", "1"), ("x-a", "2"), ("Y", "")];
     for (code, pairs, len, to_head, head, has_body) in [
         (200, &[][..], 4, false, "content-length: 4\r\n\r\n", true),
@@ -204,10 +204,10 @@ fn an_answer_says_how_long_it_is() {
         (404, x, 4, false, "x-a: 1\r\nx-a: 2\r\ny: \r\ncontent-length: 4\r\n\r\n", true),
         (200, &[("Content-Length", "4")], 4, false, "content-length: 4\r\n\r\n", true),
         (200, &[("Content-Length", "4")], 4, true, "content-length: 4\r\n\r\n", false),
-        // Of a body that nobody made.
+        // The length of a body that was not generated for the HEAD.
         (200, &[("Content-Length", "9")], 0, true, "content-length: 9\r\n\r\n", false),
         (200, &[("Content-Length", "0")], 0, false, "content-length: 0\r\n\r\n", false),
-        // RFC 9110 §8.6: never in a 204, in a 304 that of the 200; §15.4.5: neither has a body.
+        // RFC 9110 §8.6: never in a 204; in a 304 that of the 200. §15.4.5: a 304 has no body.
         (204, &[], 4, false, "\r\n", false),
         (204, &[("Content-Length", "0")], 0, false, "\r\n", false),
         (304, &[], 4, false, "\r\n", false),
@@ -220,7 +220,7 @@ fn an_answer_says_how_long_it_is() {
 }
 
 #[test]
-fn an_answer_may_end_the_connection_and_says_so_once() {
+fn connection_close_is_written_once() {
     for pairs in [&[("Connection", "close")][..], &[("connection", "CLOSE"), ("Connection", "close")]] {
         let (head, has_body, close) = answer(200, pairs, 1, false);
         assert_eq!(
@@ -231,7 +231,7 @@ fn an_answer_may_end_the_connection_and_says_so_once() {
 }
 
 #[test]
-fn nothing_that_moves_the_end_of_an_answer_is_sent() {
+fn headers_that_change_the_framing_are_rejected() {
     for code in [100, 101, 102, 103, 199] {
         let code = StatusCode::from_u16(code).unwrap();
         assert_eq!(answer_head(code, &HeaderMap::new(), 0, false, false), Err(Unfit::Status(code)));
@@ -263,7 +263,7 @@ fn nothing_that_moves_the_end_of_an_answer_is_sent() {
 }
 
 #[test]
-fn a_value_that_is_no_ascii_is_sent_as_it_is() {
+fn a_non_ascii_header_value_is_sent_unchanged() {
     let mut headers = HeaderMap::new();
     headers.insert("x-name", tungstenite::http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
     let head = answer_head(StatusCode::OK, &headers, 0, false, false).unwrap();

@@ -1,4 +1,4 @@
-//! Tags, methods, and what an answer carries.
+//! Entity tags, methods, and the headers of responses.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ fn status(site: &Site, path: &str, tags: &[&str]) -> u16 {
     site.find(&Method::GET, path, &with_tags(tags)).unwrap().status().as_u16()
 }
 
-/// A site with one of each at `/file.txt` and `/bytes`.
+/// A site with a file at `/file.txt` and bytes at `/bytes`.
 fn both() -> (Folder, Site) {
     let folder = Folder::new();
     folder.write("root/file.txt");
@@ -29,7 +29,7 @@ fn both() -> (Folder, Site) {
 }
 
 #[test]
-fn what_is_known_is_not_sent_again() {
+fn a_matching_tag_gets_304_without_content() {
     let (_folder, site) = both();
     for path in ["/file.txt", "/bytes"] {
         let etag = text(&get(&site, path).unwrap(), header::ETAG).to_string();
@@ -88,7 +88,7 @@ fn what_is_known_is_not_sent_again() {
 }
 
 #[test]
-fn a_change_changes_the_tag() {
+fn a_change_of_content_or_time_changes_the_tag() {
     let (folder, mut site) = both();
     let tag = |site: &Site, path: &str| text(&get(site, path).unwrap(), header::ETAG).to_string();
     let mut seen = Vec::new();
@@ -120,7 +120,7 @@ fn a_change_changes_the_tag() {
 }
 
 #[test]
-fn head_is_get_without_a_body() {
+fn head_has_the_headers_of_get_and_no_body() {
     let (_folder, site) = both();
     for (path, len) in [("/file.txt", "13"), ("/bytes", "10")] {
         let get = get(&site, path).unwrap();
@@ -136,7 +136,7 @@ fn head_is_get_without_a_body() {
 }
 
 #[test]
-fn only_what_exists_refuses_a_method() {
+fn only_existing_paths_give_405() {
     let (_folder, site) = both();
     let brew = Method::from_bytes(b"BREW").unwrap();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE, brew] {
@@ -152,7 +152,7 @@ fn only_what_exists_refuses_a_method() {
 }
 
 #[test]
-fn nothing_is_something_too() {
+fn empty_content_is_served() {
     let folder = Folder::new();
     fs::write(folder.root().join("empty.css"), "").unwrap();
     let mut site = folder.site("/");
@@ -162,13 +162,13 @@ fn nothing_is_something_too() {
         assert_eq!((response.status().as_u16(), text(&response, header::CONTENT_LENGTH)), (200, "0"));
         assert_eq!(text(&response, header::CONTENT_TYPE), "text/css; charset=utf-8");
         assert_eq!(status(&site, path, &[text(&response, header::ETAG)]), 304);
-        // No file is kept open for nothing.
+        // An empty file is not kept open.
         assert!(matches!(response.into_body(), Content::Empty));
     }
 }
 
 #[test]
-fn all_who_are_sent_it_share_the_bytes() {
+fn all_responses_share_the_bytes() {
     let (_folder, site) = both();
     let bytes = || match get(&site, "/bytes").unwrap().into_body() {
         Content::Shared(bytes) => bytes,

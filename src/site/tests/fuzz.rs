@@ -1,11 +1,11 @@
-//! Paths from a seed, whose answers are held against what the files themselves say.
+//! Random paths, whose responses are checked against the files on disk.
 
 use std::cell::OnceCell;
 
 use super::{links::links, *};
 use crate::test_rng::Rng;
 
-/// Where sites lie; the last is as deep as a folder in another.
+/// Prefixes of the sites; the last one also exists as a folder in another site.
 const PREFIXES: [&str; 3] = ["/", "/assets", "/self/docs/"];
 
 enum Found {
@@ -14,7 +14,7 @@ enum Found {
     Folder,
 }
 
-/// Asks for a path, and holds the answer against what the file says of itself.
+/// Requests a path, and checks the response against the file, which contains its own path.
 fn hold(folder: &Folder, site: &Site, path: &str) -> Found {
     let answer = answer(site, path);
     if answer == "404" {
@@ -27,7 +27,7 @@ fn hold(folder: &Folder, site: &Site, path: &str) -> Found {
         assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
         return Found::Folder;
     }
-    // Nor is what is visible served under a hidden name. The file says where it lies.
+    // A visible file must not be served under a hidden name either.
     assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
     let visible = answer
         .strip_prefix("root/")
@@ -36,7 +36,7 @@ fn hold(folder: &Folder, site: &Site, path: &str) -> Found {
     Found::File
 }
 
-/// A fuzzer's path; the first byte chooses the site.
+/// Fuzz target: the first byte chooses the site, the rest is the path.
 pub(crate) fn target(data: &[u8]) {
     thread_local! {
         static SITES: OnceCell<(Folder, [Site; 3])> = const { OnceCell::new() };
@@ -54,7 +54,7 @@ pub(crate) fn target(data: &[u8]) {
 }
 
 #[test]
-fn whatever_is_asked_for_only_what_is_visible_is_served() {
+fn only_visible_files_are_served_for_random_paths() {
     const TAME: &[&str] = &[
         "a.txt",
         "docs",
@@ -141,7 +141,7 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
     for seed in 0..30_000 {
         let mut rng = Rng::new(seed);
         let mut path = String::from(rng.pick(&["/", "/", "/", "/assets/", "/self/docs/", "", "//"]));
-        // Some with little that is nasty, or nothing would be found.
+        // Half of the paths are mostly harmless, or no file would be found.
         let tame = rng.one_in(2);
         for _ in 0..rng.below(if tame { 5 } else { 9 }) {
             let pieces = if tame && !rng.one_in(20) { TAME } else { NASTY };
@@ -172,7 +172,7 @@ fn whatever_is_asked_for_only_what_is_visible_is_served() {
 }
 
 #[test]
-fn no_text_is_too_odd() {
+fn random_texts_never_panic() {
     let folder = Folder::new();
     let site = folder.site("/");
     for seed in 0..20_000 {

@@ -1,9 +1,9 @@
-//! Paths that want out of the folder, or into what is hidden in it.
+//! Paths that try to leave the folder or to reach hidden files in it.
 
 use super::*;
 
 #[test]
-fn hostile_paths() {
+fn hostile_paths_give_404() {
     let folder = Folder::new();
     #[cfg(unix)]
     for path in [
@@ -39,7 +39,7 @@ fn hostile_paths() {
     let longer = format!("/{}", "a".repeat(100_000));
     let encoded = format!("/{}", "%61".repeat(1_000));
     for (path, expected) in [
-        // Up.
+        // Parent folders.
         ("/..", "404"),
         ("/../", "404"),
         ("/../outside.txt", "404"),
@@ -69,7 +69,7 @@ fn hostile_paths() {
         ("/..%00/outside.txt", "404"),
         ("/.. /outside.txt", "404"),
         ("/... /outside.txt", "404"),
-        // Nowhere, and twice.
+        // Empty segments, and those of a single dot.
         ("/.", "404"),
         ("/./", "404"),
         ("/./a.txt", "404"),
@@ -92,7 +92,7 @@ fn hostile_paths() {
         ("%2fa.txt", "404"),
         ("%2f/a.txt", "404"),
         ("/docs%252f", "404"),
-        // Absolute, and no path at all.
+        // Absolute paths of files, URIs, and targets that are not a path.
         ("", "404"),
         ("a.txt", "404"),
         ("*", "404"),
@@ -110,7 +110,7 @@ fn hostile_paths() {
         ("\\\\server\\share", "404"),
         ("//server/share", "404"),
         ("//?/C:/x", "404"),
-        // Hidden.
+        // Hidden files.
         ("/.env", "404"),
         ("/%2eenv", "404"),
         ("/.git", "404"),
@@ -130,7 +130,7 @@ fn hostile_paths() {
         ("/tab%09", "404"),
         ("/del%7f", "404"),
         ("/c1%c2%85", "404"),
-        // No UTF-8, and half an escape.
+        // Invalid UTF-8, and incomplete escapes.
         ("/%ff", "404"),
         ("/a.txt%80", "404"),
         ("/%ed%a0%80", "404"),
@@ -138,7 +138,7 @@ fn hostile_paths() {
         ("/%2", "404"),
         ("/a.txt%", "404"),
         ("/%zz", "404"),
-        // Names that are other names on Windows.
+        // Names that mean another name, a device or a stream on Windows.
         ("/a.txt.", "404"),
         ("/a.txt%20", "404"),
         ("/a.txt::$DATA", "404"),
@@ -157,11 +157,11 @@ fn hostile_paths() {
         ("/lpt%c2%b9", "404"),
         ("/aux%20.txt", "404"),
         ("/nul/x", "404"),
-        // Too long.
+        // Paths that are too long.
         (&long, "404"),
         (&longer, "404"),
         (&encoded, "404"),
-        // And what only looks so.
+        // Harmless paths that look alike.
         ("/a.txt", "root/a.txt"),
         ("/%61%2etxt", "root/a.txt"),
         ("/grüße.txt", "root/grüße.txt"),
@@ -185,7 +185,7 @@ fn hostile_paths() {
 }
 
 #[test]
-fn device_names_are_known_in_every_form() {
+fn device_names_are_recognised_in_every_form() {
     for name in [
         "CON",
         "con",
@@ -242,6 +242,6 @@ fn a_redirect_stays_on_this_host() {
     let response = get(&site, "/docs").unwrap();
     assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
     assert_eq!(body(response), "");
-    // The root of all, named by an empty path: no route covers it.
+    // An empty path is covered by no route.
     assert_eq!(answer(&site, ""), "404");
 }

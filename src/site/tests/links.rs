@@ -1,4 +1,4 @@
-//! Symlinks, pipes and what may not be read.
+//! Symlinks, pipes and unreadable files.
 
 use std::{
     os::unix::fs::{PermissionsExt, symlink},
@@ -10,7 +10,7 @@ use std::{
 
 use super::*;
 
-/// Links of all kinds in `root`.
+/// Creates symlinks of all kinds in `root`.
 pub(super) fn links(folder: &Folder) {
     let absolute = folder.0.join("outside.txt");
     for (target, link) in [
@@ -43,7 +43,7 @@ pub(super) fn links(folder: &Folder) {
 }
 
 #[test]
-fn symlinks_lead_to_what_is_served_anyway() {
+fn symlinks_lead_only_to_visible_files_of_the_folder() {
     let folder = Folder::new();
     links(&folder);
     let site = folder.site("/");
@@ -93,7 +93,7 @@ fn symlinks_lead_to_what_is_served_anyway() {
 }
 
 #[test]
-fn the_folder_itself_may_be_a_symlink_and_hidden() {
+fn the_served_folder_may_be_a_symlink_or_hidden() {
     let folder = Folder::new();
     symlink("root", folder.0.join("link")).unwrap();
     let mut site = Site::default();
@@ -102,7 +102,7 @@ fn the_folder_itself_may_be_a_symlink_and_hidden() {
     assert_eq!(answer(&site, "/link/a.txt"), "root/a.txt");
     assert_eq!(answer(&site, "/link"), "301 /link/");
     assert_eq!(answer(&site, "/hidden/"), "root/.git/index.html");
-    // It was looked up once: the link may turn elsewhere.
+    // The symlink is resolved once, when the folder is registered.
     fs::remove_file(folder.0.join("link")).unwrap();
     symlink("outside", folder.0.join("link")).unwrap();
     assert_eq!(answer(&site, "/link/"), "root/index.html");
@@ -123,20 +123,20 @@ fn a_pipe_is_not_opened() {
     assert!(made("pipes/index.html").unwrap().success());
     let site = folder.site("/");
     let (answers, answered) = mpsc::channel();
-    // A thread, as opening it would wait for a writer.
+    // In a thread, because opening a pipe would wait for a writer.
     thread::spawn(move || {
         for path in ["/pipe", "/pipe/", "/pipes", "/pipes/", "/pipes/index.html"] {
             let _ = answers.send((path, answer(&site, path)));
         }
     });
     for _ in 0..5 {
-        let (path, answer) = answered.recv_timeout(Duration::from_secs(20)).expect("it waits");
+        let (path, answer) = answered.recv_timeout(Duration::from_secs(20)).expect("opening the pipe blocks");
         assert_eq!(answer, "404", "{path}");
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_not_there() {
+fn unreadable_files_give_404() {
     let folder = Folder::new();
     let site = folder.site("/");
     for (path, mode, request) in

@@ -11,7 +11,7 @@ fn closed(code: u16, reason: &str) -> Outcome {
 }
 
 #[test]
-fn codes_that_may_come_and_codes_that_may_not() {
+fn received_codes_are_accepted_or_violations_as_in_the_rfc() {
     for side in SIDES {
         for code in 0..=u16::MAX {
             let allowed = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
@@ -41,7 +41,7 @@ fn codes_that_may_come_and_codes_that_may_not() {
 }
 
 #[test]
-fn bodies() {
+fn close_bodies_are_checked() {
     use PeerMisbehaved::*;
     for side in SIDES {
         expect(side, &side.gets(0x88, b""), &[closed(1005, "")]);
@@ -50,7 +50,7 @@ fn bodies() {
         assert_eq!(longest.len(), close::MAX_REASON);
         expect(side, &close_frame(side, 1000, &longest), &[closed(1000, &longest)]);
         let bytes = close_frame(side, 1000, &(longest + "!"));
-        // Known by the second byte.
+        // The second byte of the frame proves it.
         assert_eq!(breaks(side, LIMITS, &bytes), (2, ControlTooLong));
         for reason in [&b"\xff"[..], b"cut \xe2\x82", b"\xed\xa0\x80", b"\xc0\x80"] {
             let bytes = side.gets(0x88, &[&[3, 232], reason].concat());
@@ -60,7 +60,7 @@ fn bodies() {
 }
 
 #[test]
-fn nothing_after_a_close_is_delivered() {
+fn frames_behind_a_close_are_discarded() {
     for side in SIDES {
         let bytes = [
             side.gets(0x81, b"before"),
@@ -71,7 +71,7 @@ fn nothing_after_a_close_is_delivered() {
         ];
         expect(side, &bytes.concat(), &[text("before"), closed(1000, "bye")]);
 
-        // Neither if the layer above goes on reading.
+        // The same if the layer above goes on reading.
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.read(&side.gets(0x88, b""));
         assert_eq!(endpoint.outcomes, [closed(1005, "")]);
@@ -85,7 +85,7 @@ fn nothing_after_a_close_is_delivered() {
 }
 
 #[test]
-fn a_close_inside_a_fragmented_message_ends_it() {
+fn a_close_discards_an_incomplete_message() {
     for side in SIDES {
         let bytes = [side.gets(0x01, b"half \xc3"), close_frame(side, 1001, ""), side.gets(0x80, b"\xbc")];
         expect(side, &bytes.concat(), &[closed(1001, "")]);
@@ -93,13 +93,13 @@ fn a_close_inside_a_fragmented_message_ends_it() {
 }
 
 #[test]
-fn the_peer_begins() {
+fn the_peer_may_start_the_closing_handshake() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         assert_eq!(endpoint.connection.close_state(), CloseState::Open);
         endpoint.read(&close_frame(side, 4000, "done"));
         assert_eq!(endpoint.connection.close_state(), CloseState::Received);
-        // What was under way may still be said.
+        // Messages may still be sent until our close frame.
         endpoint.send(Kind::Text, b"last words");
         endpoint.close(Some((4000, "")));
         assert_eq!(endpoint.connection.close_state(), CloseState::Done);
@@ -110,7 +110,7 @@ fn the_peer_begins() {
 }
 
 #[test]
-fn an_empty_close_is_answered_by_an_empty_close() {
+fn an_empty_close_is_returned_as_an_empty_close() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.read(&side.gets(0x88, b""));
@@ -122,13 +122,13 @@ fn an_empty_close_is_answered_by_an_empty_close() {
 }
 
 #[test]
-fn we_begin() {
+fn this_side_may_start_the_closing_handshake() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.read(&side.gets(0x01, b"under "));
         endpoint.close(Some((1001, "restart")));
         assert_eq!(endpoint.connection.close_state(), CloseState::Sent);
-        // What the peer had under way still comes; its pings are not answered any more.
+        // Data in flight is still received, but pings get no pong any more.
         endpoint.read(&side.gets(0x89, b"too late"));
         endpoint.read(&side.gets(0x80, b"way"));
         endpoint.read(&side.gets(0x82, b"more"));
@@ -141,7 +141,7 @@ fn we_begin() {
 }
 
 #[test]
-fn both_begin_at_once() {
+fn both_sides_may_start_the_closing_handshake() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.close(Some((3000, "")));
@@ -154,7 +154,7 @@ fn both_begin_at_once() {
 }
 
 #[test]
-fn a_violation_behind_our_close_is_still_one() {
+fn a_violation_after_our_close_is_reported() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.close(Some((1000, "")));

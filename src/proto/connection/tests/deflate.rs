@@ -1,4 +1,4 @@
-//! Compressed messages through the rules of RFC 6455 and 7692.
+//! Compressed messages in a connection (RFC 6455, RFC 7692).
 
 use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 
@@ -15,7 +15,7 @@ use crate::{
 /// "Hello", compressed (RFC 7692 §7.2.3.1).
 const SMALL: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
 
-/// Both ends of a connection, as they have agreed.
+/// Both ends of a connection that has negotiated compression.
 fn pair(mode: DeflateMode, limits: MessageLimits) -> [Endpoint; 2] {
     let deflate = Deflate::new(mode).threshold(20);
     let [mut server, mut client] = SIDES.map(|side| {
@@ -38,7 +38,7 @@ pub(super) fn server(mode: DeflateMode, limits: MessageLimits) -> Endpoint {
     server
 }
 
-/// What a server makes of these bytes, cut anywhere.
+/// Outcomes and written bytes of a server that receives `bytes`, which must not depend on the cuts.
 fn outcomes(limits: MessageLimits, bytes: &[u8]) -> (Vec<Outcome>, Vec<u8>) {
     let run = |pieces: &[&[u8]]| {
         let mut endpoint = server(DeflateMode::Dedicated, limits);
@@ -63,11 +63,11 @@ fn broken(violation: PeerMisbehaved) -> (Vec<Outcome>, Vec<u8>) {
 }
 
 #[test]
-fn compressed_and_plain_messages_come_through() {
+fn compressed_and_plain_messages_are_received() {
     let bytes = [
         gets(0xc1, &SMALL),
         gets(0x81, b"plain"),
-        // It refers to the first.
+        // Refers to the first message.
         gets(0xc2, &[0xf2, 0x00, 0x11, 0x00, 0x00]),
         gets(0xc1, &[0]),
         gets(0xc1, &SMALL),
@@ -77,7 +77,7 @@ fn compressed_and_plain_messages_come_through() {
 }
 
 #[test]
-fn fragments_with_control_frames_between_them() {
+fn compressed_fragments_may_have_control_frames_between() {
     for first in 0..=SMALL.len() {
         for second in first..=SMALL.len() {
             let bytes = [
@@ -94,7 +94,7 @@ fn fragments_with_control_frames_between_them() {
 }
 
 #[test]
-fn the_bit_is_of_a_message_and_only_of_its_first_frame() {
+fn rsv1_is_allowed_only_on_the_first_frame_of_a_message() {
     let reserved = broken(PeerMisbehaved::ReservedBits);
     let hello = [gets(0x41, &SMALL[..3]), gets(0xc0, &SMALL[3..])].concat();
     assert_eq!(outcomes(LIMITS, &hello), reserved);
@@ -108,19 +108,19 @@ fn the_bit_is_of_a_message_and_only_of_its_first_frame() {
 }
 
 #[test]
-fn damage_and_bad_text_end_it() {
+fn damaged_data_and_invalid_text_are_violations() {
     for payload in [&[0xff, 0xff][..], &SMALL[..5], b"", &[0xf2, 0x48, 0xcd]] {
         assert_eq!(outcomes(LIMITS, &gets(0xc2, payload)), broken(PeerMisbehaved::CorruptDeflate));
     }
     assert_eq!(u16::from(PeerMisbehaved::CorruptDeflate.close_code()), 1007);
-    // Stored: 0xff and nothing else.
+    // A stored block with the single byte 0xff.
     let bad = [0, 1, 0, 0xfe, 0xff, 0xff, 0];
     assert_eq!(outcomes(LIMITS, &gets(0xc1, &bad)), broken(PeerMisbehaved::InvalidUtf8));
     assert_eq!(outcomes(LIMITS, &gets(0xc2, &bad)), (vec![binary(b"\xff")], vec![]));
 }
 
 #[test]
-fn limits_are_those_of_the_inflated_message() {
+fn limits_apply_to_the_inflated_message() {
     let limits = MessageLimits { frame: 1_000, message: 1_000 };
     let mut client = pair(DeflateMode::Dedicated, limits).into_iter().nth(1).unwrap();
     let mut framed = |payload: &[u8]| {
@@ -128,7 +128,7 @@ fn limits_are_those_of_the_inflated_message() {
         client.flush(usize::MAX);
         std::mem::take(&mut client.written)
     };
-    // Its context is behind that of a new server each time: nothing of the first is referred to.
+    // Each message reaches a new server without a context, so it must not refer to an earlier one.
     let noise = Rng::new(0).bytes(2_000);
     let zeros = vec![0; 1_001];
     assert_eq!(
@@ -136,7 +136,7 @@ fn limits_are_those_of_the_inflated_message() {
         broken(PeerMisbehaved::MessageTooBig { len: 1_001, max: 1_000 })
     );
     assert_eq!(outcomes(limits, &framed(&noise[..1_000])), (vec![binary(&noise[..1_000])], vec![]));
-    // As others may send it: longer than the message, and legal all the same.
+    // Other implementations may send stored blocks: longer than the message, and legal.
     let stored: Vec<u8> = noise[..1_000]
         .chunks(100)
         .flat_map(|part| {
@@ -149,14 +149,14 @@ fn limits_are_those_of_the_inflated_message() {
     assert_eq!(outcomes(limits, &gets(0xc2, &stored)), (vec![binary(&noise[..1_000])], vec![]));
     let too_long = PeerMisbehaved::FrameTooBig { len: 2_000, max: 1_189 };
     assert_eq!(outcomes(limits, &gets(0xc2, &noise)), broken(too_long));
-    // Never whole: what is gathered has a limit of its own.
+    // An incomplete message: the compressed bytes held have a limit of their own.
     let pieces = [gets(0x42, &noise[..1_000]), gets(0x00, &noise[..190])].concat();
     let too_big = PeerMisbehaved::MessageTooBig { len: 1_190, max: 1_189 };
     assert_eq!(outcomes(limits, &pieces), broken(too_big));
 }
 
 #[test]
-fn both_roles_and_modes_understand_each_other() {
+fn both_roles_read_each_other_in_both_modes() {
     let mut rng = Rng::new(7);
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut ends = pair(mode, LIMITS);
@@ -182,7 +182,7 @@ fn both_roles_and_modes_understand_each_other() {
 }
 
 #[test]
-fn a_prepared_message_is_compressed_once_also_if_its_frames_are_masked() {
+fn a_prepared_message_is_compressed_once_for_both_roles() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         for side in [0, 1] {
             let mut ends = pair(mode, LIMITS);
@@ -210,9 +210,9 @@ fn a_prepared_message_is_compressed_once_also_if_its_frames_are_masked() {
     }
 }
 
-/// What passes others on its way must not refer to them, nor be referred to.
+/// A message that overtakes others must not refer to them, nor be referred to by them.
 #[test]
-fn messages_that_wait_are_compressed_in_the_order_of_leaving() {
+fn pending_messages_are_compressed_in_the_order_they_leave() {
     let mut rng = Rng::new(8);
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let [mut server, mut client] = pair(mode, LIMITS);
@@ -240,7 +240,7 @@ fn messages_that_wait_are_compressed_in_the_order_of_leaving() {
                 connection.fill(&mut waiting, room, *now, codec, outbox, outbound);
                 backlog = pool.settle(waiting);
             }
-            // The kernel takes a little, so that some have begun to leave.
+            // The kernel takes only a part, so that some messages have left partly.
             let room = if round < 190 { rng.below(2_000) } else { usize::MAX };
             server.flush(room);
             let wire = std::mem::take(&mut server.written);

@@ -1,14 +1,16 @@
-//! Random streams: the same however they are cut, and the same as tungstenite's own decoder finds.
+//! Random streams: the outcome must not depend on the cuts, and must be that of tungstenite.
 //!
-//! Where the two differ on purpose, and how [`agree`] allows for it:
+//! tungstenite differs on purpose in these points, which [`agree`] allows for:
 //!
-//! - It looks at a frame when all of it has come: bad text, a long control frame, reserved bits and a wrong
-//!   mask fail here earlier. If the rest of the frame never comes, it is still waiting.
-//! - It takes lengths that are not minimal, and any number of empty fragments. Until then all is the same.
-//! - A bad close code is no error to it: it delivers 1002 "Protocol violation". It knows no 1014.
-//! - What is wrong twice (a damaged stream may be) it may call by the other name: a length above 2⁶³ is too
-//!   big to it, an invalid reason hides an invalid code.
-//! - It has one slot for automatic pongs, so the pings that it delivers stand for the pongs it owes.
+//! - It reads a frame only when all of it has arrived. Invalid text, a long control frame, reserved
+//!   bits and a wrong mask fail here earlier; if the rest of the frame is missing, it still waits.
+//! - It accepts lengths that are not minimal, and any number of empty fragments. Up to there the
+//!   outcomes are the same.
+//! - An invalid close code is not an error: it delivers 1002 "Protocol violation" instead. It
+//!   treats 1014 as invalid.
+//! - In a stream with two violations it may report the other one: it calls a length above 2⁶³ too
+//!   big, and reports an invalid reason before an invalid code.
+//! - It keeps only one automatic pong, so the test counts the pings that it delivers instead.
 
 use std::io::{self, Read, Write};
 
@@ -27,7 +29,7 @@ use crate::test_rng::Rng;
 /// Streams per side and test.
 const SEEDS: u64 = 4000;
 
-/// Names the seed when anything panics.
+/// Prints the seed when a test panics.
 struct Seed(u64, Side);
 
 impl Drop for Seed {
@@ -45,7 +47,7 @@ enum End {
     Failed(u16),
 }
 
-/// What came of a stream.
+/// Outcome of a stream.
 pub(super) struct Found {
     outcomes: Vec<Outcome>,
     pongs: Vec<u8>,
@@ -63,7 +65,7 @@ fn ours(side: Side, stream: &Stream, rng: &mut Rng) -> (Found, Option<PeerMisbeh
     (Found { outcomes, pongs, end }, violation)
 }
 
-/// A socket that has received `bytes` and no more.
+/// A socket that has received `bytes`, and then blocks.
 #[derive(Debug)]
 pub(crate) struct Memory<'a>(pub(crate) &'a [u8]);
 
@@ -119,7 +121,7 @@ fn theirs(side: Side, bytes: &[u8], limits: MessageLimits) -> Found {
     }
 }
 
-/// Holds what we found against what tungstenite did.
+/// Compares our outcome with that of tungstenite.
 fn agree(stream: &Stream, ours: &Found, violation: Option<PeerMisbehaved>, theirs: &Found) {
     let context = || format!("{} (tidy: {}), ours {violation:?}", stream.flaw, stream.tidy);
     match violation {
@@ -128,7 +130,7 @@ fn agree(stream: &Stream, ours: &Found, violation: Option<PeerMisbehaved>, their
             assert!(theirs.pongs.starts_with(&ours.pongs), "{}", context());
             return;
         }
-        // Its length may stand where that of a long frame does: we look no further.
+        // tungstenite may read a different length: the rest is not compared.
         Some(PeerMisbehaved::ControlTooLong) if !stream.tidy => {
             assert!(theirs.outcomes.starts_with(&ours.outcomes), "{}", context());
             assert!(theirs.pongs.starts_with(&ours.pongs), "{}", context());
@@ -152,16 +154,16 @@ fn agree(stream: &Stream, ours: &Found, violation: Option<PeerMisbehaved>, their
     assert_eq!(ours.pongs, theirs.pongs, "{}", context());
     match (ours.end, theirs.end) {
         (ours, theirs) if ours == theirs => {}
-        // The rest of the broken frame has not come.
+        // The rest of the invalid frame is missing, so tungstenite waits for it.
         (End::Failed(_), End::Open) if !stream.tidy => {}
-        // Wrong twice.
+        // The stream has two violations.
         (End::Failed(_), End::Failed(_)) if !stream.tidy => {}
         (End::Failed(1002), End::Failed(1009)) if violation == Some(PeerMisbehaved::LengthOverflow) => {}
         (ours, theirs) => panic!("ours {ours:?}, theirs {theirs:?}: {}", context()),
     }
 }
 
-/// Both read the stream, and agree.
+/// Reads the stream with both decoders and compares the outcomes.
 pub(super) fn hold(side: Side, stream: &Stream, cuts: &mut Rng) -> Found {
     let (ours, violation) = ours(side, stream, cuts);
     let theirs = theirs(side, &stream.bytes, stream.limits);
@@ -170,7 +172,7 @@ pub(super) fn hold(side: Side, stream: &Stream, cuts: &mut Rng) -> Found {
 }
 
 #[test]
-fn a_stream_is_the_same_however_it_is_cut() {
+fn the_outcome_does_not_depend_on_the_cuts() {
     for side in SIDES {
         for seed in 0..SEEDS {
             let _seed = Seed(seed, side);
@@ -186,11 +188,11 @@ fn a_stream_is_the_same_however_it_is_cut() {
 }
 
 #[test]
-fn tungstenite_reads_the_same() {
+fn tungstenite_reads_the_same_from_random_streams() {
     let (mut messages, mut open, mut closed, mut failed) = (0, 0, 0, 0);
     for side in SIDES {
         for seed in 0..SEEDS {
-            // Other streams than above.
+            // Streams other than those of the test above.
             let seed = seed + 1_000_000;
             let _seed = Seed(seed, side);
             let stream = stream(Rng::new(seed), side);
@@ -203,7 +205,7 @@ fn tungstenite_reads_the_same() {
             }
         }
     }
-    // A generator that has lost its variety tests nothing.
+    // The generator must still produce all kinds of streams.
     assert!(
         messages > 9000 && open > 800 && closed > 200 && failed > 2000,
         "{messages} {open} {closed} {failed}"
@@ -220,7 +222,7 @@ fn tungstenite_reads_what_we_send() {
     }
 }
 
-/// Sends some messages, and has tungstenite read them.
+/// Sends random messages, and reads them with tungstenite.
 pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
     let limits = MessageLimits { frame: 1 << 20, message: 1 << 20 };
     let role = match side {
@@ -229,7 +231,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
     };
     let mut endpoint = Endpoint::with_role(role, LIMITS);
     let peer = if side == Side::Server { Side::Client } else { Side::Server };
-    // Its pings are noted as the pongs it would send; ours number theirs.
+    // `theirs` records received pings as pongs; our pings are numbered from 1.
     let (mut expected, mut pings) = (Vec::new(), 0_u32);
     for _ in 0..rng.below(20) {
         if rng.is_spent() {
@@ -251,7 +253,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
             6 => {
                 endpoint.ping();
                 pings += 1;
-                // Or a newer one would take its place.
+                // Without this flush a newer ping could replace it.
                 endpoint.flush(usize::MAX);
             }
             _ => {
@@ -260,7 +262,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
             }
         }
         if rng.one_in(5) {
-            // Its answer may be replaced, but must be a frame.
+            // A later pong may replace its pong, but no pong may damage the stream.
             endpoint.read(&side.gets(0x89, &[5; 20]));
         }
     }
@@ -273,7 +275,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
         expected.push(Outcome::Close(code, reason.into()));
     }
     while endpoint.outbox.has_work() {
-        // At its end a tape would mean byte by byte.
+        // A spent tape yields zeros, and would flush byte by byte.
         endpoint.flush(if rng.is_spent() { usize::MAX } else { 1 + rng.len(50_000) });
     }
     let found = theirs(peer, &endpoint.written, limits);

@@ -1,4 +1,5 @@
-//! What a fuzzer makes of a connection's input. The first byte chooses, the second cuts.
+//! Fuzz targets: bytes that a connection receives, and frames that it sends. In each input the
+//! first byte chooses side and limits, the second one the places of the cuts or the masking keys.
 
 use super::{
     differential::{hold, send},
@@ -8,12 +9,12 @@ use super::{
 };
 use crate::test_rng::Rng;
 
-/// Any bytes at all, to a server.
+/// Arbitrary bytes, received by a server.
 pub(crate) fn server(data: &[u8]) {
     raw(Side::Server, data);
 }
 
-/// The same to a client.
+/// Arbitrary bytes, received by a client.
 pub(crate) fn client(data: &[u8]) {
     raw(Side::Client, data);
 }
@@ -23,7 +24,7 @@ fn raw(side: Side, data: &[u8]) {
     let limits = match kind % 4 {
         0 => MessageLimits { frame: 40_000, message: 60_000 },
         1 => MessageLimits { frame: 5_000, message: 300 },
-        // A smaller one is one for control frames, too, to tungstenite.
+        // tungstenite applies a smaller limit to control frames too.
         2 => MessageLimits { frame: 125, message: 300 },
         _ => MessageLimits { frame: 2_000, message: 4_000 },
     };
@@ -32,7 +33,7 @@ fn raw(side: Side, data: &[u8]) {
     hold(side, &stream, &mut Rng::new(u64::from(*cuts)));
 }
 
-/// Frames that are right up to one flaw, which the bytes choose.
+/// Frames with at most one flaw, generated from the bytes.
 pub(crate) fn flawed(data: &[u8]) {
     let [kind, cuts, tape @ ..] = data else { return };
     let side = SIDES[usize::from(kind % 2)];
@@ -41,14 +42,14 @@ pub(crate) fn flawed(data: &[u8]) {
     hold(side, &stream, &mut Rng::new(u64::from(*cuts)));
 }
 
-/// What we send, under a kernel that takes what it likes.
+/// Frames that we send, to a kernel that takes any part of them.
 pub(crate) fn sending(data: &[u8]) {
     let [kind, keys, tape @ ..] = data else { return };
     let side = SIDES[usize::from(kind % 2)];
     send(side, &mut Rng::tape(tape), Rng::new(u64::from(*keys)));
 }
 
-/// Any bytes at all where compression has been agreed on.
+/// Arbitrary bytes, received by a server that has negotiated compression.
 #[cfg(feature = "deflate")]
 pub(crate) fn compressed(data: &[u8]) {
     use super::deflate::server;
@@ -77,10 +78,11 @@ pub(crate) fn compressed(data: &[u8]) {
     }
 }
 
-/// The outcome of these bytes in one piece, byte by byte, and cut anywhere.
+/// The outcome of these bytes, which must be the same in one piece, in small ones, and cut at
+/// random.
 fn same<T: PartialEq + std::fmt::Debug>(bytes: &[u8], cuts: u8, run: impl Fn(&[&[u8]]) -> T) -> T {
     let whole = run(&[bytes]);
-    // Long ones would take their time.
+    // Long inputs are not cut into single bytes, which would take too long.
     let size = 1 + bytes.len() / 4_000;
     assert_eq!(run(&bytes.chunks(size).collect::<Vec<_>>()), whole, "by {size}");
     let pieces = Rng::new(!u64::from(cuts)).cut(bytes);

@@ -1,10 +1,10 @@
-//! Random frame streams, most of them valid up to one flaw. The same seed gives the same stream.
+//! Random streams of frames, most of them with one flaw. The same seed gives the same stream.
 
 use super::harness::{Side, frame, header};
 use crate::{config::MessageLimits, test_rng::Rng};
 
 impl Rng {
-    /// Mostly a few bytes, now and then as many as `max`.
+    /// A random length: mostly a few bytes, sometimes up to `max`.
     pub(super) fn len(&mut self, max: usize) -> usize {
         let end = self.pick(&[2, 10, 130, 130, 400, max]);
         self.below(end.min(max) + 1)
@@ -25,7 +25,7 @@ impl Rng {
         text
     }
 
-    /// `bytes` in pieces, by one of several tempers.
+    /// `bytes` cut into pieces, whose typical size is random too.
     pub(super) fn cut<'a>(&mut self, mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let size = self.pick(&[1, 3, 20, 300, 3000, 30_000]);
         let mut pieces = Vec::new();
@@ -38,13 +38,13 @@ impl Rng {
     }
 }
 
-/// A stream of frames for one side, and what is known about it.
+/// A stream of frames that one side receives.
 pub(super) struct Stream {
     pub(super) bytes: Vec<u8>,
     pub(super) limits: MessageLimits,
-    /// Consists of whole frames with at most one flaw.
+    /// The stream consists of whole frames with at most one flaw.
     pub(super) tidy: bool,
-    /// What has been done to it, for the message of a failing test.
+    /// Name of the flaw, for the message of a failing test.
     pub(super) flaw: &'static str,
 }
 
@@ -77,7 +77,7 @@ const FLAWS: [&str; 19] = [
     "close 1014",
 ];
 
-/// The stream that these numbers make.
+/// Generates a stream from these random numbers.
 pub(super) fn stream(mut rng: Rng, side: Side) -> Stream {
     let limits = match rng.below(6) {
         0 => MessageLimits { frame: 40_000, message: 60_000 },
@@ -92,7 +92,7 @@ pub(super) fn stream(mut rng: Rng, side: Side) -> Stream {
     if !generator.rng.one_in(4) {
         flaw = generator.rng.pick(&FLAWS);
         generator.flaw(flaw);
-        // What follows must not matter any more.
+        // A message behind the flaw, which must be ignored.
         if generator.rng.one_in(2) {
             generator.item();
         }
@@ -132,7 +132,7 @@ impl Generator {
         self.out.extend(frame(first, key, payload));
     }
 
-    /// A message, or a control frame alone.
+    /// Adds a message or a single control frame.
     fn item(&mut self) {
         if self.rng.one_in(4) {
             return self.control();
@@ -153,7 +153,7 @@ impl Generator {
         self.push(first, &payload);
     }
 
-    /// Sends `payload` in one to five frames, with control frames between them.
+    /// Adds `payload` in one to five frames, with control frames between them.
     fn fragments(&mut self, opcode: u8, payload: &[u8]) {
         let mut first = opcode;
         let mut rest = payload;
@@ -168,7 +168,7 @@ impl Generator {
         self.push(0x80 | first, rest);
     }
 
-    /// Begins a message that stays open.
+    /// Adds the first fragment of a message.
     fn open(&mut self) {
         let len = self.rng.len(100);
         let (opcode, payload) = self.payload(len);
@@ -176,7 +176,7 @@ impl Generator {
     }
 
     fn flaw(&mut self, flaw: &'static str) {
-        // What concerns one frame alone happens anywhere, also inside a message.
+        // Flaws of a single frame may also happen inside a message.
         let data_first =
             if !matches!(flaw, "stray continuation" | "bad text" | "text cut short" | "frame too big")
                 && !matches!(flaw, "message too big" | "empty fragments")
@@ -247,7 +247,7 @@ impl Generator {
                 self.push(0x82, &vec![7; len]);
             }
             "message too big" => {
-                // Right up to the limit, then one byte too many.
+                // Fragments up to the limit, then one byte more.
                 let mut left = self.limits.message as usize;
                 let mut first = 2;
                 while left > 0 {

@@ -1,4 +1,5 @@
-//! A connection driven as `engine/receive.rs` drives it, and everything that comes out of it written down.
+//! Drives a connection as `engine/receive.rs` does, and records its outcomes and the bytes it
+//! sends.
 
 use std::{
     io::{self, IoSlice, Write},
@@ -39,12 +40,12 @@ impl Side {
         }
     }
 
-    /// The key of the frames that this side receives.
+    /// The masking key of the frames that this side receives.
     pub(super) fn key(self) -> Option<[u8; 4]> {
         (self == Side::Server).then_some(KEY)
     }
 
-    /// A frame that this side has to accept as far as the mask goes.
+    /// A frame as this side receives it: masked for a server, unmasked for a client.
     pub(super) fn gets(self, first: u8, payload: &[u8]) -> Vec<u8> {
         frame(first, self.key(), payload)
     }
@@ -55,7 +56,7 @@ impl Side {
     }
 }
 
-/// RFC 6455 §5.2, apart from the code under test.
+/// Encodes a frame (RFC 6455 §5.2), independently of the code under test.
 pub(super) fn frame(first: u8, key: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, key, payload.len() as u64);
     match key {
@@ -81,7 +82,7 @@ pub(super) fn header(first: u8, key: Option<[u8; 4]>, len: u64) -> Vec<u8> {
     bytes
 }
 
-/// What the layer above would learn, however it was carried.
+/// Results for the layer above, whichever variant of [`Received`] carried them.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Text(String),
@@ -91,7 +92,7 @@ pub(super) enum Outcome {
 }
 
 impl std::fmt::Debug for Outcome {
-    /// Short, since a failing comparison prints whole lists.
+    /// Prints a summary, because a failing comparison prints whole lists.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Outcome::Text(text) => write!(f, "Text({} bytes, {:.20?})", text.len(), text),
@@ -112,7 +113,7 @@ pub(super) fn binary(bytes: &[u8]) -> Outcome {
     Outcome::Binary(bytes.into())
 }
 
-/// One end of a connection with all that the engine keeps around it.
+/// One end of a connection with everything that the engine keeps for it.
 pub(super) struct Endpoint {
     pub(super) connection: Connection,
     pub(super) outbox: Outbox,
@@ -125,7 +126,7 @@ pub(super) struct Endpoint {
     carry: Vec<u8>,
     pub(super) ended: bool,
     pub(super) outcomes: Vec<Outcome>,
-    /// What left through the outbox.
+    /// Bytes that the kernel has taken from the outbox.
     pub(super) written: Vec<u8>,
 }
 
@@ -136,7 +137,7 @@ impl Endpoint {
 
     pub(super) fn with_role(role: Role, limits: MessageLimits) -> Self {
         let mut inbound = BufferPool::new(1 << 20);
-        // A recycled buffer: what it holds must never be seen.
+        // A recycled buffer, whose old bytes must never show.
         inbound.give(vec![0xee; 100]);
         Endpoint {
             connection: Connection::new(role),
@@ -154,7 +155,7 @@ impl Endpoint {
         }
     }
 
-    /// `piece` is there to be read: as many reads as that takes.
+    /// Reads `piece`, in as many reads as that takes.
     pub(super) fn read(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() && !self.ended {
             let taken = self.turn(piece);
@@ -162,8 +163,8 @@ impl Endpoint {
         }
     }
 
-    /// Each piece is read, and what is queued leaves before the next. Behind the last the engine finds nothing,
-    /// and what was to be read to its end is not.
+    /// Reads each piece, and flushes the outbox before the next. After the last piece an empty read
+    /// follows, so that no unfinished message is left for a next read.
     pub(super) fn read_all<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
         for piece in pieces {
             self.read(piece);
@@ -174,14 +175,14 @@ impl Endpoint {
         }
     }
 
-    /// Offers the outbox a kernel with this much room.
+    /// Writes the outbox to a kernel that takes at most `room` bytes.
     pub(super) fn flush(&mut self, room: usize) {
         self.outbox.unblock();
         let mut kernel = Kernel { taken: &mut self.written, room };
         self.outbox.write_to(&mut kernel, false, &mut self.outbound).expect("this kernel never fails");
     }
 
-    /// Queues a message of ours.
+    /// Queues a message to the peer.
     pub(super) fn send(&mut self, kind: Kind, payload: &[u8]) {
         self.connection.send(kind, payload, Some(&mut self.codec), &mut self.outbox, &mut self.outbound);
     }
@@ -194,7 +195,7 @@ impl Endpoint {
         self.connection.ping(self.now, false, &mut self.outbox, &mut self.outbound);
     }
 
-    /// One read, as `read_frames` does it.
+    /// Does one read as the engine's `read_frames` does. Returns the number of bytes taken.
     fn turn(&mut self, piece: &[u8]) -> usize {
         if self.carry.is_empty()
             && let Some(room) = self.connection.room(256 * 1024)
@@ -209,9 +210,9 @@ impl Endpoint {
         let mut block = std::mem::take(&mut self.carry);
         block.extend_from_slice(piece);
         let mut at = 0;
-        // Now and then, as one who would read behind what is there.
+        // In some reads the caller could read more bytes behind those given.
         let more = if !piece.is_empty() && piece.len().is_multiple_of(3) { 100_000 } else { 0 };
-        // And as one who wants few frames at a time.
+        // In some calls only one frame may be taken.
         let frames = if piece.len().is_multiple_of(2) { 1 } else { 1000 };
         let unfinished = loop {
             if !self.short(&mut block, &mut at) {
@@ -246,14 +247,15 @@ impl Endpoint {
             self.carry = block[at..].to_vec();
             assert!(
                 unfinished || self.carry.len() < 14 + 125,
-                "a header or a control frame at most: {}",
+                "more than a header and a control payload is left: {}",
                 self.carry.len()
             );
         }
         piece.len()
     }
 
-    /// The short way, one message or all of a kind at a time. `false`: a text is not UTF-8.
+    /// Takes small messages by the fast path, one or a whole run at a time. `false`: a text is
+    /// invalid.
     fn short(&mut self, block: &mut [u8], at: &mut usize) -> bool {
         let one = self.outcomes.len().is_multiple_of(3);
         loop {
@@ -263,12 +265,12 @@ impl Endpoint {
                 !one
             });
             let Some((first, _)) = places.first() else { return true };
-            assert!(places.iter().all(|(kind, _)| kind == first), "of one kind");
+            assert!(places.iter().all(|(kind, _)| kind == first), "one run has one kind");
             let texts: Vec<_> =
                 places.iter().map(|(_, range)| std::str::from_utf8(&block[range.clone()])).collect();
             if *first == Kind::Text {
                 let all = std::str::from_utf8(&block[from..*at]).is_ok();
-                assert_eq!(all, texts.iter().all(Result::is_ok), "one look at all is a look at each");
+                assert_eq!(all, texts.iter().all(Result::is_ok), "the run is valid if each text is");
             }
             for ((kind, range), text_) in places.iter().zip(texts) {
                 self.outcomes.push(match (kind, text_) {
@@ -286,7 +288,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether there may be more.
+    /// Records the result; returns whether `receive` may have more.
     fn note(&mut self, result: Result<Option<Received>, PeerMisbehaved>, block: &[u8]) -> bool {
         let outcome = match result {
             Ok(None | Some(Received::Unfinished(_))) => return false,
@@ -307,7 +309,7 @@ impl Endpoint {
 
 fn message(kind: Kind, bytes: &[u8]) -> Outcome {
     match kind {
-        Kind::Text => text(std::str::from_utf8(bytes).expect("text is checked on arrival")),
+        Kind::Text => text(std::str::from_utf8(bytes).expect("received text is valid UTF-8")),
         Kind::Binary => binary(bytes),
     }
 }
@@ -340,7 +342,7 @@ impl Write for Kernel<'_> {
     }
 }
 
-/// What comes out when `pieces` arrive one after the other: the outcomes, and what was answered.
+/// The outcomes of `pieces` received one after the other, and the bytes written in response.
 pub(super) fn run<'a>(
     side: Side,
     limits: MessageLimits,
@@ -351,29 +353,30 @@ pub(super) fn run<'a>(
     (endpoint.outcomes, endpoint.written)
 }
 
-/// `bytes` whole, cut in two anywhere, and byte by byte: what comes out is always the same.
+/// The outcomes of `bytes`, which must be the same whole, cut in two at any place, and byte by
+/// byte.
 pub(super) fn any_way(side: Side, limits: MessageLimits, bytes: &[u8]) -> (Vec<Outcome>, Vec<u8>) {
     let whole = run(side, limits, [bytes]);
     let len = bytes.len();
-    // Of what is long the edges, and some places between.
+    // Long input is cut only near its ends and at some places between.
     let edges = |at: &usize| len < 700 || *at < 40 || *at > len - 40 || at.is_multiple_of(4999);
     for at in (1..len).filter(edges) {
         let (first, second) = bytes.split_at(at);
         assert_eq!(run(side, limits, [first, second]), whole, "{side:?} cut at {at}");
     }
     assert_eq!(run(side, limits, bytes.chunks(1)), whole, "{side:?} byte by byte");
-    assert_eq!(run(side, limits, bytes.chunks(7)), whole, "{side:?} by sevens");
+    assert_eq!(run(side, limits, bytes.chunks(7)), whole, "{side:?} in pieces of 7 bytes");
     whole
 }
 
-/// The bytes must come out as `expected`, with nothing answered.
+/// Checks that `bytes` give the `expected` outcomes, and nothing is written.
 #[track_caller]
 pub(super) fn expect(side: Side, bytes: &[u8], expected: &[Outcome]) {
     let (outcomes, written) = any_way(side, LIMITS, bytes);
     assert_eq!((&outcomes[..], written.len()), (expected, 0), "{side:?}");
 }
 
-/// The violation that `bytes` end in, and after how many of them it is known.
+/// The violation in which `bytes` end, and after how many bytes it is reported.
 #[track_caller]
 pub(super) fn breaks(side: Side, limits: MessageLimits, bytes: &[u8]) -> (usize, PeerMisbehaved) {
     any_way(side, limits, bytes);
@@ -384,5 +387,5 @@ pub(super) fn breaks(side: Side, limits: MessageLimits, bytes: &[u8]) -> (usize,
             return (at + 1, *violation);
         }
     }
-    panic!("{side:?} takes {:?}", endpoint.outcomes);
+    panic!("{side:?} found no violation: {:?}", endpoint.outcomes);
 }

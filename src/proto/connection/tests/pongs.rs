@@ -1,4 +1,4 @@
-//! Answers to pings, and answers to ours (RFC 6455 §5.5.2, §5.5.3).
+//! Pongs to received pings, and received pongs (RFC 6455 §5.5.2, §5.5.3).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn pong(side: Side, number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn all_are_answered_while_the_peer_reads() {
+fn every_ping_gets_a_pong_while_the_peer_reads() {
     for side in SIDES {
         let pings: Vec<_> = (0..1000).map(|number| ping(side, number)).collect();
         let pongs: Vec<_> = (0..1000).map(|number| pong(side, number)).collect();
@@ -23,7 +23,7 @@ fn all_are_answered_while_the_peer_reads() {
 }
 
 #[test]
-fn every_length_comes_back() {
+fn a_pong_returns_the_payload_of_its_ping() {
     for side in SIDES {
         for len in 0..=frame::MAX_CONTROL_PAYLOAD {
             let payload: Vec<u8> = (0..len as u8).map(|i| i ^ 0xa5).collect();
@@ -34,10 +34,10 @@ fn every_length_comes_back() {
 }
 
 #[test]
-fn only_the_newest_waits_behind_a_blocked_write() {
+fn only_the_newest_pong_waits_behind_a_blocked_write() {
     for side in SIDES {
         let frames = [side.sends(0x82, &[1; 100]), side.sends(0x82, &[2; 100])];
-        // The kernel stops inside the first frame, between the two, and inside the second.
+        // The kernel stops inside the first frame, between both, and inside the second.
         for room in [1, 50, frames[0].len(), frames[0].len() + 1, frames[0].len() + 100] {
             let mut endpoint = Endpoint::new(side, LIMITS);
             endpoint.send(Kind::Binary, &[1; 100]);
@@ -47,9 +47,9 @@ fn only_the_newest_waits_behind_a_blocked_write() {
             let before = endpoint.outbox.len();
             (0..1000).for_each(|number| endpoint.read(&ping(side, number)));
             assert_eq!(endpoint.outbox.len(), before, "a flood of pings queues nothing");
-            // Data queued later does not pass it.
+            // Data queued later does not overtake the pong.
             endpoint.send(Kind::Binary, &[3; 100]);
-            // And it starves behind no slow write.
+            // The pong leaves however small the writes are.
             while endpoint.outbox.has_work() {
                 endpoint.flush(3);
             }
@@ -66,7 +66,7 @@ fn only_the_newest_waits_behind_a_blocked_write() {
 }
 
 #[test]
-fn a_pong_half_gone_is_finished_before_the_next() {
+fn a_partly_written_pong_is_completed_before_the_next() {
     let side = Side::Server;
     let mut endpoint = Endpoint::new(side, LIMITS);
     endpoint.send(Kind::Binary, &[1; 10]);
@@ -80,8 +80,8 @@ fn a_pong_half_gone_is_finished_before_the_next() {
 }
 
 #[test]
-fn pongs_beyond_the_cap_wait_as_if_blocked() {
-    // One read may hold thousands of pings: what they queue is bounded although nothing has blocked yet.
+fn pongs_above_half_of_max_buffered_replace_each_other() {
+    // One read may contain thousands of pings. Their pongs are bounded even before a write blocks.
     let side = Side::Server;
     let mut endpoint = Endpoint::new(side, LIMITS);
     endpoint.max_buffered = 100;
@@ -92,15 +92,15 @@ fn pongs_beyond_the_cap_wait_as_if_blocked() {
     let queued = 50_u32.div_ceil(6);
     let expected: Vec<_> = [999].into_iter().chain(0..queued).map(|number| pong(side, number)).collect();
     assert_eq!(endpoint.written, expected.concat());
-    // Empty again, it answers all again.
+    // With an empty outbox each ping gets its pong again.
     endpoint.read(&ping(side, 5000));
     endpoint.flush(usize::MAX);
     assert!(endpoint.written.ends_with(&pong(side, 5000)));
 }
 
 #[test]
-fn none_leaves_behind_our_close() {
-    // At every point where the kernel may stop while pongs wait.
+fn no_pong_leaves_behind_our_close() {
+    // Tries every place where the kernel may stop while pongs wait.
     for side in SIDES {
         for first in 1..30 {
             for second in 1..30 {
@@ -120,7 +120,7 @@ fn none_leaves_behind_our_close() {
                 let pongs = [pong(side, 1), pong(side, 2)].concat();
                 let data = side.sends(0x82, &[1; 10]);
                 let len = endpoint.written.len();
-                // The first may have been replaced.
+                // The second pong may have replaced the first.
                 let all = data.len() + pongs.len() + close.len();
                 assert!(len == all || len == all - pongs.len() / 2, "{side:?} {first} {second}");
             }
@@ -129,7 +129,7 @@ fn none_leaves_behind_our_close() {
 }
 
 #[test]
-fn our_ping_measures_the_round_trip() {
+fn a_pong_measures_the_round_trip_of_our_ping() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         assert_eq!(endpoint.connection.rtt(), None);
@@ -137,14 +137,14 @@ fn our_ping_measures_the_round_trip() {
         endpoint.flush(usize::MAX);
         assert_eq!(endpoint.written, side.sends(0x89, &1_u32.to_be_bytes()));
         endpoint.now += Duration::from_millis(30);
-        // Not its answer.
+        // Pongs that do not answer this ping.
         for other in [&b""[..], &0_u32.to_be_bytes(), &2_u32.to_be_bytes(), &[0, 0, 0, 1, 0]] {
             endpoint.read(&side.gets(0x8a, other));
             assert_eq!(endpoint.connection.rtt(), None);
         }
         endpoint.read(&side.gets(0x8a, &1_u32.to_be_bytes()));
         assert_eq!(endpoint.connection.rtt(), Some(Duration::from_millis(30)));
-        // A second answer to the same ping means nothing.
+        // A second pong to the same ping is ignored.
         endpoint.now += Duration::from_millis(30);
         endpoint.read(&side.gets(0x8a, &1_u32.to_be_bytes()));
         assert_eq!(endpoint.connection.rtt(), Some(Duration::from_millis(30)));
@@ -153,11 +153,11 @@ fn our_ping_measures_the_round_trip() {
 }
 
 #[test]
-fn pinging_more_often_than_a_round_trip_takes_still_measures_it() {
+fn overlapping_pings_still_measure_the_round_trip() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         let trip = Duration::from_millis(50);
-        // A ping every 10 ms, each answered 50 ms later.
+        // A ping every 10 ms, each with its pong 50 ms later.
         for round in 1..=20 {
             endpoint.ping();
             endpoint.now += Duration::from_millis(10);
@@ -170,14 +170,14 @@ fn pinging_more_often_than_a_round_trip_takes_still_measures_it() {
 }
 
 #[test]
-fn a_pong_to_the_newest_ping_alone_measures_nothing_old() {
+fn a_pong_to_a_later_ping_gives_no_round_trip_time() {
     for side in SIDES {
         let mut endpoint = Endpoint::new(side, LIMITS);
         let answer = |number: u32| side.gets(0x8a, &number.to_be_bytes());
         endpoint.ping();
         endpoint.now += Duration::from_secs(1);
         endpoint.ping();
-        // Of a ping that was never sent: means nothing.
+        // A pong to a ping that was never sent is ignored.
         endpoint.read(&answer(3));
         endpoint.now += Duration::from_millis(20);
         endpoint.read(&answer(2));

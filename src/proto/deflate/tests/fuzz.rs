@@ -1,15 +1,15 @@
-//! What a fuzzer makes of compression.
+//! Fuzz targets: compressed payloads and extension headers.
 
 use tungstenite::http::header::SEC_WEBSOCKET_EXTENSIONS;
 
 use super::*;
 
-/// Several connections talk to the other side.
+/// Exchanges messages with plain flate2 on several connections.
 pub(crate) fn talking(data: &[u8]) {
     talk(&mut Rng::tape(data));
 }
 
-/// Bytes that are to be inflated, held against flate2 in the plainest way.
+/// Inflates arbitrary bytes, and compares the result with plain flate2.
 pub(crate) fn inflating(data: &[u8]) {
     let [kind, payload @ ..] = data else { return };
     let max = [0, 100, 5_000, 1 << 20][usize::from(kind % 4)];
@@ -29,7 +29,7 @@ pub(crate) fn inflating(data: &[u8]) {
         Plain::Broken => assert!(ours.is_err()),
         Plain::Ends => assert!(ours.is_err() || out.len() as u64 <= max),
     }
-    // The next message is none the worse for it.
+    // The next message is not affected.
     let mut out = Vec::new();
     let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     assert_eq!(connection.inflate(&mut codec, &hello, &mut out, 5), Ok(()));
@@ -39,17 +39,17 @@ pub(crate) fn inflating(data: &[u8]) {
 enum Plain {
     Whole(Vec<u8>),
     Broken,
-    /// At a final block; RFC 7692 lets another stream follow, and flate2 does not.
+    /// The stream ended at a final block. RFC 7692 allows more blocks behind it, flate2 does not.
     Ends,
 }
 
-/// RFC 7692 §7.2.2 by its letter: all at once, into as much room as there may be.
+/// Inflates as RFC 7692 §7.2.2 describes: all at once, into a buffer of the largest possible size.
 fn plainly(payload: &[u8]) -> Plain {
     let mut inflater = Decompress::new(false);
-    // Deflate gives no more than 1032 for one.
+    // Deflate expands by a factor of 1032 at most.
     let mut out = Vec::with_capacity(1032 * (payload.len() + 16));
     for (piece, is_last) in [(payload, false), (&TAIL, false), (&END, true)] {
-        // zlib takes no progress for an error.
+        // zlib reports an error if it makes no progress.
         if piece.is_empty() {
             continue;
         }
@@ -59,7 +59,7 @@ fn plainly(payload: &[u8]) -> Plain {
         };
         let used = inflater.total_in() - before;
         match status {
-            // The last block ended before, and what was appended adds nothing.
+            // The last block has ended, and the appended bytes add no output.
             Status::StreamEnd if is_last && (used, len) == (END.len() as u64, out.len()) => {
                 return Plain::Whole(out);
             }
@@ -72,7 +72,7 @@ fn plainly(payload: &[u8]) -> Plain {
     Plain::Broken
 }
 
-/// Header lines of both sides, and a configuration.
+/// Negotiates with arbitrary header lines and configurations, on both sides.
 pub(crate) fn extensions(data: &[u8]) {
     let [mode, server, client, text @ ..] = data else { return };
     let bits = |byte: u8| 9 + byte % 7;
@@ -88,7 +88,7 @@ pub(crate) fn extensions(data: &[u8]) {
         assert!(agreed.server.bits <= config.server_bits());
         assert!(!agreed.client.takeover || agreed.client.bits <= config.client_bits());
         assert!((8..=15).contains(&agreed.server.bits) && (8..=15).contains(&agreed.client.bits));
-        // A client that may be asked for anything understands the same by the answer.
+        // A client with the most permissive configuration takes the response to mean the same.
         let ample =
             Deflate::new(DeflateMode::Dedicated).server_max_window_bits(15).client_max_window_bits(15);
         let answer = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, answer)]);

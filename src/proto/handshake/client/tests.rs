@@ -23,10 +23,11 @@ fn asked(subprotocols: &[&str]) -> (Request, String, ResponseReader) {
     (request, String::from_utf8_lossy(&bytes).into_owned(), reader)
 }
 
-/// The subprotocol, and how many bytes the response has; `None`: more is needed.
+/// The subprotocol and the length of the response in bytes; `None` if more bytes are needed.
 type Judged = Result<Option<(Option<Box<str>>, usize)>, ConnectError>;
 
-/// The outcome for these bytes, the same in one piece, byte by byte, and cut in two anywhere.
+/// The outcome for these bytes, which must be the same in one piece, byte by byte, and cut in two
+/// at any place.
 fn judge(subprotocols: &[&str], bytes: &[u8]) -> Judged {
     let mut outcomes = Vec::new();
     let cuts = (0..=bytes.len()).map(|cut| vec![cut]);
@@ -41,7 +42,7 @@ fn judge(subprotocols: &[&str], bytes: &[u8]) -> Judged {
     first
 }
 
-/// The outcome if the bytes come in pieces that end at these places.
+/// The outcome if the bytes arrive in pieces that end at these places.
 fn judge_cut(subprotocols: &[&str], bytes: &[u8], cuts: Vec<usize>) -> Judged {
     let mut reader = asked(subprotocols).2;
     let mut start = 0;
@@ -74,7 +75,7 @@ fn bad(bytes: &str) -> &'static str {
 }
 
 #[test]
-fn the_request_is_what_the_rfc_asks_for() {
+fn the_request_has_the_headers_that_the_rfc_requires() {
     let (request, text, reader) = asked(&["a", "b"]);
     assert!(text.starts_with("GET /chat?room=1 HTTP/1.1\r\nhost: a.example:81\r\n"), "{text}");
     assert!(text.ends_with("\r\n\r\n") && text.matches("\r\n\r\n").count() == 1);
@@ -86,7 +87,7 @@ fn the_request_is_what_the_rfc_asks_for() {
     assert_eq!(request.uri(), "ws://a.example:81/chat?room=1");
     assert_eq!(request.headers().get_all("x-a").iter().count(), 2);
     assert_eq!(reader.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    // The server's side takes it.
+    // Our server's side accepts it.
     let limits = HeadLimits { max_bytes: 4096, max_headers: 20 };
     let head = super::super::HeadReader::default().push(asked(&["a"]).1.as_bytes(), limits).unwrap().unwrap();
     let opening = super::super::check(&head.request, &crate::config::OriginPolicy::SameOrigin).unwrap();
@@ -94,29 +95,29 @@ fn the_request_is_what_the_rfc_asks_for() {
 }
 
 #[test]
-fn a_101_opens_and_what_follows_it_is_left() {
+fn a_101_opens_and_the_bytes_behind_it_are_left() {
     let head = format!("{GOOD}\r\n");
     for behind in [&b""[..], b"\x81\x02hi", &[0; 300]] {
         let bytes = [head.as_bytes(), behind].concat();
         assert_eq!(judge(&["a"], &bytes), Ok(Some((None, head.len()))));
     }
-    // Tokens in lists, in any case, and headers that mean nothing here.
+    // Tokens in lists and in any case, and unrelated headers.
     let head = "HTTP/1.1 101 \r\nUPGRADE: WebSocket\r\nconnection: keep-alive\r\nConnection: x, uPGRADE\r\n\
         Server: x\r\nSec-WebSocket-Protocol: b\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     assert_eq!(judge(&["a", "b"], head.as_bytes()), Ok(Some((Some("b".into()), head.len()))));
-    // Interim responses are read over.
+    // Interim responses are skipped.
     let head = format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n{GOOD}\r\n");
     assert_eq!(judge(&[], head.as_bytes()), Ok(Some((None, head.len()))));
     assert_eq!(judge(&[], GOOD.as_bytes()), Ok(None), "the empty line is missing");
 }
 
 #[test]
-fn a_101_that_lies_is_refused() {
+fn a_101_that_violates_the_rfc_is_an_error() {
     let without = |line: &str| {
         let lines: Vec<_> = GOOD.split_inclusive("\r\n").filter(|kept| !kept.starts_with(line)).collect();
         lines.concat()
     };
-    let accept = "Sec-WebSocket-Accept does not fit the key";
+    let accept = "Sec-WebSocket-Accept does not match the key";
     for (head, text) in [
         (without("Upgrade"), "Upgrade must be websocket"),
         (without("Upgrade") + "Upgrade: websocket2\r\n", "Upgrade must be websocket"),
@@ -129,9 +130,9 @@ fn a_101_that_lies_is_refused() {
         (GOOD.to_owned() + "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", accept),
         (
             GOOD.to_owned() + "Sec-WebSocket-Extensions: permessage-deflate\r\n",
-            "it has an extension that was not asked for",
+            "it has an extension that was not offered",
         ),
-        (GOOD.to_owned() + "Sec-WebSocket-Extensions:\r\n", "it has an extension that was not asked for"),
+        (GOOD.to_owned() + "Sec-WebSocket-Extensions:\r\n", "it has an extension that was not offered"),
         (GOOD.to_owned() + "Sec-WebSocket-Protocol: c\r\n", "it has a subprotocol that was not offered"),
         (GOOD.to_owned() + "Sec-WebSocket-Protocol: a, b\r\n", "it has a subprotocol that was not offered"),
         (GOOD.to_owned() + "Sec-WebSocket-Protocol: A\r\n", "it has a subprotocol that was not offered"),
@@ -145,11 +146,11 @@ fn a_101_that_lies_is_refused() {
 }
 
 #[test]
-fn what_is_no_response_is_told_early_and_the_head_is_limited() {
+fn other_protocols_fail_early_and_the_head_is_limited() {
     for bytes in
         ["SSH-2.0-x", "HTTP/1.0 101 x\r\n", "HTTP/2 200\r\n", "\r\nHTTP/1.1", "\x15\x03\x01", "http/1.1 101"]
     {
-        assert_eq!(bad(bytes), "it is no HTTP/1.1: is this the right port?", "{bytes}");
+        assert_eq!(bad(bytes), "it is not HTTP/1.1: is this the right port?", "{bytes}");
     }
     assert_eq!(bad("HTTP/1.1 101 x\nUpgrade: websocket\n\n"), "its lines must end with CRLF");
     for head in [
@@ -163,7 +164,7 @@ fn what_is_no_response_is_told_early_and_the_head_is_limited() {
     assert_eq!(bad(&format!("{GOOD}{}\r\n", "a: b\r\n".repeat(18))), "it has too many headers");
     assert_eq!(bad(&format!("{GOOD}a: {}", "b".repeat(2048))), "its head is too long");
     assert_eq!(bad(&"HTTP/1.1 100 x\r\n\r\n".repeat(200)), "its head is too long");
-    // To the byte.
+    // The limit is exact to the byte.
     let fill = LIMITS.max_bytes - GOOD.len() - "x: \r\n\r\n".len();
     let fits = format!("{GOOD}x: {}\r\n\r\n", "y".repeat(fill));
     assert_eq!(judge(&[], fits.as_bytes()), Ok(Some((None, LIMITS.max_bytes))));
@@ -171,7 +172,7 @@ fn what_is_no_response_is_told_early_and_the_head_is_limited() {
 }
 
 #[test]
-fn a_refusal_has_its_status_its_headers_and_the_beginning_of_its_body() {
+fn a_refusal_keeps_status_headers_and_start_of_body() {
     let refusal = |bytes: &str| match judge(&[], bytes.as_bytes()) {
         Err(ConnectError::Refused(refusal)) => *refusal,
         other => panic!("{other:?} for {bytes}"),
@@ -201,7 +202,7 @@ fn a_redirect_is_reported_and_not_followed() {
     let error = judge(&[], b"HTTP/1.1 301 Moved\r\nLocation: ws://b.example/\r\nContent-Length: 9\r\n\r\n");
     let location = "ws://b.example/".to_owned();
     assert_eq!(error, Err(ConnectError::Redirect { status: StatusCode::MOVED_PERMANENTLY, location }));
-    // Nowhere to go.
+    // A redirect without a Location is a refusal.
     assert!(matches!(
         judge(&[], b"HTTP/1.1 302 x\r\nContent-Length: 0\r\n\r\n"),
         Err(ConnectError::Refused(_))
@@ -209,7 +210,7 @@ fn a_redirect_is_reported_and_not_followed() {
 }
 
 #[test]
-fn random_bytes_are_no_response_and_end_nothing_else() {
+fn damaged_responses_never_panic() {
     let mut rng = Rng::new(6);
     let mut opened = 0;
     for _ in 0..20_000 {

@@ -1,17 +1,17 @@
-//! What a fuzzer makes of a request.
+//! Fuzz target: the head of a request.
 
 use tungstenite::handshake::derive_accept_key;
 
 use super::*;
 
-/// The head of a request; the first two bytes are limits, and cut it.
+/// The first two bytes choose the limits and the places of the cuts; the rest is the head.
 pub(crate) fn target(data: &[u8]) {
     let [bytes, headers, head @ ..] = data else { return };
     let limits =
         HeadLimits { max_bytes: 40 + 16 * usize::from(*bytes), max_headers: 1 + usize::from(headers % 32) };
     let mut cuts = Rng::new(u64::from(*bytes) << 8 | u64::from(*headers));
     let Outcome::Accepted(response) = one_outcome(head, limits, &mut cuts) else { return };
-    // A parser that is asked for nothing else finds what RFC 6455 §4.2.1 wants.
+    // An independent parse of an accepted head finds all that RFC 6455 §4.2.1 requires.
     assert!(head.len() <= limits.max_bytes);
     let mut slots = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut slots);

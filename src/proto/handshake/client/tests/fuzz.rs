@@ -1,4 +1,4 @@
-//! What a fuzzer makes of the answer to our request, held against tungstenite's client.
+//! Fuzz target: responses to our request, compared with tungstenite's client.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use tungstenite::{Error, HandshakeError, handshake::client::ClientHandshake, htt
 use super::*;
 use crate::proto::connection::tests::differential::Memory;
 
-/// The first byte cuts.
+/// The first byte chooses the offered subprotocols and the places of the cuts.
 pub(crate) fn target(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     let offered = if kind & 1 == 0 { &["a", "b"][..] } else { &[] };
@@ -21,10 +21,10 @@ pub(crate) fn target(data: &[u8]) {
     let Ok(Some((subprotocol, len))) = whole else { return };
     assert!(bytes[..len].ends_with(b"\r\n\r\n") && len <= LIMITS.max_bytes);
     assert!(subprotocol.as_ref().is_none_or(|name| offered.contains(&&**name)));
-    // It is an error to it if the server chooses no subprotocol.
+    // To tungstenite it is an error if the server selects no subprotocol.
     let offered = if subprotocol.is_some() { offered } else { &[] };
     if let Err(error) = theirs(offered, &bytes[..len]) {
-        // Responses before the last, and lists and second lines of a header, are nothing to it.
+        // tungstenite does not support interim responses, lists, or several lines of one header.
         let text = String::from_utf8_lossy(&bytes[..len]).to_lowercase();
         let only = |name: &str, line: &str| text.matches(name).count() == 1 && text.contains(line);
         let is_plain = text.starts_with("http/1.1 101")
@@ -34,7 +34,7 @@ pub(crate) fn target(data: &[u8]) {
     }
 }
 
-/// Whether tungstenite's client takes the response.
+/// Whether tungstenite's client accepts the response.
 fn theirs(subprotocols: &[&str], response: &[u8]) -> Result<(), Error> {
     let mut request = http::Request::builder()
         .uri("ws://a.example:81/chat")
@@ -46,7 +46,7 @@ fn theirs(subprotocols: &[&str], response: &[u8]) -> Result<(), Error> {
     if !subprotocols.is_empty() {
         request = request.header("Sec-WebSocket-Protocol", subprotocols.join(", "));
     }
-    let request = request.body(()).expect("it is well-formed");
+    let request = request.body(()).expect("the request is well-formed");
     match ClientHandshake::start(Memory(response), request, None)?.handshake() {
         Ok(_) => Ok(()),
         Err(HandshakeError::Failure(error)) => Err(error),
