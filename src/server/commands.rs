@@ -113,8 +113,9 @@ impl Server {
     /// # Examples
     ///
     /// ```
+    /// # use std::error::Error;
     /// # use tickws::{ClientId, Server};
-    /// # fn measure(server: &mut Server, client: ClientId) -> Result<(), Box<dyn std::error::Error>> {
+    /// # fn measure(server: &mut Server, client: ClientId) -> Result<(), Box<dyn Error>> {
     /// server.ping(client)?;
     /// server.poll_for(std::time::Duration::from_millis(50))?; // ... a few ticks later
     /// println!("{client} is {:?} away", server.rtt(client));
