@@ -13,7 +13,7 @@ fn payload(number: u8, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn one_write_and_no_flush_do() {
+fn large_send_takes_one_write_and_no_flush() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     let (before, sent) = (peer.calls().1, host.engine.stats());
@@ -28,7 +28,7 @@ fn one_write_and_no_flush_do() {
 }
 
 #[test]
-fn small_ones_wait_for_the_flush_and_none_is_passed() {
+fn small_messages_wait_for_the_flush_and_keep_their_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.send(client, "before".into()).unwrap();
@@ -44,7 +44,7 @@ fn small_ones_wait_for_the_flush_and_none_is_passed() {
 }
 
 #[test]
-fn what_is_not_taken_waits_in_its_place() {
+fn unwritten_rest_stays_in_order() {
     for window in [0, 1, 9, 10, 11, 5_000, LARGE + 9] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
@@ -74,7 +74,7 @@ fn what_is_not_taken_waits_in_its_place() {
 }
 
 #[test]
-fn who_takes_nothing_more_has_the_time_from_the_flush_on() {
+fn write_timeout_of_a_direct_write_counts_from_the_flush() {
     let mut host = Host::new(Config { write_timeout: 10 * SEC, ..Config::default() });
     let (peer, client) = host.open();
     peer.windows(1 << 20, 5_000);
@@ -91,7 +91,7 @@ fn who_takes_nothing_more_has_the_time_from_the_flush_on() {
 }
 
 #[test]
-fn drained_comes_once_the_rest_has_left() {
+fn drained_is_reported_when_the_rest_was_written() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1 << 20, 60_000);
@@ -103,7 +103,7 @@ fn drained_comes_once_the_rest_has_left() {
 }
 
 #[test]
-fn a_failed_write_is_told_of_by_the_next_poll() {
+fn failed_direct_write_is_reported_by_the_next_poll() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.text("last words");
@@ -120,7 +120,7 @@ fn a_failed_write_is_told_of_by_the_next_poll() {
 }
 
 #[test]
-fn a_close_right_behind_it_comes_behind_it() {
+fn close_frame_follows_a_direct_write() {
     for window in [5_000, 1 << 20] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
@@ -138,7 +138,7 @@ fn a_close_right_behind_it_comes_behind_it() {
 }
 
 #[test]
-fn the_caps_count_what_waits() {
+fn max_buffered_counts_only_the_unwritten_rest() {
     let config = Config { max_buffered: LARGE + 10, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
@@ -157,7 +157,7 @@ fn the_caps_count_what_waits() {
 }
 
 #[test]
-fn the_ceiling_counts_what_waits() {
+fn memory_limit_counts_the_unwritten_rest() {
     let mut host = Host::new(Config { max_total_buffered: Some(80_000), ..Config::default() });
     let (mut peer, client) = host.open();
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
@@ -168,7 +168,7 @@ fn the_ceiling_counts_what_waits() {
 }
 
 #[test]
-fn in_any_weather_what_was_sent_arrives_whole_and_in_order() {
+fn direct_writes_arrive_whole_and_in_order_under_faults() {
     for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let mut host = Host::with_chaos(Config::default(), Some(Rng::new(rng.next())));

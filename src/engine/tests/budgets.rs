@@ -69,7 +69,7 @@ fn large_messages_take_few_reads_and_delay_others_by_one_round() {
 }
 
 #[test]
-fn a_message_that_is_too_large_is_refused_by_its_header() {
+fn oversized_message_is_rejected_by_its_header() {
     let mut host = Host::new(Config { max_message_size: 50_000, ..Config::default() });
     let (peer, _) = host.open();
     peer.raw(&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]);
@@ -78,7 +78,7 @@ fn a_message_that_is_too_large_is_refused_by_its_header() {
 }
 
 #[test]
-fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
+fn large_unparsed_input_is_not_starved_by_small_messages() {
     let mut host = Host::new(Config { event_budget: 1_000, ..Config::default() });
     let mut others: Vec<_> = (0..40).map(|_| host.open().0).collect();
     let (mut peer, client) = host.open();
@@ -99,7 +99,7 @@ fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
 
 /// Pings and fragments make no event, and nobody needs many.
 #[test]
-fn frames_without_events_count_as_several_that_have_one() {
+fn eventless_frame_is_charged_as_several_events() {
     let flood = |peer: &mut Peer, fragment: bool| match fragment {
         true => peer.frame(CONTINUE, false, b"x"),
         false => peer.ping(b"x"),
@@ -133,7 +133,7 @@ fn frames_without_events_count_as_several_that_have_one() {
 
 /// Who has been quiet is heard in the next poll, whatever another has left over.
 #[test]
-fn who_was_postponed_comes_behind_those_who_were_not() {
+fn postponed_client_is_served_after_quiet_ones() {
     let mut host = Host::new(Config::default());
     let (mut flooder, _) = host.open();
     let (mut peer, client) = host.open();
@@ -147,7 +147,7 @@ fn who_was_postponed_comes_behind_those_who_were_not() {
 
 /// What is left of a read is copied from poll to poll, so it is not much.
 #[test]
-fn who_sends_more_frames_than_a_poll_takes_is_read_in_small_pieces() {
+fn frame_flood_is_read_in_small_pieces() {
     let mut host = Host::new(Config::default());
     let (mut flooder, client) = host.open();
     flooder.windows(4 << 20, 256 * 1024);
@@ -260,7 +260,7 @@ fn a_message_far_larger_than_a_block_comes_whole() {
 }
 
 #[test]
-fn a_pause_holds_back_what_was_carried_over() {
+fn pause_holds_back_unparsed_input() {
     let mut host = Host::new(Config { event_budget: 2, ..Config::default() });
     let (mut peer, client) = host.open();
     (0..7_u8).for_each(|number| peer.binary(&[number]));
@@ -345,7 +345,7 @@ fn an_idle_client_owns_no_buffers() {
 }
 
 #[test]
-fn one_read_and_one_write_do() {
+fn tick_takes_one_read_and_one_vectored_write() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     let before = peer.calls();

@@ -16,7 +16,7 @@ fn small(max_buffered: usize) -> Config {
 }
 
 #[test]
-fn overflow_disconnects_and_what_was_queued_still_leaves() {
+fn overflow_disconnects_after_queued_messages_left() {
     let mut host = Host::new(small(1_000));
     let (mut peer, client) = stuck(&mut host);
     let message = [7; 300];
@@ -43,7 +43,7 @@ fn overflow_disconnects_and_what_was_queued_still_leaves() {
 }
 
 #[test]
-fn drop_newest_keeps_the_client_and_says_so() {
+fn drop_newest_keeps_the_client_and_reports_the_drop() {
     let mut host = Host::new(Config { overflow: Overflow::DropNewest, ..small(1_000) });
     let (mut peer, client) = stuck(&mut host);
     assert_eq!(host.engine.send(client, (&[7; 900]).into()), Ok(()));
@@ -58,7 +58,7 @@ fn drop_newest_keeps_the_client_and_says_so() {
 }
 
 #[test]
-fn a_client_may_have_a_policy_of_its_own() {
+fn overflow_policy_can_be_set_per_client() {
     for (server, own) in
         [(Overflow::Disconnect, Overflow::DropNewest), (Overflow::DropNewest, Overflow::Disconnect)]
     {
@@ -80,7 +80,7 @@ fn a_client_may_have_a_policy_of_its_own() {
 }
 
 #[test]
-fn a_message_that_never_fits_is_refused_and_nothing_else_changes() {
+fn message_above_max_buffered_fails_without_side_effects() {
     let mut host = Host::new(small(1_000));
     let (mut peer, client) = host.open();
     assert_eq!(host.engine.send(client, (&[7; 996]).into()), Ok(()));
@@ -128,7 +128,7 @@ fn the_delivery_of_a_broadcast_adds_up() {
 }
 
 #[test]
-fn drained_comes_once_for_each_time_that_a_client_backed_up() {
+fn drained_is_reported_once_per_congestion() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 500);
@@ -148,7 +148,7 @@ fn drained_comes_once_for_each_time_that_a_client_backed_up() {
 }
 
 #[test]
-fn control_frames_pass_what_is_queued_at_a_frame_boundary() {
+fn control_frames_overtake_queued_data_at_a_frame_boundary() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 100);
@@ -217,7 +217,7 @@ fn bad_input_ends_its_own_connection_with_the_right_code() {
 }
 
 #[test]
-fn no_bytes_from_the_network_make_a_panic() {
+fn random_input_never_panics() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
         let mut host = Host::new(Config { max_message_size: 100_000, ..Config::default() });
@@ -244,7 +244,7 @@ fn no_bytes_from_the_network_make_a_panic() {
 }
 
 #[test]
-fn a_refused_byte_is_offered_once_more_when_there_is_room() {
+fn blocked_write_is_not_repeated_before_a_writable_event() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 100);

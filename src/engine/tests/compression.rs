@@ -35,7 +35,7 @@ fn line(number: usize) -> String {
 }
 
 #[test]
-fn it_is_negotiated_only_if_both_want_it() {
+fn compression_is_negotiated_only_if_both_sides_want_it() {
     for wanted in [false, true] {
         for offered in [false, true] {
             let mut host = Host::new(if wanted { config(DeflateMode::Dedicated) } else { Config::default() });
@@ -57,7 +57,7 @@ fn it_is_negotiated_only_if_both_want_it() {
 }
 
 #[test]
-fn a_message_is_compressed_unless_it_is_small_or_should_not_be() {
+fn messages_are_compressed_unless_small_or_opted_out() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let (mut peer, id) = open(&mut host);
@@ -109,7 +109,7 @@ fn a_broadcast_is_compressed_once_and_held_once() {
 
 /// However small it is, and whatever it waits for.
 #[test]
-fn a_latest_value_for_many_is_compressed_once_too() {
+fn latest_value_for_many_is_compressed_once() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
@@ -139,7 +139,7 @@ fn a_latest_value_for_many_is_compressed_once_too() {
 }
 
 #[test]
-fn a_bomb_ends_in_1009_and_hurts_nobody() {
+fn decompression_bomb_gets_1009_and_affects_no_other_client() {
     let limits = Config { max_message_size: 100_000, ..config(DeflateMode::Shared) };
     let mut host = Host::new(limits);
     let (mut other, id) = open(&mut host);
@@ -168,7 +168,7 @@ fn a_bomb_ends_in_1009_and_hurts_nobody() {
 
 /// Each within the limit, a thousand times what was read: a tick takes no more of them than of large messages.
 #[test]
-fn many_small_bombs_are_spread_over_ticks() {
+fn small_decompression_bombs_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let (mut peer, id) = open(&mut host);
     let (mut other, other_id) = open(&mut host);
@@ -197,7 +197,7 @@ fn many_small_bombs_are_spread_over_ticks() {
 
 /// Nor does it when they mean nothing any more, since our close frame has left.
 #[test]
-fn bombs_to_a_connection_that_is_closing_are_spread_as_well() {
+fn bombs_on_a_closing_connection_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let (mut peer, id) = open(&mut host);
     let message = vec![0; 1 << 20];
@@ -214,7 +214,7 @@ fn bombs_to_a_connection_that_is_closing_are_spread_as_well() {
 }
 
 #[test]
-fn who_is_idle_gives_its_context_back() {
+fn idle_client_frees_its_compression_context() {
     let mut host = Host::new(config(DeflateMode::Dedicated));
     let (mut peer, id) = open(&mut host);
     let memory = |host: &Host| {

@@ -116,7 +116,7 @@ fn next_tick(host: &mut Host) -> Tick {
 }
 
 #[test]
-fn a_connection_opens_talks_both_ways_and_closes() {
+fn outbound_connection_opens_exchanges_messages_and_closes() {
     let mut host = host();
     let id = dial(&mut host, URL);
     assert_eq!(host.engine.send(id, "early".into()), Err(SendError::Connecting(id)));
@@ -164,7 +164,7 @@ fn a_connection_opens_talks_both_ways_and_closes() {
 }
 
 #[test]
-fn pings_and_silence_hold_for_outbound_connections_too() {
+fn outbound_connections_have_pings_and_silence_timeout() {
     let mut host = host();
     let (id, mut peer) = open(&mut host, URL);
     host.poll_after(54 * SEC);
@@ -176,7 +176,7 @@ fn pings_and_silence_hold_for_outbound_connections_too() {
 }
 
 #[test]
-fn a_masked_frame_from_a_server_is_refused() {
+fn masked_frame_from_a_server_is_a_violation() {
     let mut host = host();
     let (id, mut peer) = open(&mut host, URL);
     peer.text("masked");
@@ -213,7 +213,7 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
 }
 
 #[test]
-fn every_failure_has_its_error_and_ends_the_id() {
+fn each_connect_failure_has_its_error_and_ends_the_id() {
     let cases: [(&str, Outcome, ConnectError); 4] = [
         (URL, Outcome::Silence, ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::TimedOut }),
         (
@@ -250,7 +250,7 @@ fn every_failure_has_its_error_and_ends_the_id() {
 
 /// What a server does instead of accepting, at each byte of a good response, too.
 #[test]
-fn a_server_that_stalls_hangs_up_or_resets_anywhere_fails_the_attempt() {
+fn stall_fin_or_reset_at_any_byte_fails_the_attempt() {
     let whole = {
         let mut host = host();
         dial(&mut host, URL);
@@ -287,7 +287,7 @@ fn a_server_that_stalls_hangs_up_or_resets_anywhere_fails_the_attempt() {
 }
 
 #[test]
-fn a_refusal_that_stalls_in_its_body_is_still_a_refusal() {
+fn rejection_with_a_stalled_body_is_reported_as_rejection() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
@@ -299,7 +299,7 @@ fn a_refusal_that_stalls_in_its_body_is_still_a_refusal() {
 }
 
 #[test]
-fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
+fn response_that_arrived_during_a_host_pause_is_in_time() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
@@ -322,7 +322,7 @@ fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
 }
 
 #[test]
-fn what_is_asked_to_end_before_it_is_open_ends_with_one_event() {
+fn ending_an_unopened_connection_gives_one_event() {
     for how in 0..3 {
         for polls in 0..3 {
             let mut host = host();
@@ -355,7 +355,7 @@ fn what_is_asked_to_end_before_it_is_open_ends_with_one_event() {
 }
 
 #[test]
-fn outbound_connections_take_no_place_of_the_peers() {
+fn outbound_connections_do_not_count_as_inbound() {
     let config = Config { max_connections: Some(1), max_connections_per_ip: Some(1), ..Config::default() };
     let mut host = Host::new(config);
     let (_, out) = open(&mut host, URL);
@@ -371,7 +371,7 @@ fn outbound_connections_take_no_place_of_the_peers() {
 }
 
 #[test]
-fn kept_messages_leave_first_and_in_order_and_the_oldest_are_dropped() {
+fn kept_messages_leave_first_and_the_oldest_are_dropped() {
     let mut host = host();
     let id = dial(&mut host, Connect::new(URL).while_down(WhileDown::KeepLast(2)));
     for message in ["one", "two", "three"] {

@@ -110,7 +110,7 @@ impl Scene {
 }
 
 #[test]
-fn an_error_at_any_call_ends_one_client_and_nothing_else() {
+fn io_error_at_any_call_ends_only_that_client() {
     let calm = Scene::play(None);
     let [victim, witness] = &calm.stories;
     assert_eq!((victim.heard.len(), &victim.closed), (3, &witness.closed));
@@ -143,7 +143,7 @@ fn an_error_at_any_call_ends_one_client_and_nothing_else() {
 }
 
 #[test]
-fn a_signal_at_any_call_changes_nothing() {
+fn eintr_at_any_call_changes_nothing() {
     let calm = Scene::play(None);
     let (reads, writes) = calm.peers[0].calls();
     for (call, count) in [(Call::Read, reads), (Call::Write, writes)] {
@@ -157,7 +157,7 @@ fn a_signal_at_any_call_changes_nothing() {
 
 /// SIGSTOP, a debugger, a laptop's lid: from one poll to the next the clock jumps.
 #[test]
-fn what_came_while_the_process_was_stopped_is_not_late() {
+fn input_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut asking, closing) = (host.connect(), host.open());
     let (mut leaving, client) = closing;
@@ -180,7 +180,7 @@ fn what_came_while_the_process_was_stopped_is_not_late() {
 }
 
 #[test]
-fn a_process_that_stops_again_and_again_is_no_excuse_for_ever() {
+fn repeated_process_stops_do_not_extend_a_deadline_forever() {
     let mut host = Host::new(Config::default());
     let slow = host.connect();
     for byte in Peer::HEAD.as_bytes().chunks(1).take(5) {
@@ -193,7 +193,7 @@ fn a_process_that_stops_again_and_again_is_no_excuse_for_ever() {
 }
 
 #[test]
-fn what_the_peer_took_while_the_process_was_stopped_is_not_late() {
+fn output_taken_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 1_000);
@@ -208,7 +208,7 @@ fn what_the_peer_took_while_the_process_was_stopped_is_not_late() {
 }
 
 #[test]
-fn a_closure_that_panics_costs_its_own_request_only() {
+fn panicking_closure_loses_only_its_own_request() {
     let mut calls = 0;
     let on_upgrade = move |_: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
         calls += 1;
@@ -242,7 +242,7 @@ fn a_closure_that_panics_costs_its_own_request_only() {
 }
 
 #[test]
-fn silence_after_a_stop_is_told_from_silence_before() {
+fn only_silent_clients_are_dropped_after_a_process_stop() {
     let mut host = Host::new(Config::default());
     let mut peers: Vec<(Peer, ClientId)> = (0..20).map(|_| host.open()).collect();
     host.advance(180 * SEC);

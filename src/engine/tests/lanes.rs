@@ -61,7 +61,7 @@ fn nothing_is_held(host: &Host, client: ClientId) {
 }
 
 #[test]
-fn high_passes_a_megabyte_that_has_not_begun() {
+fn high_priority_overtakes_a_megabyte_of_normal_priority() {
     let mut host = Host::new(Config { max_buffered: 2 << 20, ..Config::default() });
     let (mut peer, client) = blocked(&mut host, 10);
     (0..1_000).for_each(|_| host.engine.send(client, (&[7; 1_000]).into()).unwrap());
@@ -73,7 +73,7 @@ fn high_passes_a_megabyte_that_has_not_begun() {
 }
 
 #[test]
-fn all_of_high_priority_comes_first_however_much_it_is() {
+fn all_high_priority_messages_come_first() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..100).for_each(|_| host.engine.send(client, (&[7; 2_000]).into()).unwrap());
@@ -89,7 +89,7 @@ fn all_of_high_priority_comes_first_however_much_it_is() {
 }
 
 #[test]
-fn high_keeps_its_order_in_one_flush_and_takes_one_write() {
+fn high_priority_keeps_order_and_takes_one_write() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     for round in 0..3 {
@@ -107,7 +107,7 @@ fn high_keeps_its_order_in_one_flush_and_takes_one_write() {
 }
 
 #[test]
-fn high_that_comes_between_two_writes_passes_high_and_data_as_it_should() {
+fn high_priority_between_two_writes_keeps_its_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 10);
@@ -123,7 +123,7 @@ fn high_that_comes_between_two_writes_passes_high_and_data_as_it_should() {
 }
 
 #[test]
-fn a_pong_passes_high_that_has_not_begun() {
+fn pong_overtakes_unsent_high_priority() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     send(&mut host, client, "one", high());
@@ -139,7 +139,7 @@ fn a_pong_passes_high_that_has_not_begun() {
 }
 
 #[test]
-fn a_newer_value_takes_the_place_of_the_older_one() {
+fn newer_value_takes_the_position_of_the_older_one() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     latest(&mut host, client, "a", "a1");
@@ -158,7 +158,7 @@ fn a_newer_value_takes_the_place_of_the_older_one() {
 }
 
 #[test]
-fn a_value_that_has_begun_to_leave_is_not_replaced() {
+fn partly_written_value_is_not_replaced() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 3);
@@ -172,7 +172,7 @@ fn a_value_that_has_begun_to_leave_is_not_replaced() {
 }
 
 #[test]
-fn a_value_that_changes_its_lane_goes_to_the_end_of_the_other() {
+fn value_that_changes_priority_moves_to_the_end() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     let keyed = |options| SendOptions { latest: Some(1.into()), ..options };
@@ -192,7 +192,7 @@ fn a_value_that_changes_its_lane_goes_to_the_end_of_the_other() {
 }
 
 #[test]
-fn what_has_expired_never_leaves_and_is_counted() {
+fn expired_messages_are_not_sent_and_are_counted() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     send(&mut host, client, "short", within(100 * MS));
@@ -211,7 +211,7 @@ fn what_has_expired_never_leaves_and_is_counted() {
 }
 
 #[test]
-fn what_has_expired_makes_room_before_anyone_is_disconnected() {
+fn expired_messages_make_room_before_overflow() {
     for overflow in [Overflow::Disconnect, Overflow::DropNewest] {
         let mut host = Host::new(Config { max_buffered: 1_000, overflow, ..Config::default() });
         let (mut peer, client) = blocked(&mut host, 10);
@@ -237,7 +237,7 @@ fn what_has_expired_makes_room_before_anyone_is_disconnected() {
 }
 
 #[test]
-fn a_plain_message_is_too_large_by_itself_or_not_at_all() {
+fn plain_message_is_too_large_only_by_its_own_size() {
     let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
@@ -267,7 +267,7 @@ fn a_plain_message_is_too_large_by_itself_or_not_at_all() {
 }
 
 #[test]
-fn a_close_frame_comes_behind_all_that_waits() {
+fn close_frame_follows_all_pending_messages() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..500).for_each(|number| latest(&mut host, client, number, "a value that is not the last"));
@@ -290,7 +290,7 @@ fn a_close_frame_comes_behind_all_that_waits() {
 }
 
 #[test]
-fn what_waits_still_reaches_a_peer_that_has_said_its_last() {
+fn pending_messages_reach_a_peer_that_sent_close_or_fin() {
     for closes in [true, false] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = blocked(&mut host, 10);
@@ -318,7 +318,7 @@ fn what_waits_still_reaches_a_peer_that_has_said_its_last() {
 }
 
 #[test]
-fn an_end_without_a_word_leaves_nothing_behind() {
+fn abrupt_end_frees_all_pending_messages() {
     for end in 0..4 {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = blocked(&mut host, 10);
@@ -361,7 +361,7 @@ fn a_thousand_small_values_take_one_write_for_each_flush() {
 }
 
 #[test]
-fn a_client_that_is_behind_has_little_on_the_way() {
+fn slow_client_has_few_framed_bytes() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..2_000).for_each(|number| latest(&mut host, client, number, "a value of thirty bytes or so"));
@@ -416,7 +416,7 @@ fn oldest(window: usize, rate: usize, latest: bool) -> Duration {
 }
 
 #[test]
-fn a_slow_reader_gets_fresh_values_and_not_a_queue() {
+fn slow_reader_gets_fresh_values_instead_of_a_queue() {
     for (window, rate) in [(2_000, 8_000), (16_000, 8_000), (64_000, 40_000)] {
         let most = SEC * (window + 8 * 1024) as u32 / rate as u32;
         let age = oldest(window, rate, true);
@@ -427,7 +427,7 @@ fn a_slow_reader_gets_fresh_values_and_not_a_queue() {
 }
 
 #[test]
-fn what_is_sent_to_many_is_held_once() {
+fn pending_message_to_many_is_held_once() {
     let mut host = Host::new(Config::default());
     let mut clients: Vec<_> = (0..20).map(|_| blocked(&mut host, 10)).collect();
     let large = Prepared::new(&vec![7; 50_000]);
@@ -451,7 +451,7 @@ fn what_is_sent_to_many_is_held_once() {
 }
 
 #[test]
-fn a_dropped_value_is_reported_once_what_waits_has_left() {
+fn drained_follows_a_dropped_value() {
     let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();

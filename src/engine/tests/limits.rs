@@ -60,7 +60,7 @@ fn settle(host: &mut Host) -> (Vec<Vec<u8>>, Vec<CloseReason>) {
 }
 
 #[test]
-fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection() {
+fn message_above_the_limit_is_not_delivered_and_closes() {
     for event_budget in [1, 4, 16 * 1024] {
         for large in [false, true] {
             let config = per_second(Limit::Close, Some(10), None);
@@ -85,7 +85,7 @@ fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection()
 }
 
 #[test]
-fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
+fn messages_before_the_byte_limit_are_delivered() {
     let config = per_second(Limit::Close, None, Some(100_000));
     for (event_budget, pieces, len) in [(1, 1, 10), (3, 1, 994), (16_384, 7, 994), (16_384, 1, 30_000)] {
         for read_budget in [1_000, 256 * 1024] {
@@ -118,7 +118,7 @@ fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
 }
 
 #[test]
-fn the_byte_that_is_one_too_many_completes_nothing() {
+fn byte_above_the_limit_completes_no_message() {
     for len in [94, 992, 90_000] {
         // In the carry, behind a header, and read directly.
         let header = masked(BINARY, true, &vec![7; len], 7).len() - len;
@@ -135,7 +135,7 @@ fn the_byte_that_is_one_too_many_completes_nothing() {
 }
 
 #[test]
-fn a_close_finds_the_byte_that_was_one_too_many_in_its_place() {
+fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
     let mut host = Host::new(Config { event_budget: 1, ..per_second(Limit::Close, None, Some(25)) });
     let (mut peer, client) = open(&mut host);
     numbered(0..2).iter().for_each(|bytes| peer.binary(bytes));
@@ -152,7 +152,7 @@ fn a_close_finds_the_byte_that_was_one_too_many_in_its_place() {
 }
 
 #[test]
-fn what_comes_first_ends_the_connection() {
+fn first_cause_in_the_input_ends_the_connection() {
     let config = per_second(Limit::Close, Some(3), Some(50));
     for (bytes, reason) in [
         (&b"\x88\x80abcd"[..], CloseReason::Peer { code: CloseCode::Status, text: String::new() }),
@@ -179,7 +179,7 @@ fn control_frames_count_as_bytes_only() {
 }
 
 #[test]
-fn the_average_holds_and_nothing_is_saved_up_while_idle() {
+fn average_rate_holds_and_idle_time_earns_no_credit() {
     let mut host = Host::new(Config { silence_timeout: None, ..per_second(Limit::Close, Some(10), None) });
     let (mut peer, client) = open(&mut host);
     // Ten at once, then one for each tenth of a second.
@@ -205,7 +205,7 @@ fn the_average_holds_and_nothing_is_saved_up_while_idle() {
 }
 
 #[test]
-fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
+fn paused_flood_is_delivered_at_the_rate_without_busy_polls() {
     for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
         for event_budget in [3, 16 * 1024] {
             for read_budget in [7, 256 * 1024] {
@@ -245,7 +245,7 @@ fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
 }
 
 #[test]
-fn no_byte_beyond_the_limit_is_read_also_of_large_messages() {
+fn large_message_is_read_no_faster_than_the_limit() {
     let mut host = Host::new(per_second(Limit::Pause, None, Some(50_000)));
     let (mut peer, _) = open(&mut host);
     let head = peer.traffic().0;
@@ -265,7 +265,7 @@ fn no_byte_beyond_the_limit_is_read_also_of_large_messages() {
 }
 
 #[test]
-fn a_crowd_of_paused_flooders_lets_the_host_sleep_and_others_speak() {
+fn paused_flooders_let_the_host_sleep_and_others_send() {
     let mut host = Host::new(per_second(Limit::Pause, Some(20), None));
     let mut flooders: Vec<_> = (0..200).map(|_| open(&mut host).0).collect();
     let (mut peer, client) = open(&mut host);
@@ -299,7 +299,7 @@ fn speaks_while_the_host_sleeps(config: Config, rate: u32) -> (usize, Vec<CloseR
 }
 
 #[test]
-fn a_host_that_sleeps_blames_nobody() {
+fn input_during_a_host_pause_is_within_the_limit() {
     for policy in [Limit::Close, Limit::Pause] {
         for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
             // Also where it takes several polls to take everything in.
@@ -318,7 +318,7 @@ fn a_host_that_sleeps_blames_nobody() {
 }
 
 #[test]
-fn what_a_partial_report_leaves_out_is_no_ones_fault() {
+fn input_left_out_by_a_partial_report_is_within_the_limit() {
     let mut host = Host::new(per_second(Limit::Close, Some(10), None));
     let (mut peer, _) = open(&mut host);
     let now = |host: &Host| host.now;
@@ -337,7 +337,7 @@ fn what_a_partial_report_leaves_out_is_no_ones_fault() {
 }
 
 #[test]
-fn the_time_of_a_pause_is_credited() {
+fn time_of_an_application_pause_is_credited() {
     for policy in [Limit::Close, Limit::Pause] {
         let mut host = Host::new(per_second(policy, Some(10), Some(200)));
         let (mut peer, client) = open(&mut host);
@@ -366,7 +366,7 @@ fn the_time_of_a_pause_is_credited() {
 }
 
 #[test]
-fn the_pauses_of_the_application_and_of_the_limit_are_two() {
+fn application_pause_and_limit_pause_are_independent() {
     let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
     let (mut peer, client) = open(&mut host);
     numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
@@ -403,7 +403,7 @@ fn both() -> [Config; 2] {
 }
 
 #[test]
-fn a_throttled_client_that_is_closed_is_read_to_its_end_at_once() {
+fn closing_a_throttled_client_reads_it_without_delay() {
     for config in both() {
         for how in 0..3 {
             let (mut host, mut peer, client) =
@@ -430,7 +430,7 @@ fn a_throttled_client_that_is_closed_is_read_to_its_end_at_once() {
 }
 
 #[test]
-fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
+fn throttled_client_ends_when_its_connection_ends() {
     for config in both() {
         // The peer says no more: everything is heard, at the rate.
         let (mut host, peer, _) = throttled(config.clone());
@@ -461,7 +461,7 @@ fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
 }
 
 #[test]
-fn a_failed_write_is_no_way_around_the_limit_that_closes() {
+fn failed_write_does_not_bypass_the_closing_limit() {
     let mut host = Host::new(per_second(Limit::Close, Some(10), None));
     let (mut peer, client) = open(&mut host);
     host.engine.pause_reading(client).unwrap();
@@ -475,7 +475,7 @@ fn a_failed_write_is_no_way_around_the_limit_that_closes() {
 }
 
 #[test]
-fn a_throttled_client_is_not_silent_and_is_pinged() {
+fn throttled_client_is_pinged_and_not_silent() {
     let config = Config {
         ping_interval: Some(2 * SEC),
         silence_timeout: Some(3 * SEC),
@@ -499,7 +499,7 @@ fn a_throttled_client_is_not_silent_and_is_pinged() {
 }
 
 #[test]
-fn a_pause_longer_than_any_silence_is_none() {
+fn limit_pause_longer_than_silence_timeout_is_not_silence() {
     for (ping, silence) in [(200 * MS, 300 * MS), (2 * SEC, 3 * SEC)] {
         let mut host = Host::new(Config {
             ping_interval: Some(ping),
@@ -518,7 +518,7 @@ fn a_pause_longer_than_any_silence_is_none() {
 }
 
 #[test]
-fn who_uses_up_a_burst_and_stops_is_not_paused() {
+fn client_that_stops_after_its_burst_is_not_paused() {
     let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
     let (mut peer, client) = host.open();
     numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
@@ -527,7 +527,7 @@ fn who_uses_up_a_burst_and_stops_is_not_paused() {
 }
 
 #[test]
-fn who_was_paused_with_nothing_left_saves_nothing_up() {
+fn paused_client_without_input_earns_no_credit() {
     let mut host = Host::new(Config {
         event_budget: 1,
         silence_timeout: None,
@@ -549,7 +549,7 @@ fn who_was_paused_with_nothing_left_saves_nothing_up() {
 }
 
 #[test]
-fn one_message_each_second_is_a_limit_too() {
+fn limit_of_one_per_second_works() {
     let mut host = Host::new(per_second(Limit::Pause, Some(1), Some(1)));
     let (mut peer, client) = open(&mut host);
     (0..3).for_each(|_| peer.text(""));

@@ -14,7 +14,7 @@ fn publish(host: &mut Host, room: &str, text: &str) -> Delivery {
 }
 
 #[test]
-fn who_leaves_in_an_orderly_way_may_still_be_told_to_join_in_that_tick() {
+fn join_in_the_tick_of_an_orderly_close_has_no_effect() {
     let ways: [fn(&mut Peer); 3] =
         [|peer| peer.close(1000), |peer| peer.fin(), |peer| peer.raw(b"\x81\x01a")];
     for leaves in ways {
@@ -44,7 +44,7 @@ fn who_leaves_in_an_orderly_way_may_still_be_told_to_join_in_that_tick() {
 }
 
 #[test]
-fn a_connection_that_failed_is_stale_in_the_tick_that_says_so() {
+fn failed_connection_is_stale_in_the_tick_of_its_close() {
     let mut host = Host::new(Config { event_budget: 2, ..Config::default() });
     let (_other, other) = host.open();
     let (mut peer, client) = host.open();
@@ -64,7 +64,7 @@ fn a_connection_that_failed_is_stale_in_the_tick_that_says_so() {
 }
 
 #[test]
-fn a_shutdown_keeps_members_until_they_have_left_but_tells_them_nothing() {
+fn shutdown_keeps_members_but_sends_them_nothing() {
     let mut host = Host::new(Config::default());
     let mut clients: Vec<_> = (0..3).map(|_| host.open()).collect();
     for (_, client) in &clients {
@@ -87,7 +87,7 @@ fn a_shutdown_keeps_members_until_they_have_left_but_tells_them_nothing() {
 }
 
 #[test]
-fn the_latest_for_a_room_is_each_members_own() {
+fn publish_latest_replaces_per_member() {
     for len in [10, 2_000] {
         let mut host = Host::new(Config::default());
         let (mut fast, fast_id) = host.open();

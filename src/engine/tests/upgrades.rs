@@ -84,7 +84,7 @@ fn opened(tick: &Tick) -> Vec<ClientId> {
 // ---- by the settings ----
 
 #[test]
-fn upgrades_are_taken_at_the_paths_that_are_given() {
+fn upgrades_are_accepted_only_at_configured_paths() {
     let paths = ["/ws", "/rooms/*", "/a/b"].map(str::to_owned).to_vec();
     let mut host = Host::new(Config { paths, ..Config::default() });
     for (path, status) in [
@@ -117,7 +117,7 @@ fn upgrades_are_taken_at_the_paths_that_are_given() {
 }
 
 #[test]
-fn the_servers_favourite_of_the_clients_subprotocols_is_chosen() {
+fn server_preference_selects_the_subprotocol() {
     for (offer, chosen) in [
         ("", None),
         ("Sec-WebSocket-Protocol: v1, v2, v3\r\n", Some("v3")),
@@ -145,7 +145,7 @@ fn the_servers_favourite_of_the_clients_subprotocols_is_chosen() {
 // ---- by a closure ----
 
 #[test]
-fn a_closure_sees_the_request_and_adds_to_the_answer() {
+fn on_upgrade_sees_the_request_and_adds_headers() {
     let mut host = deciding(subprotocols(&["v2", "v1"]), |request, response| {
         assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/room"));
         assert_eq!((request.uri().query(), request.body()), (Some("token=7"), &b""[..]));
@@ -170,7 +170,7 @@ fn a_closure_sees_the_request_and_adds_to_the_answer() {
 }
 
 #[test]
-fn a_closure_is_asked_only_about_what_the_settings_let_through() {
+fn on_upgrade_is_called_only_for_acceptable_requests() {
     let config = Config { paths: vec!["/ws".into()], ..Config::default() };
     let mut host = deciding(config, |_, _| panic!("asked"));
     for (request, status) in [
@@ -185,7 +185,7 @@ fn a_closure_is_asked_only_about_what_the_settings_let_through() {
 }
 
 #[test]
-fn a_closure_may_refuse_with_any_answer_that_can_be_sent() {
+fn on_upgrade_may_reject_with_any_valid_response() {
     let mut host = deciding(Config::default(), |request, _| {
         let path = request.uri().path();
         let mut answer = Response::new(Bytes::from_static(b"who are you?\n"));
@@ -264,7 +264,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
 }
 
 #[test]
-fn an_answer_is_given_once() {
+fn deferred_upgrade_is_decided_once() {
     let mut host = deferring(Config::default());
     let no = || status(401, "no");
     let (mut web, id) = pending(&mut host);
@@ -301,7 +301,7 @@ fn an_answer_is_given_once() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_sent_leaves_the_upgrade_waiting() {
+fn invalid_response_leaves_the_upgrade_waiting() {
     let mut host = deferring(Config::default());
     let (mut web, id) = pending(&mut host);
     for (name, value) in [
@@ -341,7 +341,7 @@ fn an_answer_that_cannot_be_sent_leaves_the_upgrade_waiting() {
 }
 
 #[test]
-fn whoever_leaves_or_does_not_wait_is_reported_gone_once() {
+fn client_that_leaves_or_sends_early_is_reported_gone_once() {
     enum Leave {
         Fin,
         Reset,
@@ -379,7 +379,7 @@ fn whoever_leaves_or_does_not_wait_is_reported_gone_once() {
 }
 
 #[test]
-fn both_events_may_come_in_one_tick() {
+fn upgrade_and_upgrade_gone_may_share_a_tick() {
     let mut host = deferring(Config::default());
     let mut web = Web::new(&mut host);
     web.ask(Peer::HEAD);
@@ -394,7 +394,7 @@ fn both_events_may_come_in_one_tick() {
 }
 
 #[test]
-fn a_client_that_has_left_unnoticed_is_opened_and_closed() {
+fn accepted_client_that_already_left_is_opened_and_closed() {
     for (event_budget, reset) in [(1, false), (16_384, false), (1, true), (16_384, true)] {
         let mut host = deferring(Config { event_budget, ..Config::default() });
         let (web, id) = pending(&mut host);
@@ -419,7 +419,7 @@ fn a_client_that_has_left_unnoticed_is_opened_and_closed() {
 }
 
 #[test]
-fn who_is_never_answered_gets_503_at_the_handshake_deadline() {
+fn undecided_upgrade_gets_503_at_handshake_timeout() {
     let config = Config { handshake_timeout: 4 * SEC, keep_alive_timeout: 60 * SEC, ..Config::default() };
     for served in [false, true] {
         let services = Services {
@@ -462,7 +462,7 @@ fn who_is_never_answered_gets_503_at_the_handshake_deadline() {
 }
 
 #[test]
-fn a_shutdown_ends_what_is_pending() {
+fn shutdown_ends_pending_upgrades() {
     let mut host = deferring(Config::default());
     let (mut web, id) = pending(&mut host);
     host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
@@ -479,7 +479,7 @@ fn a_shutdown_ends_what_is_pending() {
 }
 
 #[test]
-fn the_ceiling_sheds_pending_upgrades_and_reports_them() {
+fn memory_limit_sheds_pending_upgrades_and_reports_them() {
     let filler = format!("X-Filler: {}\r\n", "x".repeat(3_000));
     let mut host = deferring(Config { max_total_buffered: Some(80_000), ..Config::default() });
     let mut webs: Vec<_> = (0..20).map(|_| Web::new(&mut host)).collect();

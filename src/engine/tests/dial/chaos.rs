@@ -227,7 +227,7 @@ impl World {
 }
 
 #[test]
-fn every_id_has_one_beginning_and_one_end_whatever_happens() {
+fn every_outbound_id_begins_once_and_ends_once() {
     let mut events = [0; 5];
     for seed in 0..60 {
         let mut world = World::new(seed);

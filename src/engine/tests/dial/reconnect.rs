@@ -98,7 +98,7 @@ fn a_lost_connection_gets_a_new_id_and_the_same_link() {
 }
 
 #[test]
-fn the_count_begins_anew_after_a_stable_connection_only() {
+fn attempt_count_resets_only_after_a_stable_connection() {
     let mut host = host();
     host.dialing.outcomes.insert(addr(1), Outcome::Connects);
     dial(&mut host, Connect::new(URL).reconnect(policy()));
@@ -135,7 +135,7 @@ fn an_unstable_server_uses_up_the_tries() {
 }
 
 #[test]
-fn what_the_application_ends_is_not_tried_again() {
+fn connection_ended_by_the_application_is_not_reconnected() {
     for how in 0..3 {
         let mut host = host();
         let (id, peer) = open(&mut host, Connect::new(URL).reconnect(policy()));
@@ -154,7 +154,7 @@ fn what_the_application_ends_is_not_tried_again() {
 }
 
 #[test]
-fn each_attempt_asks_for_a_fresh_token_and_may_be_the_last() {
+fn before_attempt_runs_for_each_attempt_and_may_end_it() {
     let mut host = host();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
@@ -191,7 +191,7 @@ fn each_attempt_asks_for_a_fresh_token_and_may_be_the_last() {
 
 /// A thousand clients lose their server at one moment, and it stays away for a while.
 #[test]
-fn a_thousand_come_back_spread_over_the_time_that_the_policy_says() {
+fn thousand_reconnects_are_spread_by_the_policy() {
     const CLIENTS: usize = 1000;
     let mut host = host();
     let mut links = HashMap::new();

@@ -572,7 +572,7 @@ impl World<'_> {
 }
 
 #[test]
-fn behaves_as_sets_by_name_whoever_comes_and_goes() {
+fn rooms_and_users_behave_like_named_sets() {
     let seeds = std::env::var("TICKWS_ROOM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let mut visited = Visited::default();
     for seed in 0..seeds.unwrap_or(200) {
