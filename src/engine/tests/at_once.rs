@@ -1,4 +1,4 @@
-//! Large messages that leave when they are sent: as if they had been queued, but for the copy.
+//! Direct writes of large messages: the outcome is the same as if they had been queued.
 
 use std::io::ErrorKind;
 
@@ -7,7 +7,7 @@ use crate::{Message, SendError, config::Overflow, test_rng::Rng};
 
 const LARGE: usize = 100_000;
 
-/// A payload that knows its number.
+/// A payload whose bytes depend on its number.
 fn payload(number: u8, len: usize) -> Vec<u8> {
     (0..len).map(|place| (place / 7) as u8 ^ number).collect()
 }
@@ -55,7 +55,7 @@ fn unwritten_rest_stays_in_order() {
         host.engine.send(client, (&payload(2, LARGE)).into()).unwrap();
         peer.ping(b"passes");
         host.engine.send(client, "after".into()).unwrap();
-        // The simulation panics at a write that comes before the writable event.
+        // The simulated stream panics if it is written to before its writable event.
         host.settle();
         peer.windows(1 << 20, 50_000);
         let mut frames = Vec::new();
@@ -79,7 +79,7 @@ fn write_timeout_of_a_direct_write_counts_from_the_flush() {
     let (peer, client) = host.open();
     peer.windows(1 << 20, 5_000);
     host.engine.flush(host.now);
-    // The application has computed for longer than the deadline.
+    // The application computed for longer than the write timeout.
     host.advance(11 * SEC);
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
     assert_eq!(host.poll().len(), 0);
@@ -145,7 +145,7 @@ fn max_buffered_counts_only_the_unwritten_rest() {
     let (len, max) = (LARGE + 11, LARGE + 10);
     let large = payload(0, LARGE + 1);
     assert_eq!(host.engine.send(client, (&large).into()), Err(SendError::TooLarge { len, max }));
-    // Three times the cap, as nothing waits.
+    // Three times the limit fits, because each message leaves before the next.
     for number in 0..3 {
         host.engine.send(client, (&payload(number, LARGE)).into()).unwrap();
         assert_eq!(peer.frames().len(), 1);

@@ -1,4 +1,5 @@
-//! Law 1: a poll's work is bounded, what is left is carried over in turns, and nothing is lost by it.
+//! Law 1 (ARCHITECTURE.md): the work of a poll is bounded, the rest continues in turns, and nothing
+//! is lost.
 
 use super::*;
 use crate::tick_data::TickData;
@@ -82,7 +83,7 @@ fn large_unparsed_input_is_not_starved_by_small_messages() {
     let mut host = Host::new(Config { event_budget: 1_000, ..Config::default() });
     let mut others: Vec<_> = (0..40).map(|_| host.open().0).collect();
     let (mut peer, client) = host.open();
-    // As much as the block holds, in more messages than a tick does.
+    // As many bytes as the block holds, and more messages than a tick takes.
     (0..9_000).for_each(|_| peer.binary(b"x"));
     let mut got = messages(&host.poll()).len();
     let mut silent_for = 0;
@@ -97,7 +98,7 @@ fn large_unparsed_input_is_not_starved_by_small_messages() {
     }
 }
 
-/// Pings and fragments make no event, and nobody needs many.
+/// Pings and fragments yield no event, so a flood of them is hostile.
 #[test]
 fn eventless_frame_is_charged_as_several_events() {
     let flood = |peer: &mut Peer, fragment: bool| match fragment {
@@ -131,7 +132,7 @@ fn eventless_frame_is_charged_as_several_events() {
     }
 }
 
-/// Who has been quiet is heard in the next poll, whatever another has left over.
+/// A client that was quiet comes before one with input left over from the last poll.
 #[test]
 fn postponed_client_is_served_after_quiet_ones() {
     let mut host = Host::new(Config::default());
@@ -145,7 +146,7 @@ fn postponed_client_is_served_after_quiet_ones() {
     }
 }
 
-/// What is left of a read is copied from poll to poll, so it is not much.
+/// The rest of each read is copied from poll to poll, so it must be small.
 #[test]
 fn frame_flood_is_read_in_small_pieces() {
     let mut host = Host::new(Config::default());
@@ -156,7 +157,7 @@ fn frame_flood_is_read_in_small_pieces() {
     for poll in 0.. {
         assert!(host.poll().more());
         let carried = host.engine.clients[client.index()].carry.len();
-        // The first read could not know.
+        // The first reads were larger: the flood was not known yet.
         most = if poll < 100 { 0 } else { carried.max(most) };
         if flooder.pending() == 0 {
             assert!(poll > 200, "{poll} polls");
@@ -176,7 +177,7 @@ fn a_small_event_budget_loses_nothing() {
                 peer.text(&number.to_string());
                 peer.ping(b"in between");
             }
-            // Cut by the budget somewhere, too.
+            // The budget also cuts between two fragments.
             peer.frame(TEXT, false, b"5");
             peer.frame(CONTINUE, true, b"0");
             peer.close(1000);
@@ -194,7 +195,7 @@ fn a_small_event_budget_loses_nothing() {
             closed += closes(&tick).len();
             assert_eq!(tick.more(), closed < 3, "after {polls} polls");
         }
-        // 50 messages and as many pings, and three frames for one more message and the end.
+        // 50 messages, 50 pings, two fragments and a close frame per client.
         let frames = 3 * (50 + 50 + 3);
         assert!((frames / event_budget..frames + 10).contains(&polls), "{polls} polls");
         let expected: Vec<String> = (0..51).map(|number| number.to_string()).collect();
@@ -210,7 +211,7 @@ fn a_small_event_budget_loses_nothing() {
 #[test]
 fn the_read_budget_is_per_client_and_poll() {
     let mut host = Host::new(Config { read_budget: 10, ..Config::default() });
-    // The handshake takes its share of polls, too.
+    // The handshake also takes several polls.
     let mut open = || {
         let mut peer = host.connect();
         peer.handshake();
@@ -278,7 +279,7 @@ fn pause_holds_back_unparsed_input() {
         let tick = host.poll();
         assert!(!tick.is_empty());
         got.extend(messages(&tick));
-        // On and off within one tick changes nothing.
+        // Pausing and resuming within one tick has no effect.
         host.engine.pause_reading(client).unwrap();
         host.engine.resume_reading(client, host.now).unwrap();
     }
@@ -359,7 +360,7 @@ fn tick_takes_one_read_and_one_vectored_write() {
     host.engine.send(client, "and this".into()).unwrap();
     host.engine.flush(host.now);
     let after = peer.calls();
-    // 30 shared frames and what is between them: more slices than one vectored write takes.
+    // 30 shared frames with small ones between them: more slices than one vectored write takes.
     assert_eq!((after.0 - before.0, after.1 - before.1), (1, 2));
     assert_eq!(peer.frames().len(), 61);
 }

@@ -1,4 +1,4 @@
-//! What one request may cost the others: a panic of the application's, time, memory.
+//! Isolation: a request affects no other client by a panic of its closure, by time or by memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,7 +27,7 @@ fn panicking_closure_loses_no_message_of_the_same_tick() {
         let mut got = messages(&host.poll());
         got.extend(messages(&host.poll()));
         assert_eq!(got, [(id, b"hello".to_vec()), (id, b"there".to_vec())]);
-        // Who has asked is told at its deadline, or hung up on.
+        // The request is answered at its deadline, or its connection is closed.
         host.advance(11 * SEC);
         host.settle();
         host.check();

@@ -1,10 +1,11 @@
-//! Law 2: what does not fit follows a policy, and the application learns of it. Law 3: bad input ends the
-//! connection that it came on, with the right code. Law 5: a message leaves whole, and no byte twice.
+//! Laws 2, 3 and 5 (ARCHITECTURE.md): a message that does not fit follows the overflow policy, and
+//! the application is told; bad input ends only its own connection, with the right code; a message
+//! leaves whole, and no byte twice.
 
 use super::*;
 use crate::{Overflow, PeerMisbehaved, SendError, test_rng::Rng};
 
-/// A client that takes nothing for now.
+/// A client whose socket accepts no bytes for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
     peer.windows(1_000, 0);
@@ -30,7 +31,7 @@ fn overflow_disconnects_after_queued_messages_left() {
     assert_eq!(closes(&tick), [(client, CloseReason::Overflow)]);
     assert_eq!(host.engine.stats().closed.overflow, 1);
     assert_eq!(host.engine.send(client, (&message).into()), Err(SendError::NotConnected(client)));
-    // It lingers, and wakes up in time.
+    // The client lingers, and its socket becomes writable in time.
     host.advance(9 * SEC);
     peer.windows(1_000, 100_000);
     host.settle();
@@ -201,7 +202,7 @@ fn bad_input_ends_its_own_connection_with_the_right_code() {
             }
             let reason = CloseReason::Protocol(*violation);
             assert_eq!(events, [(client, None), (client, Some(reason))], "{bytes:x?}");
-            // What it says now is of no interest.
+            // Input behind the violation is discarded.
             (0..100).for_each(|_| peer.text("and another thing"));
             host.settle();
             assert!(matches!(&peer.frames()[..], [Frame::Close(said, _)] if said == code), "{bytes:x?}");
@@ -227,7 +228,7 @@ fn random_input_never_panics() {
             for stream in [&peer, &raw] {
                 let mut bytes: Vec<u8> = (0..rng.below(200)).map(|_| rng.next() as u8).collect();
                 if rng.one_in(2) && bytes.len() > 2 {
-                    // More often a frame than not.
+                    // Half of the inputs begin like a frame.
                     (bytes[0], bytes[1]) =
                         (rng.pick(&[0x01, 0x00, 0x80, 0x81, 0x82, 0x89]), 0x80 | bytes[1] >> 1);
                 }
@@ -254,7 +255,7 @@ fn blocked_write_is_not_repeated_before_a_writable_event() {
     host.settle();
     while frames.is_empty() {
         let before = peer.calls().1;
-        // The stream panics if it is written to before it has said that it is writable.
+        // The simulated stream panics if it is written to before its writable event.
         for _ in 0..3 {
             host.engine.send(client, "more".into()).unwrap();
             host.engine.broadcast("and more".into(), None);

@@ -1,24 +1,24 @@
-//! The server-wide ceiling: what is shed, in which order, and that it comes back.
+//! The server-wide memory limit: its steps, their order, and the return to normal.
 
 use super::*;
 use crate::{Prepared, Pressure};
 
 const KB: usize = 1000;
 
-/// A ceiling of 800 KB, so that its eighths are 100 KB.
+/// A limit of 800 KB, so that an eighth is 100 KB.
 fn ceiling() -> Config {
     Config { max_total_buffered: Some(800 * KB), max_buffered: 400 * KB, ..Config::default() }
 }
 
-/// A client whose kernel buffer takes next to nothing.
+/// A client whose socket accepts only 100 bytes.
 fn deaf(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
     peer.windows(256 * 1024, 100);
     (peer, client)
 }
 
-/// Queues `kilobytes` in messages that no two clients share. Framed by themselves they take no more memory
-/// than they have bytes.
+/// Queues `kilobytes` in messages that no two clients share. Prepared messages are framed with
+/// exactly as much memory as they have bytes.
 fn queue(host: &mut Host, client: ClientId, kilobytes: usize) {
     for _ in 0..kilobytes / 10 {
         host.engine.send(client, Prepared::new(&vec![7; 10 * KB]).into()).unwrap();
@@ -52,7 +52,7 @@ fn memory_pressure_first_rejects_new_connections() {
     assert_eq!(host.engine.stats().rejected.overloaded, 1);
     assert_eq!(closes(&host.poll()), []);
 
-    // Between 5/8 and 3/4 it is still so; then it ends.
+    // Between 5/8 and 3/4 of the limit the pressure stays; below it ends.
     slow.windows(256 * 1024, 60 * KB);
     slow.frames();
     host.settle();
@@ -85,7 +85,7 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
     assert!(talker.pending() > 0, "TCP has to slow it down");
     assert_eq!(host.engine.stats().reading_stops, 1);
 
-    // As soon as the slow one has taken enough, reading goes on, and nothing was lost.
+    // Reading resumes once the slow client has taken enough, and no message was lost.
     slow.windows(256 * 1024, 1 << 20);
     host.poll();
     slow.frames();
@@ -157,7 +157,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
     assert_eq!(host.engine.stats().closed.shed, 1);
     assert_eq!(messages(&tick), [(talker_id, b"heard in the end".to_vec())]);
 
-    // It is told why, behind the frame that was half gone.
+    // The client gets 1013 behind the frame that was half sent.
     large.windows(256 * 1024, 1 << 20);
     let mut frames = Vec::new();
     for _ in 0..3 {
@@ -255,7 +255,7 @@ fn no_more_clients_are_closed_than_necessary() {
         let (talker, talker_id) = host.open();
         talker.raw(&crate::engine::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
         let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
-        // Of each one the first frame is half gone.
+        // The first frame of each client is half sent.
         let first = Prepared::new(&[7; 15 * KB]);
         for (_, client) in &all {
             let own = Prepared::new(&[7; 15 * KB]);
@@ -296,7 +296,7 @@ fn exceeding_the_memory_limit_closes_the_largest_at_once() {
     let mut ended = Vec::new();
     let mut sent = 0;
     while ended.is_empty() {
-        // Small enough to be copied, so that each client holds its own.
+        // The messages are small enough to be copied, so that each client holds its own.
         host.engine.broadcast((&[7; 900]).into(), None);
         sent += 1;
         ended.extend(closes(&host.poll()));
@@ -328,7 +328,7 @@ fn partial_messages_count_and_the_largest_is_closed() {
     }
     assert!(!ended.is_empty() && ended.iter().all(|(_, reason)| *reason == CloseReason::Shed), "{ended:?}");
     assert!(host.engine.pressure() < Pressure::NotReading);
-    // Whoever is left can end its message.
+    // The clients that are left can complete their messages.
     let (peer, client) = peers.iter_mut().find(|(_, id)| ended.iter().all(|(gone, _)| gone != id)).unwrap();
     peer.raw(&crate::engine::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
     let mut heard = Vec::new();

@@ -1,4 +1,4 @@
-//! Broadcasts that wait for the flush: as if they had been queued at once.
+//! The broadcast batch: the outcome is the same as if each message had been queued at once.
 
 use super::*;
 use crate::{
@@ -14,7 +14,7 @@ fn queued(queued: usize) -> Delivery {
     Delivery { queued, ..Delivery::default() }
 }
 
-/// A host and its open clients.
+/// A host with open clients.
 fn with(clients: usize, config: Config) -> (Host, Vec<(Peer, ClientId)>) {
     let mut host = Host::new(config);
     let peers = (0..clients).map(|_| host.open()).collect();
@@ -100,8 +100,8 @@ fn new_client_gets_only_later_broadcasts() {
     assert_eq!(late.frames(), [text("second")]);
 }
 
-/// The same script for two engines, of which one is told of a client to leave out that is not there: so it cannot
-/// let anything wait.
+/// Runs the same script on two engines. On one of them each broadcast excludes a client that does
+/// not exist, which prevents batching.
 #[test]
 fn batched_and_immediate_broadcasts_are_equivalent() {
     for seed in 0..300 {
@@ -121,7 +121,8 @@ fn batched_and_immediate_broadcasts_are_equivalent() {
         }
     }
 
-    /// What the call gave, counters, and for each client what waits and what has come.
+    /// The return value of the call, some counters, and the queued bytes and received frames of
+    /// each client.
     type Outcome = (String, [u64; 4], Vec<(usize, Vec<Frame>)>);
 
     fn run(

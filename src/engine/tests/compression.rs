@@ -1,4 +1,4 @@
-//! Compression as the engine negotiates it, bounds it and gives its memory back.
+//! Compression in the engine: negotiation, limits, and the release of its memory.
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ fn config(mode: DeflateMode) -> Config {
     Config { deflate: Some(Deflate::new(mode)), ..Config::default() }
 }
 
-/// A client that has agreed on compression.
+/// A client with compression negotiated.
 fn open(host: &mut Host) -> (Peer, ClientId) {
     let mut peer = host.connect();
     peer.offers = true;
@@ -80,7 +80,7 @@ fn messages_are_compressed_unless_small_or_opted_out() {
             assert_eq!(costs(&mut host, message.clone(), plain.clone()), line.len() as u64 + 4);
             let waiting = SendOptions { latest: Some(2.into()), ..SendOptions::default() }.uncompressed();
             assert_eq!(costs(&mut host, message.clone(), waiting), line.len() as u64 + 4);
-            // What passes others is not part of the context.
+            // High-priority messages are not part of the compression context.
             let urgent = costs(&mut host, message, urgent.clone());
             assert_eq!(urgent < 120, mode == DeflateMode::Shared, "{urgent}");
         }
@@ -107,7 +107,7 @@ fn a_broadcast_is_compressed_once_and_held_once() {
     }
 }
 
-/// However small it is, and whatever it waits for.
+/// This holds for small messages and for pending ones.
 #[test]
 fn latest_value_for_many_is_compressed_once() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
@@ -115,7 +115,8 @@ fn latest_value_for_many_is_compressed_once() {
         let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
         let mut runs = 0;
         for round in 0..5 {
-            // The second replaces the first where it stands; the third waits behind them.
+            // The second value replaces the first in its position; the third is pending behind
+            // them.
             for number in [2 * round, 2 * round + 1] {
                 let message = line(number);
                 let delivery = host.engine.deliver(
@@ -146,7 +147,7 @@ fn decompression_bomb_gets_1009_and_affects_no_other_client() {
     let (mut peer, _) = open(&mut host);
     let bomb = compressed(&mut peer, &vec![0; 50 << 20]);
     assert!(bomb.len() * 900 < 50 << 20);
-    // In fragments, too, or by its parts.
+    // The other client sends only the beginning of the bomb.
     peer.raw(&bomb);
     other.raw(&bomb[..10]);
     let (mut reasons, mut most) = (Vec::new(), 0);
@@ -166,7 +167,8 @@ fn decompression_bomb_gets_1009_and_affects_no_other_client() {
     assert_eq!(other.frames(), [text("still here")]);
 }
 
-/// Each within the limit, a thousand times what was read: a tick takes no more of them than of large messages.
+/// Each message is within the limit, but a thousand times its input. A tick takes no more of them
+/// than of uncompressed large messages.
 #[test]
 fn small_decompression_bombs_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));
@@ -188,14 +190,14 @@ fn small_decompression_bombs_are_spread_over_ticks() {
         assert!(bytes <= 2 << 20, "{bytes} in one tick");
         got += new.iter().filter(|(client, _)| *client == id).count();
         heard += new.iter().filter(|(client, _)| *client == other_id).count();
-        // Nobody waits for more than two ticks.
+        // No client waits for more than two ticks.
         assert!(said - heard <= 1);
     }
     assert_eq!(got, 40);
     assert!(heard > 90, "{heard}");
 }
 
-/// Nor does it when they mean nothing any more, since our close frame has left.
+/// Messages that arrive after our close frame are discarded, but cost the same work.
 #[test]
 fn bombs_on_a_closing_connection_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));

@@ -1,10 +1,10 @@
-//! Deadlines and timers: never early, at most one tick of the wheel (1 ms) late, and `next_timeout` wakes
-//! the host for each.
+//! Deadlines and timers fire never early and at most one wheel tick (1 ms) late, and `next_timeout`
+//! wakes the host for each.
 
 use super::*;
 use crate::{CloseCode, Timeout, TimerId};
 
-/// Sleeps as `next_timeout` says, poll after poll, until `done`; gives the time since the start.
+/// Sleeps for `next_timeout` between polls until `done`; returns the time since the start.
 fn sleep_until(host: &mut Host, mut done: impl FnMut(&mut Host, &Tick) -> bool) -> Duration {
     for _ in 0..1_000 {
         let timeout = host.engine.next_timeout(host.now).expect("something is due");
@@ -67,7 +67,7 @@ fn any_received_byte_resets_the_silence_timeout() {
     let mut host = Host::new(Config::default());
     let (peer, client) = host.open();
     let mut heard = Duration::ZERO;
-    // A frame of which one byte comes each time.
+    // A frame that arrives one byte at a time.
     for byte in [b"\x82", b"\x84", b"k", b"e", b"y", b"!"] {
         host.advance(59 * SEC);
         heard = host.elapsed();
@@ -83,7 +83,7 @@ fn host_pause_does_not_count_as_silence() {
     let mut host = Host::new(Config::default());
     let (mut lively, _) = host.open();
     let (mut quiet, lost) = host.open();
-    // A breakpoint: nobody was pinged, and what was said waits in the kernel.
+    // A pause at a breakpoint: no ping was sent, and input waits in the kernel.
     host.advance(300 * SEC);
     lively.text("still here");
     assert_eq!(closes(&host.poll()), []);
@@ -95,7 +95,7 @@ fn host_pause_does_not_count_as_silence() {
         }
     }
     host.settle();
-    // As long as between `ping_interval` and `silence_timeout`.
+    // The time from `ping_interval` to `silence_timeout`.
     let asked = host.elapsed();
     let at = sleep_until(&mut host, |_, tick| timed_out(tick, lost, Timeout::Silence));
     assert_on_time(at, asked + 6 * SEC);
@@ -120,7 +120,7 @@ fn unread_input_resets_the_silence_timeout() {
     assert!(host.poll().is_empty());
     let _ = host.poll();
     let [Frame::Ping(ping)] = &peer.frames()[..] else { panic!("no ping") };
-    // The pong came in time; the host was late.
+    // The pong arrived in time, but the host polled late.
     peer.pong(&ping.clone());
     host.advance(6 * SEC);
     assert_eq!(closes(&host.poll()), []);
@@ -230,7 +230,7 @@ fn lingering_ends_at_close_timeout() {
     stuck.windows(1_000, 0);
     host.engine.send(client, (&[7; 1_000]).into()).unwrap();
     stuck.fin();
-    // None of them closes its socket, and one takes nothing.
+    // None of the peers closes its socket, and one accepts no bytes.
     host.settle();
     let since = host.elapsed();
     assert_eq!((host.engine.connection_count(), host.engine.client_count()), (3, 0));
@@ -348,7 +348,7 @@ fn ten_thousand_simultaneous_deadlines_are_spread_over_polls() {
 
 #[test]
 fn timer_events_stay_within_the_event_budget() {
-    // One of the 41 stays for input.
+    // One of the 41 events is reserved for input.
     let mut host =
         Host::new(Config { event_budget: 41, silence_timeout: Some(60 * SEC), ..Config::default() });
     let peers: Vec<_> = (0..100).map(|_| host.open()).collect();
@@ -418,7 +418,7 @@ fn maximal_durations_never_expire() {
     let (mut peer, client) = host.open();
     host.advance(SEC);
     host.settle();
-    // The close frame is out, and its answer is waited for.
+    // The close frame was sent, and its reply is awaited.
     assert!(matches!(peer.frames()[..], [Frame::Close(1001, _)]));
     assert_eq!(host.engine.connection_count(), 1);
     assert!(host.engine.send(client, "x".into()).is_err());

@@ -1,4 +1,5 @@
-//! Law 6 and the close handshake: one `Close` for each `Open`, nothing after it, and stale ids reach nobody.
+//! Law 6 (ARCHITECTURE.md) and the close handshake: one `Close` for each `Open`, nothing after it,
+//! and stale ids reach no other client.
 
 use std::io::ErrorKind;
 
@@ -31,7 +32,7 @@ fn sends_in_the_tick_of_a_close_precede_the_close_reply() {
         host.engine.flush(host.now);
         assert_eq!(peer.frames(), [text("answer"), text("goodbye"), Frame::Close(code, String::new())]);
         assert_eq!(host.engine.send(client, "too late".into()), Err(SendError::NotConnected(client)));
-        // RFC 6455 §7.1.1: the server hangs up first.
+        // RFC 6455 §7.1.1: the server closes TCP first.
         assert!(peer.at_end());
         peer.fin();
         assert_eq!(host.settle(), 0);
@@ -83,7 +84,7 @@ fn stale_id_never_reaches_the_next_client_of_its_slot() {
             assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));
             assert!(old < client);
         }
-        // Left behind in the ready list, or the dirty one, or both.
+        // Its old id stays in the ready list, the dirty list, or both.
         peer.text("x");
         host.engine.send(client, "y".into()).unwrap();
         if round % 2 == 0 {
@@ -109,7 +110,7 @@ fn reused_slot_keeps_its_turn_in_the_lists() {
             peer.text("a");
             peer.text("b");
         }
-        // All are listed, and one leaves: another takes its slot at once.
+        // All clients are listed when one leaves, and a new one takes its slot at once.
         seen += messages(&host.poll()).len();
         let at = round % peers.len();
         let (_, gone) = peers.remove(at);
@@ -176,7 +177,7 @@ fn close_with_an_invalid_code_or_reason_is_an_error() {
 
 #[test]
 fn reset_is_reported_after_earlier_messages() {
-    // Read at once, carried over by the event budget, or found by a write.
+    // The rest is read at once, carried over by the event budget, or found by a failed write.
     for (event_budget, write_first) in [(16, false), (1, false), (16, true), (1, true)] {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let (mut peer, client) = host.open();
@@ -349,7 +350,7 @@ fn broken_connection_is_read_first_after_a_host_pause() {
     let mut host = Host::new(Config::default());
     let (mut peer, id) = host.open();
     peer.text("last words");
-    // They are there, and unread, when a write finds out.
+    // The last messages have arrived but are unread when a write fails.
     assert_eq!(host.poll().len(), 1);
     peer.text("the very last");
     peer.arrive();

@@ -1,4 +1,4 @@
-//! Files to peers that take their time, and files that do not stay as they were.
+//! Static files for slow readers, and files that change while they are served.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use std::{
 use super::{web::*, *};
 use crate::{CloseCode, services::Services};
 
-/// A folder to be served, gone with its test.
+/// A served folder, removed when the test ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -22,7 +22,7 @@ impl Folder {
         Folder(path)
     }
 
-    /// A file in which no two pieces are alike.
+    /// Writes a file in which no two pieces are equal.
     fn write(&self, name: &str, len: usize) -> Vec<u8> {
         let content = crate::test_rng::Rng::new(len as u64).bytes(len);
         fs::write(self.0.join(name), &content).unwrap();
@@ -55,7 +55,7 @@ fn large_file_reaches_a_slow_reader_in_little_memory() {
     while host.settle() + web.peer.read(10_000) > 0 {
         host.check();
         most = most.max(host.engine.total_buffered());
-        // Far beyond every deadline in all.
+        // The transfer takes far longer than any deadline.
         host.advance(SEC);
         answers.extend(web.parse());
     }
@@ -94,7 +94,7 @@ fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
     host.check_empty();
 }
 
-/// The kernel gives a length there that no read confirms.
+/// The kernel states a length for this file that no read returns.
 #[cfg(target_os = "linux")]
 #[test]
 fn file_shorter_than_its_stated_length_ends_the_connection() {

@@ -1,4 +1,4 @@
-//! What comes all at once, too late, or not at all.
+//! Outbound connections whose data comes all at once, too late, or not at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,7 +13,7 @@ fn reconnecting(tick: &Tick) -> Vec<LinkId> {
     tick.iter().filter_map(link).collect()
 }
 
-/// A server may have said very much by the time its 101 is read.
+/// A server may have sent a lot of data by the time its 101 is read.
 #[test]
 fn any_amount_of_data_behind_the_101_is_read() {
     for (len, count) in [(100, 2_300), (3_000, 80), (200_000, 1)] {
@@ -53,7 +53,7 @@ fn unanswered_local_close_is_not_reconnected() {
     assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
 }
 
-/// It overflowed, which is reported with the next tick; until then the application may say that it is enough.
+/// The overflow is reported with the next tick; until then the application may disconnect.
 #[test]
 fn disconnect_after_an_overflow_is_not_reconnected() {
     for dropped in [false, true] {
@@ -71,14 +71,14 @@ fn disconnect_after_an_overflow_is_not_reconnected() {
     }
 }
 
-/// The share of an address is for that address: waiting for the next one's turn is no failure.
+/// The share of an address counts only for that address: waiting for its turn is no failure.
 #[test]
 fn waiting_address_keeps_the_deadline_of_the_attempt() {
     let mut host = host();
     host.dialing.outcomes.insert(addr(1), Outcome::Unreachable);
     let connect = Connect::new(URL).addrs([addr(1), addr(2)]);
     let id = dial(&mut host, connect);
-    // The host's budget is spent when the first one has failed.
+    // The host's budget is used up when the first address has failed.
     let order = host.engine.next_dial(host.now);
     assert_eq!(order, Some(crate::engine::Order::Connect(id, addr(1))));
     host.engine.dialed(id, Err(std::io::ErrorKind::NetworkUnreachable.into()), host.now);
@@ -90,7 +90,7 @@ fn waiting_address_keeps_the_deadline_of_the_attempt() {
     assert_eq!(host.dialing.log.last().unwrap().1, addr(2));
 }
 
-/// As all others, a closure of the application may panic: what it was called for ends with its event.
+/// A closure may panic: the attempt that it was called for still ends with its event.
 #[test]
 fn attempt_with_a_panicking_closure_times_out() {
     let mut host = host();
@@ -104,7 +104,7 @@ fn attempt_with_a_panicking_closure_times_out() {
     assert_eq!((stats.dialed, stats.dial_failed), (1, 1));
 }
 
-/// The host's budget is one of attempts, also if they come to nothing.
+/// The host's budget counts attempts, including those that fail at once.
 #[test]
 fn each_order_begins_one_attempt_even_if_it_fails() {
     let mut host = host();

@@ -1,4 +1,4 @@
-//! The next attempts: when they come, and who they are.
+//! Reconnecting: the times of the attempts, and their ids.
 
 use std::{
     collections::HashMap,
@@ -8,12 +8,12 @@ use std::{
 use super::*;
 use crate::LinkId;
 
-/// When each attempt was, in milliseconds.
+/// The time of each attempt, in milliseconds since the start.
 fn attempts(host: &Host) -> Vec<u128> {
     host.dialing.log.iter().map(|(at, _)| at.as_millis()).collect()
 }
 
-/// Of a `Reconnecting` event.
+/// The fields of a `Reconnecting` event.
 type Next = (ClientId, LinkId, u32, Duration, Option<ConnectError>);
 
 fn reconnects(tick: &Tick) -> Vec<Next> {
@@ -56,7 +56,7 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
         assert!(matches!(failed.1, ConnectError::Io { .. }));
         assert_eq!((announced.len(), host.settle(), host.engine.connection_count()), (8, 0, 0));
         let times = attempts(&host);
-        // Each attempt comes when it was announced, to the wheel's millisecond.
+        // Each attempt comes when it was announced, to the millisecond of the wheel.
         for (at, announced) in times[1..].iter().zip(&announced) {
             assert!((*at).abs_diff(announced.as_millis()) <= 1, "{at} for {announced:?}");
         }
@@ -67,7 +67,7 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
     assert_eq!(run(7), SCHEDULE);
 }
 
-/// Of seed 7, in milliseconds since the start.
+/// The attempts of seed 7, in milliseconds since the start.
 const SCHEDULE: [u128; 9] = [0, 390, 424, 4028, 6943, 9206, 10454, 12794, 14435];
 
 #[test]
@@ -238,16 +238,18 @@ fn thousand_reconnects_are_spread_by_the_policy() {
         pass(&mut host);
     }
     assert_eq!(host.engine.client_count(), CLIENTS);
-    // First attempts: even over the first second. No tenth of it has more than half as much again as its share.
+    // The first attempts are spread over the first second: no tenth of it has more than 1.5 times
+    // its share.
     let tenth = |at: Duration| (at - down).as_millis() / 100;
     let mut herd = [0; 10];
     for (at, _) in host.dialing.log.iter().take(CLIENTS).filter(|(at, _)| *at - down < SEC) {
         herd[tenth(*at) as usize] += 1;
     }
-    // Later attempts of early ones are among them; the first tenth has hardly any.
+    // Later attempts of other clients are among them, but hardly any in the first tenth.
     assert!((60..150).contains(&herd[0]), "{herd:?}");
     assert!(herd.iter().all(|count| *count < 400), "{herd:?}");
-    // Those who come back: no 100 ms have more than a tenth of all, and all are there within the cap twice over.
+    // No 100 ms have more than a tenth of all reconnections, and all clients are back within twice
+    // the cap.
     back.sort();
     let busiest =
         back.iter().map(|at| back.iter().filter(|other| **other >= *at && **other < *at + 100 * MS).count());
