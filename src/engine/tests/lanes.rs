@@ -1,4 +1,4 @@
-//! Latest values, expiry and priority, case by case: what waits before the outbox, and how it gets there.
+//! Latest values, expiry and priority, case by case: pending messages and their way to the outbox.
 
 use super::*;
 use crate::{
@@ -6,7 +6,8 @@ use crate::{
     engine::Whom,
 };
 
-/// A client that takes nothing for now, and has got the first byte of a message of `begun` bytes.
+/// A client whose socket accepted one byte of a message of `begun` bytes, and accepts no more for
+/// now.
 fn blocked(host: &mut Host, begun: usize) -> (Peer, ClientId) {
     let (mut peer, client) = host.open();
     peer.windows(100_000, 1);
@@ -33,7 +34,7 @@ fn latest(host: &mut Host, client: ClientId, key: impl Into<LatestKey>, message:
     assert_eq!(host.engine.send_latest(client, key.into(), message.into()), Ok(()));
 }
 
-/// Opens the window and reads everything.
+/// Unblocks the socket and reads everything.
 fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
     peer.windows(100_000, 1 << 20);
     let mut frames = Vec::new();
@@ -44,7 +45,7 @@ fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
     frames
 }
 
-/// The texts among them, each but for its filler.
+/// The texts among the frames, without their filler.
 fn texts(frames: &[Frame]) -> Vec<&str> {
     let mut texts = Vec::new();
     for frame in frames {
@@ -80,7 +81,7 @@ fn all_high_priority_messages_come_first() {
     let names: Vec<String> = (0..20).map(|number| format!("{number:03}")).collect();
     for name in &names {
         send(&mut host, client, &format!("{name:.<3000}"), high());
-        // Some in between, to be written in one go with them.
+        // Messages of normal priority between them leave in the same write.
         host.engine.send(client, (&[7; 100]).into()).unwrap();
     }
     let frames = hear(&mut host, &mut peer);
@@ -111,7 +112,7 @@ fn high_priority_between_two_writes_keeps_its_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 10);
-    // The first is half gone when the third is queued.
+    // The first message is half sent when the third is queued.
     send(&mut host, client, "first.....................", high());
     send(&mut host, client, "second", high());
     host.engine.send(client, "data".into()).unwrap();
@@ -202,7 +203,7 @@ fn expired_messages_are_not_sent_and_are_counted() {
     host.settle();
     assert_eq!(texts(&hear(&mut host, &mut peer)), ["long"]);
     assert_eq!(host.engine.stats().expired, 2);
-    // With nothing else to write there is no write, and nothing is left behind.
+    // An expired message alone causes no write, and leaves no state behind.
     send(&mut host, client, "now or never", within(Duration::ZERO));
     let calls = peer.calls();
     assert_eq!(host.settle(), 0);
@@ -222,7 +223,7 @@ fn expired_messages_make_room_before_overflow() {
         }
         host.advance(SEC);
         host.engine.flush(host.now);
-        // Two have gone: this takes all of their room, and goes behind the one that has not.
+        // Two have expired: the new message takes all of their room, behind the one that has not.
         let message = format!("{:.<1$}", "new", room / 3 * 2 - Backlog::OVERHEAD);
         host.engine.send(client, message.as_str().into()).unwrap();
         assert_eq!(host.engine.stats().expired, 2);
@@ -243,11 +244,12 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     let (mut peer, client) = host.open();
     let large = [7; 996];
     let too_large = |len| Err(SendError::TooLarge { len, max: 1_000 });
-    // Alone it fits exactly; behind others it would not, but it is not for good.
+    // The message fits exactly when nothing is queued. Behind others it does not fit, but it may
+    // later.
     send(&mut host, client, "", within(SEC));
     assert_eq!(host.engine.send(client, (&large).into()), Err(SendError::Dropped(client)));
     assert_eq!(host.engine.send(client, (&[7; 997]).into()), too_large(1_001));
-    // What has expired is no reason to wait.
+    // An expired message does not block the next one.
     send(&mut host, client, "", within(Duration::ZERO));
     host.advance(SEC);
     host.engine.now = host.now;
@@ -255,7 +257,7 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     assert_eq!(host.engine.stats().expired, 2);
     assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(large.to_vec())]);
     nothing_is_held(&host, client);
-    // Others cost what it takes to keep them, and a name.
+    // A pending message also costs its overhead, and its key if that is a name.
     let most = 1_000 - Backlog::OVERHEAD;
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![7; most]).into()), Ok(()));
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![8; most]).into()), Ok(()), "in its place");
@@ -330,7 +332,7 @@ fn abrupt_end_frees_all_pending_messages() {
             0 => host.engine.disconnect(client).unwrap(),
             1 => peer.reset(false),
             2 => peer.hang_up(),
-            // The write timeout.
+            // The write timeout passes.
             _ => host.advance(10 * SEC),
         }
         host.settle();
@@ -369,7 +371,7 @@ fn slow_client_has_few_framed_bytes() {
     host.settle();
     let framed = host.engine.get(client).unwrap().outbox.len();
     assert!(framed < 5_000, "{framed} bytes are framed");
-    // Caught up, it is trusted again: one write takes all.
+    // Once the client has caught up, one write takes all.
     peer.windows(100_000, 1 << 20);
     let drained = |tick: &Tick| count(tick, |event| matches!(event, Event::Drained { .. }));
     let mut events = 0;
@@ -384,8 +386,8 @@ fn slow_client_has_few_framed_bytes() {
     assert_eq!(peer.calls().1, before + 1);
 }
 
-/// The oldest value that a reader of `rate` bytes per second gets, in the last half of a minute, of 20 values
-/// that change 100 times per second.
+/// The age of the oldest value that a reader of `rate` bytes per second gets, in the last half of a
+/// minute, of 20 values that change 100 times per second.
 fn oldest(window: usize, rate: usize, latest: bool) -> Duration {
     let mut host = Host::new(Config { max_buffered: 64 << 20, ..Config::default() });
     let (mut peer, client) = host.open();
@@ -444,7 +446,7 @@ fn pending_message_to_many_is_held_once() {
         assert_eq!(host.engine.buffered(*client), 0);
     }
     assert_eq!((host.engine.outbound.held(), host.engine.backlogs.held()), (0, 0));
-    // A small one is framed in memory that is used again.
+    // A small message is framed in recycled memory.
     assert_eq!(host.engine.broadcast("small".into(), None).queued, 20);
     host.settle();
     assert!(clients.iter_mut().all(|(peer, _)| peer.frames() == [text("small")]));
@@ -455,7 +457,7 @@ fn drained_follows_a_dropped_value() {
     let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
-    // Within one tick, with nothing blocked.
+    // Both values are queued within one tick, while nothing is blocked.
     assert_eq!(host.engine.send_latest(client, 1.into(), (&[1; 800]).into()), Ok(()));
     assert_eq!(
         host.engine.send_latest(client, 2.into(), (&[2; 800]).into()),
