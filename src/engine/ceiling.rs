@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | above 3/4 | new connections get a 503 response | 5/8 |
 //! | above 7/8 | no client is read: TCP slows the peers down | 3/4 |
-//! | above 8/8, or [`Engine::GRACE`] without reads | the largest clients are closed with 1013 | 3/4 |
+//! | above 8/8, or [`Engine::GRACE`] without reads | the largest are closed with 1013 | 3/4 |
 
 use std::time::{Duration, Instant};
 

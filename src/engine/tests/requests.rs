@@ -1,4 +1,4 @@
-//! Plain HTTP under the simulated clock: order, deadlines, slow readers, and ends of every kind.
+//! Plain HTTP under the simulated clock: order, deadlines, slow readers, and all kinds of ends.
 
 mod deadlines;
 
@@ -8,7 +8,7 @@ use deadlines::time_to_end;
 
 const POST_HEAD: &str = "POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n";
 
-/// A host and a client that has been answered once, at this moment.
+/// A host and a client that got one response at this moment.
 fn served() -> (Host, Web) {
     served_with(Config::default())
 }
@@ -159,7 +159,7 @@ fn expect_continue_gets_100_before_the_body() {
     host.settle();
     assert_eq!((web.answer().text(), web.continued), ("thanks", 1));
 
-    // Who does not wait needs no leave, and HTTP/1.0 knows none.
+    // A client that sends its body at once gets no 100, and neither does HTTP/1.0.
     web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\nhello"));
     let asked = settle_asked(&mut host);
     host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
@@ -256,7 +256,7 @@ fn client_that_leaves_mid_request_is_freed() {
 
 #[test]
 fn reset_during_a_response_discards_pipelined_requests() {
-    // The pipelined requests are read and wait for the first answer to leave.
+    // The pipelined requests are unparsed until the first response has left.
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.windows(10_000, 1_000);
@@ -317,7 +317,7 @@ fn request_waits_for_one_valid_response() {
     assert_eq!(web.answer().status, 418);
     assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
 
-    // The slot's next request, and its next connection, have ids of their own.
+    // The next request of this connection, and the next connection of this slot, have new ids.
     web.ask(get("/next"));
     let next = settle_asked(&mut host)[0].0;
     assert_eq!(next.index(), id.index());
@@ -375,7 +375,7 @@ fn panicking_closure_loses_no_message_of_other_clients() {
     two.text("behind");
     let mut heard = Vec::new();
     for _ in 0..6 {
-        // A host that goes on after a panic.
+        // The host goes on polling after a panic.
         let poll = std::panic::AssertUnwindSafe(|| host.poll());
         heard.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
     }
@@ -435,7 +435,7 @@ fn response_above_the_memory_limit_ends_only_its_connection() {
         assert_eq!(host.engine.pressure(), Pressure::Low);
         host.check_empty();
     }
-    // Also if it comes later.
+    // This also holds for a response of the application.
     let config = Config { max_total_buffered: Some(20_000), http: true, ..Config::default() };
     let mut host = Host::new(config);
     let mut web = Web::new(&mut host);
@@ -479,7 +479,7 @@ fn upgrade_after_plain_requests_ends_http() {
         assert_eq!(web.peer.frames(), [text("hi")]);
         assert_eq!((host.engine.stats().http_only, host.engine.stats().opened), (0, 1));
 
-        // What looks like HTTP is a bad frame now.
+        // An HTTP request is an invalid frame now.
         web.peer.raw(get("/2").as_bytes());
         let mut ends = Vec::new();
         (0..5).for_each(|_| ends.extend(closes(&host.poll())));

@@ -1,4 +1,4 @@
-//! Rooms and users through the whole engine: a client leaves them all before its end is seen.
+//! Rooms and users in the whole engine: a client leaves them before its `Close` is handed out.
 
 mod model;
 
@@ -31,7 +31,7 @@ fn join_in_the_tick_of_an_orderly_close_has_no_effect() {
         assert_eq!(host.engine.set_user(client, "ada"), Ok(()));
         assert_eq!((host.engine.rooms().room_count(), host.engine.users().room_count()), (0, 0));
         assert_eq!(publish(&mut host, "lobby", "anyone?"), Delivery::default());
-        // It is still told what it asked for.
+        // Messages to it are still sent.
         assert_eq!(host.engine.send(client, "too late".into()), Ok(()));
         let _ = host.poll();
         assert_eq!(peer.frames()[0], text("too late"));
@@ -51,7 +51,7 @@ fn failed_connection_is_stale_in_the_tick_of_its_close() {
     for id in [other, client] {
         host.engine.join(id, "lobby".into()).unwrap();
     }
-    // Two messages a tick: the third stands beside the reset.
+    // A tick takes two messages, so the third comes together with the reset.
     (0..3).for_each(|_| peer.text("let me in"));
     assert_eq!(messages(&host.poll()).len(), 2);
     peer.reset(false);
@@ -97,7 +97,7 @@ fn publish_latest_replaces_per_member() {
         }
         let (_, outsider) = host.open();
         slow.windows(1_000, 100);
-        // In the way of what follows.
+        // This message blocks the ones that follow.
         host.engine.send(slow_id, (&[7; 200]).into()).unwrap();
         host.settle();
         let position = |number: usize| format!("{number:len$}");

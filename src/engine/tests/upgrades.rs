@@ -1,4 +1,4 @@
-//! Who becomes a WebSocket: by the settings, by a closure, and by an application that takes its time.
+//! Decisions on upgrades: by the configuration, by a closure, and by a deferred call.
 
 mod crowd;
 
@@ -13,7 +13,7 @@ use crate::{
     services::Services,
 };
 
-/// An upgrade request for a path, with more header lines.
+/// An upgrade request for a path, with extra header lines.
 fn head(path: &str, extra: &str) -> String {
     Peer::HEAD.replace("/chat?room=1", path).replace("\r\n\r\n", &format!("\r\n{extra}\r\n"))
 }
@@ -30,7 +30,7 @@ fn deferring(config: Config) -> Host {
     deciding(config, |_, _| Decision::Defer)
 }
 
-/// What a request is answered at once.
+/// The response to a request, which must come at once.
 #[track_caller]
 fn answer_to(host: &mut Host, request: &str) -> Answer {
     let mut web = Web::new(host);
@@ -55,7 +55,7 @@ fn fields(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
     headers
 }
 
-/// A client whose upgrade waits for the application.
+/// A client whose upgrade was deferred to the application.
 fn pending(host: &mut Host) -> (Web, UpgradeId) {
     pending_at(host, "/chat")
 }
@@ -81,7 +81,7 @@ fn opened(tick: &Tick) -> Vec<ClientId> {
     tick.iter().filter_map(open).collect()
 }
 
-// ---- by the settings ----
+// ---- by the configuration ----
 
 #[test]
 fn upgrades_are_accepted_only_at_configured_paths() {
@@ -110,9 +110,9 @@ fn upgrades_are_accepted_only_at_configured_paths() {
         assert_eq!(answer_to(&mut host, &head(path, "")).status, status, "{path}");
     }
     assert_eq!(host.engine.stats().rejected.path, 10);
-    // The page's origin goes first: who may not connect learns nothing.
+    // The origin is checked first, so that a foreign page learns nothing about paths.
     assert_eq!(answer_to(&mut host, &head("/no", "Origin: https://evil.example\r\n")).status, 403);
-    // What is no upgrade is told what it is at a path that has one, and elsewhere too if nothing is served.
+    // A plain request to a WebSocket path gets 426, and elsewhere as well if nothing is served.
     assert_eq!(answer_to(&mut host, &get("/ws")).status, 426);
 }
 
@@ -220,7 +220,7 @@ fn on_upgrade_may_reject_with_any_valid_response() {
     assert_eq!((stats.rejected.application, stats.opened), (11, 0));
 }
 
-// ---- later ----
+// ---- by a deferred call ----
 
 #[test]
 fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
@@ -254,7 +254,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
         assert!(answer.head.contains(&format!("set-cookie: {cookie}\r\n")), "{}", answer.head);
     }
     assert_eq!(web.peer.frames(), [text("welcome")]);
-    // Frames right behind the 101, and no deadline of the handshake's.
+    // Frames may follow the 101 at once, and the handshake deadline no longer applies.
     web.peer.text("hello");
     assert_eq!(messages(&host.poll()), [(client, b"hello".to_vec())]);
     host.advance(30 * SEC);
@@ -290,7 +290,7 @@ fn deferred_upgrade_is_decided_once() {
     assert!(web.peer.at_end());
     assert_eq!((host.engine.stats().opened, host.engine.stats().rejected.application), (1, 1));
 
-    // The slot's next one is another.
+    // The next upgrade in this slot has a new id.
     web.peer.fin();
     host.settle();
     let (_, next) = pending(&mut host);
@@ -506,7 +506,7 @@ fn memory_limit_sheds_pending_upgrades_and_reports_them() {
         ends.extend(gone(&tick));
         host.advance(10 * MS);
     }
-    // One that is let in takes the room that the others wait in.
+    // An accepted client takes the memory in which the others wait.
     let client = host.engine.accept_upgrade(ids[0], HeaderMap::new(), host.now).unwrap();
     host.engine.send(client, (&vec![7; 70_000]).into()).unwrap();
     webs[0].peer.windows(1_000, 100);
@@ -522,7 +522,7 @@ fn memory_limit_sheds_pending_upgrades_and_reports_them() {
         let error = host.engine.accept_upgrade(*id, HeaderMap::new(), host.now);
         assert_eq!(error, Err(UpgradeError::Gone(*id)));
     }
-    // Everyone else can still be answered.
+    // All other upgrades can still be decided.
     for id in ids.iter().filter(|id| !ends.contains(id) && **id != ids[0]) {
         host.engine.reject_upgrade(*id, &status(401, ""), host.now).unwrap();
     }

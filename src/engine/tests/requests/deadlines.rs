@@ -1,8 +1,8 @@
-//! How long a plain request, its answer, and the time between two may take.
+//! Deadlines of a plain request, of its response, and of the time between two requests.
 
 use super::*;
 
-/// How long after now the server hangs up, if nothing else happens.
+/// The time until the server closes the connection, if nothing else happens.
 #[track_caller]
 pub(super) fn time_to_end(host: &mut Host, web: &mut Web) -> Duration {
     let start = host.now;
@@ -127,14 +127,14 @@ fn slow_response_does_not_count_as_idle_time() {
     web.peer.windows(1_000, 1_000);
     web.ask(get("/large"));
     host.settle();
-    // 900 ms for each thousand bytes.
+    // The client reads a thousand bytes every 900 ms.
     while web.peer.read(1_000) > 0 {
         host.check();
         host.advance(900 * MS);
         host.settle();
     }
     assert_eq!(web.answer().body, vec![7; 20_000]);
-    // The next one is welcome for as long as it may be from the last byte on.
+    // The keep-alive time counts from the last byte of the response.
     web.ask(get("/again"));
     host.settle();
     assert!(web.peer.unread() > 0);
