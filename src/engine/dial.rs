@@ -120,7 +120,7 @@ impl<S: Stream> Engine<S> {
         dials
     }
 
-    /// Keeps a message for an outbound connection that is not open yet, if its plan says so.
+    /// Keeps a message for an outbound connection that is not open yet, if its plan allows it.
     pub(super) fn keep(
         &mut self,
         id: ClientId,
@@ -429,7 +429,7 @@ impl<S: Stream> Engine<S> {
                 self.rearm(index);
             }
             step => {
-                // A rejection that arrived in part says more than a timeout.
+                // A rejection that arrived in part explains the failure better than a timeout.
                 let error = match &mut dial.asked {
                     Some(asked) if asked.reader.is_refused() => asked.reader.end(),
                     _ => ConnectError::Timeout(step.public()),

@@ -212,7 +212,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Whether `path` is for WebSockets only, so that a plain request is told to upgrade.
+    /// Whether `path` is for WebSockets only, so that a plain request gets 426.
     fn is_socket_only(&self, path: &str) -> bool {
         self.config.names_path(path) || (self.config.paths.is_empty() && self.services.site.is_empty())
     }
