@@ -186,8 +186,8 @@ impl World {
         self.host.check();
         let bulk = count(&tick, |event| matches!(event, Event::Open { .. } | Event::Message { .. }));
         assert!(bulk <= self.event_budget, "{bulk} events");
-        // `Open` events are handled first: a broadcast also reaches clients whose `Open` comes later
-        // in the tick.
+        // `Open` events are handled first: a broadcast also reaches clients whose `Open` comes
+        // later in the tick.
         for event in &tick {
             if let Event::Open { client, request } = event {
                 assert_eq!(request.uri(), "/chat?room=1");
