@@ -1,18 +1,18 @@
-//! A whole server without sockets or a clock: generic over the stream, told what is ready and what
-//! time it is.
+//! The whole server without sockets or a clock: generic over the stream, and driven by the
+//! readiness and the times that the host passes in.
 //!
 //! | kind | methods |
 //! |---|---|
-//! | what happened | `accept`, `ready`, `fire_timers`, `service_next` |
-//! | what to do | `send`, `broadcast`, `ping`, `close`, `disconnect`, `shutdown`, … |
-//! | what comes out | `flush` (to the streams), `finish_tick` (to the application), `next_timeout` |
+//! | input | `accept`, `ready`, `fire_timers`, `service_next` |
+//! | commands | `send`, `broadcast`, `ping`, `close`, `disconnect`, `shutdown`, … |
+//! | output | `flush` (to the streams), `finish_tick` (to the application), `next_timeout` |
 //!
-//! One poll: `flush`, `start_poll`, then `accept` and `ready` for what the kernel reports, then
-//! `fire_timers`, then `service_next` until it gives `false`, then `finish_tick`.
+//! One poll calls `flush`, `start_poll`, then `accept` and `ready` for what the kernel reports,
+//! then `fire_timers`, then `service_next` until it returns `false`, then `finish_tick`.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "an index is a client's whose serial was compared on the way here, or comes from the slab itself; a read gives at most the room it was given"
+    reason = "each index comes from the slab, or from an id whose serial was checked; a read returns at most the length offered"
 )]
 
 mod admission;
@@ -72,73 +72,75 @@ pub use send::Delivery;
 pub(crate) use send::Whom;
 use timers::{Alarm, AppTimer};
 
-/// A non-blocking byte stream. A readiness source tells the engine when to use it.
+/// A non-blocking byte stream. The readiness source tells the engine when to use it.
 pub(crate) trait Stream: Read + Write {
-    /// Sends FIN: no more will be written.
+    /// Sends FIN; nothing is written afterwards.
     fn shutdown_write(&mut self) -> io::Result<()>;
 
-    /// Of one that is being connected: whether it is by now.
+    /// Whether a connection attempt has succeeded; an error if it failed.
     fn connected(&mut self) -> io::Result<bool>;
 
-    /// Sets what the configuration says of sockets, once it is connected.
+    /// Applies the socket options of the configuration, once the stream is connected.
     fn tune(&self, config: &Config);
 }
 
-/// What the readiness source reports of one stream.
+/// Readiness of one stream, as the readiness source reports it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer will send no more, or the connection failed.
+    /// The peer has sent FIN, or the connection failed.
     pub(crate) read_closed: bool,
-    /// TCP urgent data has come.
+    /// TCP urgent data has arrived.
     pub(crate) urgent: bool,
 }
 
-/// The server's state and all of its rules.
+/// The state and all rules of the server.
 #[derive(Debug)]
 pub(crate) struct Engine<S> {
     config: Config,
     services: Services,
     clients: Slab<Client<S>>,
     next_serial: u32,
-    /// The number of the last request that the application was asked about.
+    /// The number of the last request that was passed to the application.
     next_request: u64,
-    /// Live connections: open and not reported closed.
+    /// Open connections whose `Close` has not been reported.
     open: usize,
-    /// Connections whose last bytes are on their way.
+    /// Connections in `Stage::Linger`: their last bytes are being written.
     lingering: usize,
     addresses: Addresses,
-    /// Connections that go out, lingering ones not counted.
+    /// Outbound connections, without lingering ones.
     outbound_count: usize,
-    /// Those that have a next step to be taken, which only the host can.
+    /// Outbound connections whose next step is up to the host: to resolve a name or open a socket.
     dials: VecDeque<ClientId>,
-    /// Lost since the last tick, to be connected again.
+    /// Outbound connections lost since the last tick, waiting to be reconnected.
     lost: Vec<(ClientId, Box<Link>, Instant)>,
     next_link: u32,
     jitter: Jitter,
-    /// Since the first connection that went out.
+    /// Created by the first outbound connection.
     entropy: Option<Entropy>,
     rooms: Hub,
     users: Hub,
     ceiling: Ceiling,
-    /// Clients with input to read, each once, served in turns. Those that are gone fall out at their turn.
+    /// Clients with input to read, each at most once, served round-robin. Stale ids are skipped
+    /// when their turn comes.
     ready: VecDeque<ClientId>,
-    /// Clients whose turn comes in the next poll: their read budget is spent.
+    /// Clients that used up a budget in this poll; their turn comes in the next one.
     postponed: Vec<ClientId>,
-    /// They are to be `ready` again, behind those that have been quiet until this poll.
+    /// A poll has begun and `postponed` has not yet been appended to `ready`. That happens after
+    /// the kernel's events, so that clients that were quiet until now come first.
     resumes: bool,
-    /// Indices with something to write that are not blocked, each once.
+    /// Indices of clients with output whose stream is not blocked, each at most once.
     dirty: Vec<u32>,
     chorus: Chorus,
-    /// Reported closed since the last flush.
+    /// Clients reported closed since the last flush, each with its final close frame.
     ended: Vec<(ClientId, Farewell)>,
-    /// Spare for `flush`, so that it need not allocate.
+    /// Spare vector that `flush` swaps with `dirty`, so that it does not allocate.
     work: Vec<u32>,
     poll: u32,
-    /// What had arrived by then was reported before this poll.
+    /// Input older than this was reported by an earlier poll.
     reported_until: Instant,
-    /// What had arrived by then has been reported.
+    /// Input older than this has been reported.
     looked: Instant,
 
     wheel: Wheel<Alarm>,
@@ -152,16 +154,17 @@ pub(crate) struct Engine<S> {
     inbound: BufferPool,
     outbound: OutboxPool,
     backlogs: BacklogPool,
-    /// A message to many is framed here once.
+    /// Frames a message to many clients once.
     encoder: Encoder,
     codec: Codec,
     stats: Stats,
-    /// The last moment that the engine was told of.
+    /// The time of the last flush.
     now: Instant,
 }
 
 impl<S: Stream> Engine<S> {
-    /// Spare buffers kept, in bytes, each way: for a few messages of the largest size that is allowed by default.
+    /// Bytes of spare buffers kept in each direction: enough for a few messages of the largest size
+    /// allowed by default.
     const POOL_BYTES: usize = 8 * 1024 * 1024;
 
     pub(crate) fn new(config: Config, services: Services, now: Instant) -> Self {
@@ -216,16 +219,16 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// From here on what a read is offered does not depend on which ticks the application has dropped: a recycled
-    /// buffer may be longer than a new one would be.
+    /// Disables buffer reuse. The length offered to a read then does not depend on which ticks the
+    /// application has dropped: a recycled buffer may be longer than a new one.
     #[cfg(feature = "sim")]
     pub(crate) fn keep_no_buffers(&mut self) {
         self.inbound = BufferPool::new(0);
     }
 
-    // ---- what happened ----
+    // ---- input ----
 
-    /// The readiness source reports on the stream at `index`.
+    /// Handles the readiness of the stream at `index`.
     pub(crate) fn ready(&mut self, index: usize, readiness: Readiness, now: Instant) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.read_closed |= readiness.read_closed;
@@ -252,9 +255,10 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    // ---- what comes out ----
+    // ---- output ----
 
-    /// Writes what is queued, one write per client, and bids farewell to those reported closed.
+    /// Writes queued output, one write per client, and the final close frames of clients reported
+    /// closed.
     pub(crate) fn flush(&mut self, now: Instant) {
         self.now = now;
         self.bid_farewell(now);
@@ -265,7 +269,8 @@ impl<S: Stream> Engine<S> {
             if let Some(client) = self.clients.get_mut(index)
                 && std::mem::take(&mut client.in_dirty)
             {
-                // A writable event may have come to it first, or a write at once, and found that there is no room.
+                // The stream may have become blocked since this client was queued, by a writable
+                // event or a direct write; its write deadline is set here.
                 match client.outbox.is_blocked() {
                     true => self.refused(index, 0, now),
                     false => self.write(index, now),
@@ -276,12 +281,12 @@ impl<S: Stream> Engine<S> {
         self.feel_pressure(now);
     }
 
-    /// Begins a poll: budgets are fresh. It was asked for at `called`; until `now` it waited for
-    /// something to happen. `partial`: more has happened than will be reported in this poll.
+    /// Begins a poll with fresh budgets. The poll was called at `called`, and waited until `now`
+    /// for something to happen. `partial`: more has happened than this poll will report.
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
         self.settle();
         self.poll = self.poll.wrapping_add(1);
-        // The host was away for so long; while it waits in a poll, nothing arrives unnoticed.
+        // The host was away this long. While it waits in a poll, input is reported as it arrives.
         let away = called.saturating_duration_since(self.looked);
         self.reported_until = now.checked_sub(away).unwrap_or(now);
         self.looked = if partial { self.reported_until } else { now };
@@ -290,7 +295,7 @@ impl<S: Stream> Engine<S> {
         self.resumes = true;
     }
 
-    /// Hands out everything that happened since the last tick. `more` of the caller's is added.
+    /// Returns everything that happened since the last tick. `more`: the caller has work left, too.
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
         self.end_grace(now);
         self.redial_lost(now);
@@ -300,8 +305,8 @@ impl<S: Stream> Engine<S> {
         Tick::new(data, self.recycler.clone(), more, timeout)
     }
 
-    /// How long the host may sleep: zero if something is queued, ready or reported, `None` if nothing
-    /// is going to happen by itself.
+    /// How long the host may sleep: zero if something is queued, ready or reported, and `None` if
+    /// no deadline is set.
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
         if self.has_more()
             || !self.dials.is_empty()
@@ -315,12 +320,12 @@ impl<S: Stream> Engine<S> {
         self.wheel.next_deadline().map(|deadline| deadline.saturating_duration_since(now))
     }
 
-    /// Whether work was carried over.
+    /// Whether work is left over for the next poll.
     pub(crate) fn has_more(&self) -> bool {
         !self.ready.is_empty() || !self.postponed.is_empty() || self.timers_left
     }
 
-    // ---- questions ----
+    // ---- queries ----
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
@@ -330,17 +335,17 @@ impl<S: Stream> Engine<S> {
         Stats { open: self.open as u64, buffered: self.total_buffered() as u64, ..self.stats }
     }
 
-    /// Accepting rests, as the process is out of descriptors.
+    /// Counts a pause of accepting because the process is out of file descriptors.
     pub(crate) fn count_pause(&mut self) {
         self.stats.accept_pauses += 1;
     }
 
-    /// A listening socket has died.
+    /// Counts a listening socket that failed.
     pub(crate) fn count_lost_listener(&mut self) {
         self.stats.listeners_lost += 1;
     }
 
-    /// What a handle asked for came too late.
+    /// Counts a command of a handle that could not be carried out.
     pub(crate) fn count_undelivered(&mut self) {
         self.stats.undelivered += 1;
     }
@@ -349,7 +354,7 @@ impl<S: Stream> Engine<S> {
         self.open
     }
 
-    /// Every connection, handshakes and lingering ones included.
+    /// All connections, including handshakes and lingering ones.
     pub(crate) fn connection_count(&self) -> usize {
         self.clients.len()
     }
@@ -383,13 +388,13 @@ impl<S: Stream> Engine<S> {
         self.get(id)?.open()?.origin.as_ref()?.request.as_deref()
     }
 
-    // ---- shared by the parts ----
+    // ---- helpers for the submodules ----
 
     fn get(&self, id: ClientId) -> Option<&Client<S>> {
         self.clients.get(id.index()).filter(|client| client.serial == id.serial() && client.open().is_some())
     }
 
-    /// The open connection behind an id and the outbox beside it.
+    /// The open connection with this id, and its outbox.
     fn open_mut(&mut self, id: ClientId) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnected> {
         let Engine { clients, outbound, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
@@ -414,19 +419,20 @@ impl<S: Stream> Engine<S> {
         note_dirty(&mut self.clients[index], index, &mut self.dirty);
     }
 
-    /// Bytes of a backlog that are framed at a time. For a client that is behind it is little: what is framed
-    /// can no longer be replaced.
+    /// Bytes of pending messages framed at a time. The limit is lower for a client that is behind,
+    /// since a framed message can no longer be replaced.
     const FILL: usize = 64 * 1024;
     const FILL_SLOW: usize = 4 * 1024;
 
-    /// Writes as much as the stream takes.
+    /// Writes as much as the stream accepts.
     fn write(&mut self, index: usize, now: Instant) {
         if self.clients[index].failed.is_some() {
             return self.drop_output(index);
         }
         loop {
             let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
-            // What is ahead of the data, and cannot be lined up all at once, stays ahead of it.
+            // While high-priority messages are pending, normal data that has not begun to leave
+            // waits.
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, .. } = self;
             let client = &mut clients[index];
@@ -453,7 +459,7 @@ impl<S: Stream> Engine<S> {
         self.after_last_byte(index, now);
     }
 
-    /// The stream took `count` bytes and no more.
+    /// Handles a stream that accepted `count` bytes and would block on the rest.
     fn refused(&mut self, index: usize, count: usize, now: Instant) {
         let client = &mut self.clients[index];
         if !client.outbox.has_work() || client.failed.is_some() {
@@ -466,8 +472,8 @@ impl<S: Stream> Engine<S> {
         self.rearm(index);
     }
 
-    /// Frames up to about `room` bytes of what waits in the client's backlog. Gives whether messages of high
-    /// priority still wait there.
+    /// Frames pending messages of the client until about `room` bytes are queued. Returns whether
+    /// high-priority messages are still pending.
     fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
         let Engine { clients, outbound, backlogs, codec, stats, .. } = self;
         let client = &mut clients[index];
@@ -479,7 +485,7 @@ impl<S: Stream> Engine<S> {
         ahead
     }
 
-    /// Nothing more can be written.
+    /// Discards the client's queued output and pending messages.
     fn drop_output(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.outbox.clear(&mut self.outbound);
@@ -492,18 +498,18 @@ impl<S: Stream> Engine<S> {
 
     fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
         self.drop_output(index);
-        // Of one that takes no answer, no request is of interest.
+        // A request whose response cannot be written need not be read.
         if matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_)) {
             return self.forget_handshake(index);
         }
-        // The peer may have said why before it reset: what has arrived is read first.
+        // The peer may have sent its reason before it reset the connection: read that first.
         let client = &mut self.clients[index];
         client.failed = Some(kind);
         client.readable = true;
         client.read_closed = true;
         client.end_pauses();
         client.deadlines.unstuck();
-        // One that is being made has its deadline.
+        // An outbound connection that is not open yet keeps the deadline of its attempt.
         if client.dial_mut().is_none() {
             client.deadlines.close_by(after(now, self.config.close_timeout));
         }
@@ -512,7 +518,7 @@ impl<S: Stream> Engine<S> {
     }
 }
 
-/// The client at `index` has something to write.
+/// Adds the client at `index` to the dirty list, unless it is there or its stream is blocked.
 #[inline]
 fn note_dirty<S>(client: &mut Client<S>, index: usize, dirty: &mut Vec<u32>) {
     if !client.in_dirty && !client.outbox.is_blocked() {

@@ -1,4 +1,4 @@
-//! Who is let in: the limits on connections, in all and per address.
+//! The limits on connections: in total and per address.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,12 @@ use crate::{
     proto::handshake::{HeadReader, Rejection},
 };
 
-/// How many connections come from each address; counted only if there is a limit.
+/// The number of connections from each address; maintained only if there is a limit.
 #[derive(Debug, Default)]
 pub(super) struct Addresses(HashMap<IpAddr, usize>);
 
 impl Addresses {
-    /// Whether one more from `addr` would be above `max`.
+    /// Whether `max` connections from `addr` exist already.
     fn is_full(&self, addr: SocketAddr, max: Option<usize>) -> bool {
         max.is_some_and(|max| self.0.get(&key(addr)).is_some_and(|count| *count >= max))
     }
@@ -43,17 +43,17 @@ impl Addresses {
     }
 }
 
-/// An IPv4 client of a dual-stack socket is the same as one of an IPv4 socket.
+/// An IPv4-mapped address, as a dual-stack socket reports it, counts as the IPv4 address.
 fn key(addr: SocketAddr) -> IpAddr {
     addr.ip().to_canonical()
 }
 
 impl<S: Stream> Engine<S> {
-    /// Connections above a limit that are told so at a time; more are dropped without a word.
+    /// While so many connections linger, one above a limit is dropped without a response.
     const REFUSED_AT_ONCE: usize = 64;
 
-    /// Takes over a connection; its stream is to be registered under the index that is returned.
-    /// `None`: there are so many that this one is dropped.
+    /// Adds a connection and returns the index under which its stream must be registered. `None`:
+    /// the connection was dropped because too many rejected ones linger.
     pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
         self.stats.accepted += 1;
         let refusal = self.refusal(remote);
@@ -79,7 +79,7 @@ impl<S: Stream> Engine<S> {
         Some(index)
     }
 
-    /// Why nobody more is let in from `remote`, if so.
+    /// The reason to reject a new connection from `remote`, if there is one.
     fn refusal(&self, remote: SocketAddr) -> Option<Rejection> {
         let Engine { config, clients, lingering, .. } = self;
         let inbound = clients.len() - lingering - self.outbound_count;
@@ -93,7 +93,7 @@ impl<S: Stream> Engine<S> {
         full.then_some(Rejection::TooManyFromAddress)
     }
 
-    /// A connection begins to linger, or to be forgotten without lingering: its place is free.
+    /// Releases the place of a connection that begins to linger, or is freed without lingering.
     pub(super) fn leave_place(&mut self, remote: SocketAddr, outbound: bool) {
         if outbound {
             self.outbound_count -= 1;
@@ -102,8 +102,8 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Whether another connection whose last byte has left may wait for the peer's FIN. Where
-    /// connections are limited, those that only linger are, too.
+    /// Whether a connection whose last byte has left may wait for the peer's FIN. A limit on
+    /// connections applies to lingering ones, too.
     pub(super) fn may_linger(&self) -> bool {
         let max = self.config.max_connections.unwrap_or(usize::MAX);
         self.lingering <= max.max(Self::REFUSED_AT_ONCE)
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_counted_whatever_their_port_and_form() {
+    fn addresses_ignore_port_and_ipv4_mapping() {
         let mut addresses = Addresses::default();
         let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
         assert!(!addresses.is_full(addr("1.2.3.4:5"), Some(1)));

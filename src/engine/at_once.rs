@@ -1,14 +1,15 @@
-//! Output: a large message leaves when it is sent, without a copy of it.
+//! Direct writes: a large message is written when it is sent, without a copy of it.
 
 use super::{Engine, Stream};
 use crate::{backlog::Terms, client::Stage, id::ClientId, message::Message};
 
 impl<S: Stream> Engine<S> {
-    /// A payload from here on costs more to copy than a write of its own does.
+    /// The payload size from which a copy costs more than a separate write.
     pub(super) const AT_ONCE: usize = 16 * 1024;
 
-    /// Writes a message straight from the caller's memory, if nothing stands before it; what the stream does
-    /// not take is queued. `false`: it has to go the usual way, where it is also said what is wrong with it.
+    /// Writes a message directly from the caller's memory if nothing is queued before it, and
+    /// queues the rest that the stream did not accept. `false`: nothing was done, and the caller
+    /// must queue the message, which also reports an error if it has one.
     pub(super) fn send_at_once(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
@@ -31,7 +32,7 @@ impl<S: Stream> Engine<S> {
         stats.messages_out += 1;
         if client.outbox.has_work() {
             client.backed_up |= client.outbox.is_blocked();
-            // Also if it is blocked: the flush knows what time it is, and sets the deadline.
+            // A blocked client is added, too: the next flush knows the time, and sets its deadline.
             if !client.in_dirty {
                 client.in_dirty = true;
                 dirty.push(id.index() as u32);

@@ -1,10 +1,10 @@
-//! The server-wide ceiling on buffered bytes, and what is shed as they near it:
+//! The server-wide memory limit on buffered bytes, and the steps taken as they approach it:
 //!
-//! | buffered, of `max_total_buffered` | what is shed | until |
+//! | buffered, of `max_total_buffered` | step | until |
 //! |---|---|---|
-//! | above 3/4 | new connections are answered with 503 | 5/8 |
-//! | above 7/8 | nobody's input is read: TCP slows the peers down | 3/4 |
-//! | above all of it, or not read for [`GRACE`](Engine::GRACE) | those that hold the most are closed with 1013 | 3/4 |
+//! | above 3/4 | new connections get a 503 response | 5/8 |
+//! | above 7/8 | no client is read: TCP slows the peers down | 3/4 |
+//! | above 8/8, or [`Engine::GRACE`] without reads | the largest are closed with 1013 | 3/4 |
 
 use std::time::{Duration, Instant};
 
@@ -21,28 +21,28 @@ use crate::{
     wheel,
 };
 
-/// What the ceiling keeps in mind.
+/// State of the memory limit.
 #[derive(Debug, Default)]
 pub(super) struct Ceiling {
     pub(super) pressure: Pressure,
-    /// Memory of partial messages and request heads, in bytes.
+    /// Bytes of memory held by partial messages and request heads.
     pub(super) inbound: usize,
-    /// Ready clients that are not read, until the pressure falls.
+    /// Ready clients that are not read until the pressure falls.
     pub(super) held_back: Vec<ClientId>,
-    /// Since when nobody is read, and the alarm that ends it.
+    /// When reading stopped, and the alarm that ends the wait.
     stopped: Option<(Instant, wheel::Key)>,
 }
 
 impl<S: Stream> Engine<S> {
-    /// How long peers may take their data while nobody is read, before the slowest are closed.
+    /// How long peers may drain their data while no client is read, before the largest are closed.
     const GRACE: Duration = Duration::from_millis(250);
 
-    /// The rest of a half-sent frame that is worth keeping for a close frame behind it, in bytes: the least
-    /// for those that held little else, and the most.
+    /// Bounds of the rest of a half-sent frame, in bytes, that is kept so that a close frame can
+    /// follow it. Between them it may be half of what closing the client frees.
     const MIN_REST: usize = 256;
     const MAX_REST: usize = 16 * 1024;
 
-    /// Bytes held for all connections: partial messages, request heads, and what waits to be written.
+    /// Bytes held for all connections: partial messages, request heads, and queued output.
     pub(crate) fn total_buffered(&self) -> usize {
         self.ceiling.inbound + self.outbound.held() + self.backlogs.held() + self.chorus.held()
     }
@@ -51,15 +51,17 @@ impl<S: Stream> Engine<S> {
         self.ceiling.pressure
     }
 
-    /// Something was queued: never mind the steps before if the last one is reached.
+    /// Enforces the limit after something was queued: above it the largest clients are closed at
+    /// once, whatever the pressure was.
     pub(super) fn keep_below_ceiling(&mut self) {
         if self.config.max_total_buffered.is_some_and(|ceiling| self.total_buffered() > ceiling) {
             self.close_largest();
         }
     }
 
-    /// As `feel_pressure`, and those that hold the most are closed if nobody was read for too long. Only after
-    /// what the kernel reports: while the host was away, it may have taken everything.
+    /// As `feel_pressure`, and closes the largest clients if reading has stopped for too long.
+    /// Called only after the kernel's events: the peers may have drained everything while the host
+    /// was away.
     pub(super) fn end_grace(&mut self, now: Instant) {
         if self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now) {
             self.close_largest();
@@ -67,7 +69,7 @@ impl<S: Stream> Engine<S> {
         self.feel_pressure(now);
     }
 
-    /// Finds the step that the buffered bytes call for, and reports a change.
+    /// Sets the pressure that the buffered bytes call for, and reports a change.
     pub(super) fn feel_pressure(&mut self, now: Instant) {
         let Some(ceiling) = self.config.max_total_buffered else { return };
         if self.total_buffered() > ceiling {
@@ -92,7 +94,7 @@ impl<S: Stream> Engine<S> {
         self.ceiling.pressure = pressure;
         log::log!(
             if pressure > before { log::Level::Warn } else { log::Level::Info },
-            "{pressure:?}: {total} of at most {ceiling} bytes are buffered"
+            "memory pressure is {pressure:?}: {total} of at most {ceiling} bytes are buffered"
         );
         self.tick.pressure(pressure);
         if pressure == Pressure::NotReading {
@@ -113,8 +115,8 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Whether a ready client's turn waits until the pressure falls. Not that of one whose end is near:
-    /// reading it frees what it holds.
+    /// Whether a ready client must wait until the pressure falls. A client that is closing need
+    /// not: reading it frees what it holds.
     pub(super) fn hold_back(&mut self, index: usize) -> bool {
         if self.ceiling.pressure < Pressure::NotReading {
             return false;
@@ -140,7 +142,7 @@ impl<S: Stream> Engine<S> {
         client.counted_inbound = held;
     }
 
-    /// Closes those that hold the most until there is room again.
+    /// Closes the clients that hold the most until the buffered bytes are below 3/4 of the limit.
     fn close_largest(&mut self) {
         let Some(ceiling) = self.config.max_total_buffered else { return };
         let target = ceiling / 8 * 6;
@@ -155,11 +157,11 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Closes one client now and frees what it holds.
+    /// Closes one client now and frees the memory it holds.
     fn shed(&mut self, index: usize) {
         let before = self.total_buffered();
         let client = &mut self.clients[index];
-        log::debug!("shedding {}, which held {} bytes", client.remote, client.buffered_memory());
+        log::debug!("closing {} to free memory: it held {} bytes", client.remote, client.buffered_memory());
         let open = match &mut client.stage {
             Stage::Open(open) => open,
             Stage::Handshake(_) | Stage::Request(_) => {
@@ -178,7 +180,7 @@ impl<S: Stream> Engine<S> {
         client.outbox.cut(&mut self.outbound);
         let rest = client.outbox.len();
         self.count_inbound(index);
-        // A rest that is most of what it held would cost others their connections.
+        // A rest that is most of what the client held would cost other clients their connections.
         let freed = before.saturating_sub(self.total_buffered());
         if !may_say || rest > (freed / 2).clamp(Self::MIN_REST, Self::MAX_REST) {
             return self.remove(index, CloseReason::Shed);

@@ -1,7 +1,9 @@
-//! Small messages to everyone, one behind the other: queued for each client in one pass, which is the flush's.
+//! The broadcast batch: small messages to all clients, queued for each client in one pass at the
+//! next flush.
 //!
-//! The application broadcasts some messages per tick to clients that are too many for the cache. Queued one by one,
-//! each of them goes through the memory of all; here each client's is gone through once.
+//! An application broadcasts several messages per tick to clients that are too many for the CPU
+//! cache. Queuing each message at once would walk through the memory of all clients every time; the
+//! batch walks through it once.
 
 use std::time::Instant;
 
@@ -17,42 +19,43 @@ use crate::{
     },
 };
 
-/// What is to be queued, and for whom. Nothing that would change what becomes of it happens meanwhile: whatever else
-/// the engine is asked for comes after [`Engine::settle`].
+/// Frames to be queued, and their recipients. Any other call into the engine that could change the
+/// outcome flushes the batch first, with [`Engine::settle`].
 #[derive(Debug, Default)]
 pub(super) struct Chorus {
-    /// Whole frames.
+    /// Whole frames, one behind the other.
     bytes: Vec<u8>,
     listeners: Vec<ClientId>,
-    /// Bytes that still fit into each outbox, and below the ceiling.
+    /// Bytes that still fit into each recipient's outbox and below the memory limit.
     room: usize,
-    /// How many stand in `bytes`.
+    /// The number of frames in `bytes`.
     frames: usize,
-    /// Until the next flush: someone takes no plain frames, or has no room, or each broadcast is followed by
-    /// something else.
+    /// No batch before the next flush: a client cannot take plain frames or has no room, or each
+    /// broadcast is followed by another call.
     refused: bool,
 }
 
 impl Chorus {
-    /// Bytes at most, so that they stay in the cache.
+    /// The most bytes in a batch, which therefore stays in the CPU cache.
     const MAX: usize = 16 * 1024;
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Bytes that wait for all listeners together.
+    /// Bytes of the batch, counted once per recipient.
     pub(super) fn held(&self) -> usize {
         self.bytes.len() * self.listeners.len()
     }
 
-    /// Bytes that wait for this client.
+    /// Bytes of the batch that this client will get.
     pub(super) fn held_for<S>(&self, client: &Client<S>) -> usize {
         if listens(client).is_some() { self.bytes.len() } else { 0 }
     }
 }
 
-/// Who gets a broadcast.
+/// The connection and outbox of a client that gets broadcasts, and whether it has no pending
+/// messages.
 fn listens<S>(client: &Client<S>) -> Option<(&Connection, &Outbox, bool)> {
     let Stage::Open(open) = &client.stage else { return None };
     let listens = !open.reported && open.connection.close_state().may_send_data();
@@ -60,7 +63,7 @@ fn listens<S>(client: &Client<S>) -> Option<(&Connection, &Outbox, bool)> {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Takes a small message for everyone, if it is certain now that all of them get it as it is.
+    /// Adds a small message to the batch if every client is certain to get it unchanged.
     pub(super) fn join_chorus(&mut self, message: &Outgoing<'_>) -> Option<Delivery> {
         let (header, frame) = match message {
             Outgoing::Message(message) => {
@@ -78,7 +81,8 @@ impl<S: Stream> Engine<S> {
         let chorus = &mut self.chorus;
         let Some(room) = chorus.room.checked_sub(len) else {
             if chorus.is_empty() {
-                // Nothing is to be handed out, and the next would hardly fit either.
+                // The batch is empty, so the caller flushes nothing; a next message would hardly
+                // fit.
                 chorus.listeners.clear();
                 chorus.refused = true;
             }
@@ -92,7 +96,8 @@ impl<S: Stream> Engine<S> {
         Some(Delivery { queued: chorus.listeners.len(), ..Delivery::default() })
     }
 
-    /// Finds out who listens. `false`: not everyone takes plain frames now, or nobody is there.
+    /// Collects the recipients. `false`: one of them cannot take plain frames now, or there are
+    /// none.
     fn gather(&mut self) -> bool {
         let Engine { clients, chorus, config, .. } = self;
         if chorus.refused {
@@ -111,14 +116,14 @@ impl<S: Stream> Engine<S> {
             chorus.listeners.push(ClientId::new(index as u32, client.serial));
         }
         if let Some(ceiling) = self.config.max_total_buffered {
-            // A buffer may be twice as long as what is in it.
+            // The capacity of a buffer may be twice its length.
             let left = ceiling.saturating_sub(self.total_buffered()) / self.chorus.listeners.len().max(1);
             self.chorus.room = self.chorus.room.min(left / 2);
         }
         !self.chorus.listeners.is_empty()
     }
 
-    /// Queues now what waits for the flush: something else is to come behind it, and looks at the ceiling then.
+    /// Queues the batch before another call of the engine, which then checks the memory limit.
     #[inline(always)]
     pub(super) fn settle(&mut self) {
         if !self.chorus.is_empty() {
@@ -133,8 +138,9 @@ impl<S: Stream> Engine<S> {
         self.chorus.refused = frames == 1;
     }
 
-    /// Queues what waits, and writes it for those that are not blocked if it is `now` that all is written: a buffer
-    /// that one client's write has emptied is the next one's, and still in the cache.
+    /// Queues the batch for each recipient. During a flush, at time `now`, it also writes to each
+    /// that is not blocked: the buffer that one write has emptied serves the next client while it
+    /// is still in the CPU cache.
     pub(super) fn hand_out(&mut self, now: Option<Instant>) {
         let mut listeners = std::mem::take(&mut self.chorus.listeners);
         let mut bytes = std::mem::take(&mut self.chorus.bytes);

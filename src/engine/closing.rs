@@ -1,4 +1,4 @@
-//! The end of connections: every `Open` gets exactly one `Close`, then the socket lingers until its
+//! Ends of connections: every `Open` gets exactly one `Close`, then the socket lingers until its
 //! last bytes have left (RFC 6455 §7.1.1: the server sends FIN first and waits for the peer's).
 
 use std::{
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl<S: Stream> Engine<S> {
-    // ---- asked for by the application ----
+    // ---- commands ----
 
     /// Begins the close handshake behind everything queued.
     pub(crate) fn close(
@@ -47,7 +47,7 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// Drops the connection without a word.
+    /// Drops the connection without a close frame.
     pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
         self.settle();
         if self.cancel_dial(id) {
@@ -59,8 +59,8 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// Begins the end of everything: says `code` to all (1001 if it may not be sent), and nobody is let
-    /// in any more. What is left after `deadline` is dropped.
+    /// Begins a shutdown: closes every connection with `code`, or 1001 if that may not be sent, and
+    /// rejects new ones. Connections that are left after `deadline` are dropped.
     pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
         self.settle();
         if std::mem::replace(&mut self.shutting_down, true) {
@@ -72,7 +72,7 @@ impl<S: Stream> Engine<S> {
             let client = &mut self.clients[index];
             let idle = client.is_idle_http();
             match &mut client.stage {
-                // What it was answered last is on its way.
+                // The last response to this idle connection may still be leaving.
                 Stage::Handshake(_) if idle => {
                     self.stats.http_only += 1;
                     self.linger(index, now);
@@ -93,29 +93,29 @@ impl<S: Stream> Engine<S> {
         self.wheel.insert(after(now, deadline), Alarm::Shutdown);
     }
 
-    /// Whether a shutdown is complete: every connection is gone and every event handed out.
+    /// Whether a shutdown is complete: every connection is gone and every event was handed out.
     pub(crate) fn is_drained(&self) -> bool {
         self.shutting_down && self.clients.is_empty() && self.tick.is_empty()
     }
 
-    /// Whether a shutdown waits for nothing but last bytes: no more need be refused.
+    /// Whether a shutdown waits only for lingering connections, so that listening can stop.
     pub(crate) fn only_lingers(&self) -> bool {
         self.shutting_down && self.clients.len() == self.lingering
     }
 
-    /// The stream at `index` cannot be watched: forgets it.
+    /// Frees the connection at `index`, whose stream cannot be registered.
     pub(crate) fn abandon(&mut self, index: usize) {
         match self.clients.get(index).map(|client| &client.stage) {
-            // It was refused, and counted.
+            // The connection was rejected and counted by `accept`.
             Some(Stage::Linger { .. }) => self.free(index),
             Some(_) => self.forget_handshake(index),
             None => {}
         }
     }
 
-    // ---- found out while reading ----
+    // ---- ends found while reading ----
 
-    /// The peer's close frame (RFC 6455 §5.5.1). Ours answers it with the same body, which is what a
+    /// Handles the peer's close frame (RFC 6455 §5.5.1). The reply carries the same body, which a
     /// browser then shows to its page.
     pub(super) fn ended_by_peer(&mut self, index: usize, code: u16, text: String) {
         let farewell = Farewell::Close((code != 1005).then(|| (code, text.clone())));
@@ -123,7 +123,8 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(super) fn ended_by_violation(&mut self, index: usize, violation: PeerMisbehaved) {
-        // §7.1.7: fail the connection with the fitting code, and tell the developer at the other end.
+        // RFC 6455 §7.1.7: fail the connection with the fitting code. The text helps the developer
+        // of the peer.
         let mut text = violation.to_string();
         if text.len() > MAX_REASON {
             text.clear();
@@ -132,7 +133,8 @@ impl<S: Stream> Engine<S> {
         self.end(index, CloseReason::Protocol(violation), farewell);
     }
 
-    /// FIN without a close frame. What is queued may still reach a peer that only half-closed.
+    /// Handles FIN without a close frame. Queued output may still reach a peer that only
+    /// half-closed.
     pub(super) fn ended_by_eof(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         client.read_closed = true;
@@ -144,7 +146,7 @@ impl<S: Stream> Engine<S> {
             Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             Stage::Dialing(_) => self.hung_up(index, now),
             Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
-            // The next flush or writable event goes on.
+            // The next flush or writable event continues the output.
             Stage::Linger { .. } if client.has_output() => {}
             Stage::Linger { .. } => self.free(index),
         }
@@ -158,10 +160,10 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    // ---- the steps of an end ----
+    // ---- steps of an end ----
 
-    /// Sends our close frame behind everything queued; the verdict is reported when the peer has
-    /// answered, left, or kept us waiting for too long.
+    /// Sends a close frame behind everything queued. `verdict` is reported once the peer has
+    /// replied or hung up, or `close_timeout` has passed.
     pub(super) fn begin_close(
         &mut self,
         index: usize,
@@ -177,7 +179,8 @@ impl<S: Stream> Engine<S> {
         open.verdict = Some(Box::new(verdict));
         open.limiter = None;
         client.deadlines.close_by(deadline);
-        // The peer's answer has to be read, whatever the application wants to read and a limit allows.
+        // The peer's close frame must be read, even if the application or a rate limit paused
+        // reads.
         client.paused = false;
         let has_input = client.readable || !client.carry.is_empty();
         self.rearm(index);
@@ -195,8 +198,8 @@ impl<S: Stream> Engine<S> {
         open.connection.close(Some((code.into(), text)), &mut client.outbox, &mut self.outbound);
     }
 
-    /// Reports the end of an open connection. Its last frame follows at the next flush, so that the
-    /// application can still answer messages that came before the end in the same tick.
+    /// Reports the end of an open connection. Its final close frame follows at the next flush, so
+    /// that the application can still reply to earlier messages of the same tick.
     pub(super) fn end(&mut self, index: usize, reason: CloseReason, farewell: Farewell) {
         let id = self.id(index);
         let client = &mut self.clients[index];
@@ -212,12 +215,13 @@ impl<S: Stream> Engine<S> {
         self.report(id, reason);
     }
 
-    /// The last frame to those that were reported closed; from here on their ids are stale.
+    /// Queues the final close frame of each client reported closed; from here on their ids are
+    /// stale.
     pub(super) fn bid_farewell(&mut self, now: Instant) {
         let mut ended = std::mem::take(&mut self.ended);
         for (id, farewell) in ended.drain(..) {
             let index = id.index();
-            // It may be gone by now, and its place taken.
+            // The client may be gone by now, and its slot reused.
             if self.get(id).is_none() {
                 continue;
             }
@@ -235,13 +239,13 @@ impl<S: Stream> Engine<S> {
         self.ended = ended;
     }
 
-    /// Answers a request with HTTP, then lets the connection go.
+    /// Queues an HTTP response after which the connection is closed.
     pub(super) fn answer(&mut self, index: usize, response: &[u8], now: Instant) {
         self.clients[index].outbox.push_raw(response, &mut self.outbound);
         self.linger(index, now);
     }
 
-    /// From here on only bytes leave and none are wanted.
+    /// Moves a connection to `Linger`: its output is written to the end, its input is discarded.
     pub(super) fn linger(&mut self, index: usize, now: Instant) {
         let deadline = after(now, self.config.close_timeout);
         self.forget_upgrade(index);
@@ -265,7 +269,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The outbox is empty. A lingering connection is half-closed now, or gone.
+    /// Handles an outbox that became empty: a lingering connection is half-closed, or freed.
     pub(super) fn after_last_byte(&mut self, index: usize, now: Instant) {
         let may_linger = self.may_linger();
         let client = &mut self.clients[index];
@@ -277,7 +281,8 @@ impl<S: Stream> Engine<S> {
         if (client.read_closed && !client.readable) || !may_linger {
             return self.free(index);
         }
-        // RFC 6455 §7.1.1: the server is the one to hang up first, so that a client can come back at once.
+        // RFC 6455 §7.1.1: the server closes TCP first, so that the client can reconnect at once.
+        // An outbound connection therefore waits for its server.
         if client.outbound {
             return;
         }
@@ -287,14 +292,15 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Ends a connection at once, reporting it if it was open.
+    /// Drops a connection now, and reports it if it was open.
     pub(super) fn remove(&mut self, index: usize, reason: CloseReason) {
         let id = self.id(index);
         if let Stage::Open(open) = &mut self.clients[index].stage
             && !open.reported
         {
             let verdict = open.verdict.take();
-            // What was asked for stands above how it went, but for the peer's failure to answer.
+            // A pending close reason takes precedence over EOF and I/O errors. A timeout is
+            // reported as such, except during a shutdown.
             let reason = match (verdict, reason) {
                 (Some(verdict), CloseReason::Timeout(_)) if *verdict == CloseReason::Shutdown => *verdict,
                 (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => *verdict,
@@ -305,7 +311,7 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// The deadline of a connection that is not open passed.
+    /// Handles the deadline of a connection that is not open.
     pub(super) fn overdue(&mut self, index: usize, now: Instant) {
         let client = &self.clients[index];
         match &client.stage {
@@ -319,7 +325,7 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// The deadline of a shutdown passed.
+    /// Drops all connections: the deadline of a shutdown has passed.
     pub(super) fn drop_all(&mut self) {
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
@@ -331,7 +337,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// A connection that is no WebSocket has ended by itself.
+    /// Frees a connection that ended before it became a WebSocket.
     pub(super) fn forget_handshake(&mut self, index: usize) {
         match self.clients[index].is_answered() {
             true => self.stats.http_only += 1,
@@ -340,7 +346,7 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// The application was asked about an upgrade that can no longer be answered.
+    /// Reports that a deferred upgrade can no longer be decided, if there is one.
     fn forget_upgrade(&mut self, index: usize) {
         if let Stage::Request(exchange) = &self.clients[index].stage
             && let Step::Upgrade { id, .. } = exchange.step
@@ -357,7 +363,7 @@ impl<S: Stream> Engine<S> {
         self.tick.close(id, reason);
     }
 
-    /// Drops the stream, and gives everything back that the connection held.
+    /// Drops the stream and returns all buffers of the connection.
     pub(super) fn free(&mut self, index: usize) {
         self.forget_upgrade(index);
         let mut client = self.clients.remove(index);

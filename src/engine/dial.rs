@@ -1,4 +1,4 @@
-//! Connections that go out: attempts, their ends, and the next ones. The host resolves names and opens
+//! Outbound connections: attempts, their ends, and reconnecting. The host resolves names and opens
 //! sockets; everything else is here.
 //!
 //! ```text
@@ -43,27 +43,29 @@ use crate::{
     wire::Wire,
 };
 
-/// What the host has to do for an outbound connection; `dialed` or `resolved` gives the outcome.
+/// An operation that the host must do for an outbound connection. The host reports its outcome with
+/// `dialed` or `resolved`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Open a socket to this address.
     Connect(ClientId, SocketAddr),
-    /// Find the addresses of this host.
+    /// Resolve this host name and port.
     Resolve(ClientId, String, u16),
-    /// None: the attempt has failed before it came to that. It was one all the same.
+    /// Do nothing: the attempt has already failed. The host still counts it as a step of its
+    /// budget.
     Nothing,
 }
 
 impl<S: Stream> Engine<S> {
-    /// Addresses of one name that are tried.
+    /// The most addresses of one name that are tried.
     const MAX_ADDRS: usize = 16;
 
-    /// For reading what has arrived while the host was away.
+    /// Extra time to read input that arrived while the host was away.
     pub(super) const GRACE_TO_READ: Duration = Duration::from_millis(100);
 
-    // ---- asked for by the application ----
+    // ---- commands ----
 
-    /// Begins to connect. The first `Order` for it follows.
+    /// Begins an outbound connection; `next_dial` then returns its first `Order`.
     pub(crate) fn connect(&mut self, plan: Plan, now: Instant) -> Result<ClientId, ConnectError> {
         if self.shutting_down {
             return Err(ConnectError::ShuttingDown);
@@ -78,20 +80,21 @@ impl<S: Stream> Engine<S> {
         Ok(id)
     }
 
-    /// Where all random numbers come from.
+    /// Sets the source of all random numbers.
     pub(crate) fn draw_from(&mut self, entropy: Entropy) {
         self.jitter = Jitter::new(u64::from_ne_bytes(entropy.take()));
         self.entropy = Some(entropy);
     }
 
-    /// From here on the waits are those of this seed.
+    /// Seeds the waits between attempts.
     #[cfg(any(test, fuzzing))]
     pub(super) fn seed_jitter(&mut self, seed: u64) {
         self.entropy = Entropy::new();
         self.jitter = Jitter::new(seed);
     }
 
-    /// Which `connect` has led to this client, open or not; `None` if it is a peer's or gone.
+    /// The `connect` call that this client comes from, open or not; `None` if it was accepted or is
+    /// gone.
     pub(crate) fn link(&self, id: ClientId) -> Option<LinkId> {
         let client = self.clients.get(id.index()).filter(|client| client.serial == id.serial())?;
         match &client.stage {
@@ -101,12 +104,13 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The head of the 101 that opened an outbound connection.
+    /// The head of the 101 response that opened an outbound connection.
     pub(crate) fn response(&self, id: ClientId) -> Option<&tungstenite::http::Response<()>> {
         Some(&self.get(id)?.open()?.origin.as_ref()?.outbound.as_ref()?.response)
     }
 
-    /// `close` and `disconnect` of a connection that is not open yet. `false`: it is none.
+    /// Implements `close` and `disconnect` for a connection that is not open yet. `false`: the
+    /// client is no such connection.
     pub(super) fn cancel_dial(&mut self, id: ClientId) -> bool {
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let dials = client.is_some_and(|client| client.dial_mut().is_some());
@@ -116,7 +120,7 @@ impl<S: Stream> Engine<S> {
         dials
     }
 
-    /// A message for a client that is not open.
+    /// Keeps a message for an outbound connection that is not open yet, if its plan allows it.
     pub(super) fn keep(
         &mut self,
         id: ClientId,
@@ -137,12 +141,12 @@ impl<S: Stream> Engine<S> {
 
     // ---- the host's part ----
 
-    /// Whether `next_dial` has something to do.
+    /// Whether `next_dial` has something to return.
     pub(crate) fn has_dials(&self) -> bool {
         !self.dials.is_empty()
     }
 
-    /// The next thing that only the host can do.
+    /// The next operation for the host.
     pub(crate) fn next_dial(&mut self, now: Instant) -> Option<Order> {
         while let Some(id) = self.dials.pop_front() {
             let Some(dial) = self.dial_of(id) else { continue };
@@ -156,8 +160,8 @@ impl<S: Stream> Engine<S> {
         None
     }
 
-    /// The outcome of `Order::Connect`: a stream that is connecting or connected, and watched under the id's
-    /// index.
+    /// Takes the outcome of `Order::Connect`: a stream, connecting or connected, that is registered
+    /// under the index of `id`.
     pub(crate) fn dialed(&mut self, id: ClientId, stream: io::Result<S>, now: Instant) {
         let Some(Dial { step: DialStep::Connecting(addr), .. }) = self.dial_of(id) else { return };
         let addr = *addr;
@@ -173,7 +177,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The outcome of `Order::Resolve`.
+    /// Takes the outcome of `Order::Resolve`.
     pub(crate) fn resolved(
         &mut self,
         id: ClientId,
@@ -195,7 +199,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    // ---- the steps of an attempt ----
+    // ---- steps of an attempt ----
 
     fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
@@ -219,13 +223,13 @@ impl<S: Stream> Engine<S> {
         (dial.deadline, dial.late) = (deadline, false);
         client.deadlines = Deadlines::new(now);
         client.deadlines.close_by(deadline);
-        // Before the closure is called: it may panic, and the attempt still has to end.
+        // The deadline is set before the closure is called: if that panics, the attempt still ends.
         self.rearm(id.index());
         let Engine { clients, entropy, .. } = self;
         let dial = clients[id.index()].dial_mut()?;
         let (link, last) = (&mut dial.link, dial.error.take());
         let mut attempt = Attempt::new(link.attempt, last.as_ref(), &link.plan);
-        // An error in here is the application's last word.
+        // An error of the closure is final: there is no other attempt.
         if let Some(before) = &mut link.plan.before
             && let Err(error) = before(&mut attempt)
         {
@@ -268,15 +272,15 @@ impl<S: Stream> Engine<S> {
             return None;
         };
         dial.step = DialStep::Connecting(addr);
-        // One that never answers must leave time for the others.
+        // Each address gets a share of the time, so that one that never answers leaves some.
         let share = after(now, dial.deadline.saturating_duration_since(now) / left);
         client.deadlines.close_by(share);
         self.rearm(id.index());
         Some(Order::Connect(id, addr))
     }
 
-    /// The readiness source reports on a connection that is being made. `false`: nothing else is to be done
-    /// with that.
+    /// Handles the readiness of a connection that is being made. `false`: the caller must do
+    /// nothing else.
     pub(super) fn greet(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
         let Engine { clients, outbound, config, .. } = self;
         let client = &mut clients[index];
@@ -288,7 +292,7 @@ impl<S: Stream> Engine<S> {
         let Some(stream) = client.stream.get_mut() else { return false };
         match stream.connected() {
             Ok(true) => stream.tune(config),
-            // Neither connected nor about to be.
+            // The stream is neither connected nor connecting any more.
             Ok(false) if readiness.read_closed => {
                 let error = io::ErrorKind::NotConnected;
                 self.address_failed(index, ConnectError::Io { addr, error }, now);
@@ -312,7 +316,7 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// One read of the response.
+    /// One read of the response head.
     pub(super) fn read_response(&mut self, index: usize, now: Instant) -> Turn {
         let client = &mut self.clients[index];
         let Some(Dial { step: DialStep::Asked, .. }) = client.dial_mut() else { return Turn::Drained };
@@ -320,7 +324,8 @@ impl<S: Stream> Engine<S> {
             return Turn::Postponed;
         };
         let (mut block, base) = self.tick.take_block();
-        // What follows the 101 has to stand whole in the block at its next turn.
+        // Bytes behind the 101 response stay unparsed until the next turn, and must then fit into
+        // the block.
         let end = TickData::BLOCK.min(base.saturating_add(budget));
         let room = &mut block[base..end];
         let offered = room.len();
@@ -345,12 +350,12 @@ impl<S: Stream> Engine<S> {
             Ok(None) => {}
             Ok(Some(opened)) => match self.codec.confirm(opened.response.headers()) {
                 Ok(deflate) => {
-                    // What the server said right behind its 101.
+                    // Frames that the server sent right behind its 101 response.
                     carry(&mut client.carry, &bytes[opened.used..], &mut self.inbound);
                     self.opened(index, opened, deflate, now);
                 }
                 Err(_) => {
-                    let error = ConnectError::BadResponse("its extensions are not what was asked for");
+                    let error = ConnectError::BadResponse("its extensions do not fit the offer");
                     self.attempt_failed(index, error, now);
                 }
             },
@@ -393,7 +398,7 @@ impl<S: Stream> Engine<S> {
         self.rearm(index);
         self.make_dirty(index);
         while let Some((message, terms)) = kept.pop() {
-            // They fit together.
+            // Kept messages fit, because together they were limited to `max_buffered`.
             if let Err(error) = self.send_on(id, &Outgoing::Prepared(message), terms) {
                 log::debug!("a kept message was not queued: {error}");
                 self.stats.dropped += 1;
@@ -404,7 +409,7 @@ impl<S: Stream> Engine<S> {
 
     // ---- ends ----
 
-    /// The deadline of a step passed.
+    /// Handles the deadline of a step.
     pub(super) fn dial_due(&mut self, index: usize, now: Instant) {
         let id = self.id(index);
         let unread = self.clients[index].readable;
@@ -424,7 +429,7 @@ impl<S: Stream> Engine<S> {
                 self.rearm(index);
             }
             step => {
-                // What has arrived of a refusal says more than the deadline.
+                // A rejection that arrived in part explains the failure better than a timeout.
                 let error = match &mut dial.asked {
                     Some(asked) if asked.reader.is_refused() => asked.reader.end(),
                     _ => ConnectError::Timeout(step.public()),
@@ -434,14 +439,14 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The server has sent FIN before the handshake was over.
+    /// Handles FIN from the server before the handshake was complete.
     pub(super) fn hung_up(&mut self, index: usize, now: Instant) {
         let asked = self.clients[index].dial_mut().and_then(|dial| dial.asked.as_mut());
         let error = asked.map_or(ConnectError::HungUp, |asked| asked.reader.end());
         self.attempt_failed(index, error, now);
     }
 
-    /// Reading or writing has failed before the handshake was over.
+    /// Handles a failed read or write before the handshake was complete.
     pub(super) fn broken(&mut self, index: usize, error: io::ErrorKind, now: Instant) {
         let client = &mut self.clients[index];
         let addr = client.remote;
@@ -452,7 +457,7 @@ impl<S: Stream> Engine<S> {
         self.attempt_failed(index, error, now);
     }
 
-    /// No connection to this address: on to the next.
+    /// Handles a failed connection to one address: the next address is tried.
     fn address_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
         let id = self.id(index);
         self.drop_stream(index);
@@ -462,17 +467,17 @@ impl<S: Stream> Engine<S> {
             return self.attempt_failed(index, error, now);
         }
         (dial.error, dial.step) = (Some(error), DialStep::Next);
-        // The share of this address is over, the attempt is not.
+        // The share of this address is used up, but the attempt goes on.
         let deadline = dial.deadline;
         client.deadlines.close_by(deadline);
         self.rearm(index);
         self.dials.push_back(id);
     }
 
-    /// This attempt has failed: there will be another one, or that was all.
+    /// Handles a failed attempt: waits for the next one, or gives up.
     fn attempt_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
         self.stats.dial_failed += 1;
-        log::debug!("an attempt to connect has failed: {error}");
+        log::debug!("a connection attempt failed: {error}");
         let Some(dial) = self.clients[index].dial_mut() else { return };
         let attempt = dial.link.attempt.saturating_add(1);
         let wait = dial.link.plan.reconnect.and_then(|policy| policy.delay(attempt, &mut self.jitter));
@@ -482,7 +487,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The last of this id: it never was open.
+    /// Reports that a connection never opened and will not be tried again, and frees its id.
     fn give_up(&mut self, index: usize, error: ConnectError) {
         let id = self.id(index);
         let Some(dial) = self.clients[index].dial_mut() else { return };
@@ -496,25 +501,26 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// It is not wanted any more, whatever its step. An attempt that has begun counts as failed.
+    /// Gives up a connection at any step before it is open. An attempt that has begun counts as
+    /// failed.
     pub(super) fn abandon_dial(&mut self, index: usize, error: ConnectError) {
         let under_way = |dial: &mut Dial| !matches!(dial.step, DialStep::Waiting | DialStep::Begin);
         self.stats.dial_failed += u64::from(self.clients[index].dial_mut().is_some_and(under_way));
         self.give_up(index, error);
     }
 
-    /// The application ends a connection: whatever its end will be, it is not tried again.
+    /// Turns reconnecting off, because the application ends the connection.
     pub(super) fn forget_policy(&mut self, index: usize) {
         let (id, goes_out) = (self.id(index), self.clients[index].outbound);
         match self.outbound_mut(index) {
             Some(Some(outbound)) => outbound.link.plan.reconnect = None,
-            // Its end was reported since the last tick.
+            // Its `Close` was reported since the last tick.
             Some(None) if goes_out => self.lost.retain(|(lost, ..)| *lost != id),
             Some(None) | None => {}
         }
     }
 
-    /// A client's `Close` is being reported.
+    /// Remembers a connection whose `Close` is being reported, if its policy is to reconnect.
     pub(super) fn note_loss(&mut self, index: usize) {
         let id = self.id(index);
         let again = |outbound: &mut Outbound| outbound.link.plan.reconnect.is_some();
@@ -531,7 +537,7 @@ impl<S: Stream> Engine<S> {
         Some(&mut open.origin.as_mut()?.outbound)
     }
 
-    /// Connections that were lost since the last tick get new ids, and their next attempt.
+    /// Gives each connection lost since the last tick a new id, and schedules its next attempt.
     pub(super) fn redial_lost(&mut self, now: Instant) {
         for (_, mut link, opened) in std::mem::take(&mut self.lost) {
             let Some(policy) = link.plan.reconnect.filter(|_| !self.shutting_down) else { continue };
@@ -572,7 +578,7 @@ impl<S: Stream> Engine<S> {
         self.count_inbound(index);
     }
 
-    /// Closes the socket, and forgets what belongs to it.
+    /// Closes the socket, and resets all state that belongs to it.
     fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.stream = Wire::none();

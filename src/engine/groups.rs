@@ -1,4 +1,4 @@
-//! Rooms and users: the engine's side of the hub.
+//! Rooms and users: the engine's calls to the room registry.
 
 use super::{Engine, Stream};
 use crate::{
@@ -8,18 +8,18 @@ use crate::{
 };
 
 impl HubLimits {
-    /// For users: there are as many as clients, and each client is one.
+    /// The limits for users: any number of them, but one for each client.
     pub(super) const USERS: HubLimits =
         HubLimits { rooms: usize::MAX, rooms_per_client: 1, name: usize::MAX };
 }
 
 impl<S: Stream> Engine<S> {
-    /// Who is in which room.
+    /// The registry of rooms and their members.
     pub(crate) fn rooms(&self) -> &Hub {
         &self.rooms
     }
 
-    /// Who is which user; a user is a room that its connections are in.
+    /// The registry of users. A user is a room whose members are the connections of that user.
     pub(crate) fn users(&self) -> &Hub {
         &self.users
     }
@@ -39,7 +39,7 @@ impl<S: Stream> Engine<S> {
         Ok(if self.is_member_material(id)? { self.rooms.leave_all(id) } else { 0 })
     }
 
-    /// Makes a client a connection of that user, and of no other.
+    /// Makes a client a connection of this user, and of no other.
     pub(crate) fn set_user(&mut self, id: ClientId, key: &str) -> Result<(), NotConnected> {
         if self.is_member_material(id)? && !self.users.contains(id, key.into()) {
             self.users.leave_all(id);
@@ -53,13 +53,14 @@ impl<S: Stream> Engine<S> {
         Ok(self.is_member_material(id)? && self.users.leave_all(id) > 0)
     }
 
-    /// `false`: its end has been reported, so it has left everything and joins nothing any more. That is no
-    /// error: the application is still looking at what it said before.
+    /// `false`: the client's `Close` was reported, so it has left all rooms and cannot join any.
+    /// This is no error, because the application may still be handling earlier events of the same
+    /// tick.
     fn is_member_material(&self, id: ClientId) -> Result<bool, NotConnected> {
         self.get(id).map(|client| client.is_live()).ok_or(NotConnected(id))
     }
 
-    /// It is gone: nobody must find it.
+    /// Removes a client that was reported closed from its rooms and from its user.
     pub(super) fn forget_groups(&mut self, id: ClientId) {
         self.rooms.leave_all(id);
         self.users.leave_all(id);

@@ -1,5 +1,5 @@
-//! Requests before, or instead of, a WebSocket: one at a time on a connection, each answered before the next is
-//! looked at.
+//! HTTP requests before, or instead of, a WebSocket. A connection handles one request at a time,
+//! and parses the next one when the response has left.
 
 use std::{
     sync::Arc,
@@ -30,21 +30,21 @@ use crate::{
 };
 
 impl<S: Stream> Engine<S> {
-    /// Bytes of a file that are read at a time.
+    /// The bytes of a file that are read at a time.
     const FILE_CHUNK: u64 = 64 * 1024;
 
-    /// What a request that is answered at once counts for, in bytes of the tick's input: it may be small, and a file
-    /// is looked up for it, or the application's closure called.
+    /// The share of the tick's input budget, in bytes, that a request is charged if it gets its
+    /// response at once. The request may be small, but a file was looked up or a closure called.
     const ANSWER: usize = 4 * 1024;
 
-    // ---- bytes in ----
+    // ---- input ----
 
-    /// One read of a connection that is no WebSocket yet, or what an earlier one left.
+    /// Handles input of a connection that is not a WebSocket yet: unparsed input, or else one read.
     pub(super) fn read_request(&mut self, index: usize, now: Instant) -> Turn {
         let turn = self.turn().min(self.tick.input_left());
         let client = &mut self.clients[index];
         if !client.takes_request() {
-            // What it waits for wakes it.
+            // The connection becomes ready again when its response has left.
             return Turn::Drained;
         }
         if client.carry.is_empty() {
@@ -62,7 +62,8 @@ impl<S: Stream> Engine<S> {
             self.stats.bytes_in += count as u64;
             after_read(client, count, offered, now);
         }
-        // Not in the tick's block: if a closure panics, what others have sent must still be there.
+        // Parsed outside the tick's block: if a closure panics, the input of other clients must
+        // still be there.
         let carried = std::mem::take(&mut self.clients[index].carry);
         let used = self.take_request(index, &carried, now);
         carry(&mut self.clients[index].carry, &carried[used..], &mut self.inbound);
@@ -70,7 +71,7 @@ impl<S: Stream> Engine<S> {
         self.next_turn(index)
     }
 
-    /// Whether there is more to do for a connection once a piece of its input was looked at.
+    /// Whether a connection has more to do after a piece of its input was handled.
     fn next_turn(&mut self, index: usize) -> Turn {
         let client = &mut self.clients[index];
         match &client.stage {
@@ -78,7 +79,7 @@ impl<S: Stream> Engine<S> {
                 let more = client.readable || !client.carry.is_empty();
                 if more && client.takes_request() { Turn::Again } else { Turn::Drained }
             }
-            // What comes behind a request that was refused means nothing.
+            // Input behind a rejected request is discarded.
             Stage::Linger { .. } => {
                 self.inbound.give(std::mem::take(&mut client.carry));
                 if client.readable { Turn::Again } else { Turn::Drained }
@@ -93,7 +94,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Looks at input until a request has to be answered first. Gives how many bytes were used.
+    /// Parses input until a request needs its response first. Returns the number of bytes used.
     fn take_request(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
         let mut used = 0;
         while used < bytes.len() && self.clients[index].takes_request() {
@@ -102,10 +103,11 @@ impl<S: Stream> Engine<S> {
         used
     }
 
-    /// A piece of a head or of a body. Gives how many bytes belong to it.
+    /// Parses a piece of a head or of a body. Returns how many bytes belong to it.
     fn take_piece(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
         if self.clients[index].is_idle_http() {
-            // Idle no longer: from its first byte on a request has as long as the first one had.
+            // The connection is no longer idle: from its first byte on, each request has as much
+            // time as the first one.
             self.clients[index].deadlines.close_by(after(now, self.config.handshake_timeout));
             self.rearm(index);
         }
@@ -128,7 +130,7 @@ impl<S: Stream> Engine<S> {
                 Step::Body { body, len } => {
                     let count = bytes.len().min(*len - body.len());
                     if body.len() + count > body.capacity() {
-                        // Grows as it arrives, and not by what the head claims.
+                        // The buffer grows with the bytes that arrive, not by what the head claims.
                         let capacity = (2 * body.capacity()).clamp(body.len() + count, *len);
                         body.reserve_exact(capacity - body.len());
                     }
@@ -138,7 +140,7 @@ impl<S: Stream> Engine<S> {
                     }
                     return count;
                 }
-                // RFC 6455 §4.1: the client waits for the answer.
+                // RFC 6455 §4.1: the client must wait for the response before it sends anything.
                 _ => self.refuse(index, Rejection::JunkAfterRequest, now),
             },
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
@@ -146,7 +148,7 @@ impl<S: Stream> Engine<S> {
         bytes.len()
     }
 
-    /// A head is complete; `more`: bytes have come behind it.
+    /// Handles a complete head. `more`: bytes have arrived behind it.
     fn requested(&mut self, index: usize, head: Head, more: bool, now: Instant) {
         let Head { request, len: head, .. } = head;
         if !self.serves_http() || handshake::is_upgrade(&request) {
@@ -171,16 +173,16 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    // ---- answers ----
+    // ---- responses ----
 
-    /// Whether a plain request is for us to answer otherwise than with "this is a WebSocket endpoint".
+    /// Whether any plain request can be served. Otherwise each is rejected as a bad handshake.
     fn serves_http(&self) -> bool {
         let config = &self.config;
         let own = config.http || config.health.is_some() || config.metrics.is_some();
         own || self.services.on_http.is_some() || !self.services.site.is_empty()
     }
 
-    /// A plain request is complete.
+    /// Handles a complete plain request.
     fn serve(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         let remote = client.remote;
@@ -189,7 +191,7 @@ impl<S: Stream> Engine<S> {
         let (request, body) = (exchange.request.clone(), std::mem::take(body));
         self.next_request += 1;
         let id = RequestId::new(index as u32, self.next_request);
-        // Also if a closure panics, its request is over.
+        // The step changes first: even if a closure panics, the request is over.
         exchange.step = Step::Http { id };
         if let Some(answer) = self.own_answer(&request) {
             self.tick.received(Self::ANSWER);
@@ -199,7 +201,7 @@ impl<S: Stream> Engine<S> {
             let answer = on_http(&HttpRequest::new(&request, &body, remote));
             self.answer_or_500(index, answer.map(content), now);
         } else if self.config.http {
-            // It has as long as the request had.
+            // The application has as much time as the client had for its request.
             let deadline = after(now, self.config.handshake_timeout);
             self.clients[index].deadlines.close_by(deadline);
             self.tick.http(id, request, body, remote);
@@ -210,12 +212,13 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Whether this is a place for WebSockets, so that a plain request is best told so.
+    /// Whether `path` is for WebSockets only, so that a plain request gets 426.
     fn is_socket_only(&self, path: &str) -> bool {
         self.config.names_path(path) || (self.config.paths.is_empty() && self.services.site.is_empty())
     }
 
-    /// The answer to what the server serves by itself.
+    /// The response to a request for health, metrics or a static file; `None` if it is none of
+    /// these.
     fn own_answer(&self, request: &Request) -> Option<Response<Content>> {
         let path = request.uri().path();
         let is_at = |place: &Option<String>| place.as_deref() == Some(path);
@@ -225,7 +228,7 @@ impl<S: Stream> Engine<S> {
         } else if is_at(&self.config.metrics) {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.stats().to_prometheus())
         } else {
-            // What is no question for a file may be one for the application.
+            // A request that cannot be for a file is left to the application, if it takes requests.
             let asks = self.config.http || self.services.on_http.is_some();
             let reads = matches!(*request.method(), Method::GET | Method::HEAD);
             let site = (reads || !asks).then_some(&self.services.site)?;
@@ -238,15 +241,15 @@ impl<S: Stream> Engine<S> {
         }
         let mut answer = with_type(mime, text.into());
         *answer.status_mut() = status;
-        // What is asked for now is how it is now.
+        // Health and metrics are only true now, so caches must not store them.
         answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Some(answer)
     }
 
-    /// Answers the request `id`; the connection then waits for the next one.
+    /// Queues the response to the request `id`; the connection then waits for its next request.
     ///
     /// # Errors
-    /// Nothing has changed: the id is stale, or the answer cannot be sent as it is.
+    /// The id is stale, or the response cannot be sent as it is. Nothing has changed then.
     pub(crate) fn respond(
         &mut self,
         id: RequestId,
@@ -272,17 +275,17 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// As `answer_request`; an answer that cannot be sent is the application's mistake.
+    /// As `answer_request`, but sends 500 in place of a response that cannot be sent.
     pub(super) fn answer_or_500(&mut self, index: usize, answer: Response<Content>, now: Instant) {
         if let Err(unfit) = self.answer_request(index, answer, now) {
-            log::error!("an answer that cannot be sent: {unfit:?}");
+            log::error!("the application's response cannot be sent, so the client gets 500: {unfit:?}");
             let failed = plain(StatusCode::INTERNAL_SERVER_ERROR, "the application failed\n");
-            // It has nothing that could be refused.
+            // The 500 response is valid.
             let _ = self.answer_request(index, failed, now);
         }
     }
 
-    /// Queues the answer to the request under way.
+    /// Queues the response to the current request.
     fn answer_request(&mut self, index: usize, answer: Response<Content>, now: Instant) -> Result<(), Unfit> {
         let shutting_down = self.shutting_down;
         let Engine { clients, outbound, .. } = self;
@@ -302,7 +305,7 @@ impl<S: Stream> Engine<S> {
             Content::Shared(body) if head.has_body => client.outbox.push_raw(body.frame(), outbound),
             Content::File { file, len } if head.has_body => {
                 exchange.step = Step::File { file, left: len, close: head.close };
-                // It ends when its peer takes no more, not by a deadline of its own.
+                // Only the write timeout applies: a file has no deadline of its own.
                 client.deadlines.close_by(after(now, Duration::MAX));
                 self.pump_file(index, now);
                 return Ok(());
@@ -313,7 +316,7 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// The whole answer is queued.
+    /// Ends the current request, whose whole response is queued.
     fn answered(&mut self, index: usize, close: bool, now: Instant) {
         let client = &mut self.clients[index];
         if let Stage::Request(exchange) = &mut client.stage
@@ -331,7 +334,8 @@ impl<S: Stream> Engine<S> {
         self.make_dirty(index);
     }
 
-    /// Queues the next piece of a file. It is read as its peer takes it, so that memory holds one piece.
+    /// Queues the next piece of a file. A piece is read when the peer has taken the last one, so
+    /// that memory holds one at a time.
     pub(super) fn pump_file(&mut self, index: usize, now: Instant) {
         let Engine { clients, outbound, .. } = self;
         let client = &mut clients[index];
@@ -339,8 +343,10 @@ impl<S: Stream> Engine<S> {
         let Step::File { file, left, close } = &mut exchange.step else { return };
         let piece = (*left).min(Self::FILE_CHUNK);
         if let Err(error) = client.outbox.push_raw_from(file, piece as usize, outbound) {
-            // The length has been promised: all that is left is to break off.
-            log::warn!("a file that is being served has become shorter or unreadable: {error}");
+            // `Content-Length` was sent, so the only way out is to close the connection.
+            log::warn!(
+                "a file became shorter or unreadable while it was served, its connection is closed: {error}"
+            );
             self.stats.http_only += 1;
             return self.linger(index, now);
         }
@@ -353,7 +359,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// The last byte of an answer has left, or of a piece of one.
+    /// Continues after a response, or a piece of one, was written.
     pub(super) fn after_answer(&mut self, index: usize, now: Instant) {
         let keep_alive = self.config.keep_alive_timeout;
         let client = &mut self.clients[index];
@@ -376,11 +382,11 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Refuses a request, and lets the connection go.
+    /// Rejects a request, and closes the connection behind the response.
     pub(super) fn refuse(&mut self, index: usize, rejection: Rejection, now: Instant) {
         self.stats.rejected.count(rejection);
         let client = &self.clients[index];
-        log::debug!("refused {}: {}", client.remote, rejection.status());
+        log::debug!("rejected {}: {}", client.remote, rejection.status());
         let response = match &client.stage {
             Stage::Request(exchange) if *exchange.request.method() == Method::HEAD => rejection.head(),
             _ => rejection.response(),
@@ -399,7 +405,7 @@ fn with_type(mime: &'static str, text: Bytes) -> Response<Content> {
     answer
 }
 
-/// An answer of one line.
+/// A text response of one line.
 fn plain(status: StatusCode, text: &'static str) -> Response<Content> {
     let mut answer = with_type("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
     *answer.status_mut() = status;

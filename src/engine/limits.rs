@@ -1,5 +1,5 @@
-//! Clients that are not read for a while: the application wants it, or they sent more than their limits
-//! allow, which may also close them.
+//! Clients that are not read for a while: the application paused them, or they exceeded a rate
+//! limit, which may also close them.
 
 use std::time::Instant;
 
@@ -8,15 +8,16 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::{Engine, Stream};
 use crate::{client::Farewell, close_reason::CloseReason, error::NotConnected, id::ClientId};
 
-/// What the peer of a client that is closed is told.
+/// The close reasons sent to a client that exceeded a rate limit.
 pub(super) const TOO_MANY_MESSAGES: &str = "too many messages per second";
 pub(super) const TOO_MANY_BYTES: &str = "too many bytes per second";
 
 impl<S: Stream> Engine<S> {
-    /// No more input from this client: its messages wait in the kernel, and TCP slows the peer down.
+    /// Stops reading from this client: its messages wait in the kernel, and TCP slows the peer
+    /// down.
     pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
         let (open, ..) = self.open_mut(id)?;
-        // A close handshake has to be read to its end, and so has what a broken connection has left.
+        // A close handshake must be read to its end, and so must the rest of a broken connection.
         let closing = open.verdict.is_some() || open.reported;
         let client = &mut self.clients[id.index()];
         client.paused |= !closing && client.failed.is_none();
@@ -27,7 +28,7 @@ impl<S: Stream> Engine<S> {
         self.open_mut(id)?;
         let client = &mut self.clients[id.index()];
         if std::mem::take(&mut client.paused) {
-            // Nothing could be heard while it was paused.
+            // Silence did not count while the client was paused.
             client.deadlines.heard(now);
             if client.readable || !client.carry.is_empty() {
                 self.make_ready(id.index());
@@ -37,26 +38,26 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// RFC 6455 §7.4.1: 1008 is for what violates a policy.
+    /// Closes a client with 1008, the code for a violated policy (RFC 6455 §7.4.1).
     pub(super) fn ended_by_limit(&mut self, index: usize, text: &str) {
         let farewell = Farewell::Close(Some((CloseCode::Policy.into(), text.to_owned())));
         self.end(index, CloseReason::RateLimited, farewell);
     }
 
-    /// Reads no more from this client until its limit allows it; its alarm wakes it up.
+    /// Pauses this client until its rate limit allows more; its wheel entry ends the pause.
     pub(super) fn throttle(&mut self, index: usize, now: Instant) {
         let Some(limiter) = self.clients[index].limiter_mut() else { return };
         limiter.pause(now);
-        debug_assert!(limiter.resume_at().is_some_and(|at| at > now), "nobody would wake it up");
+        debug_assert!(limiter.resume_at().is_some_and(|at| at > now), "the pause would never end");
         self.stats.throttled += 1;
         self.rearm(index);
     }
 
-    /// Reads on if the limit's pause is over; the application's is another one.
+    /// Resumes reading if the rate limit's pause is over. The application's pause is independent.
     pub(super) fn unthrottle(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         if client.limiter_mut().is_some_and(|limiter| limiter.resume(now)) {
-            // Nothing could be heard meanwhile.
+            // Silence did not count while the client was paused.
             client.deadlines.heard(now);
             self.make_ready(index);
         }

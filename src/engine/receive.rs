@@ -22,47 +22,47 @@ const SHORT_READ_MEANS_DRAINED: bool = cfg!(not(windows));
 /// How a turn ended.
 #[derive(Debug)]
 pub(super) enum Turn {
-    /// Nothing is left to read for now.
+    /// The stream has nothing to read for now.
     Drained,
-    /// More is there, and it is the others' turn.
+    /// The stream has more to read, after the turns of other clients.
     Again,
-    /// The block ends with the beginning of a message that lacks so many bytes.
+    /// The block ends with an incomplete message, which lacks this many bytes.
     Unfinished(usize),
-    /// More is there, and it waits for the next poll.
+    /// The client has more input, but a budget is used up: it continues in the next poll.
     Postponed,
-    /// What is carried needs more room than this tick has left: first in the next.
+    /// The input needs more room than this tick has left: the client is first in the next one.
     NoRoom,
     /// The peer sent FIN.
     Eof,
     /// Reading failed.
     Failed(io::ErrorKind),
-    /// The client has used up what its limit allows: not before the limit's pause is over.
+    /// The rate limit is used up: the client continues when it allows more.
     Throttled,
-    /// The client exceeded its limit; this is what its peer is told.
+    /// The client exceeded a rate limit. The text is the close reason for the peer.
     Excess(&'static str),
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Violation(PeerMisbehaved),
     /// The peer's close frame arrived.
     Closed { code: u16, text: String },
 }
 
 impl<S: Stream> Engine<S> {
-    /// Bytes read in one turn while others wait for theirs, besides payload that is known to come: of it no
-    /// event and no work of the application's comes but the one message.
+    /// Bytes read in one turn while other clients wait. The known rest of a large payload may
+    /// exceed it, because it yields one event only.
     const TURN: usize = 16 * 1024;
 
-    /// Who sent a message above `TURN` last finds at least so much room in the block, and reads all that is
-    /// there: a read costs more than what it copies.
+    /// Room in the block for a client whose last message was larger than `TURN`. It reads all that
+    /// is there, because a system call costs more than a copy of this size.
     const BULKY_TURN: usize = TickData::BLOCK + Self::LOOK;
 
-    /// Bytes read behind a large message: the next header tells whether another follows.
+    /// Bytes read behind a large message, whose header tells whether another one follows.
     const LOOK: usize = 64;
 
-    /// Who sends more frames than a poll takes is read in small pieces: what is left of them is carried, and copied,
-    /// from poll to poll.
+    /// Read size for a client that overran the event budget: the rest of each read is carried over,
+    /// and copied, from poll to poll.
     const DENSE_TURN: usize = 8 * 1024;
 
-    /// Gives one ready client its turn: one read. `false`: none is ready, or the tick is full.
+    /// Gives one ready client its turn: one read. `false`: no client is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
         debug_assert!(self.chorus.is_empty(), "a poll begins with a flush");
         if self.resumes {
@@ -76,7 +76,7 @@ impl<S: Stream> Engine<S> {
         }
         let Some(id) = self.ready.pop_front() else { return false };
         let index = id.index();
-        // The slot may have been left, and taken again.
+        // The client may be gone, and its slot reused.
         let Some(client) = self.clients.get_mut(index).filter(|client| client.serial == id.serial()) else {
             return true;
         };
@@ -112,7 +112,8 @@ impl<S: Stream> Engine<S> {
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
         }
         self.count_inbound(index);
-        // Answers to plain requests are queued here; others are the application's doing, and counted there.
+        // Responses to plain requests are queued in here. All other output is queued by calls of
+        // the application, which enforce the limit themselves.
         if is_http {
             self.keep_below_ceiling();
         }
@@ -129,19 +130,19 @@ impl<S: Stream> Engine<S> {
         let Some(allowed) = allowed else { return Turn::Throttled };
         let left = self.tick.input_left();
         if client.is_bulky() && left < Self::BULKY_TURN && !self.tick.is_fresh() {
-            // Its message would be cut in two, and copied.
+            // The message would be split between two ticks, and copied.
             return Turn::NoRoom;
         }
         let budget = budget.min(allowed).min(left);
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
     }
 
-    /// Bytes for one turn: who has the tick for itself may fill it.
+    /// Bytes for one turn: unlimited if no other client is ready.
     pub(super) fn turn(&self) -> usize {
         if self.ready.is_empty() { usize::MAX } else { Self::TURN }
     }
 
-    /// Reads a large payload straight where it belongs; `None` if there is none.
+    /// Reads a large payload directly into its own buffer; `None` if no such payload is expected.
     fn read_payload(&mut self, index: usize, budget: usize, now: Instant) -> Option<Turn> {
         let id = self.id(index);
         let Engine { config, clients, tick, inbound, codec, stats, .. } = self;
@@ -180,8 +181,8 @@ impl<S: Stream> Engine<S> {
         Some(after_read(client, count, offered, now))
     }
 
-    /// Reads into the tick's block, behind what is carried, and parses both. A message that is large, but has
-    /// room in the block, is read to its end.
+    /// Reads into the tick's block, behind the client's unparsed input, and parses both. A large
+    /// message that fits into the block is read to its end.
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
         let small = if client.is_dense() { Self::DENSE_TURN } else { self.turn() };
@@ -208,7 +209,7 @@ impl<S: Stream> Engine<S> {
                 true => read(&mut client.stream, &mut block[from..from + offered]),
                 false => Ok(0),
             };
-            // Whatever the read gave, what is carried has still to be parsed.
+            // Unparsed input must be parsed even if the read failed.
             let count = *outcome.as_ref().unwrap_or(&0);
             self.stats.bytes_in += count as u64;
             self.tick.received(count);
@@ -228,7 +229,7 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
                 (Some(turn @ (Turn::Postponed | Turn::Throttled)), Err(Turn::Failed(kind))) => {
-                    // The kernel says so only once.
+                    // The kernel reports the error only once.
                     client.failed = Some(kind);
                     turn
                 }
@@ -247,8 +248,8 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Takes all messages out of `bytes`, which stand at `base` in the tick's block, and carries what is
-    /// left. `Some` ends the turn, whatever the stream still holds.
+    /// Parses all messages in `bytes`, which start at `base` in the tick's block, and carries the
+    /// rest over. `Some` ends the turn, even if the stream has more.
     fn parse(
         &mut self,
         index: usize,
@@ -276,12 +277,12 @@ impl<S: Stream> Engine<S> {
             max_buffered: config.max_buffered,
         };
         let (mut at, mut keep, mut last) = (0, 0, 0);
-        // Without the byte that is one too many.
+        // The byte that exceeds the rate limit is not parsed.
         let end = bytes.len() - usize::from(exceeded);
-        // A limit counts each message, and after our close frame they mean nothing any more.
+        // A rate limit must count each message, and messages after our close frame are discarded.
         let may_be_short = open.limiter.is_none() && !closing;
         let turn = loop {
-            // What is inflated may be a thousand times what was read.
+            // Inflated data may be a thousand times the size of the input.
             if tick.events_left(config.event_budget) == 0
                 || (open.connection.deflates() && tick.holds_enough())
             {
@@ -291,7 +292,8 @@ impl<S: Stream> Engine<S> {
                 let (before, from) = (tick.records().len(), at);
                 let (mut texts, mut left) = (false, tick.events_left(config.event_budget));
                 open.connection.receive_short(&mut bytes[..end], &mut at, io.limits, |kind, range| {
-                    // Of a text, too: so much is read in a tick, and no more.
+                    // A text is kept here as well, though it is copied: this bounds the input per
+                    // tick.
                     (keep, last) = (range.end, range.len());
                     texts = kind == Kind::Text;
                     match kind {
@@ -307,7 +309,7 @@ impl<S: Stream> Engine<S> {
                     at = bytes.len();
                     break Some(Turn::Violation(PeerMisbehaved::InvalidUtf8));
                 }
-                // Perhaps of the other kind.
+                // The next message may be a short one of the other kind.
                 if at > from {
                     continue;
                 }
@@ -365,7 +367,8 @@ impl<S: Stream> Engine<S> {
         if matches!(turn, Some(Turn::Postponed)) {
             open.dense = true;
         } else if open.dense {
-            // Until it is drained; and where a message lacks its end, there has to be room to read that.
+            // The flood lasts until the stream is drained. An incomplete message ends it as well,
+            // because its end needs more room.
             open.dense = more > 0 && bytes.len() - at < Self::DENSE_TURN / 2;
         }
         open.bulky = last >= Self::TURN || matches!(turn, Some(Turn::Unfinished(_)));
@@ -374,13 +377,13 @@ impl<S: Stream> Engine<S> {
             limiter.held = turn.is_some() && !client.carry.is_empty();
         }
         if !had_output && client.outbox.has_work() {
-            // Pongs.
+            // Pongs were queued.
             self.make_dirty(index);
         }
         turn
     }
 
-    /// One read of a connection that is only waited for; the bytes are thrown away.
+    /// One read of a lingering connection; the bytes are discarded.
     fn read_rest(&mut self, index: usize, now: Instant) -> Turn {
         let Some(budget) = budget_left(&mut self.clients[index], self.poll, self.config.read_budget) else {
             return Turn::Postponed;
@@ -399,7 +402,8 @@ impl<S: Stream> Engine<S> {
     }
 }
 
-/// One read that is not cut short by a signal. An end is an `Err`, so `Ok` is never zero.
+/// One read, repeated if a signal interrupts it. The end of the stream is an `Err`, so `Ok` is
+/// never zero.
 pub(super) fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize, Turn> {
     debug_assert!(!room.is_empty());
     loop {
@@ -413,12 +417,12 @@ pub(super) fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize,
     }
 }
 
-/// Counts a message. `true`: it is one too many.
+/// Counts a message. `true`: it exceeds the rate limit.
 fn exceeds(limiter: &mut Option<Box<Limiter>>, now: Instant) -> bool {
     limiter.as_mut().is_some_and(|limiter| !limiter.message(now))
 }
 
-/// What of its budget `client` has left in this poll.
+/// The rest of the client's read budget in this poll; `None` if it is used up.
 pub(super) fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<usize> {
     if client.spent.0 != poll {
         client.spent = (poll, 0);
@@ -438,7 +442,7 @@ pub(super) fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize
     if client.readable { Turn::Again } else { Turn::Drained }
 }
 
-/// Keeps what could not be used yet, in a spare buffer, and no buffer at all for nothing.
+/// Carries unparsed input over in a pooled buffer. Without any, no buffer is kept.
 pub(super) fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
     if left.is_empty() {
         return pool.give(std::mem::take(carried));
@@ -450,7 +454,7 @@ pub(super) fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
     carried.extend_from_slice(left);
 }
 
-/// A read gave nothing: remembers that the stream is drained.
+/// Marks the stream as drained after a read without bytes.
 pub(super) fn drained_by<S>(client: &mut Client<S>, turn: Turn) -> Turn {
     client.readable = false;
     turn

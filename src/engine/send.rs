@@ -1,4 +1,4 @@
-//! Output: what the application queues.
+//! Output: messages that the application queues.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::{
     stats::Stats,
 };
 
-/// What became of a message to many: how many clients it was queued for, and how many it was not.
+/// Outcome of a message to many clients: how many it was queued for, and how many miss it.
 ///
 /// # Examples
 ///
@@ -40,38 +40,39 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// Clients that get the message.
+    /// Clients that the message was queued for.
     pub queued: usize,
-    /// Clients that miss it and stay: their outbox is full under
-    /// [`Overflow::DropNewest`], or the message alone is above `max_buffered`.
+    /// Clients that miss it and stay connected: their outbox is full under
+    /// [`Overflow::DropNewest`], or the message alone exceeds `max_buffered`.
     pub dropped: usize,
-    /// Clients whose outbox is full under [`Overflow::Disconnect`]: they are being closed with 1013.
+    /// Clients whose outbox is full under [`Overflow::Disconnect`]: they are being closed with
+    /// 1013.
     pub overflowed: usize,
 }
 
-/// Why a message does not fit.
+/// Reason why a message cannot be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Misfit {
-    /// It never will.
+    /// The message alone exceeds `max_buffered`.
     TooLarge {
         len: usize,
     },
     Full,
 }
 
-/// What queueing works with besides the client: the engine's shared parts.
+/// The engine's shared parts that are needed to queue a message.
 struct Desk<'e> {
     outbound: &'e mut OutboxPool,
     backlogs: &'e mut BacklogPool,
     codec: &'e mut Codec,
     stats: &'e mut Stats,
     max_buffered: usize,
-    /// Of the last flush: old enough for no message to expire too early.
+    /// The time of the last flush. It lags behind the clock, so no message expires too early.
     now: Instant,
 }
 
 impl<S: Stream> Engine<S> {
-    /// Queues one message for one client. Inlined, so that a small one is passed on in registers.
+    /// Queues one message for one client. Inlined, so that a small message is passed in registers.
     #[inline(always)]
     pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
         if self.chorus.is_empty()
@@ -83,8 +84,8 @@ impl<S: Stream> Engine<S> {
         self.send_on(id, &message, Terms::default())
     }
 
-    /// The short way for most messages: small ones, to whom nothing is agreed with that changes them, and behind
-    /// nothing that waits, no chorus either. `false`: nothing was done.
+    /// Fast path for small messages that need no compression and no masking, with no pending
+    /// messages before them and no broadcast batch. `false`: nothing was done.
     #[inline(never)]
     fn send_short(&mut self, id: ClientId, kind: Kind, payload: &[u8]) -> bool {
         let Some((head, size)) = frame::short_header(kind, payload.len()) else { return false };
@@ -106,7 +107,7 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// Queues one message for one client in its own way.
+    /// Queues one message for one client, with options.
     pub(crate) fn send_with(
         &mut self,
         id: ClientId,
@@ -119,7 +120,7 @@ impl<S: Stream> Engine<S> {
         self.send_on(id, &message, Terms { uncompressed, priority, expires, latest })
     }
 
-    /// Queues one message in the place of the one with its key.
+    /// Queues one message in place of the pending one with the same key.
     pub(crate) fn send_latest(
         &mut self,
         id: ClientId,
@@ -163,7 +164,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Queues one message for everyone but `except`.
+    /// Queues one message for all clients but `except`.
     pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
         self.deliver(Whom::Everyone, message, None, except)
     }
@@ -233,7 +234,7 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// The outbox of `id` is full: does what the policy says.
+    /// Applies the overflow policy to `id`, whose outbox is full.
     fn overflow(&mut self, id: ClientId) -> SendError {
         let default = self.config.overflow;
         let Ok((open, ..)) = self.open_mut(id) else { return SendError::NotConnected(id) };
@@ -243,12 +244,12 @@ impl<S: Stream> Engine<S> {
         match open.overflow.unwrap_or(default) {
             Overflow::DropNewest => {
                 self.stats.dropped += 1;
-                // Whoever hears of the drop waits for `Drained`, even if the next flush takes everything.
+                // A `Drained` event follows each drop, even if the next flush writes everything.
                 self.clients[id.index()].backed_up = true;
                 SendError::Dropped(id)
             }
             Overflow::Disconnect => {
-                // Reported now; what is queued still leaves, and 1013 behind it, while it lingers.
+                // The close is reported now. Queued messages and 1013 still leave while it lingers.
                 self.say_close(id.index(), CloseCode::Again, "too slow");
                 self.end(id.index(), CloseReason::Overflow, Farewell::Silent);
                 SendError::Overflow(id)
@@ -257,7 +258,7 @@ impl<S: Stream> Engine<S> {
     }
 }
 
-/// Whom a message to many is for.
+/// The recipients of a message to many clients.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Whom<'a> {
     Everyone,
@@ -265,24 +266,24 @@ pub(crate) enum Whom<'a> {
     User(&'a str),
 }
 
-/// One message on its way to many.
+/// One message that is being queued for many clients.
 struct Round<'e> {
     desk: Desk<'e>,
     message: Outgoing<'static>,
     terms: Terms,
-    /// The same, if it has only to stand behind everything else.
+    /// The same message, if it has no options and may take the fast path.
     short: Option<Prepared>,
     except: Option<ClientId>,
     dirty: &'e mut Vec<u32>,
     delivery: Delivery,
-    /// Those whose outbox is full.
+    /// Clients whose outbox is full.
     full: Vec<ClientId>,
 }
 
 impl Round<'_> {
     fn offer_to<S>(&mut self, members: impl Iterator<Item = ClientId>, clients: &mut Slab<Client<S>>) {
         for id in members {
-            // Those that have gone have left every room.
+            // Clients leave all rooms before they are freed, so the serial needs no check.
             if let Some(client) = clients.get_mut(id.index()) {
                 self.offer(id, client);
             }
@@ -310,20 +311,21 @@ impl Round<'_> {
     }
 }
 
-/// Whether a message goes straight to the outbox, as the same bytes for everyone.
+/// Whether a message goes directly to the outbox, as the same bytes for all clients.
 #[inline(always)]
 fn takes_plain(open: &Open) -> bool {
     open.backlog.is_none() && open.connection.sends_plain()
 }
 
 impl Desk<'_> {
-    /// The short way to queue a message, behind the first `size` bytes of `head`. `false`: nothing was done.
+    /// Fast path: queues a message behind the first `size` bytes of `head`. `false`: nothing was
+    /// done.
     #[inline(always)]
     fn append(&mut self, open: &Open, outbox: &mut Outbox, head: [u8; 4], size: usize, body: &[u8]) -> bool {
         let len = size + body.len();
         let queued = takes_plain(open)
             && outbox.append(len, self.max_buffered, self.outbound, |tail| {
-                // All four, as the compiler knows what that takes.
+                // A copy of constant length compiles to a single store.
                 let end = tail.len() + size;
                 tail.extend_from_slice(&head);
                 tail.truncate(end);
@@ -333,7 +335,7 @@ impl Desk<'_> {
         queued
     }
 
-    /// The same for one of a broadcast, which is shared if it is large.
+    /// As `append`, for a message to many clients, which is shared if it is large.
     #[inline(always)]
     fn repeat(&mut self, open: &Open, outbox: &mut Outbox, message: &Prepared) -> bool {
         let (frame, max) = (message.frame(), self.max_buffered);
@@ -350,7 +352,7 @@ impl Desk<'_> {
         queued
     }
 
-    /// Queues a message behind what it has to stand behind, if it fits.
+    /// Queues a message in its order, if it fits.
     fn queue(
         &mut self,
         open: &mut Open,
@@ -368,7 +370,7 @@ impl Desk<'_> {
                 open.connection.send_prepared(prepared, codec, outbox, self.outbound);
             }
             _ => {
-                // One copy for all, that each of them need not compress its own.
+                // One copy is shared by all clients, and so compressed only once.
                 let share = message.is_shared()
                     || (open.connection.deflates()
                         && !terms.uncompressed
@@ -382,7 +384,8 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Whether a message fits, and goes straight to the outbox; what has expired makes room.
+    /// Whether a message goes directly to the outbox; an error if it does not fit, even without
+    /// expired messages.
     fn check(
         &mut self,
         open: &mut Open,
@@ -394,7 +397,7 @@ impl Desk<'_> {
         let payload = message.payload().len();
         let framed = open.connection.frame_len(payload);
         let waiting = payload + terms.latest.as_ref().map_or(0, LatestKey::heap) + Backlog::OVERHEAD;
-        // What only stands behind others may go straight to the outbox once they have left.
+        // A plain message costs only its frame once the pending ones have left.
         let least = if terms.is_plain() { framed } else { waiting };
         if least > max {
             return Err(Misfit::TooLarge { len: least });

@@ -1,4 +1,4 @@
-//! The engine in memory, under a simulated clock.
+//! Tests of the engine in memory, under a simulated clock.
 
 mod actor;
 mod at_once;

@@ -13,16 +13,16 @@ use crate::{
     wheel,
 };
 
-/// Whom a wheel entry wakes.
+/// The target of a wheel entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Alarm {
-    /// The client at this index; cancelled before the slot is used again.
+    /// The client at this index. The entry is cancelled before the slot is reused.
     Client(u32),
     Timer(u32),
     Shutdown,
-    /// Nobody was read for too long.
+    /// Reading was stopped for too long under memory pressure.
     Grace,
-    /// Ends a host's sleep, for what is kept outside the engine.
+    /// Ends the host's sleep for a deadline that is kept outside the engine.
     Wake,
 }
 
@@ -36,16 +36,16 @@ pub(super) struct AppTimer {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Alarms in one poll; a burst of them must not make a frame late, and each may close a socket.
+    /// Alarms handled in one poll. Each may close a socket, so a burst must not delay a frame.
     const MAX_ALARMS: usize = 256;
 
-    /// The wheel's resolution: a shorter period would never let it sleep.
+    /// The resolution of the wheel; a shorter period would keep the host awake.
     const MIN_PERIOD: Duration = Duration::from_millis(1);
 
-    /// Fires what is due, within the event budget.
+    /// Fires timers that are due, within the event budget.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
         self.tick.leave_room(self.config.event_budget, 2);
-        // One event stays for input; if there is only one, it goes to either by turns.
+        // One event is reserved for input. With a budget of one, timers and input alternate.
         let reserved = if self.config.event_budget == 1 { self.poll as usize % 2 } else { 1 };
         for _ in 0..Self::MAX_ALARMS {
             if self.tick.events_left(self.config.event_budget) <= reserved {
@@ -76,7 +76,7 @@ impl<S: Stream> Engine<S> {
         TimerId::new(index, serial)
     }
 
-    /// `false` if the timer has fired for the last time or was cancelled.
+    /// Cancels a timer; `false` if it fired for the last time or was cancelled before.
     pub(crate) fn cancel_timer(&mut self, id: TimerId) -> bool {
         let known = self.timers.get(id.index()).is_some_and(|timer| timer.serial == id.serial());
         if known {
@@ -86,14 +86,14 @@ impl<S: Stream> Engine<S> {
         known
     }
 
-    /// Ends a host's sleep at `deadline`.
+    /// Makes the host's sleep end at `deadline`.
     pub(crate) fn wake_at(&mut self, deadline: Instant) {
         self.wheel.insert(deadline, Alarm::Wake);
     }
 
-    /// Moves the client's wheel entry if its next deadline has come nearer. One that has moved away
-    /// is left: the entry fires for nothing once and is set anew, which is cheaper than moving it for
-    /// each message.
+    /// Moves the client's wheel entry if its next deadline is earlier now. If it is later, the
+    /// entry fires once without effect and is set anew, which is cheaper than moving it for each
+    /// message.
     pub(super) fn rearm(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let Some(next) = client.next_deadline(&self.config) else { return };
@@ -124,12 +124,13 @@ impl<S: Stream> Engine<S> {
                     let _ = self.ping(id, now);
                 }
             }
-            // What has arrived is a sign of life, read or not.
+            // Unread input is a sign of life.
             Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
             Some(Due::Timeout(Timeout::Close)) if client.failed.is_some() && client.open().is_some() => {
                 return self.broken_is_due(index, now);
             }
-            // It may have come in time, and the host was away. Once, or a byte now and then were an excuse for ever.
+            // The input may have arrived in time while the host was away. The grace period is given
+            // once only; otherwise an occasional byte could extend it for ever.
             Some(Due::Timeout(Timeout::Close))
                 if client.readable
                     && client.awaits_input()
@@ -138,7 +139,8 @@ impl<S: Stream> Engine<S> {
                 client.deadlines.close_by(after(now, Self::GRACE_TO_READ));
             }
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
-                // It is not idle while its answer leaves, or if its next request has come and is not read.
+                // The connection is not idle while its response leaves or its next request is
+                // unread.
                 (Stage::Handshake(_), Timeout::Close)
                     if client.is_idle_http() && (client.outbox.has_work() || client.readable) =>
                 {
@@ -158,8 +160,8 @@ impl<S: Stream> Engine<S> {
         self.rearm(index);
     }
 
-    /// A connection that broke while something was written has not been read to its end in time. If that is
-    /// because the host was away, it is read now.
+    /// Handles the deadline of a broken connection that was not read to its end. If its turn is
+    /// still to come, because the host was away, it gets a grace period.
     fn broken_is_due(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
         if client.in_ready {
@@ -179,7 +181,7 @@ impl<S: Stream> Engine<S> {
                 self.timers.remove(index as usize);
             }
             Some(period) => {
-                // Ticks that were slept through are skipped, the rhythm is kept.
+                // Missed periods are skipped; the phase is kept.
                 let late = now.saturating_duration_since(timer.deadline).as_nanos() % period.as_nanos();
                 let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
                 timer.deadline = after(now, period - late);

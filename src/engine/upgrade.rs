@@ -1,4 +1,5 @@
-//! From a request to a WebSocket: the server's rules, then the application's say, at once or later.
+//! The step from a request to a WebSocket: the server's checks, then the application's decision,
+//! made at once or later.
 
 use std::{sync::Arc, time::Instant};
 
@@ -24,7 +25,7 @@ use crate::{
 };
 
 impl<S: Stream> Engine<S> {
-    /// An upgrade request is complete: accept it, refuse it, or leave it to the application.
+    /// Decides on a complete upgrade request: accepts or rejects it, or defers to the application.
     pub(super) fn consider(&mut self, index: usize, request: Request, head: usize, now: Instant) {
         let (opening, chosen) = match self.weigh(&request) {
             Ok(weighed) => weighed,
@@ -41,7 +42,9 @@ impl<S: Stream> Engine<S> {
             Decision::Reject(answer) => match rejection(&answer) {
                 Ok(bytes) => self.turn_away(index, &bytes, now),
                 Err(unfit) => {
-                    log::error!("a rejection that cannot be sent: {unfit:?}");
+                    log::error!(
+                        "the application's rejection cannot be sent, so the client gets 500: {unfit:?}"
+                    );
                     let bytes = rejection(&internal_error()).unwrap_or_default();
                     self.turn_away(index, &bytes, now);
                 }
@@ -57,7 +60,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// What the configuration says of a request, and the subprotocol that it would choose.
+    /// Checks a request against the configuration, and chooses the subprotocol.
     fn weigh(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
         let opening = handshake::check(request, &self.config.origins)?;
         if !self.config.takes_upgrades_at(request.uri().path()) {
@@ -71,7 +74,8 @@ impl<S: Stream> Engine<S> {
         Ok((opening, chosen))
     }
 
-    /// Accepts a deferred upgrade. `Event::Open` follows in the next tick; the id can be sent to at once.
+    /// Accepts a deferred upgrade. `Event::Open` follows in the next tick; messages can be sent to
+    /// the id at once.
     pub(crate) fn accept_upgrade(
         &mut self,
         id: UpgradeId,
@@ -96,7 +100,7 @@ impl<S: Stream> Engine<S> {
         Ok(self.id(index))
     }
 
-    /// Rejects a deferred upgrade with an answer of the application's.
+    /// Rejects a deferred upgrade with a response of the application.
     pub(crate) fn reject_upgrade(
         &mut self,
         id: UpgradeId,
@@ -116,7 +120,7 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    /// The step of the request behind an id, if it waits for the application.
+    /// The step of a request that waits for the application's decision on this upgrade.
     fn pending(&mut self, id: UpgradeId) -> Option<&mut Step> {
         match &mut self.clients.get_mut(id.index())?.stage {
             Stage::Request(exchange) => match &mut exchange.step {
@@ -127,7 +131,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Takes the request out; the application has answered it.
+    /// Takes the deferred upgrade out of its connection, because the application has decided.
     fn take_pending(&mut self, index: usize) -> Option<(Arc<Request>, Opening, UpgradeResponse)> {
         let stage = &mut self.clients[index].stage;
         match std::mem::replace(stage, Stage::Handshake(HeadReader::default())) {
@@ -154,7 +158,7 @@ impl<S: Stream> Engine<S> {
             headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
             deflate
         });
-        // Every value was checked when it was added.
+        // Every header value was checked when it was added.
         let Ok(response) = opening.accept(&headers) else {
             return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
         };
@@ -185,14 +189,14 @@ impl<S: Stream> Engine<S> {
         self.make_dirty(index);
     }
 
-    /// The application does not want it.
+    /// Rejects an upgrade by decision of the application.
     fn turn_away(&mut self, index: usize, answer: &[u8], now: Instant) {
         self.stats.rejected.application += 1;
         self.answer(index, answer, now);
     }
 }
 
-/// The bytes of a rejection, after which the connection is closed.
+/// The bytes of a rejection, behind which the connection is closed.
 fn rejection(answer: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
     let status = answer.status();
     if status.is_informational() || status.is_success() {

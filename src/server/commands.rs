@@ -1,4 +1,5 @@
-//! What the application says: everything here queues, nothing blocks, and a stale id is an error.
+//! Commands of the application. All of them queue and return without blocking; most fail if the
+//! client id is stale.
 
 use std::time::Duration;
 
@@ -15,15 +16,18 @@ use crate::{
 };
 
 impl Server {
-    /// Queues a message for one client. It leaves whole at the next flush, or as its peer takes it.
+    /// Queues a message for one client. The whole message leaves at the next flush, or as its peer
+    /// accepts it.
     ///
-    /// A payload of 16 KiB or more that finds nothing queued before it is written at once, from where it is, as far
-    /// as the socket takes it without blocking; the rest is queued. A write that fails is reported by a later
-    /// poll, like any other. Compressed messages, and those of outbound connections, are always queued.
+    /// A payload of 16 KiB or more with nothing queued before it is written at once, without a
+    /// copy, as far as the socket accepts it without blocking; the rest is queued. An error of this
+    /// write is reported by a later poll, as for any other write. Compressed messages, and messages
+    /// on outbound connections, are always queued.
     ///
     /// # Errors
     ///
-    /// [`SendError`] says why nothing was queued: a stale id, a closing connection, a full outbox.
+    /// [`SendError`] if nothing was queued: the id is stale, the connection is closing, or the
+    /// outbox is full.
     ///
     /// # Examples
     ///
@@ -40,16 +44,17 @@ impl Server {
         self.engine.send(client, message.into())
     }
 
-    /// Queues a message that takes the place of the client's message with the same key, if that has not
-    /// begun to leave: a client behind a slow link gets the newest state, not a minute-old queue.
+    /// Queues a message in place of the client's message with the same key, if that has not begun
+    /// to leave. A client on a slow link thus gets the newest state instead of a queue that is a
+    /// minute old.
     ///
-    /// The newer message stands where the older one stood, so it may arrive before messages that were
-    /// queued between the two; all others keep their order. What the kernel has taken is out of reach:
-    /// see [`send_buffer`](crate::ServerBuilder::send_buffer).
+    /// The newer message takes the position of the older one, so it may arrive before messages that
+    /// were queued between the two; all others keep their order. Bytes that the kernel has taken
+    /// cannot be replaced: see [`send_buffer`](crate::ServerBuilder::send_buffer).
     ///
     /// # Errors
     ///
-    /// As [`send`](Server::send). Each message that waits here counts some 100 bytes more towards
+    /// As [`send`](Server::send). Each message that waits here counts about 100 bytes more towards
     /// `max_buffered` than its payload.
     ///
     /// # Examples
@@ -57,8 +62,8 @@ impl Server {
     /// ```
     /// use tickws::{ClientId, SendError, Server};
     ///
-    /// fn snapshot(server: &mut Server, client: ClientId, entity: u32, state: &[u8]) -> Result<(), SendError> {
-    ///     server.send_latest(client, entity, state)
+    /// fn snapshot(server: &mut Server, client: ClientId, state: &[u8]) -> Result<(), SendError> {
+    ///     server.send_latest(client, "positions", state)
     /// }
     /// ```
     pub fn send_latest<'m>(
@@ -70,7 +75,8 @@ impl Server {
         self.engine.send_latest(client, key.into(), message.into())
     }
 
-    /// Queues a message that may expire, pass others, or replace one: see [`SendOptions`](crate::SendOptions).
+    /// Queues a message that may expire, overtake other messages, or replace one: see
+    /// [`SendOptions`](crate::SendOptions).
     ///
     /// # Errors
     ///
@@ -84,18 +90,20 @@ impl Server {
         self.engine.send_with(client, message.into(), options, self.now())
     }
 
-    /// Queues a message for every open client. It is framed once, and a large one is held once however
-    /// many clients are slow. [`Delivery`] counts who gets it and who does not. Work: O(connections).
+    /// Queues a message for every open client. It is framed once, and all slow clients share one
+    /// copy of a large message. [`Delivery`] counts the clients that get it and those that do not.
+    /// Work: O(connections).
     pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Delivery {
         self.engine.broadcast(message.into(), None)
     }
 
-    /// As [`broadcast`](Server::broadcast), for all but one: usually the client that said it.
+    /// As [`broadcast`](Server::broadcast), for all clients but one: usually the one that sent the
+    /// message.
     pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Outgoing<'m>>) -> Delivery {
         self.engine.broadcast(message.into(), Some(except))
     }
 
-    /// Queues a ping; its pong updates [`rtt`](Server::rtt). The server pings by itself every
+    /// Queues a ping; its pong updates [`rtt`](Server::rtt). The server also pings every client at
     /// `ping_interval`.
     ///
     /// # Errors
@@ -105,7 +113,9 @@ impl Server {
     /// # Examples
     ///
     /// ```
-    /// # fn measure(server: &mut tickws::Server, client: tickws::ClientId) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::error::Error;
+    /// # use tickws::{ClientId, Server};
+    /// # fn measure(server: &mut Server, client: ClientId) -> Result<(), Box<dyn Error>> {
     /// server.ping(client)?;
     /// server.poll_for(std::time::Duration::from_millis(50))?; // ... a few ticks later
     /// println!("{client} is {:?} away", server.rtt(client));
@@ -116,20 +126,22 @@ impl Server {
         self.engine.ping(client, self.now())
     }
 
-    /// Begins the close handshake (RFC 6455 §7.1.2) behind what is queued. From now on nothing can be
-    /// sent to the client and its messages are dropped; its `Close` event comes when it has answered,
-    /// left, or kept quiet for `close_timeout`. An outbound connection that is not open yet is given up:
-    /// [`ConnectFailed`](crate::Event::ConnectFailed) comes, with [`Cancelled`](crate::ConnectError::Cancelled).
+    /// Begins the close handshake (RFC 6455 §7.1.2) behind queued messages. From now on nothing can
+    /// be sent to the client, and messages from it are dropped. Its `Close` event comes when the
+    /// peer has replied or hung up, or after `close_timeout`. An outbound connection that is not
+    /// open yet is given up: [`ConnectFailed`](crate::Event::ConnectFailed) comes, with
+    /// [`Cancelled`](crate::ConnectError::Cancelled).
     ///
     /// # Errors
     ///
-    /// The id is stale, the connection is closing already, the code may not be sent, or the reason is
-    /// longer than 123 bytes.
+    /// The id is stale, the connection is closing already, the code may not be sent, or the reason
+    /// is longer than 123 bytes.
     ///
     /// # Examples
     ///
     /// ```
-    /// # fn kick(server: &mut tickws::Server, client: tickws::ClientId) -> Result<(), tickws::CloseError> {
+    /// # use tickws::{ClientId, CloseError, Server};
+    /// # fn kick(server: &mut Server, client: ClientId) -> Result<(), CloseError> {
     /// server.close(client, 4001, "kicked")
     /// # }
     /// ```
@@ -142,8 +154,9 @@ impl Server {
         self.engine.close(client, code.into(), reason, self.now())
     }
 
-    /// Drops the connection now, without a close frame and with whatever is queued. Its `Close` event
-    /// comes with the next tick. One that is not open yet is given up, as by [`close`](Server::close).
+    /// Drops the connection now, without a close frame, and discards what is queued. Its `Close`
+    /// event comes with the next tick. An outbound connection that is not open yet is given up, as
+    /// by [`close`](Server::close).
     ///
     /// # Errors
     ///
@@ -152,13 +165,16 @@ impl Server {
         self.engine.disconnect(client)
     }
 
-    /// Begins the end: stops listening, closes every client with `code` (usually
-    /// [`CloseCode::Away`], 1001) behind what is queued for it, and drops after `deadline` what is left.
-    /// Plain requests that wait for an answer get 503. With [`health`](crate::ServerBuilder::health) it listens
-    /// until the last client has left, and tells everyone 503. Outbound connections that are not open yet are given
-    /// up, and none is begun any more.
-    /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes 1001; a
-    /// second call changes nothing.
+    /// Begins a shutdown: stops listening, closes every client with `code` (usually
+    /// [`CloseCode::Away`], 1001) behind its queued messages, and drops the connections that are
+    /// left after `deadline`. Plain requests that wait for a response get 503. Outbound connections
+    /// that are not open yet are given up, and new ones fail.
+    ///
+    /// With [`health`](crate::ServerBuilder::health) the server listens until the last client has
+    /// left, and responds to every request with 503.
+    ///
+    /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes
+    /// 1001; a second call has no effect.
     ///
     /// # Examples
     ///
@@ -175,14 +191,15 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
-        // New clients are refused by the kernel from here on, but for those who ask how we are.
+        // The kernel refuses new connections from here on. With a health check the server keeps
+        // listening, to report the shutdown.
         if self.engine.config().health.is_none() {
             self.stop_listening();
         }
         self.engine.shutdown(code.into(), deadline, self.now());
     }
 
-    /// Whether a shutdown is complete: every connection is gone and every event handed out.
+    /// Whether a shutdown is complete: every connection is gone and every event was handed out.
     pub fn is_drained(&self) -> bool {
         self.engine.is_drained()
     }
@@ -207,10 +224,10 @@ impl Server {
         self.engine.set_overflow(client, overflow)
     }
 
-    /// Reads no more from this client until [`resume_reading`](Server::resume_reading): the kernel's
-    /// buffer fills and TCP slows the peer down. Messages of the current tick still come. Meanwhile
-    /// pings are not answered and silence is not counted. A client that is closing is read on, so that
-    /// its close handshake can end, and so is one whose connection broke.
+    /// Stops reading from this client until [`resume_reading`](Server::resume_reading): the
+    /// kernel's buffer fills and TCP slows the peer down. Messages of the current tick still come.
+    /// Meanwhile pings are not answered and silence is not counted. A client that is closing, or
+    /// whose connection broke, is still read, so that its close handshake can end.
     ///
     /// # Errors
     ///
@@ -219,8 +236,8 @@ impl Server {
         self.engine.pause_reading(client)
     }
 
-    /// Reads again from a client that was paused; does nothing for one that was not. A pause that is due to
-    /// [`Limit::Pause`](crate::Limit::Pause) is another one and goes on.
+    /// Resumes reading from a paused client; has no effect on other clients. A pause by
+    /// [`Limit::Pause`](crate::Limit::Pause) is independent of this one and goes on.
     ///
     /// # Errors
     ///
@@ -229,7 +246,8 @@ impl Server {
         self.engine.resume_reading(client, self.now())
     }
 
-    /// Fires [`Event::Timer`](crate::Event::Timer) once, at the first poll `delay` from now or later; the resolution is 1 ms.
+    /// Fires [`Event::Timer`](crate::Event::Timer) once, at the first poll that is `delay` or more
+    /// from now. The resolution is 1 ms.
     ///
     /// # Examples
     ///
@@ -248,13 +266,13 @@ impl Server {
         self.engine.set_timer(delay, false, self.now())
     }
 
-    /// Fires [`Event::Timer`](crate::Event::Timer) every `period` (at least 1 ms) until cancelled. It keeps its rhythm: a
-    /// poll that comes late gets one event for all the periods it missed.
+    /// Fires [`Event::Timer`](crate::Event::Timer) every `period` (at least 1 ms) until it is
+    /// cancelled. The phase is kept: a late poll gets one event for all the periods it missed.
     pub fn set_interval(&mut self, period: Duration) -> TimerId {
         self.engine.set_timer(period, true, self.now())
     }
 
-    /// Stops a timer. `false` if it has fired for the last time or was cancelled before.
+    /// Cancels a timer; `false` if it fired for the last time or was cancelled before.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.engine.cancel_timer(timer)
     }

@@ -1,4 +1,4 @@
-//! Rooms and users: who is where, and what is said to them.
+//! Rooms and users: membership, and messages to their members.
 
 use super::Server;
 use crate::{
@@ -12,14 +12,15 @@ use crate::{
 impl Server {
     // ---- rooms ----
 
-    /// Makes the client a member of a room; does nothing if it is one. A room begins with its first member
-    /// and vanishes with its last. A client leaves all rooms before its `Close` event is seen; joining one
-    /// whose `Close` is in the tick at hand succeeds and has no effect. Work: O(1).
+    /// Makes the client a member of a room; has no effect if it is one. A room begins with its
+    /// first member and ends with its last. A client leaves all rooms before its `Close` event is
+    /// handed out; a join while that event is in the current tick succeeds without effect. Work:
+    /// O(1).
     ///
     /// # Errors
     ///
-    /// [`JoinError`]: the id is stale, a cap is reached, or a [`RoomId`] is of a room that has vanished.
-    /// Nothing has changed then.
+    /// [`JoinError`]: the id is stale, a limit is reached, or the [`RoomId`] is of a room that has
+    /// ended. Nothing has changed then.
     ///
     /// # Examples
     ///
@@ -45,7 +46,7 @@ impl Server {
         self.engine.leave(client, room.into())
     }
 
-    /// Ends all memberships of a client, and tells how many there were. Work: O(their number).
+    /// Ends all memberships of a client, and returns their number. Work: O(their number).
     ///
     /// # Errors
     ///
@@ -54,9 +55,9 @@ impl Server {
         self.engine.leave_all(client)
     }
 
-    /// Queues a message for every member of a room. It is framed once, and a large one is held once however
-    /// many members are slow. [`Delivery`] counts who gets it; a room that does not exist has no members.
-    /// Work: O(members).
+    /// Queues a message for every member of a room. It is framed once, and all slow members share
+    /// one copy of a large message. [`Delivery`] counts the members that get it; a room that does
+    /// not exist has none. Work: O(members).
     pub fn publish<'r, 'm>(
         &mut self,
         room: impl Into<Room<'r>>,
@@ -65,7 +66,8 @@ impl Server {
         self.engine.deliver(Whom::Room(room.into()), message.into(), None, None)
     }
 
-    /// As [`publish`](Server::publish), for all but one: usually the client that said it.
+    /// As [`publish`](Server::publish), for all members but one: usually the one that sent the
+    /// message.
     pub fn publish_except<'r, 'm>(
         &mut self,
         room: impl Into<Room<'r>>,
@@ -75,8 +77,8 @@ impl Server {
         self.engine.deliver(Whom::Room(room.into()), message.into(), None, Some(except))
     }
 
-    /// As [`publish`](Server::publish), the message taking for each member the place of the one with the same
-    /// key that has not begun to leave: see [`send_latest`](Server::send_latest).
+    /// As [`publish`](Server::publish), but for each member the message replaces the one with the
+    /// same key, if that has not begun to leave: see [`send_latest`](Server::send_latest).
     ///
     /// # Examples
     ///
@@ -104,24 +106,25 @@ impl Server {
         self.engine.rooms().rooms(client)
     }
 
-    /// How many rooms there are.
+    /// The number of rooms.
     pub fn room_count(&self) -> usize {
         self.engine.rooms().room_count()
     }
 
-    /// How many members a room has; 0 if it does not exist.
+    /// The number of members of a room; 0 if it does not exist.
     pub fn room_len<'r>(&self, room: impl Into<Room<'r>>) -> usize {
         self.engine.rooms().room_len(room.into())
     }
 
-    /// The id of the room that has this name now. Calls with it look no name up.
+    /// The current id of the room with this name; `None` if there is no such room. Calls that take
+    /// the id save the look-up of the name.
     ///
     /// # Examples
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
     /// let server = tickws::Server::bind("127.0.0.1:0")?;
-    /// assert_eq!(server.room("lobby"), None); // nobody is in it
+    /// assert_eq!(server.room("lobby"), None); // no such room
     /// # Ok(())
     /// # }
     /// ```
@@ -129,16 +132,17 @@ impl Server {
         self.engine.rooms().find(name)
     }
 
-    /// The name of a room; `None` if it has vanished.
+    /// The name of a room; `None` if the room has ended.
     pub fn room_name(&self, room: RoomId) -> Option<&str> {
         self.engine.rooms().name(room)
     }
 
     // ---- users ----
 
-    /// Says that this connection is that user's: any string that names a user to the application. One user
-    /// may have many connections; a connection has one user, the last that was set. It is forgotten before
-    /// the client's `Close` event is seen, as with [`join`](Server::join). Work: O(1).
+    /// Makes the connection one of this user's; the key is any string that names a user to the
+    /// application. A user may have many connections, but a connection has one user, the last that
+    /// was set. It is cleared before the client's `Close` event is handed out, as with
+    /// [`join`](Server::join). Work: O(1).
     ///
     /// # Errors
     ///
@@ -159,7 +163,7 @@ impl Server {
         self.engine.set_user(client, key.as_ref())
     }
 
-    /// The connection is nobody's any more; `false` if it was nobody's.
+    /// Clears the user of a connection; `false` if none was set.
     ///
     /// # Errors
     ///

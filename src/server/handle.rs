@@ -1,4 +1,5 @@
-//! The server for other threads: they queue commands, and its own thread carries them out in a poll.
+//! Access to the server from other threads: they queue commands, which the server's thread carries
+//! out in a poll.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -16,10 +17,10 @@ use crate::{
     },
 };
 
-/// What a [`Handle`] asks for.
+/// A call of a [`Handle`], queued for the server.
 pub(super) enum Command {
     Send(ClientId, Prepared),
-    /// To everyone but one.
+    /// A message to all clients but one.
     Broadcast(Prepared, Option<ClientId>),
     Publish(RoomName, Prepared),
     SendToUser(Box<str>, Prepared),
@@ -29,7 +30,7 @@ pub(super) enum Command {
     Shutdown(CloseCode, Duration),
 }
 
-/// A [`Room`] that outlives the call.
+/// An owned [`Room`], which outlives the call.
 pub(super) enum RoomName {
     Name(Box<str>),
     Id(RoomId),
@@ -44,23 +45,24 @@ impl From<Room<'_>> for RoomName {
     }
 }
 
-/// Talks to a [`Server`] from any thread; made by [`Server::handle`], and cloned at will.
+/// Sends commands to a [`Server`] from any thread. Made by [`Server::handle`], and cheap to clone.
 ///
-/// Each call queues one command and wakes the server; none blocks. `Ok` means *accepted*: the server carries
-/// the command out in its next poll, or in the one that it sleeps in, and what it sends leaves in that poll.
-/// Commands are carried out in the order of acceptance, so those of one thread keep their order. Messages
-/// are framed on the calling thread; one that goes to several [`send`](Handle::send)s is best made a
-/// [`Prepared`] before.
+/// Each call queues one command and wakes the server; no call blocks. `Ok` means *accepted*: the
+/// server carries the command out in its next poll, or in the one in which it sleeps, and messages
+/// leave in that poll. Commands are carried out in the order of acceptance, so those of one thread
+/// keep their order. Messages are framed on the calling thread; prepare one that goes to several
+/// [`send`](Handle::send)s as a [`Prepared`].
 ///
-/// If the client is gone, closing or full by then, nobody is there to be told: it is counted in
-/// [`Stats::undelivered`](crate::Stats::undelivered), and logged. Who has to know uses
-/// [`call`](Handle::call). Commands that wait while the server is dropped are dropped with it.
+/// A message or a close that can no longer be queued, because the client is gone, closing or full
+/// by then, returns no error: it is counted in [`Stats::undelivered`](crate::Stats::undelivered),
+/// and logged. Use [`call`](Handle::call) where the outcome matters. Commands that still wait when
+/// the server is dropped are dropped with it.
 ///
 /// # Errors
 ///
-/// All calls: [`HandleError::Full`] while [`handle_queue`](crate::ServerBuilder::handle_queue) commands
-/// wait (nothing was queued; try again later or do without), [`HandleError::ServerGone`] from when the
-/// server is dropped.
+/// All calls: [`HandleError::Full`] while [`handle_queue`](crate::ServerBuilder::handle_queue)
+/// commands wait (nothing was queued; try again later, or drop the command), and
+/// [`HandleError::ServerGone`] once the server is dropped.
 ///
 /// # Examples
 ///
@@ -102,7 +104,7 @@ impl Handle {
         self.0.post(Command::Broadcast(message.into().prepare(), None))
     }
 
-    /// As [`broadcast`](Handle::broadcast), for all but one.
+    /// As [`broadcast`](Handle::broadcast), for all clients but one.
     ///
     /// # Errors
     ///
@@ -115,7 +117,7 @@ impl Handle {
         self.0.post(Command::Broadcast(message.into().prepare(), Some(except)))
     }
 
-    /// Queues a message for every member that a room has when the command is carried out.
+    /// Queues a message for every client that is in the room when the command is carried out.
     ///
     /// # Errors
     ///
@@ -128,7 +130,7 @@ impl Handle {
         self.0.post(Command::Publish(room.into().into(), message.into().prepare()))
     }
 
-    /// Queues a message for all connections that a user has when the command is carried out.
+    /// Queues a message for every connection that the user has when the command is carried out.
     ///
     /// # Errors
     ///
@@ -145,8 +147,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// As [all calls](Handle#errors), and [`HandleError::Close`] at once for a code or a reason that cannot
-    /// be sent.
+    /// As [all calls](Handle#errors), and [`HandleError::Close`] at once for a code or a reason
+    /// that cannot be sent.
     ///
     /// # Examples
     ///
@@ -177,9 +179,10 @@ impl Handle {
         self.0.post(Command::Disconnect(client))
     }
 
-    /// Runs a closure on the server's thread, inside a poll: for everything that has no call of its own, and
-    /// for answers. Its time is the poll's time. It may do all that the server's owner may, but not poll:
-    /// that is an error in there. If it panics, `poll_*` does.
+    /// Runs a closure on the server's thread, inside a poll: for operations that have no call of
+    /// their own, and for results. The poll takes as long as the closure does. The closure may do
+    /// everything with the server but poll, which is an error inside of it. A panic of the closure
+    /// passes through `poll_*`.
     ///
     /// # Errors
     ///
@@ -211,8 +214,8 @@ impl Handle {
         self.0.post(Command::Call(Box::new(call)))
     }
 
-    /// Ends the server's sleep, or the next one if it is awake: that poll returns, perhaps with an empty
-    /// tick. Takes no place in the queue, and many wakes before a poll are one.
+    /// Ends the server's sleep, or the next one if it is awake: that poll returns, perhaps with an
+    /// empty tick. A wake takes no place in the queue, and many wakes before a poll count as one.
     ///
     /// # Errors
     ///
@@ -221,7 +224,8 @@ impl Handle {
         self.0.wake()
     }
 
-    /// Begins the end, as [`Server::shutdown`] does; [`Server::run`] returns when it is complete.
+    /// Begins a shutdown, as [`Server::shutdown`] does; [`Server::run`] returns when it is
+    /// complete.
     ///
     /// # Errors
     ///
@@ -238,8 +242,8 @@ impl fmt::Debug for Handle {
 }
 
 impl Server {
-    /// Gives a way to talk to this server from other threads. The first call allocates the queue; a server
-    /// without handles has none.
+    /// Returns a handle to this server for other threads. The first call allocates the queue; a
+    /// server without handles has none.
     ///
     /// # Examples
     ///
@@ -258,7 +262,7 @@ impl Server {
         Handle(mailbox.address())
     }
 
-    /// A closure runs in the middle of a poll.
+    /// An error if a closure of [`Handle::call`] is running, and therefore a poll.
     pub(super) fn check_may_poll(&self) -> io::Result<()> {
         if self.in_call {
             let text = "a closure given to Handle::call must not poll: it runs inside a poll";
@@ -267,8 +271,8 @@ impl Server {
         Ok(())
     }
 
-    /// How many commands a poll carries out: what the queue holds, so that threads that never tire cannot
-    /// keep it from its clients. One more, so that a queue that was just full is then found empty.
+    /// The most commands that a poll carries out: the capacity of the queue, so that busy threads
+    /// cannot keep the server from its clients. One more shows that a full queue is empty then.
     pub(super) fn command_budget(&self) -> usize {
         self.engine.config().handle_queue + 1
     }
@@ -278,8 +282,8 @@ impl Server {
         self.mailbox.as_ref().is_some_and(Mailbox::has_mail)
     }
 
-    /// Carries out the commands that wait, within the budget. Gives whether a handle has called: then this
-    /// poll must not sleep, for a wake-up that an earlier poll was given has covered later calls, too.
+    /// Carries out waiting commands, within the budget. Returns whether a handle has called. Then
+    /// this poll must not sleep, because an earlier poll may have consumed the wake-up.
     pub(super) fn carry_out(&mut self, budget: &mut usize) -> bool {
         let Some(mailbox) = &mut self.mailbox else { return false };
         let called = mailbox.open();
@@ -321,7 +325,7 @@ impl Server {
             }
             Command::Call(call) => {
                 self.in_call = true;
-                // Its drop ends the call, also if it ends with a panic.
+                // The guard's drop marks the end of the call, even after a panic.
                 let guard = InCall(self);
                 call(guard.0);
             }
@@ -329,7 +333,7 @@ impl Server {
         }
     }
 
-    /// Who gave the command cannot be told any more.
+    /// Counts and logs a failed command, whose caller can no longer get the error.
     fn note<E: fmt::Display>(&mut self, what: &str, outcome: Result<(), E>) {
         if let Err(error) = outcome {
             self.engine.count_undelivered();
@@ -338,7 +342,7 @@ impl Server {
     }
 }
 
-/// While it lives, a closure of [`Handle::call`] has the server.
+/// Marks the server as inside a closure of [`Handle::call`] while it lives.
 struct InCall<'s>(&'s mut Server);
 
 impl Drop for InCall<'_> {

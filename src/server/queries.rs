@@ -1,4 +1,4 @@
-//! What the application asks. A stale id answers `None`, or 0 where that says the same.
+//! Queries of the application. For a stale id they return `None`, or 0 where that means the same.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Server {
-    /// The addresses listened on, in the order of binding; without those whose sockets have died
-    /// ([`Stats::listeners_lost`](crate::Stats::listeners_lost)).
+    /// The addresses of the listening sockets, in the order of binding. Sockets that have failed
+    /// are missing ([`Stats::listeners_lost`](crate::Stats::listeners_lost)).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         let simulated = self.seat.iter().filter_map(Seat::local_addr);
         self.listeners.iter().filter_map(Listener::local_addr).chain(simulated).collect()
@@ -37,7 +37,7 @@ impl Server {
         self.engine.clients()
     }
 
-    /// How many clients are open.
+    /// The number of open clients.
     pub fn client_count(&self) -> usize {
         self.engine.client_count()
     }
@@ -47,7 +47,7 @@ impl Server {
         self.engine.remote_addr(client)
     }
 
-    /// The round trip of the last answered ping; `None` before the first, and for a stale id.
+    /// The round-trip time of the last answered ping; `None` before the first, and for a stale id.
     pub fn rtt(&self, client: ClientId) -> Option<Duration> {
         self.engine.rtt(client)
     }
@@ -57,23 +57,24 @@ impl Server {
         self.engine.buffered(client)
     }
 
-    /// The subprotocol that was agreed on in the handshake (RFC 6455 §1.9), if any; `None` for a stale id.
+    /// The subprotocol agreed on in the handshake (RFC 6455 §1.9), if any; `None` for a stale id.
     pub fn subprotocol(&self, client: ClientId) -> Option<&str> {
         self.engine.subprotocol(client)
     }
 
-    /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
+    /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is
+    /// set; `None` for a stale id.
     pub fn request(&self, client: ClientId) -> Option<&Request> {
         self.engine.request(client)
     }
 
-    /// What the server sheds because of
+    /// The current step of load shedding under
     /// [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
     pub fn pressure(&self) -> Pressure {
         self.engine.pressure()
     }
 
-    /// Counters since the server began.
+    /// Counters since the server was created.
     ///
     /// # Examples
     ///

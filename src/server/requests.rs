@@ -1,4 +1,4 @@
-//! The application's answers to requests: upgrades that were deferred, and plain HTTP.
+//! The application's responses to requests: deferred upgrades, and plain HTTP.
 
 use tungstenite::{
     Bytes,
@@ -12,17 +12,18 @@ use crate::{
 };
 
 impl Server {
-    /// Accepts an upgrade that was deferred: the 101 response leaves at the next flush,
-    /// [`Event::Open`](crate::Event::Open) is in the next tick, and the client can be sent to at once.
+    /// Accepts a deferred upgrade. The 101 response leaves at the next flush,
+    /// [`Event::Open`](crate::Event::Open) is in the next tick, and messages can be queued for the
+    /// client at once.
     ///
     /// # Errors
     ///
-    /// [`UpgradeError::Gone`]: it was answered already, or [`Event::UpgradeGone`](crate::Event::UpgradeGone) is on
-    /// its way or has come.
+    /// [`UpgradeError::Gone`]: the upgrade was accepted or rejected already, or
+    /// [`Event::UpgradeGone`](crate::Event::UpgradeGone) has been reported or is about to be.
     ///
     /// # Examples
     ///
-    /// A token is looked up elsewhere, and nobody waits for it:
+    /// A token is looked up elsewhere, while the server goes on polling:
     ///
     /// ```no_run
     /// use tickws::{Decision, Event, Server, UpgradeId, http};
@@ -30,12 +31,13 @@ impl Server {
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # fn look_up(_: UpgradeId, _: Option<&str>) {}
     /// # fn looked_up() -> Option<(UpgradeId, bool)> { None }
-    /// let mut server = Server::builder().on_upgrade(|_, _| Decision::Defer).bind("127.0.0.1:9001")?;
+    /// let builder = Server::builder().on_upgrade(|_, _| Decision::Defer);
+    /// let mut server = builder.bind("127.0.0.1:9001")?;
     /// loop {
     ///     for event in &server.poll_wait(None)? {
     ///         match event {
     ///             Event::Upgrade { upgrade, request } => look_up(upgrade, request.uri().query()),
-    ///             Event::UpgradeGone { upgrade } => println!("{upgrade} need not be looked up any more"),
+    ///             Event::UpgradeGone { upgrade } => println!("{upgrade} is gone"),
     ///             _ => {}
     ///         }
     ///     }
@@ -43,7 +45,8 @@ impl Server {
     ///         if good {
     ///             server.accept(upgrade)?;
     ///         } else {
-    ///             server.reject(upgrade, http::Response::builder().status(401).body("who are you?")?)?;
+    ///             let response = http::Response::builder().status(401).body("unknown token")?;
+    ///             server.reject(upgrade, response)?;
     ///         }
     ///     }
     /// }
@@ -53,24 +56,26 @@ impl Server {
         self.accept_with(upgrade, HeaderMap::new())
     }
 
-    /// As [`accept`](Server::accept), with headers for the 101 response, for instance `Set-Cookie`. A
-    /// `Sec-WebSocket-Protocol` among them picks the subprotocol.
+    /// As [`accept`](Server::accept), with headers for the 101 response, for instance `Set-Cookie`.
+    /// A `Sec-WebSocket-Protocol` header chooses the subprotocol.
     ///
     /// # Errors
     ///
-    /// As [`accept`](Server::accept), and [`UpgradeError::Header`]: a value is not ASCII, a header is the
-    /// handshake's own, or the client did not offer the subprotocol. Then the upgrade still waits.
+    /// As [`accept`](Server::accept), and [`UpgradeError::Header`]: a value is not ASCII, a header
+    /// belongs to the handshake itself, or the client did not offer the subprotocol. The upgrade
+    /// still waits then.
     pub fn accept_with(&mut self, upgrade: UpgradeId, headers: HeaderMap) -> Result<ClientId, UpgradeError> {
         self.engine.accept_upgrade(upgrade, headers, self.now())
     }
 
-    /// Rejects an upgrade that was deferred, with this answer, and closes its connection. Programs see the
-    /// answer; of a page the browser hides it, who sees only close code 1006 before any `open`.
+    /// Rejects a deferred upgrade with this response, and closes its connection. Native clients see
+    /// the response. A browser hides it from its page, which sees close code 1006 without an `open`
+    /// event.
     ///
     /// # Errors
     ///
-    /// [`UpgradeError::Gone`] as [`accept`](Server::accept). [`UpgradeError::Status`] and
-    /// [`UpgradeError::Header`]: the answer cannot be sent like this, and the upgrade still waits.
+    /// [`UpgradeError::Gone`] as for [`accept`](Server::accept). [`UpgradeError::Status`] and
+    /// [`UpgradeError::Header`]: the response cannot be sent as it is, and the upgrade still waits.
     pub fn reject(
         &mut self,
         upgrade: UpgradeId,
@@ -79,15 +84,17 @@ impl Server {
         self.engine.reject_upgrade(upgrade, &response.map(Into::into), self.now())
     }
 
-    /// Answers a plain HTTP request from [`Event::Http`](crate::Event::Http). `Content-Length` is added, and the
-    /// connection is kept for the client's next request unless the client or a header `Connection: close` of
-    /// yours says otherwise. To a HEAD only the head is sent. The answer's bytes count for
-    /// `max_total_buffered`; a slow client is given up after `write_timeout`.
+    /// Responds to a plain HTTP request from [`Event::Http`](crate::Event::Http). `Content-Length`
+    /// is added, and to a HEAD request only the head is sent. The connection is kept for the
+    /// client's next request, unless the request or the response has a header `Connection: close`.
+    /// The response counts towards `max_total_buffered`; a client that does not take it within
+    /// `write_timeout` is dropped.
     ///
     /// # Errors
     ///
-    /// [`RespondError::Gone`]: it was answered already, or the client is gone. [`RespondError::Status`] and
-    /// [`RespondError::Header`]: the answer cannot be sent like this, and the request still waits.
+    /// [`RespondError::Gone`]: the request has its response already, or the client is gone.
+    /// [`RespondError::Status`] and [`RespondError::Header`]: the response cannot be sent as it is,
+    /// and the request still waits.
     ///
     /// # Examples
     ///
@@ -101,7 +108,7 @@ impl Server {
     ///         if let Event::Http { request_id, request } = event {
     ///             let text = format!("{} {}\n", request.method(), request.uri().path());
     ///             if let Err(error) = server.respond(request_id, Response::new(text)) {
-    ///                 println!("no answer: {error}"); // it is gone
+    ///                 println!("no response: {error}"); // the client is gone
     ///             }
     ///         }
     ///     }

@@ -1,5 +1,5 @@
-//! One simulated user with a will of its own, and what is known about it: what it sent and should be
-//! delivered, what was queued for it and should arrive.
+//! One simulated user that acts at random, and a model of it: the messages it sent, which must be
+//! delivered, and those queued for it, which must arrive.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -11,7 +11,7 @@ use crate::{engine::sim::masked, error::PeerMisbehaved, test_rng::Rng};
 pub(super) enum Ended {
     Close(u16),
     Garbage(PeerMisbehaved),
-    /// FIN, or a closed socket.
+    /// The user sent FIN, or closed its socket.
     Fin,
     Reset,
 }
@@ -20,34 +20,34 @@ pub(super) enum Ended {
 pub(super) struct Actor {
     pub(super) peer: Peer,
     pub(super) id: Option<ClientId>,
-    /// When its `Open` came.
+    /// The time of its `Open`.
     pub(super) since: Option<Instant>,
     pub(super) reason: Option<CloseReason>,
 
-    // To the server.
+    // ---- from the user to the server ----
     shook: bool,
-    /// Messages that left whole before `ended`.
+    /// Messages that were sent whole before `ended`.
     pub(super) sent: Vec<(bool, Vec<u8>)>,
     pub(super) delivered: usize,
     pub(super) ended: Option<Ended>,
     pings: u32,
-    /// A tail of what it writes is kept back, so that it can stop in the middle of a frame.
+    /// Bytes that are held back, so that the user can stop in the middle of a frame.
     draft: Vec<u8>,
-    /// The draft is a message's last byte, not a ping's.
+    /// The draft is the last byte of a message, not of a ping.
     draft_ends_message: bool,
 
-    // From the server.
+    // ---- from the server to the user ----
     pub(super) queued: VecDeque<(bool, Vec<u8>)>,
     pub(super) got: usize,
     pub(super) reads: bool,
     pongs: Vec<u32>,
     pub(super) closed_with: Option<u16>,
-    /// Its socket is closed: nothing can be said about what would have come.
+    /// Its socket is closed, so that nothing is known about later messages.
     pub(super) deaf: bool,
 
-    // The application's doing.
+    // ---- calls of the application ----
     pub(super) paused: bool,
-    /// We began to close: what comes now is dropped.
+    /// The server began to close: messages that arrive now are dropped.
     pub(super) closing: bool,
     pub(super) disconnected: bool,
 }
@@ -82,7 +82,7 @@ impl Actor {
         self.id.is_some() && self.reason.is_none()
     }
 
-    /// Does something; `calm`: nothing that loses data.
+    /// Acts at random. `calm`: the action must lose no data.
     pub(super) fn act(&mut self, rng: &mut Rng, calm: bool) {
         if !self.shook {
             return self.shake(rng, calm);
@@ -110,7 +110,7 @@ impl Actor {
                 self.deaf = true;
             }
             107 => {
-                // In the middle of a frame, perhaps.
+                // The last byte of a frame may be missing.
                 self.half_close();
                 self.reads = false;
             }
@@ -121,7 +121,7 @@ impl Actor {
         }
     }
 
-    /// Wants nothing any more but to hear everything out.
+    /// Completes what was begun and reads everything, but begins nothing new.
     pub(super) fn rest(&mut self) {
         self.reads = true;
         if self.shook {
@@ -149,7 +149,7 @@ impl Actor {
         }
     }
 
-    /// A message in frames of any size, pings between them.
+    /// Sends a message in frames of random sizes, with pings between them.
     fn message(&mut self, rng: &mut Rng) {
         let len = match rng.below(80) {
             0 => rng.below(100_000),
@@ -203,7 +203,7 @@ impl Actor {
         self.write(&frame);
     }
 
-    /// Writes all but the last byte of what was given last.
+    /// Writes the draft and `bytes`, and holds the last byte back.
     fn write(&mut self, bytes: &[u8]) {
         self.peer.raw(&self.draft);
         self.draft.clear();
@@ -219,7 +219,7 @@ impl Actor {
     }
 
     fn half_close(&mut self) {
-        // In the middle of a frame, if the draft holds its last byte.
+        // The last byte of a message may be missing.
         if self.draft_ends_message {
             self.sent.pop();
         }
@@ -244,7 +244,7 @@ impl Actor {
         ];
         let (bytes, mut violation) = rng.pick(&choices);
         if self.peer.wire.is_some() && bytes[0] == 0xc1 {
-            // The bit is right, and nothing behind it.
+            // RSV1 is valid with compression, but the payload is not.
             violation = CorruptDeflate;
         }
         self.peer.raw(bytes);
@@ -254,7 +254,7 @@ impl Actor {
         self.ended = Some(Ended::Garbage(violation));
     }
 
-    /// Reads some of what has come, and answers as RFC 6455 asks.
+    /// Reads some of the received bytes, and replies as RFC 6455 requires.
     pub(super) fn listen(&mut self, most: usize) -> Vec<Frame> {
         if self.deaf {
             return Vec::new();
@@ -274,7 +274,8 @@ impl Actor {
                 Frame::Ping(_) => {}
                 Frame::Pong(body) => {
                     let number = u32::from_be_bytes(body[..].try_into().expect("our ping's body"));
-                    // While blocked a pong passes what is queued, older pongs too, and not every one is sent.
+                    // On a blocked connection a pong overtakes queued messages and replaces an
+                    // older pong.
                     assert!(number <= self.pings && !self.pongs.contains(&number), "pong {number}");
                     self.pongs.push(number);
                 }
@@ -301,14 +302,14 @@ impl Actor {
         self.got += 1;
     }
 
-    /// What a message event has to hold.
+    /// Checks a message event.
     pub(super) fn deliver(&mut self, is_text: bool, bytes: &[u8]) {
         let expected = self.sent.get(self.delivered).expect("a message that was sent");
         assert_eq!((expected.0, &expected.1[..]), (is_text, bytes), "not the next message in order");
         self.delivered += 1;
     }
 
-    /// Holds the reason against what both sides did.
+    /// Checks the reason of a `Close` event against the actions of both sides.
     pub(super) fn close(&mut self, reason: &CloseReason, calm: bool) {
         assert_eq!(self.reason, None, "closed twice");
         let ended = self.ended.as_ref();
@@ -353,7 +354,7 @@ impl Actor {
         self.reason = Some(reason.clone());
     }
 
-    /// At rest and heard out: nothing may be missing.
+    /// Checks that nothing is missing on an open connection that has come to rest.
     pub(super) fn check_open(&self) {
         assert_eq!(self.delivered, self.sent.len(), "not delivered");
         assert_eq!(self.queued.len(), 0, "not received");
@@ -361,11 +362,12 @@ impl Actor {
         assert_eq!(self.peer.rest(), b"", "a piece of a frame");
     }
 
-    /// Reported closed, gone, and read to the end; in calm weather an orderly end loses nothing.
+    /// Checks a closed connection that was read to its end. Under calm conditions an orderly end
+    /// loses nothing.
     pub(super) fn check_closed(&self, calm: bool) {
         let Some(reason) = &self.reason else { return };
         let orderly = !matches!(reason, CloseReason::Io(_) | CloseReason::Timeout(_));
-        // Also if the application disconnects in the tick that reported the end.
+        // A disconnect by the application in the tick of the end may also lose data.
         if !calm || !orderly || self.disconnected || self.deaf {
             return;
         }

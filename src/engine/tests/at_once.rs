@@ -1,4 +1,4 @@
-//! Large messages that leave when they are sent: as if they had been queued, but for the copy.
+//! Direct writes of large messages: the outcome is the same as if they had been queued.
 
 use std::io::ErrorKind;
 
@@ -7,13 +7,13 @@ use crate::{Message, SendError, config::Overflow, test_rng::Rng};
 
 const LARGE: usize = 100_000;
 
-/// A payload that knows its number.
+/// A payload whose bytes depend on its number.
 fn payload(number: u8, len: usize) -> Vec<u8> {
     (0..len).map(|place| (place / 7) as u8 ^ number).collect()
 }
 
 #[test]
-fn one_write_and_no_flush_do() {
+fn large_send_takes_one_write_and_no_flush() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     let (before, sent) = (peer.calls().1, host.engine.stats());
@@ -28,7 +28,7 @@ fn one_write_and_no_flush_do() {
 }
 
 #[test]
-fn small_ones_wait_for_the_flush_and_none_is_passed() {
+fn small_messages_wait_for_the_flush_and_keep_their_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.send(client, "before".into()).unwrap();
@@ -44,7 +44,7 @@ fn small_ones_wait_for_the_flush_and_none_is_passed() {
 }
 
 #[test]
-fn what_is_not_taken_waits_in_its_place() {
+fn unwritten_rest_stays_in_order() {
     for window in [0, 1, 9, 10, 11, 5_000, LARGE + 9] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
@@ -55,7 +55,7 @@ fn what_is_not_taken_waits_in_its_place() {
         host.engine.send(client, (&payload(2, LARGE)).into()).unwrap();
         peer.ping(b"passes");
         host.engine.send(client, "after".into()).unwrap();
-        // The simulation panics at a write that comes before the writable event.
+        // The simulated stream panics if it is written to before its writable event.
         host.settle();
         peer.windows(1 << 20, 50_000);
         let mut frames = Vec::new();
@@ -74,12 +74,12 @@ fn what_is_not_taken_waits_in_its_place() {
 }
 
 #[test]
-fn who_takes_nothing_more_has_the_time_from_the_flush_on() {
+fn write_timeout_of_a_direct_write_counts_from_the_flush() {
     let mut host = Host::new(Config { write_timeout: 10 * SEC, ..Config::default() });
     let (peer, client) = host.open();
     peer.windows(1 << 20, 5_000);
     host.engine.flush(host.now);
-    // The application has computed for longer than the deadline.
+    // The application computed for longer than the write timeout.
     host.advance(11 * SEC);
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
     assert_eq!(host.poll().len(), 0);
@@ -91,7 +91,7 @@ fn who_takes_nothing_more_has_the_time_from_the_flush_on() {
 }
 
 #[test]
-fn drained_comes_once_the_rest_has_left() {
+fn drained_is_reported_when_the_rest_was_written() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1 << 20, 60_000);
@@ -103,7 +103,7 @@ fn drained_comes_once_the_rest_has_left() {
 }
 
 #[test]
-fn a_failed_write_is_told_of_by_the_next_poll() {
+fn failed_direct_write_is_reported_by_the_next_poll() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.text("last words");
@@ -120,7 +120,7 @@ fn a_failed_write_is_told_of_by_the_next_poll() {
 }
 
 #[test]
-fn a_close_right_behind_it_comes_behind_it() {
+fn close_frame_follows_a_direct_write() {
     for window in [5_000, 1 << 20] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
@@ -138,14 +138,14 @@ fn a_close_right_behind_it_comes_behind_it() {
 }
 
 #[test]
-fn the_caps_count_what_waits() {
+fn max_buffered_counts_only_the_unwritten_rest() {
     let config = Config { max_buffered: LARGE + 10, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
     let (len, max) = (LARGE + 11, LARGE + 10);
     let large = payload(0, LARGE + 1);
     assert_eq!(host.engine.send(client, (&large).into()), Err(SendError::TooLarge { len, max }));
-    // Three times the cap, as nothing waits.
+    // Three times the limit fits, because each message leaves before the next.
     for number in 0..3 {
         host.engine.send(client, (&payload(number, LARGE)).into()).unwrap();
         assert_eq!(peer.frames().len(), 1);
@@ -157,7 +157,7 @@ fn the_caps_count_what_waits() {
 }
 
 #[test]
-fn the_ceiling_counts_what_waits() {
+fn memory_limit_counts_the_unwritten_rest() {
     let mut host = Host::new(Config { max_total_buffered: Some(80_000), ..Config::default() });
     let (mut peer, client) = host.open();
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
@@ -168,7 +168,7 @@ fn the_ceiling_counts_what_waits() {
 }
 
 #[test]
-fn in_any_weather_what_was_sent_arrives_whole_and_in_order() {
+fn direct_writes_arrive_whole_and_in_order_under_faults() {
     for seed in 0..200 {
         let mut rng = Rng::new(seed);
         let mut host = Host::with_chaos(Config::default(), Some(Rng::new(rng.next())));

@@ -1,7 +1,8 @@
-//! Many HTTP clients with a will of their own, on a network as bad as may be: plain requests, pipelines, bodies,
-//! and upgrades that wait. What each is answered is held against a naive model.
+//! Random HTTP clients on a network that may be bad: plain requests, pipelines, bodies, and
+//! deferred upgrades. Each response is compared with a simple model.
 //!
-//! `TICKWS_SIM_SEEDS=5000 cargo test --lib browsing` tries more; a failure names the seed that repeats it.
+//! Set `TICKWS_SIM_SEEDS=5000 cargo test --lib browsing` to try more; a failure names the seed that
+//! repeats it.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -16,7 +17,7 @@ use crate::{
     services::Services, test_rng::Rng,
 };
 
-/// Of each weather.
+/// The number of seeds for each kind of conditions.
 const SEEDS: u64 = 130;
 
 #[test]
@@ -29,7 +30,7 @@ fn in_foul_weather_no_answer_is_doubled_or_mixed_up() {
     run(1, SEEDS, "in_foul_weather_no", |seed| World::new(seed).run());
 }
 
-/// What a request has to be answered.
+/// The expected response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Expected {
     status: u16,
@@ -42,14 +43,15 @@ struct User {
     web: Web,
     port: u16,
     requests: usize,
-    /// Of requests, not written yet.
+    /// Bytes of requests that were not written yet.
     draft: VecDeque<u8>,
     expected: VecDeque<Expected>,
-    /// Paths that the application is to be asked about, in order.
+    /// Paths of the requests that the application must get, in order.
     to_ask: VecDeque<String>,
-    /// It has said that it wants to become a WebSocket, or that it wants no more.
+    /// The user has asked for an upgrade, or sends no more requests.
     is_done: bool,
-    /// Nothing can be said of what comes: it was refused, broke the rules, or is gone.
+    /// Nothing is known about further responses: a request was rejected or invalid, or the user
+    /// left.
     is_lost: bool,
     is_deaf: bool,
     reads: bool,
@@ -57,7 +59,7 @@ struct User {
 }
 
 impl User {
-    /// Queues a request; a few in a row make a pipeline.
+    /// Queues a request; several in a row make a pipeline.
     fn ask(&mut self, rng: &mut Rng, calm: bool) {
         self.requests += 1;
         let tag = format!("{}/{}", self.port, self.requests);
@@ -107,7 +109,7 @@ impl User {
             14 => {
                 let (what, status) = rng.pick(&[("now", 101), ("later", 101), ("no", 401), ("laterno", 401)]);
                 expected = Expected { status, body: Vec::new(), is_last: status != 101 };
-                // RFC 6455 §4.1: it waits for the answer.
+                // RFC 6455 §4.1: the client waits for the response.
                 self.is_done = true;
                 Peer::HEAD.replace("/chat?room=1", &format!("/{what}/{tag}")).into_bytes()
             }
@@ -122,13 +124,13 @@ impl User {
                 format!("GET /{tag}/never HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
             }
             _ => {
-                // Too early.
+                // The client sends a frame before the response.
                 (self.is_done, self.is_lost) = (true, true);
                 [Peer::HEAD.replace("/chat?room=1", &format!("/later/{tag}")).as_bytes(), b"\x81\x80abcd"]
                     .concat()
             }
         };
-        // What it is answered with then depends on how its bytes come.
+        // The response to further requests would depend on how the bytes are split.
         self.is_done |= expected.is_last || is_asked && closes;
         self.web.note(&request);
         self.draft.extend(request);
@@ -177,7 +179,7 @@ impl User {
         self.web.peer.raw(&piece);
     }
 
-    /// Holds what has come against the model.
+    /// Reads responses and compares them with the model.
     fn listen(&mut self, most: usize, calm: bool, transcript: &mut DefaultHasher) {
         if self.is_deaf {
             return;
@@ -188,7 +190,7 @@ impl User {
         for answer in self.web.parse() {
             answer.hash(transcript);
             let expected = self.expected.pop_front();
-            // Deadlines, and limits on connections and memory.
+            // Deadlines and the limits on connections and memory may cause a 503.
             if !calm && matches!(answer.status, 503) && answer.is_last() {
                 (self.is_lost, self.is_done) = (true, true);
                 self.expected.clear();
@@ -222,7 +224,7 @@ impl User {
             }
         }
         if self.web.peer.at_end() {
-            // Behind the last answer, or it was given up.
+            // The server closes behind the last response, or because the user was given up.
             assert!(!calm || self.is_done, "hung up on {self:?}");
             self.web.peer.fin();
         }
@@ -231,7 +233,7 @@ impl User {
 
 const STATIC: usize = 30_000;
 
-/// What the application says to a request.
+/// The body with which the application responds to a request.
 fn answer_to(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
     let sum = body.iter().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
     let text = format!("{method} {path} {} {sum}", body.len());
@@ -244,12 +246,12 @@ struct World {
     rng: Rng,
     users: Vec<User>,
     calm: bool,
-    /// A closure answers plain requests: the application is not asked.
+    /// A closure responds to plain requests, so that the application gets none.
     is_closure: bool,
     transcript: DefaultHasher,
-    /// Requests that wait for the application, whose they are, and what they are to be answered.
+    /// Requests that wait for the application, the user's port, and the response body.
     waiting: Vec<(RequestId, u16, Vec<u8>)>,
-    /// Upgrades that wait, and whether they are to be accepted; `None`: never answered.
+    /// Deferred upgrades, and whether they will be accepted; `None`: never decided.
     pending: HashMap<UpgradeId, Option<bool>>,
     asked: HashSet<UpgradeId>,
     opens: u64,
@@ -368,7 +370,8 @@ impl World {
                     );
                     let known = self.waiting.iter().position(|(_, other, _)| *other == port);
                     if let Some(position) = known {
-                        // Only if the one before was given up, and the port stands for one connection.
+                        // A user's next request must not be passed on before the previous one has
+                        // ended.
                         panic!("asked again before an answer: {:?}", self.waiting[position]);
                     }
                     (request_id, path).hash(&mut self.transcript);
@@ -409,12 +412,12 @@ impl World {
         assert!(stats.opened >= self.opens && stats.closed.total() >= self.closes);
     }
 
-    /// Answers some of what waits, in no order.
+    /// Responds to some of the waiting requests, in random order.
     fn application_acts(&mut self) {
         let now = self.host.now;
         for _ in 0..self.rng.below(4).min(self.waiting.len()) {
             let who = self.rng.below(self.waiting.len());
-            // In foul weather some are never answered, and it is learnt too late that they are gone.
+            // Under bad conditions some requests get no response, and may be gone later.
             if !self.calm
                 && self.users.iter().any(|user| user.port == self.waiting[who].1 && user.requests % 5 == 4)
             {
@@ -461,7 +464,7 @@ impl World {
         assert_eq!(self.host.engine.respond(id, ok("again"), now), Err(RespondError::Gone(id)));
     }
 
-    /// Everyone says what they have begun, and hears all.
+    /// Sends everything that was begun, and reads everything.
     fn settle(&mut self) {
         for user in &mut self.users {
             user.reads = true;
@@ -515,7 +518,7 @@ impl World {
             self.step();
             if !self.calm {
                 self.host.advance(MS);
-                // Who was given up is not answered any more.
+                // Requests that were given up get no response any more.
                 if self.rng.one_in(50) {
                     for (id, _, body) in std::mem::take(&mut self.waiting) {
                         self.respond(id, body);

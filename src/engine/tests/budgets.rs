@@ -1,4 +1,5 @@
-//! Law 1: a poll's work is bounded, what is left is carried over in turns, and nothing is lost by it.
+//! Law 1 (ARCHITECTURE.md): the work of a poll is bounded, the rest continues in turns, and nothing
+//! is lost.
 
 use super::*;
 use crate::tick_data::TickData;
@@ -69,7 +70,7 @@ fn large_messages_take_few_reads_and_delay_others_by_one_round() {
 }
 
 #[test]
-fn a_message_that_is_too_large_is_refused_by_its_header() {
+fn oversized_message_is_rejected_by_its_header() {
     let mut host = Host::new(Config { max_message_size: 50_000, ..Config::default() });
     let (peer, _) = host.open();
     peer.raw(&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]);
@@ -78,11 +79,11 @@ fn a_message_that_is_too_large_is_refused_by_its_header() {
 }
 
 #[test]
-fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
+fn large_unparsed_input_is_not_starved_by_small_messages() {
     let mut host = Host::new(Config { event_budget: 1_000, ..Config::default() });
     let mut others: Vec<_> = (0..40).map(|_| host.open().0).collect();
     let (mut peer, client) = host.open();
-    // As much as the block holds, in more messages than a tick does.
+    // As many bytes as the block holds, and more messages than a tick takes.
     (0..9_000).for_each(|_| peer.binary(b"x"));
     let mut got = messages(&host.poll()).len();
     let mut silent_for = 0;
@@ -97,9 +98,9 @@ fn a_large_carry_is_not_starved_by_the_small_messages_of_others() {
     }
 }
 
-/// Pings and fragments make no event, and nobody needs many.
+/// Pings and fragments yield no event, so a flood of them is hostile.
 #[test]
-fn frames_without_events_count_as_several_that_have_one() {
+fn eventless_frame_is_charged_as_several_events() {
     let flood = |peer: &mut Peer, fragment: bool| match fragment {
         true => peer.frame(CONTINUE, false, b"x"),
         false => peer.ping(b"x"),
@@ -131,9 +132,9 @@ fn frames_without_events_count_as_several_that_have_one() {
     }
 }
 
-/// Who has been quiet is heard in the next poll, whatever another has left over.
+/// A client that was quiet comes before one with input left over from the last poll.
 #[test]
-fn who_was_postponed_comes_behind_those_who_were_not() {
+fn postponed_client_is_served_after_quiet_ones() {
     let mut host = Host::new(Config::default());
     let (mut flooder, _) = host.open();
     let (mut peer, client) = host.open();
@@ -145,9 +146,9 @@ fn who_was_postponed_comes_behind_those_who_were_not() {
     }
 }
 
-/// What is left of a read is copied from poll to poll, so it is not much.
+/// The rest of each read is copied from poll to poll, so it must be small.
 #[test]
-fn who_sends_more_frames_than_a_poll_takes_is_read_in_small_pieces() {
+fn frame_flood_is_read_in_small_pieces() {
     let mut host = Host::new(Config::default());
     let (mut flooder, client) = host.open();
     flooder.windows(4 << 20, 256 * 1024);
@@ -156,7 +157,7 @@ fn who_sends_more_frames_than_a_poll_takes_is_read_in_small_pieces() {
     for poll in 0.. {
         assert!(host.poll().more());
         let carried = host.engine.clients[client.index()].carry.len();
-        // The first read could not know.
+        // The first reads were larger: the flood was not known yet.
         most = if poll < 100 { 0 } else { carried.max(most) };
         if flooder.pending() == 0 {
             assert!(poll > 200, "{poll} polls");
@@ -176,7 +177,7 @@ fn a_small_event_budget_loses_nothing() {
                 peer.text(&number.to_string());
                 peer.ping(b"in between");
             }
-            // Cut by the budget somewhere, too.
+            // The budget also cuts between two fragments.
             peer.frame(TEXT, false, b"5");
             peer.frame(CONTINUE, true, b"0");
             peer.close(1000);
@@ -194,7 +195,7 @@ fn a_small_event_budget_loses_nothing() {
             closed += closes(&tick).len();
             assert_eq!(tick.more(), closed < 3, "after {polls} polls");
         }
-        // 50 messages and as many pings, and three frames for one more message and the end.
+        // 50 messages, 50 pings, two fragments and a close frame per client.
         let frames = 3 * (50 + 50 + 3);
         assert!((frames / event_budget..frames + 10).contains(&polls), "{polls} polls");
         let expected: Vec<String> = (0..51).map(|number| number.to_string()).collect();
@@ -210,7 +211,7 @@ fn a_small_event_budget_loses_nothing() {
 #[test]
 fn the_read_budget_is_per_client_and_poll() {
     let mut host = Host::new(Config { read_budget: 10, ..Config::default() });
-    // The handshake takes its share of polls, too.
+    // The handshake also takes several polls.
     let mut open = || {
         let mut peer = host.connect();
         peer.handshake();
@@ -260,7 +261,7 @@ fn a_message_far_larger_than_a_block_comes_whole() {
 }
 
 #[test]
-fn a_pause_holds_back_what_was_carried_over() {
+fn pause_holds_back_unparsed_input() {
     let mut host = Host::new(Config { event_budget: 2, ..Config::default() });
     let (mut peer, client) = host.open();
     (0..7_u8).for_each(|number| peer.binary(&[number]));
@@ -278,7 +279,7 @@ fn a_pause_holds_back_what_was_carried_over() {
         let tick = host.poll();
         assert!(!tick.is_empty());
         got.extend(messages(&tick));
-        // On and off within one tick changes nothing.
+        // Pausing and resuming within one tick has no effect.
         host.engine.pause_reading(client).unwrap();
         host.engine.resume_reading(client, host.now).unwrap();
     }
@@ -345,7 +346,7 @@ fn an_idle_client_owns_no_buffers() {
 }
 
 #[test]
-fn one_read_and_one_write_do() {
+fn tick_takes_one_read_and_one_vectored_write() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     let before = peer.calls();
@@ -359,7 +360,7 @@ fn one_read_and_one_write_do() {
     host.engine.send(client, "and this".into()).unwrap();
     host.engine.flush(host.now);
     let after = peer.calls();
-    // 30 shared frames and what is between them: more slices than one vectored write takes.
+    // 30 shared frames with small ones between them: more slices than one vectored write takes.
     assert_eq!((after.0 - before.0, after.1 - before.1), (1, 2));
     assert_eq!(peer.frames().len(), 61);
 }

@@ -1,4 +1,4 @@
-//! What one request may cost the others: a panic of the application's, time, memory.
+//! Isolation: a request affects no other client by a panic of its closure, by time or by memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,7 +6,7 @@ use super::{web::*, *};
 use crate::{Decision, services::Services};
 
 #[test]
-fn a_closure_that_panics_harms_no_message_of_the_same_tick() {
+fn panicking_closure_loses_no_message_of_the_same_tick() {
     for upgrade in [false, true] {
         let services = Services {
             on_http: Some(Box::new(|_| panic!("as expected"))),
@@ -27,7 +27,7 @@ fn a_closure_that_panics_harms_no_message_of_the_same_tick() {
         let mut got = messages(&host.poll());
         got.extend(messages(&host.poll()));
         assert_eq!(got, [(id, b"hello".to_vec()), (id, b"there".to_vec())]);
-        // Who has asked is told at its deadline, or hung up on.
+        // The request is answered at its deadline, or its connection is closed.
         host.advance(11 * SEC);
         host.settle();
         host.check();
@@ -37,7 +37,7 @@ fn a_closure_that_panics_harms_no_message_of_the_same_tick() {
 }
 
 #[test]
-fn a_crowd_of_requests_is_answered_over_several_polls() {
+fn thousand_requests_are_spread_over_several_polls() {
     let mut host = answering(Config::default());
     let mut webs: Vec<_> = (0..1_000).map(|_| Web::new(&mut host)).collect();
     let (mut peer, id) = host.open();
@@ -75,7 +75,7 @@ fn a_large_body_is_read_in_turns() {
 }
 
 #[test]
-fn the_last_answer_may_leave_slowly_too() {
+fn last_response_may_leave_slowly() {
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     for request in
         ["GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\nHost: a\r\n\r\n"]
@@ -99,7 +99,7 @@ fn the_last_answer_may_leave_slowly_too() {
 }
 
 #[test]
-fn a_refused_connection_that_cannot_be_watched_counts_once() {
+fn rejected_unregistered_connection_is_counted_once() {
     let mut host = Host::new(Config { max_connections: Some(1), ..Config::default() });
     host.open();
     let _refused = host.connect();

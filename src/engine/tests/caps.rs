@@ -1,10 +1,11 @@
-//! Law 2: what does not fit follows a policy, and the application learns of it. Law 3: bad input ends the
-//! connection that it came on, with the right code. Law 5: a message leaves whole, and no byte twice.
+//! Laws 2, 3 and 5 (ARCHITECTURE.md): a message that does not fit follows the overflow policy, and
+//! the application is told; bad input ends only its own connection, with the right code; a message
+//! leaves whole, and no byte twice.
 
 use super::*;
 use crate::{Overflow, PeerMisbehaved, SendError, test_rng::Rng};
 
-/// A client that takes nothing for now.
+/// A client whose socket accepts no bytes for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
     peer.windows(1_000, 0);
@@ -16,7 +17,7 @@ fn small(max_buffered: usize) -> Config {
 }
 
 #[test]
-fn overflow_disconnects_and_what_was_queued_still_leaves() {
+fn overflow_disconnects_after_queued_messages_left() {
     let mut host = Host::new(small(1_000));
     let (mut peer, client) = stuck(&mut host);
     let message = [7; 300];
@@ -30,7 +31,7 @@ fn overflow_disconnects_and_what_was_queued_still_leaves() {
     assert_eq!(closes(&tick), [(client, CloseReason::Overflow)]);
     assert_eq!(host.engine.stats().closed.overflow, 1);
     assert_eq!(host.engine.send(client, (&message).into()), Err(SendError::NotConnected(client)));
-    // It lingers, and wakes up in time.
+    // The client lingers, and its socket becomes writable in time.
     host.advance(9 * SEC);
     peer.windows(1_000, 100_000);
     host.settle();
@@ -43,7 +44,7 @@ fn overflow_disconnects_and_what_was_queued_still_leaves() {
 }
 
 #[test]
-fn drop_newest_keeps_the_client_and_says_so() {
+fn drop_newest_keeps_the_client_and_reports_the_drop() {
     let mut host = Host::new(Config { overflow: Overflow::DropNewest, ..small(1_000) });
     let (mut peer, client) = stuck(&mut host);
     assert_eq!(host.engine.send(client, (&[7; 900]).into()), Ok(()));
@@ -58,7 +59,7 @@ fn drop_newest_keeps_the_client_and_says_so() {
 }
 
 #[test]
-fn a_client_may_have_a_policy_of_its_own() {
+fn overflow_policy_can_be_set_per_client() {
     for (server, own) in
         [(Overflow::Disconnect, Overflow::DropNewest), (Overflow::DropNewest, Overflow::Disconnect)]
     {
@@ -80,7 +81,7 @@ fn a_client_may_have_a_policy_of_its_own() {
 }
 
 #[test]
-fn a_message_that_never_fits_is_refused_and_nothing_else_changes() {
+fn message_above_max_buffered_fails_without_side_effects() {
     let mut host = Host::new(small(1_000));
     let (mut peer, client) = host.open();
     assert_eq!(host.engine.send(client, (&[7; 996]).into()), Ok(()));
@@ -128,7 +129,7 @@ fn the_delivery_of_a_broadcast_adds_up() {
 }
 
 #[test]
-fn drained_comes_once_for_each_time_that_a_client_backed_up() {
+fn drained_is_reported_once_per_congestion() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 500);
@@ -148,7 +149,7 @@ fn drained_comes_once_for_each_time_that_a_client_backed_up() {
 }
 
 #[test]
-fn control_frames_pass_what_is_queued_at_a_frame_boundary() {
+fn control_frames_overtake_queued_data_at_a_frame_boundary() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 100);
@@ -201,7 +202,7 @@ fn bad_input_ends_its_own_connection_with_the_right_code() {
             }
             let reason = CloseReason::Protocol(*violation);
             assert_eq!(events, [(client, None), (client, Some(reason))], "{bytes:x?}");
-            // What it says now is of no interest.
+            // Input behind the violation is discarded.
             (0..100).for_each(|_| peer.text("and another thing"));
             host.settle();
             assert!(matches!(&peer.frames()[..], [Frame::Close(said, _)] if said == code), "{bytes:x?}");
@@ -217,7 +218,7 @@ fn bad_input_ends_its_own_connection_with_the_right_code() {
 }
 
 #[test]
-fn no_bytes_from_the_network_make_a_panic() {
+fn random_input_never_panics() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
         let mut host = Host::new(Config { max_message_size: 100_000, ..Config::default() });
@@ -227,7 +228,7 @@ fn no_bytes_from_the_network_make_a_panic() {
             for stream in [&peer, &raw] {
                 let mut bytes: Vec<u8> = (0..rng.below(200)).map(|_| rng.next() as u8).collect();
                 if rng.one_in(2) && bytes.len() > 2 {
-                    // More often a frame than not.
+                    // Half of the inputs begin like a frame.
                     (bytes[0], bytes[1]) =
                         (rng.pick(&[0x01, 0x00, 0x80, 0x81, 0x82, 0x89]), 0x80 | bytes[1] >> 1);
                 }
@@ -244,7 +245,7 @@ fn no_bytes_from_the_network_make_a_panic() {
 }
 
 #[test]
-fn a_refused_byte_is_offered_once_more_when_there_is_room() {
+fn blocked_write_is_not_repeated_before_a_writable_event() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 100);
@@ -254,7 +255,7 @@ fn a_refused_byte_is_offered_once_more_when_there_is_room() {
     host.settle();
     while frames.is_empty() {
         let before = peer.calls().1;
-        // The stream panics if it is written to before it has said that it is writable.
+        // The simulated stream panics if it is written to before its writable event.
         for _ in 0..3 {
             host.engine.send(client, "more".into()).unwrap();
             host.engine.broadcast("and more".into(), None);

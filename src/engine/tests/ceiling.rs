@@ -1,24 +1,24 @@
-//! The server-wide ceiling: what is shed, in which order, and that it comes back.
+//! The server-wide memory limit: its steps, their order, and the return to normal.
 
 use super::*;
 use crate::{Prepared, Pressure};
 
 const KB: usize = 1000;
 
-/// A ceiling of 800 KB, so that its eighths are 100 KB.
+/// A limit of 800 KB, so that an eighth is 100 KB.
 fn ceiling() -> Config {
     Config { max_total_buffered: Some(800 * KB), max_buffered: 400 * KB, ..Config::default() }
 }
 
-/// A client whose kernel buffer takes next to nothing.
+/// A client whose socket accepts only 100 bytes.
 fn deaf(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
     peer.windows(256 * 1024, 100);
     (peer, client)
 }
 
-/// Queues `kilobytes` in messages that no two clients share. Framed by themselves they take no more memory
-/// than they have bytes.
+/// Queues `kilobytes` in messages that no two clients share. Prepared messages are framed with
+/// exactly as much memory as they have bytes.
 fn queue(host: &mut Host, client: ClientId, kilobytes: usize) {
     for _ in 0..kilobytes / 10 {
         host.engine.send(client, Prepared::new(&vec![7; 10 * KB]).into()).unwrap();
@@ -34,7 +34,7 @@ fn pressures(tick: &Tick) -> Vec<Pressure> {
 }
 
 #[test]
-fn first_new_connections_are_refused() {
+fn memory_pressure_first_rejects_new_connections() {
     let mut host = Host::new(ceiling());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -52,7 +52,7 @@ fn first_new_connections_are_refused() {
     assert_eq!(host.engine.stats().rejected.overloaded, 1);
     assert_eq!(closes(&host.poll()), []);
 
-    // Between 5/8 and 3/4 it is still so; then it ends.
+    // Between 5/8 and 3/4 of the limit the pressure stays; below it ends.
     slow.windows(256 * 1024, 60 * KB);
     slow.frames();
     host.settle();
@@ -64,7 +64,7 @@ fn first_new_connections_are_refused() {
 }
 
 #[test]
-fn then_nobody_is_read_and_the_host_may_sleep() {
+fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
     let mut host = Host::new(ceiling());
     let (mut talker, talker_id) = host.open();
     let (mut slow, slow_id) = deaf(&mut host);
@@ -85,7 +85,7 @@ fn then_nobody_is_read_and_the_host_may_sleep() {
     assert!(talker.pending() > 0, "TCP has to slow it down");
     assert_eq!(host.engine.stats().reading_stops, 1);
 
-    // As soon as the slow one has taken enough, reading goes on, and nothing was lost.
+    // Reading resumes once the slow client has taken enough, and no message was lost.
     slow.windows(256 * 1024, 1 << 20);
     host.poll();
     slow.frames();
@@ -99,7 +99,7 @@ fn then_nobody_is_read_and_the_host_may_sleep() {
 }
 
 #[test]
-fn reading_goes_on_only_when_there_is_room_for_it() {
+fn reading_resumes_only_below_the_lower_threshold() {
     let mut host = Host::new(ceiling());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -114,7 +114,7 @@ fn reading_goes_on_only_when_there_is_room_for_it() {
 }
 
 #[test]
-fn those_that_are_leaving_are_read_nevertheless() {
+fn closing_clients_are_read_despite_memory_pressure() {
     let mut host = Host::new(ceiling());
     let (mut leaving, leaving_id) = host.open();
     let (_slow, slow) = deaf(&mut host);
@@ -137,7 +137,7 @@ fn those_that_are_leaving_are_read_nevertheless() {
 }
 
 #[test]
-fn when_that_does_not_help_the_largest_are_closed() {
+fn lasting_memory_pressure_closes_the_largest_clients() {
     let mut host = Host::new(ceiling());
     let (mut talker, talker_id) = host.open();
     let mut small: Vec<_> = (0..3).map(|_| deaf(&mut host)).collect();
@@ -157,7 +157,7 @@ fn when_that_does_not_help_the_largest_are_closed() {
     assert_eq!(host.engine.stats().closed.shed, 1);
     assert_eq!(messages(&tick), [(talker_id, b"heard in the end".to_vec())]);
 
-    // It is told why, behind the frame that was half gone.
+    // The client gets 1013 behind the frame that was half sent.
     large.windows(256 * 1024, 1 << 20);
     let mut frames = Vec::new();
     for _ in 0..3 {
@@ -173,7 +173,7 @@ fn when_that_does_not_help_the_largest_are_closed() {
 }
 
 #[test]
-fn whoever_was_held_back_once_is_heard_each_time() {
+fn held_back_client_is_read_after_each_pause() {
     let mut host = Host::new(ceiling());
     let (mut talker, talker_id) = host.open();
     let (mut slow, slow_id) = deaf(&mut host);
@@ -195,7 +195,7 @@ fn whoever_was_held_back_once_is_heard_each_time() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_reported_though_nobody_is_read() {
+fn broken_connection_is_reported_while_reading_is_stopped() {
     let mut host = Host::new(ceiling());
     let (mut broken, broken_id) = host.open();
     let [(_slow, slow), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
@@ -211,7 +211,7 @@ fn a_connection_that_breaks_is_reported_though_nobody_is_read() {
 }
 
 #[test]
-fn who_is_let_go_counts_as_long_as_it_holds_something() {
+fn lingering_client_counts_towards_the_memory_limit() {
     let mut host = Host::new(ceiling());
     let [(leaving, leaving_id), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
     queue(&mut host, leaving_id, 390);
@@ -226,7 +226,7 @@ fn who_is_let_go_counts_as_long_as_it_holds_something() {
 }
 
 #[test]
-fn without_a_flush_the_ceiling_holds_as_well_whatever_lane_it_is() {
+fn memory_limit_holds_between_flushes_in_every_lane() {
     for latest in [false, true] {
         let mut host = Host::new(ceiling());
         let all: Vec<_> = (0..5).map(|_| deaf(&mut host).1).collect();
@@ -249,13 +249,13 @@ fn without_a_flush_the_ceiling_holds_as_well_whatever_lane_it_is() {
 }
 
 #[test]
-fn no_more_are_closed_than_it_takes() {
+fn no_more_clients_are_closed_than_necessary() {
     for shared in [false, true] {
         let mut host = Host::new(ceiling());
         let (talker, talker_id) = host.open();
         talker.raw(&crate::engine::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
         let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
-        // Of each one the first frame is half gone.
+        // The first frame of each client is half sent.
         let first = Prepared::new(&[7; 15 * KB]);
         for (_, client) in &all {
             let own = Prepared::new(&[7; 15 * KB]);
@@ -274,7 +274,7 @@ fn no_more_are_closed_than_it_takes() {
 }
 
 #[test]
-fn a_host_that_was_away_closes_nobody_who_has_taken_its_data_meanwhile() {
+fn data_drained_during_a_host_pause_prevents_closing() {
     let mut host = Host::new(ceiling());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -289,14 +289,14 @@ fn a_host_that_was_away_closes_nobody_who_has_taken_its_data_meanwhile() {
 }
 
 #[test]
-fn above_the_ceiling_the_largest_are_closed_at_once() {
+fn exceeding_the_memory_limit_closes_the_largest_at_once() {
     let mut host = Host::new(ceiling());
     let healthy: Vec<_> = (0..5).map(|_| host.open()).collect();
     let all: Vec<_> = (0..5).map(|_| deaf(&mut host)).collect();
     let mut ended = Vec::new();
     let mut sent = 0;
     while ended.is_empty() {
-        // Small enough to be copied, so that each client holds its own.
+        // The messages are small enough to be copied, so that each client holds its own.
         host.engine.broadcast((&[7; 900]).into(), None);
         sent += 1;
         ended.extend(closes(&host.poll()));
@@ -328,7 +328,7 @@ fn partial_messages_count_and_the_largest_is_closed() {
     }
     assert!(!ended.is_empty() && ended.iter().all(|(_, reason)| *reason == CloseReason::Shed), "{ended:?}");
     assert!(host.engine.pressure() < Pressure::NotReading);
-    // Whoever is left can end its message.
+    // The clients that are left can complete their messages.
     let (peer, client) = peers.iter_mut().find(|(_, id)| ended.iter().all(|(gone, _)| gone != id)).unwrap();
     peer.raw(&crate::engine::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
     let mut heard = Vec::new();
@@ -338,7 +338,7 @@ fn partial_messages_count_and_the_largest_is_closed() {
 }
 
 #[test]
-fn incomplete_request_heads_count() {
+fn incomplete_request_heads_count_towards_the_memory_limit() {
     let mut host = Host::new(Config { max_total_buffered: Some(20 * KB), ..Config::default() });
     let peers: Vec<_> = (0..10).map(|_| host.connect()).collect();
     for peer in &peers {
@@ -355,7 +355,7 @@ fn incomplete_request_heads_count() {
 }
 
 #[test]
-fn a_frame_that_all_wait_for_counts_once() {
+fn shared_frame_counts_once_towards_the_memory_limit() {
     let mut host = Host::new(ceiling());
     let mut all: Vec<_> = (0..50).map(|_| deaf(&mut host)).collect();
     assert_eq!(host.engine.broadcast((&vec![7; 300 * KB]).into(), None).queued, 50);
@@ -373,7 +373,7 @@ fn a_frame_that_all_wait_for_counts_once() {
 }
 
 #[test]
-fn without_a_ceiling_nothing_is_shed() {
+fn nothing_is_shed_without_a_memory_limit() {
     let mut host = Host::new(Config { max_total_buffered: None, max_buffered: 1 << 20, ..Config::default() });
     let all: Vec<_> = (0..4).map(|_| deaf(&mut host)).collect();
     for (_, client) in &all {

@@ -1,4 +1,4 @@
-//! Broadcasts that wait for the flush: as if they had been queued at once.
+//! The broadcast batch: the outcome is the same as if each message had been queued at once.
 
 use super::*;
 use crate::{
@@ -14,7 +14,7 @@ fn queued(queued: usize) -> Delivery {
     Delivery { queued, ..Delivery::default() }
 }
 
-/// A host and its open clients.
+/// A host with open clients.
 fn with(clients: usize, config: Config) -> (Host, Vec<(Peer, ClientId)>) {
     let mut host = Host::new(config);
     let peers = (0..clients).map(|_| host.open()).collect();
@@ -22,7 +22,7 @@ fn with(clients: usize, config: Config) -> (Host, Vec<(Peer, ClientId)>) {
 }
 
 #[test]
-fn they_are_written_in_one_piece_and_nothing_before_the_flush() {
+fn batched_broadcasts_leave_in_one_write_at_the_flush() {
     let (mut host, mut peers) = with(3, Config::default());
     let calls: Vec<_> = peers.iter().map(|(peer, _)| peer.calls().1).collect();
     let sent = host.engine.stats();
@@ -46,7 +46,7 @@ fn they_are_written_in_one_piece_and_nothing_before_the_flush() {
 }
 
 #[test]
-fn whatever_comes_behind_them_stays_behind_them() {
+fn later_sends_stay_behind_batched_broadcasts() {
     type Act = fn(&mut Host, ClientId);
     let acts: [(Act, &[Frame]); 8] = [
         (|host, id| host.engine.send(id, "then".into()).unwrap(), &[text("then")]),
@@ -78,7 +78,7 @@ fn whatever_comes_behind_them_stays_behind_them() {
 }
 
 #[test]
-fn who_is_cut_off_at_once_gets_none_and_others_theirs() {
+fn disconnected_client_is_left_out_of_later_broadcasts() {
     let (mut host, mut peers) = with(2, Config::default());
     host.engine.broadcast("first".into(), None);
     host.engine.disconnect(peers[0].1).unwrap();
@@ -90,7 +90,7 @@ fn who_is_cut_off_at_once_gets_none_and_others_theirs() {
 }
 
 #[test]
-fn who_comes_later_hears_what_comes_later() {
+fn new_client_gets_only_later_broadcasts() {
     let (mut host, mut peers) = with(1, Config::default());
     host.engine.broadcast("first".into(), None);
     let (mut late, _) = host.open();
@@ -100,10 +100,10 @@ fn who_comes_later_hears_what_comes_later() {
     assert_eq!(late.frames(), [text("second")]);
 }
 
-/// The same script for two engines, of which one is told of a client to leave out that is not there: so it cannot
-/// let anything wait.
+/// Runs the same script on two engines. On one of them each broadcast excludes a client that does
+/// not exist, which prevents batching.
 #[test]
-fn random_scripts_do_what_they_do_without_waiting() {
+fn batched_and_immediate_broadcasts_are_equivalent() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
         let overflow = if rng.one_in(2) { Overflow::DropNewest } else { Overflow::Disconnect };
@@ -121,7 +121,8 @@ fn random_scripts_do_what_they_do_without_waiting() {
         }
     }
 
-    /// What the call gave, counters, and for each client what waits and what has come.
+    /// The return value of the call, some counters, and the queued bytes and received frames of
+    /// each client.
     type Outcome = (String, [u64; 4], Vec<(usize, Vec<Frame>)>);
 
     fn run(

@@ -1,4 +1,4 @@
-//! Compression as the engine negotiates it, bounds it and gives its memory back.
+//! Compression in the engine: negotiation, limits, and the release of its memory.
 
 use super::*;
 use crate::{
@@ -12,7 +12,7 @@ fn config(mode: DeflateMode) -> Config {
     Config { deflate: Some(Deflate::new(mode)), ..Config::default() }
 }
 
-/// A client that has agreed on compression.
+/// A client with compression negotiated.
 fn open(host: &mut Host) -> (Peer, ClientId) {
     let mut peer = host.connect();
     peer.offers = true;
@@ -35,7 +35,7 @@ fn line(number: usize) -> String {
 }
 
 #[test]
-fn it_is_negotiated_only_if_both_want_it() {
+fn compression_is_negotiated_only_if_both_sides_want_it() {
     for wanted in [false, true] {
         for offered in [false, true] {
             let mut host = Host::new(if wanted { config(DeflateMode::Dedicated) } else { Config::default() });
@@ -57,7 +57,7 @@ fn it_is_negotiated_only_if_both_want_it() {
 }
 
 #[test]
-fn a_message_is_compressed_unless_it_is_small_or_should_not_be() {
+fn messages_are_compressed_unless_small_or_opted_out() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let (mut peer, id) = open(&mut host);
@@ -80,7 +80,7 @@ fn a_message_is_compressed_unless_it_is_small_or_should_not_be() {
             assert_eq!(costs(&mut host, message.clone(), plain.clone()), line.len() as u64 + 4);
             let waiting = SendOptions { latest: Some(2.into()), ..SendOptions::default() }.uncompressed();
             assert_eq!(costs(&mut host, message.clone(), waiting), line.len() as u64 + 4);
-            // What passes others is not part of the context.
+            // High-priority messages are not part of the compression context.
             let urgent = costs(&mut host, message, urgent.clone());
             assert_eq!(urgent < 120, mode == DeflateMode::Shared, "{urgent}");
         }
@@ -107,15 +107,16 @@ fn a_broadcast_is_compressed_once_and_held_once() {
     }
 }
 
-/// However small it is, and whatever it waits for.
+/// This holds for small messages and for pending ones.
 #[test]
-fn a_latest_value_for_many_is_compressed_once_too() {
+fn latest_value_for_many_is_compressed_once() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
         let mut runs = 0;
         for round in 0..5 {
-            // The second replaces the first where it stands; the third waits behind them.
+            // The second value replaces the first in its position; the third is pending behind
+            // them.
             for number in [2 * round, 2 * round + 1] {
                 let message = line(number);
                 let delivery = host.engine.deliver(
@@ -139,14 +140,14 @@ fn a_latest_value_for_many_is_compressed_once_too() {
 }
 
 #[test]
-fn a_bomb_ends_in_1009_and_hurts_nobody() {
+fn decompression_bomb_gets_1009_and_affects_no_other_client() {
     let limits = Config { max_message_size: 100_000, ..config(DeflateMode::Shared) };
     let mut host = Host::new(limits);
     let (mut other, id) = open(&mut host);
     let (mut peer, _) = open(&mut host);
     let bomb = compressed(&mut peer, &vec![0; 50 << 20]);
     assert!(bomb.len() * 900 < 50 << 20);
-    // In fragments, too, or by its parts.
+    // The other client sends only the beginning of the bomb.
     peer.raw(&bomb);
     other.raw(&bomb[..10]);
     let (mut reasons, mut most) = (Vec::new(), 0);
@@ -166,9 +167,10 @@ fn a_bomb_ends_in_1009_and_hurts_nobody() {
     assert_eq!(other.frames(), [text("still here")]);
 }
 
-/// Each within the limit, a thousand times what was read: a tick takes no more of them than of large messages.
+/// Each message is within the limit, but a thousand times its input. A tick takes no more of them
+/// than of uncompressed large messages.
 #[test]
-fn many_small_bombs_are_spread_over_ticks() {
+fn small_decompression_bombs_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let (mut peer, id) = open(&mut host);
     let (mut other, other_id) = open(&mut host);
@@ -188,16 +190,16 @@ fn many_small_bombs_are_spread_over_ticks() {
         assert!(bytes <= 2 << 20, "{bytes} in one tick");
         got += new.iter().filter(|(client, _)| *client == id).count();
         heard += new.iter().filter(|(client, _)| *client == other_id).count();
-        // Nobody waits for more than two ticks.
+        // No client waits for more than two ticks.
         assert!(said - heard <= 1);
     }
     assert_eq!(got, 40);
     assert!(heard > 90, "{heard}");
 }
 
-/// Nor does it when they mean nothing any more, since our close frame has left.
+/// Messages that arrive after our close frame are discarded, but cost the same work.
 #[test]
-fn bombs_to_a_connection_that_is_closing_are_spread_as_well() {
+fn bombs_on_a_closing_connection_are_spread_over_ticks() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let (mut peer, id) = open(&mut host);
     let message = vec![0; 1 << 20];
@@ -214,7 +216,7 @@ fn bombs_to_a_connection_that_is_closing_are_spread_as_well() {
 }
 
 #[test]
-fn who_is_idle_gives_its_context_back() {
+fn idle_client_frees_its_compression_context() {
     let mut host = Host::new(config(DeflateMode::Dedicated));
     let (mut peer, id) = open(&mut host);
     let memory = |host: &Host| {

@@ -1,10 +1,10 @@
-//! Deadlines and timers: never early, at most one tick of the wheel (1 ms) late, and `next_timeout` wakes
-//! the host for each.
+//! Deadlines and timers fire never early and at most one wheel tick (1 ms) late, and `next_timeout`
+//! wakes the host for each.
 
 use super::*;
 use crate::{CloseCode, Timeout, TimerId};
 
-/// Sleeps as `next_timeout` says, poll after poll, until `done`; gives the time since the start.
+/// Sleeps for `next_timeout` between polls until `done`; returns the time since the start.
 fn sleep_until(host: &mut Host, mut done: impl FnMut(&mut Host, &Tick) -> bool) -> Duration {
     for _ in 0..1_000 {
         let timeout = host.engine.next_timeout(host.now).expect("something is due");
@@ -27,7 +27,7 @@ fn timed_out(tick: &Tick, client: ClientId, timeout: Timeout) -> bool {
 }
 
 #[test]
-fn the_handshake_deadline_is_for_the_whole_head() {
+fn handshake_timeout_covers_the_whole_head() {
     let mut host = Host::new(Config::default());
     host.advance(MS / 3);
     let accepted = host.elapsed();
@@ -45,7 +45,7 @@ fn the_handshake_deadline_is_for_the_whole_head() {
 }
 
 #[test]
-fn an_idle_client_is_pinged_and_a_silent_one_is_dropped() {
+fn idle_client_is_pinged_and_silent_client_is_dropped() {
     let mut host = Host::new(Config::default());
     host.advance(MS / 3);
     let opened = host.elapsed();
@@ -63,11 +63,11 @@ fn an_idle_client_is_pinged_and_a_silent_one_is_dropped() {
 }
 
 #[test]
-fn any_byte_is_a_sign_of_life() {
+fn any_received_byte_resets_the_silence_timeout() {
     let mut host = Host::new(Config::default());
     let (peer, client) = host.open();
     let mut heard = Duration::ZERO;
-    // A frame of which one byte comes each time.
+    // A frame that arrives one byte at a time.
     for byte in [b"\x82", b"\x84", b"k", b"e", b"y", b"!"] {
         host.advance(59 * SEC);
         heard = host.elapsed();
@@ -79,11 +79,11 @@ fn any_byte_is_a_sign_of_life() {
 }
 
 #[test]
-fn a_host_that_slept_blames_nobody_for_it() {
+fn host_pause_does_not_count_as_silence() {
     let mut host = Host::new(Config::default());
     let (mut lively, _) = host.open();
     let (mut quiet, lost) = host.open();
-    // A breakpoint: nobody was pinged, and what was said waits in the kernel.
+    // A pause at a breakpoint: no ping was sent, and input waits in the kernel.
     host.advance(300 * SEC);
     lively.text("still here");
     assert_eq!(closes(&host.poll()), []);
@@ -95,14 +95,14 @@ fn a_host_that_slept_blames_nobody_for_it() {
         }
     }
     host.settle();
-    // As long as between `ping_interval` and `silence_timeout`.
+    // The time from `ping_interval` to `silence_timeout`.
     let asked = host.elapsed();
     let at = sleep_until(&mut host, |_, tick| timed_out(tick, lost, Timeout::Silence));
     assert_on_time(at, asked + 6 * SEC);
 }
 
 #[test]
-fn a_host_that_polls_rarely_finds_the_dead_all_the_same() {
+fn silent_client_is_dropped_even_with_rare_polls() {
     let mut host = Host::new(Config::default());
     let (_peer, client) = host.open();
     let end = (0..20).find_map(|_| {
@@ -113,14 +113,14 @@ fn a_host_that_polls_rarely_finds_the_dead_all_the_same() {
 }
 
 #[test]
-fn a_sign_of_life_that_waits_in_the_kernel_counts() {
+fn unread_input_resets_the_silence_timeout() {
     let mut host = Host::new(Config { event_budget: 1, ..Config::default() });
     let (mut peer, client) = host.open();
     host.advance(54 * SEC);
     assert!(host.poll().is_empty());
     let _ = host.poll();
     let [Frame::Ping(ping)] = &peer.frames()[..] else { panic!("no ping") };
-    // The pong came in time; the host was late.
+    // The pong arrived in time, but the host polled late.
     peer.pong(&ping.clone());
     host.advance(6 * SEC);
     assert_eq!(closes(&host.poll()), []);
@@ -128,7 +128,7 @@ fn a_sign_of_life_that_waits_in_the_kernel_counts() {
 }
 
 #[test]
-fn a_paused_client_is_not_silent() {
+fn paused_client_does_not_count_as_silent() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.pause_reading(client).unwrap();
@@ -165,7 +165,7 @@ fn a_pong_gives_the_round_trip_time() {
 }
 
 #[test]
-fn a_reader_that_makes_progress_is_given_time() {
+fn write_timeout_spares_a_slow_reader_that_makes_progress() {
     let mut host = Host::new(Config { max_buffered: 10_000, ping_interval: None, ..Config::default() });
     let (mut peer, client) = host.open();
     peer.windows(1_000, 100);
@@ -186,7 +186,7 @@ fn a_reader_that_makes_progress_is_given_time() {
 }
 
 #[test]
-fn a_close_frame_is_answered_within_the_deadline() {
+fn unanswered_close_frame_ends_at_close_timeout() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
@@ -201,7 +201,7 @@ fn a_close_frame_is_answered_within_the_deadline() {
 }
 
 #[test]
-fn a_lifetime_ends_with_1001() {
+fn max_lifetime_closes_with_1001() {
     let mut host = Host::new(Config { max_lifetime: Some(40 * SEC), ..Config::default() });
     let opened = host.elapsed();
     let (mut peer, client) = host.open();
@@ -220,7 +220,7 @@ fn a_lifetime_ends_with_1001() {
 }
 
 #[test]
-fn a_socket_does_not_linger_for_ever() {
+fn lingering_ends_at_close_timeout() {
     let mut host = Host::new(Config::default());
     let (mut ended, _) = host.open();
     let (stuck, client) = host.open();
@@ -230,7 +230,7 @@ fn a_socket_does_not_linger_for_ever() {
     stuck.windows(1_000, 0);
     host.engine.send(client, (&[7; 1_000]).into()).unwrap();
     stuck.fin();
-    // None of them closes its socket, and one takes nothing.
+    // None of the peers closes its socket, and one accepts no bytes.
     host.settle();
     let since = host.elapsed();
     assert_eq!((host.engine.connection_count(), host.engine.client_count()), (3, 0));
@@ -277,7 +277,7 @@ fn timers(tick: &Tick) -> Vec<TimerId> {
 }
 
 #[test]
-fn an_interval_keeps_its_rhythm_and_skips_what_was_missed() {
+fn interval_keeps_its_phase_and_skips_missed_periods() {
     let mut host = Host::new(Config::default());
     let timer = host.engine.set_timer(50 * MS, true, host.now);
     for (advance, fires) in [(49, 0), (1, 1), (50, 1), (49, 0), (21, 1), (30, 1), (1_234, 1), (15, 0), (1, 1)]
@@ -323,7 +323,7 @@ fn a_stale_timer_id_cancels_nothing_else() {
 }
 
 #[test]
-fn ten_thousand_deadlines_at_once_are_spread() {
+fn ten_thousand_simultaneous_deadlines_are_spread_over_polls() {
     let mut host = Host::new(Config::default());
     let peers: Vec<Peer> = (0..10_000).map(|_| host.connect()).collect();
     let _ = host.poll();
@@ -347,8 +347,8 @@ fn ten_thousand_deadlines_at_once_are_spread() {
 }
 
 #[test]
-fn events_of_timers_are_within_the_event_budget() {
-    // One of the 41 stays for input.
+fn timer_events_stay_within_the_event_budget() {
+    // One of the 41 events is reserved for input.
     let mut host =
         Host::new(Config { event_budget: 41, silence_timeout: Some(60 * SEC), ..Config::default() });
     let peers: Vec<_> = (0..100).map(|_| host.open()).collect();
@@ -368,7 +368,7 @@ fn events_of_timers_are_within_the_event_budget() {
 }
 
 #[test]
-fn a_clock_that_goes_back_does_no_harm() {
+fn backward_clock_step_is_harmless() {
     let mut host = Host::new(Config::default());
     host.advance(100 * SEC);
     let (mut peer, client) = host.open();
@@ -383,7 +383,7 @@ fn a_clock_that_goes_back_does_no_harm() {
 }
 
 #[test]
-fn timers_do_not_crowd_out_input() {
+fn timers_do_not_starve_input() {
     for event_budget in [1, 2, 3] {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let (mut peer, client) = host.open();
@@ -406,7 +406,7 @@ fn timers_do_not_crowd_out_input() {
 }
 
 #[test]
-fn the_longest_durations_never_end() {
+fn maximal_durations_never_expire() {
     let forever = Duration::MAX;
     let mut host = Host::new(Config {
         handshake_timeout: forever,
@@ -418,14 +418,14 @@ fn the_longest_durations_never_end() {
     let (mut peer, client) = host.open();
     host.advance(SEC);
     host.settle();
-    // The close frame is out, and its answer is waited for.
+    // The close frame was sent, and its reply is awaited.
     assert!(matches!(peer.frames()[..], [Frame::Close(1001, _)]));
     assert_eq!(host.engine.connection_count(), 1);
     assert!(host.engine.send(client, "x".into()).is_err());
 }
 
 #[test]
-fn after_a_pause_silence_counts_again() {
+fn silence_counts_again_after_a_pause() {
     let config = Config { ping_interval: None, silence_timeout: Some(60 * SEC), ..Config::default() };
     let mut host = Host::new(config);
     let (_peer, client) = host.open();

@@ -1,4 +1,4 @@
-//! Connections that go out, under the simulated clock.
+//! Outbound connections under the simulated clock.
 
 mod chaos;
 mod corners;
@@ -33,7 +33,7 @@ fn dial(host: &mut Host, connect: impl Into<Connect>) -> ClientId {
     host.engine.connect(plan, host.now).unwrap()
 }
 
-/// The server's end: reads the request, and what it has to answer.
+/// The server's end: reads the request, and returns the response that accepts it.
 fn accept_of(peer: &mut Peer) -> String {
     let request = String::from_utf8(peer.take_all()).unwrap();
     let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a request");
@@ -51,7 +51,7 @@ fn plain(payload: &str) -> Vec<u8> {
     frame
 }
 
-/// The frames of a client: each is masked, and with a key of its own.
+/// The payloads of a client's frames. Each frame must be masked with a key of its own.
 fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
     let (mut at, mut frames, mut keys) = (0, Vec::new(), Vec::new());
     while let Some((header, size)) = Header::parse(&bytes[at..]).unwrap() {
@@ -68,7 +68,7 @@ fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// An outbound connection that is open.
+/// Opens an outbound connection.
 fn open(host: &mut Host, connect: impl Into<Connect>) -> (ClientId, Peer) {
     let id = dial(host, connect);
     let peer = answer(host);
@@ -76,7 +76,7 @@ fn open(host: &mut Host, connect: impl Into<Connect>) -> (ClientId, Peer) {
     (id, peer)
 }
 
-/// Polls until the newest connection is there, and accepts it.
+/// Polls until the newest connection arrives at the server, and accepts it.
 fn answer(host: &mut Host) -> Peer {
     host.settle();
     let mut peer = host.dialing.peers.pop().expect("a connection");
@@ -95,7 +95,7 @@ fn failures(tick: &Tick) -> Vec<(ClientId, ConnectError)> {
     tick.iter().filter_map(failed).collect()
 }
 
-/// On to the next moment at which something happens.
+/// Advances to the next moment at which something happens.
 fn pass(host: &mut Host) {
     if host.is_quiet() {
         let wait = host.engine.next_timeout(host.now).expect("something is due");
@@ -103,7 +103,7 @@ fn pass(host: &mut Host) {
     }
 }
 
-/// Polls at each moment that the engine asks for, until something is reported.
+/// Polls at each moment that the engine asks for, until an event is reported.
 fn next_tick(host: &mut Host) -> Tick {
     for _ in 0..10_000 {
         let tick = host.poll();
@@ -116,7 +116,7 @@ fn next_tick(host: &mut Host) -> Tick {
 }
 
 #[test]
-fn a_connection_opens_talks_both_ways_and_closes() {
+fn outbound_connection_opens_exchanges_messages_and_closes() {
     let mut host = host();
     let id = dial(&mut host, URL);
     assert_eq!(host.engine.send(id, "early".into()), Err(SendError::Connecting(id)));
@@ -125,7 +125,7 @@ fn a_connection_opens_talks_both_ways_and_closes() {
     let mut peer = host.dialing.peers.pop().unwrap();
     assert_eq!(host.dialing.log, [(Duration::ZERO, addr(1))]);
     let accept = accept_of(&mut peer);
-    // Frames in the same segment as the 101, one of them incomplete.
+    // Frames in the same segment as the 101 response, the last one incomplete.
     let frames = [plain("one"), plain("two"), plain("three")].concat();
     peer.raw(&[accept.as_bytes(), &frames[..frames.len() - 2]].concat());
     let tick = host.poll();
@@ -137,7 +137,7 @@ fn a_connection_opens_talks_both_ways_and_closes() {
     assert_eq!(host.engine.remote_addr(id), Some(addr(1)));
     assert_eq!(host.engine.response(id).unwrap().headers()["upgrade"], "websocket");
 
-    // A member of rooms and of broadcasts as all others.
+    // An outbound connection gets broadcasts and joins rooms like any client.
     let (mut other, _) = host.open();
     host.engine.join(id, "room".into()).unwrap();
     let large = "x".repeat(3000);
@@ -164,7 +164,7 @@ fn a_connection_opens_talks_both_ways_and_closes() {
 }
 
 #[test]
-fn pings_and_silence_hold_for_outbound_connections_too() {
+fn outbound_connections_have_pings_and_silence_timeout() {
     let mut host = host();
     let (id, mut peer) = open(&mut host, URL);
     host.poll_after(54 * SEC);
@@ -176,7 +176,7 @@ fn pings_and_silence_hold_for_outbound_connections_too() {
 }
 
 #[test]
-fn a_masked_frame_from_a_server_is_refused() {
+fn masked_frame_from_a_server_is_a_violation() {
     let mut host = host();
     let (id, mut peer) = open(&mut host, URL);
     peer.text("masked");
@@ -198,11 +198,11 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
         assert!(host.poll().is_empty());
         pass(&mut host);
     }
-    // Each of the silent ones has an even share of what is left of the 10 s.
+    // Each address that never answers has an equal share of what is left of the 10 s.
     let times: Vec<_> = host.dialing.log.iter().map(|(at, addr)| (at.as_millis(), addr.ip())).collect();
     let expected = [(0, 1), (2000, 2), (2000, 3), (2000, 4), (6000, 5)];
     assert_eq!(times, expected.map(|(at, last)| (at, addr(last).ip())));
-    // The handshake has what is left.
+    // The handshake has the rest of the 10 s.
     host.settle();
     host.poll_after(3999 * MS);
     assert!(host.engine.link(id).is_some());
@@ -213,7 +213,7 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
 }
 
 #[test]
-fn every_failure_has_its_error_and_ends_the_id() {
+fn each_connect_failure_has_its_error_and_ends_the_id() {
     let cases: [(&str, Outcome, ConnectError); 4] = [
         (URL, Outcome::Silence, ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::TimedOut }),
         (
@@ -237,7 +237,7 @@ fn every_failure_has_its_error_and_ends_the_id() {
         host.dialing.outcomes.insert(addr(1), outcome);
         let id = dial(&mut host, url);
         if outcome == Outcome::Silence {
-            // The only address may take all the time there is.
+            // A single address has the whole time.
             expected = ConnectError::Timeout(ConnectStep::Connect);
         }
         let tick = next_tick(&mut host);
@@ -248,9 +248,9 @@ fn every_failure_has_its_error_and_ends_the_id() {
     }
 }
 
-/// What a server does instead of accepting, at each byte of a good response, too.
+/// Each kind of failure, at each byte of a good response.
 #[test]
-fn a_server_that_stalls_hangs_up_or_resets_anywhere_fails_the_attempt() {
+fn stall_fin_or_reset_at_any_byte_fails_the_attempt() {
     let whole = {
         let mut host = host();
         dial(&mut host, URL);
@@ -287,7 +287,7 @@ fn a_server_that_stalls_hangs_up_or_resets_anywhere_fails_the_attempt() {
 }
 
 #[test]
-fn a_refusal_that_stalls_in_its_body_is_still_a_refusal() {
+fn rejection_with_a_stalled_body_is_reported_as_rejection() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
@@ -299,7 +299,7 @@ fn a_refusal_that_stalls_in_its_body_is_still_a_refusal() {
 }
 
 #[test]
-fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
+fn response_that_arrived_during_a_host_pause_is_in_time() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
@@ -309,7 +309,7 @@ fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
     let tick = host.poll_after(60 * SEC);
     assert!(matches!(tick.iter().next(), Some(Event::Open { client, .. }) if client == id), "{tick:?}");
     assert_eq!(host.settle(), 0);
-    // Half of it is not enough, and more time is not given.
+    // Half a response is not enough, and the deadline is not extended again.
     let id = dial(&mut host, URL);
     host.settle();
     let mut peer = host.dialing.peers.pop().unwrap();
@@ -322,7 +322,7 @@ fn a_host_that_was_away_reads_the_response_before_it_looks_at_the_clock() {
 }
 
 #[test]
-fn what_is_asked_to_end_before_it_is_open_ends_with_one_event() {
+fn ending_an_unopened_connection_gives_one_event() {
     for how in 0..3 {
         for polls in 0..3 {
             let mut host = host();
@@ -355,13 +355,13 @@ fn what_is_asked_to_end_before_it_is_open_ends_with_one_event() {
 }
 
 #[test]
-fn outbound_connections_take_no_place_of_the_peers() {
+fn outbound_connections_do_not_count_as_inbound() {
     let config = Config { max_connections: Some(1), max_connections_per_ip: Some(1), ..Config::default() };
     let mut host = Host::new(config);
     let (_, out) = open(&mut host, URL);
     let (_peer, _) = host.open();
     let (_, _out) = open(&mut host, URL);
-    // One that ends gives back nothing that it did not have.
+    // The end of an outbound connection must not release the place of an inbound one.
     out.fin();
     host.settle();
     let mut refused = host.connect();
@@ -371,7 +371,7 @@ fn outbound_connections_take_no_place_of_the_peers() {
 }
 
 #[test]
-fn kept_messages_leave_first_and_in_order_and_the_oldest_are_dropped() {
+fn kept_messages_leave_first_and_the_oldest_are_dropped() {
     let mut host = host();
     let id = dial(&mut host, Connect::new(URL).while_down(WhileDown::KeepLast(2)));
     for message in ["one", "two", "three"] {
@@ -391,7 +391,7 @@ fn kept_messages_leave_first_and_in_order_and_the_oldest_are_dropped() {
     host.settle();
     assert_eq!(unmask(&peer.take_all()), [&b"two"[..], b"three", b"four"]);
     assert_eq!(host.engine.total_buffered(), 0);
-    // What is kept counts for `max_buffered`, too.
+    // Kept messages count towards `max_buffered`.
     let half = vec![0; 500_000];
     let id = dial(&mut host, Connect::new(URL).while_down(WhileDown::KeepLast(9)));
     for _ in 0..3 {

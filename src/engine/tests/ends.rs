@@ -1,4 +1,5 @@
-//! Law 6 and the close handshake: one `Close` for each `Open`, nothing after it, and stale ids reach nobody.
+//! Law 6 (ARCHITECTURE.md) and the close handshake: one `Close` for each `Open`, nothing after it,
+//! and stale ids reach no other client.
 
 use std::io::ErrorKind;
 
@@ -12,7 +13,7 @@ fn refused(peer: &mut Peer, status: u16) {
 }
 
 #[test]
-fn what_is_sent_in_the_tick_of_the_peers_close_goes_before_our_answer() {
+fn sends_in_the_tick_of_a_close_precede_the_close_reply() {
     for code in [1000, 3000, 1005] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
@@ -31,7 +32,7 @@ fn what_is_sent_in_the_tick_of_the_peers_close_goes_before_our_answer() {
         host.engine.flush(host.now);
         assert_eq!(peer.frames(), [text("answer"), text("goodbye"), Frame::Close(code, String::new())]);
         assert_eq!(host.engine.send(client, "too late".into()), Err(SendError::NotConnected(client)));
-        // RFC 6455 §7.1.1: the server hangs up first.
+        // RFC 6455 §7.1.1: the server closes TCP first.
         assert!(peer.at_end());
         peer.fin();
         assert_eq!(host.settle(), 0);
@@ -41,7 +42,7 @@ fn what_is_sent_in_the_tick_of_the_peers_close_goes_before_our_answer() {
 }
 
 #[test]
-fn a_peer_that_half_closes_gets_its_answers() {
+fn half_closed_peer_gets_its_replies() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 500);
@@ -62,7 +63,7 @@ fn a_peer_that_half_closes_gets_its_answers() {
 }
 
 #[test]
-fn a_stale_id_never_reaches_the_next_holder_of_its_slot() {
+fn stale_id_never_reaches_the_next_client_of_its_slot() {
     let mut host = Host::new(Config::default());
     let mut stale = Vec::new();
     for round in 0..20 {
@@ -83,7 +84,7 @@ fn a_stale_id_never_reaches_the_next_holder_of_its_slot() {
             assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));
             assert!(old < client);
         }
-        // Left behind in the ready list, or the dirty one, or both.
+        // Its old id stays in the ready list, the dirty list, or both.
         peer.text("x");
         host.engine.send(client, "y".into()).unwrap();
         if round % 2 == 0 {
@@ -100,7 +101,7 @@ fn a_stale_id_never_reaches_the_next_holder_of_its_slot() {
 }
 
 #[test]
-fn a_slot_that_changes_hands_in_the_lists_keeps_its_turn() {
+fn reused_slot_keeps_its_turn_in_the_lists() {
     let mut host = Host::new(Config { event_budget: 1, ..Config::default() });
     let mut peers: Vec<_> = (0..5).map(|_| host.open()).collect();
     let mut seen = 0;
@@ -109,7 +110,7 @@ fn a_slot_that_changes_hands_in_the_lists_keeps_its_turn() {
             peer.text("a");
             peer.text("b");
         }
-        // All are listed, and one leaves: another takes its slot at once.
+        // All clients are listed when one leaves, and a new one takes its slot at once.
         seen += messages(&host.poll()).len();
         let at = round % peers.len();
         let (_, gone) = peers.remove(at);
@@ -136,7 +137,7 @@ fn a_slot_that_changes_hands_in_the_lists_keeps_its_turn() {
 }
 
 #[test]
-fn a_close_of_ours_waits_for_the_answer_and_drops_what_comes_before() {
+fn local_close_waits_for_the_reply_and_drops_earlier_input() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.send(client, "last".into()).unwrap();
@@ -162,7 +163,7 @@ fn a_close_of_ours_waits_for_the_answer_and_drops_what_comes_before() {
 }
 
 #[test]
-fn a_close_that_cannot_be_sent_is_refused() {
+fn close_with_an_invalid_code_or_reason_is_an_error() {
     let mut host = Host::new(Config::default());
     let (_peer, client) = host.open();
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
@@ -175,8 +176,8 @@ fn a_close_that_cannot_be_sent_is_refused() {
 }
 
 #[test]
-fn a_reset_is_reported_behind_what_came_before_it() {
-    // Read at once, carried over by the event budget, or found by a write.
+fn reset_is_reported_after_earlier_messages() {
+    // The rest is read at once, carried over by the event budget, or found by a failed write.
     for (event_budget, write_first) in [(16, false), (1, false), (16, true), (1, true)] {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let (mut peer, client) = host.open();
@@ -202,7 +203,7 @@ fn a_reset_is_reported_behind_what_came_before_it() {
 }
 
 #[test]
-fn a_paused_client_that_fails_is_reported_all_the_same() {
+fn failed_connection_is_reported_while_paused() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     host.engine.pause_reading(client).unwrap();
@@ -222,7 +223,7 @@ fn a_paused_client_that_fails_is_reported_all_the_same() {
 }
 
 #[test]
-fn a_client_that_has_failed_cannot_be_paused() {
+fn failed_connection_cannot_be_paused() {
     let mut host = Host::new(Config::default());
     let (peer, client) = host.open();
     peer.reset(true);
@@ -235,7 +236,7 @@ fn a_client_that_has_failed_cannot_be_paused() {
 }
 
 #[test]
-fn shutdown_says_1001_to_all_and_reports_when_it_is_done() {
+fn shutdown_closes_all_with_1001_and_reports_completion() {
     let mut host = Host::new(Config::default());
     let (mut polite, one) = host.open();
     let (mut stubborn, two) = host.open();
@@ -278,7 +279,7 @@ fn shutdown_says_1001_to_all_and_reports_when_it_is_done() {
 }
 
 #[test]
-fn a_shutdown_with_a_code_that_may_not_be_sent_says_1001() {
+fn shutdown_replaces_an_invalid_code_by_1001() {
     let mut host = Host::new(Config::default());
     let (mut peer, _) = host.open();
     host.engine.shutdown(CloseCode::Abnormal, SEC, host.now);
@@ -292,7 +293,7 @@ fn a_shutdown_with_a_code_that_may_not_be_sent_says_1001() {
 }
 
 #[test]
-fn a_full_server_says_503_but_not_without_end() {
+fn full_server_sends_503_to_a_limited_number() {
     let mut host = Host::new(Config { max_connections: Some(2), ..Config::default() });
     let (_first, client) = host.open();
     let (_second, _) = host.open();
@@ -314,7 +315,7 @@ fn a_full_server_says_503_but_not_without_end() {
 }
 
 #[test]
-fn a_handshake_that_goes_nowhere_is_counted() {
+fn failed_handshakes_are_counted_by_reason() {
     let mut host = Host::new(Config::default());
     let gone = host.connect();
     gone.raw(b"GET / HT");
@@ -345,11 +346,11 @@ fn a_handshake_that_goes_nowhere_is_counted() {
 }
 
 #[test]
-fn a_connection_that_broke_before_the_host_was_away_is_read_first_and_its_end_is_named() {
+fn broken_connection_is_read_first_after_a_host_pause() {
     let mut host = Host::new(Config::default());
     let (mut peer, id) = host.open();
     peer.text("last words");
-    // They are there, and unread, when a write finds out.
+    // The last messages have arrived but are unread when a write fails.
     assert_eq!(host.poll().len(), 1);
     peer.text("the very last");
     peer.arrive();

@@ -1,4 +1,4 @@
-//! Faults of the host: errors at any call to a client's stream, a process that was stopped, panics.
+//! Faults of the host: errors at any call on a client's stream, a stopped process, and panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -11,11 +11,11 @@ use crate::{
 
 const EINTR: i32 = 4;
 
-/// EIO, ENOMEM, EPIPE, ENETDOWN, ECONNABORTED, ECONNRESET, ENOBUFS, ETIMEDOUT, EHOSTUNREACH on Linux; elsewhere
-/// they are other errors, which is as well.
+/// EIO, ENOMEM, EPIPE, ENETDOWN, ECONNABORTED, ECONNRESET, ENOBUFS, ETIMEDOUT and EHOSTUNREACH on
+/// Linux. The numbers are other errors elsewhere, which serve as well.
 const ERRORS: [i32; 9] = [5, 12, 32, 100, 103, 104, 105, 110, 113];
 
-/// What happened to one of the two clients of a scene.
+/// The events of one of the two clients of a scene.
 #[derive(Debug, Default, PartialEq)]
 struct Story {
     client: Option<ClientId>,
@@ -31,7 +31,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Two clients do the same; the first one's stream fails.
+    /// Both clients do the same; the stream of the first one fails.
     fn play(fault: Option<Fault>) -> Scene {
         let mut host = Host::new(Config { max_buffered: 1 << 20, ..Config::default() });
         let peers = [host.connect(), host.connect()];
@@ -41,13 +41,13 @@ impl Scene {
         let mut scene = Scene { host, peers, stories: [Story::default(), Story::default()] };
         scene.each(|peer| {
             peer.windows(256 * 1024, 20_000);
-            // In two pieces.
+            // The head arrives in two pieces.
             peer.raw(&Peer::HEAD.as_bytes()[..40]);
         });
         scene.each(|peer| peer.raw(&Peer::HEAD.as_bytes()[40..]));
         scene.each(|peer| peer.text("hello"));
         scene.each(|peer| peer.ping(b"are you there?"));
-        // Out and in by parts.
+        // Large messages leave and arrive in parts.
         let _ = scene.host.engine.broadcast(crate::Message::Binary(&[7; 100_000]).into(), None);
         scene.settle();
         scene.each(|peer| peer.binary(&[8; 400_000]));
@@ -66,7 +66,7 @@ impl Scene {
         self.settle();
     }
 
-    /// Echoes, and reads what the peers are sent, until nothing moves.
+    /// Echoes messages and reads what the peers get, until nothing changes.
     fn settle(&mut self) {
         for _ in 0..1_000 {
             let tick = self.host.poll();
@@ -95,7 +95,7 @@ impl Scene {
             }
             Event::Message { client, message } => {
                 self.story(client).heard.push(message.as_bytes().to_vec());
-                // The answer to the last words of one that has gone is not queued.
+                // A reply to the last message of a client that is gone is not queued.
                 let _ = self.host.engine.send(client, message.into());
             }
             Event::Close { client, reason } => self.story(client).closed.push(reason.clone()),
@@ -110,7 +110,7 @@ impl Scene {
 }
 
 #[test]
-fn an_error_at_any_call_ends_one_client_and_nothing_else() {
+fn io_error_at_any_call_ends_only_that_client() {
     let calm = Scene::play(None);
     let [victim, witness] = &calm.stories;
     assert_eq!((victim.heard.len(), &victim.closed), (3, &witness.closed));
@@ -131,7 +131,7 @@ fn an_error_at_any_call_ends_one_client_and_nothing_else() {
                 let kind = std::io::Error::from_raw_os_error(errno).kind();
                 match story.closed.first() {
                     Some(CloseReason::Io(of)) => assert_eq!(*of, kind),
-                    // It said goodbye before.
+                    // The peer had sent its close frame before the fault.
                     Some(reason) => assert_eq!(*reason, victim.closed[0], "{fault:?}"),
                     None => assert_eq!(scene.host.engine.stats().rejected.gone, 1, "{fault:?}"),
                 }
@@ -143,7 +143,7 @@ fn an_error_at_any_call_ends_one_client_and_nothing_else() {
 }
 
 #[test]
-fn a_signal_at_any_call_changes_nothing() {
+fn eintr_at_any_call_changes_nothing() {
     let calm = Scene::play(None);
     let (reads, writes) = calm.peers[0].calls();
     for (call, count) in [(Call::Read, reads), (Call::Write, writes)] {
@@ -155,16 +155,16 @@ fn a_signal_at_any_call_changes_nothing() {
     }
 }
 
-/// SIGSTOP, a debugger, a laptop's lid: from one poll to the next the clock jumps.
+/// SIGSTOP, a debugger, or a closed laptop lid: the clock jumps between two polls.
 #[test]
-fn what_came_while_the_process_was_stopped_is_not_late() {
+fn input_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut asking, closing) = (host.connect(), host.open());
     let (mut leaving, client) = closing;
     asking.raw(&Peer::HEAD.as_bytes()[..40]);
     host.engine.close(client, 4000.into(), "enough", host.now).unwrap();
     host.settle();
-    // The rest of a head, and the answer to a close frame: in time, but nobody looks.
+    // The rest of a head and the reply to a close frame arrive in time, but unread.
     asking.raw(&Peer::HEAD.as_bytes()[40..]);
     leaving.close(4000);
     host.advance(30 * SEC);
@@ -180,7 +180,7 @@ fn what_came_while_the_process_was_stopped_is_not_late() {
 }
 
 #[test]
-fn a_process_that_stops_again_and_again_is_no_excuse_for_ever() {
+fn repeated_process_stops_do_not_extend_a_deadline_forever() {
     let mut host = Host::new(Config::default());
     let slow = host.connect();
     for byte in Peer::HEAD.as_bytes().chunks(1).take(5) {
@@ -193,7 +193,7 @@ fn a_process_that_stops_again_and_again_is_no_excuse_for_ever() {
 }
 
 #[test]
-fn what_the_peer_took_while_the_process_was_stopped_is_not_late() {
+fn output_taken_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(1_000, 1_000);
@@ -208,7 +208,7 @@ fn what_the_peer_took_while_the_process_was_stopped_is_not_late() {
 }
 
 #[test]
-fn a_closure_that_panics_costs_its_own_request_only() {
+fn panicking_closure_loses_only_its_own_request() {
     let mut calls = 0;
     let on_upgrade = move |_: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
         calls += 1;
@@ -230,7 +230,7 @@ fn a_closure_that_panics_costs_its_own_request_only() {
         host.check();
     }
     assert_eq!((panics, heard), (1, vec![(id, b"in the same tick".to_vec())]));
-    // Nobody answers it: its deadline does.
+    // The request whose closure panicked gets no response, and ends at its deadline.
     host.advance(11 * SEC);
     host.settle();
     assert!(second.is_dropped() && second.take_all().is_empty());
@@ -242,12 +242,12 @@ fn a_closure_that_panics_costs_its_own_request_only() {
 }
 
 #[test]
-fn silence_after_a_stop_is_told_from_silence_before() {
+fn only_silent_clients_are_dropped_after_a_process_stop() {
     let mut host = Host::new(Config::default());
     let mut peers: Vec<(Peer, ClientId)> = (0..20).map(|_| host.open()).collect();
     host.advance(180 * SEC);
     host.settle();
-    // All are asked, half of them answer.
+    // All clients are pinged, and half of them reply.
     for (peer, _) in peers.iter_mut().step_by(2) {
         let [Frame::Ping(ping)] = &peer.frames()[..] else { panic!("no ping") };
         peer.pong(&ping.clone());

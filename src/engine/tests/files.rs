@@ -1,4 +1,4 @@
-//! Files to peers that take their time, and files that do not stay as they were.
+//! Static files for slow readers, and files that change while they are served.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use std::{
 use super::{web::*, *};
 use crate::{CloseCode, services::Services};
 
-/// A folder to be served, gone with its test.
+/// A served folder, removed when the test ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -22,7 +22,7 @@ impl Folder {
         Folder(path)
     }
 
-    /// A file in which no two pieces are alike.
+    /// Writes a file in which no two pieces are equal.
     fn write(&self, name: &str, len: usize) -> Vec<u8> {
         let content = crate::test_rng::Rng::new(len as u64).bytes(len);
         fs::write(self.0.join(name), &content).unwrap();
@@ -43,7 +43,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn a_large_file_reaches_a_slow_reader_whole_in_little_memory() {
+fn large_file_reaches_a_slow_reader_in_little_memory() {
     let folder = Folder::new();
     let content = folder.write("large", 3_000_000);
     let mut host = folder.host(Config::default());
@@ -55,7 +55,7 @@ fn a_large_file_reaches_a_slow_reader_whole_in_little_memory() {
     while host.settle() + web.peer.read(10_000) > 0 {
         host.check();
         most = most.max(host.engine.total_buffered());
-        // Far beyond every deadline in all.
+        // The transfer takes far longer than any deadline.
         host.advance(SEC);
         answers.extend(web.parse());
     }
@@ -94,10 +94,10 @@ fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
     host.check_empty();
 }
 
-/// The kernel gives a length there that no read confirms.
+/// The kernel states a length for this file that no read returns.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_is_shorter_than_it_claims_ends_the_connection() {
+fn file_shorter_than_its_stated_length_ends_the_connection() {
     let strange = "/sys/kernel/uevent_seqnum";
     let claimed = fs::metadata(strange).map_or(0, |metadata| metadata.len());
     if fs::read(strange).map_or(0, |content| content.len() as u64) >= claimed {
@@ -117,7 +117,7 @@ fn a_file_that_is_shorter_than_it_claims_ends_the_connection() {
 }
 
 #[test]
-fn who_takes_nothing_of_a_file_or_leaves_is_forgotten() {
+fn reader_that_stalls_or_leaves_a_file_is_dropped() {
     let folder = Folder::new();
     folder.write("large", 500_000);
     for leaves in [false, true] {
@@ -147,7 +147,7 @@ fn who_takes_nothing_of_a_file_or_leaves_is_forgotten() {
 }
 
 #[test]
-fn a_shutdown_lets_a_file_end() {
+fn shutdown_lets_a_file_transfer_finish() {
     let folder = Folder::new();
     let content = folder.write("large", 500_000);
     let mut host = folder.host(Config::default());

@@ -1,7 +1,8 @@
-//! Mutated requests, split at random: never a panic, no more answers than requests, and the same fate however the
-//! bytes came.
+//! Mutated requests, split at random: there is never a panic, there are never more responses than
+//! requests, and the outcome does not depend on how the bytes were split.
 //!
-//! `TICKWS_SIM_SEEDS=50000 cargo test --lib http_fuzz` tries more; a failure names the seed that repeats it.
+//! Set `TICKWS_SIM_SEEDS=50000 cargo test --lib http_fuzz` to try more; a failure names the seed
+//! that repeats it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -63,7 +64,7 @@ const PIECES: &[&str] = &[
     "\x7f",
 ];
 
-/// Up to four requests, with up to three faults.
+/// Up to four requests, with up to three mutations.
 fn mutated(rng: &mut Rng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..1 + rng.below(4) {
@@ -90,11 +91,11 @@ fn mutated(rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// What a connection came to.
+/// The outcome of a connection.
 #[derive(Debug, PartialEq, Eq)]
 struct Fate {
     answers: Vec<(u16, Vec<u8>)>,
-    /// What the application was asked, or the closure.
+    /// The requests that the application or the closure got.
     asked: Vec<String>,
     is_ended: bool,
 }
@@ -141,7 +142,8 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
         }
     }
     peer.read(usize::MAX);
-    // A HEAD's answer has nothing behind its head; whether one was, the server knows best.
+    // A response to HEAD has no body. Responses are therefore told apart by their beginning, not by
+    // the request.
     let stats = host.engine.stats();
     while let Some(head) = peer.answer(true) {
         let status = peer.status().expect("of this answer");
@@ -149,7 +151,8 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
             |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok();
         let len = head.0.lines().find_map(length).unwrap_or(0);
         let body = if peer.rest().starts_with(b"HTTP/1.1 ") { Vec::new() } else { peer.take(len) };
-        // Whether bytes behind an upgrade request are too early, only their coming tells (RFC 6455 §4.1).
+        // Data behind an upgrade request is too early or not (RFC 6455 §4.1) depending on how the
+        // bytes were split, so that both rejections count as equal.
         let upgrade = status == 403 || body.starts_with(b"wait for the 101 response");
         if status != 100 {
             fate.answers.push(if upgrade { (0, Vec::new()) } else { (status, body) });
@@ -159,7 +162,7 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
     fate.is_ended = peer.at_end();
     let finals = fate.answers.len() as u64;
     assert_eq!(finals, stats.http_requests + stats.rejected.total(), "{fate:?}, {stats}");
-    // After a refusal there is nothing.
+    // Nothing follows a rejection.
     assert!(stats.rejected.total() <= 1 && (stats.rejected.total() == 0 || fate.is_ended));
     peer.fin();
     host.settle();
@@ -170,7 +173,7 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
     fate
 }
 
-/// However the bytes come.
+/// The outcome, which must be the same for each way to split the bytes.
 fn one_fate(bytes: &[u8], services_on: bool, rng: &mut Rng) -> Fate {
     let whole = fate(bytes, services_on, |left| left);
     let singly = fate(bytes, services_on, |_| 1);
@@ -182,7 +185,7 @@ fn one_fate(bytes: &[u8], services_on: bool, rng: &mut Rng) -> Fate {
     whole
 }
 
-/// A fuzzer's bytes; the first chooses, and cuts the others.
+/// The entry point of the fuzz target: the first byte selects the services and seeds the splits.
 pub(crate) fn target(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     one_fate(bytes, kind & 1 == 0, &mut Rng::new(u64::from(*kind)));

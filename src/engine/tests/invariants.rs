@@ -1,4 +1,4 @@
-//! What must hold of the engine's own books after every poll.
+//! Invariants of the engine's state, checked after every poll.
 
 use super::*;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Host {
-    /// Panics if the engine's books are wrong.
+    /// Panics if the engine's state is inconsistent.
     pub(in crate::engine) fn check(&mut self) {
         let engine = &self.engine;
         let stats = engine.stats();
@@ -55,7 +55,7 @@ impl Host {
             let id = ClientId::new(index, client.serial);
             let listed = engine.ready.iter().chain(&engine.postponed).filter(|&&listed| listed == id).count();
             assert_eq!(listed, usize::from(client.in_ready), "in the ready list: {}", state());
-            // The next flush looks after those that have been reported.
+            // A client reported closed is left to the next flush.
             let reported = client.open().is_some_and(|open| open.reported);
             assert!(
                 !reported || engine.ended.iter().any(|(ended, _)| *ended == id),
@@ -64,11 +64,11 @@ impl Host {
             );
             let resume_at = client.resume_at();
             assert!(resume_at.is_none() || !client.in_ready, "throttled and ready: {}", state());
-            // A close handshake is read to its end.
+            // A close handshake is read to its end, without a rate limit.
             let limited = client.open().is_some_and(|open| open.limiter.is_some());
             let closing = client.open().is_some_and(|open| open.verdict.is_some());
             assert!(!limited || is_limited && !closing, "a limiter for nothing: {}", state());
-            // Its answer comes first.
+            // The response to the current request must leave first.
             let waits =
                 matches!(client.stage, Stage::Handshake(_) | Stage::Request(_)) && !client.takes_request();
             if !client.in_ready && !client.held_back && !client.is_paused() && !reported && !waits {
@@ -95,14 +95,14 @@ impl Host {
         }
         assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
         let rest = engine.wheel.len() - timers;
-        // The shutdown has one of its own, and so has the ceiling.
+        // A shutdown has an alarm of its own, and so has the memory limit.
         let own = usize::from(engine.shutting_down) + usize::from(engine.pressure() > Pressure::Refusing);
         assert!(rest <= own, "{rest} alarms for nobody");
     }
 
-    /// Nobody is left: nothing may be either.
+    /// Checks that nothing is held when no client is left.
     pub(in crate::engine) fn check_empty(&mut self) {
-        // Lists forget the gone when they come to them.
+        // Two polls remove stale ids from the lists.
         let _ = self.poll();
         let _ = self.poll();
         self.check();
@@ -120,13 +120,13 @@ impl Host {
     }
 }
 
-/// Whether a carry holds more than the beginning of a frame.
+/// Whether unparsed input holds more than the beginning of a frame.
 fn is_parsable(carry: &[u8]) -> bool {
     match Header::parse(carry) {
         Ok(None) => false,
         Ok(Some((header, size))) => {
             let control = matches!(header.opcode, OpCode::Control(_));
-            // Of a large message, the header and a little more.
+            // A large message is carried over with its header and fewer than 64 bytes of payload.
             let large = header.len >= 16 * 1024 && carry.len() - size < 64;
             (!control && !large) || carry.len() - size >= header.len as usize
         }

@@ -1,4 +1,4 @@
-//! Latest values, expiry and priority, case by case: what waits before the outbox, and how it gets there.
+//! Latest values, expiry and priority, case by case: pending messages and their way to the outbox.
 
 use super::*;
 use crate::{
@@ -6,7 +6,8 @@ use crate::{
     engine::Whom,
 };
 
-/// A client that takes nothing for now, and has got the first byte of a message of `begun` bytes.
+/// A client whose socket accepted one byte of a message of `begun` bytes, and accepts no more for
+/// now.
 fn blocked(host: &mut Host, begun: usize) -> (Peer, ClientId) {
     let (mut peer, client) = host.open();
     peer.windows(100_000, 1);
@@ -33,7 +34,7 @@ fn latest(host: &mut Host, client: ClientId, key: impl Into<LatestKey>, message:
     assert_eq!(host.engine.send_latest(client, key.into(), message.into()), Ok(()));
 }
 
-/// Opens the window and reads everything.
+/// Unblocks the socket and reads everything.
 fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
     peer.windows(100_000, 1 << 20);
     let mut frames = Vec::new();
@@ -44,7 +45,7 @@ fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
     frames
 }
 
-/// The texts among them, each but for its filler.
+/// The texts among the frames, without their filler.
 fn texts(frames: &[Frame]) -> Vec<&str> {
     let mut texts = Vec::new();
     for frame in frames {
@@ -61,7 +62,7 @@ fn nothing_is_held(host: &Host, client: ClientId) {
 }
 
 #[test]
-fn high_passes_a_megabyte_that_has_not_begun() {
+fn high_priority_overtakes_a_megabyte_of_normal_priority() {
     let mut host = Host::new(Config { max_buffered: 2 << 20, ..Config::default() });
     let (mut peer, client) = blocked(&mut host, 10);
     (0..1_000).for_each(|_| host.engine.send(client, (&[7; 1_000]).into()).unwrap());
@@ -73,14 +74,14 @@ fn high_passes_a_megabyte_that_has_not_begun() {
 }
 
 #[test]
-fn all_of_high_priority_comes_first_however_much_it_is() {
+fn all_high_priority_messages_come_first() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..100).for_each(|_| host.engine.send(client, (&[7; 2_000]).into()).unwrap());
     let names: Vec<String> = (0..20).map(|number| format!("{number:03}")).collect();
     for name in &names {
         send(&mut host, client, &format!("{name:.<3000}"), high());
-        // Some in between, to be written in one go with them.
+        // Messages of normal priority between them leave in the same write.
         host.engine.send(client, (&[7; 100]).into()).unwrap();
     }
     let frames = hear(&mut host, &mut peer);
@@ -89,7 +90,7 @@ fn all_of_high_priority_comes_first_however_much_it_is() {
 }
 
 #[test]
-fn high_keeps_its_order_in_one_flush_and_takes_one_write() {
+fn high_priority_keeps_order_and_takes_one_write() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     for round in 0..3 {
@@ -107,11 +108,11 @@ fn high_keeps_its_order_in_one_flush_and_takes_one_write() {
 }
 
 #[test]
-fn high_that_comes_between_two_writes_passes_high_and_data_as_it_should() {
+fn high_priority_between_two_writes_keeps_its_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 10);
-    // The first is half gone when the third is queued.
+    // The first message is half sent when the third is queued.
     send(&mut host, client, "first.....................", high());
     send(&mut host, client, "second", high());
     host.engine.send(client, "data".into()).unwrap();
@@ -123,7 +124,7 @@ fn high_that_comes_between_two_writes_passes_high_and_data_as_it_should() {
 }
 
 #[test]
-fn a_pong_passes_high_that_has_not_begun() {
+fn pong_overtakes_unsent_high_priority() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     send(&mut host, client, "one", high());
@@ -139,7 +140,7 @@ fn a_pong_passes_high_that_has_not_begun() {
 }
 
 #[test]
-fn a_newer_value_takes_the_place_of_the_older_one() {
+fn newer_value_takes_the_position_of_the_older_one() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     latest(&mut host, client, "a", "a1");
@@ -158,7 +159,7 @@ fn a_newer_value_takes_the_place_of_the_older_one() {
 }
 
 #[test]
-fn a_value_that_has_begun_to_leave_is_not_replaced() {
+fn partly_written_value_is_not_replaced() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
     peer.windows(100_000, 3);
@@ -172,7 +173,7 @@ fn a_value_that_has_begun_to_leave_is_not_replaced() {
 }
 
 #[test]
-fn a_value_that_changes_its_lane_goes_to_the_end_of_the_other() {
+fn value_that_changes_priority_moves_to_the_end() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     let keyed = |options| SendOptions { latest: Some(1.into()), ..options };
@@ -192,7 +193,7 @@ fn a_value_that_changes_its_lane_goes_to_the_end_of_the_other() {
 }
 
 #[test]
-fn what_has_expired_never_leaves_and_is_counted() {
+fn expired_messages_are_not_sent_and_are_counted() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     send(&mut host, client, "short", within(100 * MS));
@@ -202,7 +203,7 @@ fn what_has_expired_never_leaves_and_is_counted() {
     host.settle();
     assert_eq!(texts(&hear(&mut host, &mut peer)), ["long"]);
     assert_eq!(host.engine.stats().expired, 2);
-    // With nothing else to write there is no write, and nothing is left behind.
+    // An expired message alone causes no write, and leaves no state behind.
     send(&mut host, client, "now or never", within(Duration::ZERO));
     let calls = peer.calls();
     assert_eq!(host.settle(), 0);
@@ -211,7 +212,7 @@ fn what_has_expired_never_leaves_and_is_counted() {
 }
 
 #[test]
-fn what_has_expired_makes_room_before_anyone_is_disconnected() {
+fn expired_messages_make_room_before_overflow() {
     for overflow in [Overflow::Disconnect, Overflow::DropNewest] {
         let mut host = Host::new(Config { max_buffered: 1_000, overflow, ..Config::default() });
         let (mut peer, client) = blocked(&mut host, 10);
@@ -222,7 +223,7 @@ fn what_has_expired_makes_room_before_anyone_is_disconnected() {
         }
         host.advance(SEC);
         host.engine.flush(host.now);
-        // Two have gone: this takes all of their room, and goes behind the one that has not.
+        // Two have expired: the new message takes all of their room, behind the one that has not.
         let message = format!("{:.<1$}", "new", room / 3 * 2 - Backlog::OVERHEAD);
         host.engine.send(client, message.as_str().into()).unwrap();
         assert_eq!(host.engine.stats().expired, 2);
@@ -237,17 +238,18 @@ fn what_has_expired_makes_room_before_anyone_is_disconnected() {
 }
 
 #[test]
-fn a_plain_message_is_too_large_by_itself_or_not_at_all() {
+fn plain_message_is_too_large_only_by_its_own_size() {
     let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
     let large = [7; 996];
     let too_large = |len| Err(SendError::TooLarge { len, max: 1_000 });
-    // Alone it fits exactly; behind others it would not, but it is not for good.
+    // The message fits exactly when nothing is queued. Behind others it does not fit, but it may
+    // later.
     send(&mut host, client, "", within(SEC));
     assert_eq!(host.engine.send(client, (&large).into()), Err(SendError::Dropped(client)));
     assert_eq!(host.engine.send(client, (&[7; 997]).into()), too_large(1_001));
-    // What has expired is no reason to wait.
+    // An expired message does not block the next one.
     send(&mut host, client, "", within(Duration::ZERO));
     host.advance(SEC);
     host.engine.now = host.now;
@@ -255,7 +257,7 @@ fn a_plain_message_is_too_large_by_itself_or_not_at_all() {
     assert_eq!(host.engine.stats().expired, 2);
     assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(large.to_vec())]);
     nothing_is_held(&host, client);
-    // Others cost what it takes to keep them, and a name.
+    // A pending message also costs its overhead, and its key if that is a name.
     let most = 1_000 - Backlog::OVERHEAD;
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![7; most]).into()), Ok(()));
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![8; most]).into()), Ok(()), "in its place");
@@ -267,7 +269,7 @@ fn a_plain_message_is_too_large_by_itself_or_not_at_all() {
 }
 
 #[test]
-fn a_close_frame_comes_behind_all_that_waits() {
+fn close_frame_follows_all_pending_messages() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..500).for_each(|number| latest(&mut host, client, number, "a value that is not the last"));
@@ -290,7 +292,7 @@ fn a_close_frame_comes_behind_all_that_waits() {
 }
 
 #[test]
-fn what_waits_still_reaches_a_peer_that_has_said_its_last() {
+fn pending_messages_reach_a_peer_that_sent_close_or_fin() {
     for closes in [true, false] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = blocked(&mut host, 10);
@@ -318,7 +320,7 @@ fn what_waits_still_reaches_a_peer_that_has_said_its_last() {
 }
 
 #[test]
-fn an_end_without_a_word_leaves_nothing_behind() {
+fn abrupt_end_frees_all_pending_messages() {
     for end in 0..4 {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = blocked(&mut host, 10);
@@ -330,7 +332,7 @@ fn an_end_without_a_word_leaves_nothing_behind() {
             0 => host.engine.disconnect(client).unwrap(),
             1 => peer.reset(false),
             2 => peer.hang_up(),
-            // The write timeout.
+            // The write timeout passes.
             _ => host.advance(10 * SEC),
         }
         host.settle();
@@ -361,7 +363,7 @@ fn a_thousand_small_values_take_one_write_for_each_flush() {
 }
 
 #[test]
-fn a_client_that_is_behind_has_little_on_the_way() {
+fn slow_client_has_few_framed_bytes() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..2_000).for_each(|number| latest(&mut host, client, number, "a value of thirty bytes or so"));
@@ -369,7 +371,7 @@ fn a_client_that_is_behind_has_little_on_the_way() {
     host.settle();
     let framed = host.engine.get(client).unwrap().outbox.len();
     assert!(framed < 5_000, "{framed} bytes are framed");
-    // Caught up, it is trusted again: one write takes all.
+    // Once the client has caught up, one write takes all.
     peer.windows(100_000, 1 << 20);
     let drained = |tick: &Tick| count(tick, |event| matches!(event, Event::Drained { .. }));
     let mut events = 0;
@@ -384,8 +386,8 @@ fn a_client_that_is_behind_has_little_on_the_way() {
     assert_eq!(peer.calls().1, before + 1);
 }
 
-/// The oldest value that a reader of `rate` bytes per second gets, in the last half of a minute, of 20 values
-/// that change 100 times per second.
+/// The age of the oldest value that a reader of `rate` bytes per second gets, in the last half of a
+/// minute, of 20 values that change 100 times per second.
 fn oldest(window: usize, rate: usize, latest: bool) -> Duration {
     let mut host = Host::new(Config { max_buffered: 64 << 20, ..Config::default() });
     let (mut peer, client) = host.open();
@@ -416,7 +418,7 @@ fn oldest(window: usize, rate: usize, latest: bool) -> Duration {
 }
 
 #[test]
-fn a_slow_reader_gets_fresh_values_and_not_a_queue() {
+fn slow_reader_gets_fresh_values_instead_of_a_queue() {
     for (window, rate) in [(2_000, 8_000), (16_000, 8_000), (64_000, 40_000)] {
         let most = SEC * (window + 8 * 1024) as u32 / rate as u32;
         let age = oldest(window, rate, true);
@@ -427,7 +429,7 @@ fn a_slow_reader_gets_fresh_values_and_not_a_queue() {
 }
 
 #[test]
-fn what_is_sent_to_many_is_held_once() {
+fn pending_message_to_many_is_held_once() {
     let mut host = Host::new(Config::default());
     let mut clients: Vec<_> = (0..20).map(|_| blocked(&mut host, 10)).collect();
     let large = Prepared::new(&vec![7; 50_000]);
@@ -444,18 +446,18 @@ fn what_is_sent_to_many_is_held_once() {
         assert_eq!(host.engine.buffered(*client), 0);
     }
     assert_eq!((host.engine.outbound.held(), host.engine.backlogs.held()), (0, 0));
-    // A small one is framed in memory that is used again.
+    // A small message is framed in recycled memory.
     assert_eq!(host.engine.broadcast("small".into(), None).queued, 20);
     host.settle();
     assert!(clients.iter_mut().all(|(peer, _)| peer.frames() == [text("small")]));
 }
 
 #[test]
-fn a_dropped_value_is_reported_once_what_waits_has_left() {
+fn drained_follows_a_dropped_value() {
     let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
-    // Within one tick, with nothing blocked.
+    // Both values are queued within one tick, while nothing is blocked.
     assert_eq!(host.engine.send_latest(client, 1.into(), (&[1; 800]).into()), Ok(()));
     assert_eq!(
         host.engine.send_latest(client, 2.into(), (&[2; 800]).into()),

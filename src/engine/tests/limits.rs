@@ -1,4 +1,5 @@
-//! Limits per second: a burst is free, the average holds, and nobody is blamed for a host that slept.
+//! Rate limits per second: a burst is free, the average holds, and a pause of the host counts
+//! against no client.
 
 use super::*;
 use crate::{CloseCode, Limit, Timeout, engine::sim::masked};
@@ -7,7 +8,8 @@ fn per_second(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>) ->
     Config { rate_limit, max_messages_per_second: messages, max_bytes_per_second: bytes, ..Config::default() }
 }
 
-/// Sleeps as `next_timeout` says for some time; gives the messages and the number of polls.
+/// Sleeps for `next_timeout` between polls for some time; returns the messages and the number of
+/// polls.
 fn run(host: &mut Host, time: Duration) -> (Vec<(ClientId, Vec<u8>)>, u32) {
     let (end, mut got, mut polls) = (host.now + time, Vec::new(), 0);
     loop {
@@ -24,7 +26,7 @@ fn run(host: &mut Host, time: Duration) -> (Vec<(ClientId, Vec<u8>)>, u32) {
     }
 }
 
-/// Numbered, each 4 + 6 bytes on the wire.
+/// Payloads of 4 bytes that hold a number; their frames have 10 bytes.
 fn numbered(numbers: std::ops::Range<u32>) -> Vec<Vec<u8>> {
     numbers.map(|number| number.to_be_bytes().to_vec()).collect()
 }
@@ -33,7 +35,7 @@ fn payloads(got: Vec<(ClientId, Vec<u8>)>) -> Vec<Vec<u8>> {
     got.into_iter().map(|(_, bytes)| bytes).collect()
 }
 
-/// As [`Host::open`], under any budget.
+/// As [`Host::open`], but works under any budget.
 fn open(host: &mut Host) -> (Peer, ClientId) {
     let mut peer = host.connect();
     peer.handshake();
@@ -46,7 +48,7 @@ fn is_throttled(host: &Host, id: ClientId) -> bool {
     host.engine.get(id).is_some_and(|client| client.resume_at().is_some())
 }
 
-/// Everything that comes until the engine is at rest at this moment.
+/// All messages and ends until the engine has nothing left to do, without advancing the clock.
 fn settle(host: &mut Host) -> (Vec<Vec<u8>>, Vec<CloseReason>) {
     let (mut got, mut ends) = (Vec::new(), Vec::new());
     while {
@@ -60,7 +62,7 @@ fn settle(host: &mut Host) -> (Vec<Vec<u8>>, Vec<CloseReason>) {
 }
 
 #[test]
-fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection() {
+fn message_above_the_limit_is_not_delivered_and_closes() {
     for event_budget in [1, 4, 16 * 1024] {
         for large in [false, true] {
             let config = per_second(Limit::Close, Some(10), None);
@@ -77,7 +79,7 @@ fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection()
             assert_eq!(peer.frames(), [close]);
             let stats = host.engine.stats();
             assert_eq!((stats.messages_in, stats.closed.rate_limited, stats.throttled), (11, 1, 0));
-            // Its neighbour has a bucket of its own.
+            // Each client has a bucket of its own.
             other.text("and here");
             assert_eq!(messages(&host.poll()), [(other_id, b"and here".to_vec())]);
         }
@@ -85,7 +87,7 @@ fn the_message_that_exceeds_the_limit_is_not_delivered_and_ends_the_connection()
 }
 
 #[test]
-fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
+fn messages_before_the_byte_limit_are_delivered() {
     let config = per_second(Limit::Close, None, Some(100_000));
     for (event_budget, pieces, len) in [(1, 1, 10), (3, 1, 994), (16_384, 7, 994), (16_384, 1, 30_000)] {
         for read_budget in [1_000, 256 * 1024] {
@@ -96,7 +98,7 @@ fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
                 let whole = 100_000 / (len + header);
                 (0..whole).for_each(|_| peer.binary(&vec![7; len]));
                 let rest = 100_000 - whole * (len + header);
-                // A piece of a message that is longer than what is left.
+                // The beginning of a message that is longer than the rest of the limit.
                 let mut more = masked(BINARY, true, &[7; 50_000], 7);
                 more.truncate(rest + 1 - missing);
                 more.chunks(more.len().div_ceil(pieces).max(1)).for_each(|piece| peer.raw(piece));
@@ -118,9 +120,9 @@ fn of_too_many_bytes_what_was_whole_before_is_delivered_however_it_came() {
 }
 
 #[test]
-fn the_byte_that_is_one_too_many_completes_nothing() {
+fn byte_above_the_limit_completes_no_message() {
     for len in [94, 992, 90_000] {
-        // In the carry, behind a header, and read directly.
+        // The byte is in the carried input, behind a header, or read directly into a payload.
         let header = masked(BINARY, true, &vec![7; len], 7).len() - len;
         for missing in [0, 1] {
             let limit = 10 + len + header - 1 + missing;
@@ -135,13 +137,13 @@ fn the_byte_that_is_one_too_many_completes_nothing() {
 }
 
 #[test]
-fn a_close_finds_the_byte_that_was_one_too_many_in_its_place() {
+fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
     let mut host = Host::new(Config { event_budget: 1, ..per_second(Limit::Close, None, Some(25)) });
     let (mut peer, client) = open(&mut host);
     numbered(0..2).iter().for_each(|bytes| peer.binary(bytes));
     peer.close(1000);
     peer.windows(26, 5_000);
-    // The excess is in the carry behind a message that the tick had no room for.
+    // The excess byte is carried behind a message that the tick had no room for.
     assert_eq!(host.poll().len(), 1);
     host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
     let (got, ends) = settle(&mut host);
@@ -152,7 +154,7 @@ fn a_close_finds_the_byte_that_was_one_too_many_in_its_place() {
 }
 
 #[test]
-fn what_comes_first_ends_the_connection() {
+fn first_cause_in_the_input_ends_the_connection() {
     let config = per_second(Limit::Close, Some(3), Some(50));
     for (bytes, reason) in [
         (&b"\x88\x80abcd"[..], CloseReason::Peer { code: CloseCode::Status, text: String::new() }),
@@ -179,10 +181,10 @@ fn control_frames_count_as_bytes_only() {
 }
 
 #[test]
-fn the_average_holds_and_nothing_is_saved_up_while_idle() {
+fn average_rate_holds_and_idle_time_earns_no_credit() {
     let mut host = Host::new(Config { silence_timeout: None, ..per_second(Limit::Close, Some(10), None) });
     let (mut peer, client) = open(&mut host);
-    // Ten at once, then one for each tenth of a second.
+    // Ten messages at once, then one in each tenth of a second.
     (0..9).for_each(|_| peer.text("burst"));
     for _ in 0..50 {
         peer.text("in time");
@@ -194,7 +196,7 @@ fn the_average_holds_and_nothing_is_saved_up_while_idle() {
         assert!(host.poll().is_empty());
         peer.frames();
     }
-    // Also not while a poll waits.
+    // Waiting in a poll earns no credit either.
     assert!(host.poll_after(20 * SEC).is_empty());
     peer.text("after a while");
     assert_eq!(messages(&host.poll_after(20 * SEC)).len(), 1);
@@ -205,7 +207,7 @@ fn the_average_holds_and_nothing_is_saved_up_while_idle() {
 }
 
 #[test]
-fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
+fn paused_flood_is_delivered_at_the_rate_without_busy_polls() {
     for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
         for event_budget in [3, 16 * 1024] {
             for read_budget in [7, 256 * 1024] {
@@ -223,14 +225,14 @@ fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
                 assert!(is_throttled(&host, client));
                 let throttled = host.engine.stats().throttled;
                 for second in 1..=40 {
-                    // A quantum is a 16th of a second.
+                    // A paused client resumes 16 times a second.
                     let (more, polls) = run(&mut host, SEC);
                     let carried_over = 2 * (100 / event_budget + 1_000 / read_budget) as u32;
                     assert!(polls <= 40 + carried_over, "{polls} polls a second");
                     got.extend(payloads(more));
                     let allowed = 100 * (second + 1);
                     assert!((allowed - 10..=allowed).contains(&got.len()), "{} in {second} s", got.len());
-                    // What it could not get rid of waits on its own side.
+                    // The peer cannot write the rest, which stays in its own buffer.
                     assert!(peer.pending() > 50_000);
                 }
                 let throttled = host.engine.stats().throttled - throttled;
@@ -245,7 +247,7 @@ fn a_paused_flood_comes_in_order_at_the_rate_and_nobody_spins() {
 }
 
 #[test]
-fn no_byte_beyond_the_limit_is_read_also_of_large_messages() {
+fn large_message_is_read_no_faster_than_the_limit() {
     let mut host = Host::new(per_second(Limit::Pause, None, Some(50_000)));
     let (mut peer, _) = open(&mut host);
     let head = peer.traffic().0;
@@ -265,7 +267,7 @@ fn no_byte_beyond_the_limit_is_read_also_of_large_messages() {
 }
 
 #[test]
-fn a_crowd_of_paused_flooders_lets_the_host_sleep_and_others_speak() {
+fn paused_flooders_let_the_host_sleep_and_others_send() {
     let mut host = Host::new(per_second(Limit::Pause, Some(20), None));
     let mut flooders: Vec<_> = (0..200).map(|_| open(&mut host).0).collect();
     let (mut peer, client) = open(&mut host);
@@ -273,7 +275,7 @@ fn a_crowd_of_paused_flooders_lets_the_host_sleep_and_others_speak() {
     for flooder in &mut flooders {
         numbered(0..400).iter().for_each(|bytes| flooder.binary(bytes));
     }
-    // What they may have said while the host was away, and the burst.
+    // The messages that were due while the host was away, and a burst.
     assert_eq!(settle(&mut host).0.len(), 200 * 20 * 11);
     assert!(host.engine.next_timeout(host.now).is_some_and(|timeout| timeout >= 40 * MS));
     peer.text("hello");
@@ -283,7 +285,7 @@ fn a_crowd_of_paused_flooders_lets_the_host_sleep_and_others_speak() {
     assert!(polls < 200, "{polls} polls");
 }
 
-/// A client that says something `rate` times a second while the host sleeps for 5 s each time.
+/// A client that sends `rate` messages a second while the host sleeps for 5 s each time.
 fn speaks_while_the_host_sleeps(config: Config, rate: u32) -> (usize, Vec<CloseReason>, u64) {
     let mut host = Host::new(config);
     let (mut peer, _) = open(&mut host);
@@ -299,10 +301,10 @@ fn speaks_while_the_host_sleeps(config: Config, rate: u32) -> (usize, Vec<CloseR
 }
 
 #[test]
-fn a_host_that_sleeps_blames_nobody() {
+fn input_during_a_host_pause_is_within_the_limit() {
     for policy in [Limit::Close, Limit::Pause] {
         for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
-            // Also where it takes several polls to take everything in.
+            // This also holds if it takes several polls to read everything.
             for (event_budget, read_budget) in [(16_384, 256 * 1024), (7, 256 * 1024), (16_384, 60)] {
                 let config = Config { event_budget, read_budget, ..per_second(policy, messages, bytes) };
                 let (got, ends, throttled) = speaks_while_the_host_sleeps(config.clone(), 50);
@@ -318,18 +320,18 @@ fn a_host_that_sleeps_blames_nobody() {
 }
 
 #[test]
-fn what_a_partial_report_leaves_out_is_no_ones_fault() {
+fn input_left_out_by_a_partial_report_is_within_the_limit() {
     let mut host = Host::new(per_second(Limit::Close, Some(10), None));
     let (mut peer, _) = open(&mut host);
     let now = |host: &Host| host.now;
     host.advance(5 * SEC);
-    // The kernel tells of others first, for two polls.
+    // For two polls the kernel reports only other clients.
     host.engine.start_poll(now(&host), now(&host), true);
     host.advance(MS);
     host.engine.start_poll(now(&host), now(&host), true);
     (0..50).for_each(|_| peer.text("five seconds of it"));
     assert_eq!(settle(&mut host).0.len(), 50);
-    // From a whole report on it is heard at once.
+    // After a complete report all input is known to be new.
     host.advance(5 * SEC);
     host.engine.start_poll(now(&host), now(&host), false);
     (0..50).for_each(|_| peer.text("five seconds of it"));
@@ -337,11 +339,11 @@ fn what_a_partial_report_leaves_out_is_no_ones_fault() {
 }
 
 #[test]
-fn the_time_of_a_pause_is_credited() {
+fn time_of_an_application_pause_is_credited() {
     for policy in [Limit::Close, Limit::Pause] {
         let mut host = Host::new(per_second(policy, Some(10), Some(200)));
         let (mut peer, client) = open(&mut host);
-        // Idle before: that is not credited.
+        // Time that was idle before the pause is not credited.
         for _ in 0..10 {
             host.advance(SEC);
             assert_eq!(host.settle(), 0);
@@ -355,7 +357,7 @@ fn the_time_of_a_pause_is_credited() {
         host.engine.resume_reading(client, host.now).unwrap();
         let (got, ends) = settle(&mut host);
         match policy {
-            // 5 s at 10 per second, and the burst.
+            // 5 s at 10 messages per second, and the burst.
             Limit::Close => assert_eq!((got.len(), &ends[..]), (60, &[CloseReason::RateLimited][..])),
             Limit::Pause => {
                 assert_eq!((got.len(), host.engine.stats().throttled), (60, 1));
@@ -366,19 +368,19 @@ fn the_time_of_a_pause_is_credited() {
 }
 
 #[test]
-fn the_pauses_of_the_application_and_of_the_limit_are_two() {
+fn application_pause_and_limit_pause_are_independent() {
     let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
     let (mut peer, client) = open(&mut host);
     numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(settle(&mut host).0, numbered(0..10));
     let refill = host.now + SEC / 10;
-    // The application's does not end the limit's.
+    // Resuming by the application does not end the limit's pause.
     host.engine.pause_reading(client).unwrap();
     host.engine.resume_reading(client, host.now).unwrap();
     assert!(is_throttled(&host, client));
     assert_eq!(settle(&mut host).0.len(), 0);
     assert!(host.engine.next_timeout(host.now).is_some_and(|timeout| host.now + timeout >= refill));
-    // Nor the limit's the application's.
+    // The end of the limit's pause does not end the application's.
     host.engine.pause_reading(client).unwrap();
     assert_eq!(run(&mut host, 30 * SEC).0.len(), 0);
     assert!(!is_throttled(&host, client));
@@ -387,7 +389,7 @@ fn the_pauses_of_the_application_and_of_the_limit_are_two() {
     assert_eq!(settle(&mut host).0, numbered(10..30));
 }
 
-/// A client that its limit has paused, with more in the carry and more in the kernel.
+/// A client paused by its limit, with more input carried over and in the kernel.
 fn throttled(config: Config) -> (Host, Peer, ClientId) {
     let mut host = Host::new(config);
     let (mut peer, client) = open(&mut host);
@@ -403,7 +405,7 @@ fn both() -> [Config; 2] {
 }
 
 #[test]
-fn a_throttled_client_that_is_closed_is_read_to_its_end_at_once() {
+fn closing_a_throttled_client_reads_it_without_delay() {
     for config in both() {
         for how in 0..3 {
             let (mut host, mut peer, client) =
@@ -430,9 +432,9 @@ fn a_throttled_client_that_is_closed_is_read_to_its_end_at_once() {
 }
 
 #[test]
-fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
+fn throttled_client_ends_when_its_connection_ends() {
     for config in both() {
-        // The peer says no more: everything is heard, at the rate.
+        // After FIN, everything is delivered at the limited rate.
         let (mut host, peer, _) = throttled(config.clone());
         peer.fin();
         let (got, polls) = run(&mut host, 98 * SEC);
@@ -441,13 +443,13 @@ fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
         assert_eq!(payloads([got, more].concat()), numbered(10..1_000));
         assert_eq!(host.engine.stats().closed.eof, 1);
 
-        // A reset is found by the next read.
+        // The next read finds a reset.
         let (mut host, peer, _) = throttled(config.clone());
         peer.reset(true);
         let _ = run(&mut host, 60 * SEC);
         assert_eq!(host.engine.stats().closed.io, 1);
 
-        // Nobody is there any more: what has arrived comes at once, then the end.
+        // The peer is gone: input that has arrived is delivered at once, then the end is reported.
         let (mut host, peer, client) = throttled(config);
         peer.hang_up();
         host.engine.send(client, "hello?".into()).unwrap();
@@ -461,7 +463,7 @@ fn a_throttled_client_comes_to_its_end_when_the_connection_does() {
 }
 
 #[test]
-fn a_failed_write_is_no_way_around_the_limit_that_closes() {
+fn failed_write_does_not_bypass_the_closing_limit() {
     let mut host = Host::new(per_second(Limit::Close, Some(10), None));
     let (mut peer, client) = open(&mut host);
     host.engine.pause_reading(client).unwrap();
@@ -475,11 +477,11 @@ fn a_failed_write_is_no_way_around_the_limit_that_closes() {
 }
 
 #[test]
-fn a_throttled_client_is_not_silent_and_is_pinged() {
+fn throttled_client_is_pinged_and_not_silent() {
     let config = Config {
         ping_interval: Some(2 * SEC),
         silence_timeout: Some(3 * SEC),
-        // A message takes 100 s.
+        // A message takes 100 s at this rate.
         ..per_second(Limit::Pause, None, Some(10))
     };
     let mut host = Host::new(config);
@@ -493,13 +495,13 @@ fn a_throttled_client_is_not_silent_and_is_pinged() {
     let (got, _) = run(&mut host, 11 * SEC);
     assert_eq!(got, [(client, vec![7; 992])]);
     assert!(peer.frames().contains(&Frame::Pong(b"and you?".to_vec())));
-    // The dead are found all the same.
+    // A client that is really silent is still found.
     let (got, _) = run(&mut host, 4 * SEC);
     assert_eq!((got, host.engine.stats().closed.silence), (vec![], 1));
 }
 
 #[test]
-fn a_pause_longer_than_any_silence_is_none() {
+fn limit_pause_longer_than_silence_timeout_is_not_silence() {
     for (ping, silence) in [(200 * MS, 300 * MS), (2 * SEC, 3 * SEC)] {
         let mut host = Host::new(Config {
             ping_interval: Some(ping),
@@ -507,7 +509,7 @@ fn a_pause_longer_than_any_silence_is_none() {
             ..per_second(Limit::Pause, Some(1), None)
         });
         let (mut peer, _) = open(&mut host);
-        // All of it is in the carry after the first read: nothing more is heard from it.
+        // The first read takes all of it, so that nothing more arrives from the client.
         numbered(0..20).iter().for_each(|bytes| peer.binary(bytes));
         let (got, polls) = run(&mut host, 19 * SEC + SEC / 2);
         assert_eq!(payloads(got), numbered(0..20));
@@ -518,7 +520,7 @@ fn a_pause_longer_than_any_silence_is_none() {
 }
 
 #[test]
-fn who_uses_up_a_burst_and_stops_is_not_paused() {
+fn client_that_stops_after_its_burst_is_not_paused() {
     let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
     let (mut peer, client) = host.open();
     numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
@@ -527,7 +529,7 @@ fn who_uses_up_a_burst_and_stops_is_not_paused() {
 }
 
 #[test]
-fn who_was_paused_with_nothing_left_saves_nothing_up() {
+fn paused_client_without_input_earns_no_credit() {
     let mut host = Host::new(Config {
         event_budget: 1,
         silence_timeout: None,
@@ -536,7 +538,7 @@ fn who_was_paused_with_nothing_left_saves_nothing_up() {
     let (mut peer, client) = open(&mut host);
     peer.text("fills the tick");
     assert_eq!(host.poll().len(), 1);
-    // Before its next turn.
+    // The pause comes before the client's next turn.
     host.engine.pause_reading(client).unwrap();
     assert_eq!(host.settle(), 0);
     host.engine.resume_reading(client, host.now).unwrap();
@@ -549,11 +551,11 @@ fn who_was_paused_with_nothing_left_saves_nothing_up() {
 }
 
 #[test]
-fn one_message_each_second_is_a_limit_too() {
+fn limit_of_one_per_second_works() {
     let mut host = Host::new(per_second(Limit::Pause, Some(1), Some(1)));
     let (mut peer, client) = open(&mut host);
     (0..3).for_each(|_| peer.text(""));
-    // 6 bytes each, one of which is free.
+    // Each message has 6 bytes, and the first byte is free.
     for second in 0..18 {
         let (got, polls) = run(&mut host, SEC - MS);
         assert_eq!((got.len(), polls <= 4), (usize::from(second % 6 == 5), true), "after {second} s");

@@ -1,5 +1,5 @@
-//! A server that sends in every way there is to clients that read as they like, and some that leave: what
-//! arrives is a legal stream that keeps every promise of `SendOptions`.
+//! A server that sends in every possible way to clients that read at random, and some of which
+//! leave. The received stream must be valid and keep every promise of `SendOptions`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -15,7 +15,7 @@ use crate::{
 
 const SEEDS: u64 = 150;
 
-/// Bytes of frames that wait for a client.
+/// Bytes of frames that are queued for a client.
 fn framed(host: &Host, id: ClientId) -> usize {
     host.engine.get(id).map_or(0, |client| client.outbox.len() + host.engine.chorus.held_for(client))
 }
@@ -36,12 +36,12 @@ struct World {
     receivers: Vec<Receiver>,
     calm: bool,
     max_buffered: usize,
-    /// Nobody pings in some worlds: there the cap is exact.
+    /// Some worlds have no pings, so that the buffer limit is exact.
     pings: bool,
     number: u32,
     queued: u64,
     dropped: u64,
-    /// Of those that are gone: replaced and expired ones cannot all be told from lost ones.
+    /// Hash of all events, which must be the same in each run of a seed.
     transcript: DefaultHasher,
 }
 
@@ -54,7 +54,7 @@ impl World {
             overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest, Overflow::DropNewest]),
             ping_interval: None,
             silence_timeout: None,
-            // A slow reader is no dead one.
+            // A slow reader must not run into a timeout.
             write_timeout: if calm { 600 * SEC } else { 10 * SEC },
             close_timeout: if calm { 600 * SEC } else { 10 * SEC },
             ..Config::default()
@@ -121,7 +121,7 @@ impl World {
         panic!("no handshake");
     }
 
-    /// One poll; then the receivers listen.
+    /// One poll, after which the receivers read.
     fn step(&mut self) {
         let now = self.host.now;
         self.receivers.iter_mut().for_each(|receiver| receiver.before_flush(now));
@@ -133,7 +133,7 @@ impl World {
                 Event::Close { client, reason } => {
                     let who =
                         self.receivers.iter().position(|receiver| receiver.id == client).expect("known");
-                    // Before the next flush those that asked still get their answer.
+                    // Messages queued before the next flush still leave.
                     if self.rng.one_in(2) {
                         self.say(who);
                     }
@@ -182,7 +182,7 @@ impl World {
                 receiver.peer.close(1000);
                 receiver.ended = true;
             }
-            // It goes on reading.
+            // The receiver goes on reading.
             201 => {
                 receiver.peer.fin();
                 receiver.ended = true;
@@ -217,7 +217,7 @@ impl World {
         self.note_closing();
     }
 
-    /// A message, numbered, of any size.
+    /// A numbered message of random size.
     fn message(&mut self) -> (u32, bool, Vec<u8>) {
         self.number += 1;
         let is_text = self.rng.one_in(2);
@@ -246,7 +246,7 @@ impl World {
         if self.rng.one_in(4) { Prepared::new(message).into() } else { message.into() }
     }
 
-    /// One message to one client, sent in one of the ways.
+    /// Sends one message to one client, in a random way.
     fn say(&mut self, who: usize) {
         let (number, is_text, payload) = self.message();
         let id = self.receivers[who].id;
@@ -307,14 +307,14 @@ impl World {
                 assert!(!fits, "{} bytes fit", payload.len());
                 receiver.closing = true;
             }
-            // Its end was reported in this tick, and what is queued is all that it gets.
+            // Its end was reported in this tick, so only queued messages still leave.
             Err(SendError::Closing(_)) => assert!(receiver.closing || !fits),
             Err(SendError::NotConnected(_)) => assert!(self.host.engine.get(id).is_none()),
             Err(SendError::Connecting(_)) => panic!("nothing is outbound here"),
         }
     }
 
-    /// One message to all, perhaps the latest of its key.
+    /// Sends one message to all clients, perhaps as the latest value of a key.
     fn broadcast(&mut self) {
         let (number, is_text, payload) = self.message();
         let latest = self.rng.one_in(3).then(|| self.key());
@@ -354,7 +354,7 @@ impl World {
         }
     }
 
-    /// Everyone reads all that comes, and nothing new is said.
+    /// Lets all receivers read everything, while nothing new is sent.
     fn settle(&mut self) {
         self.receivers.iter_mut().for_each(|receiver| receiver.reads = true);
         self.until("at rest", |world| {
@@ -379,7 +379,7 @@ impl World {
         }
     }
 
-    /// All leave, with something on the way to them.
+    /// Ends all connections, while messages are under way to them.
     fn finish(&mut self) {
         for _ in 0..20 {
             self.application_acts();

@@ -1,5 +1,5 @@
-//! One simulated client that only reads, and everything that was queued for it: what may arrive, in which
-//! order, and what must.
+//! One simulated client that only reads, and a model of everything that was queued for it: which
+//! messages may arrive, in which order, and which must.
 
 use std::{collections::HashMap, time::Instant};
 
@@ -15,7 +15,7 @@ struct Entry {
     is_text: bool,
     payload: Vec<u8>,
     terms: Terms,
-    /// Where it stands in its lane: where the one that it replaced stood, or behind all before it.
+    /// Position in its lane: that of the message that it replaced, or behind all others.
     place: usize,
     /// Bytes written to the client when it was queued.
     mark: u64,
@@ -26,7 +26,7 @@ struct Entry {
 enum Fate {
     Waits,
     Replaced,
-    /// Its time had passed while it could still be dropped.
+    /// Its time passed while it could still be dropped.
     Expired,
     Arrived,
 }
@@ -37,36 +37,36 @@ pub(super) struct Receiver {
     pub(super) id: ClientId,
     pub(super) reads: bool,
     pub(super) reason: Option<CloseReason>,
-    /// Its socket is closed: nothing can be said about what would have come.
+    /// Its socket is closed, so that nothing is known about later messages.
     pub(super) deaf: bool,
     /// Nothing more can be queued.
     pub(super) closing: bool,
-    /// It has said its last, FIN or a close frame.
+    /// The peer has sent FIN or a close frame.
     pub(super) ended: bool,
     pub(super) disconnected: bool,
-    /// The server's last word has come.
+    /// The server's close frame has arrived.
     pub(super) heard_close: bool,
 
     entries: Vec<Entry>,
-    /// An entry's place in `entries`, by the number in its payload.
+    /// The index in `entries`, by the number in the payload.
     numbers: HashMap<u32, usize>,
-    /// The newest of each key.
+    /// The index of the newest entry of each key.
     latest: HashMap<LatestKey, usize>,
-    /// Queued since the last flush, and due to be framed or dropped at the next.
+    /// Entries queued since the last flush; the next flush frames or drops them.
     fresh: Vec<usize>,
-    /// Bytes before the next frame.
+    /// Bytes received before the next frame.
     offset: u64,
-    /// Of the last arrived, normal and high.
+    /// Positions of the last messages that arrived, of normal and of high priority.
     places: [Option<usize>; 2],
-    /// Where the last frame of normal priority began.
+    /// The offset at which the last frame of normal priority began.
     last_normal: u64,
-    /// The newest that arrived of each key, and whether it was of high priority.
+    /// The newest number that arrived for each key, and whether it had high priority.
     arrived: HashMap<LatestKey, (u32, bool)>,
     pings: u32,
     pong: Option<u32>,
 }
 
-/// A payload that knows its number.
+/// A payload that carries its number.
 pub(super) fn numbered(number: u32, is_text: bool, len: usize) -> Vec<u8> {
     let mut payload =
         if is_text { format!("{number:08}").into_bytes() } else { number.to_be_bytes().to_vec() };
@@ -94,7 +94,7 @@ pub(super) fn frame_len(payload: usize) -> usize {
 }
 
 impl Receiver {
-    /// Of a client whose handshake is over and whom nothing has been sent.
+    /// A receiver whose handshake is complete and for which nothing was queued.
     pub(super) fn new(peer: Peer, id: ClientId) -> Self {
         let offset = peer.traffic().1;
         Receiver {
@@ -120,15 +120,15 @@ impl Receiver {
         }
     }
 
-    // ---- what was queued ----
+    // ---- queued messages ----
 
-    /// What this message would cost while it waits.
+    /// The bytes that a message counts for while it is pending.
     pub(super) fn cost(payload: usize, key: Option<&LatestKey>) -> usize {
         payload + key.map_or(0, LatestKey::heap) + Backlog::OVERHEAD
     }
 
-    /// Whether a message fits, by the rules and what waits now; `expired`: whether those that have expired by
-    /// then still take room.
+    /// Whether a message fits beside the pending ones. `expired`: entries that expired by this time
+    /// take no room.
     pub(super) fn fits(
         &self,
         host: &Host,
@@ -150,17 +150,17 @@ impl Receiver {
         client.outbox.frames_len() + host.engine.chorus.held_for(client) + cost + need <= max
     }
 
-    /// The entries that can still be replaced, dropped, and passed.
+    /// The pending entries, which can still be replaced, dropped or overtaken.
     pub(super) fn waiting<'r>(&'r self, host: &'r Host) -> impl Iterator<Item = usize> + 'r {
         let backlog = host.engine.get(self.id).and_then(|client| client.open()?.backlog.as_ref());
         backlog.into_iter().flat_map(|backlog| backlog.waiting()).map(|payload| {
-            // Told apart by what a text begins with.
+            // A text begins with its number in digits.
             let is_text = payload.len() >= 8 && payload[..8].iter().all(u8::is_ascii_digit);
             self.numbers[&number_of(is_text, payload)]
         })
     }
 
-    /// Notes a message that was queued; `older`: its key's older value waited until then.
+    /// Notes a queued message. `older`: an older value of its key was pending until then.
     pub(super) fn queued(&mut self, number: u32, is_text: bool, payload: &[u8], terms: &Terms, older: bool) {
         let mut place = self.entries.len();
         if let Some(key) = &terms.latest
@@ -185,7 +185,8 @@ impl Receiver {
         });
     }
 
-    /// Whether this message, if it fits, replaces one. Not one that has to make room because it has expired.
+    /// Whether this message, if it fits, replaces an older value. An older value that has expired
+    /// and must make room is not replaced.
     pub(super) fn replaces(&self, host: &Host, len: usize, terms: &Terms, max: usize) -> bool {
         let Some(older) = terms.latest.as_ref().and_then(|key| self.latest.get(key)) else { return false };
         let expired = self.entries[*older].terms.expires.is_some_and(|at| at <= host.engine.now);
@@ -193,17 +194,17 @@ impl Receiver {
         waits && (!expired || self.fits(host, len, terms, max, None))
     }
 
-    /// What the flush that comes must drop.
+    /// Notes the entries that the next flush must drop.
     pub(super) fn before_flush(&mut self, now: Instant) {
         for place in std::mem::take(&mut self.fresh) {
-            // A close frame has to stand behind everything: those before it are framed already.
+            // Messages before a close frame have been framed already, and cannot expire.
             if !self.closing {
                 self.expire(place, now);
             }
         }
     }
 
-    /// Who still waits after its time must never come.
+    /// Notes the entries that expired while pending, which must not arrive.
     pub(super) fn after_poll(&mut self, host: &Host) {
         for place in self.waiting(host).collect::<Vec<_>>() {
             self.expire(place, host.now);
@@ -217,7 +218,7 @@ impl Receiver {
         }
     }
 
-    // ---- what arrives ----
+    // ---- received messages ----
 
     pub(super) fn ping(&mut self) {
         self.pings += 1;
@@ -267,7 +268,7 @@ impl Receiver {
         frames
     }
 
-    /// One message, whole, that begins at `offset`.
+    /// Checks one whole message that begins at `offset`.
     fn arrive(&mut self, is_text: bool, payload: &[u8]) -> usize {
         let number = number_of(is_text, payload);
         let entry = &mut self.entries[self.numbers[&number]];
@@ -278,17 +279,17 @@ impl Receiver {
         );
         assert_eq!(std::mem::replace(&mut entry.fate, Fate::Arrived), Fate::Waits, "message {number}");
         let high = entry.terms.priority == Priority::High;
-        // Each lane keeps its order, and a newer value stands where the older one stood.
+        // Each lane keeps its order; a newer value has the position of the one it replaced.
         let last = self.places[usize::from(high)].replace(entry.place);
         assert!(last < Some(entry.place), "message {number} has lost its place");
         if let Some(key) = &entry.terms.latest {
-            // A newer one of high priority passes what is framed already, an older one of its key too.
+            // A high-priority value overtakes framed messages, even an older value of its own key.
             let last = self.arrived.entry(key.clone()).or_default();
             assert!(last.0 < number || (last.1 && !high), "a value after a newer one");
             *last = (*last).max((number, high));
         }
         if high {
-            // What had not begun to leave when it was queued does not come before it.
+            // Normal messages that had not begun to leave when it was queued must come after it.
             assert!(self.last_normal < entry.mark, "message {number} was passed");
         } else {
             self.last_normal = self.offset;
@@ -296,15 +297,15 @@ impl Receiver {
         payload.len()
     }
 
-    // ---- in the end ----
+    // ---- final checks ----
 
-    /// How many were replaced, have expired, and are missing.
+    /// The number of replaced, expired and missing entries.
     pub(super) fn tally(&self) -> (u64, u64, u64) {
         let count =
             |of: &dyn Fn(&Entry) -> bool| self.entries.iter().filter(|entry| of(entry)).count() as u64;
         let expired = |entry: &Entry| match entry.fate {
             Fate::Expired => true,
-            // Between two polls there may be no moment at which it is seen to wait.
+            // The model may not have seen the expiry between two polls.
             Fate::Waits => entry.terms.expires.is_some(),
             Fate::Replaced | Fate::Arrived => false,
         };
@@ -312,7 +313,8 @@ impl Receiver {
         (count(&|entry| entry.fate == Fate::Replaced), count(&expired), count(&missing))
     }
 
-    /// At rest and heard out: nothing is missing, and the last value of every key is there.
+    /// Checks that nothing is missing, once everything was sent and read: the last value of every
+    /// key has arrived.
     pub(super) fn check_complete(&self) {
         assert_eq!(self.tally().2, 0, "not received: {:?}", self.reason);
         for place in self.latest.values() {

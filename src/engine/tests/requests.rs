@@ -1,4 +1,4 @@
-//! Plain HTTP under the simulated clock: order, deadlines, slow readers, and ends of every kind.
+//! Plain HTTP under the simulated clock: order, deadlines, slow readers, and all kinds of ends.
 
 mod deadlines;
 
@@ -8,7 +8,7 @@ use deadlines::time_to_end;
 
 const POST_HEAD: &str = "POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n";
 
-/// A host and a client that has been answered once, at this moment.
+/// A host and a client that got one response at this moment.
 fn served() -> (Host, Web) {
     served_with(Config::default())
 }
@@ -61,7 +61,7 @@ fn pipelined_requests_are_answered_in_order_bodies_included() {
 }
 
 #[test]
-fn the_next_request_is_looked_at_when_the_one_before_is_answered() {
+fn next_request_is_parsed_after_the_previous_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     for request in [get("/1"), post("/2", "two"), get("/3")] {
@@ -81,7 +81,7 @@ fn the_next_request_is_looked_at_when_the_one_before_is_answered() {
 }
 
 #[test]
-fn late_answers_in_any_order_reach_whom_they_are_for() {
+fn late_responses_in_any_order_reach_their_clients() {
     let mut host = asking();
     let mut rng = crate::test_rng::Rng::new(7);
     let mut webs: Vec<_> = (0..50).map(|_| Web::new(&mut host)).collect();
@@ -105,7 +105,7 @@ fn late_answers_in_any_order_reach_whom_they_are_for() {
 }
 
 #[test]
-fn what_can_be_read_is_answered_before_what_cannot() {
+fn valid_request_is_answered_before_a_malformed_one() {
     let (mut host, mut web) = served();
     web.ask(get("/good"));
     web.ask("GET / HTTP/1.1\nHost: a\n\n");
@@ -119,7 +119,7 @@ fn what_can_be_read_is_answered_before_what_cannot() {
 }
 
 #[test]
-fn connection_close_and_http_1_0_end_it() {
+fn connection_close_and_http_1_0_end_the_connection() {
     for request in [
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: x, CLOSE\r\n\r\n",
@@ -144,7 +144,7 @@ fn connection_close_and_http_1_0_end_it() {
 // ---- bodies ----
 
 #[test]
-fn a_client_that_waits_for_leave_gets_it_before_its_body() {
+fn expect_continue_gets_100_before_the_body() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
@@ -159,7 +159,7 @@ fn a_client_that_waits_for_leave_gets_it_before_its_body() {
     host.settle();
     assert_eq!((web.answer().text(), web.continued), ("thanks", 1));
 
-    // Who does not wait needs no leave, and HTTP/1.0 knows none.
+    // A client that sends its body at once gets no 100, and neither does HTTP/1.0.
     web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\nhello"));
     let asked = settle_asked(&mut host);
     host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
@@ -171,7 +171,7 @@ fn a_client_that_waits_for_leave_gets_it_before_its_body() {
 }
 
 #[test]
-fn a_body_that_is_refused_is_not_asked_for() {
+fn rejected_body_gets_no_100_continue() {
     let config = Config { http: true, max_body_size: 4, ..Config::default() };
     let mut host = Host::new(config);
     let mut web = Web::new(&mut host);
@@ -210,7 +210,7 @@ fn memory_of_a_body_grows_as_it_arrives() {
 // ---- ends ----
 
 #[test]
-fn a_client_that_half_closes_behind_its_request_is_answered() {
+fn half_closed_client_gets_its_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     web.ask(get("/1"));
@@ -230,7 +230,7 @@ fn a_client_that_half_closes_behind_its_request_is_answered() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_is_forgotten() {
+fn client_that_leaves_mid_request_is_freed() {
     let pieces = [get("/")[..20].to_owned(), format!("{POST_HEAD}\r\nhel")];
     for (after_one, piece) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
         for reset in [false, true] {
@@ -255,8 +255,8 @@ fn a_client_that_leaves_in_the_middle_is_forgotten() {
 }
 
 #[test]
-fn a_reset_while_answers_leave_forgets_what_was_asked_besides() {
-    // The pipelined requests are read and wait for the first answer to leave.
+fn reset_during_a_response_discards_pipelined_requests() {
+    // The pipelined requests are unparsed until the first response has left.
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.windows(10_000, 1_000);
@@ -274,7 +274,7 @@ fn a_reset_while_answers_leave_forgets_what_was_asked_besides() {
 }
 
 #[test]
-fn a_request_waits_until_it_is_answered_rightly_and_once() {
+fn request_waits_for_one_valid_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     web.ask(get("/"));
@@ -317,7 +317,7 @@ fn a_request_waits_until_it_is_answered_rightly_and_once() {
     assert_eq!(web.answer().status, 418);
     assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
 
-    // The slot's next request, and its next connection, have ids of their own.
+    // The next request of this connection, and the next connection of this slot, have new ids.
     web.ask(get("/next"));
     let next = settle_asked(&mut host)[0].0;
     assert_eq!(next.index(), id.index());
@@ -335,7 +335,7 @@ fn a_request_waits_until_it_is_answered_rightly_and_once() {
 }
 
 #[test]
-fn a_closure_that_answers_amiss_gives_500() {
+fn invalid_response_of_a_closure_becomes_500() {
     let mut host = serving(Config::default(), |request| {
         let mut answer = ok("four");
         match request.uri().path() {
@@ -353,7 +353,7 @@ fn a_closure_that_answers_amiss_gives_500() {
 }
 
 #[test]
-fn a_closure_that_panics_spoils_nobody_elses_messages() {
+fn panicking_closure_loses_no_message_of_other_clients() {
     let on_http = |_: &crate::HttpRequest<'_>| panic!("a bug of the application's");
     let on_upgrade = |request: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
         assert_eq!(request.uri().path(), "/chat", "a bug of the application's");
@@ -375,7 +375,7 @@ fn a_closure_that_panics_spoils_nobody_elses_messages() {
     two.text("behind");
     let mut heard = Vec::new();
     for _ in 0..6 {
-        // A host that goes on after a panic.
+        // The host goes on polling after a panic.
         let poll = std::panic::AssertUnwindSafe(|| host.poll());
         heard.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
     }
@@ -389,7 +389,7 @@ fn a_closure_that_panics_spoils_nobody_elses_messages() {
 }
 
 #[test]
-fn a_shutdown_answers_everyone_and_hangs_up() {
+fn shutdown_responds_to_all_requests_and_closes() {
     let mut host = asking();
     let mut webs: Vec<_> = (0..4).map(|_| Web::new(&mut host)).collect();
     let [idle, waiting, body, head] = &mut webs[..] else { unreachable!() };
@@ -421,7 +421,7 @@ fn a_shutdown_answers_everyone_and_hangs_up() {
 }
 
 #[test]
-fn an_answer_above_the_ceiling_costs_the_connection_and_no_more() {
+fn response_above_the_memory_limit_ends_only_its_connection() {
     for len in [30_000, 3_000_000] {
         let config = Config { max_total_buffered: Some(20_000), ..Config::default() };
         let mut host = serving(config, move |_| ok(vec![7; len]));
@@ -435,7 +435,7 @@ fn an_answer_above_the_ceiling_costs_the_connection_and_no_more() {
         assert_eq!(host.engine.pressure(), Pressure::Low);
         host.check_empty();
     }
-    // Also if it comes later.
+    // This also holds for a response of the application.
     let config = Config { max_total_buffered: Some(20_000), http: true, ..Config::default() };
     let mut host = Host::new(config);
     let mut web = Web::new(&mut host);
@@ -450,7 +450,7 @@ fn an_answer_above_the_ceiling_costs_the_connection_and_no_more() {
 // ---- an upgrade on the same connection ----
 
 #[test]
-fn an_upgrade_behind_plain_requests_ends_http_for_good() {
+fn upgrade_after_plain_requests_ends_http() {
     for pipelined in [false, true] {
         let (mut host, mut web) = served();
         web.ask(get("/1"));
@@ -479,7 +479,7 @@ fn an_upgrade_behind_plain_requests_ends_http_for_good() {
         assert_eq!(web.peer.frames(), [text("hi")]);
         assert_eq!((host.engine.stats().http_only, host.engine.stats().opened), (0, 1));
 
-        // What looks like HTTP is a bad frame now.
+        // An HTTP request is an invalid frame now.
         web.peer.raw(get("/2").as_bytes());
         let mut ends = Vec::new();
         (0..5).for_each(|_| ends.extend(closes(&host.poll())));
@@ -490,7 +490,7 @@ fn an_upgrade_behind_plain_requests_ends_http_for_good() {
 }
 
 #[test]
-fn the_deadlines_of_plain_http_are_over_with_an_upgrade() {
+fn upgrade_clears_the_http_deadlines() {
     let (mut host, mut web) = served();
     web.ask(Peer::HEAD);
     host.settle();

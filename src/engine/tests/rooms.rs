@@ -1,4 +1,4 @@
-//! Rooms and users through the whole engine: a client leaves them all before its end is seen.
+//! Rooms and users in the whole engine: a client leaves them before its `Close` is handed out.
 
 mod model;
 
@@ -14,7 +14,7 @@ fn publish(host: &mut Host, room: &str, text: &str) -> Delivery {
 }
 
 #[test]
-fn who_leaves_in_an_orderly_way_may_still_be_told_to_join_in_that_tick() {
+fn join_in_the_tick_of_an_orderly_close_has_no_effect() {
     let ways: [fn(&mut Peer); 3] =
         [|peer| peer.close(1000), |peer| peer.fin(), |peer| peer.raw(b"\x81\x01a")];
     for leaves in ways {
@@ -31,7 +31,7 @@ fn who_leaves_in_an_orderly_way_may_still_be_told_to_join_in_that_tick() {
         assert_eq!(host.engine.set_user(client, "ada"), Ok(()));
         assert_eq!((host.engine.rooms().room_count(), host.engine.users().room_count()), (0, 0));
         assert_eq!(publish(&mut host, "lobby", "anyone?"), Delivery::default());
-        // It is still told what it asked for.
+        // Messages to it are still sent.
         assert_eq!(host.engine.send(client, "too late".into()), Ok(()));
         let _ = host.poll();
         assert_eq!(peer.frames()[0], text("too late"));
@@ -44,14 +44,14 @@ fn who_leaves_in_an_orderly_way_may_still_be_told_to_join_in_that_tick() {
 }
 
 #[test]
-fn a_connection_that_failed_is_stale_in_the_tick_that_says_so() {
+fn failed_connection_is_stale_in_the_tick_of_its_close() {
     let mut host = Host::new(Config { event_budget: 2, ..Config::default() });
     let (_other, other) = host.open();
     let (mut peer, client) = host.open();
     for id in [other, client] {
         host.engine.join(id, "lobby".into()).unwrap();
     }
-    // Two messages a tick: the third stands beside the reset.
+    // A tick takes two messages, so the third comes together with the reset.
     (0..3).for_each(|_| peer.text("let me in"));
     assert_eq!(messages(&host.poll()).len(), 2);
     peer.reset(false);
@@ -64,7 +64,7 @@ fn a_connection_that_failed_is_stale_in_the_tick_that_says_so() {
 }
 
 #[test]
-fn a_shutdown_keeps_members_until_they_have_left_but_tells_them_nothing() {
+fn shutdown_keeps_members_but_sends_them_nothing() {
     let mut host = Host::new(Config::default());
     let mut clients: Vec<_> = (0..3).map(|_| host.open()).collect();
     for (_, client) in &clients {
@@ -87,7 +87,7 @@ fn a_shutdown_keeps_members_until_they_have_left_but_tells_them_nothing() {
 }
 
 #[test]
-fn the_latest_for_a_room_is_each_members_own() {
+fn publish_latest_replaces_per_member() {
     for len in [10, 2_000] {
         let mut host = Host::new(Config::default());
         let (mut fast, fast_id) = host.open();
@@ -97,7 +97,7 @@ fn the_latest_for_a_room_is_each_members_own() {
         }
         let (_, outsider) = host.open();
         slow.windows(1_000, 100);
-        // In the way of what follows.
+        // This message blocks the ones that follow.
         host.engine.send(slow_id, (&[7; 200]).into()).unwrap();
         host.settle();
         let position = |number: usize| format!("{number:len$}");

@@ -1,7 +1,8 @@
-//! Many users with a will of their own, an application that answers, and a network that behaves as badly
-//! as a network may. Everything that happens is held against a model.
+//! Random users, an application that replies, and a network that may behave as badly as TCP allows.
+//! Every event is compared with a model.
 //!
-//! `TICKWS_SIM_SEEDS=5000 cargo test --release --all-features --lib simulation` tries more; a failure names the seed that repeats it.
+//! Set `TICKWS_SIM_SEEDS=5000 cargo test --release --all-features --lib simulation` to try more; a
+//! failure names the seed that repeats it.
 
 mod clock;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 use clock::{Moments, Timers, check_deadlines};
 
-/// Of each weather.
+/// The number of seeds for each kind of conditions.
 const SEEDS: u64 = 130;
 
 #[test]
@@ -41,7 +42,7 @@ fn compressed_in_foul_weather() {
     run(1, SEEDS / 4, "compressed_in_foul_weather", |seed| World::compressed(seed).run());
 }
 
-/// Runs `world` with seeds of one parity; it gives a digest of all that happened.
+/// Runs `world`, which returns a digest of all events, with seeds of one parity.
 pub(super) fn run(parity: u64, default: u64, test: &str, world: impl Fn(u64) -> u64) {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seeds = match number("TICKWS_SIM_SEED") {
@@ -51,7 +52,7 @@ pub(super) fn run(parity: u64, default: u64, test: &str, world: impl Fn(u64) -> 
     for seed in seeds.filter(|seed| seed % 2 == parity) {
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let hash = world(seed);
-            // The same seed, the same events and bytes.
+            // The same seed must give the same events and bytes.
             assert!(seed % 20 > 1 || world(seed) == hash, "not deterministic");
         }));
         if let Err(panic) = outcome {
@@ -89,12 +90,12 @@ struct World {
     host: Host,
     rng: Rng,
     actors: Vec<Actor>,
-    /// By a client's index.
+    /// The actor behind each client index.
     by_index: Vec<Option<usize>>,
     timers: Timers,
-    /// Of each actor.
+    /// The times of each actor.
     moments: Vec<Moments>,
-    /// No stalls, no jumps, no resets: an orderly end must lose nothing.
+    /// Calm conditions have no stalls, clock jumps or resets: an orderly end must lose nothing.
     calm: bool,
     transcript: DefaultHasher,
     event_budget: usize,
@@ -107,7 +108,7 @@ struct World {
 }
 
 impl World {
-    /// Most of its users offer compression.
+    /// A world in which most users offer compression.
     #[cfg(feature = "deflate")]
     fn compressed(seed: u64) -> Self {
         use crate::deflate::{Deflate, DeflateMode};
@@ -203,7 +204,7 @@ impl World {
         self.moments.push(Moments::new(self.host.now));
     }
 
-    /// One poll and what the application makes of it; then the users listen.
+    /// Runs one poll and the application's reactions, after which the users read.
     fn step(&mut self) {
         let paused: Vec<bool> = self.actors.iter().map(|actor| actor.paused).collect();
         let closing: Vec<bool> = self.actors.iter().map(|actor| actor.closing).collect();
@@ -211,7 +212,8 @@ impl World {
         self.host.check();
         let bulk = count(&tick, |event| matches!(event, Event::Open { .. } | Event::Message { .. }));
         assert!(bulk <= self.event_budget, "{bulk} events");
-        // A broadcast reaches those whose `Open` comes later in the same tick.
+        // `Open` events are handled first: a broadcast also reaches clients whose `Open` comes
+        // later in the tick.
         for event in &tick {
             if let Event::Open { client, request } = event {
                 assert_eq!(request.uri(), "/chat?room=1");
@@ -233,7 +235,8 @@ impl World {
                 Event::Message { client, message } => {
                     let who = self.who(client);
                     let bytes = message.as_bytes();
-                    // A failed write ends the pause: what has come is heard before the end.
+                    // A failed write ends the pause, because received data is delivered before the
+                    // end.
                     assert!(!paused[who] || self.actors[who].deaf, "a message of one that is paused");
                     assert!(!closing[who], "a message of one that we are closing");
                     self.actors[who].deliver(message.as_text().is_some(), bytes);
@@ -251,7 +254,7 @@ impl World {
                         let config = self.host.engine.config();
                         self.moments[who].check(*timeout, &self.actors[who], config, self.host.now);
                     }
-                    // Those that asked before they left get their answer.
+                    // Messages queued in this tick still leave.
                     if self.rng.one_in(2) {
                         self.send(who, Message::Text("a late answer"));
                     }
@@ -290,11 +293,12 @@ impl World {
             (read, written) = (read + up, written + down);
         }
         assert_eq!(stats.bytes_in, read);
-        // What left in the same call before a write failed is not counted.
+        // Bytes that left in the same call before a write failed are not counted.
         assert!(stats.bytes_out == written || !self.calm && stats.bytes_out < written, "{stats}");
     }
 
-    /// Nobody has said more than its limits allow since it came, whoever slept or paused whom.
+    /// Checks that no user exceeded its rate limits since its `Open`, despite pauses of host or
+    /// client.
     fn check_rates(&self) {
         let config = self.host.engine.config();
         for actor in self.actors.iter().filter(|actor| !actor.deaf && !actor.closing) {
@@ -305,14 +309,14 @@ impl World {
                 assert!(actor.delivered as u128 <= allowed(rate.into()), "too many messages: {actor:?}");
             }
             if let Some(rate) = config.max_bytes_per_second.filter(|_| actor.reason.is_none()) {
-                // One byte more proves the excess.
+                // The byte that proves the excess is read as well.
                 let read = u128::from(actor.peer.traffic().0) - actor.peer.head().len() as u128;
                 assert!(read <= allowed(rate as u64) + 1, "too many bytes: {actor:?}");
             }
         }
     }
 
-    /// Nothing is overdue, and nobody has had more than its share.
+    /// Checks that no deadline is overdue, and that no user got more than its read budget.
     fn check_clock(&mut self) {
         let (now, engine) = (self.host.now, &self.host.engine);
         for (actor, moments) in self.actors.iter().zip(&mut self.moments) {
@@ -326,7 +330,7 @@ impl World {
         }
     }
 
-    /// Whose id that is; panics after its `Close`.
+    /// The actor with this id; panics after its `Close`.
     fn who(&self, client: ClientId) -> usize {
         let who = self.by_index.get(client.index()).copied().flatten();
         let who = who.unwrap_or_else(|| panic!("an event of {client}, which is not open"));
@@ -365,7 +369,7 @@ impl World {
         self.note_closing();
     }
 
-    /// Does something to one client, which may have gone.
+    /// Makes a random call for one client, which may be gone.
     fn handle(&mut self, who: usize) {
         let (actor, now) = (&mut self.actors[who], self.host.now);
         let Some(id) = actor.id else { return };
@@ -461,7 +465,7 @@ impl World {
         self.note_closing();
     }
 
-    /// Who is being closed by us, for whatever reason.
+    /// Notes the users that the server is closing, for any reason.
     fn note_closing(&mut self) {
         for actor in &mut self.actors {
             let Some(id) = actor.id else { continue };
@@ -470,7 +474,7 @@ impl World {
         }
     }
 
-    /// Everyone says what they have begun, hears what there is, and nobody begins anything.
+    /// Lets all users complete what they have begun and read everything, but begin nothing new.
     fn settle(&mut self) {
         for who in 0..self.actors.len() {
             self.actors[who].rest();
@@ -500,7 +504,7 @@ impl World {
         }
     }
 
-    /// All leave, or the server sends them away.
+    /// Ends all connections: the users leave, or the server shuts down.
     fn finish(&mut self) {
         let shutdown = self.rng.one_in(2);
         if shutdown {
@@ -528,7 +532,7 @@ impl World {
         for _ in 0..60_000 {
             self.step();
             if self.host.engine.pressure() == Pressure::NotReading {
-                // Nothing is read until those that do not read have had their time.
+                // No client is read until the slow ones were closed at the end of the grace period.
                 self.host.advance(MS);
             }
             if done(self) {

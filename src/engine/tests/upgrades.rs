@@ -1,4 +1,4 @@
-//! Who becomes a WebSocket: by the settings, by a closure, and by an application that takes its time.
+//! Decisions on upgrades: by the configuration, by a closure, and by a deferred call.
 
 mod crowd;
 
@@ -13,7 +13,7 @@ use crate::{
     services::Services,
 };
 
-/// An upgrade request for a path, with more header lines.
+/// An upgrade request for a path, with extra header lines.
 fn head(path: &str, extra: &str) -> String {
     Peer::HEAD.replace("/chat?room=1", path).replace("\r\n\r\n", &format!("\r\n{extra}\r\n"))
 }
@@ -30,7 +30,7 @@ fn deferring(config: Config) -> Host {
     deciding(config, |_, _| Decision::Defer)
 }
 
-/// What a request is answered at once.
+/// The response to a request, which must come at once.
 #[track_caller]
 fn answer_to(host: &mut Host, request: &str) -> Answer {
     let mut web = Web::new(host);
@@ -55,7 +55,7 @@ fn fields(pairs: &[(&'static str, &[u8])]) -> HeaderMap {
     headers
 }
 
-/// A client whose upgrade waits for the application.
+/// A client whose upgrade was deferred to the application.
 fn pending(host: &mut Host) -> (Web, UpgradeId) {
     pending_at(host, "/chat")
 }
@@ -81,10 +81,10 @@ fn opened(tick: &Tick) -> Vec<ClientId> {
     tick.iter().filter_map(open).collect()
 }
 
-// ---- by the settings ----
+// ---- by the configuration ----
 
 #[test]
-fn upgrades_are_taken_at_the_paths_that_are_given() {
+fn upgrades_are_accepted_only_at_configured_paths() {
     let paths = ["/ws", "/rooms/*", "/a/b"].map(str::to_owned).to_vec();
     let mut host = Host::new(Config { paths, ..Config::default() });
     for (path, status) in [
@@ -110,14 +110,14 @@ fn upgrades_are_taken_at_the_paths_that_are_given() {
         assert_eq!(answer_to(&mut host, &head(path, "")).status, status, "{path}");
     }
     assert_eq!(host.engine.stats().rejected.path, 10);
-    // The page's origin goes first: who may not connect learns nothing.
+    // The origin is checked first, so that a foreign page learns nothing about paths.
     assert_eq!(answer_to(&mut host, &head("/no", "Origin: https://evil.example\r\n")).status, 403);
-    // What is no upgrade is told what it is at a path that has one, and elsewhere too if nothing is served.
+    // A plain request to a WebSocket path gets 426, and elsewhere as well if nothing is served.
     assert_eq!(answer_to(&mut host, &get("/ws")).status, 426);
 }
 
 #[test]
-fn the_servers_favourite_of_the_clients_subprotocols_is_chosen() {
+fn server_preference_selects_the_subprotocol() {
     for (offer, chosen) in [
         ("", None),
         ("Sec-WebSocket-Protocol: v1, v2, v3\r\n", Some("v3")),
@@ -145,7 +145,7 @@ fn the_servers_favourite_of_the_clients_subprotocols_is_chosen() {
 // ---- by a closure ----
 
 #[test]
-fn a_closure_sees_the_request_and_adds_to_the_answer() {
+fn on_upgrade_sees_the_request_and_adds_headers() {
     let mut host = deciding(subprotocols(&["v2", "v1"]), |request, response| {
         assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/room"));
         assert_eq!((request.uri().query(), request.body()), (Some("token=7"), &b""[..]));
@@ -170,7 +170,7 @@ fn a_closure_sees_the_request_and_adds_to_the_answer() {
 }
 
 #[test]
-fn a_closure_is_asked_only_about_what_the_settings_let_through() {
+fn on_upgrade_is_called_only_for_acceptable_requests() {
     let config = Config { paths: vec!["/ws".into()], ..Config::default() };
     let mut host = deciding(config, |_, _| panic!("asked"));
     for (request, status) in [
@@ -185,7 +185,7 @@ fn a_closure_is_asked_only_about_what_the_settings_let_through() {
 }
 
 #[test]
-fn a_closure_may_refuse_with_any_answer_that_can_be_sent() {
+fn on_upgrade_may_reject_with_any_valid_response() {
     let mut host = deciding(Config::default(), |request, _| {
         let path = request.uri().path();
         let mut answer = Response::new(Bytes::from_static(b"who are you?\n"));
@@ -220,7 +220,7 @@ fn a_closure_may_refuse_with_any_answer_that_can_be_sent() {
     assert_eq!((stats.rejected.application, stats.opened), (11, 0));
 }
 
-// ---- later ----
+// ---- by a deferred call ----
 
 #[test]
 fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
@@ -254,7 +254,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
         assert!(answer.head.contains(&format!("set-cookie: {cookie}\r\n")), "{}", answer.head);
     }
     assert_eq!(web.peer.frames(), [text("welcome")]);
-    // Frames right behind the 101, and no deadline of the handshake's.
+    // Frames may follow the 101 at once, and the handshake deadline no longer applies.
     web.peer.text("hello");
     assert_eq!(messages(&host.poll()), [(client, b"hello".to_vec())]);
     host.advance(30 * SEC);
@@ -264,7 +264,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
 }
 
 #[test]
-fn an_answer_is_given_once() {
+fn deferred_upgrade_is_decided_once() {
     let mut host = deferring(Config::default());
     let no = || status(401, "no");
     let (mut web, id) = pending(&mut host);
@@ -290,7 +290,7 @@ fn an_answer_is_given_once() {
     assert!(web.peer.at_end());
     assert_eq!((host.engine.stats().opened, host.engine.stats().rejected.application), (1, 1));
 
-    // The slot's next one is another.
+    // The next upgrade in this slot has a new id.
     web.peer.fin();
     host.settle();
     let (_, next) = pending(&mut host);
@@ -301,7 +301,7 @@ fn an_answer_is_given_once() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_sent_leaves_the_upgrade_waiting() {
+fn invalid_response_leaves_the_upgrade_waiting() {
     let mut host = deferring(Config::default());
     let (mut web, id) = pending(&mut host);
     for (name, value) in [
@@ -341,7 +341,7 @@ fn an_answer_that_cannot_be_sent_leaves_the_upgrade_waiting() {
 }
 
 #[test]
-fn whoever_leaves_or_does_not_wait_is_reported_gone_once() {
+fn client_that_leaves_or_sends_early_is_reported_gone_once() {
     enum Leave {
         Fin,
         Reset,
@@ -379,7 +379,7 @@ fn whoever_leaves_or_does_not_wait_is_reported_gone_once() {
 }
 
 #[test]
-fn both_events_may_come_in_one_tick() {
+fn upgrade_and_upgrade_gone_may_share_a_tick() {
     let mut host = deferring(Config::default());
     let mut web = Web::new(&mut host);
     web.ask(Peer::HEAD);
@@ -394,7 +394,7 @@ fn both_events_may_come_in_one_tick() {
 }
 
 #[test]
-fn a_client_that_has_left_unnoticed_is_opened_and_closed() {
+fn accepted_client_that_already_left_is_opened_and_closed() {
     for (event_budget, reset) in [(1, false), (16_384, false), (1, true), (16_384, true)] {
         let mut host = deferring(Config { event_budget, ..Config::default() });
         let (web, id) = pending(&mut host);
@@ -419,7 +419,7 @@ fn a_client_that_has_left_unnoticed_is_opened_and_closed() {
 }
 
 #[test]
-fn who_is_never_answered_gets_503_at_the_handshake_deadline() {
+fn undecided_upgrade_gets_503_at_handshake_timeout() {
     let config = Config { handshake_timeout: 4 * SEC, keep_alive_timeout: 60 * SEC, ..Config::default() };
     for served in [false, true] {
         let services = Services {
@@ -462,7 +462,7 @@ fn who_is_never_answered_gets_503_at_the_handshake_deadline() {
 }
 
 #[test]
-fn a_shutdown_ends_what_is_pending() {
+fn shutdown_ends_pending_upgrades() {
     let mut host = deferring(Config::default());
     let (mut web, id) = pending(&mut host);
     host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
@@ -479,7 +479,7 @@ fn a_shutdown_ends_what_is_pending() {
 }
 
 #[test]
-fn the_ceiling_sheds_pending_upgrades_and_reports_them() {
+fn memory_limit_sheds_pending_upgrades_and_reports_them() {
     let filler = format!("X-Filler: {}\r\n", "x".repeat(3_000));
     let mut host = deferring(Config { max_total_buffered: Some(80_000), ..Config::default() });
     let mut webs: Vec<_> = (0..20).map(|_| Web::new(&mut host)).collect();
@@ -506,7 +506,7 @@ fn the_ceiling_sheds_pending_upgrades_and_reports_them() {
         ends.extend(gone(&tick));
         host.advance(10 * MS);
     }
-    // One that is let in takes the room that the others wait in.
+    // An accepted client takes the memory in which the others wait.
     let client = host.engine.accept_upgrade(ids[0], HeaderMap::new(), host.now).unwrap();
     host.engine.send(client, (&vec![7; 70_000]).into()).unwrap();
     webs[0].peer.windows(1_000, 100);
@@ -522,7 +522,7 @@ fn the_ceiling_sheds_pending_upgrades_and_reports_them() {
         let error = host.engine.accept_upgrade(*id, HeaderMap::new(), host.now);
         assert_eq!(error, Err(UpgradeError::Gone(*id)));
     }
-    // Everyone else can still be answered.
+    // All other upgrades can still be decided.
     for id in ids.iter().filter(|id| !ends.contains(id) && **id != ids[0]) {
         host.engine.reject_upgrade(*id, &status(401, ""), host.now).unwrap();
     }

@@ -1,4 +1,4 @@
-//! HTTP clients of the simulated server, and answers as they read them.
+//! HTTP clients of the simulated server, and the responses that they read.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use tungstenite::{Bytes, http::Response};
 use super::*;
 use crate::{RequestId, UpgradeId, engine::sim::Host, services::Services};
 
-/// What a client was answered.
+/// A response that a client got.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -21,7 +21,7 @@ impl Answer {
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Whether the server says that it hangs up.
+    /// Whether the response has `Connection: close`.
     pub(super) fn is_last(&self) -> bool {
         self.field("connection").is_some_and(|value| value.split(", ").any(|token| token == "close"))
     }
@@ -31,7 +31,7 @@ impl Answer {
     }
 }
 
-/// A client that keeps in mind which of its requests were HEAD.
+/// A client that remembers which of its requests were HEAD.
 #[derive(Debug)]
 pub(super) struct Web {
     pub(super) peer: Peer,
@@ -50,18 +50,18 @@ impl Web {
         self.peer.raw(request.as_ref());
     }
 
-    /// A request is on its way, by `peer.raw`.
+    /// Notes a request that is sent with `peer.raw`.
     pub(super) fn note(&mut self, request: &[u8]) {
         self.heads.push_back(request.starts_with(b"HEAD "));
     }
 
-    /// The answers that are whole, once everything that has come was read.
+    /// Reads everything, and returns the responses that are complete.
     pub(super) fn answers(&mut self) -> Vec<Answer> {
         self.peer.read(usize::MAX);
         self.parse()
     }
 
-    /// The answers that are whole of what was read.
+    /// The complete responses in what was read.
     pub(super) fn parse(&mut self) -> Vec<Answer> {
         let mut answers = Vec::new();
         while self.peer.status() != Some(101) {
@@ -78,7 +78,7 @@ impl Web {
         answers
     }
 
-    /// The one answer that has come.
+    /// Reads everything, which must be one response.
     #[track_caller]
     pub(super) fn answer(&mut self) -> Answer {
         let mut answers = self.answers();
@@ -103,12 +103,12 @@ pub(super) fn status(status: u16, body: &'static str) -> Response<Bytes> {
     Response::builder().status(status).body(body.into()).unwrap()
 }
 
-/// A host that asks the application about plain requests.
+/// A host that passes plain requests to the application.
 pub(super) fn asking() -> Host {
     Host::new(Config { http: true, ..Config::default() })
 }
 
-/// A host that answers plain requests at once: what they asked for, and how long their body was.
+/// A host whose closure responds to plain requests with their method, URI and body.
 pub(super) fn answering(config: Config) -> Host {
     serving(config, |request| {
         ok(format!("{} {} {}", request.method(), request.uri(), String::from_utf8_lossy(request.body())))
@@ -123,7 +123,7 @@ pub(super) fn serving(
     Host::with_services(config, services, None)
 }
 
-/// The plain requests of a tick, with their path and body.
+/// The plain requests of a tick, with path and body.
 pub(super) fn asked(tick: &Tick) -> Vec<(RequestId, String, Vec<u8>)> {
     let asked = |event: Event<'_>| match event {
         Event::Http { request_id, request } => {
@@ -134,7 +134,7 @@ pub(super) fn asked(tick: &Tick) -> Vec<(RequestId, String, Vec<u8>)> {
     tick.iter().filter_map(asked).collect()
 }
 
-/// Polls until nothing is left to do, and gives the plain requests that came.
+/// Polls until nothing is left to do; returns the plain requests that came.
 pub(super) fn settle_asked(host: &mut Host) -> Vec<(RequestId, String, Vec<u8>)> {
     let mut all = Vec::new();
     for _ in 0..10_000 {

@@ -1,29 +1,29 @@
-//! Many outbound connections and servers of every kind, at random. The same seed, the same run.
+//! Random outbound connections to servers of every kind. The same seed gives the same run.
 
 use std::collections::HashMap;
 
 use super::*;
 use crate::test_rng::Rng;
 
-/// What is known of an id.
+/// The state of an id in the model.
 #[derive(Debug, Default)]
 struct Known {
     open: bool,
     over: bool,
-    /// Messages got from its server, and those that `send` took.
+    /// Messages received from its server, and messages that `send` accepted.
     heard: u32,
     said: u32,
     cancelled: bool,
 }
 
-/// A server behind a connection.
+/// The server's end of a connection.
 struct Remote {
     peer: Peer,
     inbox: Vec<u8>,
     answered: bool,
     ended: bool,
     said: u32,
-    /// Messages that it has got, each higher than the one before.
+    /// The number of the last message received; numbers must rise.
     heard: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let config = Config {
             max_buffered: 64 * 1024,
-            // Sometimes one event at a time.
+            // Some worlds allow only one event per tick.
             event_budget: rng.pick(&[1, 3, 16_384]),
             max_head_bytes: 1024,
             ..Config::default()
@@ -71,7 +71,7 @@ impl World {
         assert!(self.known.insert(id, Known::default()).is_none(), "an id was given twice");
     }
 
-    /// The application speaks to somebody, alive or not.
+    /// The application sends to, or ends, a random connection, live or not.
     fn act(&mut self) {
         let Some(&id) = self.known.keys().nth(self.rng.below(self.known.len().max(1))) else { return };
         let known = self.known.get_mut(&id).unwrap();
@@ -83,7 +83,7 @@ impl World {
                 let message = format!("{} {padding}", known.said);
                 let sent = self.host.engine.send(id, (&message).into());
                 if known.over {
-                    // Until the next flush it may still be there.
+                    // Until the next flush the id may still be known.
                     assert!(!matches!(sent, Err(SendError::Connecting(_))));
                 } else if sent.is_ok() {
                     known.said += 1;
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    /// A server does something, good or bad.
+    /// A server does something, valid or not.
     fn remote(&mut self, which: usize) {
         let Remote { peer, inbox, answered, ended, said, heard } = &mut self.remotes[which];
         inbox.extend(peer.take_all());
@@ -115,7 +115,7 @@ impl World {
                 3 => peer.raw(format!("{good}Sec-WebSocket-Protocol: b\r\n\r\n").as_bytes()),
                 4 => peer.raw(good.as_bytes()),
                 _ => {
-                    // With frames behind it, sometimes more than the tick's block holds.
+                    // Frames follow the response, sometimes more than the tick's block holds.
                     let mut bytes = format!("{good}\r\n").into_bytes();
                     let count = self.rng.pick(&[0, 1, 20]);
                     for _ in 0..count {
@@ -192,7 +192,7 @@ impl World {
                     self.events[3] += 1;
                 }
                 Event::Reconnecting { client, error, .. } => {
-                    // A new id if a connection was lost, the same if an attempt has failed.
+                    // The id is new if a connection was lost, and the same if an attempt failed.
                     let known = self.known.entry(client);
                     assert_eq!(
                         matches!(known, std::collections::hash_map::Entry::Vacant(_)),
@@ -227,7 +227,7 @@ impl World {
 }
 
 #[test]
-fn every_id_has_one_beginning_and_one_end_whatever_happens() {
+fn every_outbound_id_begins_once_and_ends_once() {
     let mut events = [0; 5];
     for seed in 0..60 {
         let mut world = World::new(seed);
@@ -245,10 +245,10 @@ fn every_id_has_one_beginning_and_one_end_whatever_happens() {
         let engine = &mut world.host.engine;
         assert_eq!((engine.connection_count(), engine.client_count()), (0, 0), "seed {seed}");
         assert_eq!((engine.total_buffered(), engine.next_timeout(world.host.now)), (0, None), "seed {seed}");
-        // The next one is let in: no place was taken or given back twice.
+        // Every `Open` has its `Close`.
         let stats = engine.stats();
         assert_eq!(stats.opened, stats.closed.total());
-        // Every attempt that began has come to something.
+        // Every attempt either opened or failed.
         assert_eq!(stats.dial_failed + stats.opened, stats.dialed, "seed {seed}: {stats:?}");
         events.iter_mut().zip(world.events).for_each(|(sum, count)| *sum += count);
     }

@@ -1,4 +1,4 @@
-//! What comes all at once, too late, or not at all.
+//! Outbound connections whose data comes all at once, too late, or not at all.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,9 +13,9 @@ fn reconnecting(tick: &Tick) -> Vec<LinkId> {
     tick.iter().filter_map(link).collect()
 }
 
-/// A server may have said very much by the time its 101 is read.
+/// A server may have sent a lot of data by the time its 101 is read.
 #[test]
-fn however_much_follows_the_101_at_once_all_of_it_is_read_and_others_too() {
+fn any_amount_of_data_behind_the_101_is_read() {
     for (len, count) in [(100, 2_300), (3_000, 80), (200_000, 1)] {
         let mut host = host();
         let (mut other, other_id) = host.open();
@@ -43,7 +43,7 @@ fn however_much_follows_the_101_at_once_all_of_it_is_read_and_others_too() {
 }
 
 #[test]
-fn what_the_application_closed_is_not_tried_again_even_if_the_server_never_answers() {
+fn unanswered_local_close_is_not_reconnected() {
     let mut host = host();
     let (id, _peer) = open(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
     host.engine.close(id, 1000.into(), "", host.now).unwrap();
@@ -53,9 +53,9 @@ fn what_the_application_closed_is_not_tried_again_even_if_the_server_never_answe
     assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
 }
 
-/// It overflowed, which is reported with the next tick; until then the application may say that it is enough.
+/// The overflow is reported with the next tick; until then the application may disconnect.
 #[test]
-fn what_is_dropped_after_an_overflow_is_not_tried_again() {
+fn disconnect_after_an_overflow_is_not_reconnected() {
     for dropped in [false, true] {
         let mut host = host();
         let (id, _peer) = open(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
@@ -71,14 +71,14 @@ fn what_is_dropped_after_an_overflow_is_not_tried_again() {
     }
 }
 
-/// The share of an address is for that address: waiting for the next one's turn is no failure.
+/// The share of an address counts only for that address: waiting for its turn is no failure.
 #[test]
-fn an_address_that_waits_for_its_turn_has_the_time_of_the_attempt() {
+fn waiting_address_keeps_the_deadline_of_the_attempt() {
     let mut host = host();
     host.dialing.outcomes.insert(addr(1), Outcome::Unreachable);
     let connect = Connect::new(URL).addrs([addr(1), addr(2)]);
     let id = dial(&mut host, connect);
-    // The host's budget is spent when the first one has failed.
+    // The host's budget is used up when the first address has failed.
     let order = host.engine.next_dial(host.now);
     assert_eq!(order, Some(crate::engine::Order::Connect(id, addr(1))));
     host.engine.dialed(id, Err(std::io::ErrorKind::NetworkUnreachable.into()), host.now);
@@ -90,9 +90,9 @@ fn an_address_that_waits_for_its_turn_has_the_time_of_the_attempt() {
     assert_eq!(host.dialing.log.last().unwrap().1, addr(2));
 }
 
-/// As all others, a closure of the application may panic: what it was called for ends with its event.
+/// A closure may panic: the attempt that it was called for still ends with its event.
 #[test]
-fn an_attempt_whose_closure_panics_has_its_deadline() {
+fn attempt_with_a_panicking_closure_times_out() {
     let mut host = host();
     let connect = Connect::new(URL).before_attempt(|_| panic!("no token"));
     let id = dial(&mut host, connect);
@@ -104,9 +104,9 @@ fn an_attempt_whose_closure_panics_has_its_deadline() {
     assert_eq!((stats.dialed, stats.dial_failed), (1, 1));
 }
 
-/// The host's budget is one of attempts, also if they come to nothing.
+/// The host's budget counts attempts, including those that fail at once.
 #[test]
-fn one_attempt_begins_at_a_time_whatever_comes_of_it() {
+fn each_order_begins_one_attempt_even_if_it_fails() {
     let mut host = host();
     for _ in 0..3 {
         dial(&mut host, Connect::new(URL).before_attempt(|_| Err(ConnectError::Cancelled)));

@@ -1,4 +1,4 @@
-//! The next attempts: when they come, and who they are.
+//! Reconnecting: the times of the attempts, and their ids.
 
 use std::{
     collections::HashMap,
@@ -8,12 +8,12 @@ use std::{
 use super::*;
 use crate::LinkId;
 
-/// When each attempt was, in milliseconds.
+/// The time of each attempt, in milliseconds since the start.
 fn attempts(host: &Host) -> Vec<u128> {
     host.dialing.log.iter().map(|(at, _)| at.as_millis()).collect()
 }
 
-/// Of a `Reconnecting` event.
+/// The fields of a `Reconnecting` event.
 type Next = (ClientId, LinkId, u32, Duration, Option<ConnectError>);
 
 fn reconnects(tick: &Tick) -> Vec<Next> {
@@ -56,7 +56,7 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
         assert!(matches!(failed.1, ConnectError::Io { .. }));
         assert_eq!((announced.len(), host.settle(), host.engine.connection_count()), (8, 0, 0));
         let times = attempts(&host);
-        // Each attempt comes when it was announced, to the wheel's millisecond.
+        // Each attempt comes when it was announced, to the millisecond of the wheel.
         for (at, announced) in times[1..].iter().zip(&announced) {
             assert!((*at).abs_diff(announced.as_millis()) <= 1, "{at} for {announced:?}");
         }
@@ -67,7 +67,7 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
     assert_eq!(run(7), SCHEDULE);
 }
 
-/// Of seed 7, in milliseconds since the start.
+/// The attempts of seed 7, in milliseconds since the start.
 const SCHEDULE: [u128; 9] = [0, 390, 424, 4028, 6943, 9206, 10454, 12794, 14435];
 
 #[test]
@@ -98,7 +98,7 @@ fn a_lost_connection_gets_a_new_id_and_the_same_link() {
 }
 
 #[test]
-fn the_count_begins_anew_after_a_stable_connection_only() {
+fn attempt_count_resets_only_after_a_stable_connection() {
     let mut host = host();
     host.dialing.outcomes.insert(addr(1), Outcome::Connects);
     dial(&mut host, Connect::new(URL).reconnect(policy()));
@@ -135,7 +135,7 @@ fn an_unstable_server_uses_up_the_tries() {
 }
 
 #[test]
-fn what_the_application_ends_is_not_tried_again() {
+fn connection_ended_by_the_application_is_not_reconnected() {
     for how in 0..3 {
         let mut host = host();
         let (id, peer) = open(&mut host, Connect::new(URL).reconnect(policy()));
@@ -154,7 +154,7 @@ fn what_the_application_ends_is_not_tried_again() {
 }
 
 #[test]
-fn each_attempt_asks_for_a_fresh_token_and_may_be_the_last() {
+fn before_attempt_runs_for_each_attempt_and_may_end_it() {
     let mut host = host();
     let asked = Arc::new(Mutex::new(Vec::new()));
     let log = asked.clone();
@@ -191,7 +191,7 @@ fn each_attempt_asks_for_a_fresh_token_and_may_be_the_last() {
 
 /// A thousand clients lose their server at one moment, and it stays away for a while.
 #[test]
-fn a_thousand_come_back_spread_over_the_time_that_the_policy_says() {
+fn thousand_reconnects_are_spread_by_the_policy() {
     const CLIENTS: usize = 1000;
     let mut host = host();
     let mut links = HashMap::new();
@@ -238,16 +238,18 @@ fn a_thousand_come_back_spread_over_the_time_that_the_policy_says() {
         pass(&mut host);
     }
     assert_eq!(host.engine.client_count(), CLIENTS);
-    // First attempts: even over the first second. No tenth of it has more than half as much again as its share.
+    // The first attempts are spread over the first second: no tenth of it has more than 1.5 times
+    // its share.
     let tenth = |at: Duration| (at - down).as_millis() / 100;
     let mut herd = [0; 10];
     for (at, _) in host.dialing.log.iter().take(CLIENTS).filter(|(at, _)| *at - down < SEC) {
         herd[tenth(*at) as usize] += 1;
     }
-    // Later attempts of early ones are among them; the first tenth has hardly any.
+    // Later attempts of other clients are among them, but hardly any in the first tenth.
     assert!((60..150).contains(&herd[0]), "{herd:?}");
     assert!(herd.iter().all(|count| *count < 400), "{herd:?}");
-    // Those who come back: no 100 ms have more than a tenth of all, and all are there within the cap twice over.
+    // No 100 ms have more than a tenth of all reconnections, and all clients are back within twice
+    // the cap.
     back.sort();
     let busiest =
         back.iter().map(|at| back.iter().filter(|other| **other >= *at && **other < *at + 100 * MS).count());

@@ -1,8 +1,8 @@
-//! How long a plain request, its answer, and the time between two may take.
+//! Deadlines of a plain request, of its response, and of the time between two requests.
 
 use super::*;
 
-/// How long after now the server hangs up, if nothing else happens.
+/// The time until the server closes the connection, if nothing else happens.
 #[track_caller]
 pub(super) fn time_to_end(host: &mut Host, web: &mut Web) -> Duration {
     let start = host.now;
@@ -25,7 +25,7 @@ fn assert_about(time: Duration, due: Duration) {
 }
 
 #[test]
-fn an_idle_connection_is_kept_for_so_long() {
+fn idle_connection_is_kept_for_keep_alive_timeout() {
     let config = Config { keep_alive_timeout: 7 * SEC, ..Config::default() };
     let (mut host, mut web) = served_with(config);
     for _ in 0..5 {
@@ -41,7 +41,7 @@ fn an_idle_connection_is_kept_for_so_long() {
 }
 
 #[test]
-fn a_host_that_was_away_hangs_up_on_nobody_who_has_asked_meanwhile() {
+fn request_during_a_host_pause_keeps_its_connection() {
     let (mut host, mut web) = served();
     let mut idle = Web::new(&mut host);
     idle.ask(get("/"));
@@ -55,7 +55,7 @@ fn a_host_that_was_away_hangs_up_on_nobody_who_has_asked_meanwhile() {
 }
 
 #[test]
-fn a_head_that_drips_has_its_time_and_no_more() {
+fn dripping_head_ends_at_handshake_timeout() {
     for keep_alive in [SEC, 10 * SEC, 3_600 * SEC] {
         let config =
             Config { keep_alive_timeout: keep_alive, handshake_timeout: 4 * SEC, ..Config::default() };
@@ -78,7 +78,7 @@ fn a_head_that_drips_has_its_time_and_no_more() {
 }
 
 #[test]
-fn a_body_that_drips_has_the_time_of_its_head() {
+fn dripping_body_shares_the_deadline_of_its_head() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     let start = host.now;
@@ -97,7 +97,7 @@ fn a_body_that_drips_has_the_time_of_its_head() {
 }
 
 #[test]
-fn a_request_that_nobody_answers_gets_503() {
+fn unanswered_request_gets_503() {
     for head in [false, true] {
         let mut host = asking();
         let mut web = Web::new(&mut host);
@@ -120,28 +120,28 @@ fn a_request_that_nobody_answers_gets_503() {
 }
 
 #[test]
-fn an_answer_that_leaves_slowly_is_no_idle_time() {
+fn slow_response_does_not_count_as_idle_time() {
     let config = Config { keep_alive_timeout: SEC, ..Config::default() };
     let mut host = serving(config, |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.windows(1_000, 1_000);
     web.ask(get("/large"));
     host.settle();
-    // 900 ms for each thousand bytes.
+    // The client reads a thousand bytes every 900 ms.
     while web.peer.read(1_000) > 0 {
         host.check();
         host.advance(900 * MS);
         host.settle();
     }
     assert_eq!(web.answer().body, vec![7; 20_000]);
-    // The next one is welcome for as long as it may be from the last byte on.
+    // The keep-alive time counts from the last byte of the response.
     web.ask(get("/again"));
     host.settle();
     assert!(web.peer.unread() > 0);
 }
 
 #[test]
-fn who_takes_nothing_of_its_answer_is_given_up() {
+fn client_that_does_not_read_its_response_is_dropped() {
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.windows(1_000, 1_000);

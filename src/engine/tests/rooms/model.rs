@@ -1,7 +1,8 @@
-//! Clients come, go in every way and are replaced, and who is where, who is told what, and what each peer
-//! reads is held against plain sets by name.
+//! Random clients join, leave, end in every way, and are replaced. Membership, recipients and the
+//! received messages are compared with plain sets by name.
 //!
-//! `TICKWS_ROOM_SEEDS=20000 cargo test --lib rooms` tries more; a failure prints the seed that repeats it.
+//! Set `TICKWS_ROOM_SEEDS=20000 cargo test --lib rooms` to try more; a failure prints the seed that
+//! repeats it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -12,16 +13,16 @@ use crate::{
     test_rng::Rng,
 };
 
-/// Who is in which room, or which user has which connections. No set is empty.
+/// The members of each room, or the connections of each user. No set is empty.
 type Groups = BTreeMap<String, BTreeSet<ClientId>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Shaking,
     Open,
-    /// We said our close frame: still a member, but nothing can be sent to it.
+    /// The server sent its close frame: the client is still a member, but gets no messages.
     Closing,
-    /// Its end was reported when so many flushes had been; until the next its id is known.
+    /// Its `Close` was reported after this many flushes; its id is known until the next flush.
     Leaving(u32),
     /// Its id is stale.
     Gone,
@@ -33,18 +34,18 @@ struct Member {
     id: Option<ClientId>,
     state: State,
     overflow: Overflow,
-    /// What was queued for it and not read.
+    /// Messages that were queued for it and not read yet.
     expected: VecDeque<String>,
-    /// Takes nothing for now.
+    /// It reads nothing for now.
     stuck: bool,
-    /// Sends nothing any more.
+    /// It sends nothing any more.
     mute: bool,
-    /// What is under way to it may be lost.
+    /// Messages under way to it may be lost.
     deaf: bool,
     close_seen: bool,
 }
 
-/// What the sequences have visited.
+/// Counts of the situations that the sequences have reached.
 #[derive(Debug, Default)]
 struct Visited {
     stale_rooms: usize,
@@ -61,13 +62,14 @@ struct Visited {
 struct World<'v> {
     host: Host,
     rng: Rng,
-    /// Nothing takes any time, so that what was queued before a poll has been read after it.
+    /// Nothing takes time under calm conditions: messages queued before a poll are read after it.
     calm: bool,
     members: Vec<Member>,
     by_id: HashMap<ClientId, usize>,
     rooms: Groups,
     users: Groups,
-    /// Every room that ever was, in order of age. The last of a name is current if the room exists.
+    /// Every room that ever existed, oldest first. The last one of a name is current if the room
+    /// exists.
     given: Vec<(RoomId, String)>,
     flushes: u32,
     number: usize,
@@ -123,14 +125,14 @@ impl World<'_> {
         }
     }
 
-    // ---- the model ----
+    // ---- model ----
 
     fn current(&self, name: &str) -> Option<RoomId> {
         let latest = self.given.iter().rev().find(|(_, given)| given == name);
         self.rooms.contains_key(name).then(|| latest.expect("it was given an id").0)
     }
 
-    /// The name that `room` has, if it exists or may begin.
+    /// The name of `room`, if it exists or would be created.
     fn meant(&self, room: Room<'_>) -> Option<String> {
         match room {
             Room::Name(name) => Some(name.to_owned()),
@@ -152,7 +154,7 @@ impl World<'_> {
         }
     }
 
-    /// `Ok(false)`: its end is reported, and calls have no effect.
+    /// `Ok(false)`: its `Close` was reported, and calls have no effect.
     fn is_live(&mut self, id: ClientId) -> Result<bool, NotConnected> {
         match self.state(id) {
             State::Open | State::Closing => Ok(true),
@@ -164,14 +166,14 @@ impl World<'_> {
         }
     }
 
-    /// Nobody finds it any more.
+    /// Removes a client from all rooms and from its user.
     fn forget(&mut self, id: ClientId, state: State) {
         leave_groups(&mut self.rooms, id);
         leave_groups(&mut self.users, id);
         self.members[self.by_id[&id]].state = state;
     }
 
-    // ---- what the application does ----
+    // ---- calls of the application ----
 
     fn join(&mut self, id: ClientId, room: Room<'_>) {
         let Config { max_rooms, max_rooms_per_client, max_room_name, .. } = *self.host.engine.config();
@@ -300,13 +302,13 @@ impl World<'_> {
         if known {
             self.forget(id, State::Gone);
             let member = &mut self.members[self.by_id[&id]];
-            // What was not flushed is gone: not one more may come.
+            // Queued messages are discarded: no more of them may arrive.
             member.expected.clear();
             member.deaf |= !self.calm || member.stuck;
         }
     }
 
-    /// Anyone that ever was, mostly one who is here.
+    /// Any client that ever existed, mostly an open one.
     fn anyone(&mut self) -> Option<ClientId> {
         let here = |member: &&Member| matches!(member.state, State::Open | State::Closing);
         let all = self.rng.one_in(5);
@@ -349,7 +351,7 @@ impl World<'_> {
         }
     }
 
-    // ---- what the peers do ----
+    // ---- actions of the peers ----
 
     fn peer_acts(&mut self) {
         let here = |member: &&Member| member.state != State::Gone;
@@ -379,7 +381,7 @@ impl World<'_> {
         if member.mute {
             return;
         }
-        // The application lets it join because of this: perhaps in the tick in which it leaves.
+        // The application may let it join because of this message, in the tick of its `Close`.
         if self.rng.one_in(2) {
             member.peer.text("let me in");
         }
@@ -396,7 +398,7 @@ impl World<'_> {
         }
     }
 
-    /// Reads what has come, which must be what was queued, in order, and nothing else.
+    /// Reads messages, which must be exactly those that were queued, in order.
     fn read(&mut self, at: usize) {
         let member = &mut self.members[at];
         if member.deaf {
@@ -430,7 +432,7 @@ impl World<'_> {
             let complete = !self.calm || member.stuck || member.deaf || member.expected.is_empty();
             assert!(complete, "not told: {:?}", member.expected);
         }
-        // Who is reported closed has left before anyone looks at the event.
+        // A client reported closed has left its rooms before the application gets the event.
         for (id, reason) in closes(&tick) {
             self.note_close(id, &reason);
         }
@@ -483,14 +485,14 @@ impl World<'_> {
                 assert_eq!(*violation, PeerMisbehaved::UnmaskedFrame);
                 ("protocol", State::Leaving(self.flushes))
             }
-            // A flush has followed the publish that it was reported by.
+            // A flush followed the publish that reported the overflow.
             CloseReason::Overflow => ("overflow", State::Gone),
             CloseReason::Disconnected => ("disconnected", State::Gone),
             CloseReason::Io(_) => {
                 assert!(member.deaf);
                 ("io", State::Gone)
             }
-            // Whether the peer answered first or the connection failed.
+            // The peer replied in time, or the connection failed.
             CloseReason::Local { .. } => match self.host.engine.get(id) {
                 Some(_) => ("local", State::Leaving(self.flushes)),
                 None => ("local, cut short", State::Gone),
@@ -501,7 +503,7 @@ impl World<'_> {
         self.forget(id, state);
     }
 
-    // ---- all that can be asked ----
+    // ---- all queries ----
 
     fn compare(&mut self) {
         let Engine::<SimStream> { rooms, users, .. } = &self.host.engine;
@@ -530,7 +532,7 @@ impl World<'_> {
         assert_eq!((stats.messages_out, stats.dropped), totals);
     }
 
-    /// Polls until everything under way has come to rest.
+    /// Polls until nothing is under way any more.
     fn settle(&mut self) {
         for _ in 0..10_000 {
             self.poll();
@@ -558,7 +560,7 @@ impl World<'_> {
             member.peer.windows(256 * 1024, 256 * 1024);
             member.stuck = false;
         }
-        // All hear what was said to them, then all leave.
+        // All clients read their messages, then all leave.
         self.settle();
         for member in &mut self.members {
             assert!(member.deaf || member.expected.is_empty(), "not told: {:?}", member.expected);
@@ -572,7 +574,7 @@ impl World<'_> {
 }
 
 #[test]
-fn behaves_as_sets_by_name_whoever_comes_and_goes() {
+fn rooms_and_users_behave_like_named_sets() {
     let seeds = std::env::var("TICKWS_ROOM_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let mut visited = Visited::default();
     for seed in 0..seeds.unwrap_or(200) {

@@ -1,12 +1,12 @@
-//! When things may happen: timers never early and at most one tick late, no deadline before its time, and no
-//! client beyond its share of a poll.
+//! Checks of time: timers are never early and at most one wheel tick late, no deadline passes too
+//! early, and no client gets more than its read budget in a poll.
 
 use std::time::Instant;
 
 use super::*;
 use crate::{Timeout, client::Client};
 
-/// The application's timers, as they should fire.
+/// A model of the application's timers.
 #[derive(Debug, Default)]
 pub(super) struct Timers(Vec<Timer>);
 
@@ -22,7 +22,7 @@ impl Timers {
         self.0.push(Timer { id, due, period });
     }
 
-    /// The last one, which is to be cancelled.
+    /// Removes the newest timer, to be cancelled.
     pub(super) fn take(&mut self) -> Option<TimerId> {
         self.0.pop().map(|timer| timer.id)
     }
@@ -33,7 +33,7 @@ impl Timers {
         assert!(timer.due <= now, "{:?} early", timer.due - now);
         match timer.period {
             None => _ = self.0.remove(at),
-            // Those that were slept through are skipped.
+            // Missed periods are skipped.
             Some(period) => {
                 while timer.due <= now {
                     timer.due += period;
@@ -42,14 +42,14 @@ impl Timers {
         }
     }
 
-    /// After a poll that left nothing over. The resolution is a millisecond.
+    /// Checks that no timer is overdue after a poll that left none over. The resolution is 1 ms.
     pub(super) fn check(&self, now: Instant) {
         let late = self.0.iter().find(|timer| timer.due + MS <= now);
         assert!(late.is_none(), "at {now:?} still waiting: {late:?}");
     }
 }
 
-/// What has become of one client so far.
+/// Times of one client's activity, from which its deadlines count.
 #[derive(Debug)]
 pub(super) struct Moments {
     born: Instant,
@@ -64,7 +64,7 @@ impl Moments {
         Moments { born: now, traffic: (0, 0), heard: now, took: now, closing: None }
     }
 
-    /// After each poll.
+    /// Notes the client's traffic after each poll.
     pub(super) fn note(&mut self, actor: &Actor, read_budget: usize, now: Instant) {
         let (up, down) = actor.peer.traffic();
         assert!(up - self.traffic.0 <= read_budget as u64, "more than its share: {actor:?}");
@@ -80,7 +80,7 @@ impl Moments {
         }
     }
 
-    /// A client has been given up, in a poll that is not noted yet.
+    /// Checks that a client's timeout was due, in a poll that was not noted yet.
     pub(super) fn check(&self, timeout: Timeout, actor: &Actor, config: &Config, now: Instant) {
         let (since, wait) = match timeout {
             Timeout::Silence => {
@@ -97,7 +97,7 @@ impl Moments {
     }
 }
 
-/// After a poll nobody may be overdue who has something due, unless alarms were left over.
+/// Checks that no deadline of a client is overdue after a poll, unless alarms were left over.
 pub(super) fn check_deadlines<S>(client: &Client<S>, config: &Config, now: Instant) {
     let due = client.next_deadline(config);
     assert!(due.is_none_or(|due| now < due + MS), "overdue by {:?}", due.map(|due| now - due));

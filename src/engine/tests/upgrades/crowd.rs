@@ -1,11 +1,11 @@
-//! A thousand upgrades that wait at once, answered in no order, while some leave.
+//! A thousand deferred upgrades, decided in random order, while some clients leave.
 
 use std::collections::HashMap;
 
 use super::*;
 use crate::test_rng::Rng;
 
-/// What became of an upgrade.
+/// The outcome of an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Accepted(ClientId),
@@ -27,7 +27,7 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
         for (number, web) in webs.iter_mut().enumerate() {
             web.ask(head(&format!("/{number}"), ""));
         }
-        // Who waits, in no order; what became of the others; whom a path belongs to.
+        // The undecided upgrades in any order, the path of each upgrade, and the outcomes.
         let mut waiting: Vec<UpgradeId> = Vec::new();
         let mut numbers: HashMap<UpgradeId, usize> = HashMap::new();
         let mut outcomes: HashMap<UpgradeId, Outcome> = HashMap::new();
@@ -72,7 +72,7 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
                 _ => web.peer.text("too early"),
             }
         };
-        // A tenth is never answered.
+        // A tenth of the upgrades is never decided.
         while waiting.len() > COUNT / 10 {
             for _ in 0..1 + rng.below(8) {
                 let id = waiting.swap_remove(rng.below(waiting.len()));
@@ -116,7 +116,7 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
         host.check_empty();
         for (id, number) in numbers {
             let fits = match (outcomes[&id], statuses[number]) {
-                // Who has reset reads nothing.
+                // A client that has reset its connection reads nothing.
                 (_, 0) => true,
                 (Outcome::Opened(_), 101) | (Outcome::Rejected, 401) | (Outcome::Gone, 400 | 503) => true,
                 _ => false,
