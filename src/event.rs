@@ -75,7 +75,8 @@ pub enum Event<'t> {
         /// Why the connection ended.
         reason: &'t CloseReason,
     },
-    /// A client's outbox, which had bytes left because the socket would block, is now empty.
+    /// A client's outbox is empty again, after a flush could not write all of it or a message was
+    /// dropped.
     Drained {
         /// The client.
         client: ClientId,
