@@ -126,7 +126,7 @@ pub(crate) struct Backlog {
     bytes: Vec<u8>,
     /// Bytes of `bytes` in use.
     used: usize,
-    /// Payload bytes that wait.
+    /// Payload bytes of all pending messages.
     len: usize,
     /// Heap bytes of all keys.
     names: usize,
@@ -148,7 +148,7 @@ impl Backlog {
     /// The size of unused memory below which it is not freed while messages are pending.
     const SLACK: usize = 16 * 1024;
 
-    /// Payload bytes that wait.
+    /// Payload bytes of all pending messages.
     pub(crate) fn len(&self) -> usize {
         self.len
     }

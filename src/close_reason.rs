@@ -117,12 +117,16 @@ impl fmt::Display for CloseReason {
             CloseReason::Shutdown => f.write_str("the server shut down"),
             CloseReason::Timeout(Timeout::Silence) => f.write_str("the peer was silent for too long"),
             CloseReason::Timeout(Timeout::Write) => f.write_str("the peer took no data for too long"),
-            CloseReason::Timeout(Timeout::Close) => f.write_str("the peer did not answer the close frame in time"),
+            CloseReason::Timeout(Timeout::Close) => {
+                f.write_str("the peer did not answer the close frame in time")
+            }
             CloseReason::Timeout(Timeout::Lifetime) => {
                 f.write_str("the connection reached its maximum lifetime")
             }
             CloseReason::Overflow => f.write_str("the peer reads too slowly: its outbox was full"),
-            CloseReason::Shed => f.write_str("the server was at its memory limit, and this client had most buffered"),
+            CloseReason::Shed => {
+                f.write_str("the server was at its memory limit, and this client had most buffered")
+            }
             CloseReason::RateLimited => f.write_str("the peer sent more than the rate limit allows"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
             CloseReason::Eof => f.write_str("the peer disconnected without a close frame"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::deflate::Deflate;
 use crate::error::ConfigError;
 
-/// What happens to a message that would take a client's outbox above `max_buffered`.
+/// Policy for a message that would take a client's outbox above `max_buffered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
@@ -19,7 +19,7 @@ pub enum Overflow {
     DropNewest,
 }
 
-/// What happens to a client above `max_messages_per_second` or `max_bytes_per_second`.
+/// Policy for a client above `max_messages_per_second` or `max_bytes_per_second`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Limit {

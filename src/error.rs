@@ -218,7 +218,9 @@ pub enum ConfigError {
     InvalidOrigin(String),
     /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the
     /// end of a path for upgrades.
-    #[error("{0:?} is not a valid path: begin it with '/', and use no '//', '..', backslashes or control characters")]
+    #[error(
+        "{0:?} is not a valid path: begin it with '/', and use no '//', '..', backslashes or control characters"
+    )]
     InvalidPath(String),
     /// The subprotocol is not a token (RFC 6455 §4.1).
     #[error("{0:?} is not a subprotocol: use letters, digits and !#$%&'*+-.^_`|~")]

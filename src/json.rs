@@ -80,7 +80,8 @@ impl<'a> Message<'a> {
     /// let say: Say = Message::Text(r#"{"name": "ann", "volume": 3}"#).parse_json()?;
     /// assert_eq!((say.name, say.volume), ("ann", 3));
     ///
-    /// let error = Message::Text(r#"{"name": "ann", "volume": 300}"#).parse_json::<Say>().err().unwrap();
+    /// let loud = Message::Text(r#"{"name": "ann", "volume": 300}"#);
+    /// let error = loud.parse_json::<Say>().err().unwrap();
     /// assert_eq!(
     ///     error.to_string(),
     ///     "volume: invalid value: integer `300`, expected u8 at line 1 column 29"
@@ -241,8 +242,8 @@ fn garbles(c: char) -> bool {
 ///     Leave,
 /// }
 ///
-/// let request = Message::Text(r#"{"type": "move", "data": {"x": 1.5, "y": 2}}"#).parse_json::<Request>()?;
-/// assert_eq!(request, Request::Move { x: 1.5, y: 2.0 });
+/// let message = Message::Text(r#"{"type": "move", "data": {"x": 1.5, "y": 2}}"#);
+/// assert_eq!(message.parse_json::<Request>()?, Request::Move { x: 1.5, y: 2.0 });
 /// assert_eq!(Message::Text(r#"{"type": "leave"}"#).parse_json::<Request>()?, Request::Leave);
 /// # Ok::<(), tickws::JsonError>(())
 /// ```
@@ -260,9 +261,12 @@ fn garbles(c: char) -> bool {
 ///     for event in &server.poll_wait(None)? {
 ///         let Event::Message { client, message } = event else { continue };
 ///         let reply = match message.parse_json::<Envelope<[f32; 2]>>() {
-///             Ok(request) if request.r#type == "move" => Envelope::new("moved", format!("{:?}", request.data)),
-///             Ok(request) => Envelope::new("error", format!("what is {:?}?", request.r#type)),
-///             Err(error) => Envelope::new("error", error.to_string()), // the connection stays open
+///             Ok(Envelope { r#type, data }) if r#type == "move" => {
+///                 Envelope::new("moved", format!("{data:?}"))
+///             }
+///             Ok(other) => Envelope::new("error", format!("unknown type {:?}", other.r#type)),
+///             // The connection stays open.
+///             Err(error) => Envelope::new("error", error.to_string()),
 ///         };
 ///         if let Err(error) = server.send(client, Message::json(&reply)?) {
 ///             println!("no reply: {error}");

@@ -30,13 +30,13 @@
 //! # How the data flows
 //!
 //! ```text
-//!            readiness            one read                  in place                  borrowed
-//! sockets ──────────────► ready ───────────► receive block ──────────► frames, UTF-8 ──────────► Tick
-//!    ▲       (mio)        list,               of the tick     unmask,   messages                  │ Event
-//!    │                    in turns                            check                               ▼
-//!    │     one write                        small: copied to a pooled tail                   application
-//!    └─────────────────── dirty list ◄───── outbox ◄───────── framed once ◄──── send, broadcast ──┘
-//!          per client     at flush          large: shared, control frames first when blocked
+//!          readiness          one read                 in place                borrowed
+//! sockets ──────────► ready ──────────► receive block ────────► frames, UTF-8 ─────────► Tick
+//!    ▲      (mio)     list,             of the tick    unmask,  messages                  │ Event
+//!    │                in turns                         check                              ▼
+//!    │     one write                    small: copied to a pooled tail               application
+//!    └─────────────── dirty list ◄───── outbox ◄──────── framed once ◄── send, broadcast ─┘
+//!          per client at flush          large: shared, control frames first when blocked
 //! ```
 //!
 //! # The tick

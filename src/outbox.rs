@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
-//! control frames while blocked, frames of high priority ──► urgent ────┘ at the next frame boundary
+//! control frames while blocked, high priority ──► urgent ──────┘ at the next frame boundary
 //! ```
 //!
 //! A large frame for an empty outbox may be written directly. Then `tail` is the rest of it.

@@ -395,5 +395,8 @@ fn behaves_like_sets_by_name() {
         forgotten += pair.gone.iter().filter(|&&client| pair.hub.rooms(client).len() > 0).count();
         pair.end();
     }
-    assert!(stale > 0 && refused > 0 && forgotten > 0, "no seed met a stale id, a full registry or a missed leave_all");
+    assert!(
+        stale > 0 && refused > 0 && forgotten > 0,
+        "no seed met a stale id, a full registry or a missed leave_all"
+    );
 }

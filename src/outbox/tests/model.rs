@@ -205,7 +205,10 @@ impl Write for Kernel<'_> {
         let offered = slices.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
         let stream = self.model.stream(self.ahead_only);
         assert!(stream.starts_with(&offered), "offered other bytes than the model's");
-        assert!(!self.ahead_only || stream.len() == offered.len(), "some high-priority bytes were not offered");
+        assert!(
+            !self.ahead_only || stream.len() == offered.len(),
+            "some high-priority bytes were not offered"
+        );
         let count = match self.rng.below(if self.willing { 1 } else { 6 }) {
             0 => offered.len(),
             1 => return Err(io::ErrorKind::Interrupted.into()),
