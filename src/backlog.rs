@@ -1,4 +1,5 @@
-//! What waits for one client before its outbox: messages that may yet be replaced, expire, or be passed.
+//! Pending messages of one client. They wait before its outbox, where they can still be replaced,
+//! expire or be overtaken.
 //!
 //! ```text
 //! send_latest, send_with ──► lane High   ──┐
@@ -6,11 +7,11 @@
 //! send behind these      ──►
 //! ```
 //!
-//! Payloads stand here unframed: what is dropped must not have been masked or compressed.
+//! Payloads are kept unframed, because a dropped message must not have been masked or compressed.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "a message's `start` and `len` were taken from `bytes` when it was copied there, and move with it"
+    reason = "a message's `start` and `len` are set when its payload is copied to `bytes`, and updated when it moves"
 )]
 
 use std::{
@@ -24,10 +25,11 @@ use crate::{
     send_options::{LatestKey, Priority},
 };
 
-/// The terms of one message, [`SendOptions`](crate::SendOptions) with a moment instead of a duration.
+/// The options of one message: [`SendOptions`](crate::SendOptions) with an instant instead of a
+/// duration.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Terms {
-    /// It is not to be compressed.
+    /// Sent without compression.
     pub(crate) uncompressed: bool,
     pub(crate) priority: Priority,
     pub(crate) expires: Option<Instant>,
@@ -35,17 +37,17 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// Whether it only has to stand behind everything else.
+    /// Whether the message has no special options and can go directly to the outbox.
     pub(crate) fn is_plain(&self) -> bool {
         self.priority == Priority::Normal && self.expires.is_none() && self.latest.is_none()
     }
 }
 
-/// A message that waits.
+/// A pending message.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) kind: Kind,
-    /// It may be compressed.
+    /// The message may be compressed.
     pub(crate) compress: bool,
     payload: Payload,
     expires: Option<Instant>,
@@ -54,11 +56,11 @@ pub(crate) struct Item {
 
 #[derive(Debug)]
 enum Payload {
-    /// Replaced by a message in the other lane, or expired.
+    /// The message was replaced by one in the other lane, or has expired.
     Gone,
-    /// In `bytes`.
+    /// A copy, in `bytes`.
     Copied { start: usize, len: usize },
-    /// With others.
+    /// A frame shared with other clients.
     Shared(Queued),
 }
 
@@ -71,7 +73,7 @@ impl Item {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// The frame that is shared with others, if so.
+    /// The shared frame, if the payload is shared.
     pub(crate) fn shared(&self) -> Option<&Prepared> {
         match &self.payload {
             Payload::Shared(queued) => Some(queued),
@@ -88,13 +90,13 @@ impl Item {
     }
 }
 
-/// Messages in one lane. An item's number is its place in line since the lane began.
+/// Messages of one priority. An item's number is its position since the lane was created.
 #[derive(Debug, Default)]
 struct Lane {
     items: VecDeque<Item>,
-    /// The number of the first.
+    /// The number of the first item.
     first: u64,
-    /// Items that are not gone.
+    /// The number of items that were not replaced or expired.
     live: usize,
 }
 
@@ -104,48 +106,49 @@ impl Lane {
     }
 }
 
-/// What became of a message with a key.
+/// The result of pushing a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// It stands behind everything in its lane.
+    /// The message is the last of its lane.
     Added,
-    /// An older one with its key is gone.
+    /// The message replaced an older one with its key.
     Replaced,
 }
 
-/// The messages that wait for one client.
+/// The pending messages of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     normal: Lane,
     high: Lane,
-    /// Where the message of each key stands.
+    /// The position of each key's message.
     places: HashMap<LatestKey, (Priority, u64)>,
-    /// Payloads that are not shared, with gaps where one has gone.
+    /// Payloads that are not shared, with gaps left by removed ones.
     bytes: Vec<u8>,
     /// Bytes of `bytes` in use.
     used: usize,
-    /// Payload bytes that wait.
+    /// Payload bytes of all pending messages.
     len: usize,
-    /// Bytes of names on the heap.
+    /// Heap bytes of all keys.
     names: usize,
-    /// None expires before this.
+    /// A lower bound of all expiry instants.
     next_expiry: Option<Instant>,
-    /// As the pool has counted it.
+    /// The memory as last counted by the pool.
     counted: usize,
     shared: SharedBytes,
 }
 
 impl Backlog {
-    /// What a waiting message costs besides its payload; a million empty ones must not be free.
+    /// The cost of a pending message besides its payload, so that a million empty messages are not
+    /// free.
     pub(crate) const OVERHEAD: usize = size_of::<Item>();
 
-    /// Gaps in `bytes` that are not worth closing.
+    /// The size of gaps in `bytes` below which they are not closed.
     const GAPS: usize = 4 * 1024;
 
-    /// Memory that is not worth giving back before everything has left.
+    /// The size of unused memory below which it is not freed while messages are pending.
     const SLACK: usize = 16 * 1024;
 
-    /// Payload bytes that wait.
+    /// Payload bytes of all pending messages.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -154,31 +157,32 @@ impl Backlog {
         self.count() == 0
     }
 
-    /// Messages that wait.
+    /// The number of pending messages.
     pub(crate) fn count(&self) -> usize {
         self.normal.live + self.high.live
     }
 
-    /// Whether a message waits in that lane.
+    /// Whether a message of that priority is pending.
     pub(crate) fn waits(&self, priority: Priority) -> bool {
         self.lane(priority).live > 0
     }
 
-    /// What counts towards the client's cap: payloads and what it costs to keep them.
+    /// The bytes that count towards `max_buffered`: payloads, keys and overhead.
     pub(crate) fn cost(&self) -> usize {
         self.len + self.names + self.count() * Self::OVERHEAD
     }
 
-    /// What the message that `key` names counts towards the cap: that much a newer one gives back.
+    /// The cost of the pending message with this key, which a replacement frees.
     pub(crate) fn cost_of(&mut self, key: &LatestKey) -> usize {
         let Some((priority, number)) = self.places.get(key).copied() else { return 0 };
         self.lane_mut(priority).at(number).map_or(0, |item| item.len() + key.heap() + Self::OVERHEAD)
     }
 
-    /// Lines a message up, or puts it in the place of the one with its key. In the other lane there is no
-    /// such place: it goes to the end of its own.
+    /// Appends a message to its lane, or puts it in the position of the message with its key. If
+    /// that one is in the other lane, the message goes to the end of its own.
     ///
-    /// `share`: one that is framed already is not copied. `scratch` is memory to work with.
+    /// With `share`, a message that is framed already is not copied. `scratch` is a temporary
+    /// buffer.
     fn push(&mut self, message: &Outgoing<'_>, terms: Terms, share: bool, scratch: &mut Vec<u8>) -> Pushed {
         let Terms { uncompressed, priority, expires, latest } = terms;
         let compress = !uncompressed;
@@ -215,7 +219,7 @@ impl Backlog {
         pushed
     }
 
-    /// Takes the next message of a lane. Those that have expired fall out and are counted.
+    /// Takes the next message of a lane. Drops expired messages and adds their number to `expired`.
     pub(crate) fn next(&mut self, priority: Priority, now: Instant, expired: &mut u64) -> Option<Item> {
         loop {
             let lane = self.lane_mut(priority);
@@ -234,7 +238,7 @@ impl Backlog {
         }
     }
 
-    /// The payload of an item that `next` gave; valid until the next `push`.
+    /// The payload of an item from `next`. Call it before the next `push`, which may move payloads.
     pub(crate) fn payload<'a>(&'a self, item: &'a Item) -> &'a [u8] {
         match &item.payload {
             Payload::Gone => &[],
@@ -243,7 +247,7 @@ impl Backlog {
         }
     }
 
-    /// Drops what has expired, and says how many that were. Cheap if there can be none.
+    /// Drops expired messages and returns how many. O(1) if none can have expired.
     pub(crate) fn expire(&mut self, now: Instant) -> u64 {
         if self.next_expiry.is_none_or(|next| next > now) {
             return 0;
@@ -269,7 +273,7 @@ impl Backlog {
         expired
     }
 
-    /// Forgets everything; the memory stays.
+    /// Drops all messages and keeps the memory.
     pub(crate) fn clear(&mut self) {
         for lane in [&mut self.normal, &mut self.high] {
             lane.items.clear();
@@ -280,14 +284,14 @@ impl Backlog {
         (self.used, self.len, self.names, self.next_expiry) = (0, 0, 0, None);
     }
 
-    /// The payloads that wait, lane by lane.
+    /// The pending payloads, lane by lane.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
         let items = self.high.items.iter().chain(&self.normal.items);
         items.filter(|item| item.is_live()).map(|item| self.payload(item))
     }
 
-    /// Memory held, in bytes, besides shared frames.
+    /// Memory of the pending messages, without shared frames, in bytes.
     pub(crate) fn memory(&self) -> usize {
         let items = self.normal.items.capacity() + self.high.items.capacity();
         let place = size_of::<(LatestKey, (Priority, u64))>() + 1;
@@ -309,7 +313,8 @@ impl Backlog {
         }
     }
 
-    /// Keeps a payload: one that is framed already with those that share it if it is to be, any other as a copy.
+    /// Stores a payload: as a shared frame if `share` is set and it is framed already, otherwise as
+    /// a copy.
     fn store(&mut self, message: &Outgoing<'_>, share: bool, scratch: &mut Vec<u8>) -> Payload {
         let payload = message.payload();
         self.len += payload.len();
@@ -327,7 +332,7 @@ impl Backlog {
         }
     }
 
-    /// As `store`, in the place of a payload that is dropped if it fits there.
+    /// Stores a payload like `store`, in the space of a dropped one if it fits.
     fn overwrite(
         &mut self,
         old: Payload,
@@ -347,7 +352,7 @@ impl Backlog {
         }
     }
 
-    /// The bookkeeping of an item that leaves its lane.
+    /// Updates the counters and keys for an item that leaves its lane.
     fn forget(&mut self, item: &Item) {
         self.len -= item.len();
         if let Payload::Copied { len, .. } = item.payload {
@@ -359,7 +364,7 @@ impl Backlog {
         }
     }
 
-    /// Takes the payload of the item at that place, which a newer one replaces.
+    /// Takes the payload of the item at that position, which is about to be replaced.
     fn drop_payload(&mut self, priority: Priority, number: u64) -> Payload {
         let lane = self.lane_mut(priority);
         let Some(item) = lane.at(number) else { return Payload::Gone };
@@ -373,7 +378,8 @@ impl Backlog {
         payload
     }
 
-    /// Moves the payloads together, empty ones too: those past the end could not be found any more.
+    /// Moves the payloads together to close the gaps. Empty payloads move too, so that their
+    /// `start` stays within `bytes`.
     fn close_gaps(&mut self, scratch: &mut Vec<u8>) {
         scratch.clear();
         for item in self.normal.items.iter_mut().chain(&mut self.high.items) {
@@ -387,8 +393,8 @@ impl Backlog {
         self.bytes.extend_from_slice(scratch);
     }
 
-    /// Gives back what a longer backlog needed, once it is much more than this one needs. Not while it grows:
-    /// memory that is used again begins with little in it.
+    /// Frees memory once it is much more than the pending messages need. Not called while messages
+    /// are added, because reused memory begins almost empty.
     fn trim(&mut self, scratch: &mut Vec<u8>) {
         if self.memory() <= 8 * self.cost() + Self::SLACK {
             return;
@@ -401,7 +407,7 @@ impl Backlog {
         self.places.shrink_to(2 * self.places.len());
     }
 
-    /// Drops the places of those that are gone when they outnumber those that are not.
+    /// Removes replaced and expired items from a lane when they outnumber the live ones.
     fn sweep(&mut self) {
         for priority in [Priority::High, Priority::Normal] {
             let lane = self.lane(priority);
@@ -420,24 +426,25 @@ impl Backlog {
     }
 }
 
-/// Spare backlogs, so that a tick of latest values allocates nothing, and how much those in use hold.
+/// Spare [`Backlog`]s, so that a tick of latest values does not allocate. Also counts the memory of
+/// those in use.
 #[derive(Debug, Default)]
 pub(crate) struct BacklogPool {
-    // Boxed, as the clients hold them.
+    // Boxed, because the clients own them as boxes.
     #[expect(clippy::vec_box)]
     spare: Vec<Box<Backlog>>,
-    /// Memory of the spare ones, in bytes.
+    /// Memory of the spares, in bytes.
     kept: usize,
-    /// Memory that all those in use hold, in bytes, but for shared frames.
+    /// Memory of all in use, without shared frames, in bytes.
     held: usize,
-    /// Payloads pass through here when they are moved together.
+    /// A temporary buffer for closing gaps.
     scratch: Vec<u8>,
-    /// Counts shared frames, also for the outboxes.
+    /// The counter of shared frames, which the outboxes use too.
     shared: SharedBytes,
 }
 
 impl BacklogPool {
-    /// Memory that all spare ones keep, and the most for one of them, in bytes.
+    /// The most memory of all spares together and of one spare, in bytes.
     const MAX_KEPT: usize = 4 * 1024 * 1024;
     const MAX_EACH: usize = 256 * 1024;
 
@@ -445,7 +452,7 @@ impl BacklogPool {
         BacklogPool { shared, ..BacklogPool::default() }
     }
 
-    /// Lines a message up in a client's backlog, which is made if there is none.
+    /// Adds a message to a client's pending messages.
     pub(crate) fn push(
         &mut self,
         backlog: &mut Option<Box<Backlog>>,
@@ -464,7 +471,8 @@ impl BacklogPool {
         pushed
     }
 
-    /// Takes a client's backlog back after some of it has left.
+    /// Tidies a client's pending messages after some were taken. Returns `None` if no message is
+    /// left.
     pub(crate) fn settle(&mut self, mut backlog: Box<Backlog>) -> Option<Box<Backlog>> {
         if backlog.is_empty() {
             self.give(backlog);
@@ -476,7 +484,7 @@ impl BacklogPool {
         Some(backlog)
     }
 
-    /// The rest of a backlog is not wanted any more.
+    /// Drops all pending messages of a client and keeps the memory as a spare.
     pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
         self.held -= std::mem::take(&mut backlog.counted);
         backlog.clear();
@@ -487,12 +495,12 @@ impl BacklogPool {
         }
     }
 
-    /// Memory that all those in use hold, in bytes.
+    /// Memory of all in use, in bytes.
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// A backlog in use has changed.
+    /// Updates the count after a change of one in use.
     pub(crate) fn count(&mut self, backlog: &mut Backlog) {
         let held = backlog.memory();
         self.held = self.held + held - backlog.counted;

@@ -1,4 +1,4 @@
-//! One slab entry: stream + stage + outbox + deadlines.
+//! One slab entry: stream, stage, outbox and deadlines of a connection.
 
 use std::{
     fs::File,
@@ -28,143 +28,150 @@ use crate::{
 /// One connection, from accept to the last byte.
 #[derive(Debug)]
 pub(crate) struct Client<S> {
-    /// Makes the id generational.
+    /// The serial of the id, which makes it generational.
     pub(crate) serial: u32,
     pub(crate) remote: SocketAddr,
     pub(crate) stream: Wire<S>,
     pub(crate) stage: Stage,
     pub(crate) outbox: Outbox,
-    /// Raw input that has to stand before the next read: a piece of a header, or what an event budget
-    /// left over.
+    /// Unparsed input that precedes the next read: part of a header, or frames that the event
+    /// budget left over.
     pub(crate) carry: Vec<u8>,
     pub(crate) deadlines: Deadlines,
-    /// The wheel entry.
+    /// The timer in the wheel, set to the next deadline.
     pub(crate) timer: Option<wheel::Key>,
-    /// Memory of its input, as the ceiling has counted it.
+    /// Memory of the inbound data as last counted towards the memory limit.
     pub(crate) counted_inbound: usize,
-    /// Bytes read in the poll of that number.
+    /// The number of a poll, and the bytes read in it.
     pub(crate) spent: (u32, u32),
 
-    /// The kernel may hold input for us. Cleared by a short read.
+    /// The kernel may have input for this client. Cleared by a short read.
     pub(crate) readable: bool,
-    /// The peer will send no more: read until the end, short reads or not.
+    /// The peer has shut down its side: read to the end, ignoring short reads.
     pub(crate) read_closed: bool,
-    /// TCP urgent data has come: a read stops short at it, drained or not.
+    /// TCP urgent data arrived. A read stops at it, so a short read does not mean that the socket
+    /// is drained.
     pub(crate) urgent: bool,
-    /// The application asked for no input.
+    /// The application paused reading.
     pub(crate) paused: bool,
-    /// A plain HTTP request of its was answered.
+    /// A plain HTTP request of this connection got its response.
     pub(crate) served: bool,
-    /// We have made it, or make it: nobody asked to be let in.
+    /// Outbound: this side initiated the connection.
     pub(crate) outbound: bool,
-    /// In the ceiling's list of those that are ready and not read.
+    /// In the memory limit's list of ready clients that are not read.
     pub(crate) held_back: bool,
     /// In the ready list.
     pub(crate) in_ready: bool,
     /// In the dirty list.
     pub(crate) in_dirty: bool,
-    /// A flush left bytes behind, or a message was dropped, since the last `Drained`.
+    /// A flush could not write everything, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
-    /// Its input was found unread when its deadline passed.
+    /// A deadline passed while input was unread, and the client got its one extension.
     pub(crate) excused: bool,
-    /// The connection failed; what can still be read is read, then it ends with this.
+    /// The error of a failed connection. It is reported once the remaining input was read.
     pub(crate) failed: Option<std::io::ErrorKind>,
 }
 
-/// Where a connection is in its life: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
-/// `Dialing` → `Open` → `Linger` if it goes out.
+/// The stage of a connection: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
+/// `Dialing` → `Open` → `Linger` for an outbound one.
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// A request head is arriving, or awaited.
+    /// Waiting for a request head, or receiving it.
     Handshake(HeadReader),
-    /// A request is under way that was not answered at once.
+    /// Handling a request that could not get its response immediately.
     Request(Box<Exchange>),
-    /// It goes out, and is not open yet.
+    /// An outbound connection that is not open yet.
     Dialing(Box<Dial>),
-    /// The application knows it. Not boxed: most are open, and a box would cost each of them memory.
+    /// An open WebSocket connection. Not boxed: most clients are open, and a box would cost each of
+    /// them memory.
     Open(Open),
-    /// The application has forgotten it; the last bytes leave, the rest of its input is thrown away.
+    /// A connection that was reported closed. Its last bytes are written, and its input is
+    /// discarded.
     Linger {
         /// FIN has been sent.
         half_closed: bool,
     },
 }
 
-/// A request on its way to its answer.
+/// A request without a complete response.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) request: Arc<Request>,
-    /// What the head takes, in bytes as it came.
+    /// The size of the head as received, in bytes.
     pub(crate) head: usize,
     pub(crate) step: Step,
 }
 
-/// What a request waits for.
+/// The next step of a request.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// The rest of its body, of `len` bytes in all.
+    /// Waits for the rest of its body, of `len` bytes in all.
     Body { body: Vec<u8>, len: usize },
-    /// The application's decision on an upgrade.
+    /// Waits for the application's decision on an upgrade.
     Upgrade { id: UpgradeId, opening: Opening, response: UpgradeResponse },
-    /// The application's answer.
+    /// Waits for the application's response.
     Http { id: RequestId },
-    /// That the peer takes its answer, of which `left` bytes have not been read.
+    /// Writes a response from a file, of which `left` bytes have not been read.
     File { file: File, left: u64, close: bool },
-    /// That the peer takes the last bytes of its last answer. Until then it keeps its place.
+    /// Writes the last bytes of the connection's last response. The connection counts towards
+    /// limits until then.
     Last,
 }
 
-/// What only an open connection has.
+/// The state of an open connection.
 #[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) connection: Connection,
-    /// We sent a close frame; this is what to report once the peer has answered or left.
+    /// This side sent a close frame. The reason to report once the peer has answered or left.
     pub(crate) verdict: Option<Box<CloseReason>>,
-    /// `Close` has been reported. The next flush says farewell, behind the application's last messages.
+    /// `Close` has been reported. The next flush sends the final close frame after the
+    /// application's last messages.
     pub(crate) reported: bool,
     pub(crate) overflow: Option<Overflow>,
-    /// Its last message was large, and so the next may be.
+    /// The last message was large, so the next may be large too.
     pub(crate) bulky: bool,
-    /// It has sent more in one turn than a poll takes, and has not been drained since.
+    /// The client sent more frames in one turn than a poll takes, and has not been drained since.
     pub(crate) dense: bool,
-    /// What may yet be replaced, expire, or be passed; `None` if nothing.
+    /// Pending messages, which can still be replaced, expire or be overtaken; `None` if there are
+    /// none.
     pub(crate) backlog: Option<Box<Backlog>>,
-    /// `None`: nothing is limited, or we are closing and it is read to the end.
+    /// `None` if no rate limit applies: none is configured, or the connection is closing and is
+    /// read to the end.
     pub(crate) limiter: Option<Box<Limiter>>,
-    /// `None`: it has nothing of the kind.
+    /// `None` if none of its fields is set.
     pub(crate) origin: Option<Box<Origin>>,
 }
 
-/// What few connections keep of how they came to be.
+/// Data from the handshake that only few connections keep.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    /// As chosen in the handshake.
+    /// The subprotocol chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
-    /// Kept only if the configuration asks.
+    /// The upgrade request, kept only with `keep_requests`.
     pub(crate) request: Option<Arc<Request>>,
-    /// Of a connection that goes out.
+    /// The outbound part, for an outbound connection.
     pub(crate) outbound: Option<Outbound>,
 }
 
 impl Origin {
-    /// Boxed, if there is anything.
+    /// Boxes the data, or returns `None` if no field is set.
     pub(crate) fn keep(self) -> Option<Box<Origin>> {
         let any = self.subprotocol.is_some() || self.request.is_some() || self.outbound.is_some();
         any.then(|| Box::new(self))
     }
 }
 
-/// The last frame to a client that has been reported closed.
+/// The final close frame to a client that was reported closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    /// No frame: both sides have sent one, or the peer hung up.
+    /// No frame: both sides have sent one, or the peer disconnected.
     Silent,
-    /// A close frame with this body; `None` answers an empty body.
+    /// A close frame with this body. `None` is an empty body, in reply to an empty one.
     Close(Option<(u16, String)>),
 }
 
 impl Exchange {
-    /// What a header takes in its table, in bytes, besides its name and value.
+    /// The size of a header's entry in a `HeaderMap`, in bytes, without its name and value.
     const FIELD: usize = 112;
 
     fn memory(&self) -> usize {
@@ -205,7 +212,7 @@ impl<S> Client<S> {
         }
     }
 
-    /// One that is to go out, and has no stream yet.
+    /// Creates an outbound connection, which has no stream yet.
     pub(crate) fn dialing(dial: Dial, serial: u32, now: Instant) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let stage = Stage::Dialing(Box::new(dial));
@@ -227,7 +234,7 @@ impl<S> Client<S> {
         }
     }
 
-    /// The open connection, mutably, and the outbox beside it.
+    /// The open connection and its outbox, mutably.
     pub(crate) fn open_mut(&mut self) -> Option<(&mut Open, &mut Outbox)> {
         match &mut self.stage {
             Stage::Open(open) => Some((open, &mut self.outbox)),
@@ -235,18 +242,18 @@ impl<S> Client<S> {
         }
     }
 
-    /// Whether anything waits to be written.
+    /// Whether anything is queued or pending.
     pub(crate) fn has_output(&self) -> bool {
         self.outbox.has_work() || self.open().is_some_and(|open| open.backlog.is_some())
     }
 
-    /// Bytes of messages that wait to be written.
+    /// Bytes queued or pending.
     pub(crate) fn buffered(&self) -> usize {
         let backlog = self.open().and_then(|open| open.backlog.as_ref());
         self.outbox.len() + backlog.map_or(0, |backlog| backlog.len())
     }
 
-    /// Whether what its peer sends now is looked at: not while an answer is awaited or leaves.
+    /// Whether HTTP input is processed now. It is not while a response is awaited or being written.
     pub(crate) fn takes_request(&self) -> bool {
         match &self.stage {
             Stage::Handshake(_) => !self.outbox.has_work(),
@@ -255,33 +262,34 @@ impl<S> Client<S> {
         }
     }
 
-    /// Whether its next message may be large.
+    /// Whether the client's next message may be large.
     pub(crate) fn is_bulky(&self) -> bool {
         matches!(&self.stage, Stage::Open(open) if open.bulky)
     }
 
-    /// Whether its next turn, too, may bring more than a poll takes.
+    /// Whether the client's next turn may again have more frames than a poll takes.
     pub(crate) fn is_dense(&self) -> bool {
         matches!(&self.stage, Stage::Open(open) if open.dense)
     }
 
-    /// Whether its deadline is for something that its peer has to send: a head, a body, a close frame.
+    /// Whether the client's deadline is for data that its peer has to send: a head, a body, a close
+    /// frame.
     pub(crate) fn awaits_input(&self) -> bool {
         match &self.stage {
             Stage::Handshake(_) => !self.is_idle_http(),
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. }),
             Stage::Open(_) => true,
-            // A dial looks after itself.
+            // An outbound attempt handles its own deadline.
             Stage::Dialing(_) | Stage::Linger { .. } => false,
         }
     }
 
-    /// Between two plain requests.
+    /// Whether the connection is idle between two plain requests.
     pub(crate) fn is_idle_http(&self) -> bool {
         self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())
     }
 
-    /// Whatever it asked for is answered, if not to the last byte.
+    /// Whether all requests have got their response, even if its last bytes are not written yet.
     pub(crate) fn is_answered(&self) -> bool {
         match &self.stage {
             Stage::Request(exchange) => matches!(exchange.step, Step::File { .. } | Step::Last),
@@ -289,7 +297,7 @@ impl<S> Client<S> {
         }
     }
 
-    /// Memory of a request or a message of which only a part has arrived, in bytes.
+    /// Memory of partial requests and messages, in bytes.
     pub(crate) fn inbound_memory(&self) -> usize {
         let partial = match &self.stage {
             Stage::Handshake(head) => head.memory(),
@@ -301,7 +309,8 @@ impl<S> Client<S> {
         self.carry.capacity() + partial
     }
 
-    /// What its end would free, in bytes. A shared frame counts in full: its last reader's end frees it.
+    /// The bytes that ending the connection would free. A shared frame counts in full, because its
+    /// last recipient frees it.
     pub(crate) fn buffered_memory(&self) -> usize {
         let backlog = self.open().and_then(|open| open.backlog.as_ref());
         self.inbound_memory()
@@ -309,7 +318,7 @@ impl<S> Client<S> {
             + backlog.map_or(0, |backlog| backlog.len().max(backlog.memory()))
     }
 
-    /// Open, and no `Close` reported.
+    /// Whether the connection is open and no `Close` was reported.
     pub(crate) fn is_live(&self) -> bool {
         self.open().is_some_and(|open| !open.reported)
     }
@@ -318,17 +327,17 @@ impl<S> Client<S> {
         self.open_mut()?.0.limiter.as_deref_mut()
     }
 
-    /// When the limit's pause ends, if there is one.
+    /// When the rate limiter's pause ends, if there is one.
     pub(crate) fn resume_at(&self) -> Option<Instant> {
         self.open()?.limiter.as_ref()?.resume_at()
     }
 
-    /// Nothing is read: the application or a limit wants it so.
+    /// Whether reading is paused, by the application or by the rate limiter.
     pub(crate) fn is_paused(&self) -> bool {
         self.paused || self.resume_at().is_some()
     }
 
-    /// Ends every pause for good: what has arrived is all that comes.
+    /// Ends all pauses permanently, because no more data will arrive.
     pub(crate) fn end_pauses(&mut self) {
         self.paused = false;
         if let Some((open, _)) = self.open_mut() {
@@ -346,7 +355,7 @@ impl<S> Client<S> {
 mod tests {
     use super::*;
 
-    /// This and a wheel entry of 32 bytes are all that an idle client has. What is rarely there belongs behind a
+    /// An idle client has only this and a wheel entry of 32 bytes. Put rarely used fields behind a
     /// pointer.
     #[test]
     fn an_idle_client_is_small() {

@@ -1,4 +1,4 @@
-//! Why a connection ended, as an application hears of it.
+//! The reason that a `Close` event reports.
 
 use std::{fmt, io};
 
@@ -6,7 +6,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::error::PeerMisbehaved;
 
-/// Why a connection ended: the last thing that is heard of it.
+/// Why a connection ended, from [`Event::Close`](crate::Event::Close).
 ///
 /// # Examples
 ///
@@ -29,11 +29,12 @@ pub enum CloseReason {
         /// The peer's reason, often empty.
         text: String,
     },
-    /// [`Server::close`](crate::Server::close) was called, and the peer answered or left.
+    /// [`Server::close`](crate::Server::close) was called, and the peer sent its close frame or
+    /// disconnected.
     Local {
-        /// The code we sent.
+        /// The code that this side sent.
         code: CloseCode,
-        /// The reason we sent.
+        /// The reason that this side sent.
         text: String,
     },
     /// [`Server::disconnect`](crate::Server::disconnect) was called.
@@ -42,15 +43,17 @@ pub enum CloseReason {
     Shutdown,
     /// A deadline passed.
     Timeout(Timeout),
-    /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with 1013.
+    /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with
+    /// 1013.
     Overflow,
-    /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or near it for
-    /// too long, and this client held more than others; closed with 1013, and what it held was dropped.
+    /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or
+    /// near it for too long, and this client had more buffered than others. It was closed with
+    /// 1013, and its buffers were dropped.
     Shed,
-    /// The peer sent more than `max_messages_per_second` or `max_bytes_per_second` allow under
+    /// The peer sent more than `max_messages_per_second` or `max_bytes_per_second` allows under
     /// [`Limit::Close`](crate::Limit::Close); closed with 1008.
     RateLimited,
-    /// The peer broke the protocol; closed with [`PeerMisbehaved::close_code`].
+    /// The peer violated the protocol; closed with [`PeerMisbehaved::close_code`].
     Protocol(PeerMisbehaved),
     /// The peer ended the TCP connection without a close frame.
     Eof,
@@ -63,20 +66,20 @@ pub enum CloseReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
-    /// No byte, not even a pong, within `silence_timeout`.
+    /// No byte, not even a pong, arrived within `silence_timeout`.
     Silence,
-    /// Bytes were waiting and none could be written within `write_timeout`.
+    /// Bytes were queued, and none could be written within `write_timeout`.
     Write,
-    /// The peer did not answer our close frame within `close_timeout`.
+    /// The peer did not complete the close handshake within `close_timeout`.
     Close,
     /// The connection reached `max_lifetime`; closed with 1001.
     Lifetime,
 }
 
 impl CloseReason {
-    /// Whether an operator would want to know: the answer of gorilla's `IsUnexpectedCloseError` for
-    /// the codes 1000, 1001 and 1005. Everything that this side decided itself is expected, a full
-    /// outbox is not.
+    /// Whether the end deserves an operator's attention. For a close by the peer this is gorilla's
+    /// `IsUnexpectedCloseError` with the codes 1000, 1001 and 1005. Ends requested by this side and
+    /// `max_lifetime` are expected; exceeded limits, other timeouts and lost connections are not.
     pub fn is_unexpected(&self) -> bool {
         match self {
             CloseReason::Peer { code, .. } => {
@@ -89,8 +92,8 @@ impl CloseReason {
         }
     }
 
-    /// The connection's close code (RFC 6455 §7.1.5): the one that was received or sent, 1006 if
-    /// there was none.
+    /// The connection's close code (RFC 6455 §7.1.5): the code that was received or sent, or 1006
+    /// if there was none.
     pub fn code(&self) -> CloseCode {
         match self {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
@@ -109,20 +112,24 @@ impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CloseReason::Peer { code, text } => closed_with(f, "the peer", *code, text),
-            CloseReason::Local { code, text } => closed_with(f, "we", *code, text),
+            CloseReason::Local { code, text } => closed_with(f, "this side", *code, text),
             CloseReason::Disconnected => f.write_str("disconnected by the application"),
             CloseReason::Shutdown => f.write_str("the server shut down"),
             CloseReason::Timeout(Timeout::Silence) => f.write_str("the peer was silent for too long"),
             CloseReason::Timeout(Timeout::Write) => f.write_str("the peer took no data for too long"),
-            CloseReason::Timeout(Timeout::Close) => f.write_str("the peer did not answer our close frame"),
+            CloseReason::Timeout(Timeout::Close) => {
+                f.write_str("the peer did not answer the close frame in time")
+            }
             CloseReason::Timeout(Timeout::Lifetime) => {
                 f.write_str("the connection reached its maximum lifetime")
             }
-            CloseReason::Overflow => f.write_str("too slow: its outbox was full"),
-            CloseReason::Shed => f.write_str("the server held too much, and most of it for this client"),
-            CloseReason::RateLimited => f.write_str("too fast: it sent more than the limit allows"),
+            CloseReason::Overflow => f.write_str("the peer reads too slowly: its outbox was full"),
+            CloseReason::Shed => {
+                f.write_str("the server was at its memory limit, and this client had most buffered")
+            }
+            CloseReason::RateLimited => f.write_str("the peer sent more than the rate limit allows"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
-            CloseReason::Eof => f.write_str("the peer hung up without a close frame"),
+            CloseReason::Eof => f.write_str("the peer disconnected without a close frame"),
             CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),
         }
     }
@@ -141,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expected_and_unexpected_follow_gorilla() {
+    fn is_unexpected_matches_gorilla() {
         let peer = |code: u16| CloseReason::Peer { code: code.into(), text: String::new() };
         for code in [1000, 1001, 1005] {
             assert!(!peer(code).is_unexpected(), "{code}");
@@ -158,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_text_cannot_break_a_log_line() {
+    fn peer_text_is_escaped_in_display() {
         let reason = CloseReason::Peer { code: CloseCode::Normal, text: "bye\nERROR fake".into() };
         assert_eq!(reason.to_string(), r#"the peer closed with 1000: "bye\nERROR fake""#);
     }

@@ -1,4 +1,4 @@
-//! Limits and defaults, all in one place. Set through [`ServerBuilder`](crate::ServerBuilder).
+//! All limits and their defaults. Set through [`ServerBuilder`](crate::ServerBuilder).
 
 use std::time::Duration;
 
@@ -6,40 +6,44 @@ use std::time::Duration;
 use crate::deflate::Deflate;
 use crate::error::ConfigError;
 
-/// What happens to a message that would take a client's outbox above `max_buffered`.
+/// Policy for a message that would take a client's outbox above `max_buffered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// Close the client with 1013 (try again later); `send` answers [`SendError::Overflow`](crate::SendError::Overflow).
+    /// Close the client with 1013 (try again later). `send` returns
+    /// [`SendError::Overflow`](crate::SendError::Overflow).
     #[default]
     Disconnect,
-    /// Drop the new message and keep the client; `send` answers [`SendError::Dropped`](crate::SendError::Dropped).
+    /// Drop the new message and keep the client. `send` returns
+    /// [`SendError::Dropped`](crate::SendError::Dropped).
     DropNewest,
 }
 
-/// What happens to a client above `max_messages_per_second` or `max_bytes_per_second`.
+/// Policy for a client above `max_messages_per_second` or `max_bytes_per_second`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Limit {
     /// Close the client with 1008 (policy violation), reported as
-    /// [`CloseReason::RateLimited`](crate::CloseReason::RateLimited). What was whole before the excess is
-    /// delivered, the message that exceeds the limit is not.
+    /// [`CloseReason::RateLimited`](crate::CloseReason::RateLimited). Messages that were complete
+    /// before the excess are delivered; the message that exceeds the limit is not.
     #[default]
     Close,
-    /// Read no more until the limit allows it: the kernel's buffer fills and TCP slows the peer down.
-    /// Nothing is lost. Meanwhile its pings and its close frame wait, too, and silence is not counted.
+    /// Stop reading until the limit allows it: the kernel's buffer fills, and TCP flow control
+    /// slows the peer down. Nothing is lost. During the pause the peer's pings and close frame are
+    /// not read either, and `silence_timeout` does not apply.
     Pause,
 }
 
-/// Which browser pages may connect (RFC 6455 §10.2). Programs that are no browser send no `Origin`.
+/// Which browser pages may connect (RFC 6455 §10.2). Programs other than browsers send no `Origin`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum OriginPolicy {
-    /// The origin's host and port equal those of the `Host` header; no `Origin` at all passes too.
+    /// The origin's host and port equal those of the `Host` header. A request without `Origin` is
+    /// allowed.
     #[default]
     SameOrigin,
-    /// Same origin, or one of these, each `scheme://host[:port]` in lower case.
+    /// The same origin, or one of this list, each `scheme://host[:port]` in lower case.
     AllowList(Vec<String>),
-    /// Every page of the web.
+    /// Any origin.
     Any,
 }
 
@@ -51,8 +55,8 @@ pub(crate) struct MessageLimits {
 }
 
 impl MessageLimits {
-    /// The same for compressed payloads, which are inflated when they are whole: what cannot be compressed grows
-    /// by a few bytes, and with poor codes by an eighth.
+    /// The limits for compressed payloads, which are inflated once complete. Incompressible data
+    /// grows by a few bytes when compressed, and by up to an eighth with poor Huffman codes.
     pub(crate) fn compressed(self) -> MessageLimits {
         let slack = |bytes: u64| bytes + bytes / 8 + 64;
         let frame = if self.frame == self.message { slack(self.frame) } else { self.frame };
@@ -60,7 +64,7 @@ impl MessageLimits {
     }
 }
 
-/// Everything a server can be told, with the defaults of the README's table.
+/// All settings of a server, with the defaults of the README's table.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) handshake_timeout: Duration,
@@ -68,7 +72,7 @@ pub(crate) struct Config {
     pub(crate) max_headers: usize,
     pub(crate) origins: OriginPolicy,
     pub(crate) keep_requests: bool,
-    /// Where an upgrade may be asked for; empty: everywhere. A `*` at the end stands for anything.
+    /// The paths that accept upgrades; empty means all. A `*` at the end matches any rest.
     pub(crate) paths: Vec<String>,
     /// In the server's order of preference.
     pub(crate) subprotocols: Vec<String>,
@@ -81,7 +85,7 @@ pub(crate) struct Config {
     pub(crate) metrics: Option<String>,
 
     pub(crate) max_message_size: usize,
-    /// `None`: as `max_message_size`.
+    /// `None`: the value of `max_message_size`.
     pub(crate) max_frame_size: Option<usize>,
 
     pub(crate) ping_interval: Option<Duration>,
@@ -93,7 +97,7 @@ pub(crate) struct Config {
     pub(crate) max_buffered: usize,
     pub(crate) overflow: Overflow,
 
-    /// `None`: no ceiling.
+    /// `None`: no memory limit.
     pub(crate) max_total_buffered: Option<usize>,
     pub(crate) max_rooms: usize,
     pub(crate) max_rooms_per_client: usize,
@@ -109,7 +113,7 @@ pub(crate) struct Config {
     pub(crate) max_bytes_per_second: Option<usize>,
     pub(crate) rate_limit: Limit,
     pub(crate) nodelay: bool,
-    /// `None`: as the system tunes it.
+    /// `None`: the system's default and tuning.
     pub(crate) send_buffer: Option<usize>,
     pub(crate) handle_queue: usize,
     /// `None`: compression is declined.
@@ -165,15 +169,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What anybody may make us hold before it has said what it wants.
+    /// Bounds the memory that an unauthenticated peer can occupy before its request is parsed.
     const MAX_HEAD_BYTES: usize = 64 * 1024;
-    /// So that a length always fits the offsets of an event.
+    /// Keeps every length within the `u32` offsets of an event.
     const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
-    /// The kernel takes it as a C int.
+    /// The kernel takes the size as a C `int`.
     const MAX_SEND_BUFFER: usize = i32::MAX as usize;
-    /// The parser's header slots stand on the stack.
+    /// The parser's header slots are on the stack.
     const MAX_HEADERS: usize = 256;
-    /// The queue's memory is allocated whole.
+    /// The queue allocates its whole capacity when it is created.
     const MAX_HANDLE_QUEUE: usize = 1 << 20;
 
     /// Finds the first setting that cannot work.
@@ -254,12 +258,12 @@ impl Config {
         Ok(())
     }
 
-    /// Whether an upgrade may be asked for at `path`.
+    /// Whether `path` accepts upgrades.
     pub(crate) fn takes_upgrades_at(&self, path: &str) -> bool {
         self.paths.is_empty() || self.names_path(path)
     }
 
-    /// Whether `path` is one that the application has given for upgrades.
+    /// Whether `path` matches a path that the application set for upgrades.
     pub(crate) fn names_path(&self, path: &str) -> bool {
         self.paths.iter().any(|rule| match rule.strip_suffix('*') {
             Some(prefix) => path.starts_with(prefix),
@@ -267,7 +271,7 @@ impl Config {
         })
     }
 
-    /// Whether clients may get compression.
+    /// Whether compression may be negotiated.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn compresses(&self) -> bool {
         #[cfg(feature = "deflate")]
@@ -286,7 +290,7 @@ impl Config {
     }
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether `text` is a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_settings_are_named() {
+    fn invalid_settings_are_errors_that_name_the_setting() {
         let zero = Config { accept_budget: 0, ..Config::default() };
         assert_eq!(zero.validate(), Err(ConfigError::Zero("accept_budget")));
         let zero = Config { max_lifetime: Some(Duration::ZERO), ..Config::default() };

@@ -1,4 +1,4 @@
-//! Where an outbound connection goes, and how.
+//! The description of an outbound connection: URL, request, retries.
 
 use std::{
     fmt,
@@ -16,27 +16,28 @@ use crate::{
     reconnect::Reconnect,
 };
 
-/// A header map panics at some number.
+/// The most headers of a request, far below the number at which `HeaderMap` panics.
 const MAX_HEADERS: usize = 1000;
 
-/// What becomes of messages that are sent while an outbound connection is not open.
+/// Policy for messages that are sent while an outbound connection is not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhileDown {
-    /// `send` answers [`SendError::Connecting`](crate::SendError::Connecting).
+    /// `send` returns [`SendError::Connecting`](crate::SendError::Connecting).
     #[default]
     Refuse,
-    /// The last so many are kept, as far as they fit into `max_buffered`, and leave first when the connection
-    /// is open; older ones are dropped and counted in [`Stats::dropped`](crate::Stats::dropped). What is kept
-    /// when the connection is given up is lost. Messages to many (`broadcast`, `publish`) are never kept.
+    /// Keep the last messages, at most this many and at most `max_buffered` bytes, and send them
+    /// first when the connection opens. Older ones are dropped and counted in
+    /// [`Stats::dropped`](crate::Stats::dropped). Messages still kept when the connection fails for
+    /// good are lost. Broadcasts (`broadcast`, `publish`) are never kept.
     KeepLast(usize),
 }
 
-/// An outbound connection to be: where it goes, what its request says, and what happens when it fails.
+/// Describes an outbound connection: its URL, its request, and what happens when it fails.
 ///
-/// Every method takes it and gives it back. What is wrong with it is said by
-/// [`Server::connect_with`](crate::Server::connect_with) or
-/// [`Client::connect_with`](crate::Client::connect_with).
+/// Every method takes and returns the description.
+/// [`Server::connect_with`](crate::Server::connect_with) and
+/// [`Client::connect_with`](crate::Client::connect_with) return the first error in it.
 ///
 /// # Examples
 ///
@@ -62,17 +63,17 @@ pub enum WhileDown {
 pub struct Connect {
     target: Result<Target, ConnectError>,
     plan: Plan,
-    /// The first of what is wrong besides the URL.
+    /// The first error, apart from that of the URL.
     error: Option<ConnectError>,
 }
 
-/// A checked [`Connect`], but for its target.
+/// The settings of a [`Connect`]. Its target is set once it is checked.
 #[derive(Default)]
 pub(crate) struct Plan {
     pub(crate) target: Target,
     pub(crate) headers: HeaderMap,
     pub(crate) subprotocols: Vec<String>,
-    /// Given, or known without asking anyone. None: the name has to be resolved.
+    /// Addresses that were given or need no resolver. Empty if the name has to be resolved.
     pub(crate) addrs: Vec<SocketAddr>,
     pub(crate) timeout: Duration,
     pub(crate) reconnect: Option<Reconnect>,
@@ -85,10 +86,10 @@ pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), Co
 /// The parts of a `ws://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Without the brackets of an IPv6 address.
+    /// The host, without the brackets of an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// As the `Host` header has it (RFC 6455 §4.1: without the default port).
+    /// The value of the `Host` header (RFC 6455 §4.1: without the default port).
     pub(crate) authority: String,
     pub(crate) path: PathAndQuery,
 }
@@ -101,14 +102,15 @@ impl Default for Target {
 }
 
 impl Connect {
-    /// A connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a single attempt.
+    /// Describes a connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a
+    /// single attempt.
     pub fn new(url: impl AsRef<str>) -> Self {
         let plan = Plan { timeout: Duration::from_secs(10), ..Plan::default() };
         Connect { target: Target::parse(url.as_ref()), plan, error: None }
     }
 
-    /// Adds a header to the request, for instance `Authorization` or `Origin`. One name may be added several
-    /// times. Those of the handshake itself are refused.
+    /// Adds a header to the request, for instance `Authorization` or `Origin`. A name may be added
+    /// several times. Headers of the handshake itself are errors.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match header_of(name, value) {
             Ok(_) if self.plan.headers.len() >= MAX_HEADERS => {
@@ -122,8 +124,9 @@ impl Connect {
         self
     }
 
-    /// Offers subprotocols, the preferred one first. The server picks one of them or none:
-    /// [`Server::subprotocol`](crate::Server::subprotocol) tells.
+    /// Offers subprotocols, the preferred one first.
+    /// [`Server::subprotocol`](crate::Server::subprotocol) returns the one that the server picked,
+    /// if any.
     pub fn subprotocols<I>(mut self, names: I) -> Self
     where
         I: IntoIterator,
@@ -138,38 +141,39 @@ impl Connect {
         self
     }
 
-    /// Connects to these addresses, tried in turn, instead of those that the URL's host has. The host still
-    /// stands in the request. Nothing is resolved then.
+    /// Tries these addresses in turn, instead of resolving the URL's host. The request still names
+    /// that host.
     pub fn addrs(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.plan.addrs = addrs.into_iter().collect();
         self
     }
 
-    /// How long one attempt may take, resolving, all addresses and the handshake together. Of several
-    /// addresses none but the last may use up what is left of it: each has an even share. Time in which the
-    /// program does not poll counts, but what has arrived meanwhile is read first. Default 10 s.
+    /// Sets the deadline of one attempt, including resolving, all addresses and the handshake. Each
+    /// of several addresses has an even share of the time left. Time in which the program does not
+    /// poll counts, but input that arrived meanwhile is read first. Default 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.plan.timeout = timeout;
         self
     }
 
-    /// Tries again when an attempt fails, the first included, and when the connection is lost. Not when the
-    /// application ends it with `close` or `disconnect`, nor after `shutdown`. Default: never.
+    /// Tries again when an attempt fails, including the first, and when the connection is lost, but
+    /// not after `close`, `disconnect` or `shutdown`. Default: never.
     pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.plan.reconnect = Some(policy);
         self
     }
 
-    /// What becomes of messages that are sent while the connection is not open. Default
+    /// Sets the policy for messages that are sent while the connection is not open. Default
     /// [`WhileDown::Refuse`].
     pub fn while_down(mut self, while_down: WhileDown) -> Self {
         self.plan.while_down = while_down;
         self
     }
 
-    /// Runs before each attempt, the first included, on the server's thread inside a poll: for a fresh token,
-    /// which has to be at hand. What it changes holds for this attempt. An error of it ends the connection
-    /// for good, whatever the policy: [`Event::ConnectFailed`](crate::Event::ConnectFailed) brings it.
+    /// Sets a closure that runs before each attempt, including the first, for instance to set a
+    /// fresh token. It runs inside a poll, so it must not block. Its changes apply to this attempt
+    /// only. If it returns an error, no further attempt is made, and
+    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) contains the error.
     pub fn before_attempt(
         mut self,
         before: impl FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + 'static,
@@ -201,7 +205,7 @@ impl<T: AsRef<str>> From<T> for Connect {
     }
 }
 
-/// Without headers and query: they hold tokens.
+/// Omits headers and query, which may contain tokens.
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = self.target.as_ref().map(|target| &target.authority);
@@ -222,7 +226,7 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// One attempt that is about to begin, for [`Connect::before_attempt`].
+/// An attempt that is about to begin, for [`Connect::before_attempt`].
 #[derive(Debug)]
 pub struct Attempt<'a> {
     number: u32,
@@ -236,23 +240,24 @@ impl<'a> Attempt<'a> {
         Attempt { number, error, headers: plan.headers.clone(), path: plan.target.path.clone() }
     }
 
-    /// Zero for the first attempt and one for the first new one, as in
+    /// The number of the attempt: 0 for the first one, then counted from 1 as in
     /// [`Event::Reconnecting`](crate::Event::Reconnecting).
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// Why the attempt before failed; `None` if there was none, or if it succeeded and the connection was
-    /// lost later.
+    /// Why the previous attempt failed. `None` if there was none, or if it succeeded and the
+    /// connection was lost later.
     pub fn error(&self) -> Option<&'a ConnectError> {
         self.error
     }
 
-    /// Sets a header, in place of those with its name.
+    /// Sets a header, replacing those with the same name.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Header`].
+    /// [`ConnectError::Header`] if the name or value is invalid, the header belongs to the
+    /// handshake, or there are too many.
     pub fn header(&mut self, name: &str, value: &str) -> Result<(), ConnectError> {
         let (name, value) = header_of(name, value)?;
         if self.headers.len() >= MAX_HEADERS && !self.headers.contains_key(&name) {
@@ -262,11 +267,11 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Sets the URL's query, the part behind `?`.
+    /// Sets the URL's query, the part after `?`.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Url`]: a character has to be escaped.
+    /// [`ConnectError::Url`] if a character has to be escaped.
     pub fn query(&mut self, query: &str) -> Result<(), ConnectError> {
         let path = format!("{}?{query}", self.path.path());
         let invalid = ConnectError::Url("the query has characters that must be escaped");
@@ -282,7 +287,7 @@ impl Target {
     fn parse(url: &str) -> Result<Target, ConnectError> {
         // RFC 6455 §3: fragments have no meaning and must not be used.
         if url.contains('#') {
-            return Err(ConnectError::Url("it must have no fragment (#)"));
+            return Err(ConnectError::Url("remove the fragment (#)"));
         }
         let uri: Uri = url
             .parse()
@@ -314,21 +319,22 @@ impl Target {
         };
         let bare = bare.ok_or(ConnectError::Url("its host is neither a name nor an address"))?;
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        // `ws://host?query` has an empty path, which is "/" (RFC 6455 §3).
+        // `ws://host?query` has an empty path, which means "/" (RFC 6455 §3).
         let path = match path.as_str().starts_with('/') {
             true => path,
-            false => format!("/{}", path.as_str())
-                .parse()
-                .map_err(|_| ConnectError::Url("its path is malformed"))?,
+            false => {
+                format!("/{}", path.as_str()).parse().map_err(|_| ConnectError::Url("its path is invalid"))?
+            }
         };
         Ok(Target { host: bare.to_owned(), port, authority, path })
     }
 
-    /// The addresses that need no resolver.
+    /// The addresses of a host that needs no resolver.
     fn known_addrs(&self) -> Vec<SocketAddr> {
         let ips: Vec<IpAddr> = match self.host.parse() {
             Ok(ip) => vec![ip],
-            // RFC 6761 §6.3: always this machine, whatever a resolver says.
+            // RFC 6761 §6.3: `localhost` is always the loopback address, even if a resolver knows
+            // another.
             Err(_) if self.host.eq_ignore_ascii_case("localhost") => {
                 vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
             }
@@ -338,20 +344,21 @@ impl Target {
     }
 }
 
-/// As the server's side wants a `Host`: of what RFC 3986 allows, what DNS knows.
+/// Whether a host name may contain this byte: the subset of RFC 3986 that DNS uses. The server
+/// accepts the same in `Host`.
 fn is_host_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
 }
 
 fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
-    // Not the value: it may be a token.
+    // The error omits the value, which may be a token.
     let invalid = || HeaderError::Invalid(name.to_owned());
     let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
     let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
     if is_reserved(&header) { Err(HeaderError::Reserved(header)) } else { Ok((header, value)) }
 }
 
-/// The handshake's own, and what would give the request a body.
+/// Whether a header belongs to the handshake or would give the request a body.
 fn is_reserved(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 10] = [
         header::HOST,
@@ -368,7 +375,7 @@ fn is_reserved(name: &HeaderName) -> bool {
     RESERVED.contains(name)
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether `text` is a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
@@ -383,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_split_into_their_parts() {
         for (url, host, port, authority, path) in [
             ("ws://a.example", "a.example", 80, "a.example", "/"),
             ("WS://a.example:80/", "a.example", 80, "a.example", "/"),
@@ -398,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_connected_to_is_said_at_once() {
+    fn unusable_urls_are_errors() {
         for url in [
             "",
             "a.example",
@@ -459,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_may_change_headers_and_query_and_nothing_else() {
+    fn an_attempt_may_change_headers_and_query_only() {
         let plan =
             Connect::new("ws://a.example/x?token=old").header("authorization", "old").into_plan().unwrap();
         let mut attempt = Attempt::new(3, Some(&ConnectError::HungUp), &plan);
@@ -478,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_secret_is_in_the_debug_output() {
+    fn debug_output_contains_no_secrets() {
         let connect = Connect::new("ws://a.example/?token=secret").header("authorization", "secret");
         assert!(!format!("{connect:?}").contains("secret"));
     }

@@ -1,26 +1,27 @@
-//! When something is due for one client. One wheel entry serves them all: it stands at the earliest.
+//! The deadlines of one client. They share one wheel entry, set to the earliest.
 
 use std::time::{Duration, Instant};
 
 use crate::{close_reason::Timeout, config::Config, nanos::Nanos};
 
-/// What has come due.
+/// An action that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Ping,
     Timeout(Timeout),
 }
 
-/// The moments that a client's deadlines count from. A message only stores `heard`; nothing is
-/// re-armed for it. What is rarely written counts from `opened`, which takes half the memory.
+/// The instants from which a client's deadlines are computed. A message only sets `heard` and
+/// re-arms nothing. Instants that change rarely are stored relative to `opened`, in half the
+/// memory.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     opened: Instant,
     heard: Instant,
     pinged: Nanos,
-    /// The first ping since a byte was heard.
+    /// The first ping since the last byte was received.
     asked: Option<Nanos>,
-    /// When the kernel last took a byte, while bytes wait.
+    /// When the kernel last took a byte; `None` while no bytes are queued.
     stuck: Option<Nanos>,
     close_by: Option<Nanos>,
 }
@@ -31,7 +32,7 @@ impl Deadlines {
         Deadlines { opened: now, heard: now, pinged, asked: None, stuck: None, close_by: None }
     }
 
-    /// A byte arrived: a sign of life.
+    /// A byte was received, so the peer is alive.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.asked = None;
@@ -42,7 +43,7 @@ impl Deadlines {
         self.asked.get_or_insert(self.pinged);
     }
 
-    /// Bytes wait and the kernel took some (or the first were refused) at `now`.
+    /// Bytes are queued, and at `now` the kernel took some of them or the first write would block.
     pub(crate) fn stuck_since(&mut self, now: Instant) {
         self.stuck = Some(self.since_opened(now));
     }
@@ -55,17 +56,17 @@ impl Deadlines {
         self.stuck = None;
     }
 
-    /// The connection must be gone by then.
+    /// Sets the deadline at which a closing connection is dropped.
     pub(crate) fn close_by(&mut self, deadline: Instant) {
         self.close_by = Some(self.since_opened(deadline));
     }
 
-    /// The first deadline of an open connection. While reading is paused silence proves nothing.
+    /// The first deadline of an open connection. While reading is `paused`, silence does not count.
     pub(crate) fn next(&self, config: &Config, paused: bool) -> Option<Instant> {
         self.all(config, paused).into_iter().flatten().map(|(when, _)| when).min()
     }
 
-    /// What is due at `now`, the gravest first.
+    /// The most severe action that is due at `now`.
     pub(crate) fn due(&self, config: &Config, paused: bool, now: Instant) -> Option<Due> {
         self.all(config, paused).into_iter().flatten().find(|(when, _)| *when <= now).map(|(_, due)| due)
     }
@@ -80,8 +81,9 @@ impl Deadlines {
         let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
         let closing = self.close_by.is_some();
         let unless = |off: bool, wait: Option<Duration>| if off { None } else { wait };
-        // Dead after `silence_timeout`, but not before a ping had its time: a host that slept would blame
-        // everyone for the pings that it did not send.
+        // A peer is dead after `silence_timeout`, but not before it had time to answer a ping.
+        // Otherwise a host that was suspended would close all clients because of pings that it did
+        // not send.
         let silence = match (config.silence_timeout, config.ping_interval, self.asked) {
             _ if closing || paused => None,
             (Some(silence), Some(ping), Some(asked)) => {
@@ -102,7 +104,7 @@ impl Deadlines {
     }
 }
 
-/// A century stands for a delay that no `Instant` can hold.
+/// Adds `delay` to `start`, or a century if the sum does not fit an `Instant`.
 pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     start.checked_add(delay).or_else(|| start.checked_add(CENTURY)).unwrap_or(start)
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_deadline_counts_and_the_gravest_is_reported() {
+    fn next_is_the_earliest_deadline_and_due_the_most_severe() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let config = Config { max_lifetime: Some(Duration::from_secs(100)), ..Config::default() };
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disabled_deadline_never_comes() {
+    fn disabled_deadlines_are_never_due() {
         let config = Config { ping_interval: None, silence_timeout: None, ..Config::default() };
         assert_eq!(Deadlines::new(Instant::now()).next(&config, false), None);
     }

@@ -1,39 +1,42 @@
-//! What the application says of permessage-deflate (RFC 7692).
+//! Settings of permessage-deflate (RFC 7692).
 
 use std::ops::RangeInclusive;
 
 use crate::error::ConfigError;
 
-/// How the compression contexts of the clients are kept.
+/// Whether each client keeps a compression context.
 ///
-/// Either way there is one compressor and one decompressor for all clients, so a client never costs the 250 to
-/// 370 KiB of a compressor of its own. What a client may cost is a context: the last bytes that went through,
-/// which the compressor is shown again before the client's next message.
+/// All clients share one compressor and one decompressor in both modes, so no client has its own,
+/// which would cost 250 to 370 KiB. A client's own cost is at most its context: the last bytes that
+/// were sent or received, which are loaded into the compressor before the client's next message.
 ///
-/// A message to many ([`broadcast`](crate::Server::broadcast), `publish`, a [`Prepared`](crate::Prepared)) is
-/// compressed once for all clients with the same window, in either mode.
+/// A message to many ([`broadcast`](crate::Server::broadcast), `publish`, a
+/// [`Prepared`](crate::Prepared)) is compressed once for all clients with the same window, in
+/// either mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum DeflateMode {
-    /// Every message stands for itself: no memory per client. JSON of a few hundred bytes shrinks by a third,
-    /// binary snapshots by a fifth.
+    /// Each message is compressed independently, without memory per client. JSON of a few hundred
+    /// bytes shrinks by a third, binary snapshots by a fifth.
     #[default]
     Shared,
-    /// Each client has a context of its own in each direction, so that a message to it may refer to the ones before:
-    /// 8 KiB per direction and client with the default window. The same messages shrink by two thirds and more.
-    /// Those to many refer to nothing, but may be referred to. A client that is idle from one ping to the next gives
-    /// the context of what it is sent back; that of what it sends has to stay.
+    /// Each client has a context in each direction, so that a message may refer to earlier ones.
+    /// This takes 8 KiB per direction and client with the default window. The same messages shrink
+    /// by two thirds or more. A broadcast refers to no earlier message, but later messages may
+    /// refer to it. A client that is idle from one ping to the next frees the context for messages
+    /// sent to it; the context for messages it sends must stay.
     Dedicated,
 }
 
 /// Compression of messages, permessage-deflate (RFC 7692), for
 /// [`ServerBuilder::deflate`](crate::ServerBuilder::deflate). Needs the feature `deflate`.
 ///
-/// Negotiated with each client that offers it; the others get plain messages. The limits hold for what a message is
-/// after inflation, so a small message that claims to be a huge one costs no more than `max_message_size`.
+/// Negotiated with each client that offers it; other clients get uncompressed messages. Size limits
+/// apply after inflation, so a small message that inflates to a huge one costs no more than
+/// `max_message_size`.
 ///
-/// Do not compress secrets together with what an attacker chooses (CRIME, BREACH): send such a message with
-/// [`SendOptions::uncompressed`](crate::SendOptions::uncompressed).
+/// Do not compress secrets together with data chosen by an attacker (CRIME, BREACH): send such a
+/// message with [`SendOptions::uncompressed`](crate::SendOptions::uncompressed).
 ///
 /// # Examples
 ///
@@ -60,51 +63,55 @@ pub struct Deflate {
 }
 
 impl Deflate {
-    /// The windows that can be asked for, as powers of two. (The RFC knows 8, too; a client may ask for it.)
+    /// The configurable window sizes, as powers of two. A client may also request 8 (RFC 7692
+    /// §7.1.2).
     pub(crate) const WINDOW_BITS: RangeInclusive<u8> = 9..=15;
     pub(crate) const LEVELS: RangeInclusive<u32> = 1..=9;
 
-    /// The defaults of a mode. `Deflate::default()` is those of [`DeflateMode::Shared`].
+    /// The default settings of a mode. `Deflate::default()` uses [`DeflateMode::Shared`].
     pub fn new(mode: DeflateMode) -> Self {
         Deflate { mode, ..Deflate::default() }
     }
 
-    /// From 1, fast, to 9, small. Default 6.
+    /// Sets the compression level, from 1 (fastest) to 9 (smallest). Default 6.
     pub fn level(mut self, level: u32) -> Self {
         self.level = Some(level);
         self
     }
 
-    /// A message of fewer bytes is sent as it is: it would hardly shrink. Default 128, and 64 with contexts
-    /// towards the client ([`server_context_takeover`](Deflate::server_context_takeover)).
+    /// Sets the size in bytes below which a message is sent uncompressed, because it would hardly
+    /// shrink. Default 128, or 64 with
+    /// [`server_context_takeover`](Deflate::server_context_takeover).
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = Some(bytes);
         self
     }
 
-    /// The window for what the server sends, as a power of two from 9 to 15: how far back a repetition is found,
-    /// and the bytes of a client's context. A client may ask for less. Default 15 (32 KiB), and 13 (8 KiB) with
-    /// contexts.
+    /// Sets the window of messages that the server sends, as a power of two from 9 to 15. The
+    /// window is how far back a repetition is found, and the size of a client's context. A client
+    /// may request a smaller one. Default 15 (32 KiB), or 13 (8 KiB) with context takeover.
     pub fn server_max_window_bits(mut self, bits: u8) -> Self {
         self.server_max_window_bits = Some(bits);
         self
     }
 
-    /// The same for what clients send. It can be asked only of a client that lets itself be asked, as browsers do;
-    /// another one keeps its 15, and gets no context if that is more than this. Default 15, and 13 with contexts.
+    /// Sets the window of messages that clients send. It can be limited only for clients that offer
+    /// `client_max_window_bits`, as browsers do (RFC 7692 §7.1.2.2). Other clients use 15, and get
+    /// no context if that exceeds this setting. Default 15, or 13 with context takeover.
     pub fn client_max_window_bits(mut self, bits: u8) -> Self {
         self.client_max_window_bits = Some(bits);
         self
     }
 
-    /// Whether what the server sends may refer to earlier messages, at the price of a context per client. A
-    /// client may refuse. Default: only in [`DeflateMode::Dedicated`].
+    /// Sets whether a message that the server sends may refer to earlier ones, which takes one
+    /// context per client. A client may decline. Default: only in [`DeflateMode::Dedicated`].
     pub fn server_context_takeover(mut self, on: bool) -> Self {
         self.server_context_takeover = Some(on);
         self
     }
 
-    /// The same for what clients send.
+    /// Sets whether a message that a client sends may refer to its earlier ones, which takes one
+    /// context per client. Default: only in [`DeflateMode::Dedicated`].
     pub fn client_context_takeover(mut self, on: bool) -> Self {
         self.client_context_takeover = Some(on);
         self

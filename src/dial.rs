@@ -1,4 +1,4 @@
-//! What an outbound connection is besides a client: where it goes, and how far it has come.
+//! Outbound connections: their plan, and the state of an attempt.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
@@ -17,7 +17,7 @@ use crate::{
     send_options::LatestKey,
 };
 
-/// What stays over all attempts and connections of one `connect`.
+/// The state that is kept over all attempts and connections of one `connect`.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: LinkId,
@@ -26,25 +26,25 @@ pub(crate) struct Link {
     pub(crate) attempt: u32,
 }
 
-/// A connection that is being made, or waits until it may be tried again.
+/// An outbound connection that is being opened, or waits for its next attempt.
 #[derive(Debug)]
 pub(crate) struct Dial {
     pub(crate) link: Box<Link>,
     pub(crate) step: DialStep,
-    /// Of the whole attempt.
+    /// The deadline of the whole attempt.
     pub(crate) deadline: Instant,
-    /// It has passed, and what has arrived by then is read first.
+    /// The deadline has passed, and input that arrived before it is read first.
     pub(crate) late: bool,
-    /// Addresses that have not been tried.
+    /// Addresses that have not been tried yet.
     pub(crate) addrs: VecDeque<SocketAddr>,
     /// Why the last attempt, or the last address of this one, failed.
     pub(crate) error: Option<ConnectError>,
-    /// Of this attempt.
+    /// The request of this attempt.
     pub(crate) asked: Option<Asked>,
     pub(crate) kept: Kept,
 }
 
-/// What is sent when the connection is there, and what is reported then.
+/// The request to send once TCP is connected, and the reader of its response.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) request: Arc<Request>,
@@ -54,22 +54,22 @@ pub(crate) struct Asked {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DialStep {
-    /// For the next attempt's time.
+    /// Waiting for the time of the next attempt.
     Waiting,
-    /// An attempt is to begin.
+    /// The next attempt can begin.
     Begin,
-    /// The host resolves the name.
+    /// The host is resolving the name.
     Resolving,
-    /// The next address is to be tried.
+    /// The next address can be tried.
     Next,
-    /// The host, or the kernel, makes the connection to this address.
+    /// The host or the kernel is connecting to this address.
     Connecting(SocketAddr),
     /// The request has been queued.
     Asked,
 }
 
 impl DialStep {
-    /// As the application hears of it when the deadline passes.
+    /// The step as reported to the application when the deadline passes.
     pub(crate) fn public(self) -> ConnectStep {
         match self {
             DialStep::Waiting | DialStep::Begin | DialStep::Resolving => ConnectStep::Resolve,
@@ -79,7 +79,7 @@ impl DialStep {
     }
 }
 
-/// What an open outbound connection has besides what every client has.
+/// The state of an open outbound connection in addition to that of every client.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     pub(crate) link: Box<Link>,
@@ -101,13 +101,13 @@ impl Dial {
         }
     }
 
-    /// Memory that it holds, in bytes.
+    /// Memory of the attempt, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.kept.bytes + self.asked.as_ref().map_or(0, |asked| asked.reader.memory())
     }
 }
 
-/// Messages that wait for the connection.
+/// Messages kept until the connection is open.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     messages: VecDeque<(Prepared, Terms)>,
@@ -115,7 +115,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// What a message may take in an outbox, in bytes.
+    /// The most bytes that a message takes in an outbox.
     fn cost(message: &Prepared, terms: &Terms) -> usize {
         message.payload().len()
             + MAX_HEADER
@@ -123,8 +123,8 @@ impl Kept {
             + terms.latest.as_ref().map_or(0, LatestKey::heap)
     }
 
-    /// Keeps a message, and drops the oldest that are too many. Gives how many; an error: this one, with what
-    /// it takes to keep it, never fits.
+    /// Keeps a message, and drops the oldest while there are too many. Returns how many were
+    /// dropped, or an error if the message alone exceeds `max`.
     pub(crate) fn push(
         &mut self,
         message: Prepared,
@@ -145,7 +145,7 @@ impl Kept {
         Ok(dropped)
     }
 
-    /// Takes the oldest.
+    /// Takes the oldest message.
     pub(crate) fn pop(&mut self) -> Option<(Prepared, Terms)> {
         let (message, terms) = self.messages.pop_front()?;
         self.bytes -= Self::cost(&message, &terms);

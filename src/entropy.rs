@@ -1,8 +1,8 @@
-//! Random numbers that nobody can foresee: masking keys and the handshake's nonces.
+//! Unpredictable random bytes, for masking keys and handshake nonces.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "a batch is refilled before fewer than the bytes asked for are left; a chunk is at most eight bytes"
+    reason = "a batch is refilled when fewer bytes than requested are left; a chunk is at most eight bytes"
 )]
 
 use std::{
@@ -12,21 +12,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// The system's random bytes, a batch at a time; clones share it.
+/// Random bytes of the operating system, fetched in batches. Clones share the batch.
 ///
-/// RFC 6455 §10.3: who chooses the payloads must not be able to foresee the masking keys. Each byte of a
-/// batch is the system's own and is used once.
+/// RFC 6455 §10.3: a party that chooses the payloads must not be able to predict the masking keys.
+/// Each byte of a batch is used once.
 #[derive(Clone)]
 pub(crate) struct Entropy(Arc<Mutex<Batch>>);
 
 struct Batch {
     bytes: [u8; Batch::SIZE],
     used: usize,
-    /// In place of the system.
+    /// Replaces the operating system as the source.
     #[cfg(feature = "sim")]
     source: Option<Source>,
-    /// Keyed by the system when the first batch was: stands in if a later one fails, which no system in order
-    /// does.
+    /// The fallback if the system fails after the first batch, which no healthy system does. Its
+    /// secret key is random too.
     spare: RandomState,
     counter: u64,
 }
@@ -52,8 +52,8 @@ impl Batch {
             return source(&mut self.bytes);
         }
         if let Err(error) = getrandom::fill(&mut self.bytes) {
-            log::error!("the system's random numbers have failed: {error}");
-            // SipHash with a secret key, over a counter: still nothing that a peer could foresee.
+            log::error!("the operating system returned no random numbers, falling back to SipHash: {error}");
+            // SipHash of a counter with a secret key, which a peer cannot predict either.
             for chunk in self.bytes.chunks_mut(8) {
                 self.counter += 1;
                 chunk.copy_from_slice(&self.spare.hash_one(self.counter).to_ne_bytes()[..chunk.len()]);
@@ -72,7 +72,7 @@ impl From<Batch> for Entropy {
 }
 
 impl Entropy {
-    /// `None`: the system has no random numbers.
+    /// Returns `None` if the system returns no random numbers.
     pub(crate) fn new() -> Option<Self> {
         let mut bytes = [0; Batch::SIZE];
         getrandom::fill(&mut bytes).ok()?;
@@ -86,7 +86,7 @@ impl Entropy {
         }))
     }
 
-    /// What `source` gives, which is asked for a batch at a time.
+    /// Takes its bytes from `source`, a batch at a time.
     #[cfg(feature = "sim")]
     pub(crate) fn of(source: impl FnMut(&mut [u8]) + Send + 'static) -> Self {
         Entropy::from(Batch {
@@ -98,7 +98,7 @@ impl Entropy {
         })
     }
 
-    /// Bytes that were never given before.
+    /// Takes bytes that were never returned before.
     pub(crate) fn take<const N: usize>(&self) -> [u8; N] {
         const { assert!(N <= Batch::SIZE) };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -118,16 +118,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_given_twice_over_many_batches_and_the_bits_are_even() {
+    fn no_bytes_repeat_across_batches_and_bits_are_uniform() {
         let entropy = Entropy::new().unwrap();
         let mut seen = HashSet::new();
         let mut ones = 0;
         const COUNT: usize = 4 * Batch::SIZE / 7;
         for _ in 0..COUNT {
-            // Seven does not divide the batch: none straddles two.
+            // Seven does not divide the batch size, so the last bytes of each batch are skipped.
             let key: [u8; 7] = entropy.clone().take();
             ones += key.iter().map(|byte| byte.count_ones() as usize).sum::<usize>();
-            assert!(seen.insert(key), "given twice");
+            assert!(seen.insert(key), "returned twice");
         }
         let share = ones as f64 / (COUNT * 7 * 8) as f64;
         assert!((0.48..0.52).contains(&share), "{share} of the bits are set");

@@ -1,4 +1,5 @@
-//! Every public failure: small enums, one per operation, and the one map from a violation to its close code.
+//! The public error types, one small enum per operation, and the mapping from protocol violations
+//! to close codes.
 
 mod connect;
 
@@ -23,17 +24,18 @@ pub struct NotConnected(pub ClientId);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The id is stale: its `Close` event was handed out, and a flush or poll has followed.
+    /// The id is stale: its `Close` event was returned, and a flush or poll has followed.
     #[error("client {0} is not connected: forget its id when you see its Close event")]
     NotConnected(ClientId),
-    /// An outbound connection is not open yet, or not again, and its policy is
+    /// The outbound connection is not open (yet, or it is reconnecting), and its policy is
     /// [`WhileDown::Refuse`](crate::WhileDown::Refuse).
-    #[error("client {0} is being connected: wait for its Open event, or have messages kept (WhileDown)")]
+    #[error("client {0} is being connected: wait for its Open event, or set WhileDown to keep messages")]
     Connecting(ClientId),
     /// The connection is closing; nothing may follow a close frame (RFC 6455 §5.5.1).
     #[error("client {0} is closing: nothing can be sent after the close frame")]
     Closing(ClientId),
-    /// The message alone is larger than `max_buffered`; it was refused and nothing else changed.
+    /// The message alone is larger than `max_buffered`. It was not queued, and nothing else
+    /// changed.
     #[error(
         "a message of {len} bytes never fits into max_buffered ({max} bytes): send less or raise the limit"
     )]
@@ -63,8 +65,8 @@ pub enum CloseError {
     /// The connection is closing already; the first code stands.
     #[error("client {0} is closing already")]
     Closing(ClientId),
-    /// The code may not stand in a close frame (RFC 6455 §7.4): it is below 1000, 1004, 1005, 1006, 1015,
-    /// in 1016–2999 or above 4999.
+    /// The code is not allowed in a close frame (RFC 6455 §7.4): it is below 1000, 1004, 1005,
+    /// 1006, 1015, in 1016–2999 or above 4999.
     #[error("close code {0} may not be sent: use 1000, 1001, 1008, 1011 or one of 3000 to 4999")]
     InvalidCode(u16),
     /// The reason is longer than 123 bytes of UTF-8 (RFC 6455 §5.5.1).
@@ -79,21 +81,21 @@ pub enum JoinError {
     /// The id is stale.
     #[error("client {0} is not connected: forget its id when you see its Close event")]
     NotConnected(ClientId),
-    /// The room would be new, and there are as many as there may be.
+    /// The room does not exist, and the server has as many rooms as `max_rooms` allows.
     #[error("there are {max} rooms already: let one become empty or raise the limit")]
     TooManyRooms {
-        /// How many rooms there may be.
+        /// The limit, `max_rooms`.
         max: usize,
     },
-    /// The client is in as many rooms as it may be.
+    /// The client is in as many rooms as `max_rooms_per_client` allows.
     #[error("client {client} is in {max} rooms already: let it leave one or raise the limit")]
     TooManyForClient {
-        /// Who was to join.
+        /// The client that did not join.
         client: ClientId,
-        /// How many rooms one client may be in.
+        /// The limit, `max_rooms_per_client`.
         max: usize,
     },
-    /// The room would be new, and its name is too long.
+    /// The room does not exist, and its name is longer than `max_room_name`.
     #[error("a room name of {len} bytes is above the limit of {max}: use a shorter one or raise the limit")]
     NameTooLong {
         /// The length of the name in bytes.
@@ -101,8 +103,8 @@ pub enum JoinError {
         /// The limit in bytes.
         max: usize,
     },
-    /// The id is stale: its room became empty and vanished.
-    #[error("{0:?} is gone, as a room vanishes with its last member: join it by name to begin it anew")]
+    /// The id is stale: its room became empty and was removed.
+    #[error("{0:?} is gone, because its last member left: join the room by name to create it again")]
     NoSuchRoom(RoomId),
 }
 
@@ -110,7 +112,7 @@ pub enum JoinError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// As many commands wait as the queue holds. Nothing was queued.
+    /// The command queue is full. Nothing was queued.
     #[error("the handle's queue is full and nothing was queued: poll more often, or raise handle_queue")]
     Full,
     /// The server was dropped.
@@ -121,67 +123,71 @@ pub enum HandleError {
     Close(#[from] CloseError),
 }
 
-/// Why a header cannot stand in an answer. Nothing has changed.
+/// Why a header cannot be part of a request or a response. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// The name is no token, or the value has a line break or another control character in it
+    /// The name is not a token, or the value contains a line break or another control character
     /// (RFC 9110 §5.1, §5.5).
-    #[error("{0:?} is no valid header: a name is a token, a value has no line breaks")]
+    #[error("{0:?} is not a valid header: a name is a token, a value has no line breaks")]
     Invalid(String),
-    /// The library sets this one itself, or it would change where the answer or the request ends.
+    /// The library sets this header itself, or the header would change the message framing (RFC
+    /// 9112 §6).
     #[error("the header {0} belongs to the handshake or the framing: leave it out")]
     Reserved(HeaderName),
     /// The client did not offer this subprotocol (RFC 6455 §4.2.2).
     #[error("the client did not offer the subprotocol {0:?}: pick one that it offered, or none")]
     NotOffered(String),
-    /// There are as many headers as may be added to an answer or a request.
+    /// No more headers can be added to the request or response.
     #[error("at most {0} headers can be added")]
     TooMany(usize),
-    /// A subprotocol is picked already, and there can be only one.
+    /// A subprotocol has been picked already; only one is allowed (RFC 6455 §4.2.2).
     #[error("a subprotocol is picked already")]
     SecondSubprotocol,
 }
 
-/// Why an upgrade was not answered. If it waits still, it can be answered again.
+/// Why no response was sent to an upgrade request. If the request is still waiting, another
+/// response can be tried.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UpgradeError {
-    /// The id is stale: it was answered already, or the client is gone.
-    #[error("upgrade {0} is answered already, or its client is gone")]
+    /// The id is stale: a response was sent already, or the client is gone.
+    #[error("upgrade {0} already has a response, or its client is gone")]
     Gone(UpgradeId),
-    /// A header cannot stand in the answer.
+    /// A header cannot be part of the response.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// This status cannot end a request: 1xx promises another answer, 101 and 2xx would say that it is accepted.
+    /// This status cannot reject an upgrade: 1xx is not a final response, 101 and 2xx mean
+    /// acceptance.
     #[error("an upgrade cannot be rejected with {0}: use 3xx, 4xx or 5xx")]
     Status(StatusCode),
 }
 
-/// Why a request was not answered. If it waits still, it can be answered again.
+/// Why no response was sent to a request. If the request is still waiting, another response can be
+/// tried.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RespondError {
-    /// The id is stale: it was answered already, or the client is gone.
-    #[error("request {0} is answered already, or its client is gone")]
+    /// The id is stale: a response was sent already, or the client is gone.
+    #[error("request {0} already has a response, or its client is gone")]
     Gone(RequestId),
-    /// A header cannot stand in the answer.
+    /// A header cannot be part of the response.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// This status cannot end a request: 1xx promises another answer.
-    #[error("a request cannot be answered with {0} alone")]
+    /// This status cannot end a request: 1xx is not a final response (RFC 9110 §15.2).
+    #[error("{0} is not a final response: use a status of 200 or above")]
     Status(StatusCode),
 }
 
-/// Why a configuration was refused. Comes out of `bind` as the source of an
+/// Why a configuration is invalid. `bind` returns it as the source of an
 /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) error.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A limit of zero would refuse everything.
+    /// The setting is zero, which would allow nothing.
     #[error("{0} must not be zero")]
     Zero(&'static str),
-    /// A setting is above what the implementation can hold.
+    /// The setting is above what the implementation supports.
     #[error("{setting} must not be above {max}")]
     TooLarge {
         /// The builder method.
@@ -189,17 +195,17 @@ pub enum ConfigError {
         /// The largest value it takes.
         max: usize,
     },
-    /// A setting is outside of what there is.
+    /// The setting is outside its range.
     #[error("{setting} must be from {min} to {max}")]
     OutOfRange {
-        /// The method that sets it.
+        /// The builder method.
         setting: &'static str,
         /// The smallest value it takes.
         min: usize,
         /// The largest value it takes.
         max: usize,
     },
-    /// A peer would be given up before it is pinged.
+    /// A silent peer would be closed before it is pinged.
     #[error("silence_timeout ({silence:?}) must be longer than ping_interval ({ping:?})")]
     SilenceBeforePing {
         /// The configured `ping_interval`.
@@ -207,70 +213,72 @@ pub enum ConfigError {
         /// The configured `silence_timeout`.
         silence: Duration,
     },
-    /// An origin is no `scheme://host[:port]`.
-    #[error("{0:?} is no origin: write it as a browser does, for instance https://example.com")]
+    /// The origin does not have the form `scheme://host[:port]`.
+    #[error("{0:?} is not an origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
-    /// No request can be for this path, or nothing can be served at it. A `*` may stand at the end of a path for
-    /// upgrades, and nowhere else.
-    #[error("{0:?} is no path: begin it with '/', without '//', '..', backslashes or controls")]
+    /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the
+    /// end of a path for upgrades.
+    #[error(
+        "{0:?} is not a valid path: begin it with '/', and use no '//', '..', backslashes or control characters"
+    )]
     InvalidPath(String),
-    /// A subprotocol is no token (RFC 6455 §4.1).
-    #[error("{0:?} is no subprotocol: letters, digits and !#$%&'*+-.^_`|~")]
+    /// The subprotocol is not a token (RFC 6455 §4.1).
+    #[error("{0:?} is not a subprotocol: use letters, digits and !#$%&'*+-.^_`|~")]
     InvalidSubprotocol(String),
-    /// A subprotocol is required and none is configured.
+    /// A subprotocol is required, but none is configured.
     #[error("require_subprotocol needs subprotocols to choose from")]
     NoSubprotocols,
-    /// A content type is no MIME type.
-    #[error("{0:?} is no content type: write it as type/subtype, for instance text/html")]
+    /// The content type is not a MIME type.
+    #[error("{0:?} is not a content type: write it as type/subtype, for instance text/html")]
     InvalidMime(String),
-    /// What is to be served from is not there, cannot be entered or is no folder.
+    /// The folder to serve does not exist, cannot be opened or is not a folder.
     #[error("cannot serve the folder {}: {error}", dir.display())]
     NoFolder {
         /// The folder as it was given.
         dir: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::ErrorKind,
     },
 }
 
-/// How a peer broke RFC 6455. Names the culprit: it is always the peer.
+/// How the peer violated RFC 6455 or exceeded a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {
     /// A client must mask every frame (§5.1).
     #[error("the client sent an unmasked frame")]
     UnmaskedFrame,
-    /// A server must not mask (§5.1).
+    /// A server must not mask a frame (§5.1).
     #[error("the server sent a masked frame")]
     MaskedFrame,
-    /// RSV1–3 are reserved for extensions, and none was negotiated that gives them a meaning here (§5.2).
-    #[error("a reserved bit is set and no extension was negotiated that gives it a meaning there")]
+    /// A bit of RSV1–3 is set, and no negotiated extension defines it here (§5.2).
+    #[error("a reserved bit is set, and no negotiated extension defines it for this frame")]
     ReservedBits,
-    /// The opcode has no meaning (§5.2).
+    /// The opcode is reserved (§5.2).
     #[error("opcode {0:#x} is reserved")]
     ReservedOpcode(u8),
-    /// A control frame must not be fragmented (§5.5).
+    /// A control frame is fragmented (§5.5).
     #[error("a control frame is fragmented")]
     FragmentedControl,
-    /// A control frame carries at most 125 bytes (§5.5).
+    /// A control frame has a payload of more than 125 bytes (§5.5).
     #[error("a control frame is longer than 125 bytes")]
     ControlTooLong,
-    /// The length is not written in the fewest bytes (§5.2).
+    /// The length is not encoded in the fewest bytes (§5.2).
     #[error("a payload length is not in its shortest form")]
     LengthNotMinimal,
-    /// The most significant bit of a 64-bit length must be zero (§5.2).
+    /// The most significant bit of a 64-bit length is set (§5.2).
     #[error("a payload length has its highest bit set")]
     LengthOverflow,
-    /// A continuation without a message to continue (§5.4).
+    /// A continuation frame without a message to continue (§5.4).
     #[error("a continuation frame without a message")]
     UnexpectedContinuation,
-    /// A new message before the last fragment of the one before (§5.4).
+    /// A new message began before the last fragment of the previous message (§5.4).
     #[error("a new message began inside a fragmented one")]
     ExpectedContinuation,
     /// A text message is not UTF-8 (§8.1).
     #[error("a text message is not valid UTF-8")]
     InvalidUtf8,
-    /// One frame claims more than `max_frame_size`.
+    /// A frame header announces more than `max_frame_size`.
     #[error("a frame of {len} bytes is above the limit of {max}")]
     FrameTooBig {
         /// The payload length in the frame's header, in bytes.
@@ -278,24 +286,24 @@ pub enum PeerMisbehaved {
         /// The limit in bytes.
         max: u64,
     },
-    /// The message would grow above `max_message_size`.
+    /// The message is larger than `max_message_size`.
     #[error("a message of at least {len} bytes is above the limit of {max}")]
     MessageTooBig {
-        /// What had been announced of the message, in bytes.
+        /// The bytes of the message that the peer had announced.
         len: u64,
         /// The limit in bytes.
         max: u64,
     },
-    /// A compressed message is cut off or damaged (RFC 7692 §7.2.2).
+    /// A compressed message is truncated or corrupt (RFC 7692 §7.2.2).
     #[error("a compressed message cannot be inflated")]
     CorruptDeflate,
-    /// Too many fragments without a byte in them, one after the other.
+    /// Too many empty fragments in succession.
     #[error("too many empty fragments")]
     EmptyFragments,
     /// A close body of one byte holds no code (§5.5.1).
     #[error("a close frame has a body of one byte")]
     CloseBodyTooShort,
-    /// The code may not stand in a close frame (§7.4).
+    /// The code is not allowed in a close frame (§7.4).
     #[error("close code {0} may not be sent")]
     InvalidCloseCode(u16),
     /// The reason in a close frame is not UTF-8 (§5.5.1).
@@ -304,7 +312,7 @@ pub enum PeerMisbehaved {
 }
 
 impl PeerMisbehaved {
-    /// The close code that answers this violation (RFC 6455 §7.4.1). The one place that decides it.
+    /// The close code to send for this violation (RFC 6455 §7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
             PeerMisbehaved::InvalidUtf8

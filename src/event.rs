@@ -1,4 +1,4 @@
-//! What the application sees.
+//! The events that a poll returns to the application.
 
 use std::{fmt, slice, time::Duration};
 
@@ -13,106 +13,108 @@ use crate::{
     tick_data::{Failure, Record, TickData},
 };
 
-/// One thing that happened. Borrowed from its [`Tick`](crate::Tick), `Copy`, no allocation.
+/// One event, borrowed from its [`Tick`](crate::Tick). `Copy`, and allocates nothing.
 ///
-/// For each client: one `Open`, then any number of `Message` and `Drained`, then exactly one `Close`, after
-/// which nothing more comes from that id. For one that [`connect`](crate::Server::connect) has named there
-/// may be any number of `Reconnecting` before the `Open`, or `ConnectFailed` instead of it, which then is the
-/// last.
+/// Each client has one `Open`, then any number of `Message` and `Drained`, then exactly one
+/// `Close`, which is the last event of that id. An outbound connection (from
+/// [`connect`](crate::Server::connect)) may have any number of `Reconnecting` before its `Open`,
+/// or, instead of the `Open`, a `ConnectFailed` as its last event.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Event<'t> {
-    /// A client has completed the opening handshake, or an outbound connection is there; from now on it can
-    /// be sent to.
+    /// A client completed the opening handshake, or an outbound connection was opened. From now on
+    /// sends to the id are accepted.
     Open {
         /// The new client.
         client: ClientId,
-        /// The upgrade request: path, query and headers; of an outbound connection our own, with its whole
-        /// URL. It is gone with the tick unless [`keep_requests`](crate::ServerBuilder::keep_requests) is
-        /// set.
+        /// The upgrade request: path, query and headers. For an outbound connection it is the
+        /// request that this side sent, with the whole URL. It is dropped with the tick unless
+        /// [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
         request: &'t Request,
     },
-    /// An outbound connection could not be made and will not be tried again, or not any more: the last event
-    /// of this id, which never had an `Open`.
+    /// An outbound connection failed, and no further attempt follows. This is the last event of the
+    /// id, which had no `Open`.
     ConnectFailed {
-        /// What [`connect`](crate::Server::connect) returned, or the last [`Event::Reconnecting`] brought.
-        /// With [`ConnectError::GaveUp`] it is one that stands for a connection that will not be.
+        /// The id that [`connect`](crate::Server::connect) or the last [`Event::Reconnecting`]
+        /// returned. With [`ConnectError::GaveUp`] it is a new id, used for no other event.
         client: ClientId,
-        /// What it has in common with its earlier connections.
+        /// The outbound connection's id over all its attempts.
         link: LinkId,
         /// Why the last attempt failed.
         error: &'t ConnectError,
     },
-    /// An outbound connection was lost, or an attempt has failed, and there will be a new one, as its
-    /// [`Reconnect`](crate::Reconnect) policy says.
+    /// An outbound connection was lost, or an attempt failed, and a new attempt follows according
+    /// to its [`Reconnect`](crate::Reconnect) policy.
     Reconnecting {
-        /// The id of the connection to be. After a `Close` it is a new one, which can be sent to (see
-        /// [`WhileDown`](crate::WhileDown)) and closed from now on; after an attempt that failed it is the
-        /// same.
+        /// The id of the next connection. After a `Close` it is a new id, and sends (see
+        /// [`WhileDown`](crate::WhileDown)) and closes are accepted from now on. After a failed
+        /// attempt the id stays the same.
         client: ClientId,
-        /// What it has in common with its earlier connections.
+        /// The outbound connection's id over all its attempts.
         link: LinkId,
-        /// One for the first new attempt, and one more with each until a connection was stable.
+        /// The number of the attempt, counted from 1. It starts again after a stable connection.
         attempt: u32,
-        /// How long until then, by chance.
+        /// The randomised delay before the attempt.
         in_: Duration,
-        /// Why the attempt failed; `None` if a connection was lost, whose `Close` has told why.
+        /// Why the attempt failed. `None` if an open connection was lost; its `Close` has the
+        /// reason.
         error: Option<&'t ConnectError>,
     },
-    /// A whole message, reassembled and, if text, validated.
+    /// A whole message: reassembled and, if text, validated as UTF-8.
     Message {
-        /// Who sent it.
+        /// The sender.
         client: ClientId,
-        /// Its content.
+        /// The content.
         message: Message<'t>,
     },
-    /// A client is gone. Sends to the id may still succeed until the next poll or flush, since the
-    /// client may have asked before it left; after that they fail.
+    /// A client is gone. Sends to the id may still succeed until the next poll or flush, so that
+    /// responses to its earlier messages need no special case; after that they fail.
     Close {
-        /// The client that has gone.
+        /// The client that is gone.
         client: ClientId,
-        /// Why.
+        /// Why the connection ended.
         reason: &'t CloseReason,
     },
-    /// A client that could not take its data as fast as it was sent has now taken all of it.
+    /// A client's outbox is empty again, after a flush could not write all of it or a message was
+    /// dropped.
     Drained {
         /// The client.
         client: ClientId,
     },
-    /// The server sheds more, or less, because of
+    /// The server's memory use crossed a threshold of
     /// [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
     Pressure {
-        /// What it sheds from now on.
+        /// The new level.
         pressure: Pressure,
     },
-    /// A client wants to upgrade, and [`on_upgrade`](crate::ServerBuilder::on_upgrade) has said
-    /// [`Decision::Defer`](crate::Decision::Defer): answer, in this tick or a later one, with
+    /// A client requests an upgrade, and [`on_upgrade`](crate::ServerBuilder::on_upgrade) returned
+    /// [`Decision::Defer`](crate::Decision::Defer). Respond, in this tick or a later one, with
     /// [`accept`](crate::Server::accept), [`accept_with`](crate::Server::accept_with) or
     /// [`reject`](crate::Server::reject).
     Upgrade {
-        /// What to answer to.
+        /// The id to respond to.
         upgrade: UpgradeId,
-        /// What it asks for.
+        /// The request.
         request: HttpRequest<'t>,
     },
-    /// An upgrade that was not answered cannot be any more: the client has left, or its `handshake_timeout`
-    /// has passed.
+    /// A deferred upgrade ended without a response, because the client left or its
+    /// `handshake_timeout` passed.
     UpgradeGone {
-        /// What came in [`Event::Upgrade`].
+        /// The id from [`Event::Upgrade`].
         upgrade: UpgradeId,
     },
-    /// A plain HTTP request, if [`http`](crate::ServerBuilder::http) is on and nothing that is served covers
-    /// it. Answer, in this tick or a later one, with [`respond`](crate::Server::respond); after
-    /// `handshake_timeout` the client gets a 503.
+    /// A plain HTTP request, if [`http`](crate::ServerBuilder::http) is on and no built-in path or
+    /// static file matches. Respond, in this tick or a later one, with
+    /// [`respond`](crate::Server::respond); after `handshake_timeout` the client gets a 503.
     Http {
-        /// What to answer to.
+        /// The id to respond to.
         request_id: RequestId,
-        /// What it asks for.
+        /// The request.
         request: HttpRequest<'t>,
     },
     /// An application timer fired.
     Timer {
-        /// What [`set_timer`](crate::Server::set_timer) or
+        /// The id that [`set_timer`](crate::Server::set_timer) or
         /// [`set_interval`](crate::Server::set_interval) returned.
         timer: TimerId,
     },
@@ -134,8 +136,8 @@ impl<'t> Events<'t> {
 impl<'t> Iterator for Events<'t> {
     type Item = Event<'t>;
 
-    // Inlined, so that the application's `match` takes what it wants from where it is: put together in memory and
-    // copied, an event costs 15 ns.
+    // Inlined, so that the application's `match` reads the fields directly. Without inlining an
+    // event is built in memory and copied, which costs 15 ns.
     #[inline(always)]
     fn next(&mut self) -> Option<Event<'t>> {
         let data = self.data;

@@ -1,4 +1,4 @@
-//! What fuzzers run, and `cargo test` too: see `fuzz/README.md`. Not there in an ordinary build.
+//! Fuzz targets, which `cargo test` runs too: see `fuzz/README.md`. Not part of ordinary builds.
 
 #[cfg(test)]
 mod tests;
@@ -19,10 +19,10 @@ use crate::{
     wheel,
 };
 
-/// Takes any bytes, and panics if something is wrong.
+/// A target takes any bytes, and panics if it finds a fault.
 type Target = fn(&[u8]);
 
-/// Each with its name, in the order of `fuzz/README.md`.
+/// All targets with their names, in the order of `fuzz/README.md`.
 pub const TARGETS: &[(&str, Target)] = &[
     ("frames_to_server", connection::tests::fuzz::server),
     ("frames_to_client", connection::tests::fuzz::client),
@@ -53,13 +53,13 @@ pub const TARGETS: &[(&str, Target)] = &[
 ///
 /// # Panics
 ///
-/// The target has found something, or there is none of this name.
+/// If the target finds a fault, or no target has this name.
 pub fn run(name: &str, data: &[u8]) {
     let target = TARGETS.iter().find(|target| target.0 == name);
     target.expect("a target of this name").1(data);
 }
 
-/// A URL that is taken gives a request that our own server takes.
+/// A URL that `Connect` accepts makes a request that this server accepts.
 fn url(data: &[u8]) {
     let Ok(url) = std::str::from_utf8(data) else { return };
     let Ok(plan) = Connect::new(url).into_plan() else { return };
@@ -74,12 +74,12 @@ fn url(data: &[u8]) {
         extensions: None,
         nonce: *b"the sample nonce",
     };
-    let (_, bytes, _) = ask(asking).expect("a URL that was taken makes a request");
+    let (_, bytes, _) = ask(asking).expect("an accepted URL makes a request");
     let limits = HeadLimits { max_bytes: 1 << 20, max_headers: 10 };
     let head = HeadReader::default().push(&bytes, limits);
-    let head = head.expect("it is well-formed").expect("it is whole");
-    assert_eq!(head.used, bytes.len(), "a line break has slipped in");
+    let head = head.expect("a well-formed head").expect("a complete head");
+    assert_eq!(head.used, bytes.len(), "the head ends early, so it contains a line break");
     assert_eq!(head.request.headers()["host"].as_bytes(), target.authority.as_bytes());
     assert_eq!(head.request.uri().path_and_query(), Some(&target.path));
-    handshake::check(&head.request, &OriginPolicy::SameOrigin).expect("our own server takes it");
+    handshake::check(&head.request, &OriginPolicy::SameOrigin).expect("the server accepts the request");
 }

@@ -1,8 +1,8 @@
-//! Rooms: groups of clients by name. Knows ids only.
+//! The room registry: which clients are in which rooms. It stores ids only.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "a member's slots, and what `by_name` gives, are rooms that are there: a room that goes is taken out of both"
+    reason = "the slots in `joined` and `names` are existing rooms: a room that is removed is removed from both"
 )]
 
 use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
@@ -14,26 +14,28 @@ use crate::{
     id::{ClientId, Room, RoomId},
 };
 
-/// Who is in which room.
+/// The members of each room, and the rooms of each client.
 ///
-/// A room begins when its first client joins and vanishes when its last one leaves; its [`RoomId`] is stale
-/// from then on and finds nothing, also when the name or the slot is used again.
+/// A room is created when its first client joins and removed when its last one leaves. From then on
+/// its [`RoomId`] is stale and matches no room, even if the name or the slot is reused.
 ///
-/// The hub does not know who is connected: whoever lets a client join calls [`leave_all`](Hub::leave_all) at
-/// its end. Clients are told apart by their whole ids, so one that was forgotten here stays a member but lends
-/// nothing to the client that takes over its index, and a stale id touches no newer client.
+/// The registry does not know which clients are connected: the caller must call
+/// [`leave_all`](Hub::leave_all) when a client's connection ends. Clients are compared by their
+/// whole ids. A client for which this call was missed stays a member, but the client that reuses
+/// its index does not inherit its memberships, and a stale id affects no newer client.
 ///
-/// The order of members, and that of a client's rooms, has no meaning and changes as others leave. It depends
-/// on nothing but the calls before.
+/// The order of members and of a client's rooms is unspecified and changes as members leave. It is
+/// deterministic: it depends only on the earlier calls.
 ///
 /// # Cost
 ///
-/// `join`, `leave` and all questions are O(1), with one hash of the name if the room is meant by name;
-/// `leave_all` is O(rooms of the client). Walking the members reads one `Vec` and neither hashes nor allocates.
+/// `join`, `leave` and all queries are O(1), with one hash of the name if the room is given by
+/// name. `leave_all` is O(rooms of the client). Iterating over the members reads one `Vec` and
+/// neither hashes nor allocates.
 ///
-/// A hub without members owns nothing. Otherwise memory follows the number of memberships: tables that are
-/// mostly empty shrink, in amortised O(1). Only the slab of rooms, some 50 bytes for each, stays as long as it
-/// ever was until no room is left.
+/// An empty registry owns no memory. Otherwise memory is proportional to the number of memberships:
+/// tables that are mostly empty shrink, in amortised O(1). Only the slab of rooms, some 50 bytes
+/// per room, keeps its largest size until no room is left.
 pub(crate) struct Hub {
     limits: HubLimits,
     rooms: Slab<Group>,
@@ -41,18 +43,18 @@ pub(crate) struct Hub {
     names: HashMap<Arc<str>, u32>,
     /// The slots of the rooms that a client is in. No list is empty.
     joined: HashMap<ClientId, Vec<u32>>,
-    /// One for each membership, so that neither list need be searched.
+    /// One entry for each membership, so that neither list need be searched.
     places: HashMap<(ClientId, u32), Place>,
-    /// Of the next room. A stale id could match again only after exactly 2^32 rooms.
+    /// The serial of the next room. A stale id could match again only after exactly 2^32 rooms.
     next_serial: u32,
 }
 
-/// What a [`Hub`] holds at most.
+/// The limits of a [`Hub`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HubLimits {
     pub(crate) rooms: usize,
     pub(crate) rooms_per_client: usize,
-    /// Bytes of a name.
+    /// The longest name, in bytes.
     pub(crate) name: usize,
 }
 
@@ -65,7 +67,7 @@ struct Group {
     members: Vec<ClientId>,
 }
 
-/// Where the two lists mention one membership.
+/// The positions of one membership in the two lists.
 #[derive(Debug)]
 struct Place {
     /// The position in the room's `members`.
@@ -86,11 +88,11 @@ impl Hub {
         }
     }
 
-    /// Makes a connected client a member. `Ok(false)`: it was one already.
+    /// Adds a connected client to a room. Returns `Ok(false)` if it is a member already.
     ///
     /// # Errors
     ///
-    /// A cap is reached, that of the client being looked at first, or the [`RoomId`] is stale. Nothing has
+    /// A limit is reached (the client's is checked first), or the [`RoomId`] is stale. Nothing has
     /// changed then.
     pub(crate) fn join(&mut self, client: ClientId, room: Room<'_>) -> Result<bool, JoinError> {
         let found = self.slot(room);
@@ -115,7 +117,8 @@ impl Hub {
         Ok(true)
     }
 
-    /// `false` if the client was no member, or there is no such room.
+    /// Removes a client from a room. Returns `false` if it was not a member or there is no such
+    /// room.
     pub(crate) fn leave(&mut self, client: ClientId, room: Room<'_>) -> bool {
         let Some(slot) = self.slot(room) else { return false };
         let Some(place) = self.places.remove(&(client, slot)) else { return false };
@@ -134,7 +137,7 @@ impl Hub {
         true
     }
 
-    /// Ends all memberships of a client and tells how many there were.
+    /// Removes a client from all rooms and returns how many there were.
     pub(crate) fn leave_all(&mut self, client: ClientId) -> usize {
         let Some(rooms) = self.joined.remove(&client) else { return 0 };
         for &slot in &rooms {
@@ -146,13 +149,13 @@ impl Hub {
         rooms.len()
     }
 
-    /// The members, in no meaningful order. None for an unknown room.
+    /// The members of a room, in unspecified order. Empty for an unknown room.
     pub(crate) fn members<'h>(&'h self, room: Room<'_>) -> impl ExactSizeIterator<Item = ClientId> + use<'h> {
         let members = self.slot(room).map_or(&[][..], |slot| &self.rooms[slot as usize].members);
         members.iter().copied()
     }
 
-    /// The names of the rooms that a client is in, in no meaningful order.
+    /// The names of the rooms that a client is in, in unspecified order.
     pub(crate) fn rooms(&self, client: ClientId) -> impl ExactSizeIterator<Item = &str> {
         let rooms = self.joined.get(&client).map_or(&[][..], Vec::as_slice);
         rooms.iter().map(|&slot| &*self.rooms[slot as usize].name)
@@ -163,7 +166,7 @@ impl Hub {
         Some(RoomId::new(slot, self.rooms[slot as usize].serial))
     }
 
-    /// `None` if the id is stale.
+    /// The name of a room; `None` if the id is stale.
     pub(crate) fn name(&self, id: RoomId) -> Option<&str> {
         let slot = self.slot(Room::Id(id))?;
         Some(&self.rooms[slot as usize].name)
@@ -173,7 +176,7 @@ impl Hub {
         self.rooms.len()
     }
 
-    /// 0 for an unknown room.
+    /// The number of members; 0 for an unknown room.
     pub(crate) fn room_len(&self, room: Room<'_>) -> usize {
         self.members(room).len()
     }
@@ -198,7 +201,7 @@ impl Hub {
         }
     }
 
-    /// A room that is new, and without members: the caller adds the first one.
+    /// Creates a room without members. The caller must add the first one.
     fn begin(&mut self, name: &str) -> Result<u32, JoinError> {
         if name.len() > self.limits.name {
             return Err(JoinError::NameTooLong { len: name.len(), max: self.limits.name });
@@ -216,7 +219,7 @@ impl Hub {
         Ok(slot)
     }
 
-    /// Takes a member out of the room's list, and the room out of the hub if it was the last.
+    /// Removes a member from the room's list, and the room if it was the last member.
     fn remove_member(&mut self, slot: u32, position: u32) {
         let members = &mut self.rooms[slot as usize].members;
         if let Some(moved) = take(members, position)
@@ -230,7 +233,7 @@ impl Hub {
         }
     }
 
-    /// Gives back what a fuller hub needed.
+    /// Frees memory that is no longer needed.
     fn shrink(&mut self) {
         if self.rooms.is_empty() {
             *self = Hub { next_serial: self.next_serial, ..Hub::new(self.limits) };
@@ -241,7 +244,7 @@ impl Hub {
     }
 }
 
-/// Not the names and the members: they say too much to a reader of a log.
+/// Omits names and members, which may be private and would flood a log.
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
@@ -252,7 +255,7 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// Takes an element out of a list without order, and gives the one that now has its position.
+/// Removes an element from an unordered list, and returns the element that took its position.
 fn take<T: Copy>(list: &mut Vec<T>, position: u32) -> Option<T> {
     list.swap_remove(position as usize);
     if is_vast(list.len(), list.capacity()) {
@@ -267,8 +270,8 @@ fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     }
 }
 
-/// Whether so little of a capacity is used that moving the rest is paid for by those that left. A small
-/// capacity is kept: it would soon be wanted again.
+/// Whether so little of a capacity is used that the removals pay for moving the rest. A small
+/// capacity is kept, because it would soon be needed again.
 fn is_vast(len: usize, capacity: usize) -> bool {
     capacity > 64 && len < capacity / 8
 }

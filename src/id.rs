@@ -1,12 +1,12 @@
-//! Identifiers: small, `Copy`, and never confused with a later holder of the same slot.
+//! Identifiers: small, `Copy` and generational, so that a reused slot gets a different id.
 
 use std::fmt;
 
 /// Names one connection for as long as the server lives.
 ///
-/// A `ClientId` is generational: when its connection is gone the id is *stale*, and every call that
-/// takes it says so instead of reaching the connection that took over the slot. Ids order by age:
-/// a connection accepted, or begun, earlier compares less.
+/// A `ClientId` is generational: once its connection is gone the id is *stale*, and every call that
+/// takes it returns an error instead of reaching the connection that reuses the slot. Ids order by
+/// age: a connection accepted, or begun, earlier compares less.
 ///
 /// It displays as `#7`: the seventh connection that this server accepted.
 ///
@@ -22,7 +22,7 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId {
-    // First, so that the derived order is the order of acceptance.
+    // The first field, so that the derived order is the order of acceptance.
     serial: u32,
     index: u32,
 }
@@ -38,8 +38,8 @@ impl ClientId {
 
     /// The dense index of the connection's slot, for side tables (`Vec<Option<Player>>`).
     ///
-    /// Indices are small and are used again after a connection has gone; two clients that are
-    /// connected at the same time never share one.
+    /// Indices are small, and an index is reused after its connection is gone. Two clients that are
+    /// connected at the same time never share an index.
     pub fn index(self) -> usize {
         self.index as usize
     }
@@ -59,8 +59,8 @@ impl fmt::Debug for ClientId {
 
 /// Names one outbound connection over all its attempts, from [`Server::link`](crate::Server::link).
 ///
-/// Each connection that a [`Reconnect`](crate::Reconnect) policy brings about has a [`ClientId`] of its own,
-/// so that after a `Close` nothing more comes from an id. This is what they have in common.
+/// Each connection that a [`Reconnect`](crate::Reconnect) policy opens has its own [`ClientId`], so
+/// that a `Close` is always the last event of an id. All of them share one `LinkId`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(u32);
 
@@ -85,8 +85,8 @@ impl fmt::Debug for LinkId {
 /// Names an upgrade request that waits for [`Server::accept`](crate::Server::accept) or
 /// [`Server::reject`](crate::Server::reject), from [`Event::Upgrade`](crate::Event::Upgrade).
 ///
-/// Good for one answer. When that is given, or after [`Event::UpgradeGone`](crate::Event::UpgradeGone), it is
-/// stale.
+/// Valid for one response. After that, or after [`Event::UpgradeGone`](crate::Event::UpgradeGone),
+/// it is stale.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UpgradeId {
     serial: u64,
@@ -96,14 +96,14 @@ pub struct UpgradeId {
 /// Names an HTTP request that waits for [`Server::respond`](crate::Server::respond), from
 /// [`Event::Http`](crate::Event::Http).
 ///
-/// Good for one answer. When that is given, or its connection is gone, it is stale.
+/// Valid for one response. After that, or once its connection is gone, it is stale.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId {
     serial: u64,
     index: u32,
 }
 
-/// An id whose serial no other request of the server ever has.
+/// Implements an id whose serial is unique among all requests of the server.
 macro_rules! request_id {
     ($name:ident) => {
         impl $name {
@@ -168,10 +168,11 @@ impl fmt::Debug for TimerId {
     }
 }
 
-/// Names one room for as long as it has members, for calls that shall not look its name up again.
+/// Names one room for as long as it has members, so that calls need not look up the name.
 ///
-/// Generational like [`ClientId`]: a room vanishes with its last member, which makes its id *stale*, and a
-/// later room with the same name has another id. Ids order by age: a room that began earlier compares less.
+/// Generational like [`ClientId`]: a room is removed when its last member leaves, which makes its
+/// id *stale*, and a later room with the same name has another id. Ids order by age: a room that
+/// was created earlier compares less.
 ///
 /// # Examples
 ///
@@ -185,7 +186,7 @@ impl fmt::Debug for TimerId {
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomId {
-    // First, so that the derived order is the order of age.
+    // The first field, so that the derived order is by age.
     serial: u32,
     index: u32,
 }
@@ -212,8 +213,9 @@ impl fmt::Debug for RoomId {
 
 /// A room by its name or by its id.
 ///
-/// Calls about rooms take `impl Into<Room<'_>>`: `&str`, `&String` and [`RoomId`] all convert. A name always
-/// means the room that has it now; an id never means a later room of the same name.
+/// Calls about rooms take `impl Into<Room<'_>>`: `&str`, `&String` and [`RoomId`] all convert. A
+/// name refers to the room that has the name now; an id never refers to a later room of the same
+/// name.
 ///
 /// # Examples
 ///
@@ -253,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reused_slot_is_another_client_and_ids_order_by_age() {
+    fn reused_slot_gets_another_client_id_and_ids_order_by_age() {
         let (first, second) = (ClientId::new(5, 7), ClientId::new(5, 8));
         assert_ne!(first, second);
         assert_eq!(first.index(), second.index());
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_is_meant_by_name_or_by_id_and_ids_order_by_age() {
+    fn room_converts_from_name_or_id_and_ids_order_by_age() {
         let (first, second) = (RoomId::new(5, 7), RoomId::new(5, 8));
         assert!(first < second && RoomId::new(9, 1) < first);
         assert_eq!(Room::from(first), Room::Id(first));

@@ -15,15 +15,16 @@ use crate::{
 };
 
 impl<'a> Message<'a> {
-    /// A text message with the value as JSON, written straight into its frame. Feature `json`.
+    /// Serializes the value as JSON into a text message, directly into its frame. Feature `json`.
     ///
-    /// It can be sent to many, and is serialized and framed once. As with `serde_json`, a number that is
-    /// not finite (`f64::NAN`) becomes `null`.
+    /// The message is serialized and framed once, also for many recipients. As in `serde_json`, a
+    /// number that is not finite (`f64::NAN`) becomes `null`.
     ///
     /// # Errors
     ///
-    /// JSON cannot express the value (a map has keys that are no strings, for instance), or its `Serialize`
-    /// refuses it. Never for what `derive` makes of numbers, strings, options and sequences.
+    /// [`JsonError`] if JSON cannot express the value (for instance a map with keys that are not
+    /// strings), or its `Serialize` fails. A derived `Serialize` of numbers, strings, options and
+    /// sequences never fails.
     ///
     /// # Examples
     ///
@@ -47,22 +48,22 @@ impl<'a> Message<'a> {
             value.serialize(&mut serde_json::Serializer::new(bytes))
         });
         written.map_err(|error| {
-            // Keeping track of the path costs time, so it is done for what has failed only.
+            // Tracking the path costs time, so only a failed value is serialized again with it.
             let sink = &mut serde_json::Serializer::new(io::sink());
             JsonError::new(serde_path_to_error::serialize(value, sink).err(), error)
         })
     }
 
-    /// Reads the message, text or binary, as JSON. Feature `json`.
+    /// Parses the message, text or binary, as JSON. Feature `json`.
     ///
-    /// `T` may borrow from the message: a `&str` does, unless the string has escapes, which is an error;
-    /// a [`Cow`](std::borrow::Cow) with `#[serde(borrow)]` takes both. Nothing but white space may follow
-    /// the value. Nesting deeper than 128 is an error and never a stack that overflows.
+    /// `T` may borrow from the message. A `&str` field does, and is an error for a string with
+    /// escapes; a [`Cow`](std::borrow::Cow) with `#[serde(borrow)]` takes both. Only white space
+    /// may follow the value. Nesting deeper than 128 is an error, so it cannot overflow the stack.
     ///
     /// # Errors
     ///
-    /// The message is no JSON or no `T`; [`JsonError`] says where. The connection is as it was: to answer,
-    /// to close or to ignore it is for the application to decide.
+    /// [`JsonError`] if the message is not JSON or not a `T`, with the place. The connection stays
+    /// open: the application decides whether to reply, to close or to ignore the message.
     ///
     /// # Examples
     ///
@@ -79,7 +80,8 @@ impl<'a> Message<'a> {
     /// let say: Say = Message::Text(r#"{"name": "ann", "volume": 3}"#).parse_json()?;
     /// assert_eq!((say.name, say.volume), ("ann", 3));
     ///
-    /// let error = Message::Text(r#"{"name": "ann", "volume": 300}"#).parse_json::<Say>().err().unwrap();
+    /// let loud = Message::Text(r#"{"name": "ann", "volume": 300}"#);
+    /// let error = loud.parse_json::<Say>().err().unwrap();
     /// assert_eq!(
     ///     error.to_string(),
     ///     "volume: invalid value: integer `300`, expected u8 at line 1 column 29"
@@ -94,12 +96,12 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Reads a whole message; `source` begins it anew.
+/// Parses a whole message. Each call of `source` reads it from the start.
 fn parse<'de, T: Deserialize<'de>, R: Read<'de>>(source: impl Fn() -> R) -> Result<T, JsonError> {
     let mut json = serde_json::Deserializer::new(source());
     let value = T::deserialize(&mut json).map_err(|error| {
-        // Keeping track of the path makes reading two to three times as slow, so it is done for what has
-        // failed only.
+        // Tracking the path makes parsing two to three times as slow, so only a failed message is
+        // parsed again with it.
         let json = &mut serde_json::Deserializer::new(source());
         JsonError::new(serde_path_to_error::deserialize::<_, T>(json).err(), error)
     })?;
@@ -107,23 +109,23 @@ fn parse<'de, T: Deserialize<'de>, R: Read<'de>>(source: impl Fn() -> R) -> Resu
     Ok(value)
 }
 
-/// Why a message is not the JSON that was expected, and where; or why a value cannot become JSON.
+/// Why a message is not the expected JSON, and where; or why a value cannot be serialized.
 ///
-/// It reads `data.position[2].x: invalid type: string "a", expected f32 at line 1 column 34`, and is made
-/// for a log or an answer to the peer: its text is one line of bounded length, whatever the peer has sent.
-/// That does not hold for the text of its [`source`](Error::source), the `serde_json::Error`.
+/// It displays as `data.position[2].x: invalid type: string "a", expected f32 at line 1 column 34`,
+/// and is suitable for a log or a reply to the peer: its text is one line of bounded length for any
+/// input. The text of its [`source`](Error::source), the `serde_json::Error`, is not bounded.
 pub struct JsonError {
     path: Box<str>,
     source: serde_json::Error,
 }
 
 impl JsonError {
-    /// The text's longest path and longest message, in characters.
+    /// The longest path and the longest message in the text, in characters.
     const MAX_PATH: usize = 200;
     const MAX_MESSAGE: usize = 300;
 
-    /// `error` is what happened, `tracked` the same with its path. A hand-written `Deserialize` might not
-    /// fail twice: then there is no path.
+    /// `error` is the original error, `tracked` the same error with its path. There is no path if a
+    /// hand-written `Deserialize` does not fail again.
     fn new(tracked: Option<serde_path_to_error::Error<serde_json::Error>>, error: serde_json::Error) -> Self {
         let Some(tracked) = tracked else { return JsonError { path: "".into(), source: error } };
         let mut path = String::new();
@@ -133,19 +135,19 @@ impl JsonError {
         JsonError { path: path.into(), source: tracked.into_inner() }
     }
 
-    /// The way to what failed, such as `data.position[2].x`; empty if it is the value as a whole. A key of
-    /// the peer's making has its control characters escaped, and a very long path is cut.
+    /// The path of the value that failed, such as `data.position[2].x`; empty for the whole
+    /// message. Control characters in keys are escaped, and a very long path is truncated.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The line of the message, counted from 1; 0 if a value could not become JSON.
+    /// The line in the message, counted from 1; 0 if a value could not be serialized.
     pub fn line(&self) -> usize {
         self.source.line()
     }
 
-    /// The column in bytes, where reading ended: usually that of the last byte of what failed, counted
-    /// from 1. 0 at the very beginning of a line, and if a value could not become JSON.
+    /// The column in bytes where parsing stopped, counted from 1: usually the last byte of the
+    /// value that failed. 0 at the beginning of a line, or if a value could not be serialized.
     pub fn column(&self) -> usize {
         self.source.column()
     }
@@ -158,7 +160,7 @@ impl fmt::Display for JsonError {
         }
         let text = self.source.to_string();
         let place = format!(" at line {} column {}", self.line(), self.column());
-        // Whatever has to be cut, the place stays.
+        // Only the message is truncated, so that the place is always shown.
         let (message, place) = match text.strip_suffix(&place) {
             Some(message) => (message, place.as_str()),
             None => (text.as_str(), ""),
@@ -168,7 +170,7 @@ impl fmt::Display for JsonError {
     }
 }
 
-/// As `Display`, so that it is fit for a log as well.
+/// Prints the text of `Display`, which is safe to log.
 impl fmt::Debug for JsonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JsonError({self})")
@@ -181,7 +183,7 @@ impl Error for JsonError {
     }
 }
 
-/// Passes on so many characters, and escapes those that could break a line or garble it.
+/// Writes at most a given number of characters, and escapes those that break or garble a line.
 struct OneLine<'w, W> {
     out: &'w mut W,
     left: usize,
@@ -189,7 +191,7 @@ struct OneLine<'w, W> {
 
 impl<'w, W: Write> OneLine<'w, W> {
     fn new(out: &'w mut W, max: usize) -> Self {
-        // The last one says that something is missing.
+        // One more, for the ellipsis that marks truncation.
         OneLine { out, left: max + 1 }
     }
 }
@@ -213,21 +215,20 @@ impl<W: Write> Write for OneLine<'_, W> {
     }
 }
 
-/// Control characters, and those of Unicode that end a line or turn the direction of writing.
+/// Whether `c` is a control character, a Unicode line end or a Unicode direction mark.
 fn garbles(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A message that says what it is: `{"type": …, "data": …}` on the wire. Feature `json`.
+/// A JSON message with a type: `{"type": …, "data": …}`. Feature `json`.
 ///
-/// For programs that look at the type first, or have types that are not known when they are built. Fields
-/// besides these two are ignored. `data` may be missing if `T` is an `Option`, and then it is `None`; for
-/// any other `T`, `()` included, it must be there (as `null` for `()`). To keep `data` for later, let `T`
-/// be a `serde_json::Value`.
+/// For programs that examine the type first, or whose types are not known at compile time. Other
+/// fields are ignored. A missing `data` is `None` if `T` is an `Option`, and an error for any other
+/// `T`, including `()` (which is `null`). To parse `data` later, use `serde_json::Value` as `T`.
 ///
-/// If all types are known, an enum does the same, and the compiler sees to it that none is forgotten:
+/// If all types are known, an enum does the same, and the compiler checks that each one is handled:
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -241,15 +242,15 @@ fn garbles(c: char) -> bool {
 ///     Leave,
 /// }
 ///
-/// let request = Message::Text(r#"{"type": "move", "data": {"x": 1.5, "y": 2}}"#).parse_json::<Request>()?;
-/// assert_eq!(request, Request::Move { x: 1.5, y: 2.0 });
+/// let message = Message::Text(r#"{"type": "move", "data": {"x": 1.5, "y": 2}}"#);
+/// assert_eq!(message.parse_json::<Request>()?, Request::Move { x: 1.5, y: 2.0 });
 /// assert_eq!(Message::Text(r#"{"type": "leave"}"#).parse_json::<Request>()?, Request::Leave);
 /// # Ok::<(), tickws::JsonError>(())
 /// ```
 ///
 /// # Examples
 ///
-/// A program that answers what it does not understand:
+/// A program that replies to messages it does not understand:
 ///
 /// ```no_run
 /// use tickws::{Envelope, Event, Message, Server};
@@ -259,13 +260,16 @@ fn garbles(c: char) -> bool {
 /// loop {
 ///     for event in &server.poll_wait(None)? {
 ///         let Event::Message { client, message } = event else { continue };
-///         let answer = match message.parse_json::<Envelope<[f32; 2]>>() {
-///             Ok(request) if request.r#type == "move" => Envelope::new("moved", format!("{:?}", request.data)),
-///             Ok(request) => Envelope::new("error", format!("what is {:?}?", request.r#type)),
-///             Err(error) => Envelope::new("error", error.to_string()), // and the connection stays
+///         let reply = match message.parse_json::<Envelope<[f32; 2]>>() {
+///             Ok(Envelope { r#type, data }) if r#type == "move" => {
+///                 Envelope::new("moved", format!("{data:?}"))
+///             }
+///             Ok(other) => Envelope::new("error", format!("unknown type {:?}", other.r#type)),
+///             // The connection stays open.
+///             Err(error) => Envelope::new("error", error.to_string()),
 ///         };
-///         if let Err(error) = server.send(client, Message::json(&answer)?) {
-///             println!("no answer: {error}");
+///         if let Err(error) = server.send(client, Message::json(&reply)?) {
+///             println!("no reply: {error}");
 ///         }
 ///     }
 /// }
@@ -273,14 +277,14 @@ fn garbles(c: char) -> bool {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope<T> {
-    /// What `data` is.
+    /// The type of `data`.
     pub r#type: String,
     /// The content.
     pub data: T,
 }
 
 impl<T> Envelope<T> {
-    /// An envelope of that type.
+    /// Makes an envelope of this type.
     ///
     /// # Examples
     ///

@@ -1,6 +1,7 @@
-//! An embeddable WebSocket server ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)) that its program
-//! polls once per tick, and connections to other servers in the same loop. One thread, no async runtime, no hidden
-//! threads: only if a name has to be resolved, one is started for that.
+//! An embeddable WebSocket server ([RFC 6455](https://www.rfc-editor.org/rfc/rfc6455)) that a
+//! program polls once per tick, with outbound connections in the same loop. One thread and no async
+//! runtime; the only thread started in the background resolves host names, and only when a name has
+//! to be resolved.
 //!
 //! ```no_run
 //! use tickws::{Event, Server};
@@ -29,44 +30,48 @@
 //! # How the data flows
 //!
 //! ```text
-//!            readiness            one read                  in place                  borrowed
-//! sockets ──────────────► ready ───────────► receive block ──────────► frames, UTF-8 ──────────► Tick
-//!    ▲       (mio)        list,               of the tick     unmask,   messages                  │ Event
-//!    │                    in turns                            check                               ▼
-//!    │     one write                        small: copied to a pooled tail                   application
-//!    └─────────────────── dirty list ◄───── outbox ◄───────── framed once ◄──── send, broadcast ──┘
-//!          per client     at flush          large: shared, control frames first when blocked
+//!          readiness          one read                 in place                borrowed
+//! sockets ──────────► ready ──────────► receive block ────────► frames, UTF-8 ─────────► Tick
+//!    ▲      (mio)     list,             of the tick    unmask,  messages                  │ Event
+//!    │                in turns                         check                              ▼
+//!    │     one write                    small: copied to a pooled tail               application
+//!    └─────────────── dirty list ◄───── outbox ◄──────── framed once ◄── send, broadcast ─┘
+//!          per client at flush          large: shared, control frames first when blocked
 //! ```
 //!
 //! # The tick
 //!
-//! [`Server::poll_once`] flushes what is queued, reads what is ready within its budgets, fires due
-//! timers and gives a [`Tick`]. The tick owns the received bytes; its [`Event`]s borrow from it, not from
-//! the server, so the server is free to send while they are looked at. Dropping it gives the buffers back.
+//! [`Server::poll_once`] flushes the queued messages, reads the ready sockets within its budgets,
+//! fires due timers and returns a [`Tick`]. The tick owns the received bytes. Its [`Event`]s borrow
+//! from the tick, not from the server, so a program can send while it iterates over them. Dropping
+//! the tick returns its buffers.
 //!
-//! Sending only queues. What is queued between two flushes leaves in one write per client: at
-//! [`Server::flush`], or at the beginning of the next poll. Only a payload of 16 KiB or more to a client for
-//! which nothing is queued leaves at once, without a copy, as far as the socket takes it.
+//! Sending only queues. Messages queued between two flushes are written with one write per client:
+//! at [`Server::flush`], or at the beginning of the next poll. The exception is a payload of 16 KiB
+//! or more to a client that has nothing queued: it is written directly, without a copy, and only
+//! the part that the socket does not take is queued.
 //!
 //! # What is bounded
 //!
-//! A poll's work: bytes per client, accepts, events, alarms and, if wanted, time. What is left is carried
-//! over, the clients taking turns, and [`Tick::more`] says so. Memory: what one message, one outbox, one
-//! request head and one tick may hold; see [`ServerBuilder`] for the limits and what happens beyond them.
+//! The work of a poll is bounded: bytes per client, accepts, events, timers and, if configured,
+//! time. Work that remains is carried over to the next poll, with clients served in turn, and
+//! [`Tick::more`] is `true`. Memory is bounded: one message, one outbox, one request head and one
+//! tick each have a limit; [`ServerBuilder`] lists the limits and what happens beyond them.
 //!
-//! [`faults`] says what happens when something goes wrong: a peer, the network, the host.
+//! [`faults`] lists how the server reacts to faults of peers, of the network and of the host.
 //!
 //! # Features
 //!
-//! None is on by default, and each adds API without changing what is there.
+//! No feature is on by default. Each one adds API and leaves existing behaviour as it is.
 //!
-//! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages, RFC 7692.
-//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of real servers
-//!   (`ServerBuilder::record`) and their replay.
+//! - `deflate`: `ServerBuilder::deflate` with `Deflate` and `DeflateMode`: compression of messages,
+//!   RFC 7692.
+//! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of
+//!   real servers (`ServerBuilder::record`) and their replay.
 //! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
-// What can panic needs a reason beside it.
+// A call that can panic needs an `allow` with a reason.
 #![cfg_attr(
     not(test),
     warn(
@@ -80,7 +85,7 @@
         clippy::unwrap_used
     )
 )]
-// The tests' models are there, and the tests are not.
+// Fuzz builds compile the models that tests use, but not the tests that use them.
 #![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 
 mod backlog;
@@ -168,7 +173,8 @@ pub use tick::Tick;
 pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::coding::CloseCode};
 pub use upgrade::{Decision, UpgradeResponse};
 
-/// Its programs compile, or the tests fail. They use every feature, as the README describes them all.
+/// Compiles the README's programs as doctests. They need every feature, because the README shows
+/// all of them.
 #[cfg(all(doctest, feature = "json", feature = "deflate", feature = "sim"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,7 +1,7 @@
-//! How much one client may send: messages and bytes per second, each as a token bucket.
+//! Rate limiter of one client: token buckets for messages and for bytes per second.
 //!
-//! A bucket is one moment (GCRA's "theoretical arrival time"): everything received, at one second per
-//! `rate` units, is paid for until then. The client may be ahead of the clock by [`BURST`], no more.
+//! A bucket stores one instant, GCRA's "theoretical arrival time": it advances by 1/`rate` seconds
+//! per unit received, and may be ahead of the clock by at most [`BURST`].
 
 use std::time::{Duration, Instant};
 
@@ -10,31 +10,32 @@ use crate::{
     deadlines::after,
 };
 
-/// What may come at once: one second's worth.
+/// The largest burst: one second's worth of tokens.
 const BURST: Duration = Duration::from_secs(1);
 
-/// A client that was paused reads on when a 16th of a second's worth is there, or one unit if that is
-/// more: so many times a second the host wakes up for it at most.
+/// A paused client is read again once it has a 16th of a second's worth of tokens, or one token if
+/// that is more. This bounds the wake-ups per paused client and second.
 const QUANTA: u64 = 16;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// The books of one client under `max_messages_per_second`, `max_bytes_per_second`, or both.
+/// The state of one client under `max_messages_per_second`, `max_bytes_per_second`, or both.
 #[derive(Debug)]
 pub(crate) struct Limiter {
     policy: Limit,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
-    /// Nothing is read before; `None` while the client is not paused.
+    /// When reading resumes; `None` while the client is not paused.
     resume_at: Option<Instant>,
-    /// The carry begins with a message that there was no room for: it comes before anything is read.
+    /// The unparsed input begins with a message that the tick or the limit had no room for. It is
+    /// processed before anything is read.
     pub(crate) held: bool,
-    /// The last byte received is one too many ([`Limit::Close`]).
+    /// The bytes received exceed the limit ([`Limit::Close`]).
     exceeded: bool,
 }
 
 impl Limiter {
-    /// `None` if nothing is limited.
+    /// Returns `None` if no rate limit is configured.
     pub(crate) fn new(config: &Config, now: Instant) -> Option<Box<Limiter>> {
         let messages = config.max_messages_per_second.map(|rate| Bucket::new(rate.into(), now));
         let bytes = config.max_bytes_per_second.map(|rate| Bucket::new(rate as u64, now));
@@ -48,18 +49,18 @@ impl Limiter {
         self.policy
     }
 
-    /// Whatever was sent before `since` has been read, unless something is held: what was not used by
-    /// then is lost, but for a burst. As long as it is behind, a client keeps what it has saved: it may
-    /// have sent it at a steady rate while nobody read.
+    /// Drops the tokens saved before `since`, except one burst, unless a message is held. All input
+    /// older than `since` has been read. Until then a client keeps its tokens, since it may have
+    /// sent at a steady rate while the server did not read.
     pub(crate) fn caught_up(&mut self, since: Instant) {
         if !self.held {
             self.buckets().for_each(|bucket| bucket.floor(since));
         }
     }
 
-    /// How many bytes the next read may bring; zero: what is held comes first. `None`: nothing may come
-    /// before [`pause`](Limiter::pause) is over. Under [`Limit::Close`] it is one more than are there,
-    /// which proves the excess.
+    /// The most bytes that the next read may take. Zero: process the held message first. `None`:
+    /// call [`pause`](Limiter::pause). Under [`Limit::Close`] it is one byte more than there are
+    /// tokens, to detect the excess.
     pub(crate) fn may_read(&self, now: Instant) -> Option<usize> {
         if self.lacking(now).next().is_some() {
             return None;
@@ -72,7 +73,7 @@ impl Limiter {
         Some(tokens.saturating_add(usize::from(self.policy == Limit::Close)))
     }
 
-    /// Counts bytes that were read. `false`: the last of them is one too many.
+    /// Counts bytes that were read. Returns `false` if they exceed the limit.
     pub(crate) fn received(&mut self, count: usize, now: Instant) -> bool {
         if let Some(bytes) = &mut self.bytes
             && count > 0
@@ -83,12 +84,12 @@ impl Limiter {
         !self.exceeded
     }
 
-    /// Whether the last byte received is one too many.
+    /// Whether the bytes received exceed the limit.
     pub(crate) fn is_exceeded(&self) -> bool {
         self.exceeded
     }
 
-    /// Counts a message. `false`: it is one too many.
+    /// Counts a message. Returns `false` if it exceeds the limit.
     pub(crate) fn message(&mut self, now: Instant) -> bool {
         let Some(messages) = &mut self.messages else { return true };
         let fits = messages.holds(1, now) || self.policy != Limit::Close;
@@ -101,12 +102,12 @@ impl Limiter {
         self.policy == Limit::Pause && self.messages.as_ref().is_some_and(|messages| !messages.holds(1, now))
     }
 
-    /// Pauses the client until there is something to spend again.
+    /// Pauses the client until its buckets have tokens again.
     pub(crate) fn pause(&mut self, now: Instant) {
         self.resume_at = self.lacking(now).map(|bucket| bucket.refilled_at(now)).max();
     }
 
-    /// While paused: until when.
+    /// When the pause ends; `None` if the client is not paused.
     pub(crate) fn resume_at(&self) -> Option<Instant> {
         self.resume_at
     }
@@ -116,7 +117,8 @@ impl Limiter {
         self.resume_at.take_if(|at| *at <= now).is_some()
     }
 
-    /// Buckets that have to fill before the client is served. What is held has its bytes paid for.
+    /// The buckets that have to refill before the client is served. The bytes of a held message are
+    /// counted already.
     fn lacking(&self, now: Instant) -> impl Iterator<Item = &Bucket> {
         let bytes = self.bytes.iter().filter(|_| !self.held);
         let pausing = self.policy == Limit::Pause;
@@ -128,30 +130,30 @@ impl Limiter {
     }
 }
 
-/// One token bucket, exact to the token: what a nanosecond cannot hold is kept as a fraction of it.
+/// One token bucket, exact to the token: the remainder below a nanosecond is kept as a fraction.
 #[derive(Debug)]
 struct Bucket {
     /// Tokens per second; not zero.
     rate: u64,
-    /// What was taken is paid for at `paid_at`, plus `fraction` / `rate` nanoseconds.
+    /// The theoretical arrival time is `paid_at` plus `fraction` / `rate` nanoseconds.
     paid_at: Instant,
     fraction: u64,
 }
 
 impl Bucket {
-    /// Full.
+    /// Creates a full bucket.
     fn new(rate: u64, now: Instant) -> Self {
         Bucket { rate: rate.max(1), paid_at: now, fraction: 0 }
     }
 
-    /// What was saved up before `at` is lost.
+    /// Drops the tokens saved before `at`.
     fn floor(&mut self, at: Instant) {
         if self.paid_at < at {
             (self.paid_at, self.fraction) = (at, 0);
         }
     }
 
-    /// Billionths of a token.
+    /// The tokens available, in billionths.
     fn level(&self, now: Instant) -> u128 {
         let ahead = after(now, BURST).saturating_duration_since(self.paid_at);
         ahead.as_nanos().saturating_mul(self.rate.into()).saturating_sub(self.fraction.into())
@@ -161,19 +163,19 @@ impl Bucket {
         u64::try_from(self.level(now) / u128::from(NANOS)).unwrap_or(u64::MAX)
     }
 
-    /// Whether `count` tokens are there; spares the division.
+    /// Whether `count` tokens are available. Needs no division.
     fn holds(&self, count: u64, now: Instant) -> bool {
         self.level(now) >= u128::from(count) * u128::from(NANOS)
     }
 
-    /// Takes tokens, there or not.
+    /// Takes tokens, also more than are available.
     fn take(&mut self, count: u64) {
         let cost = count.saturating_mul(NANOS).saturating_add(self.fraction);
         self.paid_at = after(self.paid_at, Duration::from_nanos(cost / self.rate));
         self.fraction = cost % self.rate;
     }
 
-    /// When a quantum is there, if it is not yet: later than `now`.
+    /// When a quantum of tokens is available. Later than `now` if it is not yet.
     fn refilled_at(&self, now: Instant) -> Instant {
         let quantum = u128::from((self.rate / QUANTA).max(1)) * u128::from(NANOS);
         let wait = quantum.saturating_sub(self.level(now)).div_ceil(self.rate.into());
@@ -186,12 +188,12 @@ mod tests {
     use super::*;
     use crate::test_rng::Rng;
 
-    /// The same in billionths of a token, with nothing rounded.
+    /// A model of `Bucket` that counts billionths of a token and rounds nothing.
     struct Model {
         rate: u128,
         level: u128,
         at: Instant,
-        /// Until when nothing was lost by being full.
+        /// The latest instant given to `floor`.
         floor: Instant,
     }
 
@@ -222,7 +224,7 @@ mod tests {
         let start = Instant::now();
         for seed in 0..500 {
             let mut rng = Rng::new(seed);
-            // Every magnitude, up to what a file system would be proud of.
+            // Rates of every magnitude.
             let rate = (rng.next() >> (24 + rng.below(40))).max(1);
             let (mut bucket, mut model) = (Bucket::new(rate, start), Model::new(rate, start));
             for _ in 0..300 {
@@ -291,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_free_and_the_next_is_one_too_many() {
+    fn a_burst_fits_and_the_next_message_exceeds_the_limit() {
         let start = Instant::now();
         for rate in [1, 3, 7, 1_000, 999_999] {
             let mut limiter = limiter(Limit::Close, Some(rate), None, start);
@@ -299,13 +301,13 @@ mod tests {
             assert!(!limiter.message(start), "{rate}");
             let interval = Duration::from_nanos(NANOS.div_ceil(rate.into()));
             assert!(!limiter.message(start + interval / 2));
-            assert!(limiter.message(start + interval), "{rate}: who was refused is not punished");
+            assert!(limiter.message(start + interval), "{rate}: a refused message takes no tokens");
             assert_eq!(limiter.may_read(start), Some(usize::MAX), "bytes are not limited");
         }
     }
 
     #[test]
-    fn under_close_one_byte_more_may_be_read_and_proves_the_excess() {
+    fn limit_close_reads_one_byte_more_to_detect_excess() {
         let start = Instant::now();
         let mut limiter = limiter(Limit::Close, None, Some(100), start);
         assert_eq!(limiter.may_read(start), Some(101));
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn under_pause_the_longest_wait_counts_and_what_is_held_waits_for_messages_only() {
+    fn limit_pause_waits_for_all_buckets_but_held_only_for_messages() {
         let start = Instant::now();
         let mut limiter = limiter(Limit::Pause, Some(10), Some(1_600), start);
         assert_eq!(limiter.may_read(start), Some(1_600));
@@ -325,7 +327,7 @@ mod tests {
         limiter.pause(start);
         assert_eq!(limiter.resume_at(), Some(start + BURST / 16));
         limiter.held = true;
-        assert_eq!(limiter.may_read(start), Some(0), "its bytes are paid for");
+        assert_eq!(limiter.may_read(start), Some(0), "its bytes are counted already");
         (0..10).for_each(|_| assert!(!limiter.is_out_of_messages(start) && limiter.message(start)));
         assert!(limiter.is_out_of_messages(start));
         limiter.held = false;
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn savings_are_kept_as_long_as_something_is_held() {
+    fn saved_tokens_are_kept_while_a_message_is_held() {
         let start = Instant::now();
         let mut limiter = limiter(Limit::Close, Some(10), None, start);
         let now = start + Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! A bounded queue into a thread that sleeps in the kernel, and the one wake-up that many posts need.
+//! A bounded command queue to a thread that sleeps in the kernel, with one wake-up for many posts.
 
 use std::{
     fmt, io,
@@ -11,7 +11,7 @@ use std::{
 
 use crate::error::HandleError;
 
-/// Ends the sleep of the mailbox's owner, or the next one if it is awake.
+/// Ends the current or, if the owner is awake, the next sleep of the mailbox's owner.
 pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
@@ -22,25 +22,25 @@ impl Wake for mio::Waker {
     }
 }
 
-/// The owner's end: gives the posts in the order in which they were accepted.
+/// The owner's end. Yields the posts in the order in which they were accepted.
 ///
-/// The owner alternates [`open`](Mailbox::open) and [`take`](Mailbox::take), and does not sleep while
-/// [`has_mail`](Mailbox::has_mail).
+/// The owner alternates [`open`](Mailbox::open) and [`take`](Mailbox::take), and does not sleep
+/// while [`has_mail`](Mailbox::has_mail).
 ///
-/// No wake-up is lost. A post first enters the queue, then turns the flag on. `open` first turns the flag
-/// off, then the queue is emptied. All of these changes of the flag are read-modify-writes, so they have one
-/// order, and there are two cases:
+/// No wake-up is lost. A post first enters the queue, then sets the flag `pending`. `open` first
+/// clears the flag, then the owner empties the queue. All of these changes of the flag are
+/// read-modify-writes, so they have one order, and there are two cases:
 ///
-/// - The post's change comes before the `open`: that `open` sees it, hence everything before it, hence the
-///   queue's entry; `take` gives it.
-/// - It comes after: the first post after the `open` finds the flag off, and wakes. A later one finds it
-///   on: the wake-up of the first is on its way, and the flag has not been turned off in between, so the
-///   `open` that this wake-up leads to comes after both.
+/// - The post sets the flag before the `open`. Then this `open` sees the change and everything
+///   before it, including the queue's entry, and `take` returns the post.
+/// - The post sets the flag after the `open`. The first such post finds the flag clear and wakes
+///   the owner. A later one finds it set: the wake-up of the first is on its way, and the flag was
+///   not cleared in between, so the `open` that follows this wake-up comes after both posts.
 #[derive(Debug)]
 pub(crate) struct Mailbox<C, W> {
     queue: Receiver<C>,
     address: Address<C, W>,
-    /// The queue was opened and not seen empty since.
+    /// The mailbox was opened, and `take` has not returned `None` since.
     left: bool,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Address<C, W> {
 
 struct Shared<W> {
     waker: Arc<W>,
-    /// A wake-up was sent, or is about to be, and the mailbox was not opened since.
+    /// A wake-up was or is about to be sent, and the mailbox was not opened since.
     pending: AtomicBool,
     gone: AtomicBool,
 }
@@ -69,20 +69,21 @@ impl<C, W: Wake> Mailbox<C, W> {
         self.address.clone()
     }
 
-    /// Before taking: whoever posts from now on wakes again. Gives whether there was a reason to.
+    /// Call before `take`: posts from now on send a new wake-up. Returns whether there may be
+    /// posts.
     pub(crate) fn open(&mut self) -> bool {
         let left = std::mem::replace(&mut self.left, true);
         self.address.shared.pending.swap(false, Ordering::AcqRel) || left
     }
 
-    /// The next post.
+    /// Takes the next post.
     pub(crate) fn take(&mut self) -> Option<C> {
         let post = self.queue.try_recv().ok();
         self.left = post.is_some();
         post
     }
 
-    /// Whether posts may wait. Also true after a bare wake-up.
+    /// Whether posts may be waiting. Also true after a wake-up without a post.
     pub(crate) fn has_mail(&self) -> bool {
         self.left || self.address.shared.pending.load(Ordering::Acquire)
     }
@@ -90,13 +91,13 @@ impl<C, W: Wake> Mailbox<C, W> {
 
 impl<C, W> Drop for Mailbox<C, W> {
     fn drop(&mut self) {
-        // The queue says it to those who post; this is for those who only wake.
+        // `post` learns this from the queue; the flag is for `wake`, which does not use the queue.
         self.address.shared.gone.store(true, Ordering::Release);
     }
 }
 
 impl<C, W: Wake> Address<C, W> {
-    /// Queues a post and wakes the owner, unless somebody has. Never blocks.
+    /// Queues a post, and wakes the owner unless a wake-up is pending. Never blocks.
     ///
     /// # Errors
     ///
@@ -110,7 +111,7 @@ impl<C, W: Wake> Address<C, W> {
         Ok(())
     }
 
-    /// Wakes the owner, unless somebody has.
+    /// Wakes the owner, unless a wake-up is pending.
     ///
     /// # Errors
     ///
@@ -132,7 +133,8 @@ impl<C, W: Wake> Address<C, W> {
             return;
         }
         if let Err(error) = self.shared.waker.wake() {
-            // The post stays queued for whatever ends the sleep; the next one tries again.
+            // The post stays queued until the owner wakes for another reason. The next post tries
+            // to wake it again.
             self.shared.pending.store(false, Ordering::Release);
             log::error!("cannot wake the server: {error}");
         }
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn many_posts_and_wakes_are_one_wake_up_until_the_mailbox_is_opened() {
+    fn many_posts_send_one_wake_up_until_the_mailbox_is_opened() {
         let (mut mailbox, address, waker) = mailbox(8);
         let wakes = || waker.wakes.load(Ordering::Relaxed);
         assert!(!mailbox.has_mail());
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_opened_and_not_taken_is_still_mail() {
+    fn posts_not_taken_after_open_still_count_as_mail() {
         let (mut mailbox, address, _) = mailbox(8);
         for post in 0..3 {
             address.post(post).unwrap();
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_and_a_gone_owner_are_errors_and_wake_nobody() {
+    fn a_full_queue_or_a_dropped_owner_is_an_error_without_wake_up() {
         let (mut mailbox, address, waker) = mailbox(2);
         address.post(1).unwrap();
         address.post(2).unwrap();
@@ -248,7 +250,7 @@ mod tests {
         assert_eq!((mailbox.take(), mailbox.take()), (Some(1), Some(2)));
     }
 
-    /// As an eventfd: stays raised until somebody has waited for it.
+    /// Works like an eventfd: stays raised until a wait consumes it.
     #[derive(Default)]
     struct Raised(Mutex<bool>, Condvar);
 
@@ -260,8 +262,8 @@ mod tests {
         }
     }
 
-    /// The thread waits for each post's answer before the next, so one lost wake-up stops everything. It
-    /// spins meanwhile, so that its next post meets the owner at the end of the queue.
+    /// The thread waits for each post to be taken before the next, so one lost wake-up stops the
+    /// test. It spins meanwhile, so that its next post coincides with the owner's last `take`.
     #[test]
     fn no_wake_up_is_lost() {
         const ROUNDS: usize = 50_000;
@@ -295,7 +297,7 @@ mod tests {
                     let sleep = Duration::from_secs(10);
                     let (mut raised, slept) =
                         waker.1.wait_timeout_while(raised, sleep, |raised| !*raised).unwrap();
-                    // Without mail it is the other that has had no processor.
+                    // Without mail, the other thread did not run in time.
                     if slept.timed_out()
                         && let Some(round) = mailbox.take()
                     {
@@ -306,7 +308,7 @@ mod tests {
                     *raised = false;
                 }
             }
-            assert_eq!(lost, None, "asleep, and a post was waiting");
+            assert_eq!(lost, None, "the owner slept while a post was waiting");
         });
     }
 }

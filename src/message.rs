@@ -2,13 +2,13 @@
 
 use thiserror::Error;
 
-/// A whole message: what a peer sent, or what is to be sent.
+/// A whole message, received or to send.
 ///
-/// There are two variants and no others: pings, pongs, close frames and fragments are the library's
-/// business ([RFC 6455 §5.6](https://www.rfc-editor.org/rfc/rfc6455#section-5.6)).
+/// Only data messages appear here: the library handles pings, pongs, close frames and fragments
+/// ([RFC 6455 §5.6](https://www.rfc-editor.org/rfc/rfc6455#section-5.6)).
 ///
-/// Sending calls take `impl Into<Message<'_>>`: `&str`, `&String`, `&[u8]`, `&[u8; N]` and `&Vec<u8>`
-/// all convert.
+/// Sending calls take `impl Into<Message<'_>>`: `&str`, `&String`, `&[u8]`, `&[u8; N]` and
+/// `&Vec<u8>` all convert.
 ///
 /// # Examples
 ///
@@ -27,7 +27,7 @@ pub enum Message<'a> {
     Binary(&'a [u8]),
 }
 
-/// Text or binary.
+/// The type of a data message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
@@ -108,7 +108,7 @@ impl From<Message<'_>> for tungstenite::Message {
     }
 }
 
-/// A `tungstenite::Message` that is no data message: a ping, a pong, a close or a raw frame.
+/// The `tungstenite::Message` is not a data message: it is a ping, a pong, a close or a raw frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("a control message has no counterpart: only text and binary messages convert")]
 pub struct NotData;
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_messages_survive_the_round_trip_through_tungstenite() {
+    fn data_messages_round_trip_through_tungstenite() {
         for message in [Message::Text("καλημέρα"), Message::Binary(&[0, 255])] {
             let theirs = tungstenite::Message::from(message);
             assert_eq!(Message::try_from(&theirs), Ok(message));

@@ -1,4 +1,4 @@
-//! A span of time in half the memory.
+//! A `Duration` in half the memory.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -7,7 +7,7 @@ use std::{num::NonZeroU64, time::Duration};
 pub(crate) struct Nanos(NonZeroU64);
 
 impl Nanos {
-    /// The longest for what is longer.
+    /// Packs a duration. One that is too long becomes the longest.
     pub(crate) fn new(span: Duration) -> Nanos {
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         Nanos(NonZeroU64::MIN.saturating_add(nanos))
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fits_comes_back_and_what_does_not_is_the_longest() {
+    fn durations_round_trip_and_saturate() {
         for span in [0, 1, 999_999_999, u64::MAX - 1].map(Duration::from_nanos) {
             assert_eq!(Nanos::new(span).get(), span);
         }

@@ -1,4 +1,4 @@
-//! One outbound connection with a loop of its own.
+//! A single outbound connection with its own loop.
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -17,15 +17,15 @@ use crate::{
     tick::Tick,
 };
 
-/// One outbound connection that its program polls, with the same shape as a [`Server`].
+/// One outbound connection that a program polls like a [`Server`].
 ///
-/// It is a server that listens nowhere and has one connection; [`server`](Client::server) gives it, with
-/// everything that has no call here: timers, statistics, handles for other threads. Programs with several
-/// connections, or with a server besides, want [`Server::connect`] and one loop.
+/// It wraps a [`Server`] without listeners and with one connection. [`server`](Client::server)
+/// returns it, for timers, statistics and handles for other threads. A program with several
+/// connections, or with a server, uses [`Server::connect`] and one loop instead.
 ///
-/// The events are those of a server: one `Open`, then messages, then one `Close`; with a
-/// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, and the same again.
-/// [`id`](Client::id) is always the id of the connection that is open or to be.
+/// The events are those of a server: one `Open`, then messages, then one `Close`. With a
+/// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, then the same again.
+/// [`id`](Client::id) always returns the id of the current or next connection.
 ///
 /// # Examples
 ///
@@ -39,7 +39,7 @@ use crate::{
 ///         match event {
 ///             Event::Open { .. } => client.send("hello")?,
 ///             Event::Message { message, .. } => println!("{message:?}"),
-///             Event::Close { reason, .. } => println!("the end: {reason}"),
+///             Event::Close { reason, .. } => println!("closed: {reason}"),
 ///             Event::ConnectFailed { error, .. } => println!("no connection: {error}"),
 ///             _ => {}
 ///         }
@@ -57,7 +57,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins to connect to `ws://host[:port][/path][?query]`; never blocks.
+    /// Begins to connect to `ws://host[:port][/path][?query]`. Never blocks.
     ///
     /// # Errors
     ///
@@ -66,19 +66,20 @@ impl Client {
         Client::connect_with(Connect::new(url))
     }
 
-    /// Begins to connect; never blocks. With the defaults of a server's limits; for others see
+    /// Begins to connect, with the default limits of a server. Never blocks. For other limits use
     /// [`with_server`](Client::with_server).
     ///
     /// # Errors
     ///
-    /// As [`Server::connect_with`], and [`ConnectError::Poller`] if the operating system gives no poller.
+    /// As [`Server::connect_with`], and [`ConnectError::Poller`] if the operating system's poller
+    /// cannot be created.
     pub fn connect_with(connect: Connect) -> Result<Client, ConnectError> {
         let server = Server::builder().build().map_err(|error| ConnectError::Poller(error.kind()))?;
         Client::with_server(server, connect)
     }
 
-    /// As [`connect_with`](Client::connect_with), with limits of your own, and compression if they say so:
-    /// `Server::builder().build()?`.
+    /// Begins to connect, with the limits and compression of a server built with
+    /// `Server::builder().build()?`. Never blocks.
     ///
     /// # Errors
     ///
@@ -93,7 +94,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Only if the poller itself fails; what befalls the connection is an event.
+    /// The poller's own errors only. Errors of the connection are events.
     pub fn poll_once(&mut self) -> io::Result<Tick> {
         self.poll_for(Duration::ZERO)
     }
@@ -120,7 +121,7 @@ impl Client {
                     (self.id, self.over) = (client, false);
                 }
                 Event::ConnectFailed { link, .. } if Some(link) == self.link => self.over = true,
-                // Unless a `Reconnecting` follows in this tick, that was it.
+                // The connection is over, unless a `Reconnecting` follows in this tick.
                 Event::Close { client, .. } if client == self.id => self.over = true,
                 _ => {}
             }
@@ -133,7 +134,7 @@ impl Client {
         self.server.flush();
     }
 
-    /// Queues a message. While there is no connection it is up to [`WhileDown`](crate::WhileDown).
+    /// Queues a message. [`WhileDown`](crate::WhileDown) applies while the connection is not open.
     ///
     /// # Errors
     ///
@@ -168,7 +169,8 @@ impl Client {
         self.server.send_with(self.id, message, options)
     }
 
-    /// Begins the close handshake behind what is queued, or gives up connecting. It is not connected again.
+    /// Begins the close handshake after the queued messages, or cancels connecting. There is no
+    /// reconnect.
     ///
     /// # Errors
     ///
@@ -177,11 +179,11 @@ impl Client {
         self.server.close(self.id, code, reason)
     }
 
-    /// Drops the connection, or gives up connecting. It is not connected again.
+    /// Drops the connection, or cancels connecting. There is no reconnect.
     ///
     /// # Errors
     ///
-    /// It is over already.
+    /// [`NotConnected`] if the connection is over already.
     pub fn disconnect(&mut self) -> Result<(), NotConnected> {
         self.server.disconnect(self.id)
     }
@@ -196,17 +198,17 @@ impl Client {
         self.server.remote_addr(self.id).is_some() && !self.over
     }
 
-    /// Whether its last event was handed out: `Close` without a new attempt behind it, or `ConnectFailed`.
+    /// Whether the last event was returned: a `Close` without a new attempt, or a `ConnectFailed`.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// The id of the connection that is open, or to be.
+    /// The id of the current or next connection.
     pub fn id(&self) -> ClientId {
         self.id
     }
 
-    /// The server behind it.
+    /// The wrapped server.
     pub fn server(&mut self) -> &mut Server {
         &mut self.server
     }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
-//! control frames while blocked, frames of high priority ──► urgent ────┘ at the next frame boundary
+//! control frames while blocked, high priority ──► urgent ──────┘ at the next frame boundary
 //! ```
 //!
-//! A large frame that finds it empty may be written before it is queued: then `tail` is the rest of it.
+//! A large frame for an empty outbox may be written directly. Then `tail` is the rest of it.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "`written` and `boundary` are at most the length of what stands first; the rest is cut from the very buffer"
+    reason = "`written` and `boundary` are at most the length of the first chunk; other ranges come from the same buffer"
 )]
 
 mod at_once;
@@ -28,29 +28,30 @@ use crate::{
 use queue::Queue;
 use urgent::Urgent;
 
-/// A tail beyond this moves into the queue, so that a slow reader's sent bytes are freed chunk by chunk.
+/// A tail beyond this moves into the queue, so that bytes sent to a slow reader are freed chunk by
+/// chunk.
 const TAIL_MAX: usize = 64 * 1024;
 
-/// Slices per vectored write; more need another write.
+/// Slices per vectored write. Further slices need another write.
 const SLICES: usize = 32;
 
-/// The kernel took less than was offered: its buffer is full. Windows re-arms only after `WouldBlock`.
+/// Whether a short write means that the kernel's buffer is full. Windows re-arms only after
+/// `WouldBlock`.
 const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
 
-/// Frames of high priority that are lined up at a time. What has come later and is graver, a pong, passes
-/// those that are not.
+/// Bounds the bytes of high-priority frames that can delay a later pong.
 const AHEAD_MAX: usize = 4 * 1024;
 
-/// Spare parts for outboxes, so that filling and draining one allocates nothing, and how much those in use
-/// hold.
+/// Spare buffers for outboxes, so that filling and draining one does not allocate. Also counts the
+/// memory of the outboxes in use.
 #[derive(Debug)]
 pub(crate) struct OutboxPool {
     tails: BufferPool,
     queues: Vec<Queue>,
-    // Boxed, as the outboxes hold them.
+    // Boxed, because the outboxes own them as boxes.
     #[expect(clippy::vec_box)]
     urgents: Vec<Box<Urgent>>,
-    /// Memory of all outboxes in bytes, but for shared frames.
+    /// Memory of all outboxes, without shared frames, in bytes.
     held: usize,
     shared: SharedBytes,
 }
@@ -69,18 +70,18 @@ impl OutboxPool {
         }
     }
 
-    /// Memory that all outboxes hold, in bytes; a shared frame counts once.
+    /// Memory of all outboxes, in bytes. A shared frame counts once.
     pub(crate) fn held(&self) -> usize {
         self.held + self.shared.get()
     }
 
-    /// The bytes kept.
+    /// The size of the spare buffers.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn bytes(&self) -> usize {
         self.tails.bytes()
     }
 
-    /// Counts the shared frames that wait here, and elsewhere if that counts with it.
+    /// The counter of shared frames in these outboxes. The pending messages use the same counter.
     pub(crate) fn shared(&self) -> &SharedBytes {
         &self.shared
     }
@@ -100,35 +101,36 @@ impl OutboxPool {
     }
 }
 
-/// What `write_to` achieved.
+/// The result of `write_to`, with the number of bytes written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
-    /// Nothing is left.
+    /// Nothing remains to be written now.
     All(usize),
-    /// The kernel takes no more for now; a writable event will come.
+    /// The write would block. A writable event follows.
     Blocked(usize),
 }
 
-/// Bytes on their way to one client: whole frames, of which at most the first is partly gone.
+/// Bytes queued for one client: whole frames, of which at most the first is partly written.
 ///
-/// Owns no memory while it is empty.
+/// An empty outbox owns no memory.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// Chunks before the tail. Each begins with a frame, except raw HTTP at the very start.
+    /// Chunks before the tail. Each begins with a frame, except for raw HTTP at the start.
     queue: Queue,
     tail: Vec<u8>,
-    /// Bytes of the first chunk that have left.
+    /// Bytes of the first chunk that have been written.
     written: usize,
-    /// A frame boundary in the first chunk. Equals `written`, or lies before it until someone asks.
+    /// A frame boundary in the first chunk. May be less than `written`; `find_boundary` moves it to
+    /// the first boundary at or after `written`.
     boundary: usize,
-    /// Bytes at the very start that are no frames.
+    /// Bytes of raw HTTP at the start of the first chunk.
     raw: usize,
-    /// Unsent bytes in `queue`, `tail` and the urgent frames that are leaving.
+    /// Unsent bytes in `queue`, `tail` and `urgent.leaving`.
     len: usize,
-    /// Memory of everything, as the pool has counted it.
+    /// Memory of this outbox as last counted by the pool.
     counted: usize,
     blocked: bool,
-    /// A write has failed that nobody has been told of.
+    /// Error of a direct write, until `write_to` returns it.
     failed: Option<io::ErrorKind>,
     urgent: Option<Box<Urgent>>,
 }
@@ -136,7 +138,7 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 enum Chunk {
     Owned(Vec<u8>),
-    /// One frame that other clients hold too.
+    /// One frame that is shared with other outboxes.
     Shared(Queued),
 }
 
@@ -148,7 +150,7 @@ impl Chunk {
         }
     }
 
-    /// Memory that is this outbox's alone.
+    /// Memory owned by this outbox alone.
     fn held(&self) -> usize {
         match self {
             Chunk::Owned(buffer) => size_of::<Chunk>() + buffer.capacity(),
@@ -157,7 +159,7 @@ impl Chunk {
     }
 }
 
-/// Which waiting control frame a newer one replaces.
+/// The kind of a control frame. A newer one replaces a waiting one of the same kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Control {
     Ping,
@@ -165,7 +167,7 @@ pub(crate) enum Control {
 }
 
 impl Outbox {
-    /// Bytes for which there is room behind a small frame.
+    /// Spare bytes that `append` reserves behind a small frame.
     const SLACK: usize = 4;
 
     /// Unsent bytes.
@@ -173,42 +175,42 @@ impl Outbox {
         self.len
     }
 
-    /// Memory held, but for shared frames, in bytes.
+    /// Memory of this outbox, without shared frames, in bytes.
     pub(crate) fn memory(&self) -> usize {
         self.counted
     }
 
-    /// Unsent bytes of frames: what `max_buffered` caps. The answer to the handshake is not the
-    /// application's doing.
+    /// Unsent bytes of frames, which `max_buffered` limits. The handshake's response is excluded,
+    /// because the application did not send it.
     pub(crate) fn frames_len(&self) -> usize {
         self.len - self.raw.saturating_sub(self.written)
     }
 
-    /// Whether the kernel refused bytes and a writable event is awaited.
+    /// Whether a write would block until a writable event.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// A writable event came.
+    /// Handles a writable event.
     pub(crate) fn unblock(&mut self) {
         self.blocked = false;
     }
 
-    /// The buffer to append whole frames to; `pushed` must follow.
+    /// The buffer to which whole frames are appended. `pushed` must follow.
     #[inline]
     pub(crate) fn tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
         if self.tail.len() >= TAIL_MAX {
             self.rotate(pool);
         }
         if self.tail.capacity() == 0 {
-            // What it will hold is not known yet; most are emptied at the next flush.
+            // The final size is not known yet. Most tails are emptied at the next flush.
             self.tail = pool.tails.take_last();
         }
         &mut self.tail
     }
 
-    /// Appends a small frame of `len` bytes, which `write` appends, and takes `SLACK` more for it. `false`: more than `max` bytes of frames would
-    /// wait, and nothing was done.
+    /// Appends a small frame of `len` bytes, written by `write`, and reserves `SLACK` bytes more.
+    /// Returns `false` and does nothing if more than `max` bytes of frames would be queued.
     #[inline(always)]
     pub(crate) fn append(
         &mut self,
@@ -230,7 +232,7 @@ impl Outbox {
         true
     }
 
-    /// Room in the tail, counted now and not with each frame.
+    /// Reserves space in the tail. The memory is counted here and not for each frame.
     #[inline(never)]
     fn make_room(&mut self, bytes: usize, pool: &mut OutboxPool) {
         self.tail(pool).reserve(bytes);
@@ -245,7 +247,7 @@ impl Outbox {
         debug_assert_eq!(self.len, self.count());
     }
 
-    /// Appends one whole frame that is shared with others.
+    /// Appends one whole frame that is shared with other outboxes.
     pub(crate) fn push_shared(&mut self, frame: &Prepared, pool: &mut OutboxPool) {
         self.rotate(pool);
         self.len += frame.frame().len();
@@ -253,14 +255,15 @@ impl Outbox {
         self.count_memory(pool);
     }
 
-    /// Whether a frame of high priority may be lined up. Not before those that are have left, or a later
-    /// control frame would come behind too many.
+    /// Whether a frame of high priority may be queued ahead. It must wait while queued ones exceed
+    /// `AHEAD_MAX` or are partly written, or a later control frame would be behind too many of
+    /// them.
     pub(crate) fn takes_ahead(&self) -> bool {
         let urgent = self.urgent.as_ref();
         urgent.is_none_or(|u| u.left == u.leaving.len() || (u.left == 0 && u.leaving.len() < AHEAD_MAX))
     }
 
-    /// Queues whole frames before all data that has not begun to leave. `write` appends them.
+    /// Queues whole frames before all data that is not partly written. `write` appends them.
     pub(crate) fn push_ahead(&mut self, write: impl FnOnce(&mut Vec<u8>), pool: &mut OutboxPool) {
         let urgent = self.urgent(pool);
         urgent.forget_left();
@@ -270,13 +273,13 @@ impl Outbox {
         self.pushed(added, pool);
     }
 
-    /// Appends bytes that are no frame (HTTP). No frame may stand before them.
+    /// Appends raw HTTP. No frame may be queued before it.
     pub(crate) fn push_raw(&mut self, bytes: &[u8], pool: &mut OutboxPool) {
         self.raw_tail(pool).extend_from_slice(bytes);
         self.pushed_raw(bytes.len(), pool);
     }
 
-    /// As `push_raw`, `len` bytes of `source`, or nothing if it has not so many.
+    /// Appends `len` bytes of `source` like `push_raw`, or nothing if `source` has fewer.
     pub(crate) fn push_raw_from(
         &mut self,
         source: &mut impl Read,
@@ -285,7 +288,7 @@ impl Outbox {
     ) -> io::Result<()> {
         let tail = self.raw_tail(pool);
         let before = tail.len();
-        // Zeroing what is read over costs less than the read that finds the end.
+        // Zeroing the buffer first costs less than the extra read that would find the end.
         tail.resize(before + len, 0);
         let read = source.read_exact(&mut tail[before..]);
         let len = if read.is_ok() { len } else { 0 };
@@ -294,7 +297,7 @@ impl Outbox {
         read
     }
 
-    /// The tail as it is: bytes that are no frames stay in one piece, however many they are.
+    /// The tail without rotation: raw HTTP stays in one chunk of any size.
     fn raw_tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
         debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
         if self.tail.capacity() == 0 {
@@ -308,8 +311,9 @@ impl Outbox {
         self.pushed(bytes, pool);
     }
 
-    /// Queues a control frame: behind what is queued while that is about to leave, else in the urgent
-    /// lane, where a newer one of its kind replaces it.
+    /// Queues a control frame. If the outbox is neither blocked nor `must_wait`, it goes behind the
+    /// queued data. Otherwise it goes to the urgent frames, where a newer one of its kind replaces
+    /// it.
     pub(crate) fn push_control(
         &mut self,
         kind: Control,
@@ -331,7 +335,8 @@ impl Outbox {
         self.count_memory(pool);
     }
 
-    /// The last frame comes next: control frames that wait leave before it, also if one is half gone.
+    /// Prepares for the last frame: waiting control frames are queued before it, even if an urgent
+    /// frame is partly written.
     pub(crate) fn seal(&mut self, pool: &mut OutboxPool) {
         if let Some(urgent) = &mut self.urgent {
             urgent.forget_left();
@@ -340,16 +345,16 @@ impl Outbox {
         }
     }
 
-    /// Drops every frame that has not begun to leave. The rest of one that has stays: without it the peer
-    /// could not read the next.
+    /// Drops all frames but the rest of a partly written one, without which the peer could not
+    /// parse the next frame.
     pub(crate) fn cut(&mut self, pool: &mut OutboxPool) {
         self.find_boundary();
         let raw = self.raw.saturating_sub(self.written);
-        // A buffer of its own, with room for a close frame: what the others have is to be freed.
+        // A new buffer with space for a close frame, so that the old ones can be freed.
         let mut rest = Vec::with_capacity(self.boundary - self.written + 128);
         rest.extend_from_slice(&self.first()[self.written..self.boundary]);
         if let Some(urgent) = &self.urgent {
-            // Of the two only one can be half gone.
+            // Either this frame or the one in `first` can be partly written, not both.
             rest.extend_from_slice(urgent.begun());
         }
         self.clear(pool);
@@ -358,14 +363,14 @@ impl Outbox {
         self.pushed(self.boundary, pool);
     }
 
-    /// Whether anything waits, a control frame in the urgent lane included.
+    /// Whether anything is queued, including urgent control frames.
     pub(crate) fn has_work(&self) -> bool {
         self.len > 0 || self.urgent.is_some()
     }
 
-    /// Writes until everything is gone or the kernel takes no more. A byte is offered again only if
-    /// the kernel did not take it. `ahead_only`: data that has not begun to leave stays, as more is to go
-    /// before it.
+    /// Writes until the outbox is empty or the write would block. A byte that the kernel took is
+    /// never written again. With `ahead_only`, data that is not partly written stays, because
+    /// further high-priority frames go before it.
     pub(crate) fn write_to(
         &mut self,
         stream: &mut impl Write,
@@ -391,7 +396,7 @@ impl Outbox {
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
-                    // Never trust a stream that claims more than it was given.
+                    // Do not trust a stream that reports more than it was given.
                     let count = count.min(offered);
                     self.advance(count, pool);
                     total += count;
@@ -410,19 +415,19 @@ impl Outbox {
         }
     }
 
-    /// Memory held besides shared frames: buffer and queue slots.
+    /// Capacity held besides shared frames: buffer bytes and queue slots.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn capacity(&self) -> usize {
         self.tail.capacity() + self.queue.capacity() + usize::from(self.urgent.is_some())
     }
 
-    /// Frees everything, sent or not.
+    /// Drops everything, sent or not.
     pub(crate) fn clear(&mut self, pool: &mut OutboxPool) {
         self.len = 0;
         self.release(pool);
     }
 
-    /// Gives the memory back. The content must be gone or unwanted.
+    /// Returns the memory to the pool. `len` must be 0.
     fn release(&mut self, pool: &mut OutboxPool) {
         debug_assert_eq!(self.len, 0);
         self.drop_urgent(pool);
@@ -438,7 +443,7 @@ impl Outbox {
         self.count_memory(pool);
     }
 
-    /// Moves the tail behind the queue.
+    /// Moves the tail to the end of the queue.
     fn rotate(&mut self, pool: &mut OutboxPool) {
         if !self.tail.is_empty() {
             let tail = std::mem::take(&mut self.tail);
@@ -463,7 +468,7 @@ impl Outbox {
         }
     }
 
-    /// Tells the pool how much memory this outbox holds now.
+    /// Updates the pool's count of this outbox's memory.
     #[inline]
     fn count_memory(&mut self, pool: &mut OutboxPool) {
         let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
@@ -476,7 +481,8 @@ impl Outbox {
         self.queue.front().map_or(&self.tail, Chunk::bytes)
     }
 
-    /// Lets the waiting control frames leave next, once those before them have left.
+    /// Queues the waiting control frames to be written next, unless earlier ones are still being
+    /// written.
     fn admit_urgent(&mut self, pool: &mut OutboxPool) {
         let Some(urgent) = &mut self.urgent else { return };
         urgent.forget_left();
@@ -495,14 +501,14 @@ impl Outbox {
     fn find_boundary(&mut self) {
         while self.boundary < self.written {
             let first = self.first();
-            // `None` cannot happen: the outbox holds whole frames only.
+            // `None` cannot occur: the outbox contains whole frames only.
             self.boundary += frame::wire_len(&first[self.boundary..]).unwrap_or(first.len());
         }
     }
 
-    /// One write of as much as fits: its result, and how many bytes it was offered.
+    /// Does one write of as much as fits. Returns its result and the number of bytes offered.
     fn write_once(&self, stream: &mut impl Write, ahead_only: bool) -> (io::Result<usize>, usize) {
-        // Of one piece: a vectored write costs more, here and in the kernel.
+        // A single slice: a vectored write costs more, here and in the kernel.
         let alone = self.queue.is_empty() || (self.tail.is_empty() && self.queue.is_single());
         if self.urgent.is_none() && alone {
             let bytes = &self.first()[self.written..];
@@ -541,7 +547,7 @@ impl Outbox {
         (stream.write_vectored(&slices[..used]), offered)
     }
 
-    /// Accounts for `count` bytes that have left, in the order of `write_once`.
+    /// Accounts for `count` written bytes, in the order of `write_once`.
     fn advance(&mut self, mut count: usize, pool: &mut OutboxPool) {
         self.len -= count;
         if let Some(urgent) = &mut self.urgent {
@@ -570,7 +576,7 @@ impl Outbox {
         debug_assert_eq!(self.len, self.count());
     }
 
-    /// The first chunk has left whole.
+    /// Removes the first chunk, which was written completely.
     fn next_chunk(&mut self, pool: &mut OutboxPool) {
         match self.queue.pop_front() {
             Some(chunk) => {

@@ -1,9 +1,9 @@
-//! Recycled byte buffers, so that the steady state allocates nothing.
+//! Recycled byte buffers, so that the steady state does not allocate.
 
-/// Spare buffers with a cap on the bytes they keep.
+/// Spare buffers, with a cap on their total size.
 ///
-/// A buffer comes back with the length it was given up with: bytes below `len` are initialised, so a
-/// reader that overwrites them need not zero them again.
+/// A buffer keeps its length in the pool: bytes below `len` are initialised, so a reader that
+/// overwrites them need not zero them again.
 #[derive(Debug)]
 pub(crate) struct BufferPool {
     small: Vec<Vec<u8>>,
@@ -13,21 +13,22 @@ pub(crate) struct BufferPool {
 }
 
 impl BufferPool {
-    /// A buffer above this is large, and not given to those that want little: a client that idles in the
-    /// middle of a header must not sit on a megabyte.
+    /// A buffer above this is large, and is not given to a caller that wants little: a client that
+    /// idles in the middle of a header must not occupy a megabyte.
     const SMALL: usize = 4 * 1024;
 
-    /// What keeping a buffer costs besides its capacity, so that many tiny ones have an end, too.
+    /// The cost of a buffer besides its capacity, so that the number of tiny buffers is bounded
+    /// too.
     const OVERHEAD: usize = 64;
 
     pub(crate) fn new(max_bytes: usize) -> Self {
         BufferPool { small: Vec::new(), large: Vec::new(), bytes: 0, max_bytes }
     }
 
-    /// Large buffers that are looked at for the one that fits best: those that came last.
+    /// How many of the large buffers, the most recent ones, are searched for the best fit.
     const LOOKED_AT: usize = 32;
 
-    /// A spare buffer for about `want` bytes, or a new one without capacity.
+    /// Takes a spare buffer for about `want` bytes, or a new one without capacity.
     pub(crate) fn take(&mut self, want: usize) -> Vec<u8> {
         let large = if want > Self::SMALL { self.take_large(want) } else { None };
         let Some(buffer) = large.or_else(|| self.small.pop()) else { return Vec::new() };
@@ -35,14 +36,15 @@ impl BufferPool {
         buffer
     }
 
-    /// The spare buffer that came last, for who does not know yet what it wants, or a new one without capacity.
+    /// Takes the most recent spare buffer, or a new one without capacity. For a caller that does
+    /// not know the size yet.
     pub(crate) fn take_last(&mut self) -> Vec<u8> {
         let Some(buffer) = self.large.pop().or_else(|| self.small.pop()) else { return Vec::new() };
         self.bytes -= buffer.capacity() + Self::OVERHEAD;
         buffer
     }
 
-    /// The smallest that need not grow, or else the largest.
+    /// Takes the smallest large buffer that need not grow, or else the largest.
     fn take_large(&mut self, want: usize) -> Option<Vec<u8>> {
         let misfit = |capacity: usize| if capacity >= want { capacity } else { usize::MAX - capacity };
         let recent = self.large.iter().enumerate().rev().take(Self::LOOKED_AT);
@@ -60,7 +62,7 @@ impl BufferPool {
         }
     }
 
-    /// The bytes kept.
+    /// The total size of the spare buffers.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn bytes(&self) -> usize {
         let buffers = self.small.iter().chain(&self.large);
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_buffers_up_to_its_cap() {
+    fn keeps_buffers_up_to_the_cap() {
         let mut pool = BufferPool::new(1000);
         pool.give(Vec::with_capacity(600));
         pool.give(Vec::with_capacity(600));
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_little_gets_no_large_buffer() {
+    fn take_gives_no_large_buffer_for_a_small_size() {
         let mut pool = BufferPool::new(1 << 20);
         pool.give(Vec::with_capacity(100_000));
         assert_eq!(pool.take(14).capacity(), 0);
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_much_gets_what_fits_best() {
+    fn take_gives_the_best_fitting_large_buffer() {
         let mut pool = BufferPool::new(1 << 30);
         let fill = |pool: &mut BufferPool| {
             [50_000, 200_000, 1_000_000, 100_000]
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn tiny_buffers_do_not_pile_up() {
+    fn the_number_of_tiny_buffers_is_bounded() {
         let mut pool = BufferPool::new(1000);
         (0..1000).for_each(|_| pool.give(Vec::with_capacity(1)));
         assert!(pool.small.len() <= 1000 / BufferPool::OVERHEAD);

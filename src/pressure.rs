@@ -1,8 +1,10 @@
-//! How near the server is to its ceiling on buffered bytes.
+//! How near the server is to its memory limit.
 
-/// What the server sheds because of [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
+/// How near the server is to [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), and
+/// what it refuses because of that.
 ///
-/// An application that hears of it ([`Event::Pressure`](crate::Event::Pressure)) may send less by itself.
+/// [`Event::Pressure`](crate::Event::Pressure) reports each change, so that an application can send
+/// less.
 ///
 /// # Examples
 ///
@@ -14,13 +16,13 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Pressure {
-    /// Nothing.
+    /// Below the thresholds: nothing is refused.
     #[default]
     Low,
-    /// More than 3/4 is in use: new connections are answered with 503, until no more than 5/8 is.
+    /// More than 3/4 is in use: new connections get a 503. Ends when no more than 5/8 is in use.
     Refusing,
-    /// More than 7/8 is in use: besides, nobody's input is read, until no more than 3/4 is. After 250 ms, or
-    /// at once when all of it is in use, those who hold the most are closed with
-    /// [`CloseReason::Shed`](crate::CloseReason::Shed).
+    /// More than 7/8 is in use: additionally, no input is read. Ends when no more than 3/4 is in
+    /// use. After 250 ms, or immediately when all is in use, the clients with the most buffered
+    /// bytes are closed with [`CloseReason::Shed`](crate::CloseReason::Shed).
     NotReading,
 }

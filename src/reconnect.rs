@@ -1,13 +1,13 @@
-//! How long to wait before another attempt to connect.
+//! Reconnect policy: the delay before another attempt.
 
 use std::time::Duration;
 
-/// Connects again when an outbound connection is lost or an attempt fails: exponential backoff with full
-/// jitter.
+/// Policy for reconnecting after a lost outbound connection or a failed attempt: exponential
+/// backoff with full jitter.
 ///
-/// Before the n-th attempt in a row the wait is random, even between zero and `base` · 2ⁿ⁻¹, at most `cap`.
-/// So a thousand clients that lost the same server come back spread over that time, and not all at once. A
-/// connection that has been open for `stable_after` begins the count anew.
+/// The delay before the n-th attempt in succession is uniformly random between zero and `base` ·
+/// 2ⁿ⁻¹, at most `cap`. This spreads the reconnects of clients that lost the same server over that
+/// time. A connection that was open for `stable_after` resets n.
 ///
 /// # Examples
 ///
@@ -15,7 +15,10 @@ use std::time::Duration;
 /// use std::time::Duration;
 /// use tickws::{Connect, Reconnect};
 ///
-/// let policy = Reconnect::new().base(Duration::from_millis(200)).cap(Duration::from_secs(10)).max_tries(20);
+/// let policy = Reconnect::new()
+///     .base(Duration::from_millis(200))
+///     .cap(Duration::from_secs(10))
+///     .max_tries(20);
 /// let connect = Connect::new("ws://127.0.0.1:9001/feed").reconnect(policy);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,7 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// Base 1 s, cap 30 s, stable after 10 s, no end of tries.
+    /// Base 1 s, cap 30 s, stable after 10 s, unlimited tries.
     pub const fn new() -> Self {
         Reconnect {
             base: Duration::from_secs(1),
@@ -43,42 +46,42 @@ impl Reconnect {
         }
     }
 
-    /// The longest wait before the first new attempt; it doubles with each that fails.
+    /// Sets the longest delay before the first new attempt. It doubles with each failed one.
     #[must_use]
     pub const fn base(mut self, base: Duration) -> Self {
         self.base = base;
         self
     }
 
-    /// No wait is longer than this.
+    /// Sets the longest delay of all attempts.
     #[must_use]
     pub const fn cap(mut self, cap: Duration) -> Self {
         self.cap = cap;
         self
     }
 
-    /// A connection that was open for this long was a good one: after it the count of attempts begins anew.
+    /// Sets how long a connection must have been open to reset the count of attempts.
     #[must_use]
     pub const fn stable_after(mut self, stable_after: Duration) -> Self {
         self.stable_after = stable_after;
         self
     }
 
-    /// New attempts in a row, without a stable connection between them, before
-    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) ends it.
+    /// Sets how many new attempts in succession, without a stable connection between them, are made
+    /// before [`Event::ConnectFailed`](crate::Event::ConnectFailed).
     #[must_use]
     pub const fn max_tries(mut self, tries: u32) -> Self {
         self.max_tries = Some(tries);
         self
     }
 
-    /// What it was told.
+    /// The settings: base, cap, stable after, most tries.
     #[cfg(feature = "sim")]
     pub(crate) fn parts(&self) -> (Duration, Duration, Duration, Option<u32>) {
         (self.base, self.cap, self.stable_after, self.max_tries)
     }
 
-    /// The wait before new attempt number `attempt`, which counts from one; `None`: there is none any more.
+    /// The delay before new attempt number `attempt`, counted from 1; `None` if no tries are left.
     pub(crate) fn delay(&self, attempt: u32, jitter: &mut Jitter) -> Option<Duration> {
         if self.max_tries.is_some_and(|max| attempt > max) {
             return None;
@@ -87,13 +90,13 @@ impl Reconnect {
         Some(jitter.up_to(self.base.saturating_mul(factor).min(self.cap)))
     }
 
-    /// Whether a connection that was open for so long begins the count anew.
+    /// Whether a connection that was open for this long resets the count of attempts.
     pub(crate) fn is_stable(&self, open_for: Duration) -> bool {
         open_for >= self.stable_after
     }
 }
 
-/// A generator for waits, the same for the same seed (SplitMix64). Spreads load; keeps no secrets.
+/// SplitMix64, a deterministic random generator for delays. Not for secrets.
 #[derive(Debug, Clone)]
 pub(crate) struct Jitter(u64);
 
@@ -109,7 +112,7 @@ impl Jitter {
         mixed ^ (mixed >> 31)
     }
 
-    /// Evenly between zero and `most`.
+    /// A uniformly random duration between zero and `most`.
     pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(((u128::from(self.next()) * u128::from(nanos)) >> 64) as u64)
@@ -124,14 +127,14 @@ mod tests {
 
     #[test]
     fn the_generator_is_splitmix64() {
-        // Of its authors' reference implementation.
+        // Output of the authors' reference implementation.
         let mut jitter = Jitter::new(1_234_567);
         let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([jitter.next(), jitter.next(), jitter.next()], expected);
     }
 
     #[test]
-    fn waits_fill_a_range_that_doubles_up_to_the_cap() {
+    fn delays_are_uniform_in_a_range_that_doubles_up_to_the_cap() {
         let policy = Reconnect::new().base(100 * MS).cap(1000 * MS);
         let mut jitter = Jitter::new(1);
         for (attempt, most) in
@@ -139,7 +142,7 @@ mod tests {
         {
             let waits: Vec<_> = (0..2000).map(|_| policy.delay(attempt, &mut jitter).unwrap()).collect();
             assert!(waits.iter().all(|wait| *wait < most * MS), "{attempt}");
-            // Even: each quarter has a quarter of them.
+            // Uniform: each quarter of the range has about a quarter of the delays.
             for quarter in 0..4 {
                 let (from, to) = (most * MS * quarter / 4, most * MS * (quarter + 1) / 4);
                 let share = waits.iter().filter(|wait| (from..to).contains(wait)).count();
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_end_and_extremes_do_not_overflow() {
+    fn tries_are_limited_and_extremes_do_not_overflow() {
         let mut jitter = Jitter::new(2);
         let policy = Reconnect::new().max_tries(2);
         assert!(policy.delay(2, &mut jitter).is_some() && policy.delay(3, &mut jitter).is_none());

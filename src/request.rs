@@ -1,13 +1,13 @@
-//! A request as the application sees it, before anything is decided.
+//! An HTTP request that waits for the application's response.
 
 use std::{net::SocketAddr, ops::Deref};
 
 use tungstenite::handshake::server::Request;
 
-/// An HTTP request that waits for an answer. Borrowed and `Copy`.
+/// An HTTP request that waits for a response. Borrowed and `Copy`.
 ///
-/// Dereferences to an [`http::Request<()>`](tungstenite::http::Request): `method()`, `uri()` with path and query,
-/// `headers()`.
+/// Dereferences to an [`http::Request<()>`](tungstenite::http::Request): `method()`, `uri()` with
+/// path and query, `headers()`.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpRequest<'t> {
     request: &'t Request,
@@ -20,12 +20,12 @@ impl<'t> HttpRequest<'t> {
         HttpRequest { request, body, remote }
     }
 
-    /// The whole body; empty for a GET, and for an upgrade.
+    /// The whole body. Empty for a GET and for an upgrade.
     pub fn body(&self) -> &'t [u8] {
         self.body
     }
 
-    /// The address of the peer: the client, or a proxy before it.
+    /// The address of the TCP peer: the client, or a proxy in front of it.
     pub fn remote_addr(&self) -> SocketAddr {
         self.remote
     }

@@ -1,10 +1,11 @@
-//! How a message is sent, beyond "behind everything else, whatever becomes of it".
+//! Per-message send options: expiry, priority, replacement, compression.
 
 use std::{sync::Arc, time::Duration};
 
 /// How [`Server::send_with`](crate::Server::send_with) treats a message.
 ///
-/// The default is what [`Server::send`](crate::Server::send) does: no end, normal priority, never replaced.
+/// The default is that of [`Server::send`](crate::Server::send): no expiry, normal priority, never
+/// replaced.
 ///
 /// # Examples
 ///
@@ -12,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 /// use std::time::Duration;
 /// use tickws::{ClientId, Priority, SendError, SendOptions, Server};
 ///
-/// /// A chat line may overtake a map that is being downloaded; after 2 s nobody wants to read it.
+/// /// A chat line may overtake a map that is being downloaded, and is dropped after 2 s.
 /// fn say(server: &mut Server, client: ClientId, line: &str) -> Result<(), SendError> {
 ///     let options = SendOptions {
 ///         expires_in: Some(Duration::from_secs(2)),
@@ -24,23 +25,24 @@ use std::{sync::Arc, time::Duration};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SendOptions {
-    /// If the message has not begun to leave by then, it is dropped before it is framed, and counted in
-    /// [`Stats::expired`](crate::Stats::expired). Once its first byte was written it leaves whole.
-    /// `None`: never.
+    /// Drops the message if none of it has been written by then, and counts it in
+    /// [`Stats::expired`](crate::Stats::expired). A message whose first byte was written is sent
+    /// whole. `None`: never.
     pub expires_in: Option<Duration>,
-    /// Which lane it waits in.
+    /// The queue in which the message waits.
     pub priority: Priority,
-    /// With a key: takes the place of the client's message of the same key that has not begun to leave, as
-    /// [`Server::send_latest`](crate::Server::send_latest) does.
+    /// With a key, this message replaces the client's queued message of the same key unless the
+    /// latter is partly written, as [`Server::send_latest`](crate::Server::send_latest) does.
     ///
-    /// A key should keep to one priority: a value of high priority passes an older one of its key that is
-    /// on its way already.
+    /// Use one priority per key: a message of high priority can overtake an older one of its key
+    /// that is partly written.
     pub latest: Option<LatestKey>,
 }
 
 impl SendOptions {
-    /// Never compressed, whatever was negotiated: for what is compressed already, and for secrets beside what an
-    /// attacker chooses. Without compression (feature `deflate`) it changes nothing.
+    /// Sends the message uncompressed even if compression was negotiated. Use it for data that is
+    /// already compressed, and for secrets next to data chosen by an attacker. Without the feature
+    /// `deflate` it has no effect.
     ///
     /// # Examples
     ///
@@ -56,7 +58,8 @@ impl SendOptions {
     }
 }
 
-/// [`SendOptions`], compressed or not: what [`Server::send_with`](crate::Server::send_with) takes.
+/// [`SendOptions`] and whether the message may be compressed.
+/// [`Server::send_with`](crate::Server::send_with) takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SendTerms {
     pub(crate) options: SendOptions,
@@ -69,23 +72,25 @@ impl From<SendOptions> for SendTerms {
     }
 }
 
-/// One of a client's two lanes. Messages of one lane keep their order; control frames (pings, pongs)
-/// pass both.
+/// The priority of a message. Each client has one queue per priority, and each queue keeps its
+/// order; control frames (pings, pongs) are sent before both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[non_exhaustive]
 pub enum Priority {
-    /// In the order of sending.
+    /// After all earlier messages.
     #[default]
     Normal,
-    /// Before everything of normal priority that has not begun to leave. For messages that are small: what
-    /// passes others is copied for each client, also if it is a [`Prepared`](crate::Prepared).
+    /// Before all messages of normal priority that are not yet partly written. Meant for small
+    /// messages: a message of high priority is copied for each client, even if it is a
+    /// [`Prepared`](crate::Prepared).
     High,
 }
 
-/// Names a value of which a client wants the latest only: an entity's number, or the name of a topic.
+/// Names a value of which a client needs only the latest: an entity's number, or the name of a
+/// topic.
 ///
-/// Every integer and every string is a key of its own: `7` and `"7"` differ. A number costs nothing, a
-/// name one allocation while it waits.
+/// Every integer and every string is a distinct key: `7` and `"7"` differ. A number costs no
+/// allocation, a name costs one.
 ///
 /// # Examples
 ///
@@ -107,7 +112,7 @@ enum Repr {
 }
 
 impl LatestKey {
-    /// A name, or a number.
+    /// The name, or the number: `Err(Err(_))` if it is negative.
     #[cfg(feature = "sim")]
     pub(crate) fn parts(&self) -> Result<&str, Result<u64, i64>> {
         match &self.0 {
@@ -117,7 +122,7 @@ impl LatestKey {
         }
     }
 
-    /// Bytes on the heap.
+    /// The bytes that the key occupies on the heap.
     pub(crate) fn heap(&self) -> usize {
         match &self.0 {
             Repr::Name(name) => name.len(),
@@ -175,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_integer_is_one_key_whatever_its_type() {
+    fn an_integer_is_the_same_key_in_every_integer_type() {
         let sevens: [LatestKey; 10] = [
             7u8.into(),
             7u16.into(),
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_string_is_one_key_and_costs_its_length() {
+    fn a_string_is_the_same_key_in_every_string_type() {
         let name = "a room".to_owned();
         let keys: [LatestKey; 3] = ["a room".into(), (&name).into(), name.into()];
         assert!(keys.iter().all(|key| key.heap() == 6));
@@ -218,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_what_send_does() {
+    fn default_options_are_those_of_send() {
         let SendOptions { expires_in, priority, latest } = SendOptions::default();
         assert_eq!((expires_in, priority, latest), (None, Priority::Normal, None));
         assert!(Priority::Normal < Priority::High);

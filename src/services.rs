@@ -1,4 +1,4 @@
-//! What the application has put beside the socket: its say in upgrades, and answers to plain HTTP.
+//! Hooks of the application: upgrade decisions, plain HTTP responses, static files.
 
 use std::fmt;
 
@@ -13,13 +13,14 @@ use crate::{
 pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send>;
 pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send>;
 
-/// Closures and content; what is only data is in the [`Config`](crate::config::Config).
+/// The application's closures and content. Plain settings are in the
+/// [`Config`](crate::config::Config).
 #[derive(Default)]
 pub(crate) struct Services {
     pub(crate) on_upgrade: Option<OnUpgrade>,
     pub(crate) on_http: Option<OnHttp>,
     pub(crate) site: Site,
-    /// Where the server is recorded to.
+    /// The destination of the recording.
     #[cfg(feature = "sim")]
     pub(crate) record: Option<Sink>,
 }

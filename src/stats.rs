@@ -1,4 +1,4 @@
-//! Counters: what a server has done since it began.
+//! Counters of a server since its start.
 
 mod prometheus;
 
@@ -9,9 +9,10 @@ use crate::{
     proto::handshake::Rejection,
 };
 
-/// What a server has done since it began, from [`Server::stats`](crate::Server::stats).
+/// The counters of a server since its start, from [`Server::stats`](crate::Server::stats).
 ///
-/// Everything but [`open`](Stats::open) and [`buffered`](Stats::buffered) only grows. Displays as one readable line.
+/// All values but [`open`](Stats::open) and [`buffered`](Stats::buffered) only grow. Displays as
+/// one readable line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -19,50 +20,52 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that never became a WebSocket, by cause.
     pub rejected: Rejected,
-    /// Plain HTTP requests answered.
+    /// Responses sent to plain HTTP requests.
     pub http_requests: u64,
-    /// Connections that ended after plain HTTP requests, and never asked for anything else.
+    /// Connections that ended after plain HTTP requests, without an upgrade request.
     pub http_only: u64,
-    /// Attempts to connect to elsewhere.
+    /// Outbound connection attempts.
     pub dialed: u64,
-    /// Those of them that failed.
+    /// Outbound connection attempts that failed.
     pub dial_failed: u64,
-    /// Opening handshakes completed, on either side.
+    /// Opening handshakes completed, as server or as client.
     pub opened: u64,
     /// WebSocket connections open now.
     pub open: u64,
-    /// Bytes held now for all connections: partial messages, request heads, and what waits to be written, a
-    /// frame that many wait for counting once. What `max_total_buffered` caps.
+    /// Bytes buffered now for all connections: partial messages, request heads and outboxes. A
+    /// frame shared by several outboxes counts once. `max_total_buffered` limits this sum.
     pub buffered: u64,
-    /// Messages handed to the application.
+    /// Messages received, reported as events.
     pub messages_in: u64,
-    /// Times that a client was paused by a limit under [`Limit::Pause`](crate::Limit::Pause).
+    /// Times that a rate limit paused a client under [`Limit::Pause`](crate::Limit::Pause).
     pub throttled: u64,
-    /// Messages queued, a broadcast counting once per client.
+    /// Messages queued. A broadcast counts once per client.
     pub messages_out: u64,
     /// Bytes read from sockets, HTTP and framing included.
     pub bytes_in: u64,
     /// Bytes written to sockets, HTTP and framing included.
     pub bytes_out: u64,
-    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), messages to many
-    /// that are above `max_buffered`, and what [`WhileDown::KeepLast`](crate::WhileDown::KeepLast) did not keep.
+    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), broadcasts
+    /// larger than `max_buffered`, and messages that
+    /// [`WhileDown::KeepLast`](crate::WhileDown::KeepLast) did not keep.
     pub dropped: u64,
-    /// Queued messages that a newer one with their [`LatestKey`](crate::LatestKey) has replaced.
+    /// Queued messages replaced by a newer one with the same [`LatestKey`](crate::LatestKey).
     pub replaced: u64,
-    /// Queued messages dropped because their `expires_in` had passed.
+    /// Queued messages dropped after their `expires_in`.
     pub expired: u64,
-    /// Commands of a [`Handle`](crate::Handle) for a client that was gone, closing or full by the time the
-    /// server came to them. Use [`Handle::call`](crate::Handle::call) to learn of each.
+    /// Commands of a [`Handle`](crate::Handle) that failed because their client was gone, closing
+    /// or had a full outbox. Use [`Handle::call`](crate::Handle::call) to get each result.
     pub undelivered: u64,
     /// Pings sent.
     pub pings: u64,
     /// WebSocket connections ended, by cause.
     pub closed: Closed,
-    /// Times that reading from everyone had to stop because of `max_total_buffered`.
+    /// Times that reading stopped for all clients because of `max_total_buffered`.
     pub reading_stops: u64,
-    /// Times that accepting had to pause because the process was out of descriptors or memory.
+    /// Times that accepting paused because the process was out of descriptors or memory.
     pub accept_pauses: u64,
-    /// Listening sockets that have died: somebody else has shut them down. The server goes on without them.
+    /// Listening sockets lost because another holder of the socket shut it down. The server
+    /// continues without them.
     pub listeners_lost: u64,
 }
 
@@ -70,29 +73,29 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Rejected {
-    /// 400: no HTTP, or an upgrade request that breaks RFC 6455 §4.1.
+    /// 400: not HTTP, or an upgrade request that violates RFC 6455 §4.1.
     pub bad_request: u64,
-    /// 405 and 426: HTTP, but no request for a WebSocket of version 13.
+    /// 405 and 426: an HTTP request, but not for a WebSocket of version 13.
     pub not_an_upgrade: u64,
-    /// 431: too many headers or too many bytes of them.
+    /// 431: the head exceeds `max_headers` or `max_head_bytes`.
     pub head_too_large: u64,
-    /// 403: the page's origin is not allowed.
+    /// 403: the `Origin` is not allowed.
     pub origin: u64,
-    /// 404: an upgrade at none of the server's paths.
+    /// 404: the path does not accept upgrades.
     pub path: u64,
-    /// 400: no subprotocol in common, and one is required.
+    /// 400: a subprotocol is required, and none offered is supported.
     pub subprotocol: u64,
     /// Any status: the application rejected the upgrade.
     pub application: u64,
-    /// 503: the application did not answer within `handshake_timeout`.
+    /// 503: the application did not respond within `handshake_timeout`.
     pub unanswered: u64,
-    /// 413 and 501: a body that is too long, or of unknown length.
+    /// 413 and 501: the body is too long, or its length is unknown.
     pub bad_body: u64,
-    /// 503: `max_connections` reached, or shutting down.
+    /// 503: `max_connections` is reached, or the server is shutting down.
     pub at_capacity: u64,
-    /// 503: `max_connections_per_ip` reached.
+    /// 503: `max_connections_per_ip` is reached.
     pub per_ip: u64,
-    /// 503: `max_total_buffered` is near.
+    /// 503: the server is near `max_total_buffered`.
     pub overloaded: u64,
     /// The head was not complete within `handshake_timeout`.
     pub timeout: u64,

@@ -1,30 +1,31 @@
-//! The unit tests' randomness. The same seed, or the same tape, gives the same stream.
+//! Random numbers for the unit tests. The same seed, or the same tape, gives the same stream.
 
 use std::collections::VecDeque;
 
-/// Numbers without meaning; what a test makes of them is in its own module.
+/// Generic random numbers. A test's own module maps them to its actions.
 #[derive(Debug)]
 pub(crate) struct Rng(Source);
 
 #[derive(Debug)]
 enum Source {
     Seed(fastrand::Rng),
-    /// The bytes that a fuzzer chooses. Behind their end there are zeros.
+    /// The bytes chosen by a fuzzer, followed by zeros.
     Tape(VecDeque<u8>),
 }
 
 impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        // Forked, as the first numbers of neighbouring seeds would be neighbours.
+        // Forked, because adjacent seeds would otherwise begin with similar numbers.
         Rng(Source::Seed(fastrand::Rng::with_seed(seed).fork()))
     }
 
-    /// Takes its numbers from `bytes`, few for small ones, so that a fuzzer can steer by them.
+    /// Takes its numbers from `bytes`. A small range uses few bytes, so that a fuzzer can control
+    /// each choice.
     pub(crate) fn tape(bytes: &[u8]) -> Self {
         Rng(Source::Tape(bytes.to_vec().into()))
     }
 
-    /// Whether a tape is at its end. A seed has none.
+    /// Whether a tape is used up. A seed never is.
     pub(crate) fn is_spent(&self) -> bool {
         matches!(&self.0, Source::Tape(tape) if tape.is_empty())
     }
@@ -33,7 +34,7 @@ impl Rng {
         self.number(8)
     }
 
-    /// Below `end`, which is above zero.
+    /// A number below `end`, which must not be zero.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         match &mut self.0 {
             Source::Seed(rng) => rng.usize(..end),
@@ -56,7 +57,7 @@ impl Rng {
         let mut bytes = vec![0; len];
         match &mut self.0 {
             Source::Seed(rng) => rng.fill(&mut bytes),
-            // A long payload is no reason to use up the tape: its beginning comes again and again.
+            // A long payload repeats its first bytes, so that it does not use up the tape.
             Source::Tape(tape) => {
                 let some: Vec<u8> = tape.drain(..len.min(32).min(tape.len())).collect();
                 bytes.iter_mut().zip(some.iter().cycle()).for_each(|(to, from)| *to = *from);
@@ -65,7 +66,7 @@ impl Rng {
         bytes
     }
 
-    /// A number of `len` bytes.
+    /// A number from `len` bytes of a tape, or any number from a seed.
     fn number(&mut self, len: usize) -> u64 {
         match &mut self.0 {
             Source::Seed(rng) => rng.u64(..),

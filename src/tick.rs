@@ -1,4 +1,4 @@
-//! What one poll brought, as the application holds it; its buffers come back when it is dropped.
+//! The events of one poll. Dropping them returns their buffers to the server.
 
 use std::{
     fmt,
@@ -12,11 +12,11 @@ use crate::{
     tick_data::TickData,
 };
 
-/// Everything that happened in one poll: owns its events and the bytes they borrow.
+/// The events of one poll and the bytes they borrow.
 ///
-/// Iterate over `&tick`. The events borrow from the tick and not from the server, so the server
-/// is free to send inside the loop. Dropping a tick gives its buffers back to the server; keeping one
-/// is fine, too: it stays valid, and the next poll uses other buffers.
+/// Iterate over `&tick`. The events borrow from the tick and not from the server, so a program can
+/// send inside the loop. Dropping a tick returns its buffers to the server. A tick that is kept
+/// stays valid; the next poll uses other buffers.
 ///
 /// # Examples
 ///
@@ -58,30 +58,30 @@ impl Tick {
         self.data().records().len()
     }
 
-    /// Whether nothing happened.
+    /// Whether there are no events.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether a budget ended the poll: input, accepts, timers or commands of a
+    /// Whether a budget ended the poll while work was left: input, accepts, timers or commands of a
     /// [`Handle`](crate::Handle) are ready now. Poll again soon.
     pub fn more(&self) -> bool {
         self.more
     }
 
-    /// How long the server could sleep as of the end of the poll: zero if there is [`more`](Tick::more),
-    /// `None` if no deadline is set. What is queued since needs a flush first;
-    /// [`Server::next_timeout`](crate::Server::next_timeout) knows of that.
+    /// How long the server can sleep, as of the end of the poll: zero if there is
+    /// [`more`](Tick::more), `None` if no deadline is set. It does not include messages queued
+    /// since; [`Server::next_timeout`](crate::Server::next_timeout) does.
     pub fn next_timeout(&self) -> Option<Duration> {
         self.next_timeout
     }
 
-    /// Iterates over the events in the order in which they happened, as `&tick` does.
+    /// Iterates over the events in the order in which they occurred, as `&tick` does.
     pub fn iter(&self) -> Events<'_> {
         Events::new(self.data())
     }
 
-    #[allow(clippy::expect_used, reason = "only the drop takes it")]
+    #[allow(clippy::expect_used, reason = "only `drop` takes the data")]
     fn data(&self) -> &TickData {
         self.data.as_ref().expect("a tick holds its data until it is dropped")
     }
@@ -114,12 +114,12 @@ impl fmt::Debug for Tick {
     }
 }
 
-/// Where dropped ticks leave their buffers. Ticks may be dropped on another thread, hence the lock.
+/// Collects the buffers of dropped ticks. A tick may be dropped on another thread, hence the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Recycler(Mutex<Vec<TickData>>);
 
 impl Recycler {
-    /// An application that keeps ticks drops them in bursts; no need to hoard those.
+    /// Bounds the spare ticks when an application keeps many and drops them in a burst.
     const MAX_SPARE: usize = 4;
 
     pub(crate) fn take(&self, pool: &mut BufferPool) -> TickData {
@@ -130,7 +130,7 @@ impl Recycler {
         spare.pop().unwrap_or_default()
     }
 
-    /// Lets `data` have the block that was used last.
+    /// Gives `data` the block that was used last, which is still in the cache.
     pub(crate) fn lend_block(&self, data: &mut TickData) {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = spare.last_mut() {
@@ -153,7 +153,7 @@ mod tests {
     use crate::{id::ClientId, message::Kind, proto::assembler::Assembled};
 
     #[test]
-    fn dropped_ticks_hold_little_and_nothing_after_the_next_poll() {
+    fn dropped_ticks_free_their_spare_buffers_at_the_next_poll() {
         let (home, mut pool) = (Arc::new(Recycler::default()), BufferPool::new(usize::MAX));
         for _ in 0..4 {
             let mut data = TickData::default();

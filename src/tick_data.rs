@@ -1,9 +1,9 @@
-//! The tick being filled: received bytes, and events as offsets into them.
+//! The buffer of one tick: received bytes, and events as offsets into them.
 
 #![allow(
     clippy::indexing_slicing,
     clippy::string_slice,
-    reason = "an offset or an index stands for what was put there while the same tick was filled"
+    reason = "an offset or an index is stored only together with the bytes or the entry it points to"
 )]
 
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
@@ -19,14 +19,15 @@ use crate::{
     request::HttpRequest,
 };
 
-/// What one tick owns: the received bytes, and what happened.
+/// The received bytes and the events of one tick.
 #[derive(Debug, Default)]
 pub(crate) struct TickData {
-    /// Zeroed once, then reused; `..filled` is in use by events.
+    /// Zeroed once, then reused. Events point into `..filled`.
     block: Vec<u8>,
     filled: usize,
-    /// Small texts, with what stood between them: at most a block of them. Without unsafe code the bytes of a block
-    /// would have to be checked a second time, and of 125 that costs 200 instructions; the copy costs 25.
+    /// Copies of small text messages, with the bytes between them; at most one block. Without
+    /// unsafe code a text in `block` has to be validated again when its event is read, which costs
+    /// 200 instructions for 125 bytes. The copy costs 25.
     texts: String,
     records: Vec<Record>,
     assembled: Vec<(Vec<u8>, usize)>,
@@ -34,18 +35,19 @@ pub(crate) struct TickData {
     asked: Vec<Asked>,
     reasons: Vec<CloseReason>,
     failures: Vec<Failure>,
-    /// Records that take nothing from the event budget, and how many of them would by their kind.
+    /// Records that are not charged to the event budget.
     uncharged: usize,
+    /// How many of the uncharged records are of a kind that is charged.
     excess: usize,
-    /// Frames taken in this tick of which no event came.
+    /// Event budget charged in this tick for frames that yielded no event.
     passed_over: usize,
     /// Bytes received in this tick.
     input: usize,
-    /// Bytes of messages that came in pieces, or compressed, handed over or not.
+    /// Bytes of fragmented or compressed messages completed in this tick, including discarded ones.
     held: usize,
 }
 
-/// A request that the application is to answer.
+/// A request that waits for the application's response.
 #[derive(Debug)]
 struct Asked {
     request: Arc<Request>,
@@ -53,18 +55,18 @@ struct Asked {
     remote: SocketAddr,
 }
 
-/// An outbound connection that is not there, and what follows from it.
+/// A failed or lost outbound connection, and the next attempt.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) link: LinkId,
-    /// `None`: it was open, and its `Close` has told why.
+    /// `None`: the connection was open, and its `Close` event has the reason.
     pub(crate) error: Option<ConnectError>,
-    /// The new attempt's number and the wait before it; zero if there is none.
+    /// The number of the next attempt and the delay before it; zero if none follows.
     pub(crate) attempt: u32,
     pub(crate) wait: Duration,
 }
 
-/// An event as offsets: 24 bytes.
+/// An event with offsets in place of references: 24 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Record {
     Open { client: ClientId, request: u32 },
@@ -81,7 +83,7 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Whether the event budget does not limit it: there is one of these per client at most.
+    /// Whether the event budget does not limit this kind: each client has at most one per tick.
     fn comes_on_top(&self) -> bool {
         match self {
             Record::Close { .. }
@@ -99,7 +101,7 @@ impl Record {
     }
 }
 
-/// Where a payload lies.
+/// The location of a payload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source {
     Block { start: u32, len: u32 },
@@ -108,21 +110,23 @@ pub(crate) enum Source {
 }
 
 impl TickData {
-    /// About as much input as stays in the cache while the application works on it.
+    /// The size of the block: about as much input as stays in the cache while the application
+    /// processes it.
     pub(crate) const BLOCK: usize = 64 * 1024;
 
-    /// Behind that, room for large messages to be read to their end: what stays in place is neither copied
-    /// nor needs a buffer of its own. No memory is touched before they come.
+    /// Space behind the block into which large messages are read to their end. A message that stays
+    /// in place is neither copied nor given its own buffer. The pages are untouched until such a
+    /// message arrives.
     const OVERHANG: usize = 4 * Self::BLOCK;
 
-    /// Bytes received in one tick, and bytes handed over of messages that came in pieces; the last of
-    /// those may exceed it.
+    /// The most bytes received in one tick. It also bounds the bytes of fragmented or compressed
+    /// messages in one tick; the last of these messages may exceed it.
     const INPUT: usize = 4 * Self::BLOCK;
 
-    /// Spare bytes that a dropped tick holds until the next poll.
+    /// The most spare bytes that a dropped tick holds until the next poll.
     const KEPT: usize = 2 * 1024 * 1024;
 
-    /// With less room than this a read is left to the next tick.
+    /// With less free space than this, a read waits for the next tick.
     const MIN_READ: usize = 4 * 1024;
 
     pub(crate) fn records(&self) -> &[Record] {
@@ -141,7 +145,7 @@ impl TickData {
             || self.events_left(event_budget) == 0
     }
 
-    /// Whether messages that came in pieces, or compressed, are to wait for the next tick.
+    /// Whether further fragmented or compressed messages have to wait for the next tick.
     pub(crate) fn holds_enough(&self) -> bool {
         self.held >= Self::INPUT
     }
@@ -156,11 +160,11 @@ impl TickData {
         self.input == 0
     }
 
-    /// A frame of which no event comes, as a ping or a fragment, counts as so many events. Hardly anyone sends many but
-    /// to keep the server busy, and the fewer are taken at a time, the sooner it is the others' turn.
+    /// Event budget charged for an eventless frame, such as a ping or a fragment. Floods of these
+    /// are hostile, and taking fewer of them at a time brings the other clients' turns sooner.
     pub(crate) const BARREN: usize = 16;
 
-    /// How many more events fit. Frames of which none comes count, too.
+    /// How many more events fit. Eventless frames are counted too.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
         event_budget.saturating_sub(self.records.len() - self.uncharged + self.passed_over)
     }
@@ -176,17 +180,17 @@ impl TickData {
         self.uncharged = on_top + self.excess;
     }
 
-    /// How many more frames of which no event comes may be taken: at least one if there is room for an event.
+    /// How many more eventless frames may be processed: at least one if there is room for an event.
     pub(crate) fn barren_left(&self, event_budget: usize) -> usize {
         self.events_left(event_budget).div_ceil(Self::BARREN)
     }
 
-    /// So many frames were taken, and no event came of them.
+    /// Charges the event budget for this many eventless frames.
     pub(crate) fn passed_over(&mut self, frames: usize) {
         self.passed_over += frames * Self::BARREN;
     }
 
-    /// The free end of the block, as far as it is for messages of any size.
+    /// The free part of the block, without the space reserved for large messages.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         if self.block.is_empty() {
             self.block = vec![0; Self::BLOCK + Self::OVERHANG];
@@ -194,12 +198,12 @@ impl TickData {
         &mut self.block[self.filled..Self::BLOCK.max(self.filled)]
     }
 
-    /// Where the free end of the block begins.
+    /// The offset of the free part of the block.
     pub(crate) fn filled(&self) -> usize {
         self.filled
     }
 
-    /// Takes the block of `other` instead of its own, if nothing is in either: that one was used last, and is
+    /// Swaps blocks with `other` if neither holds data. The block of `other` was used last and is
     /// still in the cache.
     pub(crate) fn swap_block(&mut self, other: &mut TickData) {
         if self.filled == 0 && other.filled == 0 {
@@ -207,8 +211,8 @@ impl TickData {
         }
     }
 
-    /// Lends the whole block out, so that events can be noted while it is written to, and where its free end
-    /// begins. `put_block` must follow.
+    /// Moves the whole block out, so that events can be recorded while it is written to. Also
+    /// returns the offset of its free part. `put_block` must follow.
     pub(crate) fn take_block(&mut self) -> (Vec<u8>, usize) {
         self.room();
         (std::mem::take(&mut self.block), self.filled)
@@ -218,12 +222,12 @@ impl TickData {
         self.block = block;
     }
 
-    /// Keeps the first `bytes` of `room`: events point there.
+    /// Marks the first `bytes` of `room` as used by events.
     pub(crate) fn keep(&mut self, bytes: usize) {
         self.filled += bytes;
     }
 
-    /// `bytes` were received, wherever they went.
+    /// Counts received bytes, in whichever buffer they were stored.
     pub(crate) fn received(&mut self, bytes: usize) {
         self.input += bytes;
     }
@@ -233,21 +237,22 @@ impl TickData {
         self.records.push(Record::Open { client, request: self.requests.len() as u32 - 1 });
     }
 
-    /// A message at `range` of the block.
+    /// Adds a message at `range` of the block.
     pub(crate) fn in_place(&mut self, client: ClientId, kind: Kind, range: Range<usize>) {
         let (start, len) = (range.start as u32, range.len() as u32);
         self.records.push(Record::Message { client, kind, source: Source::Block { start, len } });
     }
 
-    /// A text at `range` of the bytes that `copy_texts` will be given next.
+    /// Adds a text message at `range` of the bytes that will be passed to the next `copy_texts`.
     #[inline]
     pub(crate) fn text(&mut self, client: ClientId, range: Range<usize>) {
         let (start, len) = ((self.texts.len() + range.start) as u32, range.len() as u32);
         self.records.push(Record::Message { client, kind: Kind::Text, source: Source::Text { start, len } });
     }
 
-    /// Copies the bytes in which lie the texts that were noted since `records` of them were there, and nothing else
-    /// that is not ASCII. `false`: one is not UTF-8, and neither it nor what follows is noted any more.
+    /// Copies `bytes`, which contain the text messages added since there were `records` events. All
+    /// bytes between the texts must be ASCII. Returns `false` if a text is not UTF-8; that text and
+    /// those after it are removed.
     pub(crate) fn copy_texts(&mut self, bytes: &[u8], records: usize) -> bool {
         if let Some(texts) = utf8::as_str(bytes) {
             self.texts.push_str(texts);
@@ -278,7 +283,8 @@ impl TickData {
         });
     }
 
-    /// A message that nobody wants: what came of it was work all the same.
+    /// Drops a message of a closing connection. It counts as processed input and one event all the
+    /// same.
     pub(crate) fn discard(&mut self, message: Assembled, pool: &mut BufferPool) {
         (self.held, self.passed_over) = (self.held + message.len, self.passed_over + 1);
         pool.give(message.buffer);
@@ -331,9 +337,9 @@ impl TickData {
         self.asked.len() as u32 - 1
     }
 
-    /// The message of a record. Inlined for the reason for which `Events::next` is.
+    /// The message of a record. Inlined for the same reason as `Events::next`.
     #[inline(always)]
-    #[allow(clippy::expect_used, reason = "text becomes an event only after it was checked")]
+    #[allow(clippy::expect_used, reason = "a text becomes an event only after it was validated")]
     pub(crate) fn message(&self, kind: Kind, source: Source) -> Message<'_> {
         let payload = match source {
             Source::Text { start, len } => {
@@ -347,7 +353,7 @@ impl TickData {
         };
         match kind {
             Kind::Binary => Message::Binary(payload),
-            // Checked when it arrived. Without unsafe code a `&str` costs a second look.
+            // The text was validated on arrival. Without unsafe code a `&str` needs a second check.
             Kind::Text => Message::Text(utf8::as_str(payload).expect("text is validated on arrival")),
         }
     }
@@ -371,13 +377,13 @@ impl TickData {
         &self.reasons[index as usize]
     }
 
-    /// Of a `Reconnecting` or `ConnectFailed` record.
+    /// The failure of a `Reconnecting` or `ConnectFailed` record.
     #[inline]
     pub(crate) fn failure(&self, index: u32) -> &Failure {
         &self.failures[index as usize]
     }
 
-    /// Forgets the events. Buffers stay for reuse, large ones only if they are few.
+    /// Removes the events. Keeps their buffers for reuse, up to `KEPT` bytes of assembled messages.
     pub(crate) fn clear(&mut self) {
         self.records.clear();
         self.texts.clear();
@@ -394,13 +400,13 @@ impl TickData {
         });
     }
 
-    /// Bytes held for reuse besides the block.
+    /// Bytes kept for reuse, without the block.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn spare(&self) -> usize {
         self.assembled.iter().map(|(buffer, _)| buffer.capacity()).sum()
     }
 
-    /// Gives the buffers of messages that came in pieces to those that will need them.
+    /// Returns the buffers of assembled messages to the pool.
     pub(crate) fn recycle(&mut self, pool: &mut BufferPool) {
         for (buffer, _) in self.assembled.drain(..) {
             pool.give(buffer);
@@ -430,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_before_the_one_that_is_not_utf8_are_kept_and_none_behind_it() {
+    fn copy_texts_keeps_texts_before_the_first_invalid_one() {
         const TEXTS: [&[u8]; 4] = ["größer".as_bytes(), b"", "€".as_bytes(), b"end"];
         for bad in 0..=TEXTS.len() {
             let (mut tick, client) = (TickData::default(), ClientId::new(3, 4));
@@ -441,7 +447,7 @@ mod tests {
                     let start = bytes.len();
                     bytes.extend(text);
                     if index == bad {
-                        // The rest would be in the next message.
+                        // A truncated UTF-8 sequence.
                         bytes.push(0xe2);
                     }
                     tick.text(client, start..bytes.len());

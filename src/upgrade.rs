@@ -1,4 +1,4 @@
-//! What the application has to say of an upgrade: a decision, and headers for the 101 response.
+//! The application's decision on an upgrade, and headers for the 101 response.
 
 use tungstenite::{
     Bytes,
@@ -7,37 +7,39 @@ use tungstenite::{
 
 use crate::error::HeaderError;
 
-/// What [`on_upgrade`](crate::ServerBuilder::on_upgrade) decides.
+/// The decision of [`on_upgrade`](crate::ServerBuilder::on_upgrade).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Decision {
-    /// Answer 101, with the headers that were added: `Event::Open` follows.
+    /// Respond with 101 and the headers that were added. `Event::Open` follows.
     Accept,
-    /// Answer with this instead, and close the connection. Its status is 3xx, 4xx or 5xx; one that is not,
-    /// or a header that cannot stand there, makes it a 500, and the log says why.
+    /// Respond with this instead, and close the connection. The status must be 3xx, 4xx or 5xx.
+    /// With any other status, or with an invalid header, the client gets a 500 and the log says
+    /// why.
     Reject(Response<Bytes>),
-    /// Ask the application: [`Event::Upgrade`](crate::Event::Upgrade) comes, and the client waits until
-    /// [`accept`](crate::Server::accept) or [`reject`](crate::Server::reject), at most until its
-    /// `handshake_timeout`. Headers that were added are kept for the answer.
+    /// Decide later: [`Event::Upgrade`](crate::Event::Upgrade) is reported, and the client waits
+    /// for [`accept`](crate::Server::accept) or [`reject`](crate::Server::reject), at most until
+    /// its `handshake_timeout`. Headers that were added are kept for the response.
     Defer,
 }
 
-/// What the 101 response will have besides the handshake's own headers.
+/// The headers of a 101 response besides those of the handshake.
 #[derive(Debug, Clone, Default)]
 pub struct UpgradeResponse {
     headers: HeaderMap,
-    /// As the client sent it, in its order of preference.
+    /// The offered subprotocols, in the client's order of preference.
     offered: Vec<String>,
     subprotocol: Option<HeaderValue>,
-    /// The application has picked it, so it stands.
+    /// The application picked `subprotocol`, so it is final.
     picked: bool,
 }
 
 impl UpgradeResponse {
-    /// More than browsers take.
+    /// More than browsers accept.
     const MAX_HEADERS: usize = 1000;
 
-    /// For a client that offers these subprotocols; `preset` is the server's own choice, until another is made.
+    /// For a client that offers these subprotocols. `preset` is the server's choice unless the
+    /// application picks another.
     pub(crate) fn new(offered: Vec<String>, preset: Option<HeaderValue>) -> Self {
         UpgradeResponse { headers: HeaderMap::new(), offered, subprotocol: preset, picked: false }
     }
@@ -47,7 +49,7 @@ impl UpgradeResponse {
     /// # Errors
     ///
     /// [`HeaderError`]: the name or the value is malformed, or the header is the handshake's own.
-    /// `Sec-WebSocket-Protocol` is as [`subprotocol`](UpgradeResponse::subprotocol).
+    /// `Sec-WebSocket-Protocol` has the effect of [`subprotocol`](UpgradeResponse::subprotocol).
     pub fn header(&mut self, name: &str, value: &str) -> Result<(), HeaderError> {
         let invalid = || HeaderError::Invalid(format!("{name}: {value}"));
         let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
@@ -78,7 +80,7 @@ impl UpgradeResponse {
         self.offered.iter().map(String::as_str)
     }
 
-    /// Adds all of `headers`, or none.
+    /// Adds all of `headers`, or none of them.
     pub(crate) fn extend(&mut self, headers: HeaderMap) -> Result<(), HeaderError> {
         let mut extended = self.clone();
         let mut name = None;
@@ -107,8 +109,8 @@ impl UpgradeResponse {
         Ok(())
     }
 
-    /// Every header of the answer that is not the handshake's own, and the subprotocol.
-    /// What the application has said, as `extend` takes it.
+    /// The headers that the application added and the subprotocol that it picked, in the form that
+    /// `extend` takes.
     #[cfg(feature = "sim")]
     pub(crate) fn added(&self) -> HeaderMap {
         let picked = UpgradeResponse { subprotocol: None, ..self.clone() };
@@ -116,6 +118,7 @@ impl UpgradeResponse {
         picked.into_parts().0
     }
 
+    /// The headers of the response, including the subprotocol, and the subprotocol itself.
     pub(crate) fn into_parts(self) -> (HeaderMap, Option<HeaderValue>) {
         let UpgradeResponse { mut headers, subprotocol, .. } = self;
         if let Some(subprotocol) = &subprotocol {
@@ -125,7 +128,7 @@ impl UpgradeResponse {
     }
 }
 
-/// The handshake's own, and what would give a 101 a body (RFC 9110 §15.2).
+/// Whether a header belongs to the handshake or would give a 101 a body (RFC 9110 §15.2).
 fn is_reserved(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 8] = [
         header::CONNECTION,
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_added_and_one_name_may_come_twice() {
+    fn a_header_name_may_be_added_twice() {
         let mut response = response();
         response.header("Set-Cookie", "a=1; HttpOnly").unwrap();
         response.header("set-cookie", "b=2").unwrap();
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_added_breaks_the_response() {
+    fn invalid_and_reserved_headers_are_errors() {
         let mut response = response();
         for value in ["a\r\nb", "a\nb", "a\rb", "a\0b", "\r\n\r\nHTTP/1.1 200 OK"] {
             assert!(matches!(response.header("x-a", value), Err(HeaderError::Invalid(_))), "{value:?}");
@@ -183,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn headers_have_a_limit() {
+    fn the_number_of_added_headers_is_limited() {
         let mut response = response();
         (0..1000).for_each(|number| response.header(&format!("x-{number}"), "v").unwrap());
         assert_eq!(response.header("x-more", "v"), Err(HeaderError::TooMany(1000)));
     }
 
     #[test]
-    fn a_subprotocol_is_one_that_was_offered_and_is_picked_once() {
+    fn only_an_offered_subprotocol_can_be_picked_and_only_once() {
         let mut response = response();
         assert_eq!(response.subprotocol("mqtt"), Err(HeaderError::NotOffered("mqtt".into())));
         assert_eq!(response.header("Sec-WebSocket-Protocol", "chat.v2"), Ok(()));
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn many_headers_are_added_all_or_none() {
+    fn extend_adds_all_headers_or_none() {
         let mut response = response();
         let mut headers = HeaderMap::new();
         headers.append("x-a", HeaderValue::from_static("1"));

@@ -2,7 +2,7 @@
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "slots and words are found by levels and digits below LEVELS and SLOTS; a list holds keys of entries that are there"
+    reason = "levels and digits are below LEVELS and SLOTS; a list contains only keys of existing entries"
 )]
 
 use std::fmt;
@@ -11,54 +11,59 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-/// Each level reads this many bits of a deadline's tick.
+/// Each level uses this many bits of a deadline's tick.
 const BITS: usize = 6;
 const SLOTS: usize = 1 << BITS;
 /// Six levels reach to the next multiple of 2^36 ms (2.2 years) after the origin.
 const LEVELS: usize = 6;
-/// The single list of what lies beyond; it comes after the top level's slots, as if a seventh level had one.
+/// The list of all timers beyond that. It follows the top level's slots, like a seventh level with
+/// one slot.
 const OVERFLOW: usize = LEVELS * SLOTS;
 
 /// Timers keyed by deadline, polled with the time of the caller.
 ///
-/// Time is counted in *ticks*, whole milliseconds since the origin. A deadline is rounded up to a tick and
-/// `now` is rounded down, so a timer never fires early. One with tick `d` fires as soon as `now` is in tick
-/// `d` or later; timers of the same tick fire in the order of their insertion.
+/// Time is counted in *ticks*, whole milliseconds since the origin. A deadline is rounded up to a
+/// tick and `now` is rounded down, so a timer never fires early. A timer with tick `d` fires as
+/// soon as `now` is in tick `d` or later. Timers of the same tick fire in the order of their
+/// insertion.
 ///
-/// The wheel's own time is the latest `now` at which [`pop_expired`](Wheel::pop_expired) found nothing, or
-/// the tick of the last timer that fired if that is later. A deadline before it counts as it: due at once,
-/// unless the clock went backwards. Ticks saturate: `now` before the origin fires nothing, a deadline before
-/// it counts as the origin, and all instants later than 2^64 ms after it (584 million years) count as one.
+/// The wheel's own time is the latest `now` at which [`pop_expired`](Wheel::pop_expired) found
+/// nothing, or the tick of the last timer that fired if that is later. An earlier deadline is moved
+/// to that time: it is due immediately, unless the clock went backwards. Ticks saturate: `now`
+/// before the origin fires nothing, a deadline before the origin counts as the origin, and all
+/// instants later than 2^64 ms after it (584 million years) are equal.
 ///
 /// # Cost
 ///
-/// `insert` and `cancel` are O(1). A timer is moved at most once per level on its way down, at a moment when
-/// a timer of its slot is due or the one that was first in its slot has been cancelled. Clock jumps cost
-/// nothing. Timers beyond the horizon share one list, walked once per span of 2.2 years that holds a timer.
-/// Nothing allocates but `insert`, and that only when there are more timers than ever before.
+/// `insert` and `cancel` are O(1). A timer is moved at most once per level on its way down, when a
+/// timer of its slot is due or the earliest timer of its slot was cancelled. Clock jumps cost
+/// nothing. Timers beyond the horizon share one list, walked once per span of 2.2 years that
+/// contains a timer. Only `insert` allocates, and only when there are more timers than ever before.
 pub(crate) struct Wheel<T> {
     origin: Instant,
     /// The wheel's own time. No timer is earlier.
     reached: u64,
-    /// The tick to which the places of the timers are relative; it trails `reached` where following it would
-    /// mean to walk a slot. A timer's level is that of the highest digit (base 64) in which its deadline
-    /// differs from `base`. So all timers of a level come before all of the next, slots never wrap around,
-    /// and the first slot of the first occupied level holds the next timer.
+    /// The tick to which the places of the timers are relative. It lags behind `reached` where
+    /// following would require walking a slot. A timer's level is that of the highest digit (base
+    /// 64) in which its deadline differs from `base`. So all timers of a level come before all of
+    /// the next, slots never wrap around, and the first slot of the first occupied level holds the
+    /// next timer.
     base: u64,
-    /// No timer is earlier: what makes a call with nothing due cheap.
+    /// A lower bound of all deadlines, which makes a call with nothing due cheap.
     next: u64,
     /// One bit per non-empty slot; the last word is for the overflow list.
     occupied: [u64; LEVELS + 1],
     slots: Box<[Slot]>,
     entries: Slab<Entry<T>>,
-    /// Of the latest entry. A stale key could match again only after exactly 2^32 inserts.
+    /// The generation of the latest entry. A stale key could match again only after exactly 2^32
+    /// inserts.
     generation: NonZeroU32,
     /// How many entries `relink` has visited.
     #[cfg(any(test, fuzzing))]
     relinked: u64,
 }
 
-/// Names one timer. It goes stale when the timer fires or is cancelled, and stays so when the slot is reused.
+/// Names one timer. Stale once the timer fired or was cancelled, also when the slot is reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     index: u32,
@@ -99,12 +104,13 @@ impl<T: Copy> Wheel<T> {
         (entry.generation == key.generation).then(|| self.remove(key.index))
     }
 
-    /// Takes the earliest timer that is due. Call until `None`, or stop and go on later: `insert` and
-    /// `cancel` are welcome in between.
+    /// Takes the earliest timer that is due. Call until `None`, or stop and continue later;
+    /// `insert` and `cancel` are allowed in between.
     ///
-    /// With nothing due this is O(1), mostly one comparison, however many timers wait and however far the clock
-    /// moved. Except: once `now` reaches the deadline of a cancelled timer that was the earliest, one call may
-    /// move the rest of its slot to lower levels, which would have to be done later anyway.
+    /// With nothing due this is O(1), mostly one comparison, regardless of the number of timers and
+    /// of how far the clock moved. The exception: once `now` reaches the deadline of a cancelled
+    /// timer that was the earliest, one call may move the rest of its slot to lower levels, which
+    /// would be necessary later anyway.
     pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<T> {
         let now = self.floor(now)?;
         while self.next <= now
@@ -125,11 +131,12 @@ impl<T: Copy> Wheel<T> {
         None
     }
 
-    /// The first instant at which [`pop_expired`](Wheel::pop_expired) gives something; it may have passed.
+    /// The first instant at which [`pop_expired`](Wheel::pop_expired) returns a timer. It may have
+    /// passed.
     ///
-    /// O(1), except when all the earliest timers of the first slot have been cancelled: then one call is linear
-    /// in what is left in that slot (a slot spans 64 ms, 4 s, 4.4 min, 4.7 h, 12.4 days on the levels above
-    /// the lowest).
+    /// O(1), except when all the earliest timers of the first slot were cancelled: then one call is
+    /// linear in the timers left in that slot (a slot spans 64 ms, 4 s, 4.4 min, 4.7 h, 12.4 days
+    /// on the levels above the lowest).
     pub(crate) fn next_deadline(&mut self) -> Option<Instant> {
         let mut first = self.first()?;
         while self.slots[first].at_min == 0 {
@@ -137,11 +144,11 @@ impl<T: Copy> Wheel<T> {
             first = self.first()?;
         }
         self.next = self.slots[first].min;
-        // An instant that the platform cannot express is one that `now` never reaches.
+        // `now` never reaches an instant that the platform cannot express.
         self.origin.checked_add(Duration::from_millis(self.next))
     }
 
-    /// Whether the timer is armed, and fires no later than one with this deadline would.
+    /// Whether the timer is armed and fires no later than a timer with this deadline would.
     pub(crate) fn fires_by(&self, key: Key, deadline: Instant) -> bool {
         let entry = self.entries.get(key.index as usize).filter(|entry| entry.generation == key.generation);
         entry.is_some_and(|entry| entry.deadline <= self.ceil(deadline).max(self.reached))
@@ -168,7 +175,7 @@ impl<T: Copy> Wheel<T> {
         Some(level * SLOTS + self.occupied[level].trailing_zeros() as usize)
     }
 
-    /// The slot in which a timer lies, or belongs: it follows from `base` alone.
+    /// The slot of a timer with this deadline. It depends on `base` alone.
     fn place(&self, deadline: u64) -> usize {
         debug_assert!(self.base <= deadline);
         let level = ((self.base ^ deadline) | 1).ilog2() as usize / BITS;
@@ -176,7 +183,8 @@ impl<T: Copy> Wheel<T> {
         if level < LEVELS { level * SLOTS + digit } else { OVERFLOW }
     }
 
-    /// Lets `base` follow the clock if that changes no timer's place, so that near timers get low levels.
+    /// Advances `base` to the wheel's time if that changes no timer's place, so that near timers
+    /// get low levels.
     fn follow(&mut self) {
         let start = |slot: usize| self.slots[slot].min >> (BITS * (slot / SLOTS)) << (BITS * (slot / SLOTS));
         if self.base < self.reached && self.first().is_none_or(|slot| start(slot) > self.reached) {
@@ -184,9 +192,9 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// Moves the wheel to `base`, which lies neither before the old one nor after any timer, and links the
-    /// timers of the first slot anew: into lower levels if `base` is in that slot, otherwise just to find its
-    /// minimum again.
+    /// Advances the wheel to `base`, which is neither before the old base nor after any timer, and
+    /// relinks the timers of the first slot. They move to lower levels if `base` is in that slot;
+    /// otherwise this only finds the slot's minimum again.
     fn relink(&mut self, slot: usize, base: u64) {
         debug_assert!(self.base <= base && base <= self.slots[slot].min);
         self.base = base;
@@ -225,7 +233,7 @@ impl<T: Copy> Wheel<T> {
         (entry.prev, entry.next) = (tail, head);
     }
 
-    /// Takes an entry out of its list and out of the slab.
+    /// Removes an entry from its list and from the slab.
     fn remove(&mut self, index: u32) -> T {
         let Entry { deadline, prev, next, value, .. } = self.entries.remove(index as usize);
         let place = self.place(deadline);
@@ -243,14 +251,14 @@ impl<T: Copy> Wheel<T> {
         value
     }
 
-    /// Empties a slot and returns the head of what was its list.
+    /// Empties a slot and returns the head of its former list.
     fn clear(&mut self, slot: usize) -> u32 {
         self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
         std::mem::replace(&mut self.slots[slot], Slot::EMPTY).head
     }
 }
 
-/// Not the 385 slots: they say nothing to a reader of a log.
+/// Omits the 385 slots, which do not help the reader of a log.
 impl<T> fmt::Debug for Wheel<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wheel").field("len", &self.entries.len()).finish_non_exhaustive()
@@ -269,11 +277,11 @@ struct Entry<T> {
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    /// Meaningful while the slot's bit in `occupied` is set.
+    /// Valid while the slot's bit in `occupied` is set.
     head: u32,
-    /// How many of the slot's timers have the deadline `min`. 0: all have been cancelled.
+    /// How many of the slot's timers have the deadline `min`. 0 if all of them were cancelled.
     at_min: u32,
-    /// No timer of the slot is earlier.
+    /// A lower bound of the slot's deadlines.
     min: u64,
 }
 

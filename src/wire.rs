@@ -1,8 +1,10 @@
-//! The place of a stream: an outbound connection has none while its name is resolved or while it waits.
+//! A stream slot: an outbound connection has no stream while its name is resolved or while it
+//! waits.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
-/// A stream, or none yet: that takes nothing and gives nothing, and its writable event is still to come.
+/// A stream or an empty slot. An empty slot returns `WouldBlock` for each read and write; the
+/// stream's first writable event is still to come.
 #[derive(Debug)]
 pub(crate) struct Wire<S>(Option<S>);
 

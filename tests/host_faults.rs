@@ -341,7 +341,7 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
     ends.sort();
     let expected = [
         "the peer closed with 1005",
-        "the peer hung up without a close frame",
+        "the peer disconnected without a close frame",
         "the peer was silent for too long",
     ];
     assert_eq!(ends, expected);

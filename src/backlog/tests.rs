@@ -1,4 +1,4 @@
-//! The backlog against a naive model of it: a list of messages for each lane.
+//! Pending messages against a naive model: a list of messages for each lane.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{message::Message, test_rng::Rng};
 const MS: Duration = Duration::from_millis(1);
 const LANES: [Priority; 2] = [Priority::High, Priority::Normal];
 
-/// A message that waits, as the model knows it.
+/// A pending message in the model.
 #[derive(Debug, Clone, PartialEq)]
 struct Waiting {
     kind: Kind,
@@ -24,7 +24,7 @@ impl Waiting {
     }
 }
 
-/// High, then normal.
+/// The lanes: high, then normal.
 #[derive(Debug, Default)]
 struct Model([Vec<Waiting>; 2]);
 
@@ -75,7 +75,7 @@ impl Model {
     }
 }
 
-/// One client's backlog and its model, doing the same.
+/// One client's pending messages and their model.
 #[derive(Debug, Default)]
 struct Pair {
     real: Option<Box<Backlog>>,
@@ -113,7 +113,7 @@ impl Pair {
     fn expire(&mut self, now: Instant) {
         let Some(real) = &mut self.real else { return };
         assert_eq!(real.expire(now), self.model.expire(now));
-        // What is left has time.
+        // No remaining message expires before `next_expiry`.
         let next = self.model.all().filter_map(|message| message.expires).min();
         assert!(next.is_none_or(|next| real.next_expiry.is_some_and(|early| early <= next)));
     }
@@ -125,7 +125,7 @@ impl Pair {
         }
         self.is_short();
         if let Some(real) = &self.real {
-            // Memory follows what waits.
+            // Memory is proportional to the pending messages.
             assert!(
                 real.memory() <= 8 * real.cost() + Backlog::SLACK,
                 "{} for {}",
@@ -135,11 +135,11 @@ impl Pair {
         }
     }
 
-    /// Few of the gone keep their places.
+    /// Checks that a lane has few replaced or expired items.
     fn is_short(&self) {
         let Some(real) = &self.real else { return };
         for lane in [&real.normal, &real.high] {
-            assert!(lane.items.len() <= 2 * lane.live + 16, "too many of the gone keep their places");
+            assert!(lane.items.len() <= 2 * lane.live + 16, "too many replaced or expired items");
         }
     }
 
@@ -167,7 +167,7 @@ impl Pair {
             let (priority, number) = real.places[key];
             assert_eq!(real.lane_mut(priority).at(number).unwrap().latest.as_ref(), Some(key));
         }
-        assert_eq!(real.cost_of(&"nobody's".into()), 0);
+        assert_eq!(real.cost_of(&"unused key".into()), 0);
     }
 }
 
@@ -193,14 +193,14 @@ fn random_payload(rng: &mut Rng) -> Vec<u8> {
 }
 
 #[test]
-fn random_pushes_do_what_the_model_does() {
+fn random_pushes_match_the_model() {
     for seed in 0..600 {
         let mut rng = Rng::new(seed);
         let mut now = Instant::now();
         let mut pool = BacklogPool::default();
         let mut pairs = [Pair::default(), Pair::default()];
         let keys = rng.pick(&[1, 3, 40]);
-        // Some seeds fill, some drain; with few settled the gone pile up.
+        // Some seeds fill the lanes, some drain them. Settling rarely accumulates replaced items.
         let (drain, settle) = (rng.pick(&[2, 6, 12]), rng.pick(&[2, 10]));
         for _ in 0..400 {
             let pair = &mut pairs[rng.below(2)];
@@ -259,7 +259,7 @@ fn random_pushes_do_what_the_model_does() {
     }
 }
 
-/// A binary message.
+/// Makes a binary message.
 fn binary(payload: &[u8]) -> Outgoing<'_> {
     Outgoing::Message(Message::Binary(payload))
 }
@@ -269,11 +269,11 @@ fn latest(key: impl Into<LatestKey>) -> Terms {
 }
 
 #[test]
-fn an_empty_message_survives_the_closing_of_gaps() {
+fn empty_payloads_move_when_gaps_are_closed() {
     let now = Instant::now();
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
-    // The empty one stands behind bytes that go away.
+    // The empty payload is behind bytes that are removed.
     pair.push(&mut pool, &binary(&[1; 10_000]), latest(1));
     pair.push(&mut pool, &binary(&[]), Terms::default());
     pair.next(Priority::Normal, now);
@@ -285,7 +285,7 @@ fn an_empty_message_survives_the_closing_of_gaps() {
 }
 
 #[test]
-fn values_that_grow_and_shrink_in_their_places_leave_no_gaps_behind() {
+fn replacing_values_of_varying_size_keeps_memory_bounded() {
     let mut rng = Rng::new(1);
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
@@ -301,14 +301,14 @@ fn values_that_grow_and_shrink_in_their_places_leave_no_gaps_behind() {
 }
 
 #[test]
-fn a_key_that_moves_between_the_lanes_leaves_no_trail() {
+fn a_key_that_alternates_between_lanes_accumulates_no_items() {
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
     for round in 0..10_000_u32 {
         let priority = if round % 2 == 0 { Priority::High } else { Priority::Normal };
         let name = format!("a rather long name of an entity {}", round % 7);
         pair.push(&mut pool, &binary(&[7; 30]), Terms { priority, ..latest(name) });
-        // Keeps those that go from standing at the front.
+        // Keeps replaced items away from the front.
         pair.push(&mut pool, &binary(&[8; 30]), Terms { priority, ..latest(7) });
     }
     let real = pair.real.as_ref().unwrap();
@@ -318,7 +318,7 @@ fn a_key_that_moves_between_the_lanes_leaves_no_trail() {
 }
 
 #[test]
-fn the_gone_do_not_outlast_those_before_them() {
+fn replaced_items_are_swept_when_the_lane_drains() {
     let now = Instant::now();
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
@@ -331,13 +331,13 @@ fn the_gone_do_not_outlast_those_before_them() {
     (0..40).for_each(|_| pair.next(Priority::Normal, now));
     pair.settle(&mut pool);
     assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 1);
-    // Its key still finds it.
+    // The key still finds the message.
     pair.push(&mut pool, &binary(&[10]), latest(100));
     pair.check();
 }
 
 #[test]
-fn what_a_long_backlog_needed_is_given_back_before_its_end() {
+fn memory_is_freed_while_the_lane_drains() {
     let now = Instant::now();
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();
@@ -364,7 +364,7 @@ fn what_a_long_backlog_needed_is_given_back_before_its_end() {
 }
 
 #[test]
-fn spares_have_a_cap() {
+fn spare_memory_is_bounded() {
     let mut pool = BacklogPool::default();
     let mut used: Vec<Pair> = Vec::new();
     for _ in 0..200 {
@@ -375,7 +375,7 @@ fn spares_have_a_cap() {
     used.drain(..).for_each(|pair| pool.give(pair.real.unwrap()));
     assert_eq!(pool.held(), 0);
     assert!(pool.kept <= BacklogPool::MAX_KEPT && pool.spare.len() > 10, "{} bytes", pool.kept);
-    // One that is far too large is not kept at all.
+    // A spare that is too large is not kept.
     let (mut pool, mut pair) = (BacklogPool::default(), Pair::default());
     pair.push(&mut pool, &binary(&vec![7; BacklogPool::MAX_EACH]), latest(1));
     pool.give(pair.real.unwrap());
@@ -383,7 +383,7 @@ fn spares_have_a_cap() {
 }
 
 #[test]
-fn expiring_is_cheap_while_nothing_can_have_expired() {
+fn expire_drops_messages_at_their_instant() {
     let start = Instant::now();
     let mut pool = BacklogPool::default();
     let mut pair = Pair::default();

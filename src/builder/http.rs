@@ -1,4 +1,4 @@
-//! What a server answers before, and besides, the socket.
+//! Builder methods for the handshake and for plain HTTP.
 
 use std::{path::Path, time::Duration};
 
@@ -12,16 +12,17 @@ use crate::{
 };
 
 impl ServerBuilder {
-    /// Takes upgrades at this path; may be called several times. A `*` at its end stands for anything: `/rooms/*`.
-    /// An upgrade elsewhere is answered with 404. Without any path, upgrades are taken everywhere.
+    /// Accepts upgrades at this path. May be called several times. A `*` at the end matches any
+    /// rest: `/rooms/*`. An upgrade at another path gets a 404. Without a call, all paths accept
+    /// upgrades.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.config.paths.push(path.into());
         self
     }
 
-    /// The subprotocols that the server speaks (RFC 6455 §1.9), its favourite first. Of those that a client
-    /// offers the first one here is chosen; [`Server::subprotocol`](crate::Server::subprotocol) tells which.
-    /// A client that offers none of them gets none, unless
+    /// Sets the supported subprotocols (RFC 6455 §1.9), in order of preference. The first one that
+    /// a client offers is chosen; [`Server::subprotocol`](crate::Server::subprotocol) returns it. A
+    /// client that offers none of them connects without one, unless
     /// [`require_subprotocol`](ServerBuilder::require_subprotocol) is set.
     pub fn subprotocols<I>(mut self, names: I) -> Self
     where
@@ -32,16 +33,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuse clients that offer none of the [`subprotocols`](ServerBuilder::subprotocols), with 400. Default
-    /// off.
+    /// Sets whether clients that offer none of the [`subprotocols`](ServerBuilder::subprotocols)
+    /// are rejected with 400. Default off.
     pub fn require_subprotocol(mut self, required: bool) -> Self {
         self.config.require_subprotocol = required;
         self
     }
 
-    /// Decides on each upgrade that the settings let through: method, path, query, headers and remote address are
-    /// those of the request; headers and the subprotocol of the 101 response can be set on the second argument.
-    /// Called within a poll, so it must not wait: for what takes time there is [`Decision::Defer`].
+    /// Sets a closure that decides on each upgrade that the settings allow. Its first argument is
+    /// the request with method, path, query, headers and remote address. On the second one it can
+    /// set headers and the subprotocol of the 101 response. It is called within a poll, so it must
+    /// not block; for slow decisions return [`Decision::Defer`].
     ///
     /// # Examples
     ///
@@ -52,7 +54,7 @@ impl ServerBuilder {
     /// let server = Server::builder()
     ///     .on_upgrade(|request, response| {
     ///         if request.uri().query() != Some("token=letmein") {
-    ///             let mut refusal = Response::new(Bytes::from_static(b"a good token, please"));
+    ///             let mut refusal = Response::new(Bytes::from_static(b"a token is required"));
     ///             *refusal.status_mut() = tickws::http::StatusCode::UNAUTHORIZED;
     ///             return Decision::Reject(refusal);
     ///         }
@@ -73,16 +75,18 @@ impl ServerBuilder {
         self
     }
 
-    /// Hand plain HTTP requests to the application, as [`Event::Http`](crate::Event::Http), if nothing that is
-    /// served covers them. Default off: they get a 404, or a 426 where only a WebSocket makes sense.
+    /// Sets whether plain HTTP requests that match no built-in path or static file are reported to
+    /// the application as [`Event::Http`](crate::Event::Http). Default off: they get a 404, or a
+    /// 426 at a path for upgrades.
     pub fn http(mut self, on: bool) -> Self {
         self.config.http = on;
         self
     }
 
-    /// Answers plain HTTP requests at once, if nothing that is served covers them; goes before
-    /// [`http`](ServerBuilder::http). Called within a poll, so it must not wait. An answer that cannot be sent (a
-    /// status 1xx, a `Transfer-Encoding`) becomes a 500, and the log says why.
+    /// Sets a closure that responds to plain HTTP requests that match no built-in path or static
+    /// file. It takes precedence over [`http`](ServerBuilder::http). It is called within a poll, so
+    /// it must not block. An invalid response (a status 1xx, a `Transfer-Encoding`) is replaced by
+    /// a 500, and the log says why.
     ///
     /// # Examples
     ///
@@ -104,22 +108,22 @@ impl ServerBuilder {
         self
     }
 
-    /// Bytes of a plain request's body; more is answered with 413. It must come with a `Content-Length`: a
-    /// `Transfer-Encoding` is answered with 501. Default 64 KiB.
+    /// Sets the largest body of a plain request in bytes. A larger one gets a 413. A body needs a
+    /// `Content-Length`: a `Transfer-Encoding` gets a 501. Default 64 KiB.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.config.max_body_size = bytes;
         self
     }
 
-    /// How long a connection is kept after an answer for its next plain request. From that one's first byte
-    /// `handshake_timeout` counts. Default 10 s.
+    /// Sets how long a connection is kept open for its next plain request. From the first byte of
+    /// that request `handshake_timeout` applies. Default 10 s.
     pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
         self.config.keep_alive_timeout = timeout;
         self
     }
 
-    /// Serves these bytes at exactly this path, with this content type, to GET and HEAD; a browser that has them
-    /// already gets a 304.
+    /// Serves these bytes at exactly this path, with this content type, to GET and HEAD. A request
+    /// with a matching `If-None-Match` gets a 304.
     ///
     /// # Examples
     ///
@@ -139,25 +143,26 @@ impl ServerBuilder {
         self.note(served)
     }
 
-    /// Serves the files of a folder below this path, to GET and HEAD: `index.html` for a path that ends in `/`,
-    /// content types by extension, 304 to a browser that has them already. Files are read as they are asked for,
-    /// on the server's thread, so the folder should be on a local disk. No path leaves the folder, by `..`,
-    /// links or otherwise, and names that begin with a dot are not served. Other methods than GET and HEAD get a
-    /// 405, or go to the application if it takes requests.
+    /// Serves the files of a folder below this path, to GET and HEAD: `index.html` for a path that
+    /// ends in `/`, content types by extension, and 304 for a file that has not changed. Files are
+    /// read on request, on the server's thread, so the folder should be on a local disk. No path
+    /// leaves the folder, by `..`, links or otherwise, and names that begin with a dot are not
+    /// served. Other methods get a 405, or are passed to the application if it handles requests.
     pub fn serve_dir(mut self, path: &str, folder: impl AsRef<Path>) -> Self {
         let served = self.services.site.serve_dir(path, folder.as_ref());
         self.note(served)
     }
 
-    /// Answers 200 with the number of open clients at this path, for a load balancer or a supervisor; from the
-    /// beginning of a [`shutdown`](crate::Server::shutdown) until the last client has left everyone gets 503.
+    /// Serves a health check at this path, for a load balancer or a supervisor: 200 with the number
+    /// of open clients, or 503 from the beginning of a [`shutdown`](crate::Server::shutdown) until
+    /// the last client has left.
     pub fn health(mut self, path: impl Into<String>) -> Self {
         self.config.health = Some(path.into());
         self
     }
 
-    /// Serves [`stats`](crate::Server::stats) at this path in the text format of Prometheus. Whoever can reach
-    /// the server can read it.
+    /// Serves [`stats`](crate::Server::stats) at this path in the text format of Prometheus. The
+    /// path needs no authentication.
     pub fn metrics(mut self, path: impl Into<String>) -> Self {
         self.config.metrics = Some(path.into());
         self

@@ -1,4 +1,4 @@
-//! Why an outbound connection does not come about.
+//! Errors of outbound connections.
 
 use std::{fmt, io, net::SocketAddr};
 
@@ -10,99 +10,104 @@ use tungstenite::{
 
 use super::HeaderError;
 
-/// Why an outbound connection did not come about. [`Server::connect`](crate::Server::connect) returns what it
-/// can tell at once; the rest comes as [`Event::ConnectFailed`](crate::Event::ConnectFailed), or with
-/// [`Event::Reconnecting`](crate::Event::Reconnecting) if there will be another attempt.
+/// Why an outbound connection failed. [`Server::connect`](crate::Server::connect) returns the
+/// errors it detects itself. Later ones arrive in
+/// [`Event::ConnectFailed`](crate::Event::ConnectFailed), or in
+/// [`Event::Reconnecting`](crate::Event::Reconnecting) if another attempt follows.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The URL cannot be connected to. It is not repeated here: it may hold a token.
-    #[error("this is no URL to connect to: {0}")]
+    /// The URL is not usable. The error does not repeat it, because a URL may contain a token.
+    #[error("not a URL to connect to: {0}")]
     Url(&'static str),
-    /// `wss://`.
+    /// The URL begins with `wss://`.
     #[error("wss:// needs TLS, which is not built in: use ws://, or a local proxy that adds TLS")]
     Tls,
-    /// A header cannot stand in the request.
+    /// A header cannot be part of the request.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// A subprotocol is no token (RFC 6455 §4.1), or stands there twice.
-    #[error("{0:?} is no subprotocol, or is offered twice: letters, digits and !#$%&'*+-.^_`|~")]
+    /// A subprotocol is not a token, or is offered twice (RFC 6455 §4.1).
+    #[error("{0:?} is not a subprotocol, or is offered twice: use letters, digits and !#$%&'*+-.^_`|~")]
     Subprotocol(String),
-    /// The operating system gives no random numbers, and without them nothing can be masked (RFC 6455 §10.3).
-    #[error("the operating system gives no random numbers")]
+    /// The operating system returned no random numbers, which masking keys need (RFC 6455 §10.3).
+    #[error("the operating system returned no random numbers")]
     NoRandom,
-    /// The operating system gives no poller; only [`Client`](crate::Client) makes one.
-    #[error("no poller: {0}")]
+    /// The operating system's poller could not be created. Only [`Client`](crate::Client) returns
+    /// this.
+    #[error("cannot create a poller: {0}")]
     Poller(io::ErrorKind),
-    /// After [`Server::shutdown`](crate::Server::shutdown).
-    #[error("the server is shutting down and connects nowhere any more")]
+    /// [`Server::shutdown`](crate::Server::shutdown) was called.
+    #[error("the server is shutting down and opens no more connections")]
     ShuttingDown,
     /// The name has no address, or the system's resolver failed.
     #[error("{host} does not resolve: {error}")]
     Resolve {
         /// The name.
         host: String,
-        /// What the system says.
+        /// The error of the operating system.
         error: String,
     },
-    /// Too many names wait for the resolver.
-    #[error("too many names wait to be resolved: try again later, or give the addresses")]
+    /// Too many names are waiting for the resolver.
+    #[error("too many names are waiting to be resolved: try again later, or connect by address")]
     ResolverBusy,
-    /// No address could be connected to, or the connection broke before the handshake was over. Of several
-    /// addresses the last one.
+    /// No address accepted a connection, or the connection was lost before the end of the
+    /// handshake. With several addresses this is the error of the last.
     #[error("{addr}: {error}")]
     Io {
         /// The address.
         addr: SocketAddr,
-        /// What the system says.
+        /// The error of the operating system.
         error: io::ErrorKind,
     },
     /// The deadline passed.
     #[error("the deadline passed {0}")]
     Timeout(ConnectStep),
     /// The server ended the connection before its response was complete.
-    #[error("the server hung up before its response was complete")]
+    #[error("the server closed the connection before its response was complete")]
     HungUp,
-    /// The server is elsewhere. It is not followed: whether the new place gets the same headers and tokens is
-    /// for the application to say.
+    /// The server redirects to another URL. The redirect is not followed: the application decides
+    /// whether the new URL may receive the same headers and tokens.
     #[error("the server redirects with {status} to {location:?}: connect there if you trust it")]
     Redirect {
-        /// 3xx.
+        /// The 3xx status.
         status: StatusCode,
-        /// As the server wrote it, perhaps relative.
+        /// The `Location` header as sent by the server, possibly relative.
         location: String,
     },
-    /// The server answered with another status than 101.
+    /// The server's response has a status other than 101.
     #[error("the server refused: {0}")]
     Refused(Box<Refusal>),
-    /// What the server sent is no response, or none that RFC 6455 §4.1 lets through; the text says where.
-    #[error("the server's response is wrong: {0}")]
+    /// The server sent no valid HTTP response, or one that RFC 6455 §4.1 does not allow. The text
+    /// names the fault.
+    #[error("the server's response is invalid: {0}")]
     BadResponse(&'static str),
-    /// It was open, and lost once more than [`Reconnect::max_tries`](crate::Reconnect::max_tries) allows.
-    #[error("lost too often, and there are no tries left")]
+    /// The connection was open and has been lost once more than
+    /// [`Reconnect::max_tries`](crate::Reconnect::max_tries) allows.
+    #[error("connection lost, and no tries are left")]
     GaveUp,
-    /// [`Server::close`](crate::Server::close) or [`Server::disconnect`](crate::Server::disconnect) was
-    /// called.
-    #[error("given up by the application")]
+    /// [`Server::close`](crate::Server::close) or [`Server::disconnect`](crate::Server::disconnect)
+    /// was called.
+    #[error("cancelled by the application")]
     Cancelled,
-    /// More is buffered than [`max_total_buffered`](crate::ServerBuilder::max_total_buffered) allows.
-    #[error("too much is buffered for all connections together")]
+    /// The server is at its memory limit,
+    /// [`max_total_buffered`](crate::ServerBuilder::max_total_buffered).
+    #[error("the server is at its memory limit (max_total_buffered)")]
     Overloaded,
 }
 
-/// How far an attempt came.
+/// The step in which an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectStep {
-    /// The name was being resolved.
+    /// Resolving the name.
     Resolve,
-    /// The TCP connection was being made.
+    /// Connecting over TCP.
     Connect,
-    /// The request was sent and the response awaited.
+    /// Sending the request and waiting for the response.
     Handshake,
 }
 
-/// An answer that is no 101 and no redirect.
+/// A response with a status that is neither 101 nor a redirect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -110,16 +115,16 @@ pub struct Refusal {
     pub status: StatusCode,
     /// The headers.
     pub headers: HeaderMap,
-    /// The beginning of the body, at most 1 KiB; a chunked one is put together.
+    /// The first bytes of the body, at most 1 KiB, with chunked coding removed.
     pub body: Bytes,
 }
 
 impl fmt::Display for ConnectStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            ConnectStep::Resolve => "while the name was being resolved",
-            ConnectStep::Connect => "while the connection was being made",
-            ConnectStep::Handshake => "while the response was awaited",
+            ConnectStep::Resolve => "while resolving the name",
+            ConnectStep::Connect => "while connecting",
+            ConnectStep::Handshake => "while waiting for the response",
         })
     }
 }
@@ -127,7 +132,7 @@ impl fmt::Display for ConnectStep {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.status)?;
-        // One line, whatever the server sent.
+        // Only the first line, so that a log entry stays on one line.
         let text = String::from_utf8_lossy(&self.body);
         let line = text.lines().next().unwrap_or_default().trim();
         if line.is_empty() { Ok(()) } else { write!(f, ", {line:?}") }

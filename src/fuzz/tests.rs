@@ -1,4 +1,4 @@
-//! Each target with the seeds of the fuzzers, with those a little changed, and with noise.
+//! Runs each fuzz target with its seeds, with mutated seeds, and with random bytes.
 //!
 //! `TICKWS_FUZZ_INPUTS=1000000 cargo test --lib fuzz` tries more; a failure prints its input.
 
@@ -11,12 +11,12 @@ use std::{
 use super::*;
 use crate::test_rng::Rng;
 
-/// Changed ones for each target.
+/// Mutated inputs per target.
 const INPUTS: u64 = 2_000;
-/// Of a few bytes for a target, so that they are read.
+/// The largest input in bytes, small enough that targets read most of it.
 const MOST: usize = 2_048;
 
-/// The files of a target; in the package, which lacks the folder, none.
+/// The seed files of a target. Empty in the published package, which lacks the folder.
 fn seeds(name: &str) -> Vec<Vec<u8>> {
     let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
     if !all.exists() {
@@ -36,7 +36,7 @@ fn run(name: &str, target: Target, data: &[u8]) {
     }
 }
 
-/// One of the seeds, or two, or none, with some faults.
+/// Makes a mutated seed, a combination of two seeds, or random bytes.
 fn changed(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let noise = rng.below(64);
     if seeds.is_empty() || rng.one_in(8) {
@@ -74,13 +74,13 @@ fn try_out(name: &str) {
     }
 }
 
-/// A test for each, so that they run beside each other.
+/// Declares one test per target, so that they run in parallel.
 macro_rules! each {
     ($($(#[$only:meta])* $name:ident)*) => {
         $($(#[$only])* #[test] fn $name() { try_out(stringify!($name)); })*
 
         #[test]
-        fn none_is_forgotten() {
+        fn every_target_has_a_test() {
             let tried = [$($(#[$only])* stringify!($name)),*];
             assert!(TARGETS.iter().map(|target| target.0).eq(tried));
         }

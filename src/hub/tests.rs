@@ -1,6 +1,7 @@
-//! Each rule by itself, then all of them against a naive model.
+//! Tests of the single rules, then of all of them against a naive model.
 //!
-//! `TICKWS_HUB_SEEDS=20000 cargo test --lib hub` tries more; a failure prints the seed that repeats it.
+//! `TICKWS_HUB_SEEDS=20000 cargo test --lib hub` tries more; a failure prints the seed that repeats
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ fn client(index: u32) -> ClientId {
 }
 
 impl Hub {
-    /// Every entry has its counterparts, and nothing is left over.
+    /// Checks that all tables agree.
     fn check(&self) {
         for (slot, group) in &self.rooms {
             assert!(!group.members.is_empty(), "{:?} is empty", group.name);
@@ -37,7 +38,7 @@ impl Hub {
         assert!(self.rooms.len() <= self.limits.rooms);
     }
 
-    /// The capacities of all tables, the slab of rooms aside.
+    /// The capacities of all tables except the slab of rooms.
     fn held(&self) -> usize {
         let members = self.rooms.iter().map(|(_, group)| group.members.capacity());
         let rooms = self.joined.values().map(Vec::capacity);
@@ -57,7 +58,7 @@ impl Hub {
 }
 
 #[test]
-fn a_room_begins_with_its_first_member_and_vanishes_with_its_last() {
+fn a_room_exists_from_its_first_join_to_its_last_leave() {
     let mut hub = Hub::new(LIMITS);
     assert!(hub.owns_nothing());
     assert_eq!(hub.join(client(1), "a".into()), Ok(true));
@@ -75,9 +76,10 @@ fn a_room_begins_with_its_first_member_and_vanishes_with_its_last() {
 }
 
 #[test]
-fn a_stale_room_id_never_means_a_later_room() {
+fn a_stale_room_id_matches_no_later_room() {
     let mut hub = Hub::new(LIMITS);
-    // Another room keeps the hub from being empty in between; the slot is used again all the same.
+    // The other room keeps the registry from becoming empty in between. The slot is reused all the
+    // same.
     for (who, name) in [(0, "other"), (1, "a")] {
         hub.join(client(who), name.into()).unwrap();
     }
@@ -92,7 +94,7 @@ fn a_stale_room_id_never_means_a_later_room() {
     assert!(!hub.contains(client(1), stale.into()) && !hub.leave(client(1), stale.into()));
     assert!(hub.contains(client(1), fresh.into()));
 
-    // The same when nobody was left in between.
+    // The same if the registry became empty in between.
     hub.leave_all(client(0));
     hub.leave_all(client(1));
     hub.join(client(1), "a".into()).unwrap();
@@ -101,7 +103,7 @@ fn a_stale_room_id_never_means_a_later_room() {
 }
 
 #[test]
-fn the_serial_wraps_without_harm() {
+fn room_serials_wrap_around() {
     let mut hub = Hub::new(LIMITS);
     hub.next_serial = u32::MAX;
     hub.join(client(0), "a".into()).unwrap();
@@ -110,7 +112,7 @@ fn the_serial_wraps_without_harm() {
 }
 
 #[test]
-fn a_client_that_takes_over_an_index_inherits_nothing() {
+fn a_client_that_reuses_an_index_inherits_no_rooms() {
     let mut hub = Hub::new(LIMITS);
     let (old, new) = (ClientId::new(4, 1), ClientId::new(4, 2));
     hub.join(old, "a".into()).unwrap();
@@ -118,7 +120,7 @@ fn a_client_that_takes_over_an_index_inherits_nothing() {
     assert_eq!((hub.rooms(new).len(), hub.room_len("a".into())), (0, 1));
     assert_eq!(hub.leave_all(new), 0);
 
-    // The old one was forgotten here: they are two members, and either leaves for itself only.
+    // The old client never left: both are members, and each leaves only for itself.
     assert_eq!(hub.join(new, "a".into()), Ok(true));
     assert_eq!(hub.join(new, "b".into()), Ok(true));
     assert_eq!((hub.room_len("a".into()), hub.leave_all(old), hub.leave_all(old)), (2, 1, 0));
@@ -128,7 +130,7 @@ fn a_client_that_takes_over_an_index_inherits_nothing() {
 }
 
 #[test]
-fn caps_refuse_and_change_nothing() {
+fn a_join_beyond_a_limit_changes_nothing() {
     let mut hub = Hub::new(LIMITS);
     let too_long = JoinError::NameTooLong { len: 6, max: 5 };
     // Bytes count, not characters.
@@ -153,7 +155,7 @@ fn caps_refuse_and_change_nothing() {
 }
 
 #[test]
-fn no_limit_is_too_small_or_too_large() {
+fn extreme_limits_work() {
     let mut none = Hub::new(HubLimits { rooms: 0, rooms_per_client: 0, name: 0 });
     let refused = JoinError::TooManyForClient { client: client(0), max: 0 };
     assert_eq!(none.join(client(0), "".into()), Err(refused));
@@ -164,7 +166,7 @@ fn no_limit_is_too_small_or_too_large() {
 }
 
 #[test]
-fn members_are_walked_while_the_name_is_gone() {
+fn the_iterator_over_members_does_not_borrow_the_name() {
     let mut hub = Hub::new(LIMITS);
     hub.join(client(1), "a".into()).unwrap();
     let members = hub.members(Room::Name(&String::from("a")));
@@ -172,7 +174,7 @@ fn members_are_walked_while_the_name_is_gone() {
 }
 
 #[test]
-fn a_hub_that_was_full_once_gives_back_what_it_held() {
+fn an_emptied_registry_frees_its_memory() {
     const CROWD: u32 = 10_000;
     let mut hub = Hub::new(AMPLE);
     for index in 0..CROWD {
@@ -185,7 +187,7 @@ fn a_hub_that_was_full_once_gives_back_what_it_held() {
     assert!(hub.held() >= 10_000 * 8);
     for index in 0..CROWD {
         assert!(index < 1 || hub.leave(client(0), Room::from(&format!("of {index}"))));
-        // From the front, where each one that leaves is replaced by another.
+        // Removes from the front, where each removed member is replaced by the last one.
         assert!(index < 10 || hub.leave_all(client(index)) == 2);
     }
     assert_eq!((hub.room_len("lobby".into()), hub.room_count()), (10, 11));
@@ -197,11 +199,12 @@ fn a_hub_that_was_full_once_gives_back_what_it_held() {
     assert!(hub.owns_nothing());
 }
 
-/// The hub beside what it ought to be.
+/// The registry and its model.
 struct Pair {
     hub: Hub,
     rooms: BTreeMap<String, BTreeSet<ClientId>>,
-    /// Every room that ever was, in order of age. The last one of a name is current if the room exists.
+    /// All rooms ever created, in order of age. The last one with a name is current if the room
+    /// exists.
     given: Vec<(RoomId, String)>,
     clients: Vec<ClientId>,
     gone: Vec<ClientId>,
@@ -210,7 +213,8 @@ struct Pair {
 
 impl Pair {
     fn new(rng: &mut Rng) -> Self {
-        // Little enough that every cap is met; for every third seed a client is in one room, as users are.
+        // Small enough that each limit is reached. For every third seed a client is in at most one
+        // room.
         let rooms_per_client = [1, 2 + rng.below(4), 100][rng.below(3)];
         let limits = HubLimits { rooms: 1 + rng.below(8), rooms_per_client, name: 2 };
         let clients = (0..1 + rng.below(12) as u32).map(client).collect();
@@ -229,7 +233,7 @@ impl Pair {
         rooms.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// What `room` means, by the model: its name if it exists, or may begin.
+    /// Resolves `room` in the model: its name if it exists or may be created.
     fn meant(&self, room: Room<'_>) -> Option<String> {
         match room {
             Room::Name(name) => Some(name.to_string()),
@@ -293,7 +297,7 @@ impl Pair {
         });
     }
 
-    /// The slot at `index` is taken over; the hub mostly hears that its client has gone.
+    /// A new client reuses the slot at `index`. With `tell` the old client leaves its rooms first.
     fn reconnect(&mut self, index: usize, tell: bool) {
         let (old, serial) = (self.clients[index], self.clients.len() + self.gone.len());
         if tell {
@@ -324,7 +328,7 @@ impl Pair {
         }
     }
 
-    /// Everyone leaves.
+    /// Removes all clients from all rooms.
     fn end(&mut self) {
         for client in [self.clients.clone(), self.gone.clone()].concat() {
             self.leave_all(client);
@@ -361,7 +365,7 @@ impl Pair {
     }
 }
 
-/// Up to 150 steps.
+/// Runs up to 150 steps.
 fn play(rng: &mut Rng) -> Pair {
     let mut pair = Pair::new(rng);
     for _ in 0..150 {
@@ -374,13 +378,13 @@ fn play(rng: &mut Rng) -> Pair {
     pair
 }
 
-/// A fuzzer's way to do the same as the seeds below.
+/// The fuzz target that runs the same steps as the seeds below.
 pub(crate) fn target(data: &[u8]) {
     play(&mut Rng::tape(data)).end();
 }
 
 #[test]
-fn behaves_as_sets_by_name() {
+fn behaves_like_sets_by_name() {
     let seeds = std::env::var("TICKWS_HUB_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let (mut stale, mut refused, mut forgotten) = (0, 0, 0);
     for seed in 0..seeds.unwrap_or(300) {
@@ -391,5 +395,8 @@ fn behaves_as_sets_by_name() {
         forgotten += pair.gone.iter().filter(|&&client| pair.hub.rooms(client).len() > 0).count();
         pair.end();
     }
-    assert!(stale > 0 && refused > 0 && forgotten > 0, "the sequences visit what they are for");
+    assert!(
+        stale > 0 && refused > 0 && forgotten > 0,
+        "no seed met a stale id, a full registry or a missed leave_all"
+    );
 }

@@ -1,4 +1,4 @@
-//! Places, borrowing, the envelope, and bytes that nobody should send.
+//! Tests of error places, borrowing, the envelope and malformed input.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -41,7 +41,7 @@ fn fails<'a, T: Deserialize<'a> + fmt::Debug>(json: &'a str) -> JsonError {
     let text = error.to_string();
     assert!(!text.contains(garbles) && text.chars().count() < 10 * 600, "{text:?}");
     assert_eq!(format!("{error:?}"), format!("JsonError({text})"));
-    // Text or binary, it is the same.
+    // A binary message gives the same error.
     assert_eq!(Message::Binary(json.as_bytes()).parse_json::<T>().unwrap_err().to_string(), text);
     error
 }
@@ -68,7 +68,7 @@ fn an_error_names_its_place_by_path_line_and_column() {
 }
 
 #[test]
-fn what_has_no_path_has_none() {
+fn errors_of_the_whole_message_have_no_path() {
     assert_eq!(
         fails::<u8>("\"1\"").to_string(),
         "invalid type: string \"1\", expected u8 at line 1 column 3"
@@ -95,7 +95,7 @@ fn strings_are_borrowed_from_the_message() {
 }
 
 #[test]
-fn the_envelope_is_type_and_data_and_nothing_else() {
+fn the_envelope_has_exactly_type_and_data() {
     assert_eq!(written(&Envelope::new("joined", 7)), r#"{"type":"joined","data":7}"#);
     assert_eq!(written(&Envelope::new("joined", None::<u8>)), r#"{"type":"joined","data":null}"#);
     assert_eq!(written(&Envelope::new("joined", ())), r#"{"type":"joined","data":null}"#);
@@ -114,7 +114,7 @@ fn the_envelope_is_type_and_data_and_nothing_else() {
 }
 
 #[test]
-fn a_tagged_enum_is_written_as_the_envelope_is() {
+fn a_tagged_enum_has_the_form_of_the_envelope() {
     let requests = [
         (Request::Say("hi".into()), r#"{"type":"say","data":"hi"}"#),
         (Request::Move { x: 1.5, y: -2.0 }, r#"{"type":"move","data":{"x":1.5,"y":-2.0}}"#),
@@ -128,7 +128,7 @@ fn a_tagged_enum_is_written_as_the_envelope_is() {
 }
 
 #[test]
-fn a_value_that_json_cannot_express_is_an_error_with_its_path() {
+fn an_unserializable_value_is_an_error_with_its_path() {
     let keys = HashMap::from([(vec![1], "no string")]);
     let error = Message::json(&Envelope::new("a", [&HashMap::new(), &keys])).unwrap_err();
     assert_eq!(error.to_string(), "data[1]: key must be a string");
@@ -138,7 +138,7 @@ fn a_value_that_json_cannot_express_is_an_error_with_its_path() {
 }
 
 #[test]
-fn an_error_that_does_not_happen_twice_still_is_one() {
+fn an_error_without_a_second_failure_is_still_reported() {
     use std::cell::Cell;
     thread_local!(static FAILS: Cell<bool> = const { Cell::new(true) });
     #[derive(Debug)]
@@ -164,8 +164,8 @@ fn an_error_that_does_not_happen_twice_still_is_one() {
 }
 
 #[test]
-fn deep_nesting_is_an_error_and_no_overflow() {
-    // A thread with little stack, as embedded programs have them. Debug builds need most.
+fn deep_nesting_is_an_error_without_stack_overflow() {
+    // A thread with a small stack, as in embedded programs. Debug builds need the most stack.
     let deep = || {
         for open in ["[", "{\"a\":", "{\"type\":\"say\",\"data\":["] {
             let json = open.repeat((1 << 20) / open.len());
@@ -180,7 +180,7 @@ fn deep_nesting_is_an_error_and_no_overflow() {
 }
 
 #[test]
-fn the_peers_own_words_break_no_log_line_and_are_cut() {
+fn peer_text_in_errors_is_escaped_and_truncated() {
     let evil = r"a\n\u001b[31mFAKE LINE\u2028\u202e\u0000";
     let field = fails::<Move>(&format!(r#"{{"{evil}": 1}}"#)).to_string();
     assert!(field.contains(r"unknown field `a\n\u{1b}[31mFAKE LINE\u{2028}\u{202e}\u{0}`"), "{field}");
@@ -193,7 +193,7 @@ fn the_peers_own_words_break_no_log_line_and_are_cut() {
     let text = error.to_string();
     assert!(text.ends_with(&format!("… at line 1 column {}", error.column())), "{text}");
     assert_eq!(text.chars().count() - text.split_once("… at").unwrap().1.len(), 201 + 2 + 301 + 3);
-    // One more than nothing is cut of.
+    // The longest path that is not truncated.
     assert_eq!(fails::<HashMap<String, u8>>(&format!(r#"{{"{}":""}}"#, &long[..400])).path(), &long[..400]);
 }
 
@@ -247,18 +247,18 @@ const CORPUS: &[&str] = &[
 ];
 
 #[test]
-fn what_is_malformed_is_an_error() {
+fn malformed_json_is_an_error() {
     for json in CORPUS {
         let error = fails::<Envelope<i64>>(json);
         assert!(error.line() >= 1, "{json}: {error}");
     }
-    // Binary may hold what text cannot: bytes that are no UTF-8, inside strings and outside.
+    // Binary messages may contain invalid UTF-8, inside strings and outside.
     for bytes in [&b"\"\xff\""[..], b"\xff", b"{\"a\xc0\xaf\":1}", b"\"\xed\xa0\x80\""] {
         assert!(Message::Binary(bytes).parse_json::<Value>().is_err());
     }
 }
 
-/// Reads bytes as everything that these tests know.
+/// Parses the bytes as each type of these tests.
 fn read_all(bytes: &[u8]) {
     fn read<'a, T: Deserialize<'a>>(message: Message<'a>) {
         if let Err(error) = message.parse_json::<T>() {
@@ -278,7 +278,7 @@ fn read_all(bytes: &[u8]) {
 }
 
 #[test]
-fn no_bytes_make_it_panic() {
+fn random_and_mutated_input_does_not_panic() {
     let valid = [
         r#"{"type":"move","data":{"position":[{"x":1.5,"y":-2e3}],"name":"ann","motto":"a\nü\ud83d\ude00"}}"#,
         r#"{"type":"say","data":"grüße"}"#,

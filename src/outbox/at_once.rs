@@ -1,17 +1,18 @@
-//! A large frame that is written before it is queued.
+//! Direct writes: a large frame is written from where it is, without being queued.
 
 use std::io::{ErrorKind, IoSlice, Write};
 
 use super::{Outbox, OutboxPool, SHORT_WRITE_MEANS_FULL};
 
 impl Outbox {
-    /// Whether nothing stands in the way of a frame.
+    /// Whether a direct write is possible: nothing is queued, blocked or failed.
     pub(crate) fn is_free(&self) -> bool {
         !self.has_work() && !self.blocked && self.failed.is_none()
     }
 
-    /// Writes one whole frame straight from where it is, and queues what the stream does not take. Gives the
-    /// bytes that have left. An error is kept for the next `write_to`. The outbox must be free.
+    /// Writes one whole frame without copying it, and queues the part that the stream does not
+    /// take. Returns the number of bytes written. An error is kept for the next `write_to`. The
+    /// outbox must be free.
     pub(crate) fn write_at_once(
         &mut self,
         header: &[u8],
@@ -27,7 +28,7 @@ impl Outbox {
             match stream.write_vectored(&slices) {
                 Ok(0) => self.failed = Some(ErrorKind::WriteZero),
                 Ok(count) => {
-                    // Never trust a stream that claims more than it was given.
+                    // Do not trust a stream that reports more than it was given.
                     left += count.min(len - left);
                     self.blocked = left < len && SHORT_WRITE_MEANS_FULL;
                 }
@@ -39,7 +40,7 @@ impl Outbox {
         if left < len {
             let tail = self.tail(pool);
             rest(header, payload, left).iter().for_each(|part| tail.extend_from_slice(part));
-            // Once its first byte has left, nothing may come before its last.
+            // After the first byte of a frame, no other frame may be written before its last.
             self.boundary = if left > 0 { len - left } else { 0 };
             self.pushed(len - left, pool);
         }
@@ -47,7 +48,7 @@ impl Outbox {
     }
 }
 
-/// What is left of both once `left` bytes have gone.
+/// The unsent parts of both after `left` bytes were written.
 fn rest<'a>(header: &'a [u8], payload: &'a [u8], left: usize) -> [&'a [u8]; 2] {
     let begun = left.min(header.len());
     [&header[begun..], &payload[left - begun..]]

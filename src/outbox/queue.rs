@@ -1,10 +1,10 @@
-//! The chunks before the tail.
+//! The queue of chunks before the tail.
 
 use std::collections::VecDeque;
 
 use super::Chunk;
 
-/// Chunks in the order in which they leave. Behind a pointer, as most outboxes are empty.
+/// Chunks in the order in which they are written. Boxed, because most outboxes are empty.
 #[derive(Debug, Default)]
 pub(super) struct Queue(Option<Box<Chunks>>);
 
@@ -49,12 +49,12 @@ impl Queue {
         self.iter().count()
     }
 
-    /// Chunks that there is room for.
+    /// The number of chunks that fit without reallocation.
     pub(super) fn capacity(&self) -> usize {
         self.0.as_ref().map_or(0, |chunks| chunks.list.capacity())
     }
 
-    /// Memory of the chunks that is this outbox's alone.
+    /// Memory of the chunks that is owned by this outbox alone.
     pub(super) fn held(&self) -> usize {
         self.0.as_ref().map_or(0, |chunks| chunks.held)
     }

@@ -1,4 +1,4 @@
-//! The write buffer against a naive model of it, and against kernels of every temper.
+//! The outbox against a naive model, with streams that take all, some or nothing.
 
 mod model;
 
@@ -8,14 +8,14 @@ use super::*;
 use crate::test_rng::Rng;
 
 #[test]
-fn random_pushes_and_writes_do_what_the_model_does() {
+fn random_pushes_and_writes_match_the_model() {
     for seed in 0..3000 {
         let _seed = Seed(seed);
         play(Pair::new(seed));
     }
 }
 
-/// A fuzzer's way to do the same.
+/// The fuzz target that runs the same steps.
 pub(crate) fn target(data: &[u8]) {
     play(Pair::with(Rng::tape(data)));
 }
@@ -56,7 +56,7 @@ fn play(mut pair: Pair) {
             10 => {
                 pair.outbox.unblock();
             }
-            // Also where it should not, as a closing connection does.
+            // Sometimes also without `takes_ahead`, as a closing connection does.
             11..13 if pair.outbox.takes_ahead() || pair.rng.one_in(9) => {
                 let max = pair.rng.pick(&[10, 700, 3000, 9000]);
                 let len = pair.rng.below(max);
@@ -76,9 +76,9 @@ fn play(mut pair: Pair) {
         pair.write(false);
         pair.check();
     }
-    // What `cut` has left room for is a close frame, which did not come.
+    // Frees the space that `cut` reserved for a close frame.
     pair.write(true);
-    // The model aside: the stream is what was said, whole frames, each piece of data once.
+    // Independently of the model: the stream has whole frames, in order, each data frame once.
     let http = raw.iter().zip(&pair.taken).take_while(|(a, b)| a == b).count();
     assert_eq!(http, if with_raw { raw.len() } else { 0 });
     let frames = frames(&pair.taken[http..]);
@@ -93,14 +93,14 @@ fn play(mut pair: Pair) {
         let count = seen.len();
         seen.sort_unstable();
         seen.dedup();
-        assert_eq!(seen.len(), count, "a control frame left twice");
+        assert_eq!(seen.len(), count, "a control frame was written twice");
     }
     pair.holds_no_memory();
     assert!(pair.pooled() <= Pair::POOLED);
 }
 
 #[test]
-fn more_slices_than_a_write_takes() {
+fn more_slices_than_one_write_takes_are_all_written() {
     for willing in [true, false] {
         let mut pair = Pair::new(7);
         for i in 0..400 {
@@ -138,7 +138,7 @@ fn a_long_tail_is_split_and_freed_piece_by_piece() {
 }
 
 #[test]
-fn large_frames_in_one_piece() {
+fn large_frames_are_not_split() {
     let mut pair = Pair::new(4);
     pair.push_small(3 << 20);
     pair.push_control(Control::Pong, 4, false);
@@ -150,7 +150,7 @@ fn large_frames_in_one_piece() {
         if pair.outbox.is_blocked() {
             pair.push_control(Control::Pong, 9, false);
         }
-        // What waits must leave now and then, or this would not end.
+        // A willing write now and then, so that the loop ends.
         pair.write(pair.taken.len() > 5 << 20);
         pair.check();
     }
@@ -162,7 +162,7 @@ fn large_frames_in_one_piece() {
 }
 
 #[test]
-fn control_frames_pass_at_every_boundary_and_nowhere_else() {
+fn control_frames_go_out_at_frame_boundaries_only() {
     let lens = [5, 200, 4];
     let total: usize = lens.iter().map(|len| numbered(DATA, 0, *len).len()).sum();
     for stop in 1..total {
@@ -181,7 +181,7 @@ fn control_frames_pass_at_every_boundary_and_nowhere_else() {
     }
 }
 
-/// Takes exactly so many bytes.
+/// Takes exactly `left` bytes, then blocks.
 struct Exactly<'a> {
     model: &'a mut Model,
     taken: &'a mut Vec<u8>,
@@ -211,7 +211,7 @@ impl Write for Exactly<'_> {
     }
 }
 
-/// Lets `count` bytes leave, then blocks.
+/// Writes `count` bytes, then blocks.
 fn take_exactly(pair: &mut Pair, count: usize) {
     let Pair { outbox, pool, model, taken, .. } = pair;
     outbox.unblock();
@@ -225,7 +225,7 @@ fn sealed_control_frames_leave_before_the_last_frame() {
     pair.push_small(10);
     take_exactly(&mut pair, 3);
     pair.push_control(Control::Pong, 20, false);
-    // Into the middle of the pong, so that the next one has to wait for its end.
+    // Up to the middle of the pong, so that the next one has to wait for its end.
     take_exactly(&mut pair, 9 + 4);
     pair.push_control(Control::Pong, 4, false);
     pair.push_control(Control::Ping, 4, false);
@@ -236,12 +236,12 @@ fn sealed_control_frames_leave_before_the_last_frame() {
     pair.write(true);
     let order: Vec<(u8, u32)> = frames(&pair.taken).iter().map(|frame| (frame.0, frame.1)).collect();
     assert_eq!(order, [(DATA, 1), (PONG, 2), (PONG, 3), (PING, 4), (DATA, 5)]);
-    // With nothing waiting it does nothing.
+    // Without waiting control frames it does nothing.
     pair.outbox.seal(&mut pair.pool);
     pair.holds_no_memory();
 }
 
-/// Answers every write with the same.
+/// Returns the same result for every write.
 struct Always(fn(usize) -> io::Result<usize>);
 
 impl Write for Always {
@@ -259,12 +259,12 @@ impl Write for Always {
 }
 
 #[test]
-fn a_stream_that_claims_too_much_is_not_believed() {
+fn a_stream_that_reports_too_much_is_harmless() {
     for shared in [false, true] {
         let mut pair = Pair::new(0);
         pair.push_small(100);
         if shared {
-            // More than one write can take.
+            // More slices than one write can take.
             (0..100).for_each(|_| pair.push_shared(2000));
         }
         let len = pair.outbox.len();
@@ -277,7 +277,7 @@ fn a_stream_that_claims_too_much_is_not_believed() {
 }
 
 #[test]
-fn errors_are_handed_on_and_nothing_is_lost() {
+fn write_errors_are_returned_and_lose_no_bytes() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     let len = pair.outbox.len();
@@ -292,19 +292,19 @@ fn errors_are_handed_on_and_nothing_is_lost() {
 }
 
 #[test]
-fn an_empty_outbox_is_not_blocked() {
+fn an_emptied_outbox_is_not_blocked() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     take_exactly(&mut pair, 50);
     assert!(pair.outbox.is_blocked());
-    // Tried again although no event came, and it worked: control frames need not wait any more.
+    // A retry without a writable event succeeds, so control frames need not wait any more.
     let written = pair.outbox.write_to(&mut Always(Ok), false, &mut pair.pool).unwrap();
     assert_eq!(written, Written::All(52));
     assert!(!pair.outbox.is_blocked());
 }
 
 #[test]
-fn clear_gives_everything_back() {
+fn clear_returns_all_memory() {
     for seed in 0..50 {
         let mut pair = Pair::new(seed);
         for _ in 0..pair.rng.below(60) {
@@ -330,7 +330,7 @@ fn filling_and_draining_reuses_the_same_buffers() {
         pair.push_small(900);
         pair.push_shared(2000);
         pair.push_small(900);
-        // By then they have grown to what the largest takes.
+        // By round 20 the buffers have reached their final size.
         if round >= 20 {
             held.push((pair.outbox.tail.as_ptr(), pair.outbox.queue.capacity()));
         }
@@ -344,7 +344,7 @@ fn filling_and_draining_reuses_the_same_buffers() {
 }
 
 #[test]
-fn what_is_ahead_leaves_alone_if_more_of_it_is_to_come() {
+fn ahead_only_writes_no_data_behind_high_priority_frames() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     pair.push_shared(2000);
@@ -353,7 +353,7 @@ fn what_is_ahead_leaves_alone_if_more_of_it_is_to_come() {
     pair.write_some(true, true);
     assert_eq!(pair.taken.len(), 102 + 22);
     assert!(!pair.outbox.is_blocked() && pair.outbox.has_work());
-    // With nothing ahead there is nothing to do.
+    // Without high-priority frames nothing is written.
     pair.write_some(true, true);
     pair.push_ahead(20);
     pair.push_control(Control::Pong, 4, true);
@@ -363,7 +363,7 @@ fn what_is_ahead_leaves_alone_if_more_of_it_is_to_come() {
 }
 
 #[test]
-fn a_cut_leaves_the_rest_of_the_frame_that_has_begun_and_nothing_else() {
+fn cut_keeps_only_the_rest_of_a_partly_written_frame() {
     let total = {
         let mut pair = Pair::new(0);
         cut_me(&mut pair);
@@ -378,7 +378,7 @@ fn a_cut_leaves_the_rest_of_the_frame_that_has_begun_and_nothing_else() {
         pair.check();
         let rest = pair.outbox.len();
         assert!(rest < 1100 && pair.outbox.is_blocked(), "{rest} bytes stay");
-        // What comes now stands behind it, whatever its rank.
+        // Later frames of either priority go behind the rest.
         pair.push_small(10);
         pair.push_ahead(10);
         pair.check();
@@ -400,7 +400,7 @@ fn cut_me(pair: &mut Pair) {
 }
 
 #[test]
-fn a_newer_control_frame_replaces_one_that_waits_however_often_the_kernel_refuses() {
+fn a_newer_control_frame_replaces_a_waiting_one_while_blocked() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     take_exactly(&mut pair, 3);
@@ -428,7 +428,7 @@ fn frames_of_high_priority_reuse_the_same_memory() {
     }
     held.dedup();
     assert_eq!((held.len(), pair.pool.urgents.len()), (1, 1));
-    // A large one is not kept.
+    // A large buffer is not kept.
     pair.push_ahead(100_000);
     pair.write(true);
     assert_eq!(pair.pool.urgents.len(), 0);

@@ -1,23 +1,26 @@
-//! The lane beside the queue.
+//! Urgent frames, which are written before the queued data.
 
 use crate::proto::frame;
 
-/// Frames that pass the queued data: control frames while the client is blocked, and those of high priority.
+/// Frames that overtake the queued data: control frames while the client is blocked, and frames of
+/// high priority.
 #[derive(Debug, Default)]
 pub(super) struct Urgent {
-    /// Leaves at the next frame boundary: control frames, then others.
+    /// Frames to write at the next frame boundary: control frames, then others. `..left` has been
+    /// written.
     pub(super) leaving: Vec<u8>,
     pub(super) left: usize,
     /// Bytes of control frames at the start of `leaving`.
     pub(super) control: usize,
-    /// The newest of each kind waits; RFC 6455 §5.5.3 lets a pong answer the latest ping only.
+    /// The newest waiting frame of each kind. RFC 6455 §5.5.3 allows a pong for the latest ping
+    /// only.
     pub(super) pong: Vec<u8>,
     pub(super) ping: Vec<u8>,
 }
 
 impl Urgent {
-    /// Lines up the control frames that wait, and says how many bytes that is. They come before frames of
-    /// high priority unless one of those may be half gone.
+    /// Moves the waiting control frames to `leaving` and returns their size in bytes. They go
+    /// before frames of high priority unless one of these may be partly written.
     pub(super) fn admit(&mut self) -> usize {
         let at = if self.left == 0 { self.control } else { self.leaving.len() };
         let count = self.pong.len() + self.ping.len();
@@ -26,16 +29,17 @@ impl Urgent {
         count
     }
 
-    /// Whether control frames may be lined up. Not behind others: there a newer one could not replace them.
+    /// Whether waiting control frames may move to `leaving`. They must not queue behind others
+    /// there, where a newer one could not replace them.
     pub(super) fn takes_control(&self) -> bool {
         self.left == 0 && self.control == 0
     }
 
-    /// What is left of the frame that has begun to leave.
+    /// The rest of the partly written frame.
     pub(super) fn begun(&self) -> &[u8] {
         let mut end = 0;
         while end < self.left {
-            // `None` cannot happen: whole frames only.
+            // `None` cannot occur: `leaving` contains whole frames only.
             end += frame::wire_len(&self.leaving[end..]).unwrap_or(self.leaving.len());
         }
         &self.leaving[self.left..end]
@@ -48,7 +52,7 @@ impl Urgent {
         (self.left, self.control) = (0, 0);
     }
 
-    /// Frees what has left.
+    /// Clears `leaving` if all of it was written.
     pub(super) fn forget_left(&mut self) {
         if self.left == self.leaving.len() {
             self.leaving.clear();

@@ -1,11 +1,11 @@
-//! The counters as Prometheus reads them.
+//! The counters in Prometheus' text format.
 
 use std::fmt::{self, Write};
 
 use super::{Closed, Rejected, Stats};
 
-/// Writes a metric for each field. The struct is taken apart without `..`, so that a field without a line
-/// here does not compile.
+/// Writes a metric for each field. The struct is destructured without `..`, so that a field without
+/// a line here does not compile.
 macro_rules! metrics {
     ($text:ident, $stats:expr, { $($field:ident: $kind:ident($name:literal, $help:literal),)* }) => {{
         let Stats { $($field),* } = $stats;
@@ -13,7 +13,7 @@ macro_rules! metrics {
     }};
 }
 
-/// The fields with their names. The same holds of them.
+/// Pairs the fields with their names. A field that is missing here does not compile.
 macro_rules! causes {
     ($of:ident { $($field:ident),* $(,)? }, $value:expr) => {{
         let $of { $($field),* } = $value;
@@ -22,8 +22,8 @@ macro_rules! causes {
 }
 
 impl Stats {
-    /// The counters in Prometheus' text format, version 0.0.4, whose content type is
-    /// `text/plain; version=0.0.4; charset=utf-8`. Causes are labels: `tickws_closed_total{cause="peer"}`.
+    /// The counters in Prometheus' text format, version 0.0.4, whose content type is `text/plain;
+    /// version=0.0.4; charset=utf-8`. Causes are labels: `tickws_closed_total{cause="peer"}`.
     ///
     /// # Examples
     ///
@@ -39,7 +39,7 @@ impl Stats {
     /// ```
     pub fn to_prometheus(&self) -> String {
         let mut text = String::with_capacity(4096);
-        // A `String` takes all that it is given.
+        // Writing to a `String` does not fail.
         let _ = self.write_prometheus(&mut text);
         text
     }
@@ -48,27 +48,27 @@ impl Stats {
         metrics!(text, self, {
             accepted: counter("accepted_total", "TCP connections accepted."),
             rejected: rejections("rejected_total", "Connections that never became a WebSocket, by cause."),
-            http_requests: counter("http_requests_total", "Plain HTTP requests answered."),
+            http_requests: counter("http_requests_total", "Responses sent to plain HTTP requests."),
             http_only: counter("http_only_total", "Connections that ended after plain HTTP requests."),
-            dialed: counter("dialed_total", "Attempts to connect to elsewhere."),
-            dial_failed: counter("dial_failed_total", "Attempts to connect to elsewhere that failed."),
+            dialed: counter("dialed_total", "Outbound connection attempts."),
+            dial_failed: counter("dial_failed_total", "Outbound connection attempts that failed."),
             opened: counter("opened_total", "Opening handshakes completed."),
             open: gauge("open", "WebSocket connections open now."),
             buffered: gauge("buffered_bytes", "Bytes held now for all connections."),
-            messages_in: counter("messages_in_total", "Messages handed to the application."),
-            throttled: counter("throttled_total", "Times that a client was paused by a limit."),
-            messages_out: counter("messages_out_total", "Messages queued, one per client."),
+            messages_in: counter("messages_in_total", "Messages received."),
+            throttled: counter("throttled_total", "Times that a rate limit paused a client."),
+            messages_out: counter("messages_out_total", "Messages queued, counted per client."),
             bytes_in: counter("bytes_in_total", "Bytes read from sockets."),
             bytes_out: counter("bytes_out_total", "Bytes written to sockets."),
             dropped: counter("dropped_total", "Messages dropped because an outbox was full."),
-            replaced: counter("replaced_total", "Queued messages that a newer one has replaced."),
-            expired: counter("expired_total", "Queued messages dropped because their time had passed."),
-            undelivered: counter("undelivered_total", "Commands of other threads that came too late."),
+            replaced: counter("replaced_total", "Queued messages replaced by a newer one."),
+            expired: counter("expired_total", "Queued messages dropped after they expired."),
+            undelivered: counter("undelivered_total", "Commands of handles that failed."),
             pings: counter("pings_total", "Pings sent."),
             closed: closes("closed_total", "WebSocket connections ended, by cause."),
-            reading_stops: counter("reading_stops_total", "Times that reading from everyone had to stop."),
-            accept_pauses: counter("accept_pauses_total", "Times that accepting had to pause."),
-            listeners_lost: counter("listeners_lost_total", "Listening sockets that have died."),
+            reading_stops: counter("reading_stops_total", "Times that reading stopped for all clients."),
+            accept_pauses: counter("accept_pauses_total", "Times that accepting paused."),
+            listeners_lost: counter("listeners_lost_total", "Listening sockets lost."),
         });
         Ok(())
     }
@@ -135,7 +135,7 @@ fn by_cause(text: &mut String, name: &str, help: &str, causes: &[(&str, u64)]) -
     causes.iter().try_for_each(|(cause, value)| writeln!(text, "{name}{{cause=\"{cause}\"}} {value}"))
 }
 
-/// `help` is written as it is: without backslashes and line ends it needs no escapes.
+/// Writes the head of a metric. `help` has no backslashes or line ends, so it needs no escapes.
 fn head(text: &mut String, name: &str, help: &str, kind: &str) -> fmt::Result {
     writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}")
 }
@@ -146,8 +146,8 @@ mod tests {
 
     use super::*;
 
-    /// Name and cause → value. Takes the format and nothing that Prometheus would refuse or warn of: a
-    /// family has its help and its type before its samples, which stand together, each once.
+    /// Parses name and cause → value. Panics on all that Prometheus rejects or warns of: each
+    /// metric has its help and type first, then its samples together, each once.
     fn parse(text: &str) -> BTreeMap<(String, String), u64> {
         let is_name = |name: &str| {
             name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -186,7 +186,7 @@ mod tests {
         samples
     }
 
-    /// Each field as `Debug` writes it, a level of nesting as a cause.
+    /// Collects the fields from the `Debug` output. A nested field is a cause.
     fn fields(stats: &Stats) -> BTreeMap<(String, String), u64> {
         let mut found = BTreeMap::new();
         let mut outer = String::new();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_there_under_its_name() {
+    fn every_field_is_exported_under_its_name() {
         let mut stats = Stats { accepted: 1, opened: 2, open: u64::MAX, buffered: 4, ..Stats::default() };
         (stats.messages_in, stats.throttled, stats.messages_out, stats.bytes_in) = (5, 6, 7, 8);
         (stats.bytes_out, stats.dropped, stats.replaced, stats.expired) = (9, 10, 11, 12);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_zero() {
+    fn unused_counters_are_exported_as_zero() {
         let samples = parse(&Stats::default().to_prometheus());
         assert!(!samples.is_empty() && samples.values().all(|value| *value == 0));
     }

@@ -1,4 +1,4 @@
-//! Each rule by itself, and all of them beside a sorted set.
+//! Tests of the single rules, then of all of them against a sorted set.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,8 @@ impl Rng {
 
 const MS: u64 = 1_000_000;
 
-/// The wheel beside a sorted set of (tick, serial number). Times are nanoseconds after the origin.
+/// The wheel and its model, a sorted set of (tick, serial number). Times are nanoseconds after the
+/// origin.
 struct Pair {
     wheel: Wheel<usize>,
     set: BTreeSet<(u64, usize)>,
@@ -70,19 +71,19 @@ impl Pair {
 }
 
 #[test]
-fn behaves_as_a_sorted_map() {
+fn behaves_like_a_sorted_set() {
     for seed in 1..=60 {
         play(&mut Rng::new(seed), seed as u8);
     }
 }
 
-/// A fuzzer's way to do the same.
+/// The fuzz target that runs the same steps.
 pub(crate) fn target(data: &[u8]) {
     let Some((kind, steps)) = data.split_first() else { return };
     play(&mut Rng::tape(steps), *kind);
 }
 
-/// Up to 3,000 steps of the wheel and the set.
+/// Runs up to 3,000 steps on the wheel and the set.
 fn play(rng: &mut Rng, kind: u8) {
     let mut pair = Pair::new();
     // Deadlines from microseconds to 9 years: beyond the horizon for every second kind.
@@ -94,12 +95,12 @@ fn play(rng: &mut Rng, kind: u8) {
         match rng.below(16) {
             0..6 => pair.insert(now + rng.spread(reach)),
             6 => pair.insert(now.saturating_sub(rng.spread(40))),
-            // Any key ever given out, so most often a stale one.
+            // Any key ever returned, so most often a stale one.
             7 if !pair.keys.is_empty() => pair.cancel(rng.below(pair.keys.len())),
             // The earliest timer: its slot has to find its minimum again.
             8 => _ = pair.set.first().copied().map(|(_, serial)| pair.cancel(serial)),
             9 => now += rng.spread(30),
-            // Up to 146 years, as a fuzzer may do nothing else.
+            // Capped at 146 years, because a fuzzer may repeat this step only.
             10 if rng.one_in(20) => now = (now + rng.spread(57)).min(1 << 62),
             11 => now = pair.next().unwrap_or(0).max(now + 1) - rng.nanos(2),
             12 => _ = pair.pop(now.saturating_sub(rng.spread(40))),
@@ -109,7 +110,7 @@ fn play(rng: &mut Rng, kind: u8) {
             _ => _ = (0..rng.below(8)).all(|_| pair.pop(now)),
         }
         assert_eq!(pair.wheel.len(), pair.set.len());
-        // Not always after every step, as the question itself tidies up.
+        // For half of the kinds not after every step, because `next_deadline` itself relinks slots.
         if kind % 4 < 2 || rng.one_in(8) {
             pair.check_next();
         }
@@ -122,7 +123,7 @@ fn play(rng: &mut Rng, kind: u8) {
 }
 
 #[test]
-fn a_key_outlives_its_timer_without_harm() {
+fn a_stale_key_matches_no_later_timer() {
     let origin = Instant::now();
     let mut wheel = Wheel::new(origin);
     let fired = wheel.insert(origin, 'a');
@@ -140,7 +141,7 @@ fn a_key_outlives_its_timer_without_harm() {
 fn extreme_instants_saturate() {
     let origin = Instant::now() + Duration::from_secs(3600);
     let before = origin - Duration::from_secs(1800);
-    // As far as this platform can express.
+    // The latest instant that this platform can express.
     let end = (0..64).rev().fold(origin, |t, bit| t.checked_add(Duration::from_secs(1 << bit)).unwrap_or(t));
     let mut wheel = Wheel::new(origin);
     wheel.insert(end, 'z');

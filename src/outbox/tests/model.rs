@@ -1,11 +1,11 @@
-//! What an outbox holds, without any thought of speed, and a kernel that checks it.
+//! A naive model of an outbox, and a kernel that checks what it is offered.
 
 use std::collections::VecDeque;
 
 use super::*;
 use crate::test_rng::Rng;
 
-/// A frame of the server side with a number in its payload.
+/// Builds a server's frame with a number in its payload.
 pub(super) fn numbered(first: u8, number: u32, len: usize) -> Vec<u8> {
     let mut payload = number.to_be_bytes().to_vec();
     payload.resize(len.max(4), number as u8);
@@ -25,7 +25,7 @@ pub(super) fn numbered(first: u8, number: u32, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The frames in `bytes`, which must be whole: opcode, number, length.
+/// Parses the frames in `bytes`, which must be whole, into opcode, number and length.
 pub(super) fn frames(mut bytes: &[u8]) -> Vec<(u8, u32, usize)> {
     let mut frames = Vec::new();
     while !bytes.is_empty() {
@@ -36,7 +36,7 @@ pub(super) fn frames(mut bytes: &[u8]) -> Vec<(u8, u32, usize)> {
         };
         let payload = &bytes[head..head + len];
         let number = u32::from_be_bytes(payload[..4].try_into().unwrap());
-        assert!(payload[4..] == vec![number as u8; len - 4], "frame {number} is damaged");
+        assert!(payload[4..] == vec![number as u8; len - 4], "frame {number} is corrupt");
         frames.push((bytes[0], number, head + len));
         bytes = &bytes[head + len..];
     }
@@ -49,18 +49,18 @@ pub(super) const PONG: u8 = 0x8a;
 /// Data of high priority.
 pub(super) const HIGH: u8 = 0x81;
 
-/// What an outbox holds, without any thought of speed.
+/// A naive model of an outbox.
 #[derive(Default)]
 pub(super) struct Model {
-    /// Whole frames in their order; of the first, `begun` bytes are gone.
+    /// Whole frames in order. `begun` bytes of the first were written.
     pub(super) queue: VecDeque<Vec<u8>>,
     begun: usize,
-    /// No frame may come before the first: it is raw HTTP, or the rest of a frame.
+    /// The first entry is raw HTTP or the rest of a frame, so no frame may go before it.
     pub(super) raw: bool,
-    /// What of the first is no frame of the application's.
+    /// The first entry is raw HTTP.
     pub(super) http: bool,
-    /// Frames that leave at the next frame boundary, and how many of their bytes are gone. Control frames
-    /// are first, or come at the very end.
+    /// Frames to write at the next frame boundary; `left` of their bytes were written. Control
+    /// frames are first, or at the end.
     pub(super) leaving: Vec<Vec<u8>>,
     left: usize,
     pub(super) pong: Vec<u8>,
@@ -90,7 +90,7 @@ impl Model {
         len == 0 || (self.left == 0 && len < AHEAD_MAX)
     }
 
-    /// Drops what has not begun, and gives the first bytes of those frames and the numbers in them.
+    /// Drops all frames that are not partly written, and returns their first bytes and numbers.
     pub(super) fn cut(&mut self) -> Vec<(u8, u32)> {
         let keep = usize::from(self.goes_on());
         let mut dropped: Vec<Vec<u8>> = self.queue.drain(keep..).collect();
@@ -101,7 +101,7 @@ impl Model {
         for frame in self.leaving.drain(..) {
             let end = at + frame.len();
             if at < self.left && self.left < end {
-                assert!(self.queue.is_empty(), "two are half gone");
+                assert!(self.queue.is_empty(), "two frames are partly written");
                 self.queue.push_back(frame[self.left - at..].to_vec());
             } else if at >= self.left {
                 dropped.push(frame);
@@ -115,7 +115,8 @@ impl Model {
         dropped.iter().map(|frame| frames(frame)[0]).map(|(first, number, _)| (first, number)).collect()
     }
 
-    /// Everything that is to leave, in its order; `ahead_only`: no data but the rest of what has begun.
+    /// All bytes to write, in order. With `ahead_only`, no data but the rest of a partly written
+    /// frame.
     fn stream(&self, ahead_only: bool) -> Vec<u8> {
         let ahead = self.leaving.concat().split_off(self.left);
         let Some(first) = self.queue.front() else { return ahead };
@@ -154,7 +155,7 @@ impl Model {
         }
     }
 
-    /// Whether nothing may come before the rest of the first piece.
+    /// Whether the rest of the first entry must be written before anything else.
     fn goes_on(&self) -> bool {
         self.begun > 0 || self.raw
     }
@@ -178,16 +179,16 @@ fn is_control(frame: &[u8]) -> bool {
     frame[0] & 0x08 != 0
 }
 
-/// A kernel that checks everything it is offered against the model and takes what it likes.
+/// A kernel that compares everything it is offered with the model and takes a random part.
 struct Kernel<'a> {
     model: &'a mut Model,
     rng: &'a mut Rng,
     taken: &'a mut Vec<u8>,
-    /// What it may be offered.
+    /// The outbox writes with `ahead_only`.
     ahead_only: bool,
-    /// Takes all; otherwise any part, nothing, or fails with a signal.
+    /// Takes everything. Otherwise it takes a part, blocks or is interrupted by a signal.
     willing: bool,
-    /// Did not take everything it was offered.
+    /// The last write was short or would block.
     full: bool,
 }
 
@@ -197,14 +198,17 @@ impl Write for Kernel<'_> {
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        assert!(!self.full, "offered again after it had refused");
+        assert!(!self.full, "written to again after it blocked");
         assert!(!slices.is_empty() && slices.len() <= SLICES);
         assert!(slices.iter().all(|slice| !slice.is_empty()));
         self.model.admit();
         let offered = slices.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
         let stream = self.model.stream(self.ahead_only);
-        assert!(stream.starts_with(&offered), "offered something else");
-        assert!(!self.ahead_only || stream.len() == offered.len(), "not everything that is ahead");
+        assert!(stream.starts_with(&offered), "offered other bytes than the model's");
+        assert!(
+            !self.ahead_only || stream.len() == offered.len(),
+            "some high-priority bytes were not offered"
+        );
         let count = match self.rng.below(if self.willing { 1 } else { 6 }) {
             0 => offered.len(),
             1 => return Err(io::ErrorKind::Interrupted.into()),
@@ -226,7 +230,7 @@ impl Write for Kernel<'_> {
     }
 }
 
-/// An outbox and its model, doing the same.
+/// An outbox and its model.
 pub(super) struct Pair {
     pub(super) outbox: Outbox,
     pub(super) pool: OutboxPool,
@@ -295,7 +299,7 @@ impl Pair {
         }
     }
 
-    /// One frame of high priority.
+    /// Pushes one frame of high priority.
     pub(super) fn push_ahead(&mut self, len: usize) {
         let bytes = numbered(HIGH, self.number(), len);
         self.outbox.push_ahead(|out| out.extend_from_slice(&bytes), &mut self.pool);
@@ -343,7 +347,7 @@ impl Pair {
         assert_eq!(self.outbox.frames_len(), self.model.frames_len());
         assert_eq!(self.outbox.takes_ahead(), self.model.takes_ahead());
         assert_eq!(self.pool.held, self.memory());
-        // Those that wait here are nowhere else, and as large as their frames.
+        // The shared frames are in no other outbox, so each counts with its whole size.
         let shared = self.outbox.queue.iter().filter(|chunk| matches!(chunk, Chunk::Shared(_)));
         let shared: usize = shared.map(|chunk| chunk.bytes().len()).sum();
         assert_eq!(self.pool.held(), self.pool.held + shared);
@@ -359,7 +363,7 @@ impl Pair {
         assert_eq!(self.pool.held(), 0);
     }
 
-    /// What the pool should have counted.
+    /// The memory that the pool should have counted.
     fn memory(&self) -> usize {
         let chunk = |chunk: &Chunk| match chunk {
             Chunk::Owned(bytes) => size_of::<Chunk>() + bytes.capacity(),
@@ -372,7 +376,7 @@ impl Pair {
         self.outbox.queue.iter().map(chunk).sum::<usize>() + self.outbox.tail.capacity() + urgent
     }
 
-    /// The bytes that the pool keeps; they are lost.
+    /// Empties the pool and returns the bytes that it kept.
     pub(super) fn pooled(&mut self) -> usize {
         assert!(self.pool.queues.len() <= OutboxPool::MAX_QUEUES);
         assert!(self.pool.queues.iter().all(|queue| queue.is_empty()));
@@ -381,7 +385,7 @@ impl Pair {
     }
 }
 
-/// Names the seed when anything panics.
+/// Prints the seed on a panic.
 pub(super) struct Seed(pub(super) u64);
 
 impl Drop for Seed {
