@@ -177,7 +177,7 @@ impl Server {
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
         // New clients are refused by the kernel from here on, but for those who ask how we are.
         if self.engine.config().health.is_none() {
-            self.stop_listening();
+            self.host.stop_listening();
         }
         self.engine.shutdown(code.into(), deadline, self.now());
     }
