@@ -16,12 +16,6 @@ pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
 
-impl Wake for mio::Waker {
-    fn wake(&self) -> io::Result<()> {
-        mio::Waker::wake(self)
-    }
-}
-
 /// The owner's end. Yields the posts in the order in which they were accepted.
 ///
 /// The owner alternates [`open`](Mailbox::open) and [`take`](Mailbox::take), and does not sleep

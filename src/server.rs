@@ -1,5 +1,5 @@
-//! The mio poll loop. The only file that reads the clock; what the application says and asks is in
-//! `commands.rs` and `queries.rs`, what other threads say in `handle.rs`.
+//! The poll loop. What the application says and asks is in `commands.rs` and `queries.rs`, what other threads
+//! say in `handle.rs`.
 
 mod commands;
 mod connect;
@@ -15,19 +15,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     config::Config,
-    engine::{Readiness, Stream},
+    engine::Stream,
     event::Event,
     mailbox::Mailbox,
     net::{
-        listener::{Accepted, Backoff, Listener},
-        resolver::Resolver,
-        seat::{self, Seat, Socket},
+        host::{Accepted, Host, Waker},
+        socket::Socket,
     },
     services::Services,
     tape::Core,
@@ -35,7 +33,6 @@ use crate::{
 };
 use handle::Command;
 pub use handle::Handle;
-use mio::{Interest, Poll, Token, Waker};
 
 /// A WebSocket server that its program polls.
 ///
@@ -76,76 +73,25 @@ use mio::{Interest, Poll, Token, Waker};
 /// # }
 /// ```
 pub struct Server {
-    poll: Poll,
-    events: mio::Events,
     engine: Core,
-    listeners: Vec<Listener>,
-    /// Listener to accept from first, so that none starves.
-    next_listener: usize,
-    backoff: Backoff,
-    waker: Arc<Waker>,
+    host: Host,
     /// Made with the first handle.
     mailbox: Option<Mailbox<Command, Waker>>,
-    /// Made when the first name has to be resolved.
-    resolver: Option<Resolver>,
-    /// In a simulated network; the kernel is not asked then.
-    seat: Option<Seat>,
     /// A closure of a handle has the server: it must not poll.
     in_call: bool,
-}
-
-/// The one place that reads the clock.
-pub(crate) fn clock() -> Instant {
-    Instant::now()
-}
-
-fn is_interrupted(outcome: &io::Result<()>) -> bool {
-    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
-}
-
-/// Of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
-const WAKER: Token = Token(usize::MAX);
-
-/// What a client's socket is watched for.
-fn interest() -> Interest {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let interest = interest | Interest::PRIORITY;
-    interest
-}
-
-/// Listeners take the tokens from below the waker's downwards.
-const fn listener_token(index: usize) -> Token {
-    Token(WAKER.0 - 1 - index)
 }
 
 impl Server {
     /// The kernel counts milliseconds in 32 bits; for longer it is asked again.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Kernel events taken in one poll; more wait for the next.
-    const EVENTS: usize = 1024;
-
     pub(crate) fn new(config: Config, services: Services, sockets: Vec<TcpListener>) -> io::Result<Server> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let mut listeners = Vec::with_capacity(sockets.len());
-        for (index, socket) in sockets.into_iter().enumerate() {
-            listeners.push(Listener::new(socket, poll.registry(), listener_token(index))?);
-        }
-        Ok(Server {
-            poll,
-            events: mio::Events::with_capacity(Self::EVENTS),
-            engine: Core::new(config, services, clock()),
-            listeners,
-            next_listener: 0,
-            backoff: Backoff::default(),
-            waker,
-            mailbox: None,
-            resolver: None,
-            seat: None,
-            in_call: false,
-        })
+        Ok(Server::on(Host::kernel(sockets)?, config, services))
+    }
+
+    fn on(host: Host, config: Config, services: Services) -> Server {
+        let engine = Core::new(config, services, host.now());
+        Server { engine, host, mailbox: None, in_call: false }
     }
 
     /// Flushes what is queued, does the I/O that is ready within the budgets, fires due timers. Never
@@ -197,31 +143,13 @@ impl Server {
         let mut dials = self.engine.config().accept_budget;
         self.dial(&mut dials, called);
         let timeout = if woken { Some(Duration::ZERO) } else { self.sleep_time(timeout, called) };
-        self.sleep(timeout)?;
+        self.host.sleep(timeout)?;
         let slept = timeout != Some(Duration::ZERO);
         let mut now = if slept { self.now() } else { called };
-        let full = self.events.iter().count() == Self::EVENTS;
-        self.engine.start_poll(called, now, full);
-        for event in &self.events {
-            if event.token() == WAKER {
-                continue;
-            }
-            let index = listener_token(0).0 - event.token().0;
-            if let Some(listener) = self.listeners.get_mut(index) {
-                listener.set_ready();
-                continue;
-            }
-            let readiness = Readiness {
-                readable: event.is_readable(),
-                writable: event.is_writable(),
-                read_closed: event.is_read_closed() || event.is_error(),
-                urgent: event.is_priority(),
-            };
-            self.engine.ready(event.token().0, readiness, now);
-        }
-        for (index, readiness) in self.seat.iter().flat_map(Seat::report) {
-            self.engine.ready(index, readiness, now);
-        }
+        let full = self.host.has_full_report();
+        let Server { host, engine, .. } = self;
+        engine.start_poll(called, now, full);
+        host.report(|index, readiness| engine.ready(index, readiness, now));
         // What ended the sleep is done now, not one frame later. Not before the events: they are told once,
         // and a command may panic.
         if slept && self.carry_out(&mut commands) {
@@ -238,7 +166,7 @@ impl Server {
             }
         }
         if self.engine.only_lingers() {
-            self.stop_listening();
+            self.host.stop_listening();
         }
         let more = full || self.backlog() || self.has_commands() || self.engine.has_dials();
         Ok(self.engine.finish_tick(now, more))
@@ -308,31 +236,9 @@ impl Server {
         self.sleep_time(None, self.now())
     }
 
-    /// The time, as this server has it.
+    /// The time of this server's clock.
     fn now(&self) -> Instant {
-        self.seat.as_ref().map_or_else(clock, Seat::now)
-    }
-
-    /// Waits for the kernel's reports, or takes those that are there.
-    fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        if let Some(seat) = &self.seat {
-            return seat.sleep(timeout);
-        }
-        let mut outcome = self.poll.poll(&mut self.events, timeout);
-        if is_interrupted(&outcome) {
-            // Perhaps by SIGCONT, a day later: before deadlines are judged, somebody has to look.
-            outcome = self.poll.poll(&mut self.events, Some(Duration::ZERO));
-        }
-        if is_interrupted(&outcome) {
-            self.events.clear();
-            return Ok(());
-        }
-        outcome
-    }
-
-    fn stop_listening(&mut self) {
-        self.listeners.clear();
-        self.seat.iter().for_each(Seat::stop_listening);
+        self.host.now()
     }
 
     /// `limit`, or less if something is due before.
@@ -346,56 +252,23 @@ impl Server {
 
     /// Whether a listener may have connections that this poll has not taken.
     fn backlog(&mut self) -> bool {
-        if self.seat.as_ref().is_some_and(Seat::has_backlog) {
-            return true;
-        }
-        let connections = self.engine.connection_count();
-        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(self.now(), connections)
+        self.host.has_backlog(self.engine.connection_count())
     }
 
-    /// Accepts within the budget, one listener after the other.
+    /// Accepts within the budget.
     fn admit(&mut self, now: Instant) {
-        if self.seat.is_some() {
-            return self.admit_simulated(now);
-        }
-        if !self.listeners.iter().any(Listener::is_ready)
-            || self.backoff.rests(now, self.engine.connection_count())
-        {
-            return;
-        }
-        let mut budget = self.engine.config().accept_budget;
-        let mut idle = 0;
-        while budget > 0 && idle < self.listeners.len() {
-            self.next_listener = (self.next_listener + 1) % self.listeners.len();
-            let Some(listener) = self.listeners.get_mut(self.next_listener) else { return };
-            if !listener.is_ready() {
-                idle += 1;
-                continue;
-            }
-            match listener.accept() {
-                Accepted::Connection(stream, remote) => {
-                    idle = 0;
-                    self.backoff.end();
-                    self.welcome(seat::socket(stream), remote, now);
-                }
-                Accepted::Empty => idle += 1,
-                Accepted::Lost => {}
-                Accepted::Dead => self.engine.count_lost_listener(),
-                Accepted::Exhausted(error) => {
+        for _ in 0..self.engine.config().accept_budget {
+            match self.host.accept(now, self.engine.connection_count()) {
+                Some(Accepted::Connection(stream, remote)) => self.welcome(stream, remote, now),
+                Some(Accepted::Nothing) => {}
+                Some(Accepted::Dead) => self.engine.count_lost_listener(),
+                Some(Accepted::Exhausted(until)) => {
                     self.engine.count_pause();
-                    let until = self.backoff.begin(&error, now, self.engine.connection_count());
                     self.engine.wake_at(until);
                     return;
                 }
+                None => return,
             }
-            budget -= 1;
-        }
-    }
-
-    fn admit_simulated(&mut self, now: Instant) {
-        for _ in 0..self.engine.config().accept_budget {
-            let Some((stream, remote)) = self.seat.as_ref().and_then(Seat::accept) else { return };
-            self.welcome(stream, remote, now);
         }
     }
 
@@ -403,13 +276,7 @@ impl Server {
         stream.tune(self.engine.config());
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
         let Some(stream) = self.engine.stream_mut(index) else { return };
-        if let Some(seat) = &self.seat {
-            seat.watch(stream, index);
-        }
-        // Once and for all: nothing is re-registered later.
-        if let Some(stream) = seat::tcp(stream)
-            && let Err(error) = self.poll.registry().register(stream, Token(index), interest())
-        {
+        if let Err(error) = self.host.watch(stream, index) {
             log::warn!("cannot watch {remote}: {error}");
             self.engine.abandon(index);
         }
@@ -419,25 +286,25 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("listeners", &self.listeners)
+            .field("local_addrs", &self.local_addrs())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
 
-/// Readable when a poll would find I/O to do, or a [`Handle`] has called.
+/// Readable when a poll would find I/O to do, or a [`Handle`] has called. That of a simulated server never is.
 #[cfg(unix)]
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.poll.registry().as_fd()
+        self.host.as_fd()
     }
 }
 
-/// Readable when a poll would find I/O to do, or a [`Handle`] has called.
+/// Readable when a poll would find I/O to do, or a [`Handle`] has called. That of a simulated server never is.
 #[cfg(unix)]
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {
-        self.poll.as_raw_fd()
+        self.host.as_raw_fd()
     }
 }
 

@@ -62,11 +62,7 @@ pub use client::SimClient;
 pub use replay::Replay;
 pub use seeds::for_each_seed;
 
-use crate::{
-    builder::ServerBuilder,
-    network::Shared,
-    server::{self, Server},
-};
+use crate::{builder::ServerBuilder, net::kernel, network::Shared, server::Server};
 pub use crate::{
     network::{Received, Weather},
     tape::{Divergence, Recording, ReplayError},
@@ -88,7 +84,7 @@ impl Sim {
 
     /// A network in any weather.
     pub fn with_weather(seed: u64, weather: Weather) -> Self {
-        Sim { network: Shared::new(seed, weather, server::clock()) }
+        Sim { network: Shared::new(seed, weather, kernel::clock()) }
     }
 
     /// Changes the weather. A connection keeps the [`buffer`](Weather::buffer) that it began with.
@@ -107,7 +103,7 @@ impl Sim {
     /// would sleep for ever.
     pub fn server(&self, builder: ServerBuilder) -> io::Result<Server> {
         let (config, services, _) = builder.into_parts()?;
-        Server::simulated(config, services, self.network.clone())
+        Ok(Server::simulated(config, services, self.network.clone()))
     }
 
     /// A client that asks `server` for a WebSocket at `path`. It is open once the server has polled, its bytes
@@ -128,7 +124,7 @@ impl Sim {
     /// A connection on which nothing has been said: for what is no WebSocket, see [`SimClient::raw`].
     pub fn open(&self, server: &Server) -> SimClient {
         // No host has the last number.
-        SimClient::new(self.network.clone(), server.host(&self.network).unwrap_or(usize::MAX))
+        SimClient::new(self.network.clone(), server.number_in(&self.network).unwrap_or(usize::MAX))
     }
 
     /// Makes a name known to the servers' [`connect`](Server::connect): `ws://feed.example/`.

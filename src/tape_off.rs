@@ -1,3 +1,3 @@
 //! Without the feature `sim` nothing is recorded.
 
-pub(crate) type Core = crate::engine::Engine<crate::net::seat::Socket>;
+pub(crate) type Core = crate::engine::Engine<crate::net::socket::Socket>;

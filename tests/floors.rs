@@ -37,7 +37,8 @@ const FLOORS: &[&[&str]] = &[
     &["engine"],
     &["net::listener", "net::resolver", "net::stream", "network"],
     &["net::socket"],
-    &["net::seat", "net::seat_off"],
+    &["net::kernel", "net::sim_host"],
+    &["net::host"],
     &["tape", "tape_off"],
     &["server"],
     &["builder"],
@@ -162,7 +163,7 @@ fn the_reader_of_imports_sees_nested_trees() {
     assert_eq!(found, expected);
 }
 
-/// Law 4: only `server.rs` reads the clock.
+/// Law 4: only `net/kernel.rs` reads the clock.
 #[test]
 fn only_the_server_reads_the_clock() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -176,7 +177,7 @@ fn only_the_server_reads_the_clock() {
         // The system's clock may be set: nobody reads it.
         assert!(!code.contains("SystemTime::now()") || is_test, "{module} reads a clock that steps");
         let reads = code.contains("Instant::now()");
-        assert!(!reads || is_test || module == "server", "{module} reads the clock");
+        assert!(!reads || is_test || module == "net::kernel", "{module} reads the clock");
     }
 }
 

@@ -1,12 +1,10 @@
-//! Sockets behind mio.
+//! Sockets behind mio, and what stands in for them in a simulated network.
 
+pub(crate) mod host;
+pub(crate) mod kernel;
 pub(crate) mod listener;
 pub(crate) mod resolver;
 #[cfg(feature = "sim")]
-pub(crate) mod seat;
-#[cfg(not(feature = "sim"))]
-#[path = "seat_off.rs"]
-pub(crate) mod seat;
-#[cfg(feature = "sim")]
-mod socket;
+pub(crate) mod sim_host;
+pub(crate) mod socket;
 pub(crate) mod stream;

@@ -1,49 +1,47 @@
-//! What a server reads from and writes to: TCP, or with the feature `sim` a connection in memory. Without the
-//! feature it is the TCP socket itself.
+//! The stream type of a server: TCP, or with the feature `sim` also a connection in memory.
 
 use std::io::{self, IoSlice, Read, Write};
 
 use mio::net::TcpStream;
 
-use crate::{config::Config, engine::Stream, network::SimSocket};
+#[cfg(feature = "sim")]
+use crate::network::SimSocket;
+use crate::{config::Config, engine::Stream};
 
-/// One of the two.
+/// One of the two. Without the feature it is a TCP socket and nothing besides.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),
+    #[cfg(feature = "sim")]
     Sim(SimSocket),
 }
 
-impl Socket {
-    /// To be registered with the poller; `None`: the kernel does not know it.
-    pub(crate) fn tcp(&mut self) -> Option<&mut TcpStream> {
-        match self {
-            Socket::Tcp(stream) => Some(stream),
-            Socket::Sim(_) => None,
-        }
-    }
-}
-
 impl Read for Socket {
+    #[inline]
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream) => stream.read(buf),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.read(buf),
         }
     }
 }
 
 impl Write for Socket {
+    #[inline]
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream) => stream.write(buf),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.write(buf),
         }
     }
 
+    #[inline]
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Socket::Tcp(stream) => stream.write_vectored(slices),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.write_vectored(slices),
         }
     }
@@ -57,6 +55,7 @@ impl Stream for Socket {
     fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Socket::Tcp(stream) => stream.shutdown_write(),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.shutdown_write(),
         }
     }
@@ -64,6 +63,7 @@ impl Stream for Socket {
     fn connected(&mut self) -> io::Result<bool> {
         match self {
             Socket::Tcp(stream) => stream.connected(),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.connected(),
         }
     }
@@ -71,6 +71,7 @@ impl Stream for Socket {
     fn tune(&self, config: &Config) {
         match self {
             Socket::Tcp(stream) => stream.tune(config),
+            #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.tune(config),
         }
     }

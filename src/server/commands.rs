@@ -194,7 +194,7 @@ impl Server {
         // The kernel refuses new connections from here on. With a health check the server keeps
         // listening, to report the shutdown.
         if self.engine.config().health.is_none() {
-            self.stop_listening();
+            self.host.stop_listening();
         }
         self.engine.shutdown(code.into(), deadline, self.now());
     }

@@ -1,8 +1,7 @@
 //! Connections that go out.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Instant};
+use std::time::Instant;
 
-use mio::{Token, net::TcpStream};
 use tungstenite::http::Response;
 
 use super::Server;
@@ -11,10 +10,6 @@ use crate::{
     engine::Order,
     error::ConnectError,
     id::{ClientId, LinkId},
-    net::{
-        resolver::Resolver,
-        seat::{self, Socket},
-    },
 };
 
 impl Server {
@@ -80,10 +75,8 @@ impl Server {
 
     /// Does for outbound connections what only the poll loop can, within the budget.
     pub(super) fn dial(&mut self, budget: &mut usize, now: Instant) {
-        if let Some(resolver) = &mut self.resolver {
-            for (id, addrs) in resolver.take() {
-                self.engine.resolved(id, addrs, now);
-            }
+        for (id, addrs) in self.host.resolved() {
+            self.engine.resolved(id, addrs, now);
         }
         while *budget > 0
             && let Some(order) = self.engine.next_dial(now)
@@ -92,43 +85,15 @@ impl Server {
             match order {
                 Order::Nothing => {}
                 Order::Connect(id, addr) => {
-                    let stream = self.open_socket(id, addr);
+                    let stream = self.host.connect(id.index(), addr);
                     self.engine.dialed(id, stream, now);
                 }
                 Order::Resolve(id, host, port) => {
-                    if let Err(error) = self.resolve(id, host, port) {
-                        self.engine.resolved(id, Err(error), now);
+                    if let Some(addrs) = self.host.resolve(id, host, port) {
+                        self.engine.resolved(id, addrs, now);
                     }
                 }
             }
-        }
-    }
-
-    fn open_socket(&self, id: ClientId, addr: SocketAddr) -> io::Result<Socket> {
-        if let Some(seat) = &self.seat {
-            return Ok(seat.connect(id.index(), addr));
-        }
-        let mut stream = TcpStream::connect(addr)?;
-        self.poll.registry().register(&mut stream, Token(id.index()), super::interest())?;
-        Ok(seat::socket(stream))
-    }
-
-    fn resolve(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
-        if let Some(seat) = &self.seat {
-            let found = seat.resolve(&host, port);
-            let found = found.map_err(|error| ConnectError::Resolve { host, error });
-            self.engine.resolved(id, found, self.now());
-            return Ok(());
-        }
-        if self.resolver.is_none() {
-            let started = Resolver::new(Arc::clone(&self.waker));
-            let failed =
-                |error: io::Error| ConnectError::Resolve { host: host.clone(), error: error.to_string() };
-            self.resolver = Some(started.map_err(failed)?);
-        }
-        match &mut self.resolver {
-            Some(resolver) => resolver.ask(id, host, port),
-            None => Err(ConnectError::ResolverBusy),
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use mio::Waker;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::Server;
@@ -11,6 +10,7 @@ use crate::{
     error::HandleError,
     id::{ClientId, Room, RoomId},
     mailbox::{Address, Mailbox},
+    net::host::Waker,
     proto::{
         close,
         prepared::{Outgoing, Prepared},
@@ -258,7 +258,8 @@ impl Server {
     /// ```
     pub fn handle(&mut self) -> Handle {
         let capacity = self.engine.config().handle_queue;
-        let mailbox = self.mailbox.get_or_insert_with(|| Mailbox::new(capacity, Arc::clone(&self.waker)));
+        let waker = || Arc::new(self.host.waker());
+        let mailbox = self.mailbox.get_or_insert_with(|| Mailbox::new(capacity, waker()));
         Handle(mailbox.address())
     }
 

@@ -3,20 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::Server;
-use crate::{
-    id::ClientId,
-    net::{listener::Listener, seat::Seat},
-    pressure::Pressure,
-    proto::handshake::Request,
-    stats::Stats,
-};
+use crate::{id::ClientId, pressure::Pressure, proto::handshake::Request, stats::Stats};
 
 impl Server {
     /// The addresses of the listening sockets, in the order of binding. Sockets that have failed
     /// are missing ([`Stats::listeners_lost`](crate::Stats::listeners_lost)).
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        let simulated = self.seat.iter().filter_map(Seat::local_addr);
-        self.listeners.iter().filter_map(Listener::local_addr).chain(simulated).collect()
+        self.host.local_addrs()
     }
 
     /// The open clients, in the order of their slots. Work: O(connections).

@@ -1,23 +1,21 @@
 //! A server in a simulated network: the same in all but where its sockets and its time come from.
 
-use std::io;
-
 use super::Server;
 use crate::{
     config::Config,
-    net::seat::Seat,
+    net::{host::Host, sim_host::SimHost},
     network::Shared,
     services::Services,
-    tape::{Core, Recording},
+    tape::Recording,
 };
 
 impl Server {
-    pub(crate) fn simulated(config: Config, services: Services, network: Shared) -> io::Result<Server> {
-        let seat = Seat::new(network);
-        let mut engine = Core::new(config.clone(), services, seat.now());
-        engine.draw_from(seat.entropy());
-        let server = Server::new(config, Services::default(), Vec::new())?;
-        Ok(Server { engine, seat: Some(seat), ..server })
+    pub(crate) fn simulated(config: Config, services: Services, network: Shared) -> Server {
+        let host = SimHost::new(network);
+        let entropy = host.entropy();
+        let mut server = Server::on(Host::Simulated(host), config, services);
+        server.engine.draw_from(entropy);
+        server
     }
 
     /// How its [recording](crate::ServerBuilder::record) goes; `None` without one.
@@ -26,7 +24,10 @@ impl Server {
     }
 
     /// Its number in this network; `None` if it is not there.
-    pub(crate) fn host(&self, network: &Shared) -> Option<usize> {
-        self.seat.as_ref().and_then(|seat| seat.host(network))
+    pub(crate) fn number_in(&self, network: &Shared) -> Option<usize> {
+        match &self.host {
+            Host::Simulated(host) => host.number(network),
+            Host::Kernel(_) => None,
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     event::Event,
-    server,
+    net::kernel,
     stats::Stats,
     tape::{Player, ReplayError},
     tick::Tick,
@@ -88,7 +88,7 @@ impl Replay {
     ///
     /// As [`open`](Replay::open).
     pub fn new(recording: impl Read + Send + 'static) -> Result<Self, ReplayError> {
-        Ok(Replay { player: Player::new(Box::new(recording), server::clock())?, failed: false })
+        Ok(Replay { player: Player::new(Box::new(recording), kernel::clock())?, failed: false })
     }
 
     /// Goes on to the end of the next poll, and gives the tick that the application got. `None`: the server was

@@ -29,7 +29,7 @@ use crate::{
     error::{CloseError, ConnectError, JoinError, NotConnected, RespondError, SendError, UpgradeError},
     event::Event,
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
-    net::seat::Socket,
+    net::socket::Socket,
     proto::prepared::Outgoing,
     send_options::{LatestKey, SendTerms},
     services::Services,

@@ -11,7 +11,7 @@ use super::{
     entry::{Digest, Entry},
     player::Shared,
 };
-use crate::{config::Config, engine::Stream, net::seat::Socket};
+use crate::{config::Config, engine::Stream, net::socket::Socket};
 
 /// A socket that may be recorded.
 #[derive(Debug)]

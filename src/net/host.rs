@@ -1,0 +1,208 @@
+//! The system beneath a server, be it the kernel or a simulated network: its clock, sockets and names.
+
+#[cfg(unix)]
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(crate) use super::kernel::Accepted;
+#[cfg(feature = "sim")]
+use super::sim_host::SimHost;
+use super::{
+    kernel::{self, Kernel},
+    socket::Socket,
+};
+use crate::{engine::Readiness, error::ConnectError, id::ClientId, mailbox::Wake};
+
+/// Every operation of a server on the world outside, once. Without the feature `sim` there is one variant, and
+/// nothing is left of the matches.
+#[derive(Debug)]
+pub(crate) enum Host {
+    Kernel(Kernel),
+    #[cfg(feature = "sim")]
+    Simulated(SimHost),
+}
+
+/// Ends the sleep of a server, for other threads.
+#[derive(Debug)]
+pub(crate) enum Waker {
+    Kernel(Arc<mio::Waker>),
+    /// A simulated sleep is over before another thread can end it.
+    #[cfg(feature = "sim")]
+    Simulated,
+}
+
+impl Wake for Waker {
+    fn wake(&self) -> io::Result<()> {
+        match self {
+            Waker::Kernel(waker) => waker.wake(),
+            #[cfg(feature = "sim")]
+            Waker::Simulated => Ok(()),
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn kernel(listeners: Vec<TcpListener>) -> io::Result<Self> {
+        Kernel::new(listeners).map(Host::Kernel)
+    }
+
+    // ---- time and readiness ----
+
+    #[inline]
+    pub(crate) fn now(&self) -> Instant {
+        match self {
+            Host::Kernel(_) => kernel::clock(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.now(),
+        }
+    }
+
+    /// Waits until there is something to report or the time is up.
+    #[inline]
+    pub(crate) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Host::Kernel(kernel) => kernel.sleep(timeout),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.sleep(timeout),
+        }
+    }
+
+    /// Whether there may be more to report than one report holds.
+    #[inline]
+    pub(crate) fn has_full_report(&self) -> bool {
+        match self {
+            Host::Kernel(kernel) => kernel.has_full_report(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => false,
+        }
+    }
+
+    /// Calls `ready` with the token of each connection that became ready by the end of the last sleep.
+    #[inline]
+    pub(crate) fn report(&mut self, ready: impl FnMut(usize, Readiness)) {
+        match self {
+            Host::Kernel(kernel) => kernel.report(ready),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.report(ready),
+        }
+    }
+
+    /// Ends a sleep from other threads.
+    pub(crate) fn waker(&self) -> Waker {
+        match self {
+            Host::Kernel(kernel) => Waker::Kernel(Arc::clone(&kernel.waker)),
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => Waker::Simulated,
+        }
+    }
+
+    // ---- listening ----
+
+    /// The addresses listened on, without those of dead listeners.
+    pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
+        match self {
+            Host::Kernel(kernel) => kernel.local_addrs(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.local_addr().into_iter().collect(),
+        }
+    }
+
+    /// Whether connections may wait to be accepted; `connections` are open now.
+    pub(crate) fn has_backlog(&mut self, connections: usize) -> bool {
+        match self {
+            Host::Kernel(kernel) => kernel.has_backlog(connections),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.has_backlog(),
+        }
+    }
+
+    /// Accepts once, from one listener after the other. `None`: there is nothing to accept now.
+    pub(crate) fn accept(&mut self, now: Instant, connections: usize) -> Option<Accepted> {
+        match self {
+            Host::Kernel(kernel) => kernel.accept(now, connections),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => {
+                host.accept().map(|(socket, remote)| Accepted::Connection(socket, remote))
+            }
+        }
+    }
+
+    pub(crate) fn stop_listening(&mut self) {
+        match self {
+            Host::Kernel(kernel) => kernel.stop_listening(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.stop_listening(),
+        }
+    }
+
+    // ---- connections ----
+
+    /// Reports on the socket come under this token from now on. Nothing is re-registered later.
+    pub(crate) fn watch(&self, socket: &mut Socket, token: usize) -> io::Result<()> {
+        match (self, socket) {
+            (Host::Kernel(kernel), Socket::Tcp(stream)) => kernel.watch(stream, token),
+            #[cfg(feature = "sim")]
+            (Host::Simulated(host), Socket::Sim(stream)) => {
+                host.watch(stream, token);
+                Ok(())
+            }
+            #[cfg(feature = "sim")]
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Begins to connect; reports on the socket come under this token.
+    pub(crate) fn connect(&self, token: usize, addr: SocketAddr) -> io::Result<Socket> {
+        match self {
+            Host::Kernel(kernel) => kernel.connect(token, addr),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => Ok(host.connect(token, addr)),
+        }
+    }
+
+    /// Looks a name up for a connection. `None`: [`resolved`](Host::resolved) gives the result later.
+    pub(crate) fn resolve(
+        &mut self,
+        id: ClientId,
+        name: String,
+        port: u16,
+    ) -> Option<Result<Vec<SocketAddr>, ConnectError>> {
+        match self {
+            Host::Kernel(kernel) => kernel.resolve(id, name, port).err().map(Err),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => Some(host.resolve(name, port)),
+        }
+    }
+
+    /// The names found since the last call.
+    pub(crate) fn resolved(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+        match self {
+            Host::Kernel(kernel) => kernel.resolved(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => Vec::new(),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsFd for Host {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Host::Kernel(kernel) => kernel.poll.registry().as_fd(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.descriptor().registry().as_fd(),
+        }
+    }
+}
+
+#[cfg(unix)]
+impl AsRawFd for Host {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}

@@ -1,0 +1,191 @@
+//! The system that a server runs on: its poller, its listeners and its clock. The only file that reads the clock.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+
+use super::{
+    listener::{self, Backoff, Listener},
+    resolver::Resolver,
+    socket::Socket,
+};
+use crate::{engine::Readiness, error::ConnectError, id::ClientId};
+
+/// The one place that reads the clock.
+pub(crate) fn clock() -> Instant {
+    Instant::now()
+}
+
+/// The token of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
+const WAKER: Token = Token(usize::MAX);
+
+/// Listeners take the tokens from below the waker's downwards.
+const fn listener_token(index: usize) -> Token {
+    Token(WAKER.0 - 1 - index)
+}
+
+/// The readiness that a client's socket is watched for.
+fn interest() -> Interest {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let interest = interest | Interest::PRIORITY;
+    interest
+}
+
+fn is_interrupted(outcome: &io::Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted)
+}
+
+/// The outcome of one accept.
+#[derive(Debug)]
+pub(crate) enum Accepted {
+    Connection(Socket, SocketAddr),
+    /// This one gave no connection; the next accept may.
+    Nothing,
+    /// A listener died. Reported once for each.
+    Dead,
+    /// The process is out of descriptors or memory: accepting rests until then.
+    Exhausted(Instant),
+}
+
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(super) poll: Poll,
+    events: Events,
+    pub(super) waker: Arc<Waker>,
+    listeners: Vec<Listener>,
+    /// The listener that the last accept was from; the one behind it is first next time, so that none starves.
+    last_listener: usize,
+    backoff: Backoff,
+    /// Made when the first name has to be resolved.
+    resolver: Option<Resolver>,
+}
+
+impl Kernel {
+    /// Kernel events taken in one poll; more wait for the next.
+    const EVENTS: usize = 1024;
+
+    pub(super) fn new(sockets: Vec<TcpListener>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let mut listeners = Vec::with_capacity(sockets.len());
+        for (index, socket) in sockets.into_iter().enumerate() {
+            listeners.push(Listener::new(socket, poll.registry(), listener_token(index))?);
+        }
+        Ok(Kernel {
+            poll,
+            events: Events::with_capacity(Self::EVENTS),
+            waker,
+            listeners,
+            last_listener: 0,
+            backoff: Backoff::default(),
+            resolver: None,
+        })
+    }
+
+    pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let mut outcome = self.poll.poll(&mut self.events, timeout);
+        if is_interrupted(&outcome) {
+            // Perhaps by SIGCONT, a day later: events have to be taken before deadlines are judged.
+            outcome = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+        }
+        if is_interrupted(&outcome) {
+            self.events.clear();
+            return Ok(());
+        }
+        outcome
+    }
+
+    pub(super) fn has_full_report(&self) -> bool {
+        self.events.iter().count() == Self::EVENTS
+    }
+
+    #[inline]
+    pub(super) fn report(&mut self, mut ready: impl FnMut(usize, Readiness)) {
+        for event in &self.events {
+            if event.token() == WAKER {
+                continue;
+            }
+            let index = listener_token(0).0 - event.token().0;
+            if let Some(listener) = self.listeners.get_mut(index) {
+                listener.set_ready();
+                continue;
+            }
+            let readiness = Readiness {
+                readable: event.is_readable(),
+                writable: event.is_writable(),
+                read_closed: event.is_read_closed() || event.is_error(),
+                urgent: event.is_priority(),
+            };
+            ready(event.token().0, readiness);
+        }
+    }
+
+    // ---- listeners ----
+
+    pub(super) fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(Listener::local_addr).collect()
+    }
+
+    pub(super) fn has_backlog(&mut self, connections: usize) -> bool {
+        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(clock(), connections)
+    }
+
+    pub(super) fn accept(&mut self, now: Instant, connections: usize) -> Option<Accepted> {
+        let count = self.listeners.len();
+        let next = (1..=count)
+            .map(|step| (self.last_listener + step) % count)
+            .find(|index| self.listeners.get(*index).is_some_and(Listener::is_ready))?;
+        if self.backoff.rests(now, connections) {
+            return None;
+        }
+        self.last_listener = next;
+        Some(match self.listeners.get_mut(next)?.accept() {
+            listener::Accepted::Connection(stream, remote) => {
+                self.backoff.end();
+                Accepted::Connection(Socket::Tcp(stream), remote)
+            }
+            listener::Accepted::Empty | listener::Accepted::Lost => Accepted::Nothing,
+            listener::Accepted::Dead => Accepted::Dead,
+            listener::Accepted::Exhausted(error) => {
+                Accepted::Exhausted(self.backoff.begin(&error, now, connections))
+            }
+        })
+    }
+
+    pub(super) fn stop_listening(&mut self) {
+        self.listeners.clear();
+    }
+
+    // ---- connections ----
+
+    pub(super) fn watch(&self, stream: &mut TcpStream, token: usize) -> io::Result<()> {
+        self.poll.registry().register(stream, Token(token), interest())
+    }
+
+    pub(super) fn connect(&self, token: usize, addr: SocketAddr) -> io::Result<Socket> {
+        let mut stream = TcpStream::connect(addr)?;
+        self.watch(&mut stream, token)?;
+        Ok(Socket::Tcp(stream))
+    }
+
+    pub(super) fn resolve(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
+        let resolver = match &mut self.resolver {
+            Some(resolver) => resolver,
+            None => match Resolver::new(Arc::clone(&self.waker)) {
+                Ok(resolver) => self.resolver.insert(resolver),
+                Err(error) => return Err(ConnectError::Resolve { host, error: error.to_string() }),
+            },
+        };
+        resolver.ask(id, host, port)
+    }
+
+    pub(super) fn resolved(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+        self.resolver.as_mut().map(Resolver::take).unwrap_or_default()
+    }
+}

@@ -1,0 +1,119 @@
+//! The simulated host: a server's clock, sockets and names in a simulated network.
+
+#[cfg(unix)]
+use std::sync::OnceLock;
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::socket::Socket;
+use crate::{
+    engine::Readiness,
+    entropy::Entropy,
+    error::ConnectError,
+    network::{Dice, Shared, SimSocket},
+};
+
+#[derive(Debug)]
+pub(crate) struct SimHost {
+    network: Shared,
+    number: usize,
+    /// For foreign event loops: an empty poller, opened when it is first asked for.
+    #[cfg(unix)]
+    descriptor: OnceLock<mio::Poll>,
+}
+
+impl SimHost {
+    pub(crate) fn new(network: Shared) -> Self {
+        let number = network.lock().add_host();
+        SimHost {
+            network,
+            number,
+            #[cfg(unix)]
+            descriptor: OnceLock::new(),
+        }
+    }
+
+    /// Its number in this network; `None` if it belongs to another.
+    pub(crate) fn number(&self, network: &Shared) -> Option<usize> {
+        self.network.is(network).then_some(self.number)
+    }
+
+    /// A descriptor that is never ready: a simulated server is polled by its own clock.
+    #[cfg(unix)]
+    #[allow(
+        clippy::expect_used,
+        reason = "a test's process has run out of descriptors, and this call cannot say so"
+    )]
+    pub(super) fn descriptor(&self) -> &mio::Poll {
+        self.descriptor.get_or_init(|| mio::Poll::new().expect("a descriptor for the simulated server"))
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.network.lock().now()
+    }
+
+    /// Numbers that are the same for the same seed: here they need not be hard to guess.
+    pub(crate) fn entropy(&self) -> Entropy {
+        let mut dice = Dice::new(u64::from_le_bytes(self.network.lock().random()));
+        Entropy::of(move |bytes| dice.fill(bytes))
+    }
+
+    pub(super) fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self.network.lock().sleep(self.number, timeout) {
+            true => Ok(()),
+            false => Err(io::Error::new(ErrorKind::Deadlock, "nothing will ever end this sleep")),
+        }
+    }
+
+    pub(super) fn report(&self, mut ready: impl FnMut(usize, Readiness)) {
+        let reports = self.network.lock().report(self.number);
+        reports.into_iter().for_each(|(token, readiness)| ready(token, readiness));
+    }
+
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        let network = self.network.lock();
+        network.listens(self.number).then(|| network.host_addr(self.number))
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        self.network.lock().has_backlog(self.number)
+    }
+
+    pub(super) fn accept(&self) -> Option<(Socket, SocketAddr)> {
+        let (id, remote) = self.network.lock().accept(self.number)?;
+        Some((Socket::Sim(SimSocket::new(&self.network, id)), remote))
+    }
+
+    /// Reports on the socket come under this token.
+    pub(super) fn watch(&self, socket: &SimSocket, token: usize) {
+        self.network.lock().watch(self.number, socket.id, token);
+    }
+
+    pub(super) fn stop_listening(&self) {
+        self.network.lock().stop_listening(self.number);
+    }
+
+    pub(super) fn connect(&self, token: usize, addr: SocketAddr) -> Socket {
+        let id = self.network.lock().dial(self.number, token, addr);
+        Socket::Sim(SimSocket::new(&self.network, id))
+    }
+
+    pub(super) fn resolve(&self, host: String, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+        match self.network.lock().resolve(&host) {
+            Some(addr) => Ok(vec![SocketAddr::new(addr.ip(), port)]),
+            None => {
+                let error = "the simulated network has no such name".to_owned();
+                Err(ConnectError::Resolve { host, error })
+            }
+        }
+    }
+}
+
+impl Drop for SimHost {
+    fn drop(&mut self) {
+        self.stop_listening();
+    }
+}
