@@ -7,14 +7,15 @@ use std::{io, time::Duration};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::{
-    connect::Connect,
+    config::{
+        connect::Connect,
+        send_options::{LatestKey, SendTerms},
+    },
     error::{CloseError, ConnectError, NotConnected, SendError},
-    event::Event,
+    event::{Event, tick::Tick},
     id::{ClientId, LinkId},
-    proto::prepared::Outgoing,
-    send_options::{LatestKey, SendTerms},
+    outbox::prepared::Outgoing,
     server::Server,
-    tick::Tick,
 };
 
 /// One outbound connection that a program polls like a [`Server`].

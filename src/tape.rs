@@ -35,7 +35,7 @@ pub(crate) use head::Head;
 pub(crate) use player::Player;
 pub use player::{Divergence, ReplayError};
 
-use crate::proto::prepared::{Identity, Prepared};
+use crate::outbox::prepared::{Identity, Prepared};
 
 const MAGIC: &[u8] = b"tickws\0tape";
 

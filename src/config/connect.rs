@@ -12,8 +12,8 @@ use tungstenite::http::{
 };
 
 use crate::{
+    config::reconnect::Reconnect,
     error::{ConnectError, HeaderError},
-    reconnect::Reconnect,
 };
 
 /// The most headers of a request, far below the number at which `HeaderMap` panics.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[cfg(feature = "deflate")]
-use crate::deflate::Deflate;
+use crate::config::compression::Deflate;
 use crate::error::ConfigError;
 
 /// Policy for a message that would take a client's outbox above `max_buffered`.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{close_reason::Timeout, config::Config, nanos::Nanos};
+use crate::{config::Config, event::close_reason::Timeout, util::packed_duration::Nanos};
 
 /// An action that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,16 +5,16 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 use tungstenite::http::Response;
 
 use crate::{
-    backlog::{Backlog, Terms},
-    connect::Plan,
+    config::{connect::Plan, send_options::LatestKey},
     error::{ConnectError, ConnectStep, SendError},
+    handshake::client::ResponseReader,
+    http1::head::Request,
     id::LinkId,
-    proto::{
-        frame::MAX_HEADER,
-        handshake::{Request, client::ResponseReader},
+    outbox::{
+        pending::{Backlog, Terms},
         prepared::Prepared,
     },
-    send_options::LatestKey,
+    proto::frame::MAX_HEADER,
 };
 
 /// The state that is kept over all attempts and connections of one `connect`.

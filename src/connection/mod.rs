@@ -15,23 +15,19 @@ use std::{
 use tungstenite::protocol::frame::coding::{Control as ControlCode, Data, OpCode};
 
 use crate::{
-    backlog::Backlog,
-    config::MessageLimits,
+    config::{MessageLimits, send_options::Priority},
     error::PeerMisbehaved,
     message::Kind,
-    nanos::Nanos,
-    outbox::{Control, Outbox, OutboxPool},
-    pool::BufferPool,
+    outbox::{Control, Outbox, OutboxPool, pending::Backlog, prepared::Prepared},
     proto::{
         assembler::{Assembled, Assembler, check_size},
         close::{self, CloseState},
         deflate::{Codec, PerMessage},
         frame::{self, Header, opcode},
         mask::{MaskSource, apply_mask},
-        prepared::Prepared,
         utf8,
     },
-    send_options::Priority,
+    util::{buffer_pool::BufferPool, packed_duration::Nanos},
 };
 
 /// Which side of the connection this is (RFC 6455 §5.1).

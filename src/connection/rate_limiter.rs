@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     config::{Config, Limit},
-    deadlines::after,
+    util::time::after,
 };
 
 /// The largest burst: one second's worth of tokens.
@@ -186,7 +186,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_rng::Rng;
+    use crate::util::test_rng::Rng;
 
     /// A model of `Bucket` that counts billionths of a token and rounds nothing.
     struct Model {

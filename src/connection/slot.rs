@@ -8,21 +8,20 @@ use std::{
 };
 
 use crate::{
-    backlog::Backlog,
-    close_reason::CloseReason,
     config::{Config, Limit, Overflow},
-    deadlines::Deadlines,
-    dial::{Dial, Outbound},
-    id::{RequestId, UpgradeId},
-    limiter::Limiter,
-    outbox::Outbox,
-    proto::{
-        connection::Connection,
-        handshake::{HeadReader, Opening, Request},
+    connection::{
+        Connection,
+        deadlines::Deadlines,
+        dial::{Dial, Outbound},
+        rate_limiter::Limiter,
+        stream::Wire,
     },
-    upgrade::UpgradeResponse,
-    wheel,
-    wire::Wire,
+    event::close_reason::CloseReason,
+    handshake::{decision::UpgradeResponse, server::Opening},
+    http1::head::{HeadReader, Request},
+    id::{RequestId, UpgradeId},
+    outbox::{Outbox, pending::Backlog},
+    util::timer_wheel,
 };
 
 /// One connection, from accept to the last byte.

@@ -10,15 +10,13 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
-    client::{Farewell, Stage, Step},
-    close_reason::{CloseReason, Timeout},
-    deadlines::after,
+    connection::slot::{Farewell, Stage, Step},
     error::{CloseError, ConnectError, NotConnected, PeerMisbehaved},
+    event::close_reason::{CloseReason, Timeout},
+    http1::rejection::Rejection,
     id::ClientId,
-    proto::{
-        close::{self, MAX_REASON},
-        handshake::Rejection,
-    },
+    proto::close::{self, MAX_REASON},
+    util::time::after,
 };
 
 impl<S: Stream> Engine<S> {

@@ -8,10 +8,10 @@ use std::{
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Client, Stage},
-    deadlines::after,
-    pressure::Pressure,
-    proto::handshake::{HeadReader, Rejection},
+    connection::slot::{Client, Stage},
+    event::pressure::Pressure,
+    http1::{head::HeadReader, rejection::Rejection},
+    util::time::after,
 };
 
 /// The number of connections from each address; maintained only if there is a limit.

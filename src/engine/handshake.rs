@@ -10,18 +10,24 @@ use tungstenite::{
 
 use super::{Engine, Stream};
 use crate::{
-    client::{Exchange, Open, Origin, Stage, Step},
-    deadlines::Deadlines,
-    error::UpgradeError,
-    id::{ClientId, UpgradeId},
-    limiter::Limiter,
-    proto::{
-        connection::{Connection, Role},
-        handshake::{self, HeadReader, Opening, Rejection, Request},
-        http::{self, Unfit},
+    connection::{
+        Connection, Role,
+        deadlines::Deadlines,
+        rate_limiter::Limiter,
+        slot::{Exchange, Open, Origin, Stage, Step},
     },
-    request::HttpRequest,
-    upgrade::{Decision, UpgradeResponse},
+    error::UpgradeError,
+    handshake::{
+        decision::{Decision, UpgradeResponse},
+        server::{self, Opening},
+    },
+    http1::{
+        head::{HeadReader, Request},
+        rejection::Rejection,
+        request::HttpRequest,
+        response::{self, Unfit},
+    },
+    id::{ClientId, UpgradeId},
 };
 
 impl<S: Stream> Engine<S> {

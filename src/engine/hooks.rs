@@ -5,9 +5,8 @@ use std::fmt;
 use tungstenite::{Bytes, http::Response};
 
 use crate::{
-    request::HttpRequest,
-    site::Site,
-    upgrade::{Decision, UpgradeResponse},
+    handshake::decision::{Decision, UpgradeResponse},
+    http1::{request::HttpRequest, static_files::Site},
 };
 
 pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send>;

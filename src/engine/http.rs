@@ -16,17 +16,19 @@ use super::{
     receive::{Turn, after_read, budget_left, carry, drained_by, read},
 };
 use crate::{
-    client::{Exchange, Stage, Step},
-    deadlines::after,
+    connection::slot::{Exchange, Stage, Step},
     error::RespondError,
-    id::RequestId,
-    proto::{
-        handshake::{self, Head, HeadLimits, HeadReader, Rejection, Request},
-        http::{self, Unfit},
-        prepared::Prepared,
+    handshake::server,
+    http1::{
+        head::{Head, HeadLimits, HeadReader, Request},
+        rejection::Rejection,
+        request::HttpRequest,
+        response::{self, Unfit},
+        static_files::Content,
     },
-    request::HttpRequest,
-    site::Content,
+    id::RequestId,
+    outbox::prepared::Prepared,
+    util::time::after,
 };
 
 impl<S: Stream> Engine<S> {

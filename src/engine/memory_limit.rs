@@ -12,13 +12,11 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
-    client::{Client, Farewell, Stage},
-    close_reason::CloseReason,
-    deadlines::after,
+    connection::slot::{Client, Farewell, Stage},
     error::ConnectError,
+    event::{close_reason::CloseReason, pressure::Pressure},
     id::ClientId,
-    pressure::Pressure,
-    wheel,
+    util::{time::after, timer_wheel},
 };
 
 /// State of the memory limit.

@@ -44,25 +44,26 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    backlog::BacklogPool,
-    client::{Client, Farewell, Open, Stage},
-    config::Config,
-    deadlines::after,
-    dial::Link,
-    entropy::Entropy,
+    config::{Config, send_options::Priority},
+    connection::{
+        dial::Link,
+        slot::{Client, Farewell, Open, Stage},
+    },
+    engine::{
+        hooks::Services,
+        rooms::registry::{Hub, HubLimits},
+    },
     error::NotConnected,
-    hub::{Hub, HubLimits},
+    event::{
+        tick::{Recycler, Tick},
+        tick_buffer::TickData,
+    },
+    http1::head::Request,
     id::ClientId,
-    outbox::{Outbox, OutboxPool, Written},
-    pool::BufferPool,
-    proto::{deflate::Codec, handshake::Request, prepared::Encoder},
-    reconnect::Jitter,
-    send_options::Priority,
-    services::Services,
+    outbox::{Outbox, OutboxPool, Written, pending::BacklogPool, prepared::Encoder},
+    proto::deflate::Codec,
     stats::Stats,
-    tick::{Recycler, Tick},
-    tick_data::TickData,
-    wheel::Wheel,
+    util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, time::after, timer_wheel::Wheel},
 };
 use admission::Addresses;
 use ceiling::Ceiling;

@@ -20,27 +20,23 @@ use super::{
     receive::{Turn, after_read, budget_left, carry, drained_by, read},
 };
 use crate::{
-    backlog::Terms,
-    client::{Client, Open, Origin, Stage},
-    connect::{Attempt, Plan, WhileDown},
-    deadlines::{Deadlines, after},
-    dial::{Asked, Dial, DialStep, Link, Outbound},
-    entropy::Entropy,
-    error::{ConnectError, SendError},
-    id::{ClientId, LinkId},
-    limiter::Limiter,
-    proto::{
-        connection::{Connection, Role},
-        deflate::PerMessage,
-        handshake::{
-            HeadLimits,
-            client::{self, Asking, Opened},
-        },
-        prepared::Outgoing,
+    config::connect::{Attempt, Plan, WhileDown},
+    connection::{
+        Connection, Role,
+        deadlines::Deadlines,
+        dial::{Asked, Dial, DialStep, Link, Outbound},
+        rate_limiter::Limiter,
+        slot::{Client, Open, Origin, Stage},
+        stream::Wire,
     },
-    reconnect::Jitter,
-    tick_data::{Failure, TickData},
-    wire::Wire,
+    error::{ConnectError, SendError},
+    event::tick_buffer::{Failure, TickData},
+    handshake::client::{self, Asking, Opened},
+    http1::head::HeadLimits,
+    id::{ClientId, LinkId},
+    outbox::{pending::Terms, prepared::Outgoing},
+    proto::deflate::PerMessage,
+    util::{entropy::Entropy, split_mix::SplitMix, time::after},
 };
 
 /// An operation that the host must do for an outbound connection. The host reports its outcome with

@@ -4,16 +4,18 @@ use std::{io, time::Instant};
 
 use super::{
     Engine, Stream,
-    limits::{TOO_MANY_BYTES, TOO_MANY_MESSAGES},
+    throttle::{TOO_MANY_BYTES, TOO_MANY_MESSAGES},
 };
 use crate::{
-    client::{Client, Stage},
+    connection::{
+        Io, Received,
+        rate_limiter::Limiter,
+        slot::{Client, Stage},
+    },
     error::PeerMisbehaved,
-    limiter::Limiter,
+    event::tick_buffer::TickData,
     message::Kind,
-    pool::BufferPool,
-    proto::connection::{Io, Received},
-    tick_data::TickData,
+    util::buffer_pool::BufferPool,
 };
 
 /// A short read means that the socket is drained. Windows re-arms only after `WouldBlock`.

@@ -25,7 +25,7 @@ pub(super) use faults::{Call, Fault};
 pub(super) use peer::{Frame, Peer, masked};
 
 use super::{Engine, Readiness, Stream};
-use crate::{config::Config, services::Services, test_rng::Rng, tick::Tick};
+use crate::{config::Config, engine::hooks::Services, event::tick::Tick, util::test_rng::Rng};
 
 /// One TCP connection, both ends.
 #[derive(Debug)]

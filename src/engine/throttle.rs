@@ -6,7 +6,9 @@ use std::time::Instant;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
-use crate::{client::Farewell, close_reason::CloseReason, error::NotConnected, id::ClientId};
+use crate::{
+    connection::slot::Farewell, error::NotConnected, event::close_reason::CloseReason, id::ClientId,
+};
 
 /// The close reasons sent to a client that exceeded a rate limit.
 pub(super) const TOO_MANY_MESSAGES: &str = "too many messages per second";

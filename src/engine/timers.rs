@@ -6,11 +6,10 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
 use crate::{
-    client::Stage,
-    close_reason::{CloseReason, Timeout},
-    deadlines::{Due, after},
+    connection::{deadlines::Due, slot::Stage},
+    event::close_reason::{CloseReason, Timeout},
     id::TimerId,
-    wheel,
+    util::{time::after, timer_wheel},
 };
 
 /// The target of a wheel entry.

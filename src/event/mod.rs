@@ -3,14 +3,15 @@
 use std::{fmt, slice, time::Duration};
 
 use crate::{
-    close_reason::CloseReason,
     error::ConnectError,
+    event::{
+        close_reason::CloseReason,
+        pressure::Pressure,
+        tick_buffer::{Failure, Record, TickData},
+    },
+    http1::{head::Request, request::HttpRequest},
     id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
     message::Message,
-    pressure::Pressure,
-    proto::handshake::Request,
-    request::HttpRequest,
-    tick_data::{Failure, Record, TickData},
 };
 
 /// One event, borrowed from its [`Tick`](crate::Tick). `Copy`, and allocates nothing.

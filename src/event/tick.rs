@@ -7,9 +7,8 @@ use std::{
 };
 
 use crate::{
-    event::{Event, Events},
-    pool::BufferPool,
-    tick_data::TickData,
+    event::{Event, Events, tick_buffer::TickData},
+    util::buffer_pool::BufferPool,
 };
 
 /// The events of one poll and the bytes they borrow.

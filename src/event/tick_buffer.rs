@@ -9,14 +9,13 @@
 use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use crate::{
-    close_reason::CloseReason,
     error::ConnectError,
+    event::{close_reason::CloseReason, pressure::Pressure},
+    http1::{head::Request, request::HttpRequest},
     id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
     message::{Kind, Message},
-    pool::BufferPool,
-    pressure::Pressure,
-    proto::{assembler::Assembled, handshake::Request, utf8},
-    request::HttpRequest,
+    proto::{assembler::Assembled, utf8},
+    util::buffer_pool::BufferPool,
 };
 
 /// The received bytes and the events of one tick.

@@ -6,17 +6,16 @@ mod tests;
 use tungstenite::http::HeaderMap;
 
 use crate::{
-    config::OriginPolicy,
-    connect::Connect,
-    engine, hub, outbox,
-    proto::{
-        connection,
-        handshake::{
-            self, HeadLimits, HeadReader,
-            client::{self, Asking, ask},
-        },
+    config::{OriginPolicy, connect::Connect},
+    connection,
+    engine::{self, rooms::registry},
+    handshake::{
+        client::{self, Asking, ask},
+        server,
     },
-    wheel,
+    http1::head::{HeadLimits, HeadReader},
+    outbox,
+    util::timer_wheel,
 };
 
 /// A target takes any bytes, and panics if it finds a fault.
@@ -41,7 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http", engine::tests::http_fuzz::target),
     ("url", url),
     #[cfg(unix)]
-    ("path", crate::site::tests::fuzz::target),
+    ("path", crate::http1::static_files::tests::fuzz::target),
     ("outbox", outbox::tests::target),
     ("wheel", wheel::tests::target),
     ("hub", hub::tests::target),

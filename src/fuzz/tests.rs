@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// Mutated inputs per target.
 const INPUTS: u64 = 2_000;

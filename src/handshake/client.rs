@@ -18,8 +18,8 @@ use tungstenite::{
     },
 };
 
-use super::{HeadLimits, Request};
 use crate::error::{ConnectError, Refusal};
+use crate::http1::head::{HeadLimits, Request};
 
 /// Content of a request.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::net::Ipv6Addr;
 
 use tungstenite::http::header;
 
-use super::{Request, single};
 use crate::config::OriginPolicy;
+use crate::http1::head::{Request, single};
 
 /// Whether the policy allows the request's page. A request without `Origin` is not from a browser.
 pub(super) fn is_allowed(request: &Request, policy: &OriginPolicy) -> bool {

@@ -13,7 +13,10 @@ use tungstenite::http::{HeaderMap, HeaderName, Method, StatusCode, Version, head
 
 use crate::{
     error::HeaderError,
-    proto::handshake::{Rejection, Request, check_host, has_token, single},
+    http1::{
+        head::{Request, check_host, has_token, single},
+        rejection::Rejection,
+    },
 };
 
 /// The length of a plain request's body, in bytes (RFC 9112 §6.3).

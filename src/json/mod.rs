@@ -11,7 +11,7 @@ use serde_json::de::{Read, SliceRead, StrRead};
 
 use crate::{
     message::{Kind, Message},
-    proto::prepared::Prepared,
+    outbox::prepared::Prepared,
 };
 
 impl<'a> Message<'a> {

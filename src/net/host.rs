@@ -16,7 +16,7 @@ use super::{
     kernel::{self, Kernel},
     socket::Socket,
 };
-use crate::{engine::Readiness, error::ConnectError, id::ClientId, mailbox::Wake};
+use crate::{engine::Readiness, error::ConnectError, id::ClientId, server::mailbox::Wake};
 
 /// Every operation of a server on the world outside, once. Without the feature `sim` there is one variant, and
 /// nothing is left of the matches.

@@ -11,9 +11,9 @@ use std::{
 use super::socket::Socket;
 use crate::{
     engine::Readiness,
-    entropy::Entropy,
     error::ConnectError,
-    network::{Dice, Shared, SimSocket},
+    net::sim::{Dice, Shared, SimSocket},
+    util::entropy::Entropy,
 };
 
 #[derive(Debug)]

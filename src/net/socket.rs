@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use mio::net::TcpStream;
 
 #[cfg(feature = "sim")]
-use crate::network::SimSocket;
+use crate::net::sim::SimSocket;
 use crate::{config::Config, engine::Stream};
 
 /// One of the two. Without the feature it is a TCP socket and nothing besides.

@@ -19,11 +19,9 @@ mod urgent;
 use std::io::{self, IoSlice, Read, Write};
 
 use crate::{
-    pool::BufferPool,
-    proto::{
-        frame,
-        prepared::{Prepared, Queued, SharedBytes},
-    },
+    outbox::prepared::{Prepared, Queued, SharedBytes},
+    proto::frame,
+    util::buffer_pool::BufferPool,
 };
 use queue::Queue;
 use urgent::Urgent;

@@ -20,9 +20,9 @@ use std::{
 };
 
 use crate::{
+    config::send_options::{LatestKey, Priority},
     message::Kind,
-    proto::prepared::{Outgoing, Prepared, Queued, SharedBytes},
-    send_options::{LatestKey, Priority},
+    outbox::prepared::{Outgoing, Prepared, Queued, SharedBytes},
 };
 
 /// The options of one message: [`SendOptions`](crate::SendOptions) with an instant instead of a

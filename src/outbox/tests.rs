@@ -5,7 +5,7 @@ mod model;
 use model::{DATA, HIGH, Model, PING, PONG, Pair, Seed, frames, numbered};
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 #[test]
 fn random_pushes_and_writes_match_the_model() {

@@ -11,8 +11,8 @@ use crate::{
     config::MessageLimits,
     error::PeerMisbehaved,
     message::Kind,
-    pool::BufferPool,
     proto::{frame::Header, mask::apply_mask_at, utf8::Utf8Validator},
+    util::buffer_pool::BufferPool,
 };
 
 /// A complete payload in its own buffer: `buffer[..len]`. Bytes beyond `len` are stale.

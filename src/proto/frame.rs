@@ -268,7 +268,7 @@ mod tests {
     use tungstenite::protocol::frame::FrameHeader;
 
     use super::*;
-    use crate::test_rng::Rng;
+    use crate::util::test_rng::Rng;
 
     const TEXT: OpCode = OpCode::Data(Data::Text);
     const BINARY: OpCode = OpCode::Data(Data::Binary);

@@ -7,12 +7,14 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::Server;
 use crate::{
-    config::Overflow,
-    engine::Delivery,
+    config::{
+        Overflow,
+        send_options::{LatestKey, SendTerms},
+    },
     error::{CloseError, NotConnected, SendError},
+    event::delivery::Delivery,
     id::{ClientId, TimerId},
-    proto::prepared::Outgoing,
-    send_options::{LatestKey, SendTerms},
+    outbox::prepared::Outgoing,
 };
 
 impl Server {

@@ -9,12 +9,10 @@ use super::Server;
 use crate::{
     error::HandleError,
     id::{ClientId, Room, RoomId},
-    mailbox::{Address, Mailbox},
     net::host::Waker,
-    proto::{
-        close,
-        prepared::{Outgoing, Prepared},
-    },
+    outbox::prepared::{Outgoing, Prepared},
+    proto::close,
+    server::mailbox::{Address, Mailbox},
 };
 
 /// A call of a [`Handle`], queued for the server.

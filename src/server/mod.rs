@@ -20,16 +20,14 @@ use std::{
 
 use crate::{
     config::Config,
-    engine::Stream,
-    event::Event,
-    mailbox::Mailbox,
+    engine::{Stream, hooks::Services},
+    event::{Event, tick::Tick},
     net::{
         host::{Accepted, Host, Waker},
         socket::Socket,
     },
-    services::Services,
+    server::mailbox::Mailbox,
     tape::Core,
-    tick::Tick,
 };
 use handle::Command;
 pub use handle::Handle;

@@ -6,7 +6,7 @@ use tungstenite::http::Response;
 
 use super::Server;
 use crate::{
-    connect::Connect,
+    config::connect::Connect,
     engine::Order,
     error::ConnectError,
     id::{ClientId, LinkId},

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::Server;
-use crate::{id::ClientId, pressure::Pressure, proto::handshake::Request, stats::Stats};
+use crate::{event::pressure::Pressure, http1::head::Request, id::ClientId, stats::Stats};
 
 impl Server {
     /// The addresses of the listening sockets, in the order of binding. Sockets that have failed

@@ -2,11 +2,12 @@
 
 use super::Server;
 use crate::{
-    engine::{Delivery, Whom},
+    config::send_options::LatestKey,
+    engine::Whom,
     error::{JoinError, NotConnected},
+    event::delivery::Delivery,
     id::{ClientId, Room, RoomId},
-    proto::prepared::Outgoing,
-    send_options::LatestKey,
+    outbox::prepared::Outgoing,
 };
 
 impl Server {

@@ -3,9 +3,8 @@
 use super::Server;
 use crate::{
     config::Config,
-    net::{host::Host, sim_host::SimHost},
-    network::Shared,
-    services::Services,
+    engine::hooks::Services,
+    net::{host::Host, sim::Shared, sim_host::SimHost},
     tape::Recording,
 };
 

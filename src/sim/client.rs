@@ -6,7 +6,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use crate::{
     message::Message,
-    network::{Received, Shared},
+    net::sim::{Received, Shared},
 };
 
 /// One client of a simulated server, as a test plays it.

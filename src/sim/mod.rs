@@ -62,10 +62,13 @@ pub use client::SimClient;
 pub use replay::Replay;
 pub use seeds::for_each_seed;
 
-use crate::{builder::ServerBuilder, net::kernel, network::Shared, server::Server};
 pub use crate::{
-    network::{Received, Weather},
+    net::sim::{Received, Weather},
     tape::{Divergence, Recording, ReplayError},
+};
+use crate::{
+    net::{kernel, sim::Shared},
+    server::{Server, builder::ServerBuilder},
 };
 
 /// A simulated network with its clock, and everyone in it.

@@ -8,11 +8,10 @@ use std::{
 };
 
 use crate::{
-    event::Event,
+    event::{Event, tick::Tick},
     net::kernel,
     stats::Stats,
     tape::{Player, ReplayError},
-    tick::Tick,
 };
 
 /// Does again what a server did that was [recorded](crate::ServerBuilder::record): the same engine is told the

@@ -5,8 +5,8 @@ mod prometheus;
 use std::fmt;
 
 use crate::{
-    close_reason::{CloseReason, Timeout},
-    proto::handshake::Rejection,
+    event::close_reason::{CloseReason, Timeout},
+    http1::rejection::Rejection,
 };
 
 /// The counters of a server since its start, from [`Server::stats`](crate::Server::stats).

@@ -8,9 +8,8 @@ use tungstenite::{
 };
 
 use crate::{
+    config::{reconnect::Reconnect, send_options::LatestKey},
     id::{ClientId, RequestId, RoomId, TimerId, UpgradeId},
-    reconnect::Reconnect,
-    send_options::LatestKey,
 };
 
 /// What can be written, and read back; `None`: that is not what was written.
@@ -396,4 +395,5 @@ macro_rules! code_enum {
     };
 }
 
-pub(super) use {code_enum, code_struct};
+pub(super) use code_enum;
+pub(super) use code_struct;

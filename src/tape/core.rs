@@ -22,18 +22,18 @@ use super::{
     stream::Taped,
 };
 use crate::{
-    config::{Config, Overflow},
-    connect::{Plan, WhileDown},
-    engine::{Delivery, Engine, Order, Readiness, Whom},
-    entropy::Entropy,
+    config::{
+        Config, Overflow,
+        connect::{Plan, WhileDown},
+        send_options::{LatestKey, SendTerms},
+    },
+    engine::{Engine, Order, Readiness, Whom, hooks::Services},
     error::{CloseError, ConnectError, JoinError, NotConnected, RespondError, SendError, UpgradeError},
-    event::Event,
+    event::{Event, delivery::Delivery, tick::Tick},
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
     net::socket::Socket,
-    proto::prepared::Outgoing,
-    send_options::{LatestKey, SendTerms},
-    services::Services,
-    tick::Tick,
+    outbox::prepared::Outgoing,
+    util::entropy::Entropy,
 };
 
 #[derive(Debug)]

@@ -13,12 +13,14 @@ use super::{
     code::{code_enum, code_struct},
 };
 use crate::{
+    config::{
+        reconnect::Reconnect,
+        send_options::{LatestKey, Priority, SendOptions, SendTerms},
+    },
     engine::Whom,
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
-    proto::prepared::{Outgoing, Prepared},
-    reconnect::Reconnect,
-    send_options::{LatestKey, Priority, SendOptions, SendTerms},
+    outbox::prepared::{Outgoing, Prepared},
 };
 
 code_enum! {

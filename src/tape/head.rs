@@ -5,8 +5,8 @@ use tungstenite::Bytes;
 use super::code::{Code, code_struct};
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
-    services::Services,
-    site::Site,
+    engine::hooks::Services,
+    http1::static_files::Site,
 };
 
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ fn put_deflate(config: &Config, out: &mut Vec<u8>) {
 
 #[cfg(feature = "deflate")]
 fn get_deflate(config: &mut Config, input: &mut &[u8]) -> Option<()> {
-    use crate::deflate::{Deflate, DeflateMode};
+    use crate::config::compression::{Deflate, DeflateMode};
     config.deflate = Option::<Compression>::get(input)?.map(|((level, threshold), (windows, takeovers))| {
         Deflate::new(DeflateMode::Dedicated)
             .level(level)

@@ -19,14 +19,16 @@ use super::{
     stream::Reel,
 };
 use crate::{
-    config::Overflow,
-    connect::{Connect, Plan, WhileDown},
+    config::{
+        Overflow,
+        connect::{Connect, Plan, WhileDown},
+    },
     engine::{Engine, Readiness},
-    entropy::Entropy,
     error::ConnectError,
-    proto::prepared::Prepared,
+    event::tick::Tick,
+    outbox::prepared::Prepared,
     stats::Stats,
-    tick::Tick,
+    util::entropy::Entropy,
 };
 pub(super) use tracks::Shared;
 pub use tracks::{Divergence, ReplayError};

@@ -7,12 +7,11 @@ use tungstenite::{
 
 use super::{Tape, entry::Entry, head::Head, player::Shared};
 use crate::{
-    connect::BeforeAttempt,
+    config::connect::BeforeAttempt,
+    engine::hooks::Services,
     error::ConnectError,
-    request::HttpRequest,
-    services::Services,
-    site::Site,
-    upgrade::{Decision, UpgradeResponse},
+    handshake::decision::{Decision, UpgradeResponse},
+    http1::{request::HttpRequest, static_files::Site},
 };
 
 /// Asks a closure of the application. If that panics, its answer is missing on the tape.

@@ -3,7 +3,7 @@
 use std::{io::Cursor, time::Instant};
 
 use super::*;
-use crate::{config::Config, services::Services};
+use crate::{config::Config, engine::hooks::Services};
 
 /// A file of these blocks, with digests that fit.
 fn file(blocks: &[&[u8]]) -> Vec<u8> {

@@ -4,12 +4,16 @@ use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS
 
 use super::*;
 use crate::{
-    backlog::{BacklogPool, Terms},
-    config::Config,
-    deflate::{Deflate, DeflateMode},
-    outbox::OutboxPool,
-    proto::prepared::Outgoing,
-    test_rng::Rng,
+    config::{
+        Config,
+        compression::{Deflate, DeflateMode},
+    },
+    outbox::{
+        OutboxPool,
+        pending::{BacklogPool, Terms},
+        prepared::Outgoing,
+    },
+    util::test_rng::Rng,
 };
 
 /// "Hello", compressed (RFC 7692 §7.2.3.1).

@@ -24,7 +24,7 @@ use super::{
     harness::*,
     *,
 };
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// Streams per side and test.
 const SEEDS: u64 = 4000;

@@ -7,7 +7,7 @@ use super::{
     harness::*,
     *,
 };
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// Arbitrary bytes, received by a server.
 pub(crate) fn server(data: &[u8]) {
@@ -53,7 +53,7 @@ pub(crate) fn sending(data: &[u8]) {
 #[cfg(feature = "deflate")]
 pub(crate) fn compressed(data: &[u8]) {
     use super::deflate::server;
-    use crate::deflate::DeflateMode;
+    use crate::config::compression::DeflateMode;
 
     let [kind, cuts, bytes @ ..] = data else { return };
     let limits = match kind % 4 {

@@ -1,7 +1,7 @@
 //! Random streams of frames, most of them with one flaw. The same seed gives the same stream.
 
 use super::harness::{Side, frame, header};
-use crate::{config::MessageLimits, test_rng::Rng};
+use crate::{config::MessageLimits, util::test_rng::Rng};
 
 impl Rng {
     /// A random length: mostly a few bytes, sometimes up to `max`.

@@ -8,14 +8,12 @@ use std::{
 
 use crate::{
     config::{Config, MessageLimits},
+    connection::{Connection, Io, Received, Role},
     error::PeerMisbehaved,
     message::Kind,
     outbox::{Outbox, OutboxPool},
-    pool::BufferPool,
-    proto::{
-        connection::{Connection, Io, Received, Role},
-        deflate::Codec,
-    },
+    proto::deflate::Codec,
+    util::buffer_pool::BufferPool,
 };
 
 /// The masking key of the examples in RFC 6455 §5.7.

@@ -2,8 +2,8 @@
 
 use super::{Engine, Stream};
 use crate::{
+    engine::rooms::registry::{Hub, HubLimits},
     error::{JoinError, NotConnected},
-    hub::{Hub, HubLimits},
     id::{ClientId, Room},
 };
 

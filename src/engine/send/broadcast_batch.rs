@@ -7,16 +7,19 @@
 
 use std::time::Instant;
 
-use super::{Engine, Stream, note_dirty, send::Delivery};
+use super::super::{Engine, Stream, note_dirty};
+use crate::event::delivery::Delivery;
 use crate::{
-    client::{Client, Stage},
+    connection::{
+        Connection,
+        slot::{Client, Stage},
+    },
     id::ClientId,
-    outbox::Outbox,
-    proto::{
-        connection::Connection,
-        frame,
+    outbox::{
+        Outbox,
         prepared::{Outgoing, Prepared},
     },
+    proto::frame,
 };
 
 /// Frames to be queued, and their recipients. Any other call into the engine that could change the

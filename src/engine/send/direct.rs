@@ -1,7 +1,7 @@
 //! Direct writes: a large message is written when it is sent, without a copy of it.
 
-use super::{Engine, Stream};
-use crate::{backlog::Terms, client::Stage, id::ClientId, message::Message};
+use super::super::{Engine, Stream};
+use crate::{connection::slot::Stage, id::ClientId, message::Message, outbox::pending::Terms};
 
 impl<S: Stream> Engine<S> {
     /// The payload size from which a copy costs more than a separate write.

@@ -7,22 +7,23 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, note_dirty};
 use crate::{
-    backlog::{Backlog, BacklogPool, Pushed, Terms},
-    client::{Client, Farewell, Open, Stage},
-    close_reason::CloseReason,
-    config::Overflow,
-    deadlines::after,
+    config::{
+        Overflow,
+        send_options::{LatestKey, Priority, SendOptions, SendTerms},
+    },
+    connection::slot::{Client, Farewell, Open, Stage},
     error::{NotConnected, SendError},
+    event::close_reason::CloseReason,
     id::{ClientId, Room},
     message::Kind,
-    outbox::{Outbox, OutboxPool},
-    proto::{
-        deflate::Codec,
-        frame,
+    outbox::{
+        Outbox, OutboxPool,
+        pending::{Backlog, BacklogPool, Pushed, Terms},
         prepared::{Outgoing, Prepared},
     },
-    send_options::{LatestKey, Priority, SendOptions, SendTerms},
+    proto::{deflate::Codec, frame},
     stats::Stats,
+    util::time::after,
 };
 
 /// Outcome of a message to many clients: how many it was queued for, and how many miss it.

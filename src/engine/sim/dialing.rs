@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Host, Link, Peer, SimStream};
-use crate::{engine::Order, error::ConnectError, test_rng::Rng};
+use crate::{engine::Order, error::ConnectError, util::test_rng::Rng};
 
 /// What becomes of a connection to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -3,11 +3,13 @@
 use super::*;
 use crate::{
     SendError, SendOptions,
-    config::Overflow,
-    engine::send::Delivery,
-    proto::prepared::{Outgoing, Prepared},
-    send_options::{LatestKey, Priority},
-    test_rng::Rng,
+    config::{
+        Overflow,
+        send_options::{LatestKey, Priority},
+    },
+    event::delivery::Delivery,
+    outbox::prepared::{Outgoing, Prepared},
+    util::test_rng::Rng,
 };
 
 fn queued(queued: usize) -> Delivery {

@@ -14,7 +14,7 @@ use tungstenite::http::HeaderMap;
 use super::{simulation::run, web::*, *};
 use crate::{
     CloseCode, Decision, Limit, Message, Pressure, RequestId, RespondError, UpgradeError, UpgradeId,
-    services::Services, test_rng::Rng,
+    engine::hooks::Services, util::test_rng::Rng,
 };
 
 /// The number of seeds for each kind of conditions.

@@ -2,7 +2,7 @@
 //! is lost.
 
 use super::*;
-use crate::tick_data::TickData;
+use crate::event::tick_buffer::TickData;
 
 #[test]
 fn a_flood_delays_others_by_one_round_at_most() {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Outgoing, Prepared, SendOptions, SendTerms,
-    deflate::{Deflate, DeflateMode},
+    config::compression::{Deflate, DeflateMode},
     engine::sim::masked,
     error::PeerMisbehaved,
 };
@@ -95,7 +95,7 @@ fn messages_are_compressed_unless_small_or_opted_out() {
 fn a_broadcast_is_compressed_once_and_held_once() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
-    let noise = crate::test_rng::Rng::new(0).bytes(3_000);
+    let noise = crate::util::test_rng::Rng::new(0).bytes(3_000);
     let prepared = Prepared::new(&noise.repeat(2));
     host.engine.broadcast(Outgoing::from(&prepared), None);
     let held = host.engine.total_buffered();

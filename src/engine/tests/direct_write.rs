@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::{Message, SendError, config::Overflow, test_rng::Rng};
+use crate::{Message, SendError, config::Overflow, util::test_rng::Rng};
 
 const LARGE: usize = 100_000;
 

@@ -5,8 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::*;
 use crate::{
     Decision, Timeout,
-    engine::sim::{Call, Fault},
-    services::Services,
+    engine::{
+        hooks::Services,
+        sim::{Call, Fault},
+    },
 };
 
 const EINTR: i32 = 4;

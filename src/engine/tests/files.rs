@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{web::*, *};
-use crate::{CloseCode, services::Services};
+use crate::{CloseCode, engine::hooks::Services};
 
 /// A served folder, removed when the test ends.
 struct Folder(PathBuf);
@@ -24,7 +24,7 @@ impl Folder {
 
     /// Writes a file in which no two pieces are equal.
     fn write(&self, name: &str, len: usize) -> Vec<u8> {
-        let content = crate::test_rng::Rng::new(len as u64).bytes(len);
+        let content = crate::util::test_rng::Rng::new(len as u64).bytes(len);
         fs::write(self.0.join(name), &content).unwrap();
         content
     }

@@ -10,7 +10,7 @@ use tungstenite::{
 use super::{web::*, *};
 use crate::{
     CloseCode, Decision, HeaderError, HttpRequest, UpgradeError, UpgradeId, UpgradeResponse,
-    services::Services,
+    engine::hooks::Services,
 };
 
 /// An upgrade request for a path, with extra header lines.

@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{simulation::run, web::*, *};
-use crate::{Decision, services::Services, test_rng::Rng};
+use crate::{Decision, engine::hooks::Services, util::test_rng::Rng};
 
 const SEEDS: u64 = 1_500;
 

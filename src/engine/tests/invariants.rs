@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Pressure,
-    client::Stage,
+    connection::slot::Stage,
     engine::{Engine, sim::SimStream},
     proto::frame::Header,
 };
@@ -15,7 +15,7 @@ impl Host {
         let stats = engine.stats();
         assert_eq!(stats.opened, stats.open + stats.closed.total(), "{stats}");
         assert_eq!(stats.open, engine.clients().count() as u64);
-        let in_handshake = |client: &&crate::client::Client<_>| {
+        let in_handshake = |client: &&crate::connection::slot::Client<_>| {
             matches!(client.stage, Stage::Handshake(_) | Stage::Request(_))
         };
         let handshakes = engine.clients.iter().map(|(_, client)| client).filter(in_handshake).count() as u64;
@@ -27,7 +27,7 @@ impl Host {
         assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
         assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
 
-        let memory = |of: &dyn Fn(&crate::client::Client<SimStream>) -> usize| -> usize {
+        let memory = |of: &dyn Fn(&crate::connection::slot::Client<SimStream>) -> usize| -> usize {
             engine.clients.iter().map(|(_, client)| of(client)).sum()
         };
         assert_eq!(engine.ceiling.inbound, memory(&|client| client.inbound_memory()));
@@ -35,7 +35,7 @@ impl Host {
             engine.outbound.held() - engine.outbound.shared().get(),
             memory(&|client| client.outbox.memory())
         );
-        let backlog = |client: &crate::client::Client<SimStream>| {
+        let backlog = |client: &crate::connection::slot::Client<SimStream>| {
             client.open().and_then(|open| open.backlog.as_ref()).map_or(0, |backlog| backlog.memory())
         };
         assert_eq!(engine.backlogs.held(), memory(&backlog));

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{web::*, *};
-use crate::{Decision, services::Services};
+use crate::{Decision, engine::hooks::Services};
 
 #[test]
 fn panicking_closure_loses_no_message_of_the_same_tick() {

@@ -3,7 +3,7 @@
 //! leaves whole, and no byte twice.
 
 use super::*;
-use crate::{Overflow, PeerMisbehaved, SendError, test_rng::Rng};
+use crate::{Overflow, PeerMisbehaved, SendError, util::test_rng::Rng};
 
 /// A client whose socket accepts no bytes for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {

@@ -9,8 +9,10 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, LatestKey, Message, Outgoing, Overflow, Priority, SendError, SendOptions, backlog::Terms,
-    engine::Whom, proto::prepared::Prepared, test_rng::Rng,
+    CloseCode, LatestKey, Message, Outgoing, Overflow, Priority, SendError, SendOptions,
+    engine::Whom,
+    outbox::{pending::Terms, prepared::Prepared},
+    util::test_rng::Rng,
 };
 
 const SEEDS: u64 = 150;

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    CloseCode, LatestKey, Overflow, Prepared, Priority, SendError, SendOptions, backlog::Backlog,
-    engine::Whom,
+    CloseCode, LatestKey, Overflow, Prepared, Priority, SendError, SendOptions, engine::Whom,
+    outbox::pending::Backlog,
 };
 
 /// A client whose socket accepted one byte of a message of `begun` bytes, and accepts no more for

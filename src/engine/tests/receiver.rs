@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Instant};
 use super::*;
 use crate::{
     LatestKey, Priority,
-    backlog::{Backlog, Terms},
+    outbox::pending::{Backlog, Terms},
 };
 
 /// A message that was queued.

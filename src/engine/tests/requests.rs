@@ -83,7 +83,7 @@ fn next_request_is_parsed_after_the_previous_response() {
 #[test]
 fn late_responses_in_any_order_reach_their_clients() {
     let mut host = asking();
-    let mut rng = crate::test_rng::Rng::new(7);
+    let mut rng = crate::util::test_rng::Rng::new(7);
     let mut webs: Vec<_> = (0..50).map(|_| Web::new(&mut host)).collect();
     for (number, web) in webs.iter_mut().enumerate() {
         for request in 0..4 {
@@ -359,7 +359,7 @@ fn panicking_closure_loses_no_message_of_other_clients() {
         assert_eq!(request.uri().path(), "/chat", "a bug of the application's");
         crate::Decision::Accept
     };
-    let services = crate::services::Services {
+    let services = crate::engine::hooks::Services {
         on_http: Some(Box::new(on_http)),
         on_upgrade: Some(Box::new(on_upgrade)),
         ..Default::default()

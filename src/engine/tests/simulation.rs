@@ -13,7 +13,8 @@ use std::{
 
 use super::{actor::Actor, *};
 use crate::{
-    CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, engine::sim::masked, test_rng::Rng,
+    CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, engine::sim::masked,
+    util::test_rng::Rng,
 };
 use clock::{Moments, Timers, check_deadlines};
 
@@ -111,7 +112,7 @@ impl World {
     /// A world in which most users offer compression.
     #[cfg(feature = "deflate")]
     fn compressed(seed: u64) -> Self {
-        use crate::deflate::{Deflate, DeflateMode};
+        use crate::config::compression::{Deflate, DeflateMode};
         let mut rng = Rng::new(seed);
         let deflate = Deflate::new(rng.pick(&[DeflateMode::Shared, DeflateMode::Dedicated]))
             .threshold(rng.pick(&[1, 30, 1_000]))

@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use tungstenite::{Bytes, http::Response};
 
 use super::*;
-use crate::{RequestId, UpgradeId, engine::sim::Host, services::Services};
+use crate::{
+    RequestId, UpgradeId,
+    engine::{hooks::Services, sim::Host},
+};
 
 /// A response that a client got.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

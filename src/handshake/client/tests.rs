@@ -1,7 +1,7 @@
 pub(crate) mod fuzz;
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 2048, max_headers: 20 };
 
@@ -89,8 +89,10 @@ fn the_request_has_the_headers_that_the_rfc_requires() {
     assert_eq!(reader.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     // Our server's side accepts it.
     let limits = HeadLimits { max_bytes: 4096, max_headers: 20 };
-    let head = super::super::HeadReader::default().push(asked(&["a"]).1.as_bytes(), limits).unwrap().unwrap();
-    let opening = super::super::check(&head.request, &crate::config::OriginPolicy::SameOrigin).unwrap();
+    let head =
+        crate::http1::head::HeadReader::default().push(asked(&["a"]).1.as_bytes(), limits).unwrap().unwrap();
+    let opening =
+        super::super::server::check(&head.request, &crate::config::OriginPolicy::SameOrigin).unwrap();
     assert_eq!(opening.offered, ["a"]);
 }
 

@@ -4,7 +4,7 @@
 pub(crate) mod fuzz;
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
 const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\n";

@@ -1,7 +1,7 @@
 //! Tables of valid and invalid requests and responses.
 
 use super::*;
-use crate::proto::handshake::{HeadLimits, HeadReader};
+use crate::http1::head::{HeadLimits, HeadReader};
 
 const MAX: usize = 1_000;
 

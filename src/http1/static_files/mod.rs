@@ -20,7 +20,7 @@ use tungstenite::http::{
     header::{self, HeaderValue},
 };
 
-use crate::{error::ConfigError, proto::prepared::Prepared};
+use crate::{error::ConfigError, outbox::prepared::Prepared};
 use resolver::Target;
 
 /// The routes of the static content: to bytes in memory and to folders.

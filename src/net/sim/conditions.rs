@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::reconnect::Jitter;
+use crate::util::split_mix::SplitMix;
 
 /// How a simulated network behaves.
 ///

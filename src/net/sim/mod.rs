@@ -36,7 +36,7 @@ pub(crate) use socket::SimSocket;
 pub(crate) use weather::Dice;
 pub use weather::Weather;
 
-use crate::{deadlines::after, engine::Readiness};
+use crate::{engine::Readiness, util::time::after};
 
 /// One end of a link: its number, and 0 for who has connected, 1 for who has accepted.
 pub(crate) type EndId = (usize, usize);

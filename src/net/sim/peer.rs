@@ -340,7 +340,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use crate::network::{Shared, SimSocket, Weather};
+    use crate::net::sim::{Shared, SimSocket, Weather};
 
     /// A server of the test's own, and a client whose request it has read.
     fn pair() -> (Shared, usize, SimSocket) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::{message::Message, test_rng::Rng};
+use crate::{message::Message, util::test_rng::Rng};
 
 const MS: Duration = Duration::from_millis(1);
 const LANES: [Priority; 2] = [Priority::High, Priority::Normal];

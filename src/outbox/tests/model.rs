@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// Builds a server's frame with a number in its payload.
 pub(super) fn numbered(first: u8, number: u32, len: usize) -> Vec<u8> {

@@ -62,7 +62,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_rng::Rng;
+    use crate::util::test_rng::Rng;
 
     #[test]
     fn holds_the_last_bytes_in_order() {

@@ -38,7 +38,10 @@ pub(crate) mod tests;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use tungstenite::http::header::{HeaderMap, HeaderValue};
 
-use crate::{config::Config, deflate::Deflate, error::PeerMisbehaved};
+use crate::{
+    config::{Config, compression::Deflate},
+    error::PeerMisbehaved,
+};
 use history::History;
 use negotiation::{Agreed, Way};
 

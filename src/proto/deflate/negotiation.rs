@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 
-use crate::deflate::Deflate;
+use crate::config::compression::Deflate;
 
 const NAME: &str = "permessage-deflate";
 const SERVER_ALONE: &str = "server_no_context_takeover";
@@ -249,7 +249,7 @@ impl<'h> Rest<'h> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deflate::DeflateMode::*;
+    use crate::config::compression::DeflateMode::*;
 
     fn lines(lines: &[&'static str]) -> HeaderMap {
         let mut headers = HeaderMap::new();

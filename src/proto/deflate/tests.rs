@@ -5,7 +5,9 @@ pub(crate) mod fuzz;
 use std::time::Duration;
 
 use super::*;
-use crate::{deflate::DeflateMode, message::Kind, proto::prepared::Prepared, test_rng::Rng};
+use crate::{
+    config::compression::DeflateMode, message::Kind, outbox::prepared::Prepared, util::test_rng::Rng,
+};
 
 /// A codec with this configuration.
 fn codec(config: Deflate) -> Codec {

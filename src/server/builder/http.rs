@@ -7,8 +7,8 @@ use tungstenite::{Bytes, http::Response};
 use super::ServerBuilder;
 use crate::{
     error::ConfigError,
-    request::HttpRequest,
-    upgrade::{Decision, UpgradeResponse},
+    handshake::decision::{Decision, UpgradeResponse},
+    http1::request::HttpRequest,
 };
 
 impl ServerBuilder {

@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
+    engine::hooks::Services,
     error::ConfigError,
     server::Server,
-    services::Services,
 };
 
 impl Server {
@@ -203,7 +203,7 @@ impl ServerBuilder {
     /// [`DeflateMode::Dedicated`](crate::DeflateMode::Dedicated) are not included in
     /// `max_total_buffered`. Default off.
     #[cfg(feature = "deflate")]
-    pub fn deflate(mut self, deflate: crate::deflate::Deflate) -> Self {
+    pub fn deflate(mut self, deflate: crate::config::compression::Deflate) -> Self {
         self.config.deflate = Some(deflate);
         self
     }
@@ -244,7 +244,7 @@ impl ServerBuilder {
     /// and a formatted event. It costs nothing when off.
     #[cfg(feature = "sim")]
     pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
-        self.services.record = Some(crate::services::Sink(Box::new(out)));
+        self.services.record = Some(crate::engine::hooks::Sink(Box::new(out)));
         self
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 const LIMITS: HubLimits = HubLimits { rooms: 3, rooms_per_client: 2, name: 5 };
 const AMPLE: HubLimits = HubLimits { rooms: usize::MAX, rooms_per_client: usize::MAX, name: 100 };

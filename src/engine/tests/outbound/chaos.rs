@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// The state of an id in the model.
 #[derive(Debug, Default)]

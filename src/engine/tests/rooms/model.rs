@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     Overflow, PeerMisbehaved, Room, RoomId,
     engine::{Engine, sim::SimStream},
-    test_rng::Rng,
+    util::test_rng::Rng,
 };
 
 /// The members of each room, or the connections of each user. No set is empty.

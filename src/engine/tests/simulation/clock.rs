@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::{Timeout, client::Client};
+use crate::{Timeout, connection::slot::Client};
 
 /// A model of the application's timers.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use std::io;
 use tungstenite::{Error, HandshakeError, handshake::client::ClientHandshake, http};
 
 use super::*;
-use crate::proto::connection::tests::differential::Memory;
+use crate::connection::tests::differential::Memory;
 
 /// The first byte chooses the offered subprotocols and the places of the cuts.
 pub(crate) fn target(data: &[u8]) {

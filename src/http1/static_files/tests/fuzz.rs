@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use super::{links::links, *};
-use crate::test_rng::Rng;
+use crate::util::test_rng::Rng;
 
 /// Prefixes of the sites; the last one also exists as a folder in another site.
 const PREFIXES: [&str; 3] = ["/", "/assets", "/self/docs/"];

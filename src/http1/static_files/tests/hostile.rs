@@ -207,13 +207,13 @@ fn device_names_are_recognised_in_every_form() {
         "CONOUT$.txt",
         "clock$",
     ] {
-        assert!(super::super::resolver::is_device(name), "{name}");
+        assert!(super::super::path::is_device(name), "{name}");
     }
     for name in [
         "", "c", "co", "icon", "con1", "console", "com", "com10", "com11", "com⁴", "xcom1", "lpt", "null",
         "a.con", "1", "¹", "ä1",
     ] {
-        assert!(!super::super::resolver::is_device(name), "{name}");
+        assert!(!super::super::path::is_device(name), "{name}");
     }
 }
 
