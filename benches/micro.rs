@@ -10,8 +10,12 @@
 
 #[path = "../src"]
 mod library {
+    pub(crate) mod engine {
+        pub(crate) mod rooms {
+            pub(crate) mod registry;
+        }
+    }
     pub(crate) mod error;
-    pub(crate) mod hub;
     pub(crate) mod id;
     pub(crate) mod message;
     pub(crate) mod proto {
@@ -19,13 +23,17 @@ mod library {
         pub(crate) mod mask;
         pub(crate) mod utf8;
     }
-    // Cargo compiles a benchmark with `cfg(test)`, so their tests come along.
-    pub(crate) mod test_rng;
-    pub(crate) mod wheel;
+    pub(crate) mod util {
+        // Cargo compiles a benchmark with `cfg(test)`, so their tests come along.
+        pub(crate) mod test_rng;
+        pub(crate) mod timer_wheel;
+    }
 }
 
 // Where they look for each other.
-use library::{error, hub, id, message, proto, test_rng, wheel};
+use library::engine::rooms::registry;
+use library::{error, id, message, proto, util};
+use util::timer_wheel;
 
 use std::time::{Duration, Instant};
 
@@ -101,9 +109,9 @@ fn wheel_idle(bencher: Bencher<'_, '_>, others: u32) {
     });
 }
 
-fn wheel_of(timers: u32) -> (wheel::Wheel<u32>, Instant) {
+fn wheel_of(timers: u32) -> (timer_wheel::Wheel<u32>, Instant) {
     let now = Instant::now();
-    let mut wheel = wheel::Wheel::new(now);
+    let mut wheel = util::timer_wheel::Wheel::new(now);
     for timer in 0..timers {
         wheel.insert(now + Duration::from_secs(3_600) + Duration::from_millis(timer.into()) * 7, timer);
     }
@@ -137,8 +145,9 @@ fn name(room: u32) -> String {
     format!("room number {room:05}")
 }
 
-fn hub_of(rooms: u32) -> hub::Hub {
-    let mut hub = hub::Hub::new(hub::HubLimits { rooms: 65_536, rooms_per_client: 1_024, name: 256 });
+fn hub_of(rooms: u32) -> registry::Hub {
+    let mut hub =
+        registry::Hub::new(registry::HubLimits { rooms: 65_536, rooms_per_client: 1_024, name: 256 });
     for room in 0..rooms {
         for member in 0..10 {
             let client = id::ClientId::new((room * 10 + member) % 1_000, 1);

@@ -88,18 +88,10 @@
 // Fuzz builds compile the models that tests use, but not the tests that use them.
 #![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 
-mod backlog;
-mod builder;
 mod client;
-mod close_reason;
 mod config;
-mod connect;
-mod deadlines;
-#[cfg(feature = "deflate")]
-mod deflate;
-mod dial;
+mod connection;
 mod engine;
-mod entropy;
 mod error;
 mod event;
 #[doc = include_str!("faults.md")]
@@ -107,71 +99,53 @@ pub mod faults {}
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-mod hub;
+mod handshake;
+mod http1;
 mod id;
 #[cfg(feature = "json")]
 mod json;
-mod limiter;
-mod mailbox;
 mod message;
-mod nanos;
 mod net;
-#[cfg(feature = "sim")]
-mod network;
-mod outbound;
 mod outbox;
-mod pool;
-mod pressure;
 mod proto;
-mod reconnect;
-mod request;
-mod send_options;
 mod server;
-mod services;
 #[cfg(feature = "sim")]
 pub mod sim;
-mod site;
 mod stats;
 #[cfg(feature = "sim")]
 mod tape;
 #[cfg(not(feature = "sim"))]
 #[path = "tape_off.rs"]
 mod tape;
-#[cfg(any(test, fuzzing))]
-mod test_rng;
-mod tick;
-mod tick_data;
-mod upgrade;
-mod wheel;
-mod wire;
+mod util;
 
-pub use builder::ServerBuilder;
-pub use close_reason::{CloseReason, Timeout};
-pub use config::{Limit, Overflow};
-pub use connect::{Attempt, Connect, WhileDown};
+pub use client::Client;
 #[cfg(feature = "deflate")]
-pub use deflate::{Deflate, DeflateMode};
-pub use engine::Delivery;
+pub use config::compression::{Deflate, DeflateMode};
+pub use config::connect::{Attempt, Connect, WhileDown};
+pub use config::reconnect::Reconnect;
+pub use config::send_options::{LatestKey, Priority, SendOptions, SendTerms};
+pub use config::{Limit, Overflow};
 pub use error::{
     CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError, NotConnected,
     PeerMisbehaved, Refusal, RespondError, SendError, UpgradeError,
 };
+pub use event::close_reason::{CloseReason, Timeout};
+pub use event::delivery::Delivery;
+pub use event::pressure::Pressure;
+pub use event::tick::Tick;
 pub use event::{Event, Events};
+pub use handshake::decision::{Decision, UpgradeResponse};
+pub use http1::request::HttpRequest;
 pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::{Message, NotData};
-pub use outbound::Client;
-pub use pressure::Pressure;
-pub use proto::prepared::{Outgoing, Prepared};
-pub use reconnect::Reconnect;
-pub use request::HttpRequest;
-pub use send_options::{LatestKey, Priority, SendOptions, SendTerms};
+pub use outbox::prepared::{Outgoing, Prepared};
+pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{Closed, Rejected, Stats};
-pub use tick::Tick;
 pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::coding::CloseCode};
-pub use upgrade::{Decision, UpgradeResponse};
 
 /// Compiles the README's programs as doctests. They need every feature, because the README shows
 /// all of them.

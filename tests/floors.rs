@@ -1,60 +1,39 @@
-//! A file imports only from lower floors (DESIGN §3).
+//! The floors of `src` (ARCHITECTURE.md): a file imports only from lower floors, and nothing imports in
+//! a circle.
 //!
-//! Modules with files of their own (`engine/`, `proto/handshake/`) are one unit: the parent and its
-//! parts are on one floor, and parts use `super::` for nothing outside the unit.
+//! The unit of a floor is a top-level folder of `src`, or a file beside them. A module and the files
+//! below it (`engine/mod.rs` and `engine/receive.rs`) are one thing cut in pieces: imports between a
+//! module and its own descendants make no circle.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
-/// Each unit of `src`, lowest floor first. Units of one floor do not know each other.
+/// Each folder of `src`, lowest floor first. Folders of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &[
-        "entropy",
-        "id",
-        "message",
-        "nanos",
-        "pool",
-        "pressure",
-        "reconnect",
-        "request",
-        "send_options",
-        "test_rng",
-    ],
+    &["util", "id", "message"],
     &["error"],
-    &["close_reason", "connect", "deflate", "upgrade"],
     &["config"],
-    &["wheel", "wire", "deadlines", "hub", "mailbox", "proto::mask", "proto::utf8", "proto::close"],
-    &["limiter", "proto::deflate", "proto::deflate_off", "proto::frame", "proto::handshake"],
-    &["proto::http", "proto::prepared"],
-    &["backlog", "json", "outbox", "site", "stats", "proto::assembler"],
-    &["dial", "proto::connection", "services"],
-    &["tick_data", "client"],
-    &["event"],
-    &["tick"],
+    &["proto"],
+    &["outbox"],
+    &["http1", "json"],
+    &["handshake", "event"],
+    &["connection", "stats"],
     &["engine"],
-    &["net::listener", "net::resolver", "net::stream", "network"],
-    &["net::socket"],
-    &["net::kernel", "net::sim_host"],
-    &["net::host"],
+    &["net"],
     &["tape", "tape_off"],
     &["server"],
-    &["builder"],
-    &["outbound", "sim"],
+    &["client", "sim"],
     &["fuzz"],
 ];
 
-fn floor_of(unit: &str) -> Option<usize> {
-    FLOORS.iter().position(|units| units.contains(&unit))
-}
+/// `crate::a::b` as `["a", "b"]`.
+type ModulePath = Vec<String>;
 
-/// The unit that a path below `crate` belongs to: the longest listed prefix.
-fn unit_of(path: &str) -> Option<&'static str> {
-    let units = FLOORS.iter().flat_map(|units| units.iter().copied());
-    units.filter(|unit| path == *unit || path.starts_with(&format!("{unit}::"))).max_by_key(|unit| unit.len())
-}
+/// A graph of names: each with the names that it imports.
+type Graph = BTreeMap<String, BTreeSet<String>>;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
@@ -67,19 +46,47 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// `engine/send.rs` → `engine::send`.
-fn module_of(root: &Path, file: &Path) -> String {
+/// `engine/send.rs` and `engine/send/mod.rs` → `engine::send`; `lib.rs` → the empty path.
+fn module_of(root: &Path, file: &Path) -> ModulePath {
     let relative = file.strip_prefix(root).unwrap().with_extension("");
-    relative.iter().map(|part| part.to_str().unwrap()).collect::<Vec<_>>().join("::")
+    let mut parts: ModulePath = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    if parts.last().is_some_and(|last| last == "mod" || last == "lib") {
+        parts.pop();
+    }
+    parts
 }
 
-/// Every path below `crate` that the text names outside comments, nested `use` trees included.
+/// The code of each module of `src`, without its tests.
+fn modules() -> BTreeMap<ModulePath, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut modules = BTreeMap::new();
+    for file in files {
+        let module = module_of(&root, &file);
+        if !module.iter().any(|part| part == "tests") {
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            modules.insert(module, code.to_owned());
+        }
+    }
+    modules
+}
+
+/// Every path that the text names by `crate`, `super` or `self`, as written, outside comments.
+/// Nested `use` trees are taken apart.
 fn imports(text: &str) -> Vec<String> {
     let code: String =
-        text.lines().map(|line| line.split("//").next().unwrap_or("").to_string() + "\n").collect();
+        text.lines().map(|line| line.split("//").next().unwrap_or("").to_owned() + "\n").collect();
     let mut paths = Vec::new();
-    for (start, _) in code.match_indices("crate::") {
-        expand("", &code[start + "crate::".len()..], &mut paths);
+    for root in ["crate::", "super::", "self::"] {
+        for (start, _) in code.match_indices(root) {
+            // Not the middle of `super::super::x`, which its beginning covers.
+            let before = code[..start].chars().next_back();
+            if !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
+                expand("", &code[start..], &mut paths);
+            }
+        }
     }
     paths
 }
@@ -90,7 +97,7 @@ fn expand<'c>(prefix: &str, code: &'c str, paths: &mut Vec<String>) -> &'c str {
     let path = format!("{prefix}{}", &code[..end]);
     let mut rest = &code[end..];
     if !((path.is_empty() || path.ends_with("::")) && rest.starts_with('{')) {
-        paths.push(path.trim_end_matches(':').to_string());
+        paths.push(path.trim_end_matches(':').to_owned());
         return rest;
     }
     rest = &rest[1..];
@@ -111,77 +118,175 @@ fn expand<'c>(prefix: &str, code: &'c str, paths: &mut Vec<String>) -> &'c str {
     }
 }
 
-#[test]
-fn a_file_imports_only_from_lower_floors() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    let mut wrong = Vec::new();
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    for file in files {
-        let module = module_of(&root, &file);
-        if module == "lib"
-            || module.ends_with("::mod")
-            || module.ends_with("tests")
-            || module.contains("::tests::")
-        {
-            continue;
+/// The module that an import in `from` names: the longest prefix of the path that is a module.
+/// `None`: an item of the crate's public face, such as `crate::Server` in a macro or an example.
+fn target<'m>(
+    modules: &'m BTreeMap<ModulePath, String>,
+    from: &[String],
+    path: &str,
+) -> Option<&'m ModulePath> {
+    let mut absolute = match path.split("::").next() {
+        Some("crate") => Vec::new(),
+        _ => from.to_vec(),
+    };
+    for part in path.split("::") {
+        match part {
+            "crate" | "self" => {}
+            "super" => drop(absolute.pop()),
+            name => absolute.push(name.to_owned()),
         }
-        let Some(unit) = unit_of(&module) else {
-            wrong.push(format!("{module} stands on no floor: list it in tests/floors.rs"));
-            continue;
-        };
-        *seen.entry(unit).or_default() += 1;
-        for path in imports(&fs::read_to_string(&file).unwrap()) {
-            let Some(target) = unit_of(&path) else {
-                // `crate::Server` in a macro or an example: the crate's public face.
-                continue;
-            };
-            if target != unit && floor_of(target) >= floor_of(unit) {
-                wrong.push(format!("{module} imports {path} from its own floor or above"));
+    }
+    while !absolute.is_empty() && !modules.contains_key(&absolute) {
+        absolute.pop();
+    }
+    modules.get_key_value(&absolute).map(|(module, _)| module).filter(|module| !module.is_empty())
+}
+
+/// Each pair of a module and one that it imports, without those above or below each other.
+fn arrows(modules: &BTreeMap<ModulePath, String>) -> Vec<(&ModulePath, &ModulePath)> {
+    let mut arrows = Vec::new();
+    for (from, code) in modules {
+        for path in imports(code) {
+            if let Some(to) = target(modules, from, &path)
+                && !to.starts_with(from)
+                && !from.starts_with(to)
+            {
+                arrows.push((from, to));
             }
         }
     }
-    for unit in FLOORS.iter().flat_map(|units| units.iter()) {
-        assert!(seen.contains_key(unit), "{unit} is listed and does not exist");
+    arrows
+}
+
+/// A circle of the graph, if there is one: each name imports the next, and the last the first.
+fn circle(graph: &Graph) -> Option<Vec<&str>> {
+    fn visit<'g>(
+        name: &'g str,
+        graph: &'g Graph,
+        way: &mut Vec<&'g str>,
+        done: &mut BTreeSet<&'g str>,
+    ) -> bool {
+        if let Some(start) = way.iter().position(|seen| *seen == name) {
+            way.drain(..start);
+            return true;
+        }
+        if done.contains(name) {
+            return false;
+        }
+        way.push(name);
+        if graph.get(name).into_iter().flatten().any(|next| visit(next, graph, way, done)) {
+            return true;
+        }
+        way.pop();
+        done.insert(name);
+        false
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let (mut way, mut done) = (Vec::new(), BTreeSet::new());
+    graph.keys().any(|name| visit(name, graph, &mut way, &mut done)).then_some(way)
 }
 
 #[test]
-fn the_reader_of_imports_sees_nested_trees() {
-    let text = "use crate::{config::Config, proto::{frame::{self, Header}, mask::apply_mask}};\n// crate::server\ncrate::id::ClientId::new(1)";
+fn each_file_imports_only_from_lower_floors() {
+    let modules = modules();
+    let floor = |module: &ModulePath| FLOORS.iter().position(|floor| floor.contains(&&*module[0]));
+    let mut wrong = BTreeSet::new();
+    for module in modules.keys().filter(|module| !module.is_empty()) {
+        if floor(module).is_none() {
+            wrong.insert(format!("{} is on no floor: list it in tests/floors.rs", module[0]));
+        }
+    }
+    for (from, to) in arrows(&modules) {
+        if from[0] != to[0] && floor(to) >= floor(from) && !from.is_empty() {
+            wrong.insert(format!(
+                "{} imports {} from its own floor or above",
+                from.join("::"),
+                to.join("::")
+            ));
+        }
+    }
+    for name in FLOORS.iter().flat_map(|floor| floor.iter()) {
+        assert!(modules.keys().any(|module| module.first().is_some_and(|first| first == name)), "no {name}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let modules = modules();
+    let mut graph = Graph::new();
+    for (from, to) in arrows(&modules) {
+        graph.entry(from.join("::")).or_default().insert(to.join("::"));
+    }
+    assert_eq!(circle(&graph), None);
+}
+
+/// At each depth: `engine` with `net`, but also `record::format` with `record::replay`.
+#[test]
+fn no_folders_import_each_other_in_a_circle() {
+    let modules = modules();
+    let is_folder =
+        |path: &[String]| modules.keys().any(|module| module.len() > path.len() && module.starts_with(path));
+    let mut graph = Graph::new();
+    for (from, to) in arrows(&modules) {
+        // The folders in which the two part ways.
+        let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
+        let (from, to) = (&from[..=common], &to[..=common]);
+        if is_folder(from) && is_folder(to) {
+            graph.entry(from.join("::")).or_default().insert(to.join("::"));
+        }
+    }
+    assert_eq!(circle(&graph), None);
+}
+
+#[test]
+fn nested_use_trees_are_taken_apart() {
+    let text = "use crate::{config::Config, proto::{frame::{self, Header}, mask::apply_mask}};\n// crate::server\n\
+        crate::id::ClientId::new(1) super::super::x";
     let mut found = imports(text);
     found.sort();
     let expected = [
-        "config::Config",
-        "id::ClientId::new",
-        "proto::frame::Header",
-        "proto::frame::self",
-        "proto::mask::apply_mask",
+        "crate::config::Config",
+        "crate::id::ClientId::new",
+        "crate::proto::frame::Header",
+        "crate::proto::frame::self",
+        "crate::proto::mask::apply_mask",
+        "super::super::x",
     ];
     assert_eq!(found, expected);
 }
 
-/// Law 4: only `net/kernel.rs` reads the clock.
 #[test]
-fn only_the_server_reads_the_clock() {
+fn a_circle_is_found() {
+    let graph = |arrows: &[(&str, &str)]| {
+        let mut graph = Graph::new();
+        for (from, to) in arrows {
+            graph.entry((*from).to_owned()).or_default().insert((*to).to_owned());
+        }
+        graph
+    };
+    assert_eq!(circle(&graph(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
+    assert_eq!(circle(&graph(&[("a", "b"), ("b", "c"), ("c", "b")])), Some(vec!["b", "c"]));
+}
+
+/// Law 4 (ARCHITECTURE.md): one place reads the clock.
+#[test]
+fn only_the_kernel_host_reads_the_clock() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     for file in files {
         let text = fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        let module = module_of(&root, &file);
+        let module = module_of(&root, &file).join("::");
         let is_test = module.contains("tests") || module.contains("sim");
-        // The system's clock may be set: nobody reads it.
+        // The system clock may be set back, so that it must not be read at all.
         assert!(!code.contains("SystemTime::now()") || is_test, "{module} reads a clock that steps");
         let reads = code.contains("Instant::now()");
         assert!(!reads || is_test || module == "net::kernel", "{module} reads the clock");
     }
 }
 
-/// A file has one purpose; above 600 lines it has two.
+/// A file has one purpose. Above 600 lines it usually has two.
 #[test]
 fn no_file_is_long() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

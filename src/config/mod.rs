@@ -1,5 +1,12 @@
 //! All limits and their defaults. Set through [`ServerBuilder`](crate::ServerBuilder).
 
+#[cfg(feature = "deflate")]
+pub(crate) mod compression;
+pub(crate) mod connect;
+pub(crate) mod reconnect;
+pub(crate) mod send_options;
+pub(crate) mod url;
+
 use std::time::Duration;
 
 #[cfg(feature = "deflate")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::util::split_mix::SplitMix;
+
 /// Policy for reconnecting after a lost outbound connection or a failed attempt: exponential
 /// backoff with full jitter.
 ///
@@ -82,7 +84,7 @@ impl Reconnect {
     }
 
     /// The delay before new attempt number `attempt`, counted from 1; `None` if no tries are left.
-    pub(crate) fn delay(&self, attempt: u32, jitter: &mut Jitter) -> Option<Duration> {
+    pub(crate) fn delay(&self, attempt: u32, jitter: &mut SplitMix) -> Option<Duration> {
         if self.max_tries.is_some_and(|max| attempt > max) {
             return None;
         }
@@ -96,29 +98,6 @@ impl Reconnect {
     }
 }
 
-/// SplitMix64, a deterministic random generator for delays. Not for secrets.
-#[derive(Debug, Clone)]
-pub(crate) struct Jitter(u64);
-
-impl Jitter {
-    pub(crate) fn new(seed: u64) -> Self {
-        Jitter(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A uniformly random duration between zero and `most`.
-    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
-        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(((u128::from(self.next()) * u128::from(nanos)) >> 64) as u64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +107,7 @@ mod tests {
     #[test]
     fn the_generator_is_splitmix64() {
         // Output of the authors' reference implementation.
-        let mut jitter = Jitter::new(1_234_567);
+        let mut jitter = SplitMix::new(1_234_567);
         let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([jitter.next(), jitter.next(), jitter.next()], expected);
     }
@@ -136,7 +115,7 @@ mod tests {
     #[test]
     fn delays_are_uniform_in_a_range_that_doubles_up_to_the_cap() {
         let policy = Reconnect::new().base(100 * MS).cap(1000 * MS);
-        let mut jitter = Jitter::new(1);
+        let mut jitter = SplitMix::new(1);
         for (attempt, most) in
             [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (40, 1000), (u32::MAX, 1000)]
         {
@@ -153,7 +132,7 @@ mod tests {
 
     #[test]
     fn tries_are_limited_and_extremes_do_not_overflow() {
-        let mut jitter = Jitter::new(2);
+        let mut jitter = SplitMix::new(2);
         let policy = Reconnect::new().max_tries(2);
         assert!(policy.delay(2, &mut jitter).is_some() && policy.delay(3, &mut jitter).is_none());
         assert_eq!(Reconnect::new().max_tries(0).delay(1, &mut jitter), None);

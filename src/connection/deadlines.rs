@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{config::Config, event::close_reason::Timeout, util::packed_duration::Nanos};
+use crate::{
+    config::Config,
+    event::close_reason::Timeout,
+    util::{packed_duration::Nanos, time::after},
+};
 
 /// An action that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +106,6 @@ impl Deadlines {
             due(after(at(self.pinged), unless(closing, config.ping_interval)), Due::Ping),
         ]
     }
-}
-
-/// Adds `delay` to `start`, or a century if the sum does not fit an `Instant`.
-pub(crate) fn after(start: Instant, delay: Duration) -> Instant {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-    start.checked_add(delay).or_else(|| start.checked_add(CENTURY)).unwrap_or(start)
 }
 
 #[cfg(test)]

@@ -5,7 +5,12 @@
     reason = "`at` is at most the length of `bytes`; a header that was parsed, and a payload found whole, lie within it"
 )]
 
-mod short;
+pub(crate) mod deadlines;
+pub(crate) mod dial;
+mod fast_path;
+pub(crate) mod rate_limiter;
+pub(crate) mod slot;
+pub(crate) mod stream;
 
 use std::{
     ops::Range,

@@ -38,7 +38,7 @@ pub(crate) struct Client<S> {
     pub(crate) carry: Vec<u8>,
     pub(crate) deadlines: Deadlines,
     /// The timer in the wheel, set to the next deadline.
-    pub(crate) timer: Option<wheel::Key>,
+    pub(crate) timer: Option<timer_wheel::Key>,
     /// Memory of the inbound data as last counted towards the memory limit.
     pub(crate) counted_inbound: usize,
     /// The number of a poll, and the bytes read in it.

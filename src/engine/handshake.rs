@@ -18,8 +18,9 @@ use crate::{
     },
     error::UpgradeError,
     handshake::{
+        self,
         decision::{Decision, UpgradeResponse},
-        server::{self, Opening},
+        server::Opening,
     },
     http1::{
         head::{HeadReader, Request},
@@ -68,11 +69,11 @@ impl<S: Stream> Engine<S> {
 
     /// Checks a request against the configuration, and chooses the subprotocol.
     fn weigh(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
-        let opening = handshake::check(request, &self.config.origins)?;
+        let opening = handshake::server::check(request, &self.config.origins)?;
         if !self.config.takes_upgrades_at(request.uri().path()) {
             return Err(Rejection::NotFound);
         }
-        let chosen = handshake::choose(&opening.offered, &self.config.subprotocols);
+        let chosen = handshake::server::choose(&opening.offered, &self.config.subprotocols);
         if chosen.is_none() && self.config.require_subprotocol {
             return Err(Rejection::NoSubprotocol);
         }
@@ -208,7 +209,7 @@ fn rejection(answer: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
     if status.is_informational() || status.is_success() {
         return Err(Unfit::Status(status));
     }
-    let head = http::answer_head(status, answer.headers(), answer.body().len() as u64, false, true)?;
+    let head = response::answer_head(status, answer.headers(), answer.body().len() as u64, false, true)?;
     let mut bytes = head.bytes;
     if head.has_body {
         bytes.extend_from_slice(answer.body());

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     connection::slot::{Exchange, Stage, Step},
     error::RespondError,
-    handshake::server,
+    handshake,
     http1::{
         head::{Head, HeadLimits, HeadReader, Request},
         rejection::Rejection,
@@ -153,18 +153,20 @@ impl<S: Stream> Engine<S> {
     /// Handles a complete head. `more`: bytes have arrived behind it.
     fn requested(&mut self, index: usize, head: Head, more: bool, now: Instant) {
         let Head { request, len: head, .. } = head;
-        if !self.serves_http() || handshake::is_upgrade(&request) {
+        if !self.serves_http() || handshake::server::is_upgrade(&request) {
             return match more {
-                true => self.refuse(index, handshake::early_data(&request, &self.config.origins), now),
+                true => {
+                    self.refuse(index, handshake::server::early_data(&request, &self.config.origins), now)
+                }
                 false => self.consider(index, request, head, now),
             };
         }
-        let len = match http::body_len(&request, self.config.max_body_size) {
+        let len = match response::body_len(&request, self.config.max_body_size) {
             Ok(len) => len,
             Err(rejection) => return self.refuse(index, rejection, now),
         };
-        if len > 0 && !more && http::expects_continue(&request) {
-            self.clients[index].outbox.push_raw(http::CONTINUE, &mut self.outbound);
+        if len > 0 && !more && response::expects_continue(&request) {
+            self.clients[index].outbox.push_raw(response::CONTINUE, &mut self.outbound);
             self.make_dirty(index);
         }
         let step = Step::Body { body: Vec::new(), len };
@@ -296,8 +298,8 @@ impl<S: Stream> Engine<S> {
         let request = &exchange.request;
         let (parts, content) = answer.into_parts();
         let to_head = *request.method() == Method::HEAD;
-        let last = shutting_down || http::is_last(request);
-        let head = http::answer_head(parts.status, &parts.headers, content.len(), to_head, last)?;
+        let last = shutting_down || response::is_last(request);
+        let head = response::answer_head(parts.status, &parts.headers, content.len(), to_head, last)?;
         client.outbox.push_raw(&head.bytes, outbound);
         self.stats.http_requests += 1;
         match content {

@@ -28,7 +28,7 @@ pub(super) struct Ceiling {
     /// Ready clients that are not read until the pressure falls.
     pub(super) held_back: Vec<ClientId>,
     /// When reading stopped, and the alarm that ends the wait.
-    stopped: Option<(Instant, wheel::Key)>,
+    stopped: Option<(Instant, timer_wheel::Key)>,
 }
 
 impl<S: Stream> Engine<S> {

@@ -15,23 +15,22 @@
     reason = "each index comes from the slab, or from an id whose serial was checked; a read returns at most the length offered"
 )]
 
-mod admission;
-mod at_once;
-mod ceiling;
-mod chorus;
-mod closing;
-mod dial;
-mod groups;
+mod close;
+mod connection_limits;
+mod handshake;
+pub(crate) mod hooks;
 mod http;
-mod limits;
+mod memory_limit;
+mod outbound;
 mod receive;
+pub(crate) mod rooms;
 mod send;
 #[cfg(any(test, fuzzing))]
 mod sim;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
+mod throttle;
 mod timers;
-mod upgrade;
 
 use std::{
     collections::VecDeque,
@@ -65,12 +64,11 @@ use crate::{
     stats::Stats,
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, time::after, timer_wheel::Wheel},
 };
-use admission::Addresses;
-use ceiling::Ceiling;
-use chorus::Chorus;
-pub(crate) use dial::Order;
-pub use send::Delivery;
+use connection_limits::Addresses;
+use memory_limit::Ceiling;
+pub(crate) use outbound::Order;
 pub(crate) use send::Whom;
+use send::broadcast_batch::Chorus;
 use timers::{Alarm, AppTimer};
 
 /// A non-blocking byte stream. The readiness source tells the engine when to use it.
@@ -117,7 +115,7 @@ pub(crate) struct Engine<S> {
     /// Outbound connections lost since the last tick, waiting to be reconnected.
     lost: Vec<(ClientId, Box<Link>, Instant)>,
     next_link: u32,
-    jitter: Jitter,
+    jitter: SplitMix,
     /// Created by the first outbound connection.
     entropy: Option<Entropy>,
     rooms: Hub,
@@ -189,7 +187,7 @@ impl<S: Stream> Engine<S> {
             dials: VecDeque::new(),
             lost: Vec::new(),
             next_link: 1,
-            jitter: Jitter::new(0),
+            jitter: SplitMix::new(0),
             entropy: None,
             rooms: Hub::new(rooms),
             users: Hub::new(HubLimits::USERS),

@@ -78,7 +78,7 @@ impl<S: Stream> Engine<S> {
 
     /// Sets the source of all random numbers.
     pub(crate) fn draw_from(&mut self, entropy: Entropy) {
-        self.jitter = Jitter::new(u64::from_ne_bytes(entropy.take()));
+        self.jitter = SplitMix::new(u64::from_ne_bytes(entropy.take()));
         self.entropy = Some(entropy);
     }
 
@@ -86,7 +86,7 @@ impl<S: Stream> Engine<S> {
     #[cfg(any(test, fuzzing))]
     pub(super) fn seed_jitter(&mut self, seed: u64) {
         self.entropy = Entropy::new();
-        self.jitter = Jitter::new(seed);
+        self.jitter = SplitMix::new(seed);
     }
 
     /// The `connect` call that this client comes from, open or not; `None` if it was accepted or is

@@ -1,31 +1,31 @@
 //! Tests of the engine in memory, under a simulated clock.
 
 mod actor;
-mod at_once;
+mod broadcast_batch;
 mod browsing;
 mod budgets;
-mod burdens;
-mod caps;
-mod ceiling;
-mod chorus;
+mod close_events;
 #[cfg(feature = "deflate")]
 mod compression;
 mod deadlines;
-mod dial;
-mod ends;
+mod direct_write;
 mod faults;
 mod files;
+mod handshake;
 pub(crate) mod http_fuzz;
 mod invariants;
-mod lanes;
-mod limits;
+mod isolation;
+mod memory_limit;
 mod outbound;
+mod outbox_limits;
+mod outbox_model;
+mod priorities;
 mod receiver;
 mod requests;
 mod rooms;
 mod simulation;
 mod starvation;
-mod upgrades;
+mod throttle;
 mod web;
 
 use std::time::Duration;

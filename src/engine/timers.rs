@@ -29,7 +29,7 @@ pub(super) enum Alarm {
 #[derive(Debug)]
 pub(super) struct AppTimer {
     serial: u32,
-    key: wheel::Key,
+    key: timer_wheel::Key,
     deadline: Instant,
     period: Option<Duration>,
 }

@@ -1,5 +1,11 @@
 //! The events that a poll returns to the application.
 
+pub(crate) mod close_reason;
+pub(crate) mod delivery;
+pub(crate) mod pressure;
+pub(crate) mod tick;
+pub(crate) mod tick_buffer;
+
 use std::{fmt, slice, time::Duration};
 
 use crate::{

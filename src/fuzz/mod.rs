@@ -35,15 +35,15 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("deflate", crate::proto::deflate::tests::fuzz::talking),
     #[cfg(feature = "deflate")]
     ("extensions", crate::proto::deflate::tests::fuzz::extensions),
-    ("request", handshake::tests::fuzz::target),
+    ("request", server::tests::fuzz::target),
     ("response", client::tests::fuzz::target),
     ("http", engine::tests::http_fuzz::target),
     ("url", url),
     #[cfg(unix)]
     ("path", crate::http1::static_files::tests::fuzz::target),
     ("outbox", outbox::tests::target),
-    ("wheel", wheel::tests::target),
-    ("hub", hub::tests::target),
+    ("wheel", timer_wheel::tests::target),
+    ("hub", registry::tests::target),
     #[cfg(feature = "sim")]
     ("tape", crate::tape::tests::target),
 ];
@@ -80,5 +80,5 @@ fn url(data: &[u8]) {
     assert_eq!(head.used, bytes.len(), "the head ends early, so it contains a line break");
     assert_eq!(head.request.headers()["host"].as_bytes(), target.authority.as_bytes());
     assert_eq!(head.request.uri().path_and_query(), Some(&target.path));
-    handshake::check(&head.request, &OriginPolicy::SameOrigin).expect("the server accepts the request");
+    server::check(&head.request, &OriginPolicy::SameOrigin).expect("the server accepts the request");
 }

@@ -16,7 +16,7 @@ use super::{
     kernel::{self, Kernel},
     socket::Socket,
 };
-use crate::{engine::Readiness, error::ConnectError, id::ClientId, server::mailbox::Wake};
+use crate::{engine::Readiness, error::ConnectError, id::ClientId};
 
 /// Every operation of a server on the world outside, once. Without the feature `sim` there is one variant, and
 /// nothing is left of the matches.
@@ -25,6 +25,11 @@ pub(crate) enum Host {
     Kernel(Kernel),
     #[cfg(feature = "sim")]
     Simulated(SimHost),
+}
+
+/// Ends the current or, if the owner is awake, the next sleep of the mailbox's owner.
+pub(crate) trait Wake {
+    fn wake(&self) -> io::Result<()>;
 }
 
 /// Ends the sleep of a server, for other threads.

@@ -5,6 +5,8 @@ pub(crate) mod kernel;
 pub(crate) mod listener;
 pub(crate) mod resolver;
 #[cfg(feature = "sim")]
+pub(crate) mod sim;
+#[cfg(feature = "sim")]
 pub(crate) mod sim_host;
 pub(crate) mod socket;
-pub(crate) mod stream;
+pub(crate) mod tcp;

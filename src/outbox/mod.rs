@@ -12,9 +12,11 @@
     reason = "`written` and `boundary` are at most the length of the first chunk; other ranges come from the same buffer"
 )]
 
-mod at_once;
-mod queue;
-mod urgent;
+mod chunks;
+mod direct_write;
+pub(crate) mod pending;
+pub(crate) mod prepared;
+mod priority;
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -23,8 +25,8 @@ use crate::{
     proto::frame,
     util::buffer_pool::BufferPool,
 };
-use queue::Queue;
-use urgent::Urgent;
+use chunks::Queue;
+use priority::Urgent;
 
 /// A tail beyond this moves into the queue, so that bytes sent to a slow reader are freed chunk by
 /// chunk.

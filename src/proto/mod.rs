@@ -2,15 +2,11 @@
 
 pub(crate) mod assembler;
 pub(crate) mod close;
-pub(crate) mod connection;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflate;
 #[cfg(not(feature = "deflate"))]
-#[path = "deflate_off.rs"]
+#[path = "deflate/disabled.rs"]
 pub(crate) mod deflate;
 pub(crate) mod frame;
-pub(crate) mod handshake;
-pub(crate) mod http;
 pub(crate) mod mask;
-pub(crate) mod prepared;
 pub(crate) mod utf8;

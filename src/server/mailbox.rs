@@ -1,7 +1,7 @@
 //! A bounded command queue to a thread that sleeps in the kernel, with one wake-up for many posts.
 
 use std::{
-    fmt, io,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,12 +9,7 @@ use std::{
     },
 };
 
-use crate::error::HandleError;
-
-/// Ends the current or, if the owner is awake, the next sleep of the mailbox's owner.
-pub(crate) trait Wake {
-    fn wake(&self) -> io::Result<()>;
-}
+use crate::{error::HandleError, net::host::Wake};
 
 /// The owner's end. Yields the posts in the order in which they were accepted.
 ///
@@ -151,6 +146,7 @@ impl<C, W> fmt::Debug for Address<C, W> {
 #[cfg(test)]
 mod tests {
     use std::{
+        io,
         sync::{Condvar, Mutex, atomic::AtomicUsize},
         thread,
         time::Duration,

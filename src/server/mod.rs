@@ -1,12 +1,14 @@
 //! The poll loop. What the application says and asks is in `commands.rs` and `queries.rs`, what other threads
 //! say in `handle.rs`.
 
+pub(crate) mod builder;
 mod commands;
-mod connect;
-mod groups;
 mod handle;
+mod mailbox;
+mod outbound;
 mod queries;
-mod requests;
+mod respond;
+mod rooms;
 #[cfg(feature = "sim")]
 mod simulated;
 

@@ -1,5 +1,7 @@
 //! Rooms and users: the engine's calls to the room registry.
 
+pub(crate) mod registry;
+
 use super::{Engine, Stream};
 use crate::{
     engine::rooms::registry::{Hub, HubLimits},

@@ -25,7 +25,7 @@ use crate::{
 /// Frames to be queued, and their recipients. Any other call into the engine that could change the
 /// outcome flushes the batch first, with [`Engine::settle`].
 #[derive(Debug, Default)]
-pub(super) struct Chorus {
+pub(in crate::engine) struct Chorus {
     /// Whole frames, one behind the other.
     bytes: Vec<u8>,
     listeners: Vec<ClientId>,
@@ -42,17 +42,17 @@ impl Chorus {
     /// The most bytes in a batch, which therefore stays in the CPU cache.
     const MAX: usize = 16 * 1024;
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::engine) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
     /// Bytes of the batch, counted once per recipient.
-    pub(super) fn held(&self) -> usize {
+    pub(in crate::engine) fn held(&self) -> usize {
         self.bytes.len() * self.listeners.len()
     }
 
     /// Bytes of the batch that this client will get.
-    pub(super) fn held_for<S>(&self, client: &Client<S>) -> usize {
+    pub(in crate::engine) fn held_for<S>(&self, client: &Client<S>) -> usize {
         if listens(client).is_some() { self.bytes.len() } else { 0 }
     }
 }
@@ -67,7 +67,7 @@ fn listens<S>(client: &Client<S>) -> Option<(&Connection, &Outbox, bool)> {
 
 impl<S: Stream> Engine<S> {
     /// Adds a small message to the batch if every client is certain to get it unchanged.
-    pub(super) fn join_chorus(&mut self, message: &Outgoing<'_>) -> Option<Delivery> {
+    pub(in crate::engine) fn join_chorus(&mut self, message: &Outgoing<'_>) -> Option<Delivery> {
         let (header, frame) = match message {
             Outgoing::Message(message) => {
                 (frame::short_header(message.kind(), message.len())?, message.as_bytes())
@@ -128,7 +128,7 @@ impl<S: Stream> Engine<S> {
 
     /// Queues the batch before another call of the engine, which then checks the memory limit.
     #[inline(always)]
-    pub(super) fn settle(&mut self) {
+    pub(in crate::engine) fn settle(&mut self) {
         if !self.chorus.is_empty() {
             self.settle_now();
         }
@@ -144,7 +144,7 @@ impl<S: Stream> Engine<S> {
     /// Queues the batch for each recipient. During a flush, at time `now`, it also writes to each
     /// that is not blocked: the buffer that one write has emptied serves the next client while it
     /// is still in the CPU cache.
-    pub(super) fn hand_out(&mut self, now: Option<Instant>) {
+    pub(in crate::engine) fn hand_out(&mut self, now: Option<Instant>) {
         let mut listeners = std::mem::take(&mut self.chorus.listeners);
         let mut bytes = std::mem::take(&mut self.chorus.bytes);
         for id in listeners.drain(..) {

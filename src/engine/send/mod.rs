@@ -1,5 +1,8 @@
 //! Output: messages that the application queues.
 
+pub(super) mod broadcast_batch;
+mod direct;
+
 use std::time::Instant;
 
 use slab::Slab;
@@ -13,7 +16,7 @@ use crate::{
     },
     connection::slot::{Client, Farewell, Open, Stage},
     error::{NotConnected, SendError},
-    event::close_reason::CloseReason,
+    event::{close_reason::CloseReason, delivery::Delivery},
     id::{ClientId, Room},
     message::Kind,
     outbox::{
@@ -25,31 +28,6 @@ use crate::{
     stats::Stats,
     util::time::after,
 };
-
-/// Outcome of a message to many clients: how many it was queued for, and how many miss it.
-///
-/// # Examples
-///
-/// ```
-/// # fn main() -> std::io::Result<()> {
-/// let mut server = tickws::Server::bind("127.0.0.1:0")?;
-/// let delivery = server.broadcast("anyone there?");
-/// assert_eq!(delivery.queued, 0);
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Delivery {
-    /// Clients that the message was queued for.
-    pub queued: usize,
-    /// Clients that miss it and stay connected: their outbox is full under
-    /// [`Overflow::DropNewest`], or the message alone exceeds `max_buffered`.
-    pub dropped: usize,
-    /// Clients whose outbox is full under [`Overflow::Disconnect`]: they are being closed with
-    /// 1013.
-    pub overflowed: usize,
-}
 
 /// Reason why a message cannot be queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

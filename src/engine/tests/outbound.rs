@@ -1,7 +1,7 @@
 //! Outbound connections under the simulated clock.
 
 mod chaos;
-mod corners;
+mod races;
 mod reconnect;
 
 use std::{net::SocketAddr, time::Duration};

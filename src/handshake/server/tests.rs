@@ -4,6 +4,7 @@
 pub(crate) mod fuzz;
 
 use super::*;
+use crate::http1::head::{Head, HeadLimits, HeadReader};
 use crate::util::test_rng::Rng;
 
 const LIMITS: HeadLimits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
@@ -41,10 +42,10 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
     let mut pieces = pieces.into_iter();
     while let Some(piece) = pieces.next() {
         match reader.push(piece, limits) {
-            Ok(None) => assert!(reader.gathered.capacity() <= limits.max_bytes),
+            Ok(None) => assert!(reader.memory() <= limits.max_bytes),
             Err(rejection) => return Outcome::Refused(rejection),
             Ok(Some(Head { request, used, .. })) => {
-                assert_eq!((reader.buffered(), reader.gathered.capacity()), (0, 0));
+                assert_eq!((reader.buffered(), reader.memory()), (0, 0));
                 if used < piece.len() || pieces.any(|piece| !piece.is_empty()) {
                     return Outcome::Refused(early_data(&request, &OriginPolicy::SameOrigin));
                 }
@@ -314,10 +315,10 @@ fn only_an_incomplete_head_holds_memory() {
     assert!(reader.push(&RFC.as_bytes()[..20], LIMITS).unwrap().is_none());
     assert_eq!(reader.buffered(), 20);
     assert!(reader.push(&RFC.as_bytes()[20..], LIMITS).unwrap().is_some());
-    assert_eq!((reader.buffered(), reader.gathered.capacity()), (0, 0));
+    assert_eq!((reader.buffered(), reader.memory()), (0, 0));
     assert!(reader.push(b"GET /", LIMITS).unwrap().is_none());
     assert!(reader.push(b"\n", LIMITS).is_err());
-    assert_eq!((reader.buffered(), reader.gathered.capacity()), (0, 0));
+    assert_eq!((reader.buffered(), reader.memory()), (0, 0));
 }
 
 #[test]

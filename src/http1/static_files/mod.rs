@@ -2,7 +2,7 @@
 //! network I/O.
 
 mod etag;
-mod resolver;
+mod path;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 
@@ -21,7 +21,7 @@ use tungstenite::http::{
 };
 
 use crate::{error::ConfigError, outbox::prepared::Prepared};
-use resolver::Target;
+use path::Target;
 
 /// The routes of the static content: to bytes in memory and to folders.
 ///
@@ -101,7 +101,7 @@ impl Site {
     pub(crate) fn serve_bytes(&mut self, path: &str, mime: &str, bytes: Vec<u8>) -> Result<(), ConfigError> {
         let wrong = || ConfigError::InvalidMime(mime.to_string());
         let content_type = content_type(&mime.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
-        if !resolver::is_plain(path) {
+        if !path::is_plain(path) {
             return Err(ConfigError::InvalidPath(path.to_string()));
         }
         let asset = Asset { content_type, etag: etag::of_bytes(&bytes), bytes: Prepared::raw(bytes) };
@@ -115,9 +115,7 @@ impl Site {
         let wrong = || ConfigError::InvalidPath(prefix.to_string());
         let trimmed = prefix.strip_suffix('/').unwrap_or(prefix);
         // An empty segment could turn the Location of a redirect into another host (`//host`).
-        if !resolver::is_plain(prefix)
-            || trimmed.split('/').skip(1).any(|name| matches!(name, "" | "." | ".."))
-        {
+        if !path::is_plain(prefix) || trimmed.split('/').skip(1).any(|name| matches!(name, "" | "." | "..")) {
             return Err(wrong());
         }
         let missing = |error| ConfigError::NoFolder { dir: dir.to_path_buf(), error };
@@ -160,7 +158,7 @@ impl Site {
     ///
     /// `None`: no route covers this path, or a folder covers it and has no such file.
     pub(crate) fn find(&self, method: &Method, path: &str, headers: &HeaderMap) -> Option<Response<Content>> {
-        let path = resolver::decode(path)?;
+        let path = path::decode(path)?;
         let found = match self.assets.get(&*path) {
             Some(asset) => Found::Entry(asset.entry()),
             None => {
@@ -205,7 +203,7 @@ impl Folder {
     }
 
     fn find(&self, path: &str, rest: &str) -> Option<Found> {
-        match resolver::open(&self.root, rest)? {
+        match path::open(&self.root, rest)? {
             Target::File { file, metadata, extension_of } => {
                 let len = metadata.len();
                 let content = if len == 0 { Content::Empty } else { Content::File { file, len } };

@@ -130,11 +130,11 @@ impl Weather {
 
 /// The same throws for the same seed.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(Jitter);
+pub(crate) struct Dice(SplitMix);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        Dice(Jitter::new(seed))
+        Dice(SplitMix::new(seed))
     }
 
     /// Below `end`; zero if that is zero.

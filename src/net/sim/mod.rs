@@ -15,10 +15,10 @@
     reason = "links, hosts and speakers stay, and their numbers are places; a side is 0 or 1; a client that hears what no server may send fails the test"
 )]
 
-mod client;
+mod conditions;
 mod link;
+mod peer;
 mod socket;
-mod weather;
 
 use std::{
     cmp::Reverse,
@@ -29,12 +29,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use client::Received;
-use client::Speaker;
+pub(crate) use conditions::Dice;
+pub use conditions::Weather;
 use link::{Half, Link, Parcel};
+pub use peer::Received;
+use peer::Speaker;
 pub(crate) use socket::SimSocket;
-pub(crate) use weather::Dice;
-pub use weather::Weather;
 
 use crate::{engine::Readiness, util::time::after};
 

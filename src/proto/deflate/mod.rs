@@ -30,7 +30,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "a codec never reports more bytes than it was given")]
 
-mod history;
+mod context;
 mod negotiation;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
@@ -42,7 +42,7 @@ use crate::{
     config::{Config, compression::Deflate},
     error::PeerMisbehaved,
 };
-use history::History;
+use context::History;
 use negotiation::{Agreed, Way};
 
 /// The end of every compressed message, which is not transmitted (§7.2.1).

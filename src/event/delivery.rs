@@ -1,0 +1,26 @@
+//! The outcome of a message to many clients.
+
+/// Outcome of a message to many clients: how many it was queued for, and how many miss it.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let mut server = tickws::Server::bind("127.0.0.1:0")?;
+/// let delivery = server.broadcast("anyone there?");
+/// assert_eq!(delivery.queued, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// Clients that the message was queued for.
+    pub queued: usize,
+    /// Clients that miss it and stay connected: their outbox is full under
+    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest), or the message alone exceeds `max_buffered`.
+    pub dropped: usize,
+    /// Clients whose outbox is full under [`Overflow::Disconnect`](crate::Overflow::Disconnect): they are being closed with
+    /// 1013.
+    pub overflowed: usize,
+}

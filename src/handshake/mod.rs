@@ -1,0 +1,6 @@
+//! The opening handshake (RFC 6455 §4), both roles: bytes and decisions, without a socket.
+
+pub(crate) mod client;
+pub(crate) mod decision;
+mod origin;
+pub(crate) mod server;

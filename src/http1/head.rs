@@ -1,0 +1,255 @@
+//! The head of a request (RFC 9112 §2 to §5): collected from bytes split anywhere, then parsed.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "`allowed`, `at` and `end` were found in the bytes that they cut"
+)]
+
+use std::mem::MaybeUninit;
+
+use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tungstenite::http::{self, Method, Version};
+
+use crate::http1::{authority::Authority, rejection::Rejection};
+
+/// A request as the application gets it: method, path, query, headers.
+pub(crate) type Request = tungstenite::handshake::server::Request;
+
+/// Limits of a request head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    /// Bytes from the first one to the empty line, both included.
+    pub(crate) max_bytes: usize,
+    pub(crate) max_headers: usize,
+}
+
+/// Collects a request head from pieces that are split anywhere.
+///
+/// Owns no memory unless a head arrives in more than one piece, then at most `max_bytes`, and none
+/// after the head is complete or rejected. Each byte is examined once, so that a head that arrives
+/// byte by byte costs O(n) too.
+#[derive(Debug, Default)]
+pub(crate) struct HeadReader {
+    gathered: Vec<u8>,
+    part: Part,
+}
+
+impl HeadReader {
+    /// Takes newly read bytes, up to the end of the head. `Ok(None)`: all of `bytes` were taken,
+    /// and the head is not complete.
+    ///
+    /// # Errors
+    /// Returned as soon as the bytes cannot become a request or exceed a limit. The rejection does
+    /// not depend on how the head was split.
+    pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
+        let outcome = self.advance(bytes, limits);
+        if !matches!(outcome, Ok(None)) {
+            *self = HeadReader::default();
+        }
+        outcome
+    }
+
+    /// Memory held for an incomplete head, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.gathered.capacity()
+    }
+
+    /// Number of buffered bytes of an incomplete head.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn buffered(&self) -> usize {
+        self.gathered.len()
+    }
+
+    /// Whether no byte of a head is buffered.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gathered.is_empty()
+    }
+
+    fn advance(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
+        let before = self.gathered.len();
+        let arrived = before + bytes.len();
+        let allowed = limits.max_bytes.saturating_sub(before).min(bytes.len());
+        let bytes = &bytes[..allowed];
+        if before > 0 {
+            self.gather(bytes, limits.max_bytes);
+        }
+        let head = if before > 0 { &self.gathered } else { bytes };
+        match self.part.find_end(head, before)? {
+            Some(end) => {
+                let request = complete(&head[..end], limits)?;
+                Ok(Some(Head { request, len: end, used: end - before }))
+            }
+            None if arrived > limits.max_bytes => Err(Rejection::HeadTooLarge),
+            None => {
+                if before == 0 {
+                    self.gather(bytes, limits.max_bytes);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Doubles the buffer as `Vec` does, but not beyond `max`.
+    fn gather(&mut self, bytes: &[u8], max: usize) {
+        let len = self.gathered.len() + bytes.len();
+        if len > self.gathered.capacity() {
+            let capacity = len.max(max.min(2 * self.gathered.capacity()));
+            self.gathered.reserve_exact(capacity - self.gathered.len());
+        }
+        self.gathered.extend_from_slice(bytes);
+    }
+}
+
+/// A complete request head.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) request: Request,
+    /// Length of the head in bytes.
+    pub(crate) len: usize,
+    /// How many of the bytes pushed last belong to the head.
+    pub(crate) used: usize,
+}
+
+/// Which part of the head the next byte belongs to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Empty lines before the request line, which a server should ignore (RFC 9112 §2.2).
+    #[default]
+    Blank,
+    RequestLine,
+    Fields,
+}
+
+impl Part {
+    /// Searches `head[from..]` for the empty line; `Some` is the length of the whole head. Rejects
+    /// bytes that cannot be a request without waiting for the end.
+    fn find_end(&mut self, head: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
+        let mut next = from;
+        while let Some(&byte) = head.get(next) {
+            if *self == Part::Blank && byte == b'\r' {
+                next += 1;
+                continue;
+            }
+            if *self == Part::Blank && byte != b'\n' {
+                // Rejects a TLS ClientHello, NULs and other binary protocols.
+                if !is_token(byte) {
+                    return Err(Rejection::BadRequest(
+                        "this is not an HTTP request: is it TLS to a port without TLS?",
+                    ));
+                }
+                *self = Part::RequestLine;
+            }
+            let Some(len) = head[next..].iter().position(|&byte| byte == b'\n') else { break };
+            let at = next + len;
+            next = at + 1;
+            // RFC 9112 §2.2 allows a bare LF as the end of a line, and httparse accepts it; where a
+            // proxy does not, a request could be smuggled past it.
+            if !head[..at].ends_with(b"\r") {
+                return Err(Rejection::BadRequest("lines must end with CRLF"));
+            }
+            match *self {
+                Part::Blank => {}
+                Part::RequestLine => {
+                    // Clients of SSH, SMTP, HTTP/0.9 and HTTP/2 send one line and wait for a
+                    // response.
+                    if let Err(error) = httparse::Request::new(&mut []).parse(&head[..=at]) {
+                        return Err(rejection_of(error.into()));
+                    }
+                    *self = Part::Fields;
+                }
+                Part::Fields if head[..at].ends_with(b"\n\r") => return Ok(Some(at + 1)),
+                Part::Fields => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the byte may stand in a token (RFC 9110 §5.6.2).
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {
+    let request = parse(head)?;
+    if request.headers().len() > limits.max_headers {
+        return Err(Rejection::TooManyHeaders);
+    }
+    Ok(request)
+}
+
+/// The largest `max_headers` that the configuration allows.
+const MAX_HEADERS: usize = 256;
+
+/// Parses a head of any method and of HTTP/1.0 too, so that those get a response.
+///
+/// tungstenite's handshake machine cannot do this: it accepts only GET, treats more than 64 packets
+/// below 128 bytes as an attack, drops the stream with its error, so that no response can be sent,
+/// and copies the head.
+fn parse(head: &[u8]) -> Result<Request, Rejection> {
+    let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut raw = httparse::Request::new(&mut []);
+    match raw.parse_with_uninit_headers(head, &mut slots) {
+        Ok(httparse::Status::Complete(len)) if len == head.len() => request(&raw).map_err(rejection_of),
+        // httparse found the end of the head elsewhere than `find_end`: an ambiguous head is
+        // rejected.
+        Ok(_) => Err(Rejection::JunkAfterRequest),
+        Err(error) => Err(rejection_of(error.into())),
+    }
+}
+
+fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<Request> {
+    let mut headers = HeaderMap::with_capacity(raw.headers.len());
+    for field in raw.headers.iter() {
+        headers.append(HeaderName::from_bytes(field.name.as_bytes())?, HeaderValue::from_bytes(field.value)?);
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
+    *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
+    *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Maps all errors of tungstenite and httparse to rejections.
+fn rejection_of(error: Error) -> Rejection {
+    match error {
+        Error::Capacity(CapacityError::TooManyHeaders) => Rejection::TooManyHeaders,
+        Error::AttackAttempt => Rejection::HeadTooLarge,
+        Error::Protocol(ProtocolError::HttparseError(error)) => Rejection::BadRequest(match error {
+            httparse::Error::Version => "only HTTP/1.1 is supported",
+            httparse::Error::Token => "the request line is malformed",
+            httparse::Error::HeaderName => "a header name is malformed",
+            httparse::Error::HeaderValue => "a header value is malformed",
+            _ => "the request head is malformed",
+        }),
+        _ => Rejection::BadRequest("the request head is malformed"),
+    }
+}
+
+/// RFC 9112 §3.2: a request that lacks Host, or has several or an invalid one, gets a 400.
+pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
+    let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
+    match host.and_then(Authority::parse) {
+        Some(_) => Ok(()),
+        None => Err(Rejection::BadRequest("send one Host header: host or host:port")),
+    }
+}
+
+/// The value of the header if exactly one line has this name.
+pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = request.headers().get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The elements of a list (RFC 9110 §5.6.1), over one header line or several.
+pub(crate) fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = request.headers().get_all(name).into_iter();
+    lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// Whether a list contains this token, compared without case.
+pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
+    list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+}

@@ -1,0 +1,10 @@
+//! Small parts that know nothing of the server: buffers, timers, clocks' arithmetic, random numbers.
+
+pub(crate) mod buffer_pool;
+pub(crate) mod entropy;
+pub(crate) mod packed_duration;
+pub(crate) mod split_mix;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod test_rng;
+pub(crate) mod time;
+pub(crate) mod timer_wheel;
