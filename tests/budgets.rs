@@ -23,7 +23,7 @@ fn push(raw: &mut raw::Raw, bytes: &[u8]) {
 }
 
 #[test]
-fn a_tick_holds_no_more_events_than_its_budget_and_nothing_is_lost() {
+fn event_budget_bounds_the_events_of_a_tick() {
     const BUDGET: usize = 7;
     let mut h = Harness::with(Server::builder().event_budget(BUDGET));
     let mut clients: Vec<_> = (0..3).map(|_| h.connect()).collect();

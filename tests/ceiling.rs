@@ -54,7 +54,7 @@ struct NonReaders {
     pending: Vec<Raw>,
     open: Vec<(Raw, ClientId)>,
     shed: usize,
-    refused: usize,
+    rejected: usize,
     /// Connections rejected without a response.
     unanswered: usize,
     pressures: usize,
@@ -104,7 +104,7 @@ impl NonReaders {
                 None if raw.end.is_some() => self.unanswered += 1,
                 None => return true,
             }
-            self.refused += 1;
+            self.rejected += 1;
             false
         });
     }
@@ -155,16 +155,16 @@ fn non_readers_stay_within_max_total_buffered() {
 
     let (grown, stats) = (most.saturating_sub(before), h.server.stats());
     println!(
-        "{} MiB more than before; {} shed, {} refused; {stats}",
+        "{} MiB more than before; {} shed, {} rejected; {stats}",
         grown / MB,
         non_readers.shed,
-        non_readers.refused
+        non_readers.rejected
     );
     assert!(grown > CEILING / 2, "there was no load: {grown} bytes");
     assert!(grown < CEILING + CONSTANT, "{grown} bytes");
     assert!(
         non_readers.shed > NON_READERS * 3 / 4
-            && non_readers.refused > non_readers.unanswered
+            && non_readers.rejected > non_readers.unanswered
             && non_readers.pressures > 0
     );
 
@@ -173,7 +173,7 @@ fn non_readers_stay_within_max_total_buffered() {
     assert_eq!((stats.closed.shed, stats.closed.total()), (non_readers.shed as u64, non_readers.shed as u64));
     assert_eq!(
         (stats.rejected.overloaded, stats.rejected.total()),
-        (non_readers.refused as u64, non_readers.refused as u64)
+        (non_readers.rejected as u64, non_readers.rejected as u64)
     );
     assert_eq!(stats.accepted, stats.opened + stats.rejected.total());
     assert_eq!(stats.opened, stats.open + stats.closed.total());

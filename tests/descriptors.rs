@@ -74,9 +74,9 @@ fn without_descriptors_the_server_pauses_and_recovers() {
     let pauses = h.server.stats().accept_pauses;
     assert!(pauses <= 5, "{pauses} pauses");
 
-    // Half of the clients leave, and the server then accepts the waiting ones.
+    // Half of the clients leave, and the server then accepts the waiting clients.
     clients.drain(..20);
-    h.until("the waiting ones to be open", |h| h.server.client_count() == 21);
+    h.until("the waiting clients to be open", |h| h.server.client_count() == 21);
     for raw in &mut clients {
         assert!(h.head(raw).starts_with("HTTP/1.1 101 "));
     }

@@ -25,7 +25,7 @@ fn client_relays_stdin_and_messages() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let mut example = Example::start("client", &[&url, "--header", "X-A: b"]);
-    // Written before bot_count is a connection: two lines at once, and a last line without a line feed.
+    // Written before the connection is open: two lines at once, and a last one without a line feed.
     example.stdin.as_mut().unwrap().write_all("grüße\nzwei\ndrei".as_bytes()).unwrap();
     let mut socket = accept(&listener);
     example.expect("connected");

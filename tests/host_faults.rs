@@ -273,7 +273,7 @@ impl Drop for Stopped {
     }
 }
 
-/// Not a test of its own: the process that is stopped.
+/// This test is the process that is stopped; on its own it does nothing.
 #[test]
 fn stopped_process() {
     if env::var_os(CHILD).is_none() {

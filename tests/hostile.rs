@@ -82,7 +82,7 @@ rows! {
     takes_nothing: "asks for 1 MiB, never reads" => "dropped at write_timeout", "connection", |b| b.write_timeout(400 * MS).max_buffered(4 << 20).send_buffer(8192), slow::takes_nothing;
     reads_a_byte_at_a_time: "reads a byte at a time" => "legal: served", "byte", |b| b.send_buffer(8192), slow::reads_a_byte_at_a_time;
     half_closes: "half-closes after 20 messages" => "all echoed, then FIN", "connection", default, slow::half_closes;
-    talks_after_close: "1,000 messages after its close frame" => "one close frame, FIN, none delivered", "connection", default, slow::talks_after_close;
+    sends_after_close: "1,000 messages after its close frame" => "one close frame, FIN, none delivered", "connection", default, slow::sends_after_close;
     resets_in_a_message: "RST in the middle of a message" => "dropped", "connection", default, slow::resets_in_a_message;
     silent_crowd: "opens 5,000 sockets, sends nothing" => "dropped at handshake_timeout", "connection", short_handshake_timeout, crowd::silent;
     resetting_crowd: "connects and resets, 10,000 times" => "dropped", "connection", default, crowd::resets;
@@ -111,7 +111,7 @@ fn row(name: &str) -> &'static Row {
     &ROWS.iter().find(|(row, _)| *row == name).expect("a row of that name").1
 }
 
-/// Not a test of its own: the server of a row, in a process of its own.
+/// This test is the server process of a row; on its own it does nothing.
 #[test]
 fn server_process() {
     if let Ok(name) = env::var(ground::ROW) {

@@ -90,7 +90,7 @@ fn a_late_reader_gets_latest_values_and_all_other_messages() {
                     }
                     // High-priority messages precede the bulk messages that had not begun to leave.
                     None => {
-                        assert!(next < filled, "{text} came late");
+                        assert!(next < filled, "{text} arrived late");
                         urgent.push(text);
                     }
                 }

@@ -278,7 +278,7 @@ fn refused_connections_and_unknown_names_fail() {
                 break;
             }
             Some(Event::ConnectFailed { error: ConnectError::Timeout(_), .. }) => {
-                eprintln!("skipped: this machine's resolver does not response within 10 s");
+                eprintln!("skipped: this machine's resolver does not respond within 10 s");
                 break;
             }
             other => panic!("{other:?}"),

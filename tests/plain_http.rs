@@ -86,7 +86,7 @@ fn a_response_does_not_depend_on_how_a_request_is_split() {
                 }
             } else {
                 web.write(&mut raw, &request.as_bytes()[..split]);
-                // Wait until the first piece has been read, before the read_to_end is sent.
+                // Wait until the first piece has been read, before the rest is sent.
                 let read = web.server.stats().bytes_in;
                 if split < whole {
                     web.until("the first piece to be read", |web| {

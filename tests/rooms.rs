@@ -230,7 +230,10 @@ fn an_overflowing_member_does_not_affect_others() {
             0 if sent.overflowed == 0 => assert_eq!(sent, delivery(4)),
             0 => {
                 assert_eq!((sent.queued, sent.dropped, sent.overflowed), (3, 0, 1));
-                assert!(h.server.members(room).all(|id| id != slow_id), "it leave the room in the same call");
+                assert!(
+                    h.server.members(room).all(|id| id != slow_id),
+                    "it leaves the room in the same call"
+                );
                 after = 1;
             }
             _ => {

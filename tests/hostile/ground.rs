@@ -437,7 +437,7 @@ impl Healthy {
                     socket.flush().expect("a healthy client is served");
                     for text in texts {
                         let echo = next_text(&mut socket);
-                        assert_eq!(echo, text, "a healthy client's assert_echoes come in order");
+                        assert_eq!(echo, text, "a healthy client's echoes come in order");
                     }
                     if stop.load(Ordering::Relaxed) {
                         break;

@@ -154,7 +154,7 @@ pub fn half_closes(server: &mut ServerProcess) -> u64 {
 }
 
 /// Sends a close frame and messages after it.
-pub fn talks_after_close(server: &mut ServerProcess) -> u64 {
+pub fn sends_after_close(server: &mut ServerProcess) -> u64 {
     const COUNT: usize = 50;
     let before = server.stats();
     for mut raw in server.open_many(COUNT) {
