@@ -1,7 +1,8 @@
 //! A terminal client: sends standard input line by line, and prints the messages that it receives.
 //!
 //! ```sh
-//! cargo run --release --example client -- ws://127.0.0.1:9001/ [--header 'Name: value'] [--reconnect]
+//! cargo run --release --example client -- ws://127.0.0.1:9001/ \
+//!     [--header 'Name: value'] [--reconnect]
 //! ```
 //!
 //! At the end of its input it sends all remaining lines and closes the connection. The exit code is
