@@ -1,4 +1,4 @@
-//! Names the libraries that uWebSockets needs: its package leaves that to the program.
+//! Links the libraries that uWebSockets needs; its package leaves that to the program.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,12 +1,13 @@
-//! What compression saves and costs: the ratio, CPU per message and memory per client, without it, shared and
-//! dedicated, on JSON chat lines and on binary snapshots, messages to one client each and to everyone.
+//! Costs and savings of compression, for JSON chat lines and binary snapshots, with compression
+//! off, shared and dedicated: the ratio and the CPU time per message, sent to one client, to all,
+//! and received; and the memory per client.
 //!
 //! ```sh
 //! cargo bench --features deflate --bench deflate [-- quick]
 //! ```
 //!
-//! A server and its clients on one thread; only what the server does is measured: queueing and flushing what it
-//! sends, polls of what it receives.
+//! Server and clients run on one thread. Only the server's work is measured: queueing and flushing
+//! of outgoing messages, and polls that receive messages.
 
 mod support;
 
@@ -27,7 +28,7 @@ struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is passed on to the system's allocator unchanged.
+// SAFETY: every call goes to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Relaxed);
@@ -87,7 +88,7 @@ fn main() -> Outcome<()> {
 #[derive(Debug, Clone, Copy)]
 enum Data {
     Chat,
-    /// Of so many bytes.
+    /// Size in bytes.
     Snapshot(usize),
 }
 
@@ -98,7 +99,7 @@ struct Row {
     sent: Cost,
     everyone: Cost,
     received: Cost,
-    /// Held for each client when all is done and nothing waits, in KiB.
+    /// Memory per client, in KiB, after all messages are sent.
     memory: f64,
 }
 
@@ -111,7 +112,8 @@ impl Data {
     }
 }
 
-/// Makes messages: chat lines of 150 to 500 bytes, or the state of a world that moves on a little.
+/// Generates messages: chat lines of 150 to 500 bytes, or the state of a world that changes a
+/// little.
 struct Source {
     data: Data,
     rng: fastrand::Rng,
@@ -163,9 +165,9 @@ impl Source {
 
 struct Client {
     stream: TcpStream,
-    /// `None`: nothing was agreed on.
+    /// `None`: no compression was negotiated.
     compressor: Option<Compress>,
-    alone: bool,
+    no_context_takeover: bool,
 }
 
 impl Client {
@@ -194,15 +196,15 @@ impl Client {
             .contains("permessage-deflate")
             .then(|| Compress::new_with_window_bits(Compression::new(6), false, bits.unwrap_or(15)));
         stream.set_nonblocking(true)?;
-        Ok(Client { stream, compressor, alone: head.contains("client_no_context_takeover") })
+        Ok(Client { stream, compressor, no_context_takeover: head.contains("client_no_context_takeover") })
     }
 
-    /// A masked frame.
+    /// A masked frame with the message, compressed if negotiated.
     fn frame(&mut self, message: &[u8]) -> Vec<u8> {
         let mut payload = message.to_vec();
         let mut first = 0x82;
         if let Some(compressor) = &mut self.compressor {
-            if self.alone {
+            if self.no_context_takeover {
                 compressor.reset();
             }
             payload = Vec::with_capacity(message.len() * 2 + 64);
@@ -223,7 +225,7 @@ impl Client {
         frame
     }
 
-    /// Takes everything that has come.
+    /// Reads and discards everything that has arrived.
     fn drain(&mut self) -> Outcome<()> {
         let mut buffer = [0; 64 * 1024];
         loop {
@@ -248,7 +250,7 @@ fn measure(data: Data, deflate: Option<Deflate>, clients: usize, rounds: usize) 
         peers.push(Client::connect(&mut server)?);
     }
     let ids: Vec<_> = server.clients().collect();
-    // A stream of messages for each, as its user would see them.
+    // Each client has a stream of messages of its own.
     let mut sources: Vec<_> = (0..clients as u64)
         .map(|seed| Source { data, rng: fastrand::Rng::with_seed(seed), entities: Vec::new(), number: 0 })
         .collect();
@@ -300,7 +302,7 @@ fn measure(data: Data, deflate: Option<Deflate>, clients: usize, rounds: usize) 
                 peer.drain()?;
             }
             drop(server.poll_once()?);
-            // The contexts fill first.
+            // In the first rounds the compression contexts are filled.
             if round >= rounds / 4 {
                 let after = server.stats();
                 let (out, into) = (after.bytes_out - before.bytes_out, after.bytes_in - before.bytes_in);
@@ -314,7 +316,8 @@ fn measure(data: Data, deflate: Option<Deflate>, clients: usize, rounds: usize) 
     let sent = run(&mut server, &mut peers, What::One)?;
     let everyone = run(&mut server, &mut peers, What::Everyone)?;
     let received = run(&mut server, &mut peers, What::Received)?;
-    // The rest of what the server holds is the same for any number of clients, or nearly: half of them leave.
+    // Half of the clients leave, and the memory freed is theirs: the rest does not depend on their
+    // number.
     let held = HELD.load(Relaxed);
     let left = peers.split_off(clients / 2);
     let own: usize = HELD.load(Relaxed);
@@ -329,7 +332,7 @@ fn measure(data: Data, deflate: Option<Deflate>, clients: usize, rounds: usize) 
     Ok(Row { sent, everyone, received, memory })
 }
 
-/// CPU time of this thread: the machine may have other work.
+/// CPU time of this thread, so that other load of the machine does not count.
 fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

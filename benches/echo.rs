@@ -1,5 +1,5 @@
-//! The instructions of an echoed message, counted by callgrind, without the features and with each: a feature that
-//! is compiled in and not configured must cost nothing.
+//! Instructions per echoed message, counted by callgrind, without features and with each. A feature
+//! that is compiled in but not configured must cost nothing.
 //!
 //! ```sh
 //! cargo bench --bench echo [-- quick]
@@ -21,17 +21,17 @@ use support::{Outcome, frame, read_head, reply_len, request};
 use tickws::{Event, Server};
 
 const CLIENTS: usize = 16;
-/// Messages of each client in a round.
+/// Messages of each client per round.
 const AT_ONCE: usize = 32;
 const PAYLOAD: [u8; 125] = [7; 125];
-/// Names a child of this process that runs under valgrind, and its rounds.
+/// Environment variable of the process that runs under valgrind: the number of rounds.
 const CHILD: &str = "TICKWS_BENCH_ECHO";
-/// Names a run with one set of features: it only counts.
+/// Environment variable of a run with one set of features, which prints only its count.
 const COUNT: &str = "TICKWS_BENCH_ECHO_COUNT";
 
 fn main() -> Outcome<()> {
     if let Ok(rounds) = std::env::var(CHILD) {
-        return be_counted(rounds.parse()?);
+        return run_counted(rounds.parse()?);
     }
     if let Ok(rounds) = std::env::var(COUNT) {
         println!("{}", count(rounds.parse()?)?);
@@ -66,7 +66,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// What callgrind counts, by this name: until everything is echoed.
+/// Echoes all messages. Callgrind finds this function by its name.
 #[inline(never)]
 fn echo_counted(server: &mut Server, messages: usize) -> Outcome<()> {
     let mut echoed = 0;
@@ -82,8 +82,8 @@ fn echo_counted(server: &mut Server, messages: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// In the child.
-fn be_counted(rounds: usize) -> Outcome<()> {
+/// Runs in the process under valgrind.
+fn run_counted(rounds: usize) -> Outcome<()> {
     let mut server = Server::builder().ping_interval(None).silence_timeout(None).bind("127.0.0.1:0")?;
     let mut clients = Vec::new();
     while clients.len() < CLIENTS {
@@ -110,9 +110,9 @@ fn be_counted(rounds: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// Instructions per message.
+/// Counts the instructions per message.
 fn count(rounds: usize) -> Outcome<f64> {
-    // The first rounds fill the pools: they are in both.
+    // Both runs include the first rounds, which fill the pools.
     let total = callgrind(rounds + 5)? - callgrind(5)?;
     Ok(total / (rounds * CLIENTS * AT_ONCE) as f64)
 }

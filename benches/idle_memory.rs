@@ -23,7 +23,7 @@ fn main() -> Outcome<()> {
     };
     raise_descriptor_limit();
     let bench = Bench::start("echo", &[])?;
-    // The first connection pays for what all share: the receive block, the pools, the wheel.
+    // The first connection pays for shared memory: the receive block, the pools, the timer wheel.
     let mut clients = vec![bench.connect()?];
     echo(&mut clients)?;
     let before = resident(bench.pid())?;
@@ -42,7 +42,7 @@ fn main() -> Outcome<()> {
     bench.stop()
 }
 
-/// One message to and from each client.
+/// Echoes one message for each client.
 fn echo(clients: &mut [impl Read + Write]) -> Outcome<()> {
     let (message, mut reply) = (frame(&[7; 100]), vec![0; reply_len(100)]);
     for client in clients {
@@ -52,7 +52,7 @@ fn echo(clients: &mut [impl Read + Write]) -> Outcome<()> {
     Ok(())
 }
 
-/// Anonymous resident memory: what the process itself has touched, without the program's file.
+/// Anonymous resident memory, without pages of the program's file.
 fn resident(pid: u32) -> Outcome<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line =

@@ -1,11 +1,11 @@
-//! The library's leaf mechanisms one by one, without sockets: masking, UTF-8, frames, the wheel, the hub. (The
-//! outbox has too much around it for this: see `tickws-bench callgrind`.)
+//! The library's leaf modules one by one, without sockets: masking, UTF-8, frames, the timer wheel,
+//! the room registry. (The outbox depends on too much for this: see `tickws-bench callgrind`.)
 //!
 //! ```sh
 //! cargo bench -p tickws-bench --bench micro [-- FILTER]
 //! ```
 
-// They are private: this program has their files for its own, and uses a part of each.
+// The modules are private, so this program compiles their files itself, and uses a part of each.
 #![allow(dead_code, unused_imports, unexpected_cfgs)]
 
 #[path = "../src"]
@@ -24,13 +24,13 @@ mod library {
         pub(crate) mod utf8;
     }
     pub(crate) mod util {
-        // Cargo compiles a benchmark with `cfg(test)`, so their tests come along.
+        // Cargo compiles a benchmark with `cfg(test)`, so the modules' tests are compiled as well.
         pub(crate) mod test_rng;
         pub(crate) mod timer_wheel;
     }
 }
 
-// Where they look for each other.
+// The paths under which the modules refer to each other.
 use library::engine::rooms::registry;
 use library::{error, id, message, proto, util};
 use util::timer_wheel;
@@ -87,7 +87,7 @@ fn frame_write(bencher: Bencher<'_, '_>, size: usize) {
     });
 }
 
-/// A timer is armed and cancelled, beside this many others.
+/// Arms and cancels a timer, beside this many others.
 #[divan::bench(args = [0, 100, 10_000])]
 fn wheel_insert_and_cancel(bencher: Bencher<'_, '_>, others: u32) {
     let (mut wheel, now) = wheel_of(others);
@@ -97,11 +97,11 @@ fn wheel_insert_and_cancel(bencher: Bencher<'_, '_>, others: u32) {
     });
 }
 
-/// The clock goes on by a millisecond and no timer fires.
+/// Advances the clock by a microsecond; no timer fires.
 #[divan::bench(args = [0, 100, 10_000])]
 fn wheel_idle(bencher: Bencher<'_, '_>, others: u32) {
     let (mut wheel, mut now) = wheel_of(others);
-    // Wraps long before the first of them would fire.
+    // The clock wraps around long before the first timer would fire.
     let (begin, end) = (now, now + Duration::from_secs(3_000));
     bencher.bench_local(|| {
         now = if now < end { now + Duration::from_micros(1) } else { begin };
@@ -118,7 +118,7 @@ fn wheel_of(timers: u32) -> (timer_wheel::Wheel<u32>, Instant) {
     (wheel, now)
 }
 
-/// The members of a room of ten by its name, beside this many rooms.
+/// Iterates over the members of a room of ten, found by name among this many rooms.
 #[divan::bench(args = [10, 1_000, 10_000])]
 fn hub_publish_to_ten(bencher: Bencher<'_, '_>, rooms: u32) {
     let mut hub = hub_of(rooms);

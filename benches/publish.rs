@@ -1,12 +1,13 @@
-//! What it costs to publish, and that the number of rooms does not matter: 1,000 connections in this process,
-//! 10, 100, 1,000 and 10,000 rooms with 10 of them each, the same number of deliveries for each row.
+//! The cost of publishing, and that it does not depend on the number of rooms: 1,000 connections in
+//! this process, and 10 to 10,000 rooms with 10 members each. Each row has the same number of
+//! deliveries.
 //!
 //! ```sh
 //! cargo bench --bench publish [-- time|callgrind|quick]
 //! ```
 //!
-//! `callgrind` counts instructions and calls instead of measuring time, and needs valgrind; without an argument
-//! both are done; `quick` does both as a smoke test.
+//! `callgrind` counts instructions and calls, and needs valgrind; `time` measures time. Without an
+//! argument both are done; `quick` does both as a smoke test.
 
 mod support;
 
@@ -25,15 +26,15 @@ use tickws::{RoomId, Server};
 const CLIENTS: usize = 1_000;
 const MEMBERS: usize = 10;
 const PAYLOAD: [u8; 64] = [7; 64];
-/// Between two flushes: with 100 rooms or more that is one message for each client.
+/// Publishes between two flushes: with 100 rooms or more, one message for each client.
 const PUBLISHES_PER_FLUSH: usize = CLIENTS / MEMBERS;
-/// Names a child of this process that runs under valgrind, and what it does.
+/// Environment variable of the process that runs under valgrind: its task.
 const CHILD: &str = "TICKWS_BENCH_PUBLISH";
 
 fn main() -> Outcome<()> {
     raise_descriptor_limit();
     if let Ok(task) = std::env::var(CHILD) {
-        return be_counted(&task);
+        return run_counted(&task);
     }
     let what = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
     let what = what.as_deref().unwrap_or("all");
@@ -59,12 +60,12 @@ struct World {
     clients: Vec<TcpStream>,
     names: Vec<String>,
     ids: Vec<RoomId>,
-    /// The room that is next.
+    /// The room to publish to next.
     next: usize,
     reply: Vec<u8>,
 }
 
-/// How the rooms are meant.
+/// How a room is referred to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum By {
     Name,
@@ -73,7 +74,7 @@ enum By {
 
 impl World {
     fn new(rooms: usize) -> Outcome<World> {
-        // Nothing but the load, however long it takes.
+        // Pings and the silence timeout are off, so that there is no other load.
         let mut server = Server::builder().ping_interval(None).silence_timeout(None).bind("127.0.0.1:0")?;
         let addr = server.local_addrs()[0];
         let mut clients = Vec::new();
@@ -92,7 +93,8 @@ impl World {
         let names: Vec<_> = (0..rooms).map(|room| format!("room number {room:05}")).collect();
         for (room, name) in names.iter().enumerate() {
             for member in 0..MEMBERS {
-                // A prime stride: members lie far apart, and 100 rooms in a row have all clients once.
+                // A prime stride spreads the members of a room, and gives every client one of any
+                // 100 rooms in a row.
                 let client = (room * MEMBERS + member) * 7919 % CLIENTS;
                 server.join(ids[client], name)?;
             }
@@ -116,13 +118,13 @@ impl World {
         queued
     }
 
-    /// What callgrind counts, by this name.
+    /// Publishes until the next flush. Callgrind finds this function by its name.
     #[inline(never)]
     fn publish_counted(&mut self, by: By) -> usize {
         self.publish(by, PUBLISHES_PER_FLUSH)
     }
 
-    /// The clients read what is on its way to them.
+    /// The clients read everything that was published.
     fn drain(&mut self, deliveries: usize) -> Outcome<()> {
         let mut left = deliveries * reply_len(PAYLOAD.len());
         let end = Instant::now() + Duration::from_secs(60);
@@ -130,19 +132,19 @@ impl World {
             for client in &mut self.clients {
                 match client.read(&mut self.reply) {
                     Ok(0) => return Err("the server hung up".into()),
-                    Ok(count) => left = left.checked_sub(count).ok_or("more than was published")?,
+                    Ok(count) => left = left.checked_sub(count).ok_or("received more than was published")?,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error.into()),
                 }
             }
             if Instant::now() > end {
-                return Err(format!("{left} bytes never came").into());
+                return Err(format!("{left} bytes did not arrive within 60 s").into());
             }
         }
         Ok(())
     }
 
-    /// Nanoseconds per delivery: queueing alone, and with the flushes.
+    /// Nanoseconds per delivery: queueing alone, and queueing with flushing.
     fn round(&mut self, by: By, flushes: usize) -> Outcome<[f64; 2]> {
         let (mut queueing, mut flushing, mut deliveries) = (Duration::ZERO, Duration::ZERO, 0);
         for _ in 0..flushes {
@@ -169,7 +171,7 @@ fn check(deliveries: usize, flushes: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// Prints the time per delivery. The rows take turns, so that a noisy machine is unjust to none.
+/// Prints the time per delivery. The rows take turns, so that other load affects all of them alike.
 fn measure(flushes: usize, rounds: usize) -> Outcome<()> {
     let mut rows = Vec::new();
     for rooms in [10, 100, 1_000, 10_000] {
@@ -196,14 +198,14 @@ fn measure(flushes: usize, rounds: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// In the child: "ROOMS name|id FLUSHES".
-fn be_counted(task: &str) -> Outcome<()> {
+/// Runs in the process under valgrind; the task is "ROOMS name|id FLUSHES".
+fn run_counted(task: &str) -> Outcome<()> {
     let words: Vec<_> = task.split(' ').collect();
     let [rooms, by, flushes] = words[..] else { return Err("ROOMS BY FLUSHES".into()) };
     let (rooms, flushes) = (rooms.parse()?, flushes.parse()?);
     let by = if by == "id" { By::Id } else { By::Name };
     let mut world = World::new(rooms)?;
-    // The pools fill.
+    // These rounds fill the pools.
     world.round(by, 2)?;
     let mut deliveries = 0;
     for _ in 0..flushes {
@@ -215,7 +217,7 @@ fn be_counted(task: &str) -> Outcome<()> {
     check(deliveries, flushes)
 }
 
-/// Prints instructions and calls per delivery.
+/// Prints the instructions and calls per delivery.
 fn count(flushes: usize) -> Outcome<()> {
     if Command::new("valgrind").arg("--version").output().is_err() {
         println!("  (install valgrind for the count of instructions and calls)");
@@ -242,13 +244,13 @@ fn count(flushes: usize) -> Outcome<()> {
 
 /// Instructions, calls, and calls of the hasher while publishing.
 fn callgrind(rooms: usize, by: &str, flushes: usize) -> Outcome<[u64; 3]> {
-    // Callgrind counts calls also where it collects nothing, if they are made elsewhere: what two runs have
-    // in common is not the load's.
+    // Callgrind also counts calls outside the collected function, so the counts of a short run are
+    // subtracted.
     let (before, base) = profile(&format!("{rooms} {by} 1"))?;
     let (after, instructions) = profile(&format!("{rooms} {by} {}", flushes + 1))?;
     let (mut calls, mut hashes) = (0, 0);
     for (edge, (count, cost)) in after {
-        // Without any cost it was never called while publishing.
+        // A call without cost was never made while publishing.
         if cost > 0 {
             let count = count.saturating_sub(before.get(&edge).map_or(0, |(count, _)| *count));
             calls += count;
@@ -258,7 +260,7 @@ fn callgrind(rooms: usize, by: &str, flushes: usize) -> Outcome<[u64; 3]> {
     Ok([instructions - base.min(instructions), calls, hashes])
 }
 
-/// For each caller and callee: how many calls, and what they cost while publishing.
+/// For each caller and callee: the number of calls and their cost while publishing.
 type Edges = HashMap<(String, String), (u64, u64)>;
 
 /// Runs a task under callgrind; gives its calls and its instructions.
@@ -277,7 +279,8 @@ fn profile(task: &str) -> Outcome<(Edges, u64)> {
     }
     let (mut edges, mut instructions) = (Edges::new(), 0);
     let (mut caller, mut callee, mut calls) = ("", "", 0);
-    // Of each line the last word, but for `calls=COUNT POSITION`; its cost is in the line after it.
+    // The value is the last word of a line, except in `calls=COUNT POSITION`, whose cost is on the
+    // next line.
     for line in text?.lines() {
         let last = || line.rsplit(' ').next().unwrap_or("").parse();
         if line.starts_with("totals: ") {

@@ -1,15 +1,17 @@
-//! Whether clients that do not read delay those that do: 10,000 connections, everyone is sent a message four
-//! times a second, and the delay of each delivery is taken while all read and while 100 do not, in turns. With
-//! `broadcast` at default settings, and with `publish_latest` to a room of all.
+//! Whether clients that do not read delay those that do. Of 10,000 connections each is sent a
+//! message four times a second. The delay of each delivery is measured in phases in which all
+//! clients read, and in phases in which 100 do not. With `broadcast` at default settings, and with
+//! `publish_latest` to a room of all clients.
 //!
 //! ```sh
 //! cargo bench --bench slow_readers [-- CLIENTS [SECONDS]]
 //! ```
 //!
-//! The server is a process of its own, on another core than the clients if there are two. Of each message the
-//! delay is from just before `broadcast` to just after the `read` that brought it. The clients whose delays
-//! count always read; the slow ones have the smallest receive buffers that the kernel allows. "Waited" is the
-//! time for which the process had work but others had its core: with much of it the figures say little.
+//! The server is a process of its own, on a core other than the clients' if there are two. The
+//! delay of a message is the time from just before `broadcast` until just after the `read` that
+//! returned it. The measured clients always read; the slow ones have the smallest receive buffers
+//! that the kernel allows. "Waited" is the time for which the process was runnable but other
+//! processes had its core: if it is large, the figures mean little.
 
 mod support;
 
@@ -29,11 +31,12 @@ use tickws::{ClientId, CloseReason, Event, Server, Timeout};
 
 const PAYLOAD: usize = 125;
 const EVERY: Duration = Duration::from_millis(250);
-/// From the first refused byte to the run, so that `write_timeout` (10 s) ends before a run of 8 s does.
+/// Time between the first write that would block and the run, so that `write_timeout` (10 s) falls
+/// within a run of 8 s.
 const BEFORE_RUN: Duration = Duration::from_millis(2500);
-/// Of each kind of phase and mode.
+/// The phases of each mode: whether the slow clients stall.
 const PHASES: [bool; 6] = [false, true, true, false, false, true];
-/// Nothing here is waited for longer.
+/// No step may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> Outcome<()> {
@@ -56,9 +59,9 @@ fn main() -> Outcome<()> {
     for latest in [false, true] {
         println!("{}:", if latest { "publish_latest to a room" } else { "broadcast at default settings" });
         println!(
-            "  slow ones   p50 ms   p99 ms   max ms   server+waited  clients+waited  backed up    closed"
+            "  slow set   p50 ms   p99 ms   max ms   server+waited  clients+waited  backed up    closed"
         );
-        // The pools fill; who does not read has not been seen yet.
+        // This phase fills the pools before the slow clients stall for the first time.
         load.phase(slow, false, latest, Duration::from_secs(1))?;
         let (mut reading, mut stalled) = (Vec::new(), Vec::new());
         for stall in PHASES {
@@ -73,7 +76,7 @@ fn main() -> Outcome<()> {
         {
             let (reading, stalled) = (reading[unit], stalled[unit]);
             println!(
-                "  {what}, medians: {reading:.2} ms, beside {slow} that do not read {stalled:.2} ms: \
+                "  {what}, medians: {reading:.2} ms, with {slow} that do not read {stalled:.2} ms: \
                  {:.3} times",
                 stalled / reading
             );
@@ -83,7 +86,7 @@ fn main() -> Outcome<()> {
     bench.stop()
 }
 
-/// Nanoseconds on a clock that all processes share.
+/// Nanoseconds of a clock that all processes share.
 fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
@@ -91,18 +94,19 @@ fn now() -> u64 {
 
 // ---- the server ----
 
-/// What the control connection asks for: "run NUMBER LATEST COUNT", "fill" or "count".
+/// A run that the control connection has started. Its commands are "run NUMBER LATEST COUNT",
+/// "fill" and "count".
 #[derive(Debug, Default)]
 struct Run {
     number: u64,
     latest: bool,
     left: u32,
-    /// How many slow clients had bytes waiting at the first message, and at the last.
+    /// Slow clients with queued bytes, at the first message and at the last.
     backed_up: [usize; 2],
     begun: bool,
 }
 
-/// At default settings, all of them.
+/// The server, with all settings at their defaults.
 fn serve() -> Outcome<()> {
     let mut server = Server::bind("127.0.0.1:0")?;
     println!("{}", server.local_addrs()[0]);
@@ -116,7 +120,7 @@ fn serve() -> Outcome<()> {
                 Event::Open { client, request } => match request.uri().path() {
                     "/control" => control = Some(client),
                     path => {
-                        // One that has failed meanwhile is reported next.
+                        // A client that has failed meanwhile is reported by the next event.
                         let _ = server.join(client, "all");
                         if path == "/slow" {
                             slow.push(client);
@@ -162,19 +166,23 @@ fn serve() -> Outcome<()> {
             if run.latest {
                 server.publish_latest("all", 1, &message);
             } else {
-                server.broadcast_except(control.ok_or("nobody asked for it")?, &message);
+                server.broadcast_except(control.ok_or("there is no control connection")?, &message);
             }
             server.flush();
             if run.left == 0 {
                 let [first, last] = run.backed_up;
-                server.send(control.ok_or("nobody asked for it")?, &format!("{first} {last} {closed}"))?;
+                server.send(
+                    control.ok_or("there is no control connection")?,
+                    &format!("{first} {last} {closed}"),
+                )?;
             }
         }
     }
     Ok(())
 }
 
-/// Sends to the slow ones until the kernel takes no more; says how many that were.
+/// Sends to the slow clients until bytes are queued for each; gives the number of clients with
+/// queued bytes.
 fn fill(server: &mut Server, slow: &[ClientId]) -> usize {
     for _ in 0..4096 {
         for id in slow {
@@ -191,7 +199,7 @@ fn fill(server: &mut Server, slow: &[ClientId]) -> usize {
 
 struct Client {
     stream: mio::net::TcpStream,
-    /// The beginning of a frame.
+    /// The bytes of an incomplete frame.
     partial: Vec<u8>,
     measured: bool,
 }
@@ -202,14 +210,14 @@ struct Load {
     poll: Poll,
     events: Events,
     control: TcpStream,
-    /// Those whose delays count, and behind them the slow ones.
+    /// The measured clients, followed by the slow ones.
     clients: Vec<Client>,
     measured: usize,
     block: Vec<u8>,
     delays: Delays,
 }
 
-/// Of one run.
+/// The delays of one run.
 #[derive(Default)]
 struct Delays {
     run: u64,
@@ -220,10 +228,11 @@ struct Phase {
     p50: f64,
     p99: f64,
     max: f64,
-    /// Percent of a core, and of the time for which there was work but no core.
+    /// Percent of a core used, and percent of the time in which the process was runnable but had no
+    /// core.
     server: [f64; 2],
     clients: [f64; 2],
-    /// The server's, in milliseconds.
+    /// CPU time of the server, in milliseconds.
     per_broadcast: f64,
     backed_up: [usize; 2],
     closed: usize,
@@ -264,21 +273,21 @@ impl Load {
         Ok(())
     }
 
-    /// One run: fresh slow clients, who read or do not.
+    /// Runs one phase with new slow clients, which read or stall.
     fn phase(&mut self, slow: usize, stall: bool, latest: bool, time: Duration) -> Outcome<Phase> {
         self.clients.truncate(self.measured);
         let begin = Instant::now();
-        while self.ask("count")? != (self.measured + 1).to_string() {
+        while self.query("count")? != (self.measured + 1).to_string() {
             self.pump(None, Duration::from_millis(20))?;
             if begin.elapsed() > PATIENCE {
-                return Err("the slow ones never left".into());
+                return Err("the slow clients did not disconnect".into());
             }
         }
         for _ in 0..slow {
             self.add("/slow", !stall)?;
         }
         if stall {
-            let filled = self.ask("fill")?;
+            let filled = self.query("fill")?;
             if filled != slow.to_string() {
                 return Err(format!("only {filled} of {slow} are backed up").into());
             }
@@ -289,14 +298,14 @@ impl Load {
         self.delays.nanos.clear();
         let usage = |load: &Load| Outcome::Ok([cpu_time(load.server)?, cpu_time(std::process::id())?]);
         let (begin, before) = (Instant::now(), usage(self)?);
-        self.tell(&format!("run {} {latest} {count}", self.delays.run))?;
+        self.command(&format!("run {} {latest} {count}", self.delays.run))?;
         self.pump(Some(count * self.measured), time)?;
         let (after, elapsed) = (usage(self)?, begin.elapsed().as_nanos() as f64);
         let used = |who: usize, what: usize| (after[who][what] - before[who][what]) as f64;
         let percent = |who| [0, 1].map(|what| 100.0 * used(who, what) / elapsed);
-        let answer = self.hear()?;
-        let numbers: Vec<usize> = answer.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-        let [first, last, closed] = numbers[..] else { return Err(answer.into()) };
+        let numbers = self.receive()?;
+        let numbers: Vec<usize> = numbers.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+        let [first, last, closed] = numbers[..] else { return Err("an unexpected reply to a run".into()) };
         let nanos = &mut self.delays.nanos;
         nanos.sort_unstable();
         let at = |part: f64| {
@@ -316,7 +325,7 @@ impl Load {
         })
     }
 
-    /// Reads what comes, for that time; with a number of deliveries to come until they have, or nothing does.
+    /// Reads for `time`. With a number of deliveries: until all have arrived, or none has for 3 s.
     fn pump(&mut self, deliveries: Option<usize>, time: Duration) -> Outcome<()> {
         let (begin, mut last) = (Instant::now(), Instant::now());
         while deliveries.is_none_or(|count| self.delays.nanos.len() < count) {
@@ -332,7 +341,7 @@ impl Load {
             }
             for event in &self.events {
                 last = Instant::now();
-                // One that was replaced may still be told of.
+                // The event may be of a client that has been replaced.
                 if let Some(client) = self.clients.get_mut(event.token().0) {
                     client.read(&mut self.block, &mut self.delays)?;
                 }
@@ -341,20 +350,20 @@ impl Load {
         Ok(())
     }
 
-    fn ask(&mut self, what: &str) -> Outcome<String> {
-        self.tell(what)?;
-        self.hear()
+    fn query(&mut self, what: &str) -> Outcome<String> {
+        self.command(what)?;
+        self.receive()
     }
 
-    fn tell(&mut self, what: &str) -> Outcome<()> {
+    fn command(&mut self, what: &str) -> Outcome<()> {
         let mut bytes = frame(what.as_bytes());
-        // Text.
+        // Opcode text, with FIN.
         bytes[0] = 0x81;
         Ok(self.control.write_all(&bytes)?)
     }
 
-    /// The next text to the control connection.
-    fn hear(&mut self) -> Outcome<String> {
+    /// Reads the next text from the control connection; answers pings.
+    fn receive(&mut self) -> Outcome<String> {
         loop {
             let mut header = [0; 2];
             self.control.read_exact(&mut header)?;
@@ -370,12 +379,12 @@ impl Load {
 }
 
 impl Delays {
-    fn note(&mut self, message: &[u8], now: u64) {
+    fn record(&mut self, message: &[u8], now: u64) {
         let number = |at: usize| {
             let bytes = message.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
             bytes.map_or(0, u64::from_be_bytes)
         };
-        // One of the run before is late.
+        // Messages of an earlier run do not count.
         if number(0) == self.run {
             self.nanos.push(now.saturating_sub(number(8)));
         }
@@ -389,7 +398,8 @@ impl Client {
             let kept = self.partial.len();
             block[..kept].copy_from_slice(&self.partial);
             let count = match self.stream.read(&mut block[kept..]) {
-                // A slow one that was closed; those that count never are, or their messages are missed.
+                // A slow client was closed. A measured client is never closed; if it were, its
+                // messages would be counted as missing.
                 Ok(0) => return Ok(()),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -401,11 +411,11 @@ impl Client {
             while let [first, len, rest @ ..] = &bytes[at..] {
                 let len = usize::from(*len);
                 if len > 125 {
-                    return Err("a frame that is none of ours".into());
+                    return Err("an unexpected frame".into());
                 }
                 let Some(body) = rest.get(..len) else { break };
                 match (first, body) {
-                    (0x82, body) if self.measured => delays.note(body, now),
+                    (0x82, body) if self.measured => delays.record(body, now),
                     (0x89, body) => _ = self.stream.write(&pong(body)),
                     _ => {}
                 }
@@ -414,7 +424,7 @@ impl Client {
             self.partial.clear();
             self.partial.extend_from_slice(&bytes[at..]);
             if kept + count < block.len() {
-                // A short read: the socket is drained.
+                // After a short read the socket is drained.
                 return Ok(());
             }
         }
@@ -427,7 +437,7 @@ fn pong(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A client that has been let in; `small`: with as little room as the kernel allows.
+/// A client with a complete handshake; `small` gives it the smallest receive buffer.
 fn connect(addr: SocketAddr, path: &str, small: bool) -> Outcome<TcpStream> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     if small {

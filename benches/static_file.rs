@@ -1,12 +1,12 @@
-//! A file of 1 KiB over HTTP: requests per second beside a bare mio loop that writes the same bytes whatever it
-//! reads. Needs `wrk`.
+//! Requests per second for a file of 1 KiB over HTTP, compared with a bare mio loop that writes the
+//! same bytes for any request. Needs `wrk`.
 //!
 //! ```sh
 //! cargo bench --bench static_file [-- SECONDS]
 //! ```
 //!
-//! Server and load have a core each if there are two. The bare loop runs before and after each of the others; a
-//! ratio is against the mean of its neighbours.
+//! Server and load have a core each if there are two. The bare loop runs before and after each of
+//! the others; a ratio is relative to the mean of the two.
 
 mod support;
 
@@ -88,7 +88,7 @@ fn serve(mode: &str) -> Outcome<()> {
     };
     let mut server = builder.bind("127.0.0.1:0")?;
     println!("{}", server.local_addrs()[0]);
-    // Ends by itself if nobody ends it.
+    // Ends the server if its parent does not.
     server.set_timer(Duration::from_secs(120));
     server.run(|server, event| {
         if let Event::Timer { .. } = event {
@@ -98,13 +98,14 @@ fn serve(mode: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// One read, one write of an answer that is made once, and no look at what was read but for its end.
+/// One read and one write of a prebuilt response per request. Only the end of the request is
+/// checked.
 fn bare() -> Outcome<()> {
-    let mut answer =
+    let mut response =
         b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\netag: \"0123456789abcdef-400\"\r\n\
         cache-control: no-cache\r\nx-content-type-options: nosniff\r\ncontent-length: 1024\r\n\r\n"
             .to_vec();
-    answer.extend_from_slice(&BODY);
+    response.extend_from_slice(&BODY);
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
@@ -127,7 +128,7 @@ fn bare() -> Outcome<()> {
                 continue;
             };
             match Read::read(stream, &mut buffer) {
-                Ok(count) if buffer[..count].ends_with(b"\r\n\r\n") => stream.write_all(&answer)?,
+                Ok(count) if buffer[..count].ends_with(b"\r\n\r\n") => stream.write_all(&response)?,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) if is_end(&error) => {}

@@ -1,4 +1,5 @@
-//! System calls of the server under load, counted by `strace`, and its CPU time per message without it.
+//! System calls of the server under load, counted by `strace`, and its CPU time per message without
+//! `strace`.
 //!
 //! ```sh
 //! cargo bench --bench syscalls [-- echo|broadcast]
@@ -61,7 +62,7 @@ fn measure(load: Load) -> Outcome<()> {
         println!("  (install strace for the system calls)");
         return Ok(());
     }
-    // Once without a load: what remains of the difference is the load's.
+    // One run without a load: its calls are subtracted.
     let mut counts = Vec::new();
     for rounds in [0, rounds] {
         let log = std::env::temp_dir().join(format!("tickws-strace-{}", std::process::id()));
@@ -96,7 +97,7 @@ fn connect(bench: &Bench, clients: usize) -> Outcome<Vec<TcpStream>> {
     (0..clients).map(|_| bench.connect()).collect()
 }
 
-/// Every round writes what is to be in flight, then reads every reply whole.
+/// Each round writes all messages that are to be in flight, then reads all replies.
 fn run(load: &Load, sockets: &mut [TcpStream], rounds: usize) -> Outcome<()> {
     let request = frame(&vec![7; load.payload]).repeat(load.depth);
     let mut reply = vec![0; reply_len(load.payload) * load.depth];
@@ -112,7 +113,7 @@ fn run(load: &Load, sockets: &mut [TcpStream], rounds: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// Name and number of calls from `strace -c`'s table.
+/// Names and numbers of calls in the table of `strace -c`.
 fn calls(table: &str) -> Vec<(String, u64)> {
     let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.filter(|row| row.len() >= 5)

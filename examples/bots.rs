@@ -1,32 +1,34 @@
-//! Many bots from one thread: they connect to a server, talk, drop, and come back, also when the server was away.
+//! Many bots on one thread: they connect to a server, send messages, leave, and reconnect after a
+//! restart of the server.
 //!
 //! ```sh
-//! cargo run --release --example echo_broadcast    # somebody to talk to
+//! cargo run --release --example echo_broadcast    # a server to connect to
 //! cargo run --release --example bots [-- --url ws://127.0.0.1:9001/] [--bots N] [--seconds S]
 //! ```
 //!
-//! Each says something every ten seconds, and leaves once in a while for good, so that a new one comes. Kill the
-//! server and start it again: the attempts of a second are the herd that it meets. One line is printed per second.
+//! Each bot sends a message every ten seconds. Once a second a bot leaves for good and a new one
+//! connects. Restart the server to see all bots reconnect: the printed attempts are its load. One
+//! line is printed per second.
 
 use std::{collections::HashSet, error::Error, time::Duration};
 
 use tickws::{Connect, Event, LinkId, Reconnect, Server};
 
-/// What happened in this second.
+/// Counts of one second.
 #[derive(Default)]
 struct Second {
     opened: u64,
     lost: u64,
-    heard: u64,
-    said: u64,
+    received: u64,
+    sent: u64,
     attempts: u64,
 }
 
-/// One bot is a link: it keeps that through all of its connections.
-fn send_out(server: &mut Server, url: &str) -> Result<LinkId, Box<dyn Error>> {
+/// Starts a bot; its link id stays the same through all of its connections.
+fn start_bot(server: &mut Server, url: &str) -> Result<LinkId, Box<dyn Error>> {
     let policy = Reconnect::new().base(Duration::from_secs(2)).cap(Duration::from_secs(10));
     let client = server.connect_with(Connect::new(url).header("user-agent", "bots").reconnect(policy))?;
-    server.link(client).ok_or("it has just been made".into())
+    server.link(client).ok_or("the connection was just created".into())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -42,11 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // It listens nowhere: `build` instead of `bind`.
+    // The program listens nowhere, so `build` rather than `bind`.
     let mut server = Server::builder().build()?;
     let mut alive = HashSet::new();
     for _ in 0..bots {
-        alive.insert(send_out(&mut server, &url)?);
+        alive.insert(start_bot(&mut server, &url)?);
     }
     let (beat, line) = (Duration::from_millis(100), Duration::from_secs(1));
     let (beat, line) = (server.set_interval(beat), server.set_interval(line));
@@ -55,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         for event in &server.poll_wait(None)? {
             match event {
                 Event::Open { .. } => now.opened += 1,
-                Event::Message { .. } => now.heard += 1,
+                Event::Message { .. } => now.received += 1,
                 Event::Close { reason, .. } if reason.is_unexpected() => now.lost += 1,
                 Event::ConnectFailed { link, error, .. } => {
                     println!("{link} gives up: {error}");
@@ -63,19 +65,19 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 Event::Timer { timer } if timer == beat => {
                     beats += 1;
-                    // Every hundredth at a time.
+                    // A hundredth of the bots sends at each beat.
                     let turn: Vec<_> =
                         server.clients().filter(|client| client.index() % 100 == beats % 100).collect();
                     for &client in &turn {
-                        now.said += u64::from(server.send(client, "to whom it may concern").is_ok());
+                        now.sent += u64::from(server.send(client, "hello from a bot").is_ok());
                     }
-                    // Each second one of them goes, and another one comes.
+                    // Once a second one bot leaves and another one starts.
                     if let (0, Some(&client)) = (beats % 10, turn.first())
                         && let Some(link) = server.link(client)
                         && server.close(client, 1000, "enough").is_ok()
                     {
                         alive.remove(&link);
-                        alive.insert(send_out(&mut server, &url)?);
+                        alive.insert(start_bot(&mut server, &url)?);
                     }
                 }
                 Event::Timer { timer } if timer == line => {
@@ -83,14 +85,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                     now.attempts =
                         server.stats().dialed - std::mem::replace(&mut attempts, server.stats().dialed);
                     println!(
-                        "{lines:4} s: {} of {} bots are there | {} attempts, {} opened, {} lost | {} said, {} heard",
+                        "{lines:4} s: {} of {} bots are there | {} attempts, {} opened, {} lost | {} sent, {} received",
                         server.client_count(),
                         alive.len(),
                         now.attempts,
                         now.opened,
                         now.lost,
-                        now.said,
-                        now.heard
+                        now.sent,
+                        now.received
                     );
                     now = Second::default();
                 }

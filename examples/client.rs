@@ -1,11 +1,12 @@
-//! A terminal client: what is typed goes out line by line, what comes is printed.
+//! A terminal client: sends standard input line by line, and prints the messages that it receives.
 //!
 //! ```sh
-//! cargo run --release --example client -- ws://127.0.0.1:9001/ [--header 'Name: value'] [--reconnect]
+//! cargo run --release --example client -- ws://127.0.0.1:9001/ \
+//!     [--header 'Name: value'] [--reconnect]
 //! ```
 //!
-//! End of input closes the connection, once everything that was typed has left. The exit code is 1 if there was no
-//! connection or if it broke.
+//! At the end of its input it sends all remaining lines and closes the connection. The exit code is
+//! 1 if the connection failed or broke.
 
 #[cfg(unix)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect]";
     let mut args = std::env::args().skip(1);
-    // What is typed before the connection is there waits for it.
+    // Lines typed before the connection is open are kept for it.
     let mut connect = Connect::new(args.next().ok_or(USAGE)?).while_down(WhileDown::KeepLast(1000));
     while let Some(arg) = args.next() {
         connect = match arg.as_str() {
@@ -58,7 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             typing = count > 0;
             typed.extend_from_slice(&bytes[..count]);
             if !typing && !typed.is_empty() {
-                typed.push(b'\n'); // the last line needs no end
+                typed.push(b'\n'); // the last line may lack a line feed
             }
             while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = typed.drain(..=end).collect();
@@ -85,7 +86,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 _ => {}
             }
         }
-        // A close frame goes behind what is queued; without a connection what was typed still waits for one.
+        // The close frame follows the queued messages. While there is no connection, the lines wait
+        // for one.
         if !typing && !closing && client.is_open() {
             closing = client.close(1000, "").is_ok();
         }
@@ -95,5 +97,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("this example needs a descriptor to poll: it is for Unix");
+    eprintln!("this example polls file descriptors and runs on Unix only");
 }

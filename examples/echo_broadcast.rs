@@ -1,12 +1,12 @@
-//! Every message goes to everyone, its sender too.
+//! Sends every message to all clients, its sender included.
 //!
 //! ```sh
 //! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin]
 //! ```
 //!
 //! Then open `http://127.0.0.1:9001/` in a browser, or connect any WebSocket client to
-//! `ws://127.0.0.1:9001/`, whatever the path. Pages of other sites are refused unless `--any-origin`
-//! is given. Ctrl-C says 1001 to all and exits with 0.
+//! `ws://127.0.0.1:9001/`, with any path. Pages of other origins are rejected unless `--any-origin`
+//! is given. On Ctrl-C the server closes all connections with 1001 and exits with 0.
 
 use std::{
     error::Error,
@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         match arg.as_str() {
             "--max-message" => {
                 let bytes: usize = args.next().ok_or("--max-message needs a number of bytes")?.parse()?;
-                // Room for a few such messages on their way to a client that is slower than the sender.
+                // Room for a few such messages to a client that reads more slowly than the sender
+                // sends.
                 builder = builder.max_message_size(bytes).max_buffered(bytes.saturating_mul(4).max(1 << 20));
             }
             "--any-origin" => builder = builder.allow_any_origin(),
@@ -55,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut last = server.stats();
 
     while !server.is_drained() {
-        // A signal ends the sleep; the timeout is for one that comes just before it.
+        // A signal ends the sleep. The timeout covers a signal just before the sleep.
         let tick = server.poll_for(Duration::from_millis(500))?;
         for event in &tick {
             match event {

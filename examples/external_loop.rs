@@ -1,10 +1,11 @@
-//! The server inside somebody else's poll loop, here one around `poll(2)` that also reads the terminal.
+//! The server inside an external poll loop, here one around `poll(2)` that also reads the terminal.
 //!
 //! ```sh
 //! cargo run --release --example external_loop [-- ADDR]
 //! ```
 //!
-//! What is typed goes to every client; what clients send is printed. End of input ends the program.
+//! Lines typed are sent to every client, and messages of clients are printed. The end of the input
+//! ends the program.
 
 #[cfg(unix)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,13 +28,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut line = [0; 8192];
     let mut typing = true;
     while !server.is_drained() {
-        // Ask first: it is zero while something is queued or was carried over.
+        // The timeout must be read before each sleep: it is zero while messages are queued or work
+        // is left over.
         let timeout = server.next_timeout();
         let timeout = timeout.map(Timespec::try_from).transpose()?;
         let keyboard = {
             let stdin = io::stdin();
             let mut fds = [PollFd::new(&server, PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
-            // A terminal that has ended would report that without end.
+            // A terminal at its end would be ready for ever, so it is no longer polled.
             let watched = if typing { 2 } else { 1 };
             match poll(&mut fds[..watched], timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -49,12 +51,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     server.shutdown(CloseCode::Away, Duration::from_secs(5));
                 }
                 count => {
-                    let said = String::from_utf8_lossy(&line[..count]);
-                    server.broadcast(said.trim_end());
+                    let text = String::from_utf8_lossy(&line[..count]);
+                    server.broadcast(text.trim_end());
                 }
             }
         }
-        // Whatever woke us: a deadline may be due, and what was typed has to leave.
+        // Poll in any case: a deadline may be due, and queued lines have to be sent.
         for event in &server.poll_once()? {
             match event {
                 Event::Open { client, .. } => log::info!("{client} joined"),
@@ -70,5 +72,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 #[cfg(not(unix))]
 fn main() {
-    eprintln!("this example needs a descriptor to poll: it is for Unix");
+    eprintln!("this example polls file descriptors and runs on Unix only");
 }

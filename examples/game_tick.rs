@@ -4,8 +4,9 @@
 //! cargo run --release --example game_tick [-- ADDR] [--frames N]
 //! ```
 //!
-//! Clients steer with the text messages `left` and `right`; everyone gets the positions of all players
-//! as binary, 60 times per second. Once per second the longest poll is printed.
+//! Clients steer with the text messages `left` and `right`. All clients receive the positions of
+//! all players in a binary message, 60 times per second. The longest poll is printed once per
+//! second.
 
 use std::{
     error::Error,
@@ -18,7 +19,7 @@ use tickws::{ClientId, CloseCode, Event, Message, Server};
 
 const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 60);
 
-/// Polls in one frame; each reads about 64 KiB, and there is rarely more than one.
+/// Most polls per frame. Each reads about 64 KiB, and there is rarely more than one.
 const POLLS: usize = 8;
 
 struct Player {
@@ -27,7 +28,7 @@ struct Player {
     speed: i16,
 }
 
-/// A side table: the slot of a client is its player's.
+/// A side table: a player has the index of its client.
 #[derive(Default)]
 struct World(Vec<Option<Player>>);
 
@@ -43,7 +44,7 @@ impl World {
                 match message {
                     Message::Text("left") => player.speed = player.speed.saturating_sub(1),
                     Message::Text("right") => player.speed = player.speed.saturating_add(1),
-                    other => log::debug!("{client} says {other:?}"),
+                    other => log::debug!("{client} sent {other:?}"),
                 }
             }
             Event::Close { client, reason } => {
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// Moves everyone; writes the frame's number, then (slot, x) of each player.
+    /// Moves all players. Writes the frame's number, then index and position of each player.
     fn simulate(&mut self, frame: u64, snapshot: &mut Vec<u8>) {
         snapshot.clear();
         snapshot.extend_from_slice(&frame.to_be_bytes());
@@ -77,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // A frame has 16 ms; whatever the network does, a poll stops reading after half a millisecond.
+    // A frame has 16 ms. Whatever clients send, a poll stops reading after half a millisecond.
     let mut server = Server::builder().time_budget(Duration::from_micros(500)).bind(addr)?;
     log::info!("playing on ws://{}/", server.local_addrs()[0]);
     let second = server.set_interval(Duration::from_secs(1));

@@ -1,10 +1,10 @@
-//! Chat rooms by JSON commands.
+//! Chat rooms with JSON commands.
 //!
 //! ```sh
 //! cargo run --release --example rooms --features json [-- ADDR]
 //! ```
 //!
-//! Then, with any WebSocket client at `ws://127.0.0.1:9001/`, one message a line:
+//! Then, with any WebSocket client at `ws://127.0.0.1:9001/`, send one message per line:
 //!
 //! ```json
 //! {"type": "name", "data": "ada"}
@@ -19,7 +19,7 @@ use std::{collections::HashMap, error::Error};
 use serde::{Deserialize, Serialize};
 use tickws::{ClientId, Envelope, Event, JsonError, Message, Prepared, Server};
 
-/// What a client may say.
+/// A message from a client.
 #[derive(Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 enum Command {
@@ -30,7 +30,7 @@ enum Command {
     Leave(String),
 }
 
-/// What it hears.
+/// A message to the members of a room.
 #[derive(Serialize)]
 struct Said<'a> {
     room: &'a str,
@@ -41,7 +41,7 @@ struct Said<'a> {
 #[derive(Default)]
 struct Person {
     name: String,
-    /// The server has forgotten them by the time of the `Close` event.
+    /// The rooms that were joined. The server has left them all by the time of the `Close` event.
     rooms: Vec<String>,
 }
 
@@ -57,8 +57,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Event::Message { client, message } => {
             let person = people.entry(client).or_default();
             let command = message.parse_json().map_err(Into::into);
-            if let Err(error) = command.and_then(|command| obey(server, client, person, command)) {
-                // The client is told what is wrong; if it has left, nobody is.
+            if let Err(error) = command.and_then(|command| execute(server, client, person, command)) {
+                // The client is told the error. If it has left, the reply is dropped.
                 let _ = reply(&error.to_string()).map(|text| server.send(client, text));
             }
         }
@@ -71,7 +71,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn obey(server: &mut Server, id: ClientId, who: &mut Person, command: Command) -> Result<(), Box<dyn Error>> {
+fn execute(
+    server: &mut Server,
+    id: ClientId,
+    who: &mut Person,
+    command: Command,
+) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Name(name) => {
             server.set_user(id, &name)?;

@@ -1,12 +1,14 @@
-//! The latest state of a world at 60 Hz, to fast and slow readers, and how stale each reader's copy is.
+//! Sends the latest state of a world at 60 Hz to fast and slow readers, and prints how old each
+//! reader's copy is.
 //!
 //! ```sh
 //! cargo run --release --example snapshots [-- SECONDS]
 //! ```
 //!
-//! Server and readers are in this one program. A reader that takes less than is sent falls behind for
-//! ever with `send`, until its outbox overflows. With `send_latest` it skips what it would be late for.
-//! Each second is printed just before the next states are sent: who has all is one frame behind, 17 ms.
+//! Server and readers are in this program. With `send`, a reader that is slower than the sender
+//! falls further and further behind, until its outbox overflows. With `send_latest` outdated states
+//! are skipped. The ages are printed just before the next states are sent, so a reader that has all
+//! is one frame (17 ms) behind.
 
 use std::{
     error::Error,
@@ -25,16 +27,16 @@ const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 60);
 const ENTITIES: usize = 20;
 const STATE: usize = 500;
 
-/// Name, bytes that it reads per second, whether it is served with `send_latest`.
+/// Name, bytes read per second, and whether the server uses `send_latest`.
 const READERS: [(&str, f64, bool); 3] =
     [("fast, send_latest", 1e9, true), ("slow, send_latest", 1e5, true), ("slow, send", 1e5, false)];
 
-/// When the oldest state was made that each reader still has of any entity, in ms since the start.
+/// The time, in ms since the start, at which the oldest state that a reader holds was made.
 static OLDEST: [AtomicU64; READERS.len()] = [const { AtomicU64::new(0) }; READERS.len()];
 
 fn read(addr: SocketAddr, reader: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_recv_buffer_size(16 * 1024)?; // a slow link, not a long queue behind a fast one
+    socket.set_recv_buffer_size(16 * 1024)?; // a slow link rather than a long queue in the kernel
     socket.connect(&addr.into())?;
     let config = WebSocketConfig::default().read_buffer_size(1024);
     let (mut socket, _) =
@@ -50,7 +52,7 @@ fn read(addr: SocketAddr, reader: usize) -> Result<(), Box<dyn Error + Send + Sy
 
 fn main() -> Result<(), Box<dyn Error>> {
     let seconds: u64 = std::env::args().nth(1).map_or(Ok(8), |arg| arg.parse())?;
-    // What the kernel holds cannot be replaced any more, so it gets little.
+    // Bytes in the kernel cannot be replaced any more, so its buffer is small.
     let mut server = Server::builder().send_buffer(16 * 1024).max_buffered(2 << 20).bind("127.0.0.1:0")?;
     let addr = server.local_addrs()[0];
     for reader in 0..READERS.len() {
@@ -68,7 +70,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                     *clients.get_mut(reader).ok_or("no such reader")? = Some(client);
                 }
                 Event::Close { client, reason } => {
-                    let reader = clients.iter().position(|known| *known == Some(client)).ok_or("who?")?;
+                    let reader =
+                        clients.iter().position(|known| *known == Some(client)).ok_or("unknown client")?;
                     clients[reader] = None;
                     println!("the reader \"{}\" left: {reason}", READERS[reader].0);
                 }
@@ -85,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             for entity in 0..ENTITIES {
                 state[0] = entity as u8;
                 let Some(client) = *client else { break };
-                // One that overflows is reported by its Close.
+                // A client that overflows is reported by its `Close`.
                 let _ = match latest {
                     true => server.send_latest(client, entity, &state),
                     false => server.send(client, &state),

@@ -1,11 +1,12 @@
-//! A worker thread computes, and says what it finds through a `Handle`.
+//! A worker thread computes and publishes its results through a `Handle`.
 //!
 //! ```sh
 //! cargo run --release --example threads [-- ADDR]
 //! ```
 //!
-//! Every client of `ws://127.0.0.1:9001/` joins a room that hears ten times per second how many primes there are
-//! so far. Once per second the worker asks the server how many listen. Ctrl-C says 1001 to all and exits with 0.
+//! Every client of `ws://127.0.0.1:9001/` joins a room to which the number of primes found so far
+//! is published ten times per second. Once per second the worker asks the server for the number of
+//! members. On Ctrl-C the server closes all connections with 1001 and exits with 0.
 
 use std::{
     error::Error,
@@ -25,7 +26,7 @@ use tickws::{CloseCode, Event, Handle, HandleError, Server};
 
 const ROOM: &str = "primes";
 
-/// Ends when the server is gone: there is nobody left to tell.
+/// Runs until the server is gone.
 fn count_primes(handle: &Handle) -> Result<(), HandleError> {
     let (mut found, mut next_report, mut reports) = (0u64, Instant::now(), 0);
     for number in 2u64.. {
@@ -36,24 +37,25 @@ fn count_primes(handle: &Handle) -> Result<(), HandleError> {
         next_report += Duration::from_millis(100);
         reports += 1;
         match handle.publish(ROOM, &format!("{found} primes up to {number}")) {
-            // The server is behind. The next report says more than this one: no need to wait.
-            Err(HandleError::Full) => warn!("a report is left out"),
+            // The server is behind. The next report supersedes this one, so there is no need to
+            // wait.
+            Err(HandleError::Full) => warn!("a report was skipped"),
             outcome => outcome?,
         }
         if reports % 10 == 0 {
-            info!("{} clients hear of {found} primes", audience(handle)?);
+            info!("{} clients are told of {found} primes", audience(handle)?);
         }
     }
     Ok(())
 }
 
-/// A closure asks on the server's thread; this one waits for the answer.
+/// A closure on the server's thread counts the members; this thread waits for the result.
 fn audience(handle: &Handle) -> Result<usize, HandleError> {
-    let (answer, count) = mpsc::channel();
+    let (sender, count) = mpsc::channel();
     handle.call(move |server| {
-        let _ = answer.send(server.room_len(ROOM));
+        let _ = sender.send(server.room_len(ROOM));
     })?;
-    // A closure that is dropped with the server drops `answer`.
+    // A closure that is dropped with the server drops `sender`, which ends the wait.
     count.recv().map_err(|_| HandleError::ServerGone)
 }
 
@@ -71,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     while !server.is_drained() {
-        // A signal ends the sleep; the timeout is for one that comes just before it.
+        // A signal ends the sleep. The timeout covers a signal just before the sleep.
         for event in &server.poll_for(Duration::from_millis(500))? {
             match event {
                 Event::Open { client, .. } => server.join(client, ROOM)?,

@@ -1,6 +1,6 @@
-//! The steady state allocates nothing (DESIGN: "zero allocations in the steady state").
+//! The steady state allocates nothing (ARCHITECTURE.md).
 //!
-//! A test of its own, because it counts in the global allocator.
+//! This test is a binary of its own, because it counts in the global allocator.
 
 #[path = "support/counting.rs"]
 mod counting;
@@ -19,7 +19,7 @@ static ALLOCATOR: Counting = Counting;
 
 const KEY: [u8; 4] = [1, 2, 3, 4];
 
-/// A server and raw clients on one thread, so that every step is in our hands.
+/// A server and raw clients on one thread, so that the test decides the order of every step.
 struct Bench {
     server: Server,
     clients: Vec<TcpStream>,
@@ -49,7 +49,7 @@ impl Bench {
             stream.read_exact(&mut head).unwrap();
             assert!(head.ends_with(b"\r\n\r\n"));
             stream.set_nonblocking(true).unwrap();
-            // Or the kernel joins the pieces.
+            // Without this, Nagle's algorithm would join the pieces.
             stream.set_nodelay(true).unwrap();
             stream
         });
@@ -57,8 +57,8 @@ impl Bench {
         Bench { server, clients, reply: vec![0; 1 << 20], allocations: 0 }
     }
 
-    /// Client 0 sends `input` in pieces of `piece` bytes; the application answers each message with
-    /// `answer`; every client in `readers` must get `expected` bytes.
+    /// Client 0 sends `input` in pieces of `piece` bytes. The application handles each message with
+    /// `answer`. Each of the first `readers` clients must receive `expected` bytes.
     fn round(
         &mut self,
         input: &[u8],
@@ -70,8 +70,8 @@ impl Bench {
         let mut got = [0; 8];
         let (mut sent, before_all) = (0, self.server.stats().bytes_in);
         for _ in 0..1_000_000 {
-            // One piece at a time: two that are read together once in a while would be another load, with
-            // another high-water mark of the pools.
+            // One piece at a time: if two were now and then read together, the load would vary, and
+            // with it the high-water mark of the pools.
             if sent < input.len() && self.server.stats().bytes_in - before_all == sent as u64 {
                 let end = input.len().min(sent.saturating_add(piece));
                 sent += self.clients[0].write(&input[sent..end]).unwrap_or(0);
@@ -94,7 +94,7 @@ impl Bench {
         panic!("got {got:?} of {expected} bytes");
     }
 
-    /// Allocations of `rounds` rounds, after as many to warm up.
+    /// Runs `rounds` rounds to warm up and as many again, and gives the allocations of the latter.
     fn steady(&mut self, rounds: usize, mut round: impl FnMut(&mut Bench)) -> u64 {
         for _ in 0..rounds {
             round(self);
@@ -141,7 +141,7 @@ fn the_steady_state_allocates_nothing() {
     let echoes = bench.steady(200, |bench| bench.round(&pipelined, usize::MAX, 1, expected, echo));
     assert_eq!(echoes, 0, "pipelined echo");
 
-    // Pieces of 7 bytes: frames are split everywhere, headers too.
+    // Pieces of 7 bytes split frames at every place, headers included.
     let split = bench.steady(20, |bench| bench.round(&pipelined, 7, 1, expected, echo));
     assert_eq!(split, 0, "echo of frames that arrive in pieces");
 
@@ -162,12 +162,13 @@ fn the_steady_state_allocates_nothing() {
     let pongs = bench.steady(100, |bench| bench.round(&ping, usize::MAX, 1, 15, |_, _| ()));
     assert_eq!(pongs, 0, "pongs");
 
-    // A large broadcast is shared: what it needs does not grow with the clients.
+    // All recipients share one copy of a large broadcast: its allocations do not grow with their
+    // number.
     let shared = frame(2, &[7; 50_000]);
     let casts = bench.steady(20, |bench| bench.round(&shared, usize::MAX, 4, 50_004, broadcast));
     assert!(casts <= 2 * 20, "{casts} allocations for 20 large broadcasts to 4 clients");
 
-    // A tick of values for many keys, to clients that read, each flush a write.
+    // 200 keyed values in each tick, to a client that reads. Each flush is one write.
     let values: Vec<Vec<u8>> = (0..200).map(|key| vec![key; 20 + usize::from(key)]).collect();
     let framed = |payload: usize| payload + if payload < 126 { 2 } else { 4 };
     let expected: usize = values.iter().map(|value| framed(value.len())).sum();
@@ -182,7 +183,7 @@ fn the_steady_state_allocates_nothing() {
     let latest = bench.steady(50, |bench| bench.round(&small, usize::MAX, 1, expected, send_values));
     assert_eq!(latest, 0, "latest values");
 
-    // In every other way: expiring, of high priority, framed before, and large and shared.
+    // The other ways to send: with high priority and an expiry, and prepared, small and large.
     let prepared = [Prepared::new(&[7; 100]), Prepared::new(&[7; 5_000])];
     let urgent = SendOptions {
         priority: Priority::High,
@@ -220,7 +221,7 @@ fn the_steady_state_allocates_nothing() {
     let published = bench.steady(100, |bench| bench.round(&small, usize::MAX, 4, 3 * 102, publish));
     assert_eq!(published, 0, "small messages to a room and to a user");
 
-    // Of each of two values the latest leaves.
+    // Two values for each of two keys: only the latest of each key is sent.
     let latest = |server: &mut Server, event: Event<'_>| {
         if let Event::Message { message, .. } = event {
             for key in [1, 2, 1, 2] {
@@ -237,11 +238,11 @@ fn the_steady_state_allocates_nothing() {
 }
 
 #[test]
-fn limits_allocate_nothing_either() {
+fn rate_limits_allocate_nothing() {
     let builder = Server::builder().max_messages_per_second(40).max_bytes_per_second(1_000_000);
     let mut bench = Bench::with(builder.rate_limit(Limit::Pause), 1);
-    // Each message alone, so that every pause finds the same. A machine so slow that a round takes it 20 ms is never
-    // paused.
+    // One message at a time, so that every pause begins in the same state. A machine that is slower
+    // than the rate limit is never paused.
     let small = frame(2, &[7; 100]);
     let echoes = bench.steady(70, |bench| bench.round(&small, usize::MAX, 1, 102, echo));
     assert!(bench.server.stats().throttled > 10, "{}", bench.server.stats());
@@ -249,10 +250,10 @@ fn limits_allocate_nothing_either() {
 }
 
 #[test]
-fn values_for_a_client_that_does_not_read_allocate_nothing() {
+fn replacing_values_for_a_stalled_client_allocates_nothing() {
     let mut bench = Bench::new(1);
     let client = bench.server.clients().next().unwrap();
-    // More than the kernel may take later, when it moves its buffers about.
+    // Enough that the kernel's buffers stay full, even if the kernel resizes them later.
     while bench.server.buffered(client) < 2 << 20 {
         bench.server.send(client, &[7; 16 * 1024]).unwrap();
         bench.server.flush();
@@ -263,7 +264,7 @@ fn values_for_a_client_that_does_not_read_allocate_nothing() {
         tick += 1;
         let before = allocations();
         for key in 0..200 {
-            // Of every size, so that few fit where the older one stood.
+            // The sizes vary, so that a new value rarely fits into the space of the old one.
             let len = (key * 7 + tick * 31) % value.len();
             bench.server.send_latest(client, key, &value[..len]).unwrap();
         }

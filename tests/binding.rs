@@ -1,4 +1,4 @@
-//! Where a server listens, and what it refuses to be told.
+//! Where a server listens, and which settings it rejects.
 
 mod support;
 
@@ -11,13 +11,13 @@ use std::{
 use support::{Harness, Seen, raw};
 use tickws::{ConfigError, Server, ServerBuilder};
 
-/// A harness on a server that was bound otherwise.
+/// A harness around a server that is already bound.
 fn harness(server: Server) -> Harness {
     let addr = server.local_addrs()[0];
     Harness { server, addr, seen: Vec::new() }
 }
 
-/// Connects to `addr` and hears an echo.
+/// Connects to `addr` and receives a message from the server.
 #[track_caller]
 fn assert_serves(h: &mut Harness, addr: SocketAddr) {
     let mut raw = raw::Raw::connect(addr);
@@ -33,7 +33,7 @@ fn several_addresses_are_served_at_once() {
         (Ipv4Addr::LOCALHOST, 0).into(),
         (Ipv6Addr::LOCALHOST, 0).into(),
     ];
-    // A machine without IPv6 has only the first two.
+    // On a machine without IPv6 only the first two are bound.
     let has_ipv6 = TcpListener::bind(addrs[2]).is_ok();
     let mut h = harness(Server::bind(&addrs[..]).unwrap());
     let local = h.server.local_addrs();
@@ -46,7 +46,7 @@ fn several_addresses_are_served_at_once() {
 }
 
 #[test]
-fn a_host_name_works() {
+fn binds_to_a_host_name() {
     let mut h = harness(Server::bind("localhost:0").unwrap());
     for addr in h.server.local_addrs() {
         assert_serves(&mut h, addr);
@@ -54,10 +54,10 @@ fn a_host_name_works() {
 }
 
 #[test]
-fn a_listener_that_was_handed_over_is_served_with_its_backlog() {
+fn a_given_listener_is_served_with_its_backlog() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    // Connected before there was a server.
+    // This client connects before there is a server.
     let mut early = raw::Raw::connect(addr);
     early.write_some(raw::upgrade_request("/early", "").as_bytes()).unwrap();
     let mut h = harness(Server::builder().listener(listener).build().unwrap());
@@ -79,7 +79,7 @@ fn listeners_and_addresses_can_be_mixed() {
 }
 
 #[test]
-fn no_listener_starves_another() {
+fn a_busy_listener_does_not_starve_another() {
     let mut h = harness(
         Server::builder()
             .accept_budget(2)
@@ -91,7 +91,7 @@ fn no_listener_starves_another() {
     let mut single = raw::Raw::connect(local[1]);
     single.write_some(raw::upgrade_request("/", "").as_bytes()).unwrap();
     h.until_seen("the single client", 1, |seen| matches!(seen, Seen::Open(..)));
-    assert!(h.server.stats().accepted < 60, "it was let in before the crowd was through");
+    assert!(h.server.stats().accepted < 60, "all of the crowd was accepted before the single client");
     drop(crowd);
 }
 
@@ -102,14 +102,14 @@ fn an_address_in_use_is_named_in_the_error() {
     let error = Server::bind(addr).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&addr.to_string()), "{error}");
-    // One bad address of two is an error too, unless the machine merely does not have it.
+    // One bad address of two is an error too, unless it merely does not exist on this machine.
     let two = [SocketAddr::from(([127, 0, 0, 1], 0)), addr];
     assert_eq!(Server::bind(&two[..]).unwrap_err().kind(), ErrorKind::AddrInUse);
 }
 
 #[test]
-fn addresses_that_do_not_exist_here_are_skipped_while_one_remains() {
-    // TEST-NET-1 of RFC 5737: nobody has it.
+fn unavailable_addresses_are_skipped_if_another_binds() {
+    // TEST-NET-1 of RFC 5737, which no machine has.
     let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
     let error = Server::bind(foreign).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
@@ -122,7 +122,7 @@ fn addresses_that_do_not_exist_here_are_skipped_while_one_remains() {
 }
 
 #[test]
-fn a_setting_that_cannot_work_is_an_error_with_its_cause_inside() {
+fn invalid_settings_are_errors_that_carry_a_config_error() {
     let cause = |builder: ServerBuilder| -> ConfigError {
         let error = builder.bind("127.0.0.1:0").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -144,7 +144,7 @@ fn a_setting_that_cannot_work_is_an_error_with_its_cause_inside() {
         cause(Server::builder().allow_origins(["game.example"])),
         ConfigError::InvalidOrigin("game.example".into())
     );
-    // Both off, and the largest values, are fine.
+    // Liveness checks turned off, and the largest values, are valid.
     let builder = Server::builder().ping_interval(None).silence_timeout(None).max_buffered(usize::MAX);
     let builder =
         builder.write_timeout(Duration::MAX).close_timeout(Duration::MAX).max_lifetime(Duration::MAX);

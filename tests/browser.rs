@@ -1,4 +1,5 @@
-//! The examples' pages in a real browser, used as a person uses them. Needs chromium, see [`devtools::find`].
+//! The examples' pages in a real browser, driven as a person would use them. Needs chromium, see
+//! [`devtools::find`].
 #![cfg(unix)]
 
 #[path = "browser/devtools.rs"]
@@ -12,7 +13,7 @@ use serde_json::json;
 
 const ONLINE: &str = "document.body.dataset.state === 'online'";
 
-/// A browser, or the end of the test.
+/// A running browser; returns from the test if none is installed.
 macro_rules! browser {
     () => {
         match devtools::find() {
@@ -22,7 +23,7 @@ macro_rules! browser {
     };
 }
 
-/// A running chat, and its page without the token.
+/// A running chat, and the URL of its page without the token.
 fn chat(args: &[&str]) -> (Example, String) {
     let mut example = Example::start("chat", args);
     let url = example.expect_url("http://");
@@ -36,7 +37,7 @@ fn log_in(tab: &Tab<'_>, name: &str, token: &str) {
     tab.press_enter();
 }
 
-fn enter<'b>(browser: &'b Browser, url: &str, name: &str) -> Tab<'b> {
+fn join_chat<'b>(browser: &'b Browser, url: &str, name: &str) -> Tab<'b> {
     let tab = browser.open(url);
     log_in(&tab, name, "letmein");
     tab.until(ONLINE);
@@ -48,17 +49,17 @@ fn say(tab: &Tab<'_>, text: &str) {
     tab.press_enter();
 }
 
-/// `host:port`.
+/// The `host:port` of a URL.
 fn authority(url: &str) -> &str {
     url.split('/').nth(2).unwrap()
 }
 
 #[test]
-fn tabs_talk_in_rooms_and_a_late_one_reads_what_was_said() {
+fn chat_rooms_separate_messages_and_keep_a_history() {
     let browser = browser!();
     let (_example, url) = chat(&["127.0.0.1:0"]);
-    let ada = enter(&browser, &url, "ada");
-    let bob = enter(&browser, &url, "bob");
+    let ada = join_chat(&browser, &url, "ada");
+    let bob = join_chat(&browser, &url, "bob");
     for tab in [&ada, &bob] {
         tab.until_text("#here", "ada\nbob");
     }
@@ -69,8 +70,9 @@ fn tabs_talk_in_rooms_and_a_late_one_reads_what_was_said() {
         from.until_text("#log", text);
     }
 
-    // Both to another room: bob by its link, ada by the address. Who stays behind hears nothing of it.
-    let cleo = enter(&browser, &url, "cleo");
+    // Ada and Bob move to another room: Bob by its link, Ada by the address bar. Cleo stays behind
+    // and receives none of its messages.
+    let cleo = join_chat(&browser, &url, "cleo");
     cleo.until_text("#log", "καλημέρα");
     ada.eval("location.hash = 'küche'");
     ada.until_text("#room", "#küche");
@@ -86,8 +88,8 @@ fn tabs_talk_in_rooms_and_a_late_one_reads_what_was_said() {
     assert!(!cleo.text("#log").contains("only here"));
     assert!(!ada.text("#log").contains("so quiet"));
 
-    // The history, in order, for one who comes late, and back in the lobby.
-    let dan = enter(&browser, &format!("{url}#k%C3%BCche"), "dan");
+    // The history of a room is complete and in order, for a new member and for one who comes back.
+    let dan = join_chat(&browser, &format!("{url}#k%C3%BCche"), "dan");
     dan.until_text("#log", "only here");
     ada.click("#rooms a[href='#lobby']");
     ada.until_text("#log", "so quiet");
@@ -96,7 +98,7 @@ fn tabs_talk_in_rooms_and_a_late_one_reads_what_was_said() {
     assert!(places.is_sorted(), "{log}");
     dan.until("document.querySelector('#here').innerText === 'bob\\ndan'");
 
-    // Of many, the last fifty; there is a limit of twenty a second.
+    // Only the last fifty messages are kept. The pauses stay below the limit of twenty a second.
     for number in 0..60 {
         say(&cleo, &format!("message {number}."));
         cleo.until_text("#log", &format!("message {number}."));
@@ -104,7 +106,7 @@ fn tabs_talk_in_rooms_and_a_late_one_reads_what_was_said() {
             cleo.eval("new Promise(done => setTimeout(done, 500))");
         }
     }
-    let eve = enter(&browser, &url, "eve");
+    let eve = join_chat(&browser, &url, "eve");
     eve.until_text("#log", "message 59.");
     assert_eq!(eve.eval("document.querySelectorAll('#log .said').length"), 50);
     assert!(eve.text("#log").contains("message 10.") && !eve.text("#log").contains("message 9."));
@@ -115,8 +117,8 @@ fn markup_is_shown_as_text() {
     let browser = browser!();
     let (_example, url) = chat(&["127.0.0.1:0"]);
     let evil = "<img src=x onerror=hit=1>";
-    let ada = enter(&browser, &url, "ada");
-    let bob = enter(&browser, &format!("{url}#<b>room"), "<i onclick=hit=1>");
+    let ada = join_chat(&browser, &url, "ada");
+    let bob = join_chat(&browser, &format!("{url}#<b>room"), "<i onclick=hit=1>");
     bob.until_text("#room", "#<b>room");
     bob.eval("location.hash = ''");
     for tab in [&ada, &bob] {
@@ -131,18 +133,18 @@ fn markup_is_shown_as_text() {
 }
 
 #[test]
-fn a_bad_token_is_refused_and_a_good_one_gets_a_cookie() {
+fn a_bad_token_gets_401_and_a_good_one_a_cookie() {
     let browser = browser!();
     let (_example, url) = chat(&["127.0.0.1:0"]);
     let tab = browser.open(&url);
     log_in(&tab, "mallory", "guess");
-    // Chromium's words for a 401.
+    // Chromium's text for a 401.
     tab.until_event("Network.webSocketFrameError", "HTTP Authentication failed");
     tab.until("document.body.dataset.state === 'refused'");
     tab.until_text("#trouble", "Is the token right?");
     assert!(browser.cookies().is_empty(), "{:?}", browser.cookies());
 
-    // From the same form, with the right one; the address that the server prints brings it along.
+    // The right token, in the same form. The address that the server prints contains the token.
     log_in(&tab, "mallory", "letmein");
     tab.until(ONLINE);
     let cookies = browser.cookies();
@@ -160,32 +162,32 @@ fn a_bad_token_is_refused_and_a_good_one_gets_a_cookie() {
 }
 
 #[test]
-fn a_page_that_lost_its_server_comes_back_after_the_restart() {
+fn chat_page_reconnects_after_a_server_restart() {
     let browser = browser!();
     let (example, url) = chat(&["127.0.0.1:0"]);
-    let tab = enter(&browser, &url, "ada");
+    let tab = join_chat(&browser, &url, "ada");
     say(&tab, "before");
     tab.until_text("#log", "before");
     example.kill();
     tab.until_text("#status", "reconnecting (1006)");
     tab.until_text("#wait", "in ");
     tab.until_text("#log", "Connection closed: 1006");
-    // What is written meanwhile is not lost.
+    // Text written while offline is not lost.
     say(&tab, "meanwhile");
     let (_example, _) = chat(&[authority(&url)]);
     tab.until(ONLINE);
     tab.until_text("#here", "ada");
-    assert!(tab.text("#log").contains("before"), "what was read is still there");
+    assert!(tab.text("#log").contains("before"), "earlier messages are still shown");
     tab.press_enter();
     tab.until_text("#log", "meanwhile");
 }
 
 #[test]
-fn a_page_shows_the_code_and_reason_that_it_was_closed_with() {
+fn chat_page_shows_close_code_and_reason() {
     let browser = browser!();
     let (mut example, url) = chat(&["127.0.0.1:0"]);
-    let ada = enter(&browser, &url, "ada");
-    let bob = enter(&browser, &url, "bob");
+    let ada = join_chat(&browser, &url, "ada");
+    let bob = join_chat(&browser, &url, "bob");
     ada.until_text("#here", "bob");
     say(&ada, "/kick nobody");
     ada.until_text("#log", "nobody here is called nobody");
@@ -205,7 +207,7 @@ fn a_page_shows_the_code_and_reason_that_it_was_closed_with() {
 }
 
 #[test]
-fn the_page_of_echo_broadcast_sends_text_and_bytes_of_any_size() {
+fn echo_broadcast_page_sends_text_and_bytes_of_any_size() {
     let browser = browser!();
     let mut example = Example::start("echo_broadcast", &["127.0.0.1:0"]);
     let url = example.expect_url("http://");
@@ -219,7 +221,8 @@ fn the_page_of_echo_broadcast_sends_text_and_bytes_of_any_size() {
     two.click("#bytes");
     one.until_text("#log", "binary, 1000 bytes");
 
-    // 100 KB of text in 2, 3 and 4 bytes a character, and of bytes: each comes back as it was.
+    // 100 KB of text with characters of 2, 3 and 4 bytes, and 100 KB of bytes: each is echoed
+    // unchanged.
     let echoes = "new Promise(done => {
         const text = 'gü你👋'.repeat(10_000), bytes = Uint8Array.from({ length: 100_000 }, (_, i) => i * 7);
         const socket = new WebSocket(`ws://${location.host}/any/path`), got = [];
@@ -235,7 +238,7 @@ fn the_page_of_echo_broadcast_sends_text_and_bytes_of_any_size() {
 }
 
 #[test]
-fn a_page_of_another_site_is_refused_unless_all_are_allowed() {
+fn a_cross_origin_page_gets_403_unless_any_origin_is_allowed() {
     let browser = browser!();
     let start = |args: &[&str]| {
         let mut example = Example::start("echo_broadcast", args);
@@ -254,7 +257,7 @@ fn a_page_of_another_site_is_refused_unless_all_are_allowed() {
             }})"
         ))
     };
-    // Another port is another site; so is another name of the same machine.
+    // Another port makes another origin; so does another name of the same machine.
     let other_port = browser.open(&open_url);
     let other_name = browser.open(&strict_url.replace("127.0.0.1", "localhost"));
     for tab in [&other_port, &other_name] {
@@ -267,23 +270,23 @@ fn a_page_of_another_site_is_refused_unless_all_are_allowed() {
         assert_eq!(attempt(tab, &open_url), "open");
     }
     strict.interrupt();
-    // Its own two pages and what the last attempt opened.
+    // Three connections: the pages `other_name` and `same`, and the attempt from `same`.
     strict.expect("(3 opened, ");
 }
 
 #[test]
-fn the_dashboard_shows_what_its_server_does() {
+fn dashboard_shows_live_figures_and_reconnects() {
     let browser = browser!();
     let mut example = Example::start("dashboard", &["127.0.0.1:0", "--load", "3"]);
     let url = example.expect_url("http://");
     let tab = browser.open(url.trim_end_matches(','));
     tab.until_text("#status", "live");
-    // Three that talk, and this page.
+    // Three load clients and this page.
     tab.until("parseInt(document.querySelector('#clients').innerText) === 4");
     tab.until("parseInt(document.querySelector('#messages .first').innerText) > 0");
     tab.until("parseInt(document.querySelector('#messages .second').innerText) > 0");
     tab.until("parseInt(document.querySelector('#ended').innerText) > 0");
-    // Something is drawn, in as many pixels as the screen has.
+    // Each canvas has as many pixels as the screen shows, and something is drawn on it.
     let drawn = "[...document.querySelectorAll('canvas')].every(canvas =>
         canvas.width === Math.round(canvas.clientWidth * devicePixelRatio)
         && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean))";

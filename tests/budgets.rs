@@ -1,5 +1,5 @@
-//! One poll's work is bounded, what is left comes later, and nobody waits longer than a round
-//! (DESIGN, law 1).
+//! One poll's work is bounded, the rest is done by later polls, and no client waits longer than one
+//! round (law 1 in ARCHITECTURE.md).
 
 mod support;
 
@@ -17,13 +17,13 @@ fn expected(count: usize) -> Vec<String> {
     (0..count).map(|i| i.to_string()).collect()
 }
 
-/// Gets `bytes` into the kernel without a poll.
+/// Writes `bytes` into the kernel's buffer without a poll.
 fn push(raw: &mut raw::Raw, bytes: &[u8]) {
     assert_eq!(raw.write_some(bytes).unwrap(), bytes.len(), "fits into the kernel's buffers");
 }
 
 #[test]
-fn a_tick_holds_no_more_events_than_its_budget_and_nothing_is_lost() {
+fn event_budget_bounds_the_events_of_a_tick() {
     const BUDGET: usize = 7;
     let mut h = Harness::with(Server::builder().event_budget(BUDGET));
     let mut clients: Vec<_> = (0..3).map(|_| h.connect()).collect();
@@ -36,7 +36,7 @@ fn a_tick_holds_no_more_events_than_its_budget_and_nothing_is_lost() {
         let tick = h.server.poll_once().unwrap();
         assert!(tick.len() <= BUDGET, "{} events", tick.len());
         if tick.len() == BUDGET {
-            // Only at the very end there may be nothing left.
+            // A full tick has more to come, except at the very end.
             let left = clients.iter().map(|(_, id)| 100 - h.texts(*id).len()).sum::<usize>();
             assert!(tick.more() || left <= BUDGET);
             assert!(!tick.more() || tick.next_timeout() == Some(Duration::ZERO));
@@ -54,7 +54,7 @@ fn a_tick_holds_no_more_events_than_its_budget_and_nothing_is_lost() {
 }
 
 #[test]
-fn ends_come_on_top_of_the_event_budget() {
+fn close_events_are_not_limited_by_the_event_budget() {
     let mut h = Harness::with(Server::builder().event_budget(2));
     let clients: Vec<_> = (0..10).map(|_| h.connect()).collect();
     for (_, id) in &clients {
@@ -64,25 +64,26 @@ fn ends_come_on_top_of_the_event_budget() {
 }
 
 #[test]
-fn a_message_that_ends_the_connection_is_not_lost_to_the_event_budget() {
+fn messages_before_a_close_survive_a_small_event_budget() {
     let mut h = Harness::with(Server::builder().event_budget(3));
     let (mut raw, id) = h.connect();
     push(&mut raw, &[numbered(50), raw::close(1000, "")].concat());
     drop(raw);
     h.close_reason(id);
     assert_eq!(h.texts(id), expected(50));
-    assert!(matches!(h.seen.last(), Some(Seen::Close(..))), "the end comes last");
+    assert!(matches!(h.seen.last(), Some(Seen::Close(..))), "Close is the last event");
 }
 
-/// Lets one client flood while another speaks now and then, which must be heard without delay.
-fn assert_heard_through(mut h: Harness, flood: &[u8]) {
-    // One turn of the flooder may come first and fill the tick; the next begins with the other. The rest
-    // is for a kernel that is slow to deliver on a loaded machine.
+/// Lets one client flood while another sends now and then; each message of the other must arrive
+/// without delay.
+fn assert_delivered_during_flood(mut h: Harness, flood: &[u8]) {
+    // The flooder's turn may come first and fill one tick; the next tick begins with the other
+    // client. The rest is slack for a loaded machine whose kernel delivers late.
     const ROUNDS: u32 = 5;
     let (mut flooder, _) = h.connect();
     let (mut quiet, quiet_id) = h.connect();
     let (mut cursor, mut rounds_in_all) = (0, 0);
-    // The flooder's side of the kernel is always full.
+    // Keeps the kernel's buffers of the flooder full.
     let mut refill = || {
         loop {
             let written = flooder.write_some(&flood[cursor..]).unwrap();
@@ -93,7 +94,7 @@ fn assert_heard_through(mut h: Harness, flood: &[u8]) {
         }
     };
     for sent in 0..20 {
-        // At first the other stands before the flooder, later behind.
+        // At first the quiet client is served before the flooder, later after it.
         push(&mut quiet, &raw::text(&sent.to_string()));
         let mut rounds = 0;
         while h.texts(quiet_id).len() == sent {
@@ -115,22 +116,22 @@ fn is_text_of(event: &Event<'_>, id: ClientId) -> bool {
 }
 
 #[test]
-fn a_flood_of_small_messages_delays_another_client_by_a_round_at_most() {
+fn a_flood_of_small_messages_delays_others_by_one_round() {
     let flood: Vec<u8> = (0..4000).flat_map(|_| raw::binary(b"flood")).collect();
-    assert_heard_through(Harness::with(Server::builder().event_budget(16)), &flood);
-    assert_heard_through(Harness::new(), &flood);
+    assert_delivered_during_flood(Harness::with(Server::builder().event_budget(16)), &flood);
+    assert_delivered_during_flood(Harness::new(), &flood);
 }
 
 #[test]
-fn a_flood_of_large_messages_delays_another_client_by_a_round_at_most() {
+fn a_flood_of_large_messages_delays_others_by_one_round() {
     let flood = raw::binary(&vec![7; 200_000]);
-    assert_heard_through(Harness::new(), &flood);
-    assert_heard_through(Harness::with(Server::builder().read_budget(10_000)), &flood);
+    assert_delivered_during_flood(Harness::new(), &flood);
+    assert_delivered_during_flood(Harness::with(Server::builder().read_budget(10_000)), &flood);
 }
 
 #[test]
 fn every_client_is_served_before_one_is_served_twice() {
-    // Each tick holds one event, and four clients have plenty: the turns must go around.
+    // Each tick holds one event and four clients have many messages, so each must get its turn.
     let mut h = Harness::with(Server::builder().event_budget(1));
     let mut clients: Vec<_> = (0..4).map(|_| h.connect()).collect();
     for (raw, _) in &mut clients {
@@ -154,29 +155,29 @@ fn every_client_is_served_before_one_is_served_twice() {
 }
 
 #[test]
-fn clients_that_could_fill_a_tick_each_take_turns() {
-    // Every one has more in the kernel than a tick takes.
+fn clients_that_could_each_fill_a_tick_take_turns() {
+    // Each client has more in the kernel's buffers than a tick takes.
     let mut h = Harness::new();
     let mut clients: Vec<_> = (0..4).map(|_| h.connect()).collect();
     let flood = raw::binary(b"flood").repeat(20_000);
     for (raw, _) in &mut clients {
         assert!(raw.write_some(&flood).unwrap() > 64 * 1024);
     }
-    let mut heard = std::collections::BTreeSet::new();
+    let mut received = std::collections::BTreeSet::new();
     let mut rounds = 0;
-    while heard.len() < 4 {
+    while received.len() < 4 {
         let tick = h.server.poll_once().unwrap();
-        heard.extend(tick.iter().map(|event| match event {
+        received.extend(tick.iter().map(|event| match event {
             Event::Message { client, .. } => client,
             other => panic!("{other:?}"),
         }));
         rounds += u32::from(!tick.is_empty());
-        assert!(rounds <= 6, "after {rounds} ticks only {heard:?} were heard");
+        assert!(rounds <= 6, "after {rounds} ticks only {received:?} had messages");
     }
 }
 
 #[test]
-fn read_budget_bounds_what_one_poll_takes_from_a_client() {
+fn read_budget_bounds_the_bytes_read_per_client_and_poll() {
     const BUDGET: usize = 1000;
     let mut h = Harness::with(Server::builder().read_budget(BUDGET));
     let (mut raw, id) = h.connect();
@@ -199,7 +200,7 @@ fn read_budget_bounds_what_one_poll_takes_from_a_client() {
 }
 
 #[test]
-fn accept_budget_bounds_how_many_are_let_in_by_one_poll() {
+fn accept_budget_bounds_the_accepts_of_one_poll() {
     let mut h = Harness::with(Server::builder().accept_budget(3));
     let waiting: Vec<_> = (0..20).map(|_| h.dial()).collect();
     let deadline = Deadline::new();
@@ -215,7 +216,7 @@ fn accept_budget_bounds_how_many_are_let_in_by_one_poll() {
 }
 
 #[test]
-fn with_hardly_any_time_each_poll_still_serves_somebody() {
+fn a_tiny_time_budget_still_serves_a_client_per_poll() {
     let mut h = Harness::with(Server::builder().time_budget(Duration::from_nanos(1)));
     let mut clients: Vec<_> = (0..5).map(|_| h.connect()).collect();
     for (raw, _) in &mut clients {
@@ -236,7 +237,7 @@ fn with_hardly_any_time_each_poll_still_serves_somebody() {
 }
 
 #[test]
-fn a_flood_fills_the_kernels_buffers_and_not_ours() {
+fn a_flood_is_held_in_the_kernel_and_not_in_a_tick() {
     let mut h = Harness::new();
     let (mut raw, _) = h.connect();
     let flood = raw::binary(&[1; 1000]).repeat(4000);
@@ -253,13 +254,14 @@ fn a_flood_fills_the_kernels_buffers_and_not_ours() {
 }
 
 #[test]
-fn a_kept_tick_stays_as_it_is_while_polling_goes_on() {
+fn a_kept_tick_is_unchanged_by_later_polls() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let mut kept = Vec::new();
     let deadline = Deadline::new();
     for round in 0..50u32 {
-        // Small ones lie in the tick's block, large ones in buffers of their own; both are recycled.
+        // Small messages lie in the tick's block, large ones in buffers of their own; both are
+        // recycled.
         h.write(&mut raw, &raw::text(&format!("small {round}")));
         h.write(&mut raw, &raw::binary(&vec![round as u8; 100_000]));
         let mut messages = 0;
@@ -296,8 +298,8 @@ fn a_paused_client_is_not_read_until_it_is_resumed() {
     h.until("the other's message", |h| h.texts(other_id).len() == 1);
     h.settle();
     assert_eq!(h.texts(id), [""; 0]);
-    assert!(!h.server.poll_once().unwrap().more(), "a paused client makes no work");
-    // It can be sent to all the same.
+    assert!(!h.server.poll_once().unwrap().more(), "a paused client causes no work");
+    // Sends to a paused client still work.
     h.server.send(id, "paused").unwrap();
     assert_eq!(h.frame(&mut raw).payload, b"paused");
     h.server.resume_reading(id).unwrap();
@@ -306,7 +308,7 @@ fn a_paused_client_is_not_read_until_it_is_resumed() {
 }
 
 #[test]
-fn a_pause_inside_a_batch_that_was_read_keeps_the_rest_for_later() {
+fn a_pause_keeps_messages_that_were_already_read() {
     let mut h = Harness::with(Server::builder().event_budget(5));
     let (mut raw, id) = h.connect();
     push(&mut raw, &numbered(50));
@@ -322,7 +324,7 @@ fn a_pause_inside_a_batch_that_was_read_keeps_the_rest_for_later() {
 }
 
 #[test]
-fn a_paused_client_that_is_closed_can_still_answer() {
+fn a_paused_client_can_complete_the_close_handshake() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.server.pause_reading(id).unwrap();
@@ -333,7 +335,7 @@ fn a_paused_client_that_is_closed_can_still_answer() {
 }
 
 #[test]
-fn a_tick_holds_only_so_many_bytes_of_large_messages() {
+fn bytes_of_large_messages_per_tick_are_bounded() {
     const LEN: usize = 300_000;
     const CLIENTS: usize = 20;
     let mut h = Harness::new();

@@ -1,5 +1,5 @@
-//! Many clients that never read, and a broadcaster at full speed: the ceiling on buffered bytes holds, and those
-//! who read lose nothing.
+//! Many clients that never read, and a broadcaster at full speed: the memory limit holds, and
+//! clients that read lose nothing.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -14,16 +14,17 @@ use tickws::{ClientId, CloseReason, Event, Server};
 
 const MB: usize = 1 << 20;
 const CEILING: usize = 32 * MB;
-/// What the process may hold besides: the pools' spares, the events of a tick, the allocator's own, and what the
-/// readers here keep.
+/// Other memory of the process: pooled buffers, the events of a tick, the allocator's overhead, and
+/// the test's own buffers.
 const CONSTANT: usize = 32 * MB;
-const DEAF: usize = 200;
-const HEALTHY: usize = 8;
+const NON_READERS: usize = 200;
+const READERS: usize = 8;
 const MESSAGES: usize = 4_000;
-/// The broadcaster waits for the healthy when they are this far behind.
+/// The broadcaster waits for the reading clients when they are this many messages behind.
 const WINDOW: usize = 32;
 
-/// Most are small, and each client holds its own copy; one in sixteen is large, and they hold it together.
+/// Most messages are small, and each client has its own copy. One in sixteen is large, and all
+/// clients share one copy.
 fn message(number: usize) -> Vec<u8> {
     let mut bytes = vec![number as u8; if number.is_multiple_of(16) { 20_000 } else { 900 }];
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
@@ -36,7 +37,7 @@ fn resident() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
-/// Takes what has come, and checks that it is the next numbers.
+/// Reads what has arrived, and checks that it is the next messages in order.
 fn take(raw: &mut Raw, received: &mut usize) {
     raw.read_some();
     while let Some(frame) = raw.take_frame() {
@@ -46,23 +47,23 @@ fn take(raw: &mut Raw, received: &mut usize) {
     }
 }
 
-/// Connections that are never read, and what became of them.
+/// The connections that never read, with counts of how they ended.
 #[derive(Default)]
-struct Deaf {
-    /// Their handshake is under way.
+struct NonReaders {
+    /// Their handshake is not complete.
     pending: Vec<Raw>,
     open: Vec<(Raw, ClientId)>,
     shed: usize,
-    refused: usize,
-    /// Those of them that were not told.
-    unheard: usize,
+    rejected: usize,
+    /// Connections rejected without a response.
+    unanswered: usize,
     pressures: usize,
 }
 
-impl Deaf {
-    /// Dials as many as are missing, but no more than a poll accepts.
+impl NonReaders {
+    /// Connects as many as are missing, but no more than one poll accepts.
     fn refill(&mut self, h: &Harness) {
-        for _ in (self.pending.len() + self.open.len()..DEAF).take(20) {
+        for _ in (self.pending.len() + self.open.len()..NON_READERS).take(20) {
             let mut raw = h.dial();
             let request = raw::upgrade_request("/", "");
             assert_eq!(raw.write_some(request.as_bytes()).unwrap(), request.len());
@@ -76,7 +77,7 @@ impl Deaf {
                 Event::Open { client, .. } => {
                     let remote = server.remote_addr(client).expect("is open");
                     let index = self.pending.iter().position(|raw| raw.local_addr() == remote);
-                    // The healthy ones are not among them.
+                    // The reading clients are not in `pending`.
                     if let Some(index) = index {
                         self.open.push((self.pending.swap_remove(index), client));
                     }
@@ -85,7 +86,7 @@ impl Deaf {
                 Event::Close { client, reason } => {
                     assert_eq!(*reason, CloseReason::Shed, "{client}");
                     let index = self.open.iter().position(|(_, id)| *id == client);
-                    self.open.swap_remove(index.expect("only those who never read are closed"));
+                    self.open.swap_remove(index.expect("only clients that never read are closed"));
                     self.shed += 1;
                 }
                 Event::Drained { .. } => {}
@@ -93,34 +94,36 @@ impl Deaf {
             }
         }
         self.pending.retain_mut(|raw| {
-            // The server has hung up on it after its answer. One that is open now would not be read here: it has
-            // left `pending` in the poll that answered it.
+            // Only a rejected connection is read here: an accepted one has left `pending` in the
+            // poll that sent the 101.
             raw.read_some();
             match raw.take_head() {
                 Some(head) => assert!(head.starts_with("HTTP/1.1 503 "), "{head}"),
-                // The server tells no more than so many at once; the others are dropped without a word.
-                None if raw.end.is_some() => self.unheard += 1,
+                // The server sends a limited number of 503 responses at a time; further connections
+                // are dropped without one.
+                None if raw.end.is_some() => self.unanswered += 1,
                 None => return true,
             }
-            self.refused += 1;
+            self.rejected += 1;
             false
         });
     }
 }
 
 #[test]
-fn two_hundred_that_never_read_cost_no_more_than_the_ceiling() {
-    // Only the ceiling closes them, however long it takes: each takes nothing for as long as the test runs.
+fn non_readers_stay_within_max_total_buffered() {
+    // No deadline closes these clients, only the memory limit does: they read nothing for as long
+    // as the test runs.
     let builder = Server::builder().max_buffered(CEILING).write_timeout(Duration::MAX);
     let builder = builder.ping_interval(None).silence_timeout(None).handshake_timeout(Duration::MAX);
     let builder = builder.max_total_buffered(CEILING).send_buffer(16 * 1024);
     let mut h = Harness::with(builder);
-    let mut healthy: Vec<(Raw, usize)> = (0..HEALTHY).map(|_| (h.connect().0, 0)).collect();
-    let mut deaf = Deaf::default();
+    let mut readers: Vec<(Raw, usize)> = (0..READERS).map(|_| (h.connect().0, 0)).collect();
+    let mut non_readers = NonReaders::default();
     let deadline = Deadline::new();
-    while deaf.open.len() < DEAF {
-        deaf.refill(&h);
-        deaf.poll(&mut h.server);
+    while non_readers.open.len() < NON_READERS {
+        non_readers.refill(&h);
+        non_readers.poll(&mut h.server);
         deadline.check("all to be open");
     }
 
@@ -128,48 +131,57 @@ fn two_hundred_that_never_read_cost_no_more_than_the_ceiling() {
     for number in 0..MESSAGES {
         let open = h.server.client_count();
         let delivery = h.server.broadcast(&message(number));
-        assert_eq!(delivery.queued, open, "everybody is open and has room: {delivery:?}");
+        assert_eq!(delivery.queued, open, "every client is open and has room: {delivery:?}");
         queued += delivery.queued;
-        deaf.poll(&mut h.server);
+        non_readers.poll(&mut h.server);
         let behind = if number + 1 < MESSAGES { WINDOW } else { 0 };
         let deadline = Deadline::new();
-        while healthy.iter().any(|(_, received)| received + behind < number + 1) {
-            healthy.iter_mut().for_each(|(raw, received)| take(raw, received));
-            deaf.poll(&mut h.server);
-            deadline.check("the healthy ones");
+        while readers.iter().any(|(_, received)| received + behind < number + 1) {
+            readers.iter_mut().for_each(|(raw, received)| take(raw, received));
+            non_readers.poll(&mut h.server);
+            deadline.check("the reading clients");
         }
         assert!(h.server.stats().buffered <= CEILING as u64, "{}", h.server.stats());
         if number.is_multiple_of(16) {
             most = most.max(resident());
-            deaf.refill(&h);
+            non_readers.refill(&h);
         }
     }
     let deadline = Deadline::new();
-    while !deaf.pending.is_empty() {
-        deaf.poll(&mut h.server);
-        deadline.check("an answer for all");
+    while !non_readers.pending.is_empty() {
+        non_readers.poll(&mut h.server);
+        deadline.check("a response to all");
     }
 
     let (grown, stats) = (most.saturating_sub(before), h.server.stats());
-    println!("{} MiB more than before; {} shed, {} refused; {stats}", grown / MB, deaf.shed, deaf.refused);
-    assert!(grown > CEILING / 2, "the load was none: {grown} bytes");
+    println!(
+        "{} MiB more than before; {} shed, {} rejected; {stats}",
+        grown / MB,
+        non_readers.shed,
+        non_readers.rejected
+    );
+    assert!(grown > CEILING / 2, "there was no load: {grown} bytes");
     assert!(grown < CEILING + CONSTANT, "{grown} bytes");
-    assert!(deaf.shed > DEAF * 3 / 4 && deaf.refused > deaf.unheard && deaf.pressures > 0);
+    assert!(
+        non_readers.shed > NON_READERS * 3 / 4
+            && non_readers.rejected > non_readers.unanswered
+            && non_readers.pressures > 0
+    );
 
     assert_eq!(stats.messages_out, queued as u64);
     assert_eq!((stats.dropped, stats.replaced, stats.expired), (0, 0, 0));
-    assert_eq!((stats.closed.shed, stats.closed.total()), (deaf.shed as u64, deaf.shed as u64));
+    assert_eq!((stats.closed.shed, stats.closed.total()), (non_readers.shed as u64, non_readers.shed as u64));
     assert_eq!(
         (stats.rejected.overloaded, stats.rejected.total()),
-        (deaf.refused as u64, deaf.refused as u64)
+        (non_readers.rejected as u64, non_readers.rejected as u64)
     );
     assert_eq!(stats.accepted, stats.opened + stats.rejected.total());
     assert_eq!(stats.opened, stats.open + stats.closed.total());
-    assert_eq!(stats.open as usize, HEALTHY + deaf.open.len());
+    assert_eq!(stats.open as usize, READERS + non_readers.open.len());
 
-    for (_, id) in deaf.open.drain(..) {
+    for (_, id) in non_readers.open.drain(..) {
         h.server.disconnect(id).expect("is open");
     }
     h.until("the memory to be free", |h| h.server.stats().buffered == 0);
-    assert_eq!(h.server.client_count(), HEALTHY);
+    assert_eq!(h.server.client_count(), READERS);
 }

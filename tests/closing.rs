@@ -1,4 +1,5 @@
-//! The close handshake from either side, pings, and the end of the whole server (RFC 6455 §5.5, §7).
+//! The close handshake from either side, pings, and the shutdown of a server (RFC 6455 §5.5 and
+//! §7).
 
 mod support;
 
@@ -11,7 +12,7 @@ use tungstenite::{Error, Message, protocol::CloseFrame};
 // ---- pings ----
 
 #[test]
-fn pings_are_answered_with_their_payload_also_inside_a_fragmented_message() {
+fn pings_inside_a_fragmented_message_are_answered() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let long = [b'p'; 125];
@@ -40,7 +41,7 @@ fn pings_that_arrive_together_are_all_answered_in_order() {
 }
 
 #[test]
-fn tungstenite_sees_its_pong_and_answers_our_ping() {
+fn pings_and_pongs_work_with_tungstenite() {
     let mut h = Harness::new();
     let mut rtt = None;
     let on_event = |server: &mut Server, event: Event<'_>| match event {
@@ -54,7 +55,7 @@ fn tungstenite_sees_its_pong_and_answers_our_ping() {
     h.serve(on_event, |addr| {
         let mut socket = dial(addr, "/");
         assert!(matches!(socket.read().unwrap(), Message::Ping(_)));
-        // tungstenite's pong leaves with the next message.
+        // tungstenite sends its pong with the next message.
         socket.send(Message::text("after the pong")).unwrap();
         assert_eq!(socket.read().unwrap(), Message::text("after the pong"));
         socket.send(Message::Ping("payload".into())).unwrap();
@@ -65,7 +66,7 @@ fn tungstenite_sees_its_pong_and_answers_our_ping() {
 }
 
 #[test]
-fn rtt_comes_only_from_the_pong_to_our_last_ping() {
+fn rtt_comes_only_from_a_pong_to_the_last_ping() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.write(&mut raw, &raw::masked(true, raw::PONG, b"unsolicited"));
@@ -94,8 +95,8 @@ fn the_peers_close_is_echoed_and_reported() {
         h.write(&mut raw, &raw::text("after"));
         assert_eq!(h.frame(&mut raw), raw::Frame::close(code, reason));
         assert_eq!(h.close_reason(id), CloseReason::Peer { code: code.into(), text: reason.into() });
-        assert_eq!(h.texts(id), ["before"], "nothing counts after a close frame");
-        // The server hangs up first (RFC 6455 §7.1.1).
+        assert_eq!(h.texts(id), ["before"], "data after a close frame is ignored");
+        // The server closes the TCP connection first (RFC 6455 §7.1.1).
         assert_eq!(h.read_to_end(&mut raw), b"");
     }
     let (mut raw, id) = h.connect();
@@ -106,7 +107,7 @@ fn the_peers_close_is_echoed_and_reported() {
 }
 
 #[test]
-fn a_kicked_client_learns_the_code_and_the_reason_after_its_last_messages() {
+fn close_sends_queued_messages_then_code_and_reason() {
     let mut h = Harness::new();
     let on_event = |server: &mut Server, event: Event<'_>| {
         if let Event::Message { client, .. } = event {
@@ -131,7 +132,7 @@ fn a_kicked_client_learns_the_code_and_the_reason_after_its_last_messages() {
 }
 
 #[test]
-fn what_arrives_after_our_close_is_dropped_until_the_answer() {
+fn input_after_a_local_close_is_dropped() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.server.close(id, 1000, "").unwrap();
@@ -146,7 +147,7 @@ fn what_arrives_after_our_close_is_dropped_until_the_answer() {
 }
 
 #[test]
-fn a_peer_that_hangs_up_instead_of_answering_was_still_closed_by_us() {
+fn eof_after_a_local_close_is_reported_as_local() {
     let mut h = Harness::new();
     let (raw, id) = h.connect();
     h.server.close(id, 1000, "").unwrap();
@@ -155,7 +156,7 @@ fn a_peer_that_hangs_up_instead_of_answering_was_still_closed_by_us() {
 }
 
 #[test]
-fn a_peer_that_does_not_answer_our_close_is_dropped_at_close_timeout() {
+fn an_unanswered_close_is_dropped_at_close_timeout() {
     let mut h = Harness::with(Server::builder().close_timeout(Duration::from_millis(50)));
     let (mut raw, id) = h.connect();
     h.server.close(id, 1000, "").unwrap();
@@ -166,7 +167,7 @@ fn a_peer_that_does_not_answer_our_close_is_dropped_at_close_timeout() {
 }
 
 #[test]
-fn codes_and_reasons_that_may_not_be_sent_are_refused_and_nothing_happens() {
+fn invalid_close_codes_and_reasons_are_errors() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
@@ -181,11 +182,11 @@ fn codes_and_reasons_that_may_not_be_sent_are_refused_and_nothing_happens() {
 }
 
 #[test]
-fn disconnect_drops_the_connection_without_a_word() {
+fn disconnect_sends_no_close_frame() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.server.disconnect(id).unwrap();
-    assert_eq!(h.server.next_timeout(), Some(Duration::ZERO), "the event waits");
+    assert_eq!(h.server.next_timeout(), Some(Duration::ZERO), "the Close event is pending");
     assert_eq!(h.close_reason(id), CloseReason::Disconnected);
     assert_eq!(h.server.send(id, "x"), Err(SendError::NotConnected(id)));
     h.until("the end", |_| {
@@ -198,7 +199,7 @@ fn disconnect_drops_the_connection_without_a_word() {
 // ---- the whole server ----
 
 #[test]
-fn shutdown_says_1001_to_all_and_is_drained_when_all_have_answered() {
+fn shutdown_closes_all_with_1001_and_waits_for_them() {
     let mut h = Harness::new();
     let (mut first, first_id) = h.connect();
     let (mut second, second_id) = h.connect();
@@ -213,8 +214,8 @@ fn shutdown_says_1001_to_all_and_is_drained_when_all_have_answered() {
     assert_eq!(h.frame(&mut first), raw::Frame::new(raw::TEXT, "last words"));
     assert_eq!(h.frame(&mut first), raw::Frame::close(1001, ""));
     assert_eq!(h.frame(&mut second), raw::Frame::close(1001, ""));
-    let answer = String::from_utf8(h.read_to_end(&mut head)).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let response = String::from_utf8(h.read_to_end(&mut head)).unwrap();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
     drop(head);
     assert!(!h.server.is_drained());
     let refused = TcpStream::connect(h.addr).map(|_| ()).map_err(|error| error.kind());
@@ -232,20 +233,20 @@ fn shutdown_says_1001_to_all_and_is_drained_when_all_have_answered() {
 }
 
 #[test]
-fn shutdown_drops_at_its_deadline_whoever_ignores_it() {
-    // No other deadline comes into question.
+fn shutdown_drops_unresponsive_clients_at_its_deadline() {
+    // No other deadline can end the connections first.
     let never = 3 * support::PATIENCE;
     let mut h = Harness::with(Server::builder().close_timeout(never).handshake_timeout(never));
-    let (mut deaf, id) = h.connect();
+    let (mut silent, id) = h.connect();
     let _lingering = h.dial();
     h.server.shutdown(4000, Duration::from_millis(50));
     assert_eq!(h.close_reason(id), CloseReason::Shutdown);
     h.until("is_drained", |h| h.server.is_drained());
-    assert_eq!(h.frame(&mut deaf), raw::Frame::close(4000, ""));
+    assert_eq!(h.frame(&mut silent), raw::Frame::close(4000, ""));
 }
 
 #[test]
-fn a_shutdown_of_an_empty_server_is_drained_at_once_and_a_strange_code_becomes_1001() {
+fn an_empty_shutdown_is_drained_and_invalid_codes_become_1001() {
     let mut h = Harness::new();
     assert!(!h.server.is_drained());
     h.server.shutdown(CloseCode::Away, Duration::from_secs(60));
@@ -270,7 +271,7 @@ fn run_returns_when_a_shutdown_is_complete() {
     });
     let deadline = Deadline::new();
     let mut closes = 0;
-    // So that a test which goes wrong ends.
+    // The interval makes `run` return control, so that a failing test ends.
     h.server.set_interval(Duration::from_millis(100));
     h.server
         .run(|server, event| match event {

@@ -1,4 +1,4 @@
-//! A thousand clients at once, everything to everyone.
+//! A thousand clients at once, each of whose messages is broadcast to all.
 
 mod support;
 
@@ -8,7 +8,7 @@ use tickws::Event;
 const CLIENTS: usize = 1000;
 const MESSAGES: usize = 2;
 
-/// 16 bytes: the sender, the number, and both again inverted.
+/// A payload of 16 bytes: the sender, the number, and both again inverted.
 fn payload(sender: usize, number: usize) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..4].copy_from_slice(&(sender as u32).to_be_bytes());
@@ -42,7 +42,7 @@ fn a_thousand_clients_broadcast_to_each_other() {
     h.until_seen("all to be open", CLIENTS, |seen| matches!(seen, Seen::Open(..)));
     assert_eq!(h.server.client_count(), CLIENTS);
 
-    // Each says everything at once; the server's answers pile up behind.
+    // All send at once; the broadcasts queue up in the server.
     for (sender, raw) in clients.iter_mut().enumerate() {
         for number in 0..MESSAGES {
             let frame = raw::binary(&payload(sender, number));
@@ -51,7 +51,7 @@ fn a_thousand_clients_broadcast_to_each_other() {
     }
 
     let mut heads = vec![false; CLIENTS];
-    // For each receiver: how many messages of each sender have come.
+    // Messages received so far: `counts[receiver][sender]`.
     let mut counts = vec![vec![0u8; CLIENTS]; CLIENTS];
     let mut delivered = 0;
     let deadline = Deadline::new();
@@ -63,7 +63,7 @@ fn a_thousand_clients_broadcast_to_each_other() {
                     let delivery = h.server.broadcast(message);
                     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (CLIENTS, 0, 0));
                 }
-                other => panic!("nobody leaves: {other:?}"),
+                other => panic!("unexpected event: {other:?}"),
             }
         }
         for (receiver, raw) in clients.iter_mut().enumerate() {
@@ -77,7 +77,7 @@ fn a_thousand_clients_broadcast_to_each_other() {
                 assert_eq!(frame.opcode, raw::BINARY);
                 let (sender, number) = read_payload(&frame.payload);
                 let count = &mut counts[receiver][sender];
-                assert_eq!(number, usize::from(*count), "{sender} to {receiver}: out of order");
+                assert_eq!(number, usize::from(*count), "{sender} to {receiver}: messages out of order");
                 *count += 1;
                 delivered += 1;
             }
@@ -91,7 +91,7 @@ fn a_thousand_clients_broadcast_to_each_other() {
     assert_eq!((stats.dropped, stats.open as usize), (0, CLIENTS));
 }
 
-/// 1,024 is a usual soft limit, and both ends of each connection are here.
+/// Raises the soft limit, which is often 1,024: both ends of each connection are in this process.
 #[cfg(unix)]
 fn raise_descriptor_limit(wanted: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,4 +1,4 @@
-//! The steady state allocates nothing, compressed or not: see `allocations.rs`.
+//! With compression the steady state allocates nothing either: see `allocations.rs`.
 #![cfg(feature = "deflate")]
 
 #[path = "support/counting.rs"]
@@ -35,7 +35,7 @@ fn open(server: &mut Server) -> TcpStream {
     stream
 }
 
-/// Reads one small frame; gives whether it is compressed.
+/// Reads one small frame, and gives whether it is compressed.
 fn reply(stream: &mut TcpStream) -> bool {
     let mut head = [0; 4];
     stream.read_exact(&mut head[..2]).unwrap();
@@ -81,7 +81,7 @@ fn compressed_echoes_and_prepared_messages_allocate_nothing() {
                 }
             }
             server.flush();
-            // The pools, the codec and the contexts fill first.
+            // In the first rounds the pools, the codec and the contexts are filled.
             if round >= 50 {
                 steady += allocations() - before;
             }

@@ -1,5 +1,5 @@
-//! Compression against implementations that are not ours: Python's `websockets` and npm's `ws`, all parameters,
-//! both directions of messages from nothing to 4 MiB.
+//! Compression with other implementations, Python's `websockets` and npm's `ws`: all parameters,
+//! and messages from 0 bytes to 4 MiB in both directions.
 #![cfg(feature = "deflate")]
 
 mod support;
@@ -9,7 +9,7 @@ use std::{path::Path, process::Command, sync::mpsc, thread, time::Duration};
 use support::peers;
 use tickws::{CloseCode, Deflate, DeflateMode, Event, Server};
 
-/// What the server wants, and how many of the combinations it is held against.
+/// Server configurations, and whether the peer tries all of its offers on them or only some.
 fn configurations() -> Vec<(Deflate, &'static str)> {
     let dedicated = || Deflate::new(DeflateMode::Dedicated);
     vec![
@@ -37,7 +37,8 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
                     .deflate(deflate)
                     .max_message_size(4 << 20)
                     .max_buffered(16 << 20)
-                    // A peer that gets no processor for ten seconds is none that is gone.
+                    // On a loaded machine a peer may get no processor for ten seconds, so no
+                    // deadline applies.
                     .write_timeout(Duration::MAX)
                     .handshake_timeout(Duration::MAX)
                     .ping_interval(None)
@@ -67,22 +68,23 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
         let output = command.arg(&script).arg(format!("ws://{addr}/")).arg(which).output().unwrap();
         handle.shutdown(CloseCode::Away, Duration::from_secs(1)).unwrap();
         let ([payload, wire], reasons) = echo.join().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let printed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{deflate:?}\n{said}{errors}\nthe server: {reasons:?}");
+        assert!(output.status.success(), "{deflate:?}\n{printed}{errors}\nthe server: {reasons:?}");
         assert!(reasons.is_empty(), "{reasons:?}");
-        // More than a third of the bytes is noise, and some repeats further back than a window.
+        // More than a third of the bytes is random, and some repetitions are further apart than a
+        // window.
         assert!(wire * 10 < payload * 9, "{deflate:?}: {payload} bytes echoed, {wire} written");
-        println!("{name}: {} connections, {payload} bytes echoed in {wire}: {deflate:?}", said.trim());
+        println!("{name}: {} connections, {payload} bytes echoed in {wire}: {deflate:?}", printed.trim());
     }
 }
 
 #[test]
-fn pythons_websockets() {
+fn python_websockets_echoes_with_compression() {
     echo_for("deflate.py", peers::python);
 }
 
 #[test]
-fn npms_ws() {
+fn npm_ws_echoes_with_compression() {
     echo_for("deflate.js", peers::node);
 }

@@ -1,4 +1,5 @@
-//! A process without free descriptors: the server neither dies nor spins, and goes on by itself.
+//! A process without free descriptors: the server goes on, does not spin, and accepts again when it
+//! can.
 #![cfg(unix)]
 
 mod support;
@@ -12,13 +13,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Deadline, Harness, PATIENCE, raw};
 use tickws::Server;
 
-/// Set in the child process, whose descriptors are few.
+/// Set in the environment of the child process, whose descriptor limit is low.
 const CHILD: &str = "TICKWS_TEST_FEW_DESCRIPTORS";
 
 const LIMIT: u64 = 64;
 
 /// Runs the test `name` of this binary again in a process of its own.
-fn in_a_child(name: &str) {
+fn run_in_child_process(name: &str) {
     let output = Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads", "1"])
         .env(CHILD, "1")
@@ -31,18 +32,19 @@ fn in_a_child(name: &str) {
 }
 
 #[test]
-fn running_out_of_descriptors_neither_kills_nor_spins() {
+fn without_descriptors_the_server_pauses_and_recovers() {
     if env::var_os(CHILD).is_none() {
-        return in_a_child("running_out_of_descriptors_neither_kills_nor_spins");
+        return run_in_child_process("without_descriptors_the_server_pauses_and_recovers");
     }
     let limit = Rlimit { current: Some(LIMIT), maximum: getrlimit(Resource::Nofile).maximum };
     setrlimit(Resource::Nofile, limit).unwrap();
 
-    // No other deadline that could end a sleep.
+    // No other deadline may end a sleep of the poll.
     let builder = Server::builder().handshake_timeout(3 * PATIENCE).ping_interval(None).silence_timeout(None);
     let mut h = Harness::with(builder);
     let (mut first, first_id) = h.connect();
-    // Each waits in the backlog with one descriptor of ours; the server's side needs another.
+    // Each waits in the listener's backlog with one descriptor of the test; the server's side needs
+    // another.
     let mut clients: Vec<raw::Raw> = (0..40).map(|_| h.dial()).collect();
     for raw in &mut clients {
         let request = raw::upgrade_request("/", "");
@@ -53,7 +55,7 @@ fn running_out_of_descriptors_neither_kills_nor_spins() {
     let open = h.server.client_count();
     assert!(open > 5 && open < 41, "{open} fit");
 
-    // Only the end of each pause may wake it.
+    // Only the end of a pause may wake the server.
     let mut polls = 0;
     let deadline = Deadline::new();
     while h.server.stats().accept_pauses < 3 {
@@ -66,15 +68,15 @@ fn running_out_of_descriptors_neither_kills_nor_spins() {
     }
     assert_eq!(h.server.client_count(), open);
 
-    // Those that are open are served meanwhile.
+    // Open clients are served during a pause.
     h.write(&mut first, &raw::text("still served"));
     h.until("the message", |h| h.texts(first_id) == ["still served"]);
     let pauses = h.server.stats().accept_pauses;
     assert!(pauses <= 5, "{pauses} pauses");
 
-    // Half of them leave, and the waiting ones come in by themselves.
+    // Half of the clients leave, and the server then accepts the waiting clients.
     clients.drain(..20);
-    h.until("the waiting ones to be open", |h| h.server.client_count() == 21);
+    h.until("the waiting clients to be open", |h| h.server.client_count() == 21);
     for raw in &mut clients {
         assert!(h.head(raw).starts_with("HTTP/1.1 101 "));
     }
@@ -87,9 +89,9 @@ fn running_out_of_descriptors_neither_kills_nor_spins() {
 }
 
 #[test]
-fn one_free_descriptor_ends_the_pause_at_once() {
+fn a_free_descriptor_ends_the_accept_pause() {
     if env::var_os(CHILD).is_none() {
-        return in_a_child("one_free_descriptor_ends_the_pause_at_once");
+        return run_in_child_process("a_free_descriptor_ends_the_accept_pause");
     }
     let limit = Rlimit { current: Some(LIMIT), maximum: getrlimit(Resource::Nofile).maximum };
     setrlimit(Resource::Nofile, limit).unwrap();
@@ -100,7 +102,8 @@ fn one_free_descriptor_ends_the_pause_at_once() {
     let accepted = h.server.stats().accepted as usize;
     assert!(accepted < 45);
 
-    // One that is inside leaves. Its descriptors let the next ones in: not when the pause is over, but now.
+    // An accepted connection ends. Its descriptors let the next connections in now, not at the end
+    // of the pause.
     clients.remove(0);
     h.until("one to be gone", |h| h.server.stats().rejected.gone == 1);
     h.server.poll_once().unwrap();
@@ -108,15 +111,15 @@ fn one_free_descriptor_ends_the_pause_at_once() {
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_for_now_is_not_said_to_be_missing() {
+fn a_file_without_a_free_descriptor_gets_503_not_404() {
     if env::var_os(CHILD).is_none() {
-        return in_a_child("a_file_that_cannot_be_opened_for_now_is_not_said_to_be_missing");
+        return run_in_child_process("a_file_without_a_free_descriptor_gets_503_not_404");
     }
     let limit = Rlimit { current: Some(LIMIT), maximum: getrlimit(Resource::Nofile).maximum };
     setrlimit(Resource::Nofile, limit).unwrap();
     let mut h = Harness::with(Server::builder().serve_dir("/", concat!(env!("CARGO_MANIFEST_DIR"), "/src")));
     let mut raw = h.dial();
-    let mut ask = |path: &str| {
+    let mut status = |path: &str| {
         h.write(&mut raw, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
         let head = h.head(&mut raw);
         h.until("the body", |h| {
@@ -130,9 +133,9 @@ fn a_file_that_cannot_be_opened_for_now_is_not_said_to_be_missing() {
         raw.take_all();
         head[9..12].to_owned()
     };
-    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["200", "404"]);
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut status), ["200", "404"]);
     let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
-    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["503", "404"]);
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut status), ["503", "404"]);
     drop(taken);
-    assert_eq!(["/id.rs", "/none.rs"].map(&mut ask), ["200", "404"]);
+    assert_eq!(["/id.rs", "/none.rs"].map(&mut status), ["200", "404"]);
 }

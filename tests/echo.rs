@@ -1,4 +1,4 @@
-//! Messages of every size and language, to and from tungstenite's client.
+//! Messages of many sizes and languages, to and from tungstenite's client.
 
 mod support;
 
@@ -6,13 +6,13 @@ use support::{Harness, Seen, dial, echo, raw};
 use tickws::{CloseCode, CloseReason, PeerMisbehaved, Server};
 use tungstenite::{Error, Message};
 
-/// Bytes that give away a shift, a swap or a lost piece.
+/// A payload in which a shift, a swap or a missing piece shows.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 #[test]
-fn text_and_binary_come_back_as_they_were() {
+fn text_and_binary_are_echoed_unchanged() {
     let messages = [
         Message::text("Hello"),
         Message::text(""),
@@ -38,7 +38,7 @@ fn text_and_binary_come_back_as_they_were() {
 }
 
 #[test]
-fn every_length_encoding_comes_back_byte_for_byte() {
+fn every_length_encoding_is_echoed_byte_for_byte() {
     let max = 16 << 20;
     let mut h = Harness::with(Server::builder().max_message_size(max).max_buffered(max + 64));
     h.serve(echo, |addr| {
@@ -47,14 +47,14 @@ fn every_length_encoding_comes_back_byte_for_byte() {
             let payload = pattern(len);
             socket.send(Message::binary(payload.clone())).unwrap();
             let Message::Binary(back) = socket.read().unwrap() else { panic!("{len}: no binary message") };
-            assert!(back == payload, "{len} bytes came back as {} others", back.len());
+            assert!(back == payload, "{len} bytes were echoed as {} different bytes", back.len());
         }
     });
     assert_eq!(h.server.stats().closed.protocol, 0);
 }
 
 #[test]
-fn many_messages_in_flight_come_back_in_order() {
+fn many_messages_in_flight_are_echoed_in_order() {
     let mut h = Harness::new();
     h.serve(echo, |addr| {
         let mut socket = dial(addr, "/");
@@ -69,12 +69,12 @@ fn many_messages_in_flight_come_back_in_order() {
 }
 
 #[test]
-fn a_message_above_the_limit_is_answered_with_1009() {
+fn a_message_above_the_limit_closes_with_1009() {
     let mut h = Harness::with(Server::builder().max_message_size(1000));
     h.serve(echo, |addr| {
         let mut socket = dial(addr, "/");
         socket.send(Message::binary(pattern(1000))).unwrap();
-        assert_eq!(socket.read().unwrap().len(), 1000, "the limit itself passes");
+        assert_eq!(socket.read().unwrap().len(), 1000, "a message at the limit is accepted");
         socket.send(Message::binary(pattern(1001))).unwrap();
         let Message::Close(Some(close)) = socket.read().unwrap() else { panic!("no close frame") };
         assert_eq!(close.code, CloseCode::Size);
@@ -85,7 +85,7 @@ fn a_message_above_the_limit_is_answered_with_1009() {
 }
 
 #[test]
-fn fragments_that_add_up_above_the_limit_are_answered_with_1009() {
+fn fragments_that_sum_above_the_limit_close_with_1009() {
     let mut h = Harness::with(Server::builder().max_message_size(1000));
     let (mut raw, id) = h.connect();
     h.write(&mut raw, &raw::masked(false, raw::BINARY, &[1; 600]));
@@ -99,7 +99,7 @@ fn fragments_that_add_up_above_the_limit_are_answered_with_1009() {
 }
 
 #[test]
-fn frames_can_be_limited_below_messages() {
+fn max_frame_size_may_be_below_max_message_size() {
     let mut h = Harness::with(Server::builder().max_frame_size(100));
     let (mut raw, id) = h.connect();
     h.write(&mut raw, &raw::masked(false, raw::BINARY, &[1; 100]));
@@ -111,7 +111,7 @@ fn frames_can_be_limited_below_messages() {
 }
 
 #[test]
-fn a_header_that_claims_gigabytes_is_refused_at_once() {
+fn a_header_that_claims_gigabytes_closes_with_1009() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.write(&mut raw, &[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]);
@@ -121,7 +121,7 @@ fn a_header_that_claims_gigabytes_is_refused_at_once() {
 }
 
 #[test]
-fn bad_input_closes_its_connection_with_the_right_code_and_touches_no_other() {
+fn bad_input_closes_only_its_own_connection() {
     let unmasked = b"\x81\x02hi".to_vec();
     let cases: [(&str, Vec<u8>, u16); 6] = [
         ("unmasked", unmasked, 1002),

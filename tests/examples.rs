@@ -1,4 +1,4 @@
-//! The examples, run as a user runs them.
+//! Runs the examples as a user runs them.
 #![cfg(unix)]
 
 #[path = "support/example.rs"]
@@ -34,10 +34,10 @@ fn close_code(client: &mut WebSocket<TcpStream>) -> u16 {
 }
 
 #[test]
-fn echo_broadcast_serves_any_language_and_16_mib_and_leaves_with_1001() {
+fn echo_broadcast_serves_16_mib_and_closes_with_1001() {
     let mut example = Example::start("echo_broadcast", &["127.0.0.1:0", "--max-message", "16777216"]);
     let url = example.url();
-    assert!(get(&url.replace("ws://", "http://")).ends_with("</html>\n"), "a page for a newcomer");
+    assert!(get(&url.replace("ws://", "http://")).ends_with("</html>\n"), "a browser gets the page");
     let (mut one, mut two) = (connect(&url), connect(&format!("{url}any/path")));
     let first = example.expect(" joined from");
     example.expect(" joined from");
@@ -64,23 +64,23 @@ fn echo_broadcast_serves_any_language_and_16_mib_and_leaves_with_1001() {
     assert_eq!(example.exit_code(), Some(0));
 }
 
-/// What a plain GET is answered with, head and body.
+/// Sends a plain GET; gives the whole response, head and body.
 fn get(url: &str) -> String {
     let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = TcpStream::connect(authority).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     write!(stream, "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    response
 }
 
 #[test]
-fn chat_looks_tokens_up_before_the_upgrade_and_keeps_what_was_said() {
+fn chat_checks_tokens_before_upgrades_and_keeps_history() {
     let mut example = Example::start("chat", &["127.0.0.1:0", "--token", "secret"]);
     let page = example.expect_url("http://");
-    let answer = get(&page);
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("</html>\n"), "{answer}");
+    let response = get(&page);
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("</html>\n"), "{response}");
     assert!(get(&page.replace("/?", "/healthz?")).starts_with("HTTP/1.1 200 "));
 
     let upgrade = |token: &str| {
@@ -89,11 +89,11 @@ fn chat_looks_tokens_up_before_the_upgrade_and_keeps_what_was_said() {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         tungstenite::client(format!("ws://{authority}/ws?token={token}"), stream).map_err(Box::new)
     };
-    let error = *upgrade("letmein").expect_err("not the token");
-    let HandshakeError::Failure(Error::Http(refusal)) = error else { panic!("{error}") };
-    assert_eq!(refusal.status(), 401);
+    let error = *upgrade("letmein").expect_err("a wrong token is rejected");
+    let HandshakeError::Failure(Error::Http(response)) = error else { panic!("{error}") };
+    assert_eq!(response.status(), 401);
 
-    // Some leave while their token is looked up; that is nobody's trouble.
+    // Clients that leave while their token is looked up cause no trouble.
     drop((0..20).map(|_| TcpStream::connect(page.split('/').nth(2).unwrap()).unwrap()).inspect(
         |mut stream| {
             let head =
@@ -107,28 +107,28 @@ fn chat_looks_tokens_up_before_the_upgrade_and_keeps_what_was_said() {
     let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("chat-session=") && cookie.contains("HttpOnly"), "{cookie}");
     let say = |client: &mut WebSocket<TcpStream>, text: &str| client.send(Message::text(text)).unwrap();
-    let hear = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
+    let receive = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
     say(&mut ada, r#"{"type":"say","data":"is this on?"}"#);
-    assert_eq!(hear(&mut ada), r#"{"type":"error","data":"join a room first"}"#);
+    assert_eq!(receive(&mut ada), r#"{"type":"error","data":"join a room first"}"#);
     say(&mut ada, r#"{"type":"join","data":{"room":"büro","name":"ada"}}"#);
-    assert_eq!(hear(&mut ada), r#"{"type":"joined","data":{"room":"büro","history":[]}}"#);
-    assert_eq!(hear(&mut ada), r#"{"type":"rooms","data":["büro"]}"#);
-    assert_eq!(hear(&mut ada), r#"{"type":"here","data":["ada"]}"#);
+    assert_eq!(receive(&mut ada), r#"{"type":"joined","data":{"room":"büro","history":[]}}"#);
+    assert_eq!(receive(&mut ada), r#"{"type":"rooms","data":["büro"]}"#);
+    assert_eq!(receive(&mut ada), r#"{"type":"here","data":["ada"]}"#);
     say(&mut ada, r#"{"type":"say","data":" 你好 "}"#);
-    let said = hear(&mut ada);
+    let said = receive(&mut ada);
     assert!(said.ends_with(r#","who":"ada","text":"你好"}}"#), "{said}");
     say(&mut ada, &format!(r#"{{"type":"say","data":"{}"}}"#, "x".repeat(1001)));
-    assert!(hear(&mut ada).contains("at most 1000 characters"));
+    assert!(receive(&mut ada).contains("at most 1000 characters"));
 
     let (mut bob, _) = upgrade("secret").unwrap();
     say(&mut bob, r#"{"type":"join","data":{"room":"büro","name":"bob"}}"#);
-    assert!(hear(&mut bob).contains(r#""who":"ada","text":"你好"}]"#));
+    assert!(receive(&mut bob).contains(r#""who":"ada","text":"你好"}]"#));
     say(&mut ada, r#"{"type":"kick","data":"bob"}"#);
     assert_eq!(close_code(&mut bob), 4001);
 }
 
 #[test]
-fn dashboard_tells_what_its_load_does() {
+fn dashboard_reports_its_load() {
     let mut example = Example::start("dashboard", &["127.0.0.1:0", "--load", "2"]);
     let page = example.expect_url("http://");
     assert!(get(&page).ends_with("</html>\n"));
@@ -169,7 +169,7 @@ fn game_tick_sends_a_snapshot_per_frame() {
 }
 
 #[test]
-fn snapshots_keep_a_slow_reader_fresh_that_gets_the_latest_only() {
+fn snapshots_stay_recent_for_a_slow_reader_of_latest() {
     let mut example = Example::start("snapshots", &["3"]);
     example.expect("fast, send_latest   slow, send_latest          slow, send");
     let mut rows = Vec::new();
@@ -180,14 +180,15 @@ fn snapshots_keep_a_slow_reader_fresh_that_gets_the_latest_only() {
         rows.push(columns.map(|ms| ms.parse::<u64>().unwrap()).collect::<Vec<_>>());
     }
     let [fast, latest, plain] = rows[2][..] else { panic!("no three readers: {rows:?}") };
-    // Idle machines print 17, 600 and 2500. Whoever gets everything falls behind at the same pace anywhere.
-    assert!(plain > rows[0][2] && plain > 1200, "it gets all and is not late: {rows:?}");
+    // An idle machine prints 17, 600 and 2500. The delay of a reader that gets every message grows
+    // at the same rate on any machine.
+    assert!(plain > rows[0][2] && plain > 1200, "the reader of every message is not late: {rows:?}");
     assert!(2 * fast < plain && 3 * latest < 2 * plain, "{rows:?}");
     assert_eq!(example.exit_code(), Some(0));
 }
 
 #[test]
-fn external_loop_relays_the_terminal_both_ways() {
+fn external_loop_relays_stdin_and_messages() {
     let mut example = Example::start("external_loop", &["127.0.0.1:0"]);
     let url = example.url();
     let mut client = connect(&url);
@@ -203,7 +204,7 @@ fn external_loop_relays_the_terminal_both_ways() {
 }
 
 #[test]
-fn threads_sends_what_a_worker_finds_and_ends_with_it() {
+fn threads_broadcasts_results_of_a_worker() {
     let mut example = Example::start("threads", &["127.0.0.1:0"]);
     let url = example.url();
     let mut client = connect(&url);
@@ -216,7 +217,7 @@ fn threads_sends_what_a_worker_finds_and_ends_with_it() {
         })
         .collect();
     assert!(found.is_sorted(), "{found:?}");
-    example.expect("1 clients hear of");
+    example.expect("1 clients are told of");
     example.interrupt();
     assert_eq!(close_code(&mut client), 1001);
     while client.read().is_ok() {}
@@ -227,7 +228,7 @@ fn threads_sends_what_a_worker_finds_and_ends_with_it() {
 
 #[cfg(feature = "json")]
 #[test]
-fn rooms_obeys_json_commands() {
+fn rooms_carries_out_json_commands() {
     let mut example = Example::start("rooms", &["127.0.0.1:0"]);
     let url = example.url();
     let (mut ada, mut phone, mut bob) = (connect(&url), connect(&url), connect(&url));
@@ -236,45 +237,45 @@ fn rooms_obeys_json_commands() {
         format!(r#"{{"type":"said","data":{{"room":"{room}","who":"{who}","text":"{text}"}}}}"#)
     };
     let reply = |text: &str| format!(r#"{{"type":"reply","data":"{text}"}}"#);
-    let hear = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
+    let receive = |client: &mut WebSocket<TcpStream>| client.read().unwrap().into_text().unwrap().to_string();
 
     say(&mut ada, r#"{"type":"name","data":"ada"}"#);
     say(&mut ada, r#"{"type":"join","data":"büro"}"#);
-    assert_eq!(hear(&mut ada), said("büro", "ada", "joined"));
+    assert_eq!(receive(&mut ada), said("büro", "ada", "joined"));
     say(&mut phone, r#"{"type":"name","data":"ada"}"#);
-    // Twice: the second changes nothing.
+    // Bob joins twice: the second join changes nothing.
     say(&mut bob, r#"{"type":"name","data":"bob"}"#);
     say(&mut bob, r#"{"type":"join","data":"büro"}"#);
     say(&mut bob, r#"{"type":"join","data":"büro"}"#);
     for client in [&mut ada, &mut bob] {
-        assert_eq!(hear(client), said("büro", "bob", "joined"));
+        assert_eq!(receive(client), said("büro", "bob", "joined"));
     }
     say(&mut bob, r#"{"type":"say","data":{"room":"büro","text":"你好"}}"#);
     for client in [&mut ada, &mut bob] {
-        assert_eq!(hear(client), said("büro", "bob", "你好"));
+        assert_eq!(receive(client), said("büro", "bob", "你好"));
     }
 
-    // What is wrong is said, and costs nobody the connection.
+    // A bad command gets an error reply, and the connection stays open.
     say(&mut bob, r#"{"type":"say","data":{"room":"attic","text":"boo"}}"#);
-    assert_eq!(hear(&mut bob), reply(r#"join \"attic\" first"#));
+    assert_eq!(receive(&mut bob), reply(r#"join \"attic\" first"#));
     say(&mut bob, r#"{"type":"say","data":{"room":"attic"}}"#);
-    assert!(hear(&mut bob).contains("missing field `text`"));
+    assert!(receive(&mut bob).contains("missing field `text`"));
     say(&mut bob, "{");
-    assert!(hear(&mut bob).contains("line 1"));
+    assert!(receive(&mut bob).contains("line 1"));
 
-    // One user on two devices, which is in no room on the other.
+    // Ada is on two devices; the phone has joined no room.
     say(&mut phone, r#"{"type":"leave","data":"attic"}"#);
-    assert_eq!(hear(&mut phone), reply(r#"join \"attic\" first"#));
+    assert_eq!(receive(&mut phone), reply(r#"join \"attic\" first"#));
     say(&mut bob, r#"{"type":"tell","data":{"user":"ada","text":"psst"}}"#);
     for client in [&mut ada, &mut phone] {
-        assert_eq!(hear(client), reply("bob: psst"));
+        assert_eq!(receive(client), reply("bob: psst"));
     }
     say(&mut bob, r#"{"type":"leave","data":"büro"}"#);
     for client in [&mut ada, &mut bob] {
-        assert_eq!(hear(client), said("büro", "bob", "left"));
+        assert_eq!(receive(client), said("büro", "bob", "left"));
     }
     say(&mut bob, r#"{"type":"join","data":"büro"}"#);
-    assert_eq!(hear(&mut ada), said("büro", "bob", "joined"));
+    assert_eq!(receive(&mut ada), said("büro", "bob", "joined"));
     drop(bob);
-    assert_eq!(hear(&mut ada), said("büro", "bob", "left"));
+    assert_eq!(receive(&mut ada), said("büro", "bob", "left"));
 }

@@ -1,4 +1,4 @@
-//! The examples that connect to others, run as a user runs them.
+//! Runs the examples that make outbound connections as a user runs them.
 #![cfg(unix)]
 
 #[path = "support/example.rs"]
@@ -21,11 +21,11 @@ fn accept(listener: &TcpListener) -> WebSocket<TcpStream> {
 }
 
 #[test]
-fn client_is_a_terminal_for_a_socket() {
+fn client_relays_stdin_and_messages() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let mut example = Example::start("client", &[&url, "--header", "X-A: b"]);
-    // Typed before there is a connection, two lines at once, and the last one without an end.
+    // Written before the connection is open: two lines at once, and a last one without a line feed.
     example.stdin.as_mut().unwrap().write_all("grüße\nzwei\ndrei".as_bytes()).unwrap();
     let mut socket = accept(&listener);
     example.expect("connected");
@@ -45,11 +45,11 @@ fn client_is_a_terminal_for_a_socket() {
 }
 
 #[test]
-fn client_says_why_it_cannot_connect() {
-    // Bound, so that it stays nobody else's; it does not listen.
-    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let url = format!("ws://{}/", nobody.local_addr().unwrap().as_socket().unwrap());
+fn client_prints_why_it_cannot_connect() {
+    // Bound but not listening, so that no other process takes the port.
+    let unused = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    unused.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let url = format!("ws://{}/", unused.local_addr().unwrap().as_socket().unwrap());
     let mut example = Example::start("client", &[&url]);
     example.expect("connection refused");
     assert_eq!(example.exit_code(), Some(1));
@@ -58,22 +58,22 @@ fn client_says_why_it_cannot_connect() {
     assert_eq!(example.exit_code(), Some(1));
 }
 
-/// Fifty bots, a server of another make that goes away and comes back.
+/// Fifty bots, and a server that goes away and comes back: tungstenite's.
 #[test]
-fn bots_come_back_when_the_server_does() {
+fn bots_reconnect_when_the_server_is_back() {
     const BOTS: usize = 50;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let mut bots = Example::start("bots", &["--url", &format!("ws://{addr}/"), "--bots", "50"]);
     let mut sockets: Vec<_> = (0..BOTS).map(|_| accept(&listener)).collect();
     bots.expect("50 of 50 bots are there");
-    // Every socket is closed without a word, and nobody listens any more.
+    // All sockets are dropped without a close frame, and nothing listens any more.
     drop(listener);
     sockets.clear();
     bots.expect("s: 0 of 50 bots are there");
     let server = thread::spawn(move || {
         let listener = TcpListener::bind(addr).unwrap();
-        // A bot may leave in between, also in the middle of its handshake, and another one come.
+        // A bot may leave at any time, even during its handshake, and be replaced.
         for stream in listener.incoming().map_while(Result::ok) {
             thread::spawn(move || {
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -82,13 +82,13 @@ fn bots_come_back_when_the_server_does() {
             });
         }
     });
-    // One that is leaving and the one in its place may be there at once.
-    while there(&bots.expect(" of 50 bots are there")) < BOTS {}
+    // A bot that is leaving and its replacement may be connected at the same time.
+    while bot_count(&bots.expect(" of 50 bots are there")) < BOTS {}
     assert!(!server.is_finished());
 }
 
-/// How many, in a line such as `  12 s: 49 of 50 bots are there | …`.
-fn there(line: &str) -> usize {
+/// The number of bots in a line such as `  12 s: 49 of 50 bots are there | …`.
+fn bot_count(line: &str) -> usize {
     let (_, counts) = line.split_once("s: ").unwrap();
     counts.split_once(' ').unwrap().0.parse().unwrap()
 }

@@ -1,4 +1,4 @@
-//! `Handle`: other threads talk to the server, over real sockets.
+//! `Handle` over real sockets: other threads send to the server's clients and control it.
 
 mod support;
 
@@ -17,12 +17,12 @@ use std::{
 use support::{
     Deadline, Harness, PATIENCE,
     raw::{self, Frame, TEXT, texts},
-    threads::{ask, join, run},
+    threads::{call_and_wait, join, run},
 };
 use tickws::{CloseCode, CloseError, CloseReason, ConfigError, Handle, HandleError, Prepared, Server};
 
 #[test]
-fn a_full_queue_is_an_error_and_the_accepted_all_arrive() {
+fn a_full_queue_is_an_error_and_queued_sends_arrive() {
     let mut h = Harness::with(Server::builder().handle_queue(4));
     let (mut raw, id) = h.connect();
     h.settle();
@@ -30,15 +30,16 @@ fn a_full_queue_is_an_error_and_the_accepted_all_arrive() {
     for i in 0..4 {
         handle.send(id, &i.to_string()).unwrap();
     }
-    // One queue for all handles. On a thread, so that a call that blocks is found out.
+    // All handles share one queue. The calls run on a thread, so that one that blocks fails the
+    // test.
     let other = h.server.handle();
-    let refused = thread::spawn(move || {
-        assert_eq!(other.wake(), Ok(()), "takes no place");
+    let full = thread::spawn(move || {
+        assert_eq!(other.wake(), Ok(()), "a wake needs no place in the queue");
         [other.send(id, "too many"), other.broadcast("too many"), other.call(|_| panic!("was dropped"))]
     });
-    assert_eq!(join(refused, "calls that do not block"), [Err(HandleError::Full); 3]);
+    assert_eq!(join(full, "calls that do not block"), [Err(HandleError::Full); 3]);
     let tick = h.server.poll_once().unwrap();
-    assert!(!tick.more(), "all were carried out");
+    assert!(!tick.more(), "all commands were carried out");
     for i in 0..4 {
         assert_eq!(h.frame(&mut raw), Frame::new(TEXT, i.to_string()));
     }
@@ -47,7 +48,7 @@ fn a_full_queue_is_an_error_and_the_accepted_all_arrive() {
 }
 
 #[test]
-fn what_was_accepted_leaves_in_the_same_poll_and_in_order() {
+fn queued_commands_run_in_one_poll_and_in_order() {
     let mut h = Harness::new();
     let (mut one, id) = h.connect();
     let (mut two, other) = h.connect();
@@ -66,14 +67,14 @@ fn what_was_accepted_leaves_in_the_same_poll_and_in_order() {
     let frames: Vec<Frame> = (0..7).map(|_| h.frame(&mut one)).collect();
     assert_eq!(texts(frames[..6].to_vec()), ["zero", "one", "two", "three", "four", "five"]);
     assert_eq!(frames[6], Frame::close(4001, "enough"));
-    assert_eq!(h.server.stats().undelivered, 1, "the last one came behind the close");
+    assert_eq!(h.server.stats().undelivered, 1, "the last send came after the close");
     assert_eq!(texts(vec![h.frame(&mut two), h.frame(&mut two)]), ["two", "after two"]);
     handle.disconnect(other).unwrap();
     assert_eq!(h.close_reason(other), CloseReason::Disconnected);
 }
 
 #[test]
-fn rooms_and_users_are_those_of_the_time_when_the_command_is_carried_out() {
+fn rooms_and_users_are_resolved_when_a_command_runs() {
     let mut h = Harness::new();
     let (mut one, id) = h.connect();
     let (mut two, other) = h.connect();
@@ -83,9 +84,9 @@ fn rooms_and_users_are_those_of_the_time_when_the_command_is_carried_out() {
     let handle = h.server.handle();
     handle.publish("lobby", "by name").unwrap();
     handle.publish(room, "by id").unwrap();
-    handle.publish("nowhere", "to nobody").unwrap();
+    handle.publish("nowhere", "to no member").unwrap();
     handle.send_to_user("ada", "to the user").unwrap();
-    handle.send_to_user("nobody", "to nobody").unwrap();
+    handle.send_to_user("bob", "to no member").unwrap();
     h.server.join(other, "lobby").unwrap();
     h.server.set_user(id, "ada").unwrap();
     h.server.set_user(other, "ada").unwrap();
@@ -96,11 +97,11 @@ fn rooms_and_users_are_those_of_the_time_when_the_command_is_carried_out() {
         assert_eq!(texts(frames), ["by name", "by id", "to the user", "to all"]);
     }
     assert_eq!(texts(vec![h.frame(&mut three)]), ["to all"]);
-    assert_eq!(h.server.stats().undelivered, 0, "nobody is in the room: nobody misses it");
+    assert_eq!(h.server.stats().undelivered, 0, "a room without members counts no delivery");
 }
 
 #[test]
-fn one_poll_is_enough_for_a_message_to_leave() {
+fn a_message_leaves_within_one_poll() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.settle();
@@ -111,7 +112,8 @@ fn one_poll_is_enough_for_a_message_to_leave() {
     assert_eq!(h.server.stats().bytes_out, before + 5);
     assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "now"));
 
-    // Also in the poll that it wakes: the thread waits for the message, and there is no other poll.
+    // A poll that is woken by the message sends it in the same poll: the thread waits for the
+    // message, and there is no second poll.
     let thread = thread::spawn(move || {
         handle.send(id, "woken").unwrap();
         let deadline = Deadline::new();
@@ -123,12 +125,12 @@ fn one_poll_is_enough_for_a_message_to_leave() {
     });
     let written = h.server.stats().bytes_out;
     h.server.poll_wait(None).unwrap();
-    assert_eq!(h.server.stats().bytes_out, written + 7, "it left in the poll that it ended");
+    assert_eq!(h.server.stats().bytes_out, written + 7, "the message left in the poll that it ended");
     assert_eq!(join(thread, "the reader"), ["woken"]);
 }
 
 #[test]
-fn what_cannot_be_queued_is_counted() {
+fn commands_for_closed_clients_are_counted() {
     let mut h = Harness::new();
     let (raw, id) = h.connect();
     drop(raw);
@@ -138,13 +140,13 @@ fn what_cannot_be_queued_is_counted() {
     handle.send(id, "gone").unwrap();
     handle.close(id, CloseCode::Normal, "").unwrap();
     handle.disconnect(id).unwrap();
-    handle.broadcast("nobody is nobody's fault").unwrap();
+    handle.broadcast("to no clients").unwrap();
     h.step();
     assert_eq!(h.server.stats().undelivered, 3);
 }
 
 #[test]
-fn a_code_or_a_reason_that_cannot_be_sent_is_refused_at_once() {
+fn invalid_close_codes_and_reasons_are_errors() {
     let mut h = Harness::new();
     let (_raw, id) = h.connect();
     let handle = h.server.handle();
@@ -157,7 +159,7 @@ fn a_code_or_a_reason_that_cannot_be_sent_is_refused_at_once() {
 }
 
 #[test]
-fn a_queue_of_none_and_one_above_memory_are_refused() {
+fn queue_sizes_of_zero_and_above_the_maximum_are_errors() {
     for (size, expected) in [
         (0, ConfigError::Zero("handle_queue")),
         (usize::MAX, ConfigError::TooLarge { setting: "handle_queue", max: 1 << 20 }),
@@ -167,23 +169,23 @@ fn a_queue_of_none_and_one_above_memory_are_refused() {
     }
 }
 
-/// Tells that it was dropped, after it has tried to talk to a server that is being dropped.
-struct Bomb(Handle, mpsc::Sender<Result<(), HandleError>>);
+/// Reports its drop, after an attempt to send through a server that is being dropped.
+struct DropProbe(Handle, mpsc::Sender<Result<(), HandleError>>);
 
-impl Drop for Bomb {
+impl Drop for DropProbe {
     fn drop(&mut self) {
         let _ = self.1.send(self.0.broadcast("last words"));
     }
 }
 
 #[test]
-fn closures_that_wait_are_dropped_with_the_server_and_not_called() {
+fn queued_closures_are_dropped_with_the_server() {
     let mut h = Harness::new();
     let handle = h.server.handle();
     let (sender, dropped) = mpsc::channel();
     for _ in 0..3 {
-        let bomb = Bomb(handle.clone(), sender.clone());
-        handle.call(move |_| panic!("{bomb:p} was called", bomb = &bomb)).unwrap();
+        let probe = DropProbe(handle.clone(), sender.clone());
+        handle.call(move |_| panic!("{probe:p} was called", probe = &probe)).unwrap();
     }
     drop((handle, sender));
     let thread = thread::spawn(move || drop(h));
@@ -192,7 +194,7 @@ fn closures_that_wait_are_dropped_with_the_server_and_not_called() {
 }
 
 #[test]
-fn a_server_without_commands_sleeps_and_many_wakes_end_one_sleep() {
+fn many_wakes_end_one_sleep() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     server.poll_once().unwrap();
@@ -208,13 +210,17 @@ fn a_server_without_commands_sleeps_and_many_wakes_end_one_sleep() {
             handle.wake().unwrap();
         }
         assert_eq!(server.next_timeout(), Some(Duration::ZERO));
-        // For ever, if it were not woken.
+        // Without the wake this would sleep for ever.
         let tick = server.poll_wait(None).unwrap();
         assert!(tick.is_empty() && !tick.more());
         assert_eq!(server.next_timeout(), None);
-        assert_eq!(sleeps(&mut server), (true, false), "the wake-ups were one, in round {round}");
+        assert_eq!(
+            sleeps(&mut server),
+            (true, false),
+            "all wake-ups were consumed by one poll, round {round}"
+        );
     }
-    // A batch of commands is one wake-up, too.
+    // A batch of commands is one wake-up as well.
     for _ in 0..500 {
         handle.call(|_| {}).unwrap();
     }
@@ -223,11 +229,12 @@ fn a_server_without_commands_sleeps_and_many_wakes_end_one_sleep() {
 }
 
 #[test]
-fn a_wake_after_one_that_a_poll_without_sleep_was_given_counts() {
+fn a_wake_during_a_poll_does_not_mask_the_next_one() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     let inner = handle.clone();
-    // The closure's wake comes between this poll's look at the flag and its look at the kernel.
+    // The wake of the closure comes after this poll's check of the flag and before its check of the
+    // kernel.
     handle.call(move |_| inner.wake().unwrap()).unwrap();
     let tick = server.poll_once().unwrap();
     assert!(tick.more());
@@ -242,40 +249,40 @@ fn a_wake_after_one_that_a_poll_without_sleep_was_given_counts() {
 }
 
 #[test]
-fn wake_ends_a_sleep_without_end() {
+fn wake_ends_an_unlimited_sleep() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
-    let (said, heard) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let (woken, polled) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
     let thread = {
-        let said = said.clone();
+        let woken = woken.clone();
         thread::spawn(move || {
-            while !said.load(Ordering::Relaxed) {
+            while !woken.load(Ordering::Relaxed) {
                 let tick = server.poll_wait(None).expect("polls");
                 assert!(tick.is_empty());
-                heard.0.send(()).unwrap();
+                polled.0.send(()).unwrap();
             }
         })
     };
-    // The first poll returns by itself: a new listener may have a backlog.
-    heard.1.recv_timeout(PATIENCE).unwrap();
-    said.store(true, Ordering::Relaxed);
+    // The first poll returns at once: a new listener may already have a backlog.
+    polled.1.recv_timeout(PATIENCE).unwrap();
+    woken.store(true, Ordering::Relaxed);
     handle.wake().unwrap();
     join(thread, "a sleeper that was woken");
 }
 
 #[test]
-fn a_poll_is_bounded_though_commands_beget_commands() {
-    fn beget(handle: Handle, count: Arc<AtomicUsize>) {
+fn a_poll_is_bounded_when_commands_queue_commands() {
+    fn queue_next(handle: Handle, count: Arc<AtomicUsize>) {
         if count.fetch_add(1, Ordering::Relaxed) == 1000 {
             return; // some poll was not bounded
         }
         let again = handle.clone();
-        handle.call(move |_| beget(again, count)).unwrap();
+        handle.call(move |_| queue_next(again, count)).unwrap();
     }
     let mut h = Harness::with(Server::builder().handle_queue(4));
     let (mut raw, id) = h.connect();
     let count = Arc::new(AtomicUsize::new(0));
-    beget(h.server.handle(), count.clone());
+    queue_next(h.server.handle(), count.clone());
     for _ in 0..10 {
         let before = count.load(Ordering::Relaxed);
         let tick = h.server.poll_wait(None).unwrap();
@@ -284,59 +291,59 @@ fn a_poll_is_bounded_though_commands_beget_commands() {
         let ran = count.load(Ordering::Relaxed) - before;
         assert!((1..=5).contains(&ran), "{ran} commands in a poll");
     }
-    // Clients are served beside it.
+    // Clients are served beside the commands.
     h.write(&mut raw, &raw::text("hello"));
     h.until("the message", |h| h.texts(id) == ["hello"]);
 }
 
 #[test]
-fn call_gives_results_and_may_do_all_but_poll() {
+fn call_may_do_everything_but_poll() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let handle = h.server.handle();
-    let asker = handle.clone();
-    let answers = h.serve(
+    let other = handle.clone();
+    let results = h.serve(
         |_, _| {},
         move |_| {
-            let count = ask(&asker, |server| server.client_count());
-            let polls = ask(&asker, |server| {
+            let count = call_and_wait(&other, |server| server.client_count());
+            let polls = call_and_wait(&other, |server| {
                 let polls =
                     [server.poll_once(), server.poll_for(Duration::from_secs(60)), server.poll_wait(None)];
                 let kinds = polls.map(|tick| tick.unwrap_err());
                 [kinds[0].kind(), kinds[1].kind(), kinds[2].kind(), server.run(|_, _| {}).unwrap_err().kind()]
             });
-            ask(&asker, move |server| {
+            call_and_wait(&other, move |server| {
                 server.send(id, "inside").unwrap();
                 server.flush();
-                server.handle().send(id, "and behind").unwrap();
+                server.handle().send(id, "and after it").unwrap();
             });
             (count, polls)
         },
     );
-    assert_eq!(answers, (1, [ErrorKind::ResourceBusy; 4]));
+    assert_eq!(results, (1, [ErrorKind::ResourceBusy; 4]));
     assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "inside"));
-    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "and behind"));
-    // On the server's own thread as well.
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "and after it"));
+    // A handle works on the server's own thread as well.
     handle.send(id, "from here").unwrap();
     assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "from here"));
 }
 
 #[test]
-fn a_panic_in_a_call_comes_out_of_the_poll_and_nothing_else_is_lost() {
+fn a_panic_in_a_call_unwinds_the_poll_and_loses_nothing_else() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.settle();
     let handle = h.server.handle();
     handle.send(id, "before").unwrap();
     handle.call(|_| std::panic::resume_unwind(Box::new("on purpose"))).unwrap();
-    handle.send(id, "behind").unwrap();
+    handle.send(id, "after").unwrap();
     let panic = catch_unwind(AssertUnwindSafe(|| h.server.poll_once())).unwrap_err();
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"on purpose"));
     assert_eq!(h.server.next_timeout(), Some(Duration::ZERO), "one command is left");
     assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "before"));
-    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "behind"));
-    h.write(&mut raw, &raw::text("still there"));
-    h.until("an answer", |h| h.texts(id) == ["still there"]);
+    assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "after"));
+    h.write(&mut raw, &raw::text("still served"));
+    h.until("the message", |h| h.texts(id) == ["still served"]);
 }
 
 #[test]
@@ -357,8 +364,8 @@ fn a_shutdown_from_another_thread_ends_run() {
     drop(raw);
     let server = join(server, "the end of run");
     assert_eq!(server.stats().closed.shutdown, 1);
-    assert!(std::net::TcpStream::connect(addr).is_err(), "it listens no more");
-    // Drained, and still there.
+    assert!(std::net::TcpStream::connect(addr).is_err(), "the listener is closed");
+    // The server is drained but not dropped, so `wake` succeeds.
     handle.wake().unwrap();
     drop(server);
     assert_eq!(handle.wake(), Err(HandleError::ServerGone));

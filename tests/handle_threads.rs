@@ -1,4 +1,4 @@
-//! `Handle` under load: many threads, clients that leave, a server that is dropped first.
+//! `Handle` under load: many threads, clients that leave, and a server that is dropped first.
 
 mod support;
 
@@ -17,7 +17,7 @@ use std::{
 use support::{
     Deadline, Harness, PATIENCE, Seen,
     raw::{self, Raw, texts},
-    threads::{ask, insist, join, run},
+    threads::{call_and_wait, join, retry_while_full, run},
 };
 use tickws::{ClientId, CloseCode, Handle, HandleError, Server};
 
@@ -35,7 +35,7 @@ fn eight_threads_send_while_clients_come_and_go() {
     let leaving = Arc::new(Mutex::new(leavers.iter().map(|(_, id)| *id).collect::<Vec<_>>()));
     let before = h.server.stats();
 
-    // Every other message is for somebody who may have left by then.
+    // Every other message is for a client that may have left by then.
     let senders = (0..THREADS).map(|thread| {
         let (handle, ids, leaving) = (h.server.handle(), ids.clone(), leaving.clone());
         thread::spawn(move || {
@@ -45,7 +45,7 @@ fn eight_threads_send_while_clients_come_and_go() {
                     0 => ids[i / 2 % STAYING],
                     _ => leaving.lock().unwrap()[i / 2 % LEAVING],
                 };
-                insist(|| handle.send(client, &text));
+                retry_while_full(|| handle.send(client, &text));
             }
         })
     });
@@ -69,7 +69,8 @@ fn eight_threads_send_while_clients_come_and_go() {
         for (raw, _) in &mut leavers {
             raw.read_some();
         }
-        // One goes, in one of three ways; while another comes, messages for the first go on.
+        // One client leaves in one of three ways and another connects, while messages for the first
+        // go on.
         turn += 1;
         if turn % 4 == 0 {
             let (raw, id) = leavers.remove(0);
@@ -98,10 +99,10 @@ fn eight_threads_send_while_clients_come_and_go() {
     let after = h.server.stats();
     let queued = after.messages_out - before.messages_out;
     assert_eq!(queued + after.undelivered, (THREADS * SENDS) as u64);
-    assert!(after.undelivered > 0, "some had left: {after:?}");
+    assert!(after.undelivered > 0, "some messages were for clients that had left: {after:?}");
 }
 
-/// Every call, over and over, until the server is gone; each has to say so.
+/// Repeats every call until it returns `ServerGone`.
 fn until_gone(handle: &Handle, client: ClientId) {
     let nested = handle.clone();
     type Call<'h> = Box<dyn Fn() -> Result<(), HandleError> + 'h>;
@@ -150,7 +151,7 @@ fn nothing_deadlocks_when_the_server_is_dropped_first() {
 }
 
 #[test]
-fn no_wake_up_is_lost_over_a_real_poller() {
+fn no_wake_up_is_lost_with_a_real_poller() {
     let mut server = Server::builder().build().unwrap();
     let handle = server.handle();
     let server = run(server);
@@ -159,27 +160,27 @@ fn no_wake_up_is_lost_over_a_real_poller() {
             let handle = handle.clone();
             thread::spawn(move || {
                 for i in 0..3_000 {
-                    assert_eq!(ask(&handle, move |_| i), i);
+                    assert_eq!(call_and_wait(&handle, move |_| i), i);
                 }
             })
         })
         .collect();
     for thread in threads {
-        join(thread, "the asking threads");
+        join(thread, "the calling threads");
     }
     handle.shutdown(CloseCode::Away, Duration::ZERO).unwrap();
-    join(server, "the server's end");
+    join(server, "the end of the server");
 }
 
-/// A readiness event is told once: a panic in the poll that was told must not swallow it.
+/// Readiness is edge-triggered: a panic in the poll that was told of it must not lose it.
 #[test]
-fn a_panic_in_a_call_does_not_deafen_the_server() {
+fn a_panic_in_a_call_loses_no_readiness_event() {
     const ROUNDS: usize = 300;
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.settle();
     let handle = h.server.handle();
-    let (sender, heard) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let mut server = h.server;
     let thread = thread::spawn(move || {
         let mut texts = 0;
@@ -193,40 +194,40 @@ fn a_panic_in_a_call_does_not_deafen_the_server() {
                 sender.send(()).unwrap();
             }
         }
-        server // the last call may come behind the last message
+        server // the last call may follow the last message
     });
     let message = raw::text("x");
     for round in 0..ROUNDS {
         assert_eq!(raw.write_some(&message).unwrap(), message.len());
         handle.call(|_| std::panic::resume_unwind(Box::new(()))).unwrap();
-        heard.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the message of round {round} was swallowed"));
+        received.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("the message of round {round} was lost"));
     }
     join(thread, "the poller");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_handle_wakes_a_foreign_poll_loop() {
+fn a_handle_wakes_an_external_poll_loop() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
     let thread = thread::spawn(move || {
         for i in 0..1000 {
-            assert_eq!(ask(&handle, move |_| i), i);
+            assert_eq!(call_and_wait(&handle, move |_| i), i);
         }
-        // More than a poll takes: what is left must not be slept over.
+        // More commands than a poll carries out: the loop must not sleep while some are left.
         for i in 0..10_000 {
-            insist(|| handle.call(move |_| assert!(i < 10_000)));
+            retry_while_full(|| handle.call(move |_| assert!(i < 10_000)));
         }
-        insist(|| handle.shutdown(CloseCode::Away, Duration::ZERO));
+        retry_while_full(|| handle.shutdown(CloseCode::Away, Duration::ZERO));
     });
     while !server.is_drained() {
         let limit = server.next_timeout().unwrap_or(PATIENCE).min(PATIENCE);
         let timeout = Timespec::try_from(limit).unwrap();
         let ready = poll(&mut [PollFd::new(&server, PollFlags::IN)], Some(&timeout)).unwrap();
-        assert!(ready > 0 || limit < PATIENCE, "slept over a command");
+        assert!(ready > 0 || limit < PATIENCE, "slept while a command was queued");
         server.poll_once().unwrap();
     }
-    join(thread, "the asking thread");
+    join(thread, "the calling thread");
 }

@@ -1,4 +1,5 @@
-//! What may befall the process around a server: it is stopped, its application panics or dawdles, a listener dies.
+//! Faults of the host: a stopped process, an application that panics or polls rarely, a listener
+//! that fails.
 #![cfg(unix)]
 
 mod support;
@@ -31,7 +32,7 @@ fn shut_down(listener: &TcpListener) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_listener_that_dies_is_counted_and_the_others_go_on() {
+fn a_lost_listener_is_counted_and_the_others_go_on() {
     let [first, second] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [dying, living] = [&first, &second].map(|listener| listener.local_addr().unwrap());
     let remote_control = first.try_clone().unwrap();
@@ -40,9 +41,10 @@ fn a_listener_that_dies_is_counted_and_the_others_go_on() {
     drop(server.poll_once().unwrap());
     shut_down(&remote_control);
     let mut h = Harness { server, addr: living, seen: Vec::new() };
-    h.until("its death", |h| h.server.stats().listeners_lost == 1);
+    h.until("the loss of the listener", |h| h.server.stats().listeners_lost == 1);
     assert_eq!(h.server.local_addrs(), [living]);
-    // A pause of accepting would hold the others up; a spin would never sleep.
+    // If the server stopped accepting, the other listener would wait; if it spun, it would never
+    // sleep.
     let mut clients: Vec<_> = (0..100).map(|_| h.connect()).collect();
     let stats = h.server.stats();
     assert_eq!((stats.opened, stats.accept_pauses, stats.listeners_lost), (100, 0, 1));
@@ -50,12 +52,12 @@ fn a_listener_that_dies_is_counted_and_the_others_go_on() {
     h.write(raw, &raw::text("as ever"));
     h.until("a message", |h| h.texts(*id) == ["as ever"]);
     h.settle();
-    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "it may sleep");
+    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "the server may sleep");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_whose_last_listener_dies_keeps_its_clients_and_sleeps() {
+fn losing_the_last_listener_keeps_clients_and_still_sleeps() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (addr, remote_control) = (listener.local_addr().unwrap(), listener.try_clone().unwrap());
     let builder = Server::builder().ping_interval(None).silence_timeout(None);
@@ -63,17 +65,17 @@ fn a_server_whose_last_listener_dies_keeps_its_clients_and_sleeps() {
     let mut h = Harness { server, addr, seen: Vec::new() };
     let (mut raw, id) = h.connect();
     shut_down(&remote_control);
-    h.until("its death", |h| h.server.stats().listeners_lost == 1);
+    h.until("the loss of the listener", |h| h.server.stats().listeners_lost == 1);
     assert_eq!(h.server.local_addrs(), []);
     h.settle();
-    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "it may sleep");
+    assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "the server may sleep");
     h.write(&mut raw, &raw::text("still here"));
     h.until("a message", |h| h.texts(id) == ["still here"]);
     h.server.shutdown(CloseCode::Away, PATIENCE);
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1001, ""));
     h.write(&mut raw, &raw::close(1001, ""));
     assert_eq!(h.read_to_end(&mut raw), b"");
-    // Or the server waits for its FIN, for as long as close_timeout.
+    // Without this FIN the server would wait for it until `close_timeout`.
     drop(raw);
     h.until("the end", |h| h.server.is_drained());
 }
@@ -81,31 +83,31 @@ fn a_server_whose_last_listener_dies_keeps_its_clients_and_sleeps() {
 #[test]
 fn a_panic_inside_run_unwinds_and_the_server_goes_on() {
     let mut h = Harness::new();
-    let (mut bomb, bomber) = h.connect();
+    let (mut failing, failing_id) = h.connect();
     let (mut raw, id) = h.connect();
     h.settle();
-    h.write(&mut bomb, &raw::text("boom"));
+    h.write(&mut failing, &raw::text("boom"));
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         h.server.run(|_, event| {
             if let Event::Message { client, .. } = event {
-                assert_eq!(client, bomber);
+                assert_eq!(client, failing_id);
                 resume_unwind(Box::new("on purpose"));
             }
         })
     }));
     assert_eq!(outcome.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
-    // Its tick is lost, and nothing else: neither clients nor what comes later.
+    // The tick that panicked is lost, but no client and no later event.
     assert_eq!(h.server.client_count(), 2);
     h.write(&mut raw, &raw::text("and now?"));
-    h.write(&mut bomb, &raw::text("again"));
-    h.until("both messages", |h| h.texts(id) == ["and now?"] && h.texts(bomber) == ["again"]);
-    assert_eq!(h.server.broadcast("we go on").queued, 2);
-    assert_eq!(h.frame(&mut raw).payload, b"we go on");
-    assert_eq!(h.frame(&mut bomb).payload, b"we go on");
+    h.write(&mut failing, &raw::text("again"));
+    h.until("both messages", |h| h.texts(id) == ["and now?"] && h.texts(failing_id) == ["again"]);
+    assert_eq!(h.server.broadcast("all").queued, 2);
+    assert_eq!(h.frame(&mut raw).payload, b"all");
+    assert_eq!(h.frame(&mut failing).payload, b"all");
 }
 
 #[test]
-fn a_server_that_is_dropped_by_a_panic_lets_its_clients_go() {
+fn a_server_dropped_by_a_panic_closes_its_connections() {
     let mut h = Harness::new();
     let (mut raw, _) = h.connect();
     let server = h.server;
@@ -127,7 +129,7 @@ fn a_server_that_is_dropped_by_a_panic_lets_its_clients_go() {
 }
 
 #[test]
-fn ticks_that_are_held_on_to_stay_as_they_were() {
+fn kept_ticks_stay_unchanged() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.settle();
@@ -136,17 +138,17 @@ fn ticks_that_are_held_on_to_stay_as_they_were() {
     let texts: Vec<String> = (0..200).map(|i| format!("{i} ").repeat(1 + i * 20)).collect();
     for text in &texts {
         h.write(&mut raw, &raw::text(text));
-        let mut heard = false;
-        while !heard {
+        let mut received = false;
+        while !received {
             let tick = h.server.poll_for(MS).unwrap();
-            heard = tick.iter().any(|event| matches!(event, Event::Message { .. }));
+            received = tick.iter().any(|event| matches!(event, Event::Message { .. }));
             ticks.push(tick);
             deadline.check("a message");
         }
     }
-    // In any order, on any thread.
+    // The ticks are read out of order and on another thread.
     ticks.rotate_left(77);
-    let mut heard: Vec<String> = thread::spawn(move || {
+    let mut received: Vec<String> = thread::spawn(move || {
         let seen = ticks.iter().flat_map(|tick| tick.iter().map(Seen::from));
         let text = |seen| match seen {
             Seen::Text(client, text) if client == id => text,
@@ -156,13 +158,13 @@ fn ticks_that_are_held_on_to_stay_as_they_were() {
     })
     .join()
     .unwrap();
-    heard.sort_by_key(String::len);
-    assert!(heard == texts);
+    received.sort_by_key(String::len);
+    assert!(received == texts);
 }
 
 #[test]
-fn an_application_that_polls_rarely_loses_nobody() {
-    // Longer away than any deadline is long.
+fn an_application_that_polls_rarely_loses_no_client() {
+    // Each pause between two polls is longer than every deadline.
     let builder = Server::builder()
         .ping_interval(20 * MS)
         .silence_timeout(60 * MS)
@@ -180,7 +182,7 @@ fn an_application_that_polls_rarely_loses_nobody() {
     }
     for i in 0..10 {
         raw.write_some(&raw::text(&i.to_string())).unwrap();
-        while frames_but_pings(&mut raw) != [raw::Frame::new(raw::TEXT, i.to_string())] {
+        while answer_pings(&mut raw) != [raw::Frame::new(raw::TEXT, i.to_string())] {
             poll_after_a_while(&mut h, &mut raw);
             deadline.check("an echo");
         }
@@ -196,8 +198,8 @@ fn an_application_that_polls_rarely_loses_nobody() {
     assert!(matches!(ends[..], [Seen::Close(_, end)] if *end == reason), "{ends:?}");
 }
 
-/// The application is away, and the peer, which is not, reads meanwhile: on this thread, as one of its own might be kept
-/// waiting for longer than the server's deadlines are.
+/// Polls after a pause of the application. The peer reads during the pause, on this thread: a
+/// thread of its own might be delayed for longer than the server's deadlines.
 fn poll_after_a_while(h: &mut Harness, raw: &mut raw::Raw) {
     thread::sleep(75 * MS);
     raw.read_some();
@@ -210,8 +212,8 @@ fn poll_after_a_while(h: &mut Harness, raw: &mut raw::Raw) {
     h.server.flush();
 }
 
-/// Answers the pings among what has been read, and gives the rest.
-fn frames_but_pings(raw: &mut raw::Raw) -> Vec<raw::Frame> {
+/// Answers the pings among the frames read so far; gives the other frames.
+fn answer_pings(raw: &mut raw::Raw) -> Vec<raw::Frame> {
     let (pings, others): (Vec<_>, Vec<_>) =
         raw.take_frames().into_iter().partition(|frame| frame.opcode == raw::PING);
     for ping in pings {
@@ -222,12 +224,12 @@ fn frames_but_pings(raw: &mut raw::Raw) -> Vec<raw::Frame> {
 
 // ---- SIGSTOP ----
 
-/// Set in the process that is stopped.
+/// Set in the environment of the process that is stopped.
 const CHILD: &str = "TICKWS_TEST_STOPPED";
-/// Long enough that a loaded machine keeps nobody waiting for so long.
+/// Long enough that no client on a loaded machine is delayed for as long.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// A server in a process of its own, which echoes, and prints every end.
+/// A server in a process of its own, which echoes messages and prints the reason of every close.
 struct Stopped {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -249,12 +251,12 @@ impl Stopped {
         stopped
     }
 
-    /// The next line that it prints.
+    /// Waits for the next line that starts with `@`, and gives the rest of it.
     fn line(&mut self) -> String {
         let mut line = String::new();
         while !line.starts_with('@') {
             line.clear();
-            assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "it has ended");
+            assert_ne!(self.lines.read_line(&mut line).unwrap(), 0, "the process has ended");
         }
         line[1..].trim().to_owned()
     }
@@ -271,7 +273,7 @@ impl Drop for Stopped {
     }
 }
 
-/// Not a test: the process that is stopped.
+/// This test is the process that is stopped; on its own it does nothing.
 #[test]
 fn stopped_process() {
     if env::var_os(CHILD).is_none() {
@@ -294,9 +296,10 @@ fn stopped_process() {
 }
 
 #[test]
-fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
+fn a_stopped_and_continued_process_drops_only_dead_clients() {
     let mut server = Stopped::new();
-    // Some are idle and answer pings; one speaks while nobody listens; one is silent for ever; one is half in.
+    // 20 idle clients answer pings; one sends while the process is stopped; one never answers; one
+    // is in the middle of its handshake.
     let over = Arc::new(AtomicBool::new(false));
     let idle: Vec<_> = (0..20)
         .map(|_| {
@@ -304,7 +307,7 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
             thread::spawn(move || {
                 let mut pings = 0;
                 while !over.load(Ordering::Relaxed) {
-                    let message = socket.read().expect("nobody who answers is given up");
+                    let message = socket.read().expect("a client that answers pings stays open");
                     pings += usize::from(matches!(message, Message::Ping(_)));
                 }
                 socket.send(Message::text("after")).unwrap();
@@ -313,30 +316,30 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
             })
         })
         .collect();
-    let mut speaking = support::dial(server.addr, "/");
+    let mut active = support::dial(server.addr, "/");
     let mut silent = support::dial(server.addr, "/");
     let request = raw::upgrade_request("/", "");
     let mut late = support::blocking(server.addr).unwrap();
     std::io::Write::write_all(&mut late, &request.as_bytes()[..20]).unwrap();
-    speaking.send(Message::text("before")).unwrap();
-    assert_eq!(speaking.read().unwrap(), Message::text("before"));
+    active.send(Message::text("before")).unwrap();
+    assert_eq!(active.read().unwrap(), Message::text("before"));
 
-    // In its sleep, which ends with EINTR.
+    // Stopped while it sleeps in the poll, which ends with `EINTR`.
     thread::sleep(50 * MS);
     server.signal(Signal::STOP);
     std::io::Write::write_all(&mut late, &request.as_bytes()[20..]).unwrap();
-    speaking.send(Message::text("meanwhile")).unwrap();
+    active.send(Message::text("meanwhile")).unwrap();
     thread::sleep(SILENCE * 3 / 2);
 
-    // Whoever lives answers the pings that come now.
+    // Clients that are alive answer the pings sent now.
     let begin = Instant::now();
     server.signal(Signal::CONT);
-    assert_eq!(next_text(&mut speaking), "meanwhile");
+    assert_eq!(next_text(&mut active), "meanwhile");
     let mut head = [0; 12];
     std::io::Read::read_exact(&mut late, &mut head).unwrap();
-    assert_eq!(&head, b"HTTP/1.1 101", "what came in time is not late");
+    assert_eq!(&head, b"HTTP/1.1 101", "a head that came in time is not late");
     late.stream().shutdown(Shutdown::Write).unwrap();
-    speaking.close(None).unwrap();
+    active.close(None).unwrap();
     let mut ends: Vec<String> = (0..3).map(|_| server.line()).collect();
     ends.sort();
     let expected = [
@@ -345,14 +348,14 @@ fn a_process_that_is_stopped_and_continued_ends_only_who_is_gone() {
         "the peer was silent for too long",
     ];
     assert_eq!(ends, expected);
-    assert!(begin.elapsed() > SILENCE / 2, "it was asked first");
-    // As long again as a connection may be silent.
+    assert!(begin.elapsed() > SILENCE / 2, "the silent client was pinged first");
+    // Wait as long again as a connection may be silent.
     thread::sleep((2 * SILENCE).saturating_sub(begin.elapsed()));
     over.store(true, Ordering::Relaxed);
     for client in idle {
         assert!(support::threads::join(client, "an idle client") > 0);
     }
-    // It was pinged, and dropped.
+    // The silent client was pinged and then dropped.
     let ends = |error| {
         matches!(
             error,

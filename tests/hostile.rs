@@ -1,12 +1,12 @@
-//! Hostile peers over real sockets, a row of a table each: what it does and what the server does are tested; what it
-//! costs is printed by
+//! Hostile peers over real sockets. Each row of a table is one attack, and a test: the server
+//! responds as RFC 6455 asks, holds neither a descriptor nor a byte for the attacker afterwards,
+//! and other clients get all their echoes, in order.
+//!
+//! The cost of each row is printed by
 //!
 //! ```sh
 //! cargo test --release --features deflate --test hostile -- --ignored table --nocapture
 //! ```
-//!
-//! Of each row: the server answers as RFC 6455 asks, afterwards holds neither a descriptor nor a byte for the
-//! attacker, and clients beside it get all their echoes, in order.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -29,19 +29,19 @@ mod wrong;
 use std::{env, time::Duration};
 
 use cost::Cost;
-use ground::{Ground, Healthy};
+use ground::{Healthy, ServerProcess};
 use tickws::{Server, ServerBuilder};
 
 const MS: Duration = Duration::from_millis(1);
 
 struct Row {
     does: &'static str,
-    /// What the server does about it.
+    /// The server's reaction.
     reaction: &'static str,
-    /// What there are so many of, as the attack's result says.
+    /// The unit that the result of `attack` counts.
     unit: &'static str,
     config: fn(ServerBuilder) -> ServerBuilder,
-    attack: fn(&mut Ground) -> u64,
+    attack: fn(&mut ServerProcess) -> u64,
 }
 
 /// Makes a test of each row.
@@ -53,7 +53,7 @@ macro_rules! rows {
 
         $($(#[$meta])* #[test]
         fn $name() {
-            stand(stringify!($name));
+            run_row(stringify!($name));
         })*
     };
 }
@@ -62,36 +62,38 @@ fn default(builder: ServerBuilder) -> ServerBuilder {
     builder
 }
 
-/// Short enough to be waited for, long enough that a loaded machine's healthy clients have asked by then.
-fn hasty(builder: ServerBuilder) -> ServerBuilder {
+/// Short enough to wait for, and long enough for the healthy clients' handshakes on a loaded
+/// machine.
+fn short_handshake_timeout(builder: ServerBuilder) -> ServerBuilder {
     builder.handshake_timeout(1500 * MS)
 }
 
-/// Short enough to be waited for, long enough that a loaded machine's healthy clients are not silent for so long.
-fn alert(builder: ServerBuilder) -> ServerBuilder {
+/// Short enough to wait for, and longer than the healthy clients on a loaded machine are ever
+/// silent.
+fn short_silence_timeout(builder: ServerBuilder) -> ServerBuilder {
     builder.ping_interval(500 * MS).silence_timeout(1500 * MS)
 }
 
 rows! {
-    slow_head: "slowloris: a head, byte by byte, without end" => "dropped at handshake_timeout", "connection", hasty, slow::head;
-    silent_in_a_frame: "slowloris: begins a frame and falls silent" => "pinged, dropped at silence_timeout", "connection", alert, slow::silent_in_a_frame;
-    a_byte_at_a_time: "slowloris: a frame, a byte now and then" => "legal: served; holds what has come", "byte", alert, slow::a_byte_at_a_time;
+    slow_head: "slowloris: a request head, byte by byte, without end" => "dropped at handshake_timeout", "connection", short_handshake_timeout, slow::head;
+    silent_in_a_frame: "slowloris: begins a frame, then sends nothing" => "pinged, dropped at silence_timeout", "connection", short_silence_timeout, slow::silent_in_a_frame;
+    a_byte_at_a_time: "slowloris: a frame, a byte now and then" => "legal: served; holds the bytes received", "byte", short_silence_timeout, slow::a_byte_at_a_time;
     never_reads: "asks for megabytes, never reads" => "1013 at max_buffered", "connection", default, slow::never_reads;
     takes_nothing: "asks for 1 MiB, never reads" => "dropped at write_timeout", "connection", |b| b.write_timeout(400 * MS).max_buffered(4 << 20).send_buffer(8192), slow::takes_nothing;
     reads_a_byte_at_a_time: "reads a byte at a time" => "legal: served", "byte", |b| b.send_buffer(8192), slow::reads_a_byte_at_a_time;
-    half_closes: "half-closes behind 20 messages" => "all answered, then FIN", "connection", default, slow::half_closes;
-    talks_after_close: "1,000 messages behind its close frame" => "one close frame, FIN, none heard", "connection", default, slow::talks_after_close;
-    resets_in_a_message: "RST in the middle of a message" => "forgotten", "connection", default, slow::resets_in_a_message;
-    silent_crowd: "opens 5,000 sockets, says nothing" => "dropped at handshake_timeout", "connection", hasty, crowd::silent;
-    resetting_crowd: "connects and resets, 10,000 times" => "forgotten", "connection", default, crowd::resets;
-    pings: "20,000 pings, reads no pong meanwhile" => "the latest is answered", "ping", default, floods::pings;
-    pongs: "50,000 unasked pongs" => "ignored", "pong", default, floods::pongs;
+    half_closes: "half-closes after 20 messages" => "all echoed, then FIN", "connection", default, slow::half_closes;
+    sends_after_close: "1,000 messages after its close frame" => "one close frame, FIN, none delivered", "connection", default, slow::sends_after_close;
+    resets_in_a_message: "RST in the middle of a message" => "dropped", "connection", default, slow::resets_in_a_message;
+    silent_crowd: "opens 5,000 sockets, sends nothing" => "dropped at handshake_timeout", "connection", short_handshake_timeout, crowd::silent;
+    resetting_crowd: "connects and resets, 10,000 times" => "dropped", "connection", default, crowd::resets;
+    pings: "20,000 pings, reads no pong until all are sent" => "the latest is answered", "ping", default, floods::pings;
+    pongs: "50,000 unsolicited pongs" => "ignored", "pong", default, floods::pongs;
     empty_fragments: "10,000 empty fragments" => "1008 after 64", "fragment", default, floods::empty_fragments;
     tiny_fragments: "a message in 20,000 fragments of a byte" => "legal: served", "fragment", default, floods::tiny_fragments;
     tiny_messages: "50,000 messages of a byte" => "legal: served in turns", "message", default, floods::tiny_messages;
     close_frames: "1,000 close frames" => "the first is answered, FIN", "frame", default, floods::close_frames;
     claims: "claims 16 MiB, sends none" => "1009", "connection", default, floods::claims;
-    allowed_claims: "claims 16 MiB where it may, sends none" => "waits; holds what has come", "connection", |b| b.max_message_size(32 << 20), floods::allowed_claims;
+    allowed_claims: "claims an allowed 16 MiB, sends none" => "waits; holds the bytes received", "connection", |b| b.max_message_size(32 << 20), floods::allowed_claims;
     #[cfg(feature = "deflate")]
     bombs: "compressed bombs: 64 MiB in 64 KiB" => "1009", "bomb", |b| b.deflate(tickws::Deflate::default()), floods::bombs;
     utf8: "invalid UTF-8 at every offset" => "1007", "connection", default, wrong::utf8;
@@ -109,7 +111,7 @@ fn row(name: &str) -> &'static Row {
     &ROWS.iter().find(|(row, _)| *row == name).expect("a row of that name").1
 }
 
-/// Not a test: the server's side of one, in a process of its own.
+/// This test is the server process of a row; on its own it does nothing.
 #[test]
 fn server_process() {
     if let Ok(name) = env::var(ground::ROW) {
@@ -117,20 +119,20 @@ fn server_process() {
     }
 }
 
-/// One attack, with healthy clients beside it.
+/// Runs one attack with healthy clients beside it.
 #[track_caller]
-fn stand(name: &str) {
-    let mut ground = Ground::new(name, false);
-    let healthy = Healthy::new(ground.addr);
-    ground.until("the healthy to be there", |g| g.stat("open") == Healthy::COUNT as u64);
-    let [before, _] = ground.memory();
-    assert!((row(name).attack)(&mut ground) > 0);
-    ground.until_only(Healthy::COUNT);
-    let [after, _] = ground.memory();
-    // Pools, and what the allocator keeps.
+fn run_row(name: &str) {
+    let mut server = ServerProcess::new(name, false);
+    let healthy = Healthy::new(server.addr);
+    server.until("the healthy clients to be open", |server| server.stat("open") == Healthy::COUNT as u64);
+    let [before, _] = server.memory();
+    assert!((row(name).attack)(&mut server) > 0);
+    server.until_only(Healthy::COUNT);
+    let [after, _] = server.memory();
+    // 64 MiB allow for pools and for memory that the allocator keeps.
     assert!(after < before + (64 << 20), "{before} resident bytes became {after}");
     healthy.stop();
-    ground.until_only(0);
+    server.until_only(0);
 }
 
 #[test]
@@ -141,7 +143,7 @@ fn table() {
         "attacker", "reaction", "times", "CPU each", "memory", "round: p99, max"
     );
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    // For one row, or those with a word in their name.
+    // `TICKWS_TEST_HOSTILE_ONLY` selects the rows whose name contains it.
     let wanted = env::var("TICKWS_TEST_HOSTILE_ONLY").unwrap_or_default();
     let (mut rows, mut fair) = (0, 0);
     for (name, row) in ROWS.iter().filter(|(name, _)| name.contains(&wanted)) {

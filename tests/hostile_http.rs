@@ -1,13 +1,15 @@
-//! Requests that two parsers could read in two ways, and other protocols: each is refused, and nothing behind it is read.
+//! Requests that two parsers might read differently, and other protocols. Each is rejected, and
+//! nothing after it is read.
 
 mod support;
 
 use support::web::{Application, Web, echo, get, post};
 use tickws::Server;
 
-/// What a connection is told, and that it ends: with plain HTTP on, and (if it differs) as a mere WebSocket server.
+/// Name, request, and the two status lines: with plain HTTP enabled, and without. Each ends the
+/// connection.
 const HOSTILE: &[(&str, &str, &str, &str)] = &[
-    // Where does the body end, and the next request begin?
+    // Requests whose body could be taken to end at different places.
     (
         "CL.CL",
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nContent-Length: 5\r\n\r\nhello!",
@@ -35,7 +37,7 @@ const HOSTILE: &[(&str, &str, &str, &str)] = &[
     ),
     ("TE", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", CODING, NOT_GET),
     (
-        "TE with a space behind",
+        "TE with a trailing space",
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked \r\n\r\n0\r\n\r\n",
         CODING,
         NOT_GET,
@@ -125,18 +127,18 @@ const CODING: &str = "HTTP/1.1 501 Not Implemented";
 const TOO_LONG: &str = "HTTP/1.1 413 Payload Too Large";
 
 #[test]
-fn hostile_requests_are_refused_and_end_the_connection() {
+fn hostile_requests_are_rejected_and_end_the_connection() {
     for http in [true, false] {
-        let never: Application = |_, path, _| panic!("the application was asked for {path}");
+        let never: Application = |_, path, _| panic!("the application got a request for {path}");
         let builder = Server::builder().http(http).max_body_size(1_000);
         let mut web = Web { application: Some(never), ..Web::new(builder) };
         for (what, request, with_http, without) in HOSTILE {
             let expected = if http { with_http } else { without };
-            // A request behind it is nobody's.
+            // A request that follows must not be read.
             for behind in ["", "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"] {
                 let mut raw = web.dial();
                 web.write(&mut raw, format!("{request}{behind}").as_bytes());
-                let all = web.rest(&mut raw);
+                let all = web.read_to_end(&mut raw);
                 let text = String::from_utf8(all).expect("a text");
                 let line = text.lines().next().unwrap_or_default();
                 assert_eq!(line, *expected, "{what}, HTTP {http}");
@@ -151,22 +153,22 @@ fn hostile_requests_are_refused_and_end_the_connection() {
 }
 
 #[test]
-fn an_absolute_target_goes_before_host() {
-    // RFC 9112 §3.2.2: whoever goes by Host instead sees the header; there is one rule, and one answer.
+fn an_absolute_target_takes_precedence_over_host() {
+    // RFC 9112 §3.2.2: the target takes precedence over Host.
     let mut web = Web::with(Server::builder(), echo);
     let mut raw = web.dial();
-    let answer = web.ask(&mut raw, "GET http://b.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    assert_eq!(answer.text(), "GET http://b.example/x ");
+    let response = web.send_request(&mut raw, "GET http://b.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert_eq!(response.text(), "GET http://b.example/x ");
 }
 
 #[test]
-fn nothing_behind_a_body_is_taken_for_it() {
-    // A body that looks like a request is a body, and what follows it is the next request.
+fn a_body_that_looks_like_a_request_stays_a_body() {
+    // A body that looks like a request is still a body; the bytes after it are the next request.
     let mut web = Web::with(Server::builder(), echo);
     let mut raw = web.dial();
     let inner = get("/smuggled");
     web.write(&mut raw, (post("/outer", &inner) + &get("/next")).as_bytes());
-    assert_eq!(web.answer(&mut raw, false).text(), format!("POST /outer {inner}"));
-    assert_eq!(web.answer(&mut raw, false).text(), "GET /next ");
+    assert_eq!(web.response(&mut raw, false).text(), format!("POST /outer {inner}"));
+    assert_eq!(web.response(&mut raw, false).text(), "GET /next ");
     assert_eq!(web.server.stats().http_requests, 2);
 }

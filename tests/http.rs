@@ -1,30 +1,30 @@
-//! What a peer gets that asks for something else than a WebSocket: an HTTP answer, whole, then FIN.
+//! Responses to requests other than a WebSocket upgrade: each is complete and followed by FIN.
 
 mod support;
 
 use support::{Harness, Seen, raw};
 use tickws::{Server, ServerBuilder};
 
-/// An answer, checked for what all of them must have.
-struct Answer {
+/// A response, checked for the parts that every response must have.
+struct HttpResponse {
     status: u16,
     head: String,
 }
 
-impl Answer {
+impl HttpResponse {
     #[track_caller]
     fn parse(bytes: &[u8]) -> Self {
-        let text = std::str::from_utf8(bytes).expect("an answer is text");
+        let text = std::str::from_utf8(bytes).expect("a response is text");
         let (head, body) = text.split_once("\r\n\r\n").expect("a whole head");
         let status = head.strip_prefix("HTTP/1.1 ").expect("HTTP/1.1")[..3].parse().unwrap();
-        let answer = Answer { status, head: head.to_owned() };
-        let length: usize = answer.field("Content-Length").expect("a length").parse().unwrap();
+        let response = HttpResponse { status, head: head.to_owned() };
+        let length: usize = response.field("Content-Length").expect("a length").parse().unwrap();
         assert_eq!(body.len(), length, "{text}");
         assert!(body.len() < 200 && body.ends_with('\n'), "a short text: {body:?}");
-        let connection = answer.field("Connection").expect("Connection");
+        let connection = response.field("Connection").expect("Connection");
         assert!(connection.split(", ").any(|token| token == "close"), "{connection}");
-        assert!(answer.field("Content-Type").unwrap().starts_with("text/plain"));
-        answer
+        assert!(response.field("Content-Type").unwrap().starts_with("text/plain"));
+        response
     }
 
     fn field(&self, name: &str) -> Option<&str> {
@@ -35,58 +35,58 @@ impl Answer {
 
 /// Sends `request` on a new connection and reads to the end.
 #[track_caller]
-fn ask(h: &mut Harness, request: &str) -> Answer {
+fn send_request(h: &mut Harness, request: &str) -> HttpResponse {
     let mut raw = h.dial();
     h.write(&mut raw, request.as_bytes());
-    Answer::parse(&h.read_to_end(&mut raw))
+    HttpResponse::parse(&h.read_to_end(&mut raw))
 }
 
 #[test]
-fn what_is_no_upgrade_is_told_what_to_do() {
+fn a_request_without_an_upgrade_gets_a_4xx_response() {
     let mut h = Harness::new();
     for junk in ["\x16\x03\x01\x02\0", "SSH-2.0-OpenSSH_9.9\r\n", "GET /\r\n\r\n", "GET / HTTP/1.1\r\n\r\n"] {
-        assert_eq!(ask(&mut h, junk).status, 400, "{junk:?}");
+        assert_eq!(send_request(&mut h, junk).status, 400, "{junk:?}");
     }
     assert_eq!(h.server.stats().rejected.bad_request, 4);
 
-    let post = ask(&mut h, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let post = send_request(&mut h, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!((post.status, post.field("Allow")), (405, Some("GET")));
 
-    let get = ask(&mut h, "GET /index.html HTTP/1.1\r\nHost: a\r\n\r\n");
+    let get = send_request(&mut h, "GET /index.html HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!((get.status, get.field("Sec-WebSocket-Version")), (426, Some("13")));
     assert_eq!(get.field("Upgrade"), Some("websocket"));
 
     let old = raw::upgrade_request("/", "").replace("Version: 13", "Version: 8");
-    let old = ask(&mut h, &old);
+    let old = send_request(&mut h, &old);
     assert_eq!((old.status, old.field("Sec-WebSocket-Version")), (426, Some("13")));
     assert_eq!(h.server.stats().rejected.not_an_upgrade, 3);
 
     for broken in ["Connection: Upgrade\r\n", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"] {
         let request = raw::upgrade_request("/", "");
-        assert_eq!(ask(&mut h, &request.replace(broken, "")).status, 400, "without {broken}");
+        assert_eq!(send_request(&mut h, &request.replace(broken, "")).status, 400, "without {broken}");
     }
-    assert_eq!(h.seen, [], "the application hears of none of them");
+    assert_eq!(h.seen, [], "the application gets no event");
     assert_eq!(h.server.stats().rejected.total(), h.server.stats().accepted);
     assert_eq!(h.server.client_count(), 0);
 }
 
 #[test]
-fn bytes_behind_an_upgrade_request_are_refused() {
+fn bytes_after_an_upgrade_request_are_rejected() {
     let mut h = Harness::new();
     let early = String::from_utf8_lossy(&raw::text("!")).into_owned();
-    assert_eq!(ask(&mut h, &(raw::upgrade_request("/", "") + &early)).status, 400);
+    assert_eq!(send_request(&mut h, &(raw::upgrade_request("/", "") + &early)).status, 400);
     assert_eq!(h.seen, []);
 }
 
 #[test]
-fn heads_above_the_limits_are_answered_with_431() {
+fn heads_above_the_limits_get_431() {
     let mut h = Harness::with(Server::builder().max_head_bytes(1000).max_headers(8));
     let fits = raw::upgrade_request("/", "");
     let long = raw::upgrade_request("/", &format!("Cookie: {}\r\n", "c".repeat(1000 - fits.len() - 10 + 1)));
     assert_eq!(long.len(), 1001);
-    assert_eq!(ask(&mut h, &long).status, 431);
+    assert_eq!(send_request(&mut h, &long).status, 431);
     let many = raw::upgrade_request("/", "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n");
-    assert_eq!(ask(&mut h, &many).status, 431);
+    assert_eq!(send_request(&mut h, &many).status, 431);
     assert_eq!(h.server.stats().rejected.head_too_large, 2);
 
     let exact = raw::upgrade_request("/", &format!("Cookie: {}\r\n", "c".repeat(1000 - fits.len() - 10)));
@@ -96,29 +96,29 @@ fn heads_above_the_limits_are_answered_with_431() {
 }
 
 #[test]
-fn an_answer_is_never_lost_to_a_reset_even_if_the_client_sends_on() {
+fn a_response_is_not_lost_to_a_reset_while_input_goes_on() {
     let mut h = Harness::new();
     let mut raw = h.dial();
-    // Refused at its first bytes; megabytes follow. Closing with unread input would reset the connection
-    // and take the answer with it.
+    // The request is rejected at its head, and megabytes follow. Closing a socket with unread input
+    // would reset the connection, and the response could be lost.
     h.write(&mut raw, b"PUT /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n");
     h.write(&mut raw, &vec![b'x'; 4_000_000]);
-    assert_eq!(Answer::parse(&h.read_to_end(&mut raw)).status, 405);
+    assert_eq!(HttpResponse::parse(&h.read_to_end(&mut raw)).status, 405);
     h.until("the upload to be read and thrown away", |h| h.server.stats().bytes_in > 4_000_000);
     assert_eq!(h.server.stats().rejected.total(), 1);
 
     let mut raw = h.dial();
     h.write(&mut raw, "GET / HTTP/1.1\r\nHost: a\r\nX: ".as_bytes());
     h.write(&mut raw, &vec![b'x'; 1_000_000]);
-    assert_eq!(Answer::parse(&h.read_to_end(&mut raw)).status, 431);
+    assert_eq!(HttpResponse::parse(&h.read_to_end(&mut raw)).status, 431);
 }
 
 #[test]
-fn beyond_max_connections_the_answer_is_503_until_someone_leaves() {
+fn above_max_connections_upgrades_get_503() {
     let mut h = Harness::with(Server::builder().max_connections(2));
     let (_first, _) = h.connect();
     let (second, second_id) = h.connect();
-    let full = ask(&mut h, &raw::upgrade_request("/", ""));
+    let full = send_request(&mut h, &raw::upgrade_request("/", ""));
     assert_eq!(full.status, 503);
     assert!(full.field("Retry-After").is_some());
     assert_eq!(h.server.stats().rejected.at_capacity, 1);
@@ -131,7 +131,7 @@ fn beyond_max_connections_the_answer_is_503_until_someone_leaves() {
 }
 
 #[test]
-fn a_flood_above_max_connections_leaves_the_open_ones_alone() {
+fn rejected_connections_do_not_disturb_open_clients() {
     let mut h = Harness::with(Server::builder().max_connections(1));
     let (mut good, id) = h.connect();
     let mut flood = Vec::new();
@@ -143,13 +143,13 @@ fn a_flood_above_max_connections_leaves_the_open_ones_alone() {
     assert_eq!(h.server.stats().rejected.at_capacity, 200);
     h.write(&mut good, &raw::text("here"));
     h.until("the message", |h| h.texts(id) == ["here"]);
-    // The refused ones have not hung up, and hold no place all the same.
+    // The rejected clients have not hung up, but no longer count towards the limit.
     h.server.disconnect(id).unwrap();
     h.connect();
     drop(flood);
 }
 
-/// The status that a page of `origin` gets.
+/// The status of a request with the given Origin.
 #[track_caller]
 fn status_of(builder: ServerBuilder, origin: &str) -> u16 {
     let mut h = Harness::with(builder);
@@ -164,7 +164,7 @@ fn status_of(builder: ServerBuilder, origin: &str) -> u16 {
 }
 
 #[test]
-fn foreign_pages_are_refused_unless_they_are_allowed() {
+fn cross_origin_upgrades_get_403_unless_allowed() {
     assert_eq!(status_of(Server::builder(), "https://evil.example"), 403);
     assert_eq!(status_of(Server::builder(), "null"), 403);
     assert_eq!(status_of(Server::builder(), "http://server.example"), 101, "the Host of the request");
@@ -177,17 +177,19 @@ fn foreign_pages_are_refused_unless_they_are_allowed() {
 }
 
 #[test]
-fn a_refused_page_reads_403_to_the_end() {
+fn a_403_response_is_complete() {
     let mut h = Harness::new();
     let request = raw::upgrade_request("/", "Origin: https://evil.example\r\n");
-    assert_eq!(ask(&mut h, &request).status, 403);
-    // tungstenite hears the same.
+    assert_eq!(send_request(&mut h, &request).status, 403);
+    // tungstenite's client gets the same status.
     let status = h.serve(support::echo, |addr| {
         let url = format!("ws://{addr}/");
         let mut request = tungstenite::client::IntoClientRequest::into_client_request(url).unwrap();
         request.headers_mut().insert("Origin", "https://evil.example".parse().unwrap());
         match tungstenite::client::client(request, support::blocking(addr).unwrap()) {
-            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => answer.status(),
+            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                response.status()
+            }
             other => panic!("a foreign page got {other:?}"),
         }
     });
@@ -195,7 +197,7 @@ fn a_refused_page_reads_403_to_the_end() {
 }
 
 #[test]
-fn the_upgrade_request_is_told_with_open_and_kept_only_if_asked() {
+fn open_has_the_request_and_keep_requests_keeps_it() {
     let request = raw::upgrade_request("/room/7?name=J%C3%BCrgen", "X-Token: secret\r\n");
     for keep in [false, true] {
         let mut h = Harness::with(Server::builder().keep_requests(keep));
@@ -217,23 +219,23 @@ fn the_upgrade_request_is_told_with_open_and_kept_only_if_asked() {
         let id = opened.unwrap();
         let kept = h.server.request(id).map(|request| request.uri().path());
         assert_eq!(kept, keep.then_some("/room/7"));
-        // RFC 6455 §1.3's own example of an accept key.
+        // The accept key is the example of RFC 6455 §1.3.
         let head = h.head(&mut raw).to_ascii_lowercase();
         assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
         drop(raw);
         h.close_reason(id);
         h.step();
         assert!(h.server.request(id).is_none());
-        assert!(!h.seen.iter().any(|seen| matches!(seen, Seen::Open(..))), "Open comes once");
+        assert!(!h.seen.iter().any(|seen| matches!(seen, Seen::Open(..))), "there is one Open event");
     }
 }
 
 #[test]
-fn beyond_max_connections_per_ip_the_answer_is_503_until_someone_leaves() {
+fn above_max_connections_per_ip_upgrades_get_503() {
     let mut h = Harness::with(Server::builder().max_connections_per_ip(2));
     let (_first, _) = h.connect();
     let (second, second_id) = h.connect();
-    assert_eq!(ask(&mut h, &raw::upgrade_request("/", "")).status, 503);
+    assert_eq!(send_request(&mut h, &raw::upgrade_request("/", "")).status, 503);
     let rejected = h.server.stats().rejected;
     assert_eq!((rejected.per_ip, rejected.at_capacity), (1, 0));
     drop(second);
@@ -243,7 +245,7 @@ fn beyond_max_connections_per_ip_the_answer_is_503_until_someone_leaves() {
 }
 
 #[test]
-fn who_was_closed_and_stays_holds_no_place() {
+fn closed_clients_do_not_count_towards_limits() {
     let mut h = Harness::with(Server::builder().max_connections(2).max_connections_per_ip(2));
     let mut lingering = Vec::new();
     for _ in 0..5 {
@@ -251,10 +253,10 @@ fn who_was_closed_and_stays_holds_no_place() {
         h.write(&mut raw, &raw::close(1000, ""));
         h.close_reason(id);
         h.server.flush();
-        // Its end of the socket stays open.
+        // The client's end of the socket stays open.
         lingering.push(raw);
     }
-    let _places = [h.connect(), h.connect()];
+    let _accepted = [h.connect(), h.connect()];
     assert_eq!(h.server.client_count(), 2);
-    assert_eq!(ask(&mut h, &raw::upgrade_request("/", "")).status, 503);
+    assert_eq!(send_request(&mut h, &raw::upgrade_request("/", "")).status, 503);
 }

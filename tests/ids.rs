@@ -1,4 +1,4 @@
-//! Ids never reach a later connection, every `Open` has one `Close`, and the counters add up.
+//! An id never refers to a later connection, every `Open` has one `Close`, and the counters add up.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use support::{Harness, Seen, raw};
 use tickws::{ClientId, CloseError, CloseReason, NotConnected, Overflow, SendError, Server};
 
-/// Calls everything that takes an id.
+/// Checks every call that takes an id.
 fn assert_stale(h: &mut Harness, id: ClientId) {
     let server = &mut h.server;
     assert_eq!(server.send(id, "x"), Err(SendError::NotConnected(id)));
@@ -26,7 +26,7 @@ fn assert_stale(h: &mut Harness, id: ClientId) {
 }
 
 #[test]
-fn a_stale_id_is_an_error_and_never_the_next_client_in_its_slot() {
+fn a_stale_id_is_an_error_after_its_slot_is_reused() {
     let mut h = Harness::with(Server::builder().keep_requests(true));
     let (first, stale) = h.connect();
     drop(first);
@@ -35,16 +35,16 @@ fn a_stale_id_is_an_error_and_never_the_next_client_in_its_slot() {
     assert_stale(&mut h, stale);
 
     let (mut second, fresh) = h.connect();
-    assert_eq!(fresh.index(), stale.index(), "the slot is used again, or this test shows nothing");
+    assert_eq!(fresh.index(), stale.index(), "this test needs the slot to be reused");
     assert_ne!(fresh, stale);
     assert!(fresh > stale, "ids order by age");
     assert_stale(&mut h, stale);
-    assert_eq!(h.server.broadcast_except(stale, "to all").queued, 1, "a stale exception excepts nobody");
+    assert_eq!(h.server.broadcast_except(stale, "to all").queued, 1, "a stale id excludes no client");
     assert_eq!(h.frame(&mut second).payload, b"to all");
 
     h.settle();
     second.read_some();
-    assert_eq!((second.take_frames(), second.end), (vec![], None), "nothing of it reached the new client");
+    assert_eq!((second.take_frames(), second.end), (vec![], None), "nothing reached the new client");
     assert_eq!(h.server.buffered(fresh), 0);
     assert!(h.server.request(fresh).is_some());
     assert_eq!(h.server.remote_addr(fresh), Some(second.local_addr()));
@@ -54,7 +54,7 @@ fn a_stale_id_is_an_error_and_never_the_next_client_in_its_slot() {
 }
 
 #[test]
-fn broadcast_except_leaves_out_that_one() {
+fn broadcast_except_skips_the_given_client() {
     let mut h = Harness::new();
     let (mut first, first_id) = h.connect();
     let (mut second, _) = h.connect();
@@ -67,7 +67,7 @@ fn broadcast_except_leaves_out_that_one() {
 }
 
 #[test]
-fn a_large_broadcast_is_whole_for_everyone_between_small_ones() {
+fn large_and_small_broadcasts_arrive_whole_and_in_order() {
     let mut h = Harness::new();
     let mut clients: Vec<_> = (0..5).map(|_| h.connect()).collect();
     let large: Vec<u8> = (0..60_000u32).map(|i| (i % 251) as u8).collect();
@@ -88,7 +88,7 @@ fn a_large_broadcast_is_whole_for_everyone_between_small_ones() {
 }
 
 #[test]
-fn the_lists_of_clients_agree_with_the_events() {
+fn client_lists_agree_with_events() {
     let mut h = Harness::new();
     let mut clients: BTreeMap<ClientId, raw::Raw> = BTreeMap::new();
     for round in 0..5 {
@@ -108,7 +108,7 @@ fn the_lists_of_clients_agree_with_the_events() {
 }
 
 #[test]
-fn every_open_has_one_close_which_comes_last_and_the_counters_add_up() {
+fn every_open_has_one_close_and_counters_add_up() {
     let mut h = Harness::new();
     let check = |h: &Harness| {
         let stats = h.server.stats();
@@ -129,7 +129,7 @@ fn every_open_has_one_close_which_comes_last_and_the_counters_add_up() {
                 h.write(&mut raw, &raw::close(4000, ""));
             }
             _ => {
-                // Both at once: one end is one event.
+                // Both sides close at the same time: there is still one `Close`.
                 h.write(&mut raw, &raw::close(1000, ""));
                 h.server.close(id, 4000, "go").unwrap();
             }
@@ -158,7 +158,7 @@ fn every_open_has_one_close_which_comes_last_and_the_counters_add_up() {
         match seen {
             Seen::Open(id, _) => assert_eq!(state.insert(*id, 1), None, "{id} opened twice"),
             Seen::Close(id, _) => assert_eq!(state.insert(*id, 2), Some(1), "{id} closed twice"),
-            Seen::Text(id, _) => assert_eq!(state.get(id), Some(&1), "{id} spoke after its end"),
+            Seen::Text(id, _) => assert_eq!(state.get(id), Some(&1), "{id} sent a message after its Close"),
             other => panic!("{other:?}"),
         }
     }
@@ -166,7 +166,7 @@ fn every_open_has_one_close_which_comes_last_and_the_counters_add_up() {
 }
 
 #[test]
-fn bytes_in_and_out_are_those_on_the_wire() {
+fn bytes_in_and_bytes_out_count_socket_bytes() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let before = h.server.stats();

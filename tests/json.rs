@@ -15,10 +15,10 @@ struct Step<'a> {
     by: &'a str,
 }
 
-/// Answers a step with where it leads, and anything else with an error; never closes.
+/// Responds to a step with its result and to any other message with an error; never closes.
 fn walk(server: &mut Server, event: Event<'_>) {
     let Event::Message { client, message } = event else { return };
-    let answer = match message.parse_json::<Envelope<Step>>() {
+    let response = match message.parse_json::<Envelope<Step>>() {
         Ok(Envelope { r#type, data: Step { x, y, by } }) if r#type == "step" => {
             let range = message.as_bytes().as_ptr_range();
             assert!(range.contains(&by.as_ptr()), "a borrowed string is in the tick's buffer");
@@ -27,48 +27,48 @@ fn walk(server: &mut Server, event: Event<'_>) {
         Ok(other) => Message::json(&Envelope::new("error", format!("what is {:?}?", other.r#type))),
         Err(error) => Message::json(&Envelope::new("error", error.to_string())),
     };
-    server.send(client, answer.unwrap()).unwrap();
+    server.send(client, response.unwrap()).unwrap();
 }
 
 #[test]
-fn an_envelope_goes_there_and_back_as_text_and_as_binary() {
+fn an_envelope_works_as_text_and_as_binary() {
     let mut h = Harness::new();
     h.serve(walk, |addr| {
         let mut socket = dial(addr, "/");
         let step = r#" {"data": {"by": "änn", "x": 1, "y": -2.5}, "type": "step"} "#;
         for message in [Wire::text(step), Wire::binary(step.as_bytes())] {
             socket.send(message).unwrap();
-            let answer = Wire::text(r#"{"type":"stepped","data":{"x":2.0,"y":-2.5,"by":"änn"}}"#);
-            assert_eq!(socket.read().unwrap(), answer);
+            let response = Wire::text(r#"{"type":"stepped","data":{"x":2.0,"y":-2.5,"by":"änn"}}"#);
+            assert_eq!(socket.read().unwrap(), response);
         }
     });
 }
 
 #[test]
-fn what_is_no_envelope_is_answered_and_the_connection_stays() {
+fn a_bad_envelope_gets_an_error_and_the_connection_stays() {
     let mut h = Harness::new();
     h.serve(walk, |addr| {
         let mut socket = dial(addr, "/");
-        let mut ask = |message: Wire| {
+        let mut send_bad = |message: Wire| {
             socket.send(message).unwrap();
-            let answer = socket.read().unwrap();
+            let response = socket.read().unwrap();
             let Envelope { r#type, data }: Envelope<String> =
-                Message::try_from(&answer).unwrap().parse_json().unwrap();
+                Message::try_from(&response).unwrap().parse_json().unwrap();
             assert_eq!(r#type, "error");
             data
         };
         assert_eq!(
-            ask(Wire::text(r#"{"type":"step","data":{"x":"far","y":0,"by":"bob"}}"#)),
+            send_bad(Wire::text(r#"{"type":"step","data":{"x":"far","y":0,"by":"bob"}}"#)),
             r#"data.x: invalid type: string "far", expected f32 at line 1 column 32"#
         );
         assert_eq!(
-            ask(Wire::text(r#"{"type":"jump","data":{"x":1,"y":0,"by":"bob"}}"#)),
+            send_bad(Wire::text(r#"{"type":"jump","data":{"x":1,"y":0,"by":"bob"}}"#)),
             r#"what is "jump"?"#
         );
-        assert_eq!(ask(Wire::text("")), "EOF while parsing a value at line 1 column 0");
-        assert_eq!(ask(Wire::binary(vec![0xff])), "expected value at line 1 column 1");
+        assert_eq!(send_bad(Wire::text("")), "EOF while parsing a value at line 1 column 0");
+        assert_eq!(send_bad(Wire::binary(vec![0xff])), "expected value at line 1 column 1");
         let deep = "[0]: invalid type: sequence, expected a string at line 1 column 1";
-        assert_eq!(ask(Wire::text("[".repeat(1 << 20))), deep);
+        assert_eq!(send_bad(Wire::text("[".repeat(1 << 20))), deep);
         socket.send(Wire::text(r#"{"type":"step","data":{"x":1,"y":0,"by":"bob"}}"#)).unwrap();
         assert!(socket.read().unwrap().to_text().unwrap().starts_with(r#"{"type":"stepped","#));
         socket.close(None).unwrap();
@@ -79,7 +79,7 @@ fn what_is_no_envelope_is_answered_and_the_connection_stays() {
 }
 
 #[test]
-fn every_sending_call_takes_it_by_value_and_by_reference() {
+fn every_send_takes_json_by_value_and_by_reference() {
     let mut h = Harness::new();
     let (mut one, id) = h.connect();
     let (mut two, other) = h.connect();

@@ -1,4 +1,4 @@
-//! Latest values, expiry and priority over real sockets, to a client that reads late.
+//! Latest values, expiry and priority over real sockets, for a client that reads late.
 
 mod support;
 
@@ -9,12 +9,13 @@ use tickws::{Overflow, Prepared, Priority, SendOptions, Server};
 
 const KEYS: u32 = 50;
 
-/// Sends until the kernel takes no more and a part of it waits here; gives how many messages that was.
-fn clog(h: &mut Harness, id: tickws::ClientId) -> u32 {
-    // More than any kernel's socket buffers hold.
+/// Sends until the kernel's buffers are full and 100 kB wait in the outbox; gives the number of
+/// messages sent.
+fn fill_send_buffers(h: &mut Harness, id: tickws::ClientId) -> u32 {
+    // More bytes than the socket buffers of any kernel hold.
     for number in 0..8_192 {
         if h.server.buffered(id) > 100_000 {
-            // The kernel moves its buffers about for a while.
+            // The kernel may resize its buffers for a while.
             h.settle();
             if h.server.buffered(id) > 100_000 {
                 return number;
@@ -33,11 +34,11 @@ fn plain(number: u32) -> Vec<u8> {
 }
 
 #[test]
-fn who_reads_late_gets_the_last_value_of_every_key_and_all_the_rest_in_order() {
+fn a_late_reader_gets_latest_values_and_all_other_messages() {
     let mut h = Harness::with(Server::builder().max_buffered(1 << 20).overflow(Overflow::DropNewest));
     let (mut slow, id) = h.connect();
-    let mut number = clog(&mut h, id);
-    let clogged = number;
+    let mut number = fill_send_buffers(&mut h, id);
+    let filled = number;
 
     let large = Prepared::new(&vec![7; 5_000]);
     let before = h.server.stats();
@@ -56,9 +57,9 @@ fn who_reads_late_gets_the_last_value_of_every_key_and_all_the_rest_in_order() {
     let waiting = u64::from(KEYS) + 1;
     assert_eq!(stats.replaced - before.replaced, 499 * waiting);
     assert_eq!(stats.messages_out - before.messages_out, 500 * waiting + 5);
-    // What has expired and what is urgent.
-    let gone = SendOptions { expires_in: Some(Duration::ZERO), ..SendOptions::default() };
-    h.server.send_with(id, "gone", gone).unwrap();
+    // One message that has expired, and two of high priority.
+    let expired = SendOptions { expires_in: Some(Duration::ZERO), ..SendOptions::default() };
+    h.server.send_with(id, "expired", expired).unwrap();
     let urgent = SendOptions { priority: Priority::High, ..SendOptions::default() };
     for text in ["first", "second"] {
         h.server.send_with(id, text, urgent.clone()).unwrap();
@@ -87,9 +88,9 @@ fn who_reads_late_gets_the_last_value_of_every_key_and_all_the_rest_in_order() {
                             "more than one value of a key"
                         );
                     }
-                    // Before the part of the clog that had not begun to leave.
+                    // High-priority messages precede the bulk messages that had not begun to leave.
                     None => {
-                        assert!(next < clogged, "{text} came late");
+                        assert!(next < filled, "{text} arrived late");
                         urgent.push(text);
                     }
                 }
@@ -105,7 +106,7 @@ fn who_reads_late_gets_the_last_value_of_every_key_and_all_the_rest_in_order() {
 }
 
 #[test]
-fn a_prepared_message_goes_to_anyone_by_any_way() {
+fn a_prepared_message_works_with_every_send() {
     let mut h = Harness::new();
     let mut clients: Vec<_> = (0..3).map(|_| h.connect()).collect();
     for len in [0, 10, 1_019, 1_020, 1_021, 70_000] {

@@ -1,18 +1,19 @@
-//! Limits per second over real sockets: who floods is closed, or held back by TCP, and nobody else notices.
+//! Rate limits over real sockets: a flooder is closed, or slowed down by TCP, and other clients are
+//! not affected.
 
 mod support;
 
 use support::{Harness, Seen, raw};
 use tickws::{ClientId, CloseReason, Limit, Server};
 
-/// 4 bytes that number it, and filler.
+/// A binary message whose first 4 bytes are its number.
 fn numbered(number: u32, len: usize) -> Vec<u8> {
     let mut body = number.to_be_bytes().to_vec();
     body.resize(len, number as u8);
     raw::binary(&body)
 }
 
-/// The numbers of what has come from `client`.
+/// The numbers of the messages received from `client`.
 fn numbers(h: &Harness, client: ClientId) -> Vec<u32> {
     let number = |seen: &Seen| match seen {
         Seen::Binary(id, bytes) if *id == client => Some(u32::from_be_bytes(bytes[..4].try_into().unwrap())),
@@ -22,7 +23,7 @@ fn numbers(h: &Harness, client: ClientId) -> Vec<u32> {
 }
 
 #[test]
-fn a_flooder_is_closed_with_1008_while_its_neighbour_is_served() {
+fn a_flooder_is_closed_with_1008_and_others_are_served() {
     let limits = [
         (Server::builder().max_messages_per_second(10), "too many messages per second"),
         (Server::builder().max_bytes_per_second(1_000), "too many bytes per second"),
@@ -31,7 +32,7 @@ fn a_flooder_is_closed_with_1008_while_its_neighbour_is_served() {
         let mut h = Harness::with(builder);
         let (mut flooder, flooder_id) = h.connect();
         let (mut neighbour, neighbour_id) = h.connect();
-        // More than a thousand seconds' worth.
+        // More than a thousand seconds' worth of the limit.
         let flood: Vec<u8> = (0..12_000).flat_map(|number| numbered(number, 94)).collect();
         let mut at = 0;
         for round in 0..5 {
@@ -43,28 +44,32 @@ fn a_flooder_is_closed_with_1008_while_its_neighbour_is_served() {
         }
         assert_eq!(h.close_reason(flooder_id), CloseReason::RateLimited);
         assert_eq!(h.frame(&mut flooder), raw::Frame::close(1008, text));
-        let got = numbers(&h, flooder_id);
-        assert!(got.len() >= 10 && got.iter().copied().eq(0..got.len() as u32), "{got:?}");
+        let received = numbers(&h, flooder_id);
+        assert!(
+            received.len() >= 10 && received.iter().copied().eq(0..received.len() as u32),
+            "{received:?}"
+        );
         let stats = h.server.stats();
         assert_eq!((stats.closed.rate_limited, stats.throttled, stats.open), (1, 0, 1), "{stats}");
     }
 }
 
 #[test]
-fn a_flooder_that_is_paused_cannot_get_rid_of_its_bytes_and_loses_none() {
+fn a_paused_flooder_is_held_back_and_loses_nothing() {
     const LEN: usize = 1_000;
-    // Both are about 4 MB a second.
+    // Both limits amount to about 4 MB a second.
     let limits =
         [Server::builder().max_messages_per_second(4_000), Server::builder().max_bytes_per_second(4_000_000)];
     for builder in limits {
         let mut h = Harness::with(builder.rate_limit(Limit::Pause));
         let (mut flooder, flooder_id) = h.connect();
-        // So that not too much is under way.
+        // A small send buffer limits the bytes that are in flight.
         #[cfg(unix)]
         rustix::net::sockopt::set_socket_send_buffer_size(flooder.stream(), 64 * 1024).unwrap();
         let (mut neighbour, neighbour_id) = h.connect();
         let (mut sent, mut left, mut written, mut stalls) = (0, Vec::new(), 0, 0);
-        // Writes as much as it can, until it could not, again and again, and nobody read either.
+        // Writes as much as possible until, twenty times, the socket would block while the server
+        // reads nothing either.
         h.until("the flooder stalls", |h| {
             loop {
                 if left.is_empty() {
@@ -85,10 +90,10 @@ fn a_flooder_that_is_paused_cannot_get_rid_of_its_bytes_and_loses_none() {
             stalls == 20
         });
         assert!(numbers(&h, flooder_id).len() < sent as usize);
-        assert!(written > h.server.stats().bytes_in, "what it wrote last waits in the kernel");
+        assert!(written > h.server.stats().bytes_in, "the last bytes wait in the kernel");
         h.write(&mut neighbour, &raw::text("hello"));
         h.until("the neighbour's message", |h| h.texts(neighbour_id).len() == 1);
-        // It says no more, and everything is heard.
+        // The flooder sends no more, and all of its messages arrive.
         h.write(&mut flooder, &left);
         h.until("all messages", |h| numbers(h, flooder_id).len() == sent as usize);
         assert!(numbers(&h, flooder_id).into_iter().eq(0..sent), "each once and in order");
@@ -100,7 +105,7 @@ fn a_flooder_that_is_paused_cannot_get_rid_of_its_bytes_and_loses_none() {
 }
 
 #[test]
-fn a_limit_of_zero_is_refused() {
+fn a_rate_limit_of_zero_is_an_error() {
     for (builder, name) in [
         (Server::builder().max_messages_per_second(0), "max_messages_per_second"),
         (Server::builder().max_bytes_per_second(0), "max_bytes_per_second"),

@@ -1,6 +1,6 @@
-//! Bad networks: two namespaces with a line between them. Needs root and `ip`, for delay and loss also the kernel's
-//! netem (`tc`) or Python and TUN devices; what is missing is said, and the test skipped, unless
-//! `TICKWS_REQUIRE_NETEM=1`.
+//! Bad networks: two network namespaces with a link between them. Needs root and `ip`; delay and
+//! loss also need the kernel's netem (`tc`), or Python and TUN devices. Without them a test says
+//! what is missing and is skipped, or fails if `TICKWS_REQUIRE_NETEM=1`.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -22,7 +22,7 @@ fn line(delay: u32, loss: u32) -> Option<Line> {
         Err(missing) => {
             let required = std::env::var_os("TICKWS_REQUIRE_NETEM").is_some_and(|value| value == "1");
             assert!(!required, "TICKWS_REQUIRE_NETEM=1, and {missing}");
-            eprintln!("SKIPPED: no network to be made bad: {missing}");
+            eprintln!("SKIPPED: no network namespaces: {missing}");
             None
         }
     }
@@ -40,26 +40,26 @@ fn open(h: &mut Harness, line: &Line) -> (Raw, ClientId) {
     (raw, id)
 }
 
-/// All send numbered messages, get them back with everyone's, and answer pings meanwhile.
+/// Every client sends numbered messages, checks the echoes, and answers pings meanwhile.
 fn talk(h: &mut Harness, clients: &mut [(Raw, ClientId)], count: usize) {
     let text = |who: usize, i: usize| format!("{who}: {i} {}", "x".repeat(i * 37 % 1_500));
-    let said: Vec<Vec<String>> =
+    let sent: Vec<Vec<String>> =
         (0..clients.len()).map(|who| (0..count).map(|i| text(who, i)).collect()).collect();
     let mut out: Vec<Vec<u8>> =
-        said.iter().map(|texts| texts.iter().flat_map(|text| raw::text(text)).collect()).collect();
-    let mut heard = vec![Vec::new(); clients.len()];
+        sent.iter().map(|texts| texts.iter().flat_map(|text| raw::text(text)).collect()).collect();
+    let mut received = vec![Vec::new(); clients.len()];
     h.until("all echoes", |h| {
         for (who, (raw, _)) in clients.iter_mut().enumerate() {
-            let written = raw.write_some(&out[who]).expect("the server listens");
+            let written = raw.write_some(&out[who]).expect("the server reads");
             out[who].drain(..written);
             raw.read_some();
             for frame in raw.take_frames() {
                 match frame.opcode {
                     raw::PING => out[who].extend(raw::masked(true, raw::PONG, &frame.payload)),
-                    _ => heard[who].push(String::from_utf8(frame.payload).unwrap()),
+                    _ => received[who].push(String::from_utf8(frame.payload).unwrap()),
                 }
             }
-            assert_eq!(raw.end, None, "nobody is given up");
+            assert_eq!(raw.end, None, "no client is dropped");
         }
         for seen in h.take_seen() {
             match seen {
@@ -68,13 +68,13 @@ fn talk(h: &mut Harness, clients: &mut [(Raw, ClientId)], count: usize) {
                 other => panic!("{other:?}"),
             }
         }
-        heard.iter().all(|texts| texts.len() >= count) && out.iter().all(Vec::is_empty)
+        received.iter().all(|texts| texts.len() >= count) && out.iter().all(Vec::is_empty)
     });
-    assert!(heard == said, "all, whole, once and in order");
+    assert!(received == sent, "all, whole, once and in order");
 }
 
-/// TCP waits ever longer for what is lost again and again.
-fn patient() -> ServerBuilder {
+/// Generous deadlines: TCP waits longer after each loss of the same segment.
+fn long_deadlines() -> ServerBuilder {
     Server::builder()
         .ping_interval(300 * MS)
         .silence_timeout(support::PATIENCE)
@@ -82,12 +82,12 @@ fn patient() -> ServerBuilder {
 }
 
 #[test]
-fn a_delay_of_200_ms_is_measured_and_costs_nothing_else() {
+fn a_delay_of_200_ms_shows_in_rtt_and_loses_nothing() {
     let Some(line) = line(100, 0) else { return };
-    let mut h = harness(&line, patient());
+    let mut h = harness(&line, long_deadlines());
     let mut clients: Vec<_> = (0..5).map(|_| open(&mut h, &line)).collect();
     talk(&mut h, &mut clients, 100);
-    // A ping comes and goes.
+    // Talk until a ping and its pong have made a round trip.
     while clients.iter().any(|(_, id)| h.server.rtt(*id).is_none()) {
         talk(&mut h, &mut clients, 1);
     }
@@ -99,16 +99,16 @@ fn a_delay_of_200_ms_is_measured_and_costs_nothing_else() {
 }
 
 #[test]
-fn a_tenth_of_the_packets_is_lost_and_no_message() {
+fn packet_loss_of_ten_percent_loses_no_message() {
     let Some(line) = line(2, 10) else { return };
-    let mut h = harness(&line, patient());
+    let mut h = harness(&line, long_deadlines());
     let mut clients: Vec<_> = (0..4).map(|_| open(&mut h, &line)).collect();
     talk(&mut h, &mut clients, 60);
     assert_eq!((h.server.stats().open, h.server.stats().closed.total()), (4, 0));
 }
 
 #[test]
-fn a_cut_cable_is_noticed_by_silence_and_by_nobody_else() {
+fn a_cut_link_ends_its_client_at_silence_timeout() {
     let Some(line) = line(0, 0) else { return };
     let builder = Server::builder().ping_interval(200 * MS).silence_timeout(600 * MS);
     let mut h = harness(&line, builder.write_timeout(support::PATIENCE));
@@ -134,9 +134,9 @@ fn a_cut_cable_is_noticed_by_silence_and_by_nobody_else() {
     });
     let (reason, after) = ended.unwrap();
     assert_eq!(reason, CloseReason::Timeout(Timeout::Silence));
-    eprintln!("a cable was cut; after {after:?} it was noticed, with a silence_timeout of 600 ms");
+    eprintln!("after the link was cut, silence was noticed in {after:?}; silence_timeout is 600 ms");
     assert_eq!(h.server.stats().closed.silence, 1);
-    // What it says now reaches nobody, and it has seen neither FIN nor RST.
+    // The peer behind the cut link has seen neither FIN nor RST.
     far.read_some();
     assert_eq!(far.end, None);
     h.take_seen();
@@ -144,7 +144,7 @@ fn a_cut_cable_is_noticed_by_silence_and_by_nobody_else() {
 }
 
 #[test]
-fn a_cut_cable_with_data_on_the_way_is_noticed_by_its_write_timeout() {
+fn a_cut_link_with_queued_data_ends_at_write_timeout() {
     let Some(line) = line(0, 0) else { return };
     let builder = Server::builder().ping_interval(None).silence_timeout(None).write_timeout(500 * MS);
     let mut h = harness(&line, builder.max_buffered(64 << 20).send_buffer(8192));
@@ -156,7 +156,7 @@ fn a_cut_cable_with_data_on_the_way_is_noticed_by_its_write_timeout() {
 }
 
 #[test]
-fn a_reset_in_the_middle_of_a_message_on_a_real_line() {
+fn a_reset_within_a_message_over_a_link() {
     let Some(line) = line(0, 0) else { return };
     let mut h = harness(&line, Server::builder());
     let (mut raw, id) = open(&mut h, &line);

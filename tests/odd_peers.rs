@@ -1,4 +1,4 @@
-//! Peers that dribble, vanish, half-close or say nothing.
+//! Peers that send byte by byte, vanish, half-close, or send nothing.
 
 mod support;
 
@@ -8,7 +8,7 @@ use support::{Harness, Seen, raw};
 use tickws::{CloseReason, SendError, Server, Timeout};
 
 #[test]
-fn one_byte_at_a_time_is_enough() {
+fn a_client_may_send_one_byte_at_a_time() {
     let mut h = Harness::new();
     let mut raw = h.dial();
     let write_slowly = |h: &mut Harness, raw: &mut raw::Raw, bytes: &[u8]| {
@@ -23,7 +23,7 @@ fn one_byte_at_a_time_is_enough() {
     let Some(Seen::Open(id, uri)) = h.seen.first().cloned() else { panic!("{:?}", h.seen) };
     assert_eq!(uri, "/slow?lane=1");
 
-    // U+1D11E is f0 9d 84 9e; here it is cut by two frame boundaries, with a ping in the gap.
+    // U+1D11E is f0 9d 84 9e. Frame boundaries split it twice here, with a ping in between.
     write_slowly(&mut h, &mut raw, &raw::masked(false, raw::TEXT, b"clef: \xf0\x9d"));
     write_slowly(&mut h, &mut raw, &raw::masked(true, raw::PING, b"between"));
     write_slowly(&mut h, &mut raw, &raw::masked(false, raw::CONTINUE, b"\x84"));
@@ -40,10 +40,10 @@ fn one_byte_at_a_time_is_enough() {
 }
 
 #[test]
-fn bad_utf8_is_refused_at_its_first_byte() {
+fn invalid_utf8_is_rejected_at_its_first_byte() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
-    // The frame promises 100 bytes, the third of which is wrong; the rest never comes.
+    // The frame announces 100 bytes, of which the third is invalid; the rest is never sent.
     let frame = raw::masked(true, raw::TEXT, &[b"ok\xff".as_slice(), &[b'x'; 97]].concat());
     h.write(&mut raw, &frame[..9]);
     let close = h.frame(&mut raw);
@@ -53,7 +53,7 @@ fn bad_utf8_is_refused_at_its_first_byte() {
 
 #[cfg(unix)]
 #[test]
-fn a_reset_in_the_middle_of_a_frame_ends_one_connection_once() {
+fn a_reset_within_a_frame_closes_one_connection_once() {
     let mut h = Harness::new();
     let (mut good, good_id) = h.connect();
     let mut reset = Vec::new();
@@ -64,7 +64,7 @@ fn a_reset_in_the_middle_of_a_frame_ends_one_connection_once() {
         let before = h.server.stats().bytes_in;
         h.write(&mut raw, &raw::binary(&[1; 3000])[..cut]);
         h.until("the piece", |h| h.server.stats().bytes_in == before + cut as u64);
-        // Data is on its way to it, too.
+        // Data is on its way to the peer as well.
         h.server.send(id, "are you there?").unwrap();
         raw.reset();
         reset.push(id);
@@ -85,7 +85,7 @@ fn a_reset_in_the_middle_of_a_frame_ends_one_connection_once() {
 
 #[cfg(unix)]
 #[test]
-fn a_reset_that_a_write_finds_out_is_reported_also_of_a_paused_client() {
+fn a_reset_found_by_a_write_is_reported_while_paused() {
     let mut h = Harness::new();
     for paused in [false, true] {
         let (raw, id) = h.connect();
@@ -95,7 +95,7 @@ fn a_reset_that_a_write_finds_out_is_reported_also_of_a_paused_client() {
         raw.reset();
         let mut closed = false;
         h.until("the end", |h| {
-            // Perhaps the reset takes a moment.
+            // The reset may take a moment to arrive.
             let _ = h.server.send(id, "are you there?");
             h.server.flush();
             closed |= h.closes(id).next().is_some();
@@ -108,8 +108,9 @@ fn a_reset_that_a_write_finds_out_is_reported_also_of_a_paused_client() {
 
 #[cfg(unix)]
 #[test]
-fn messages_before_a_reset_of_the_other_direction_are_not_lost() {
-    // The peer answers, closes properly and is gone before our data reaches it: what it said counts.
+fn messages_before_a_reset_are_not_lost() {
+    // The peer sends, closes and is gone before the server's data arrives. Its messages must still
+    // be reported.
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     h.write(&mut raw, &[raw::text("last words"), raw::close(4000, "bye")].concat());
@@ -124,7 +125,7 @@ fn messages_before_a_reset_of_the_other_direction_are_not_lost() {
 }
 
 #[test]
-fn a_half_closed_client_is_heard_and_answered_before_it_ends() {
+fn a_half_closed_client_is_read_and_answered() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let mut bytes = Vec::new();
@@ -157,20 +158,20 @@ fn a_half_closed_client_is_heard_and_answered_before_it_ends() {
             [vec![0x81, text.len() as u8], text.into_bytes()].concat()
         })
         .collect();
-    assert!(answers == expected, "the answers of the last tick arrive");
+    assert!(answers == expected, "responses queued in the last tick arrive");
     assert_eq!(h.server.send(id, "late"), Err(SendError::NotConnected(id)));
 }
 
 #[test]
-fn a_handshake_that_never_ends_is_dropped_and_counted() {
+fn an_endless_handshake_is_dropped_and_counted() {
     let mut h = Harness::with(Server::builder().handshake_timeout(Duration::from_millis(50)));
     let mut silent = h.dial();
     let mut endless = h.dial();
     h.write(&mut endless, b"GET / HTTP/1.1\r\nHost: a\r\nX-Endless: ");
     let mut next = Instant::now();
     h.until("the deadline", |h| {
-        // A byte now and then does not help: the deadline is for the whole head. One with each poll would
-        // be too large a head before the deadline.
+        // A byte now and then does not help: the deadline is for the whole head. A byte with each
+        // poll would exceed the size limit of the head before the deadline.
         if Instant::now() >= next {
             let _ = endless.write_some(b"x");
             next = Instant::now() + Duration::from_millis(1);
@@ -184,13 +185,13 @@ fn a_handshake_that_never_ends_is_dropped_and_counted() {
         });
         assert_eq!(raw.take_all(), b"");
     }
-    assert_eq!(h.seen, [], "the application never heard of them");
+    assert_eq!(h.seen, [], "the application gets no event");
     assert_eq!(h.server.stats().rejected.total(), 2);
-    assert_eq!(h.server.next_timeout(), None, "nothing is left that could be due");
+    assert_eq!(h.server.next_timeout(), None, "no deadline is left");
 }
 
 #[test]
-fn peers_that_leave_during_the_handshake_are_counted_and_forgotten() {
+fn peers_that_leave_during_the_handshake_are_counted() {
     let mut h = Harness::new();
     drop(h.dial());
     let mut partial = h.dial();
@@ -202,16 +203,16 @@ fn peers_that_leave_during_the_handshake_are_counted_and_forgotten() {
 }
 
 #[test]
-fn silence_and_age_end_a_connection() {
+fn silence_and_lifetime_close_a_connection() {
     let builder = Server::builder()
         .ping_interval(Duration::from_millis(20))
         .silence_timeout(Duration::from_millis(60))
         .handshake_timeout(Duration::from_secs(60));
     let mut h = Harness::with(builder);
-    let (mut mute, id) = h.connect();
+    let (mut silent, id) = h.connect();
     assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Silence));
-    mute.read_some();
-    assert!(mute.take_frames().iter().any(|frame| frame.opcode == raw::PING), "it was asked first");
+    silent.read_some();
+    assert!(silent.take_frames().iter().any(|frame| frame.opcode == raw::PING), "the peer was pinged first");
 
     let mut h = Harness::with(Server::builder().max_lifetime(Duration::from_millis(20)));
     let (mut old, id) = h.connect();
@@ -221,10 +222,10 @@ fn silence_and_age_end_a_connection() {
     assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Lifetime));
 }
 
-/// A read stops at the urgent mark although the socket is not drained.
+/// On Linux a read stops at the urgent mark although the socket is not drained.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[test]
-fn urgent_data_hides_nothing_behind_it() {
+fn data_after_urgent_data_is_read() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     for round in 1..=3 {

@@ -1,4 +1,5 @@
-//! Outbound connections over real sockets: against tungstenite's server, our own, and raw ones that misbehave.
+//! Outbound connections over real sockets: to tungstenite's server, to tickws, and to raw servers
+//! that misbehave.
 
 mod support;
 
@@ -22,7 +23,8 @@ use tungstenite::{
     },
 };
 
-/// A server of another make on a thread: gives its address, and serves one connection after the other.
+/// Runs a server other than tickws on a thread, which serves one connection after the other; gives
+/// its address.
 fn serve<F>(connections: usize, mut each: F) -> (SocketAddr, thread::JoinHandle<()>)
 where
     F: FnMut(Blocking) + Send + 'static,
@@ -38,7 +40,7 @@ where
     (addr, thread)
 }
 
-/// Reads a request head; gives the accept key for it.
+/// Reads a request head, and gives the accept key for it.
 fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -63,7 +65,7 @@ impl Seen {
     }
 }
 
-/// Connects, and waits until it is open.
+/// Connects, and waits for `Open`.
 fn open(h: &mut Harness, connect: impl Into<Connect>) -> ClientId {
     let id = h.server.connect_with(connect.into()).unwrap();
     h.until("the connection", |h| {
@@ -72,7 +74,7 @@ fn open(h: &mut Harness, connect: impl Into<Connect>) -> ClientId {
     id
 }
 
-/// Connects, and gives the error with which it fails.
+/// Connects, and gives the error of `ConnectFailed`.
 fn failure(h: &mut Harness, connect: impl Into<Connect>) -> ConnectError {
     let id = h.server.connect_with(connect.into()).unwrap();
     let mut found = None;
@@ -88,7 +90,7 @@ fn failure(h: &mut Harness, connect: impl Into<Connect>) -> ConnectError {
 }
 
 #[test]
-fn tungstenites_server_takes_headers_subprotocols_and_messages_of_every_length() {
+fn outbound_to_tungstenite_with_headers_and_subprotocols() {
     let (addr, thread) = serve(1, |stream| {
         #[expect(clippy::result_large_err, reason = "tungstenite wants it so")]
         let check = |request: &Request, mut response: Response| {
@@ -133,7 +135,7 @@ fn tungstenites_server_takes_headers_subprotocols_and_messages_of_every_length()
 }
 
 #[test]
-fn a_server_of_ours_and_a_client_of_ours_share_one_loop() {
+fn both_ends_of_a_connection_share_one_loop() {
     let mut h = Harness::new();
     let url = format!("ws://{}/x", h.addr);
     let out = open(&mut h, &url);
@@ -151,10 +153,10 @@ fn a_server_of_ours_and_a_client_of_ours_share_one_loop() {
     h.until("the end", |h| h.server.is_drained());
 }
 
-/// RFC 6455 §4.1: what follows the 101 may come in the same segment.
+/// RFC 6455 §4.1: frames may arrive in the same segment as the 101.
 #[test]
-fn frames_behind_the_101_are_heard_wherever_it_is_cut() {
-    // The whole at once, and cut at each of these places with a pause between.
+fn frames_after_the_101_arrive_wherever_it_is_split() {
+    // Sends all at once, and split at each of these places with a pause between.
     let cuts = [0, 1, 60, 129, 130, 131, 132, 133, 140];
     let mut turn = cuts.into_iter();
     let (addr, thread) = serve(cuts.len(), move |mut stream| {
@@ -184,8 +186,8 @@ fn frames_behind_the_101_are_heard_wherever_it_is_cut() {
 }
 
 #[test]
-fn servers_that_do_not_want_it_are_told_apart() {
-    let answers = [
+fn rejected_handshakes_have_distinct_errors() {
+    let responses = [
         "HTTP/1.1 301 Moved Permanently\r\nLocation: ws://b.example/\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer\r\nContent-Length: 12\r\n\r\nwho are you?",
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n\r\ntry later",
@@ -196,23 +198,23 @@ fn servers_that_do_not_want_it_are_told_apart() {
         "",
     ];
     let mut turn = 0;
-    let (addr, thread) = serve(answers.len(), move |mut stream| {
+    let (addr, thread) = serve(responses.len(), move |mut stream| {
         let accept = read_head(&mut stream);
-        let answer = match answers[turn].split_once(": ") {
+        let response = match responses[turn].split_once(": ") {
             Some((mark, line)) if mark.starts_with('+') => switching(&accept, line),
-            _ => answers[turn].to_owned(),
+            _ => responses[turn].to_owned(),
         };
         turn += 1;
-        stream.write_all(answer.as_bytes()).unwrap();
+        stream.write_all(response.as_bytes()).unwrap();
     });
     let mut h = Harness::new();
     let url = format!("ws://{addr}/");
-    let errors: Vec<_> = answers.iter().map(|_| failure(&mut h, &url)).collect();
+    let errors: Vec<_> = responses.iter().map(|_| failure(&mut h, &url)).collect();
     let ConnectError::Redirect { status, location } = &errors[0] else { panic!("{:?}", errors[0]) };
     assert_eq!((status.as_u16(), &**location), (301, "ws://b.example/"));
     for (error, status, body) in [(&errors[1], 401, "who are you?"), (&errors[2], 503, "try later")] {
-        let ConnectError::Refused(refusal) = error else { panic!("{error:?}") };
-        assert_eq!((refusal.status.as_u16(), &refusal.body[..]), (status, body.as_bytes()));
+        let ConnectError::Refused(rejection) = error else { panic!("{error:?}") };
+        assert_eq!((rejection.status.as_u16(), &rejection.body[..]), (status, body.as_bytes()));
     }
     for (error, word) in errors[3..7].iter().zip(["Accept", "extension", "subprotocol", "HTTP"]) {
         assert!(matches!(error, ConnectError::BadResponse(text) if text.contains(word)), "{error:?}");
@@ -222,9 +224,9 @@ fn servers_that_do_not_want_it_are_told_apart() {
     thread.join().unwrap();
 }
 
-/// It sends a good response up to some byte, and then nothing.
+/// The server sends part of a good response, a byte more each time, and then nothing.
 #[test]
-fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
+fn a_stalled_handshake_fails_at_its_deadline() {
     let whole = switching(&"x".repeat(28), "").len();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -236,7 +238,7 @@ fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
             stream.write_all(&switching(&accept, "").as_bytes()[..end]).unwrap();
             held.push(stream);
         }
-        // Until all are given up.
+        // Each socket stays open until the client has given up.
         for mut stream in held {
             assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         }
@@ -255,15 +257,15 @@ fn a_server_that_stalls_anywhere_is_given_up_at_the_deadline() {
 }
 
 #[test]
-fn a_port_where_nobody_listens_and_a_name_that_does_not_exist() {
+fn refused_connections_and_unknown_names_fail() {
     let mut h = Harness::new();
-    // Bound, so that it stays nobody else's.
-    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = nobody.local_addr().unwrap().as_socket().unwrap();
+    // Bound but not listening, so that no other process takes the port.
+    let unused = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    unused.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = unused.local_addr().unwrap().as_socket().unwrap();
     let refused = ConnectError::Io { addr, error: std::io::ErrorKind::ConnectionRefused };
     assert_eq!(failure(&mut h, format!("ws://{addr}/")), refused);
-    // RFC 6761 §6.4. It wakes a server that sleeps.
+    // RFC 6761 §6.4: `.invalid` never resolves. The result wakes a sleeping server.
     let id = h.server.connect("ws://nowhere.invalid/").unwrap();
     let deadline = Deadline::new();
     loop {
@@ -276,7 +278,7 @@ fn a_port_where_nobody_listens_and_a_name_that_does_not_exist() {
                 break;
             }
             Some(Event::ConnectFailed { error: ConnectError::Timeout(_), .. }) => {
-                eprintln!("skipped: this machine's resolver does not answer within 10 s");
+                eprintln!("skipped: this machine's resolver does not respond within 10 s");
                 break;
             }
             other => panic!("{other:?}"),
@@ -285,8 +287,8 @@ fn a_port_where_nobody_listens_and_a_name_that_does_not_exist() {
 }
 
 #[test]
-fn localhost_falls_back_to_the_address_that_listens() {
-    // Listens on 127.0.0.1 or on ::1, and is asked for by name.
+fn localhost_falls_back_to_a_listening_address() {
+    // Listens on only one of 127.0.0.1 and ::1, and connects by name.
     for bind in ["127.0.0.1:0", "[::1]:0"] {
         let Ok(listener) = TcpListener::bind(bind) else {
             eprintln!("skipped: no {bind} on this machine");
@@ -300,7 +302,7 @@ fn localhost_falls_back_to_the_address_that_listens() {
 }
 
 #[test]
-fn a_server_that_breaks_the_protocol_is_closed_with_the_right_code() {
+fn a_server_that_masks_frames_is_closed_with_1002() {
     let (addr, thread) = serve(1, |mut stream| {
         let accept = read_head(&mut stream);
         stream.write_all(switching(&accept, "").as_bytes()).unwrap();
@@ -315,18 +317,18 @@ fn a_server_that_breaks_the_protocol_is_closed_with_the_right_code() {
     let mut h = Harness::with(builder);
     let id = open(&mut h, format!("ws://{addr}/"));
     assert_eq!(h.close_reason(id), CloseReason::Protocol(PeerMisbehaved::MaskedFrame));
-    h.until("the socket's end", |_| thread.is_finished());
+    h.until("the end of the socket", |_| thread.is_finished());
     thread.join().unwrap();
 }
 
 #[test]
-fn a_client_comes_back_with_what_was_said_meanwhile() {
+fn a_client_reconnects_and_sends_kept_messages() {
     let (addr, thread) = serve(3, {
         let mut turn = 0;
         move |stream| {
             turn += 1;
             if turn == 2 {
-                return; // hangs up in the handshake
+                return; // hangs up during the handshake
             }
             let mut socket = tungstenite::accept(stream).unwrap();
             let mut count = 0;
@@ -378,7 +380,7 @@ fn a_client_comes_back_with_what_was_said_meanwhile() {
 }
 
 #[test]
-fn many_connect_at_once_and_polls_stay_bounded() {
+fn many_outbound_connections_keep_polls_bounded() {
     const COUNT: usize = 300;
     let mut h = Harness::with(Server::builder().accept_budget(16));
     let url = format!("ws://{}/", h.addr);
@@ -388,16 +390,16 @@ fn many_connect_at_once_and_polls_stay_bounded() {
     let before = h.server.stats().dialed;
     h.step();
     assert!(h.server.stats().dialed - before <= 16);
-    h.until_seen("all of them, at both ends", 2 * COUNT, Seen::is_open);
+    h.until_seen("all to be open at both ends", 2 * COUNT, Seen::is_open);
     assert_eq!(h.server.client_count(), 2 * COUNT);
     h.server.shutdown(1000, PATIENCE);
     h.until("the end", |h| h.server.is_drained());
 }
 
-/// What its server was built with holds for a `Client`, too.
+/// A `Client` uses the settings of the server that it is created with.
 #[cfg(feature = "deflate")]
 #[test]
-fn a_client_offers_compression_if_it_is_told_to() {
+fn a_client_offers_compression_if_configured() {
     use tickws::Deflate;
     let mut server = Server::builder().deflate(Deflate::default()).bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", server.local_addrs()[0]);

@@ -1,4 +1,4 @@
-//! When there is a second thread: only from the first name on that has to be resolved, and not beyond the server's end.
+//! The resolver's thread: it starts with the first name that needs it, and ends with the server.
 #![cfg(target_os = "linux")]
 
 mod support;
@@ -15,7 +15,7 @@ fn resolvers() -> usize {
 }
 
 #[test]
-fn a_thread_is_there_only_for_names() {
+fn the_resolver_thread_runs_only_for_names() {
     let mut h = Harness::new();
     let port = h.addr.port();
     for connect in [
@@ -28,14 +28,14 @@ fn a_thread_is_there_only_for_names() {
     h.until_seen("both ends of three", 6, |seen| matches!(seen, Seen::Open(..)));
     assert_eq!(resolvers(), 0);
 
-    // With a dot at its end it is a name like any other.
+    // With a trailing dot, localhost is resolved like any other name.
     if ("localhost.", port).to_socket_addrs().is_err() {
         return eprintln!("skipped: \"localhost.\" does not resolve on this machine");
     }
     for _ in 0..5 {
         h.server.connect(format!("ws://localhost.:{port}/")).unwrap();
     }
-    // A server that sleeps is woken by what the thread finds.
+    // The result of the thread wakes a sleeping server.
     let (deadline, mut opened) = (Deadline::new(), 0);
     while opened < 10 {
         deadline.check("both ends of five");
@@ -45,7 +45,7 @@ fn a_thread_is_there_only_for_names() {
     assert_eq!(resolvers(), 1);
     drop(h);
     while resolvers() > 0 {
-        deadline.check("the thread's end");
+        deadline.check("the end of the thread");
         std::thread::yield_now();
     }
 }

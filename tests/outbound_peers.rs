@@ -1,4 +1,4 @@
-//! Outbound connections to servers of other makes: Python's `websockets` and npm's `ws`.
+//! Outbound connections to other servers: Python's `websockets` and npm's `ws`.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::{
 use support::{Harness, Seen, peers};
 use tickws::{ClientId, CloseReason, Connect, ConnectError, Server, ServerBuilder};
 
-/// Echoes. `/secret` is refused; "close" and "pieces" are commands.
+/// Echoes messages. `/secret` gets 401; the messages "close" and "pieces" are commands.
 const PYTHON: &str = r#"
 import sys, threading
 from websockets.sync.server import serve
@@ -36,7 +36,7 @@ with serve(echo, "127.0.0.1", 0, **options) as server:
     server.shutdown()
 "#;
 
-/// The same.
+/// The same server with npm's `ws`.
 const NODE: &str = r#"
 const { WebSocketServer } = require("ws");
 const wss = new WebSocketServer({
@@ -56,7 +56,7 @@ wss.on("listening", () => console.log(wss.address().port));
 process.stdin.on("end", () => process.exit(0)).resume();
 "#;
 
-/// A running server of another make.
+/// A running server other than tickws.
 struct Peer {
     child: Child,
     port: u16,
@@ -69,9 +69,9 @@ impl Drop for Peer {
     }
 }
 
-/// Starts one.
+/// Starts a server and reads its port.
 fn start(mut command: Command) -> Peer {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the server starts");
     let mut port = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
     Peer { child, port: port.trim().parse().expect("a port") }
@@ -85,7 +85,7 @@ fn open(h: &mut Harness, connect: Connect) -> ClientId {
     id
 }
 
-/// Without compression, and with it in several ways: both peers accept what they are offered.
+/// Talks without compression, and with it in several ways; both peers accept the offers.
 fn talk(peer: &Peer) {
     let plain = || Server::builder().max_buffered(8 << 20);
     let written = talk_with(peer, plain());
@@ -101,7 +101,7 @@ fn talk(peer: &Peer) {
     assert!(written > 2_000_000);
 }
 
-/// Gives the number of bytes written.
+/// Runs all exchanges with one configuration; gives the number of bytes written.
 fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
     let mut h = Harness::with(builder);
     let url = format!("ws://127.0.0.1:{}", peer.port);
@@ -123,7 +123,7 @@ fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
         h.seen.iter().filter(|seen| !matches!(seen, Seen::Drained(_))).count() >= expected.len()
     });
     h.seen.retain(|seen| !matches!(seen, Seen::Drained(_)));
-    assert!(h.seen == expected, "an echo is not what was sent");
+    assert!(h.seen == expected, "an echo differs");
     h.server.ping(id).unwrap();
     h.until("a pong", |h| h.server.rtt(id).is_some());
 
@@ -136,14 +136,15 @@ fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
     assert_eq!(h.close_reason(id), CloseReason::Local { code: 4002.into(), text: "bye".into() });
 
     let id = h.server.connect(format!("{url}/secret")).unwrap();
-    h.until_seen("the refusal", 1, |seen| matches!(seen, Seen::Failed(..)));
-    let Some(Seen::Failed(failed, ConnectError::Refused(refusal))) = h.seen.last() else {
+    h.until_seen("the rejection", 1, |seen| matches!(seen, Seen::Failed(..)));
+    let Some(Seen::Failed(failed, ConnectError::Refused(rejection))) = h.seen.last() else {
         panic!("{:?}", h.seen.last())
     };
-    let body = String::from_utf8_lossy(&refusal.body);
-    assert_eq!((*failed, refusal.status.as_u16(), body.trim_end()), (id, 401, "who are you?"));
+    let body = String::from_utf8_lossy(&rejection.body);
+    assert_eq!((*failed, rejection.status.as_u16(), body.trim_end()), (id, 401, "who are you?"));
 
-    // Whoever is asked to close hangs up by itself: nothing of ours has to time out.
+    // A server that receives a close frame hangs up by itself, so no timeout of the client is
+    // needed.
     h.server.shutdown(1001, support::PATIENCE);
     let before = h.server.stats().closed.timeouts();
     h.until("the end", |h| h.server.is_drained());
@@ -152,7 +153,7 @@ fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
 }
 
 #[test]
-fn pythons_websockets() {
+fn outbound_to_python_websockets() {
     if let Some(mut python) = peers::or_skip(peers::python(), "Python's websockets") {
         python.args(["-c", PYTHON]);
         talk(&start(python));
@@ -160,7 +161,7 @@ fn pythons_websockets() {
 }
 
 #[test]
-fn npms_ws() {
+fn outbound_to_npm_ws() {
     if let Some(mut node) = peers::or_skip(peers::node(), "npm's ws") {
         node.args(["-e", NODE]);
         talk(&start(node));

@@ -1,4 +1,5 @@
-//! Plain HTTP over real sockets: the same answers however the bytes come, in order, whole, and to slow readers.
+//! Plain HTTP over real sockets: responses are the same however the bytes arrive, in order,
+//! complete, and also for slow readers.
 
 mod support;
 
@@ -11,14 +12,14 @@ use std::{
 
 use support::{
     raw::{self, Frame, Raw},
-    web::{Answer, Application, Web, echo, get, post},
+    web::{Application, HttpResponse, Web, echo, get, post},
 };
 use tickws::{
     CloseCode, Decision, RespondError, Server,
     http::{Response, StatusCode},
 };
 
-/// A folder that is gone with its test.
+/// A temporary folder, deleted with its test.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -37,7 +38,7 @@ impl Drop for Folder {
     }
 }
 
-/// No two places of it look alike.
+/// Bytes in which no two places look alike.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 1u64;
     let step = |_| {
@@ -47,10 +48,10 @@ fn noise(len: usize) -> Vec<u8> {
     (0..len).map(step).collect()
 }
 
-// ---- however the bytes come ----
+// ---- however the bytes arrive ----
 
 #[test]
-fn an_answer_is_the_same_however_its_request_is_split() {
+fn a_response_does_not_depend_on_how_a_request_is_split() {
     let requests = [
         ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
         ("\r\n\r\nGET /a?b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
@@ -85,7 +86,7 @@ fn an_answer_is_the_same_however_its_request_is_split() {
                 }
             } else {
                 web.write(&mut raw, &request.as_bytes()[..split]);
-                // Read, before the rest comes.
+                // Wait until the first piece has been read, before the rest is sent.
                 let read = web.server.stats().bytes_in;
                 if split < whole {
                     web.until("the first piece to be read", |web| {
@@ -94,11 +95,11 @@ fn an_answer_is_the_same_however_its_request_is_split() {
                     let _ = raw.write_some(&request.as_bytes()[split..]);
                 }
             }
-            let answer = web.answer(&mut raw, to_head);
-            assert_eq!((answer.status, answer.is_last()), (status, is_last), "{request:?} at {split}");
-            assert_eq!(expected.get_or_insert(answer.clone()), &answer, "{request:?} at {split}");
+            let response = web.response(&mut raw, to_head);
+            assert_eq!((response.status, response.is_last()), (status, is_last), "{request:?} at {split}");
+            assert_eq!(expected.get_or_insert(response.clone()), &response, "{request:?} at {split}");
             if is_last {
-                assert_eq!(web.rest(&mut raw), b"", "{request:?} at {split}");
+                assert_eq!(web.read_to_end(&mut raw), b"", "{request:?} at {split}");
             }
         }
     }
@@ -109,25 +110,25 @@ fn an_answer_is_the_same_however_its_request_is_split() {
 }
 
 #[test]
-fn a_connection_is_kept_for_request_after_request() {
+fn a_connection_is_kept_alive_between_requests() {
     let mut web = Web::with(Server::builder(), echo);
     let mut raw = web.dial();
     for number in 0..50 {
-        let answer = web.ask(&mut raw, get(&format!("/{number}")));
-        assert_eq!((answer.text(), answer.is_last()), (&*format!("GET /{number} "), false));
-        let answer = web.ask(&mut raw, post("/p", &"b".repeat(number)));
-        assert_eq!(answer.text(), format!("POST /p {}", "b".repeat(number)));
-        let answer = web.ask(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        assert_eq!(answer.field("content-length"), Some(&*format!("HEAD /{number} ").len().to_string()));
+        let response = web.send_request(&mut raw, get(&format!("/{number}")));
+        assert_eq!((response.text(), response.is_last()), (&*format!("GET /{number} "), false));
+        let response = web.send_request(&mut raw, post("/p", &"b".repeat(number)));
+        assert_eq!(response.text(), format!("POST /p {}", "b".repeat(number)));
+        let response = web.send_request(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!(response.field("content-length"), Some(&*format!("HEAD /{number} ").len().to_string()));
     }
     let stats = web.server.stats();
     assert_eq!((stats.accepted, stats.http_requests, stats.http_only), (1, 150, 0));
     drop(raw);
-    web.until("its end", |web| web.server.stats().http_only == 1);
+    web.until("the end of the connection", |web| web.server.stats().http_only == 1);
 }
 
 #[test]
-fn twenty_requests_in_one_write_are_answered_in_order() {
+fn pipelined_requests_get_responses_in_order() {
     for late in [false, true] {
         let mut web =
             if late { Web::new(Server::builder().http(true)) } else { Web::with(Server::builder(), echo) };
@@ -158,14 +159,14 @@ fn twenty_requests_in_one_write_are_answered_in_order() {
         }
         for (raw, expected) in raws.iter_mut().zip(expected) {
             for text in expected {
-                assert_eq!(web.answer(raw, false).text(), text);
+                assert_eq!(web.response(raw, false).text(), text);
             }
         }
     }
 }
 
 #[test]
-fn bodies_reach_a_closure_too() {
+fn on_http_gets_request_bodies() {
     let builder = Server::builder().on_http(|request| {
         assert!(request.remote_addr().ip().is_loopback());
         let text = String::from_utf8_lossy(request.body());
@@ -174,17 +175,17 @@ fn bodies_reach_a_closure_too() {
     let mut web = Web::new(builder);
     let mut raw = web.dial();
     let long = "long ".repeat(13_000);
-    assert_eq!(web.ask(&mut raw, post("/", "a body")).text(), "POST a body");
-    assert_eq!(web.ask(&mut raw, post("/", &long)).text(), format!("POST {long}"));
-    assert_eq!(web.ask(&mut raw, get("/")).text(), "GET ");
+    assert_eq!(web.send_request(&mut raw, post("/", "a body")).text(), "POST a body");
+    assert_eq!(web.send_request(&mut raw, post("/", &long)).text(), format!("POST {long}"));
+    assert_eq!(web.send_request(&mut raw, get("/")).text(), "GET ");
     let too_long = "x".repeat(64 * 1024 + 1);
-    let answer = web.ask(&mut raw, post("/", &too_long));
-    assert_eq!((answer.status, answer.is_last()), (413, true));
-    assert_eq!(web.rest(&mut raw), b"");
+    let response = web.send_request(&mut raw, post("/", &too_long));
+    assert_eq!((response.status, response.is_last()), (413, true));
+    assert_eq!(web.read_to_end(&mut raw), b"");
 }
 
 #[test]
-fn who_expects_a_100_is_sent_one() {
+fn expect_100_continue_gets_a_100() {
     let mut web = Web::with(Server::builder(), echo);
     let mut raw = web.dial();
     let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
@@ -197,14 +198,14 @@ fn who_expects_a_100_is_sent_one() {
             interim.is_some()
         });
         assert_eq!(interim.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
-        assert_eq!(web.ask(&mut raw, "hello").text(), "POST / hello");
+        assert_eq!(web.send_request(&mut raw, "hello").text(), "POST / hello");
     }
 }
 
-// ---- what nobody has asked the application for ----
+// ---- responses without the application ----
 
 #[test]
-fn what_is_served_and_what_is_not() {
+fn paths_and_methods_get_the_right_status() {
     let builder = || Server::builder().path("/ws").serve_bytes("/", "text/plain", "hello");
     for (request, status, is_last) in [
         (get("/"), 200, false),
@@ -220,55 +221,58 @@ fn what_is_served_and_what_is_not() {
     ] {
         let mut web = Web::new(builder());
         let mut raw = web.dial();
-        let answer = web.ask(&mut raw, &request);
-        assert_eq!((answer.status, answer.is_last()), (status, is_last), "{request}");
+        let response = web.send_request(&mut raw, &request);
+        assert_eq!((response.status, response.is_last()), (status, is_last), "{request}");
         if status == 405 {
-            assert_eq!(answer.field("allow"), Some("GET, HEAD"));
+            assert_eq!(response.field("allow"), Some("GET, HEAD"));
         }
         if is_last {
-            assert_eq!(web.rest(&mut raw), b"", "{request}");
+            assert_eq!(web.read_to_end(&mut raw), b"", "{request}");
         } else if status != 101 {
-            assert_eq!(web.ask(&mut raw, get("/")).text(), "hello");
+            assert_eq!(web.send_request(&mut raw, get("/")).text(), "hello");
         }
     }
 }
 
 #[test]
-fn beside_health_and_metrics_it_is_a_websocket_server() {
+fn health_and_metrics_leave_other_paths_to_websocket() {
     let mut web = Web::new(Server::builder().health("/healthz").metrics("/metrics"));
     let mut raw = web.dial();
-    let answer = web.ask(&mut raw, get("/healthz"));
-    assert_eq!((answer.status, answer.text()), (200, "{\"status\":\"ok\",\"open\":0}\n"));
-    assert_eq!(answer.field("cache-control"), Some("no-store"));
-    assert!(web.ask(&mut raw, get("/metrics?x")).text().contains("\ntickws_accepted_total 1\n"));
-    let answer = web.ask(&mut raw, post("/healthz", "x"));
-    assert_eq!((answer.status, answer.field("allow"), answer.is_last()), (405, Some("GET, HEAD"), false));
-    assert_eq!(web.ask(&mut raw, get("/healthz").replace("GET", "HEAD")).status, 200);
-    assert_eq!(web.ask(&mut raw, raw::upgrade_request("/healthz", "")).status, 101);
+    let response = web.send_request(&mut raw, get("/healthz"));
+    assert_eq!((response.status, response.text()), (200, "{\"status\":\"ok\",\"open\":0}\n"));
+    assert_eq!(response.field("cache-control"), Some("no-store"));
+    assert!(web.send_request(&mut raw, get("/metrics?x")).text().contains("\ntickws_accepted_total 1\n"));
+    let response = web.send_request(&mut raw, post("/healthz", "x"));
+    assert_eq!(
+        (response.status, response.field("allow"), response.is_last()),
+        (405, Some("GET, HEAD"), false)
+    );
+    assert_eq!(web.send_request(&mut raw, get("/healthz").replace("GET", "HEAD")).status, 200);
+    assert_eq!(web.send_request(&mut raw, raw::upgrade_request("/healthz", "")).status, 101);
     let mut other = web.dial();
-    assert!(web.ask(&mut other, get("/healthz")).text().ends_with("\"open\":1}\n"));
-    let answer = web.ask(&mut other, get("/"));
-    assert_eq!((answer.status, answer.is_last()), (426, true));
+    assert!(web.send_request(&mut other, get("/healthz")).text().ends_with("\"open\":1}\n"));
+    let response = web.send_request(&mut other, get("/"));
+    assert_eq!((response.status, response.is_last()), (426, true));
 }
 
 #[test]
-fn what_is_no_question_for_a_file_goes_to_the_application() {
+fn methods_other_than_get_reach_the_application() {
     let served = |builder: tickws::ServerBuilder| builder.serve_bytes("/", "text/plain", "hello");
     let closure = Server::builder().on_http(|request| echo(request.method().as_str(), "", request.body()));
     for mut web in [Web::with(served(Server::builder()), echo), Web::new(served(closure))] {
         let mut raw = web.dial();
-        assert_eq!(web.ask(&mut raw, get("/")).text(), "hello");
-        assert!(web.ask(&mut raw, post("/", "body")).text().ends_with(" body"));
+        assert_eq!(web.send_request(&mut raw, get("/")).text(), "hello");
+        assert!(web.send_request(&mut raw, post("/", "body")).text().ends_with(" body"));
     }
 }
 
 // ---- slow readers ----
 
-/// Reads little by little, and gives the answer and the most that the server has held.
-fn read_slowly(web: &mut Web, raw: &mut Raw, len: usize) -> (Answer, u64) {
+/// Reads little by little; gives the response and the most bytes that the server has buffered.
+fn read_slowly(web: &mut Web, raw: &mut Raw, len: usize) -> (HttpResponse, u64) {
     let mut most = 0;
     let mut head = None;
-    web.until("the whole answer", |web| {
+    web.until("the whole response", |web| {
         raw.read_up_to(20_000);
         if head.is_none() {
             head = raw.take_head();
@@ -277,28 +281,28 @@ fn read_slowly(web: &mut Web, raw: &mut Raw, len: usize) -> (Answer, u64) {
         raw.input().len() >= len || raw.end.is_some()
     });
     let head = head.expect("a head");
-    (Answer { status: head[9..12].parse().unwrap(), head, body: raw.take(len) }, most)
+    (HttpResponse { status: head[9..12].parse().unwrap(), head, body: raw.take(len) }, most)
 }
 
 #[test]
-fn a_large_answer_reaches_a_slow_reader_whole() {
+fn a_slow_reader_gets_a_large_response_whole() {
     const LEN: usize = 8 << 20;
     let large: Application = |_, _, _| Response::new(noise(LEN).into());
     let mut web = Web::with(Server::builder().send_buffer(16 * 1024), large);
     let mut raw = web.dial();
     web.write(&mut raw, get("/").as_bytes());
-    let (answer, _) = read_slowly(&mut web, &mut raw, LEN);
-    assert_eq!(answer.field("content-length"), Some(&*LEN.to_string()));
-    assert!(answer.body == noise(LEN), "not what was sent");
+    let (response, _) = read_slowly(&mut web, &mut raw, LEN);
+    assert_eq!(response.field("content-length"), Some(&*LEN.to_string()));
+    assert!(response.body == noise(LEN), "the body differs");
     assert_eq!(
-        web.ask(&mut raw, get("/").replace("GET", "HEAD")).field("content-length"),
+        web.send_request(&mut raw, get("/").replace("GET", "HEAD")).field("content-length"),
         Some(&*LEN.to_string())
     );
     assert_eq!(web.server.stats().buffered, 0);
 }
 
 #[test]
-fn a_large_file_reaches_a_slow_reader_whole_in_little_memory() {
+fn a_slow_reader_of_a_large_file_needs_little_memory() {
     const LEN: usize = 5 << 20;
     let folder = Folder::new();
     fs::write(folder.0.join("large.bin"), noise(LEN)).unwrap();
@@ -306,15 +310,15 @@ fn a_large_file_reaches_a_slow_reader_whole_in_little_memory() {
     let mut raw = web.dial();
     web.write(&mut raw, get("/large.bin").as_bytes());
     web.write(&mut raw, get("/nothing").as_bytes());
-    let (answer, most) = read_slowly(&mut web, &mut raw, LEN);
-    assert!(answer.body == noise(LEN), "not what is in the file");
+    let (response, most) = read_slowly(&mut web, &mut raw, LEN);
+    assert!(response.body == noise(LEN), "the body differs from the file");
     assert!(most <= 256 * 1024, "{most} bytes were held");
-    assert_eq!(web.answer(&mut raw, false).status, 404);
+    assert_eq!(web.response(&mut raw, false).status, 404);
     assert_eq!(web.server.stats().buffered, 0);
 }
 
 #[test]
-fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
+fn a_file_that_shrinks_while_served_ends_the_connection() {
     const LEN: usize = 8 << 20;
     let folder = Folder::new();
     let path = folder.0.join("log");
@@ -324,18 +328,18 @@ fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
     web.write(&mut raw, get("/log").as_bytes());
     web.until("a beginning", |_| raw.read_up_to(1) > 0);
     fs::write(&path, b"short").unwrap();
-    let got = web.rest(&mut raw);
+    let got = web.read_to_end(&mut raw);
     assert!(got.len() > 5 && got.len() < LEN, "{}", got.len());
-    web.until("its end", |web| web.server.stats().http_only == 1);
-    // The server goes on.
+    web.until("the end of the connection", |web| web.server.stats().http_only == 1);
+    // The server goes on serving.
     let mut other = web.dial();
-    assert_eq!(web.ask(&mut other, get("/log")).text(), "short");
+    assert_eq!(web.send_request(&mut other, get("/log")).text(), "short");
 }
 
 // ---- ends ----
 
 #[test]
-fn a_client_that_half_closes_behind_its_request_is_answered() {
+fn a_half_closed_client_gets_its_responses() {
     let mut web = Web::new(Server::builder().http(true));
     let mut raw = web.dial();
     web.write(&mut raw, (get("/1") + &get("/2")).as_bytes());
@@ -345,14 +349,14 @@ fn a_client_that_half_closes_behind_its_request_is_answered() {
         let (id, at) = web.waiting.remove(0);
         assert_eq!(at, path);
         web.server.respond(id, Response::new(at)).unwrap();
-        assert_eq!(web.answer(&mut raw, false).text(), path);
+        assert_eq!(web.response(&mut raw, false).text(), path);
     }
-    assert_eq!(web.rest(&mut raw), b"");
+    assert_eq!(web.read_to_end(&mut raw), b"");
     assert_eq!(web.server.stats().http_only, 1);
 }
 
 #[test]
-fn an_answer_is_given_once_and_as_it_can_be_sent() {
+fn respond_works_once_and_rejects_invalid_responses() {
     let mut web = Web::new(Server::builder().http(true));
     let mut raw = web.dial();
     web.write(&mut raw, get("/").as_bytes());
@@ -364,76 +368,76 @@ fn an_answer_is_given_once_and_as_it_can_be_sent() {
         Err(RespondError::Status(StatusCode::SWITCHING_PROTOCOLS))
     );
     for (name, value) in [("transfer-encoding", "chunked"), ("content-length", "3"), ("upgrade", "x")] {
-        let answer = Response::builder().header(name, value).body("text").unwrap();
-        assert!(matches!(web.server.respond(id, answer), Err(RespondError::Header(_))), "{name}");
+        let response = Response::builder().header(name, value).body("text").unwrap();
+        assert!(matches!(web.server.respond(id, response), Err(RespondError::Header(_))), "{name}");
     }
     web.server.respond(id, status(201)).unwrap();
     assert_eq!(web.server.respond(id, status(201)), Err(RespondError::Gone(id)));
-    let answer = web.answer(&mut raw, false);
-    assert_eq!((answer.status, answer.text()), (201, "text"));
+    let response = web.response(&mut raw, false);
+    assert_eq!((response.status, response.text()), (201, "text"));
 
-    // It has left before the answer.
+    // The client leaves before the response.
     web.write(&mut raw, get("/").as_bytes());
     web.until("a request", |web| !web.waiting.is_empty());
     let (id, _) = web.waiting.remove(0);
     drop(raw);
     web.settle();
     let _ = web.server.respond(id, status(200));
-    web.until("its end", |web| web.server.stats().http_only == 1);
+    web.until("the end of the connection", |web| web.server.stats().http_only == 1);
     assert_eq!(web.server.respond(id, status(200)), Err(RespondError::Gone(id)));
 }
 
 #[test]
-fn a_shutdown_answers_those_who_wait() {
+fn shutdown_sends_503_to_waiting_requests() {
     let mut web = Web::new(Server::builder().http(true));
     let (mut idle, mut waiting) = (web.dial(), web.dial());
     web.write(&mut idle, get("/idle").as_bytes());
     web.until("a request", |web| !web.waiting.is_empty());
     let (id, _) = web.waiting.remove(0);
     web.server.respond(id, Response::new("done")).unwrap();
-    assert_eq!(web.answer(&mut idle, false).text(), "done");
+    assert_eq!(web.response(&mut idle, false).text(), "done");
     web.write(&mut waiting, get("/waits").as_bytes());
     web.until("a request", |web| !web.waiting.is_empty());
     web.server.shutdown(CloseCode::Away, support::PATIENCE);
-    let answer = web.answer(&mut waiting, false);
-    assert_eq!((answer.status, answer.is_last()), (503, true));
-    assert_eq!((web.rest(&mut idle), web.rest(&mut waiting)), (vec![], vec![]));
+    let response = web.response(&mut waiting, false);
+    assert_eq!((response.status, response.is_last()), (503, true));
+    assert_eq!((web.read_to_end(&mut idle), web.read_to_end(&mut waiting)), (vec![], vec![]));
     drop((idle, waiting));
-    web.until("the end of all", |web| web.server.is_drained());
+    web.until("the end of all connections", |web| web.server.is_drained());
 }
 
 #[test]
-fn whoever_asks_how_we_are_gets_503_until_the_last_client_has_left() {
+fn health_check_is_503_during_shutdown() {
     let mut web = Web::new(Server::builder().health("/healthz"));
     let addr = web.server.local_addrs()[0];
     let mut client = web.dial();
-    assert_eq!(web.ask(&mut client, raw::upgrade_request("/", "")).status, 101);
+    assert_eq!(web.send_request(&mut client, raw::upgrade_request("/", "")).status, 101);
     let mut probe = web.dial();
-    assert_eq!(web.ask(&mut probe, get("/healthz")).text(), "{\"status\":\"ok\",\"open\":1}\n");
+    assert_eq!(web.send_request(&mut probe, get("/healthz")).text(), "{\"status\":\"ok\",\"open\":1}\n");
     web.server.shutdown(CloseCode::Away, support::PATIENCE);
-    assert_eq!(web.rest(&mut probe), b"");
+    assert_eq!(web.read_to_end(&mut probe), b"");
     for _ in 0..3 {
         let mut probe = web.dial();
-        let answer = web.ask(&mut probe, get("/healthz"));
-        assert_eq!((answer.status, answer.is_last()), (503, true));
+        let response = web.send_request(&mut probe, get("/healthz"));
+        assert_eq!((response.status, response.is_last()), (503, true));
         let mut late = web.dial();
-        assert_eq!(web.ask(&mut late, raw::upgrade_request("/", "")).status, 503);
+        assert_eq!(web.send_request(&mut late, raw::upgrade_request("/", "")).status, 503);
     }
     drop((client, probe));
-    web.until("the end of all", |web| web.server.is_drained());
-    assert!(std::net::TcpStream::connect(addr).is_err(), "it still listens");
+    web.until("the end of all connections", |web| web.server.is_drained());
+    assert!(std::net::TcpStream::connect(addr).is_err(), "the listener is still open");
     let stats = web.server.stats();
     assert_eq!((stats.accepted, stats.opened, stats.rejected.at_capacity), (8, 1, 6));
 }
 
 #[test]
-fn an_upgrade_behind_plain_requests_ends_http() {
+fn an_upgrade_after_plain_requests_ends_http() {
     let builder = Server::builder().on_upgrade(|_, _| Decision::Accept);
     let mut web = Web::with(builder, echo);
     let mut raw = web.dial();
-    assert_eq!(web.ask(&mut raw, get("/1")).text(), "GET /1 ");
-    assert_eq!(web.ask(&mut raw, post("/2", "x")).text(), "POST /2 x");
-    assert_eq!(web.ask(&mut raw, raw::upgrade_request("/ws", "")).status, 101);
+    assert_eq!(web.send_request(&mut raw, get("/1")).text(), "GET /1 ");
+    assert_eq!(web.send_request(&mut raw, post("/2", "x")).text(), "POST /2 x");
+    assert_eq!(web.send_request(&mut raw, raw::upgrade_request("/ws", "")).status, 101);
     web.write(&mut raw, &raw::text("hello"));
     let mut frame = None;
     web.until("the echo", |_| {
@@ -444,8 +448,13 @@ fn an_upgrade_behind_plain_requests_ends_http() {
     assert_eq!(frame, Some(Frame::new(raw::TEXT, "hello")));
     web.write(&mut raw, get("/3").as_bytes());
     raw.half_close();
-    let rest = web.rest(&mut raw);
-    assert!(rest.len() > 2 && rest[0] == 0x88 && !rest.windows(4).any(|bytes| bytes == b"HTTP"), "{rest:?}");
+    let read_to_end = web.read_to_end(&mut raw);
+    assert!(
+        read_to_end.len() > 2
+            && read_to_end[0] == 0x88
+            && !read_to_end.windows(4).any(|bytes| bytes == b"HTTP"),
+        "{read_to_end:?}"
+    );
     let stats = web.server.stats();
     assert_eq!((stats.http_requests, stats.http_only, web.opened, web.closed), (2, 0, 1, 1));
 }

@@ -13,10 +13,10 @@ fn delivery(queued: usize) -> Delivery {
     delivery
 }
 
-/// The design's example: everyone joins at `Open`, and what anyone says goes to all.
+/// The lobby of the README: each client joins at `Open`, and each text is published to all members.
 fn lobby(server: &mut Server, event: Event<'_>) {
     match event {
-        Event::Open { client, .. } => server.join(client, "lobby").expect("it has just come"),
+        Event::Open { client, .. } => server.join(client, "lobby").expect("the client has just connected"),
         Event::Message { message: Message::Text(text), .. } => {
             server.publish("lobby", text);
         }
@@ -25,7 +25,7 @@ fn lobby(server: &mut Server, event: Event<'_>) {
 }
 
 #[test]
-fn what_is_said_in_a_lobby_reaches_everyone_in_it() {
+fn a_published_message_reaches_every_member() {
     const CLIENTS: usize = 5;
     let mut h = Harness::new();
     let read = h.serve(lobby, |addr| {
@@ -39,7 +39,7 @@ fn what_is_said_in_a_lobby_reaches_everyone_in_it() {
         clients[2].send("hello, all".into()).unwrap();
         let mut read = Vec::new();
         for (number, client) in clients.iter_mut().enumerate() {
-            // Those that came later introduced themselves.
+            // Each client also gets the first messages of the clients that joined after it.
             for later in number + 1..CLIENTS {
                 assert_eq!(client.read().unwrap().to_text().unwrap(), format!("here is {later}"));
             }
@@ -54,7 +54,7 @@ fn what_is_said_in_a_lobby_reaches_everyone_in_it() {
 }
 
 #[test]
-fn what_is_sent_to_a_user_reaches_all_their_devices_and_nobody_else() {
+fn send_to_user_reaches_all_clients_of_the_user_only() {
     let mut h = Harness::new();
     let (mut phone, phone_id) = h.connect();
     let (mut laptop, laptop_id) = h.connect();
@@ -64,7 +64,7 @@ fn what_is_sent_to_a_user_reaches_all_their_devices_and_nobody_else() {
         assert_eq!(h.server.user(id), Some(user));
     }
     assert_eq!(h.server.clients_of("ada").collect::<BTreeSet<_>>(), BTreeSet::from([phone_id, laptop_id]));
-    // A user is no room.
+    // A user is not a room.
     assert_eq!((h.server.room_count(), h.server.rooms(phone_id).len()), (0, 0));
     assert_eq!(h.server.publish("ada", "a room?"), delivery(0));
 
@@ -78,7 +78,7 @@ fn what_is_sent_to_a_user_reaches_all_their_devices_and_nobody_else() {
     assert_eq!(h.server.send_to_user("ada", "more mail"), delivery(1));
     assert_eq!(h.frame(&mut laptop), raw::Frame::new(raw::TEXT, "more mail"));
 
-    // Somebody else signs in on it.
+    // Another user signs in on the same connection.
     h.server.set_user(laptop_id, "bob").unwrap();
     assert_eq!((h.server.send_to_user("ada", "?"), h.server.clients_of("ada").len()), (delivery(0), 0));
     assert_eq!(h.server.send_to_user("bob", "hi"), delivery(2));
@@ -92,37 +92,37 @@ fn what_is_sent_to_a_user_reaches_all_their_devices_and_nobody_else() {
     );
     h.settle();
     laptop.read_some();
-    assert_eq!(laptop.input(), b"", "and nobody else");
+    assert_eq!(laptop.input(), b"", "no message to another user");
 }
 
 #[test]
-fn publish_except_reaches_all_but_the_one_that_said_it() {
+fn publish_except_skips_the_given_client() {
     let mut h = Harness::new();
     let mut members: Vec<_> = (0..4).map(|_| h.connect()).collect();
     for (_, id) in &members {
         h.server.join(*id, "lobby").unwrap();
     }
     let (outsider, outsider_id) = h.connect();
-    for (number, (_, speaker)) in members.iter().enumerate() {
+    for (number, (_, sender)) in members.iter().enumerate() {
         let text = format!("from {number}");
-        assert_eq!(h.server.publish_except("lobby", *speaker, &text), delivery(3));
+        assert_eq!(h.server.publish_except("lobby", *sender, &text), delivery(3));
     }
-    // The exception need not be a member.
+    // The excluded client need not be a member.
     assert_eq!(h.server.publish_except("lobby", outsider_id, "from outside"), delivery(4));
     for (at, (raw, _)) in members.iter_mut().enumerate() {
         let mut got = Vec::new();
         while got.last().is_none_or(|last| last != "from outside") {
             got.push(String::from_utf8(h.frame(raw).payload).unwrap());
         }
-        let said = (0..4).filter(|other| *other != at).map(|other| format!("from {other}"));
-        assert_eq!(got, said.chain(["from outside".to_owned()]).collect::<Vec<_>>());
+        let expected = (0..4).filter(|other| *other != at).map(|other| format!("from {other}"));
+        assert_eq!(got, expected.chain(["from outside".to_owned()]).collect::<Vec<_>>());
     }
     h.settle();
     assert_eq!(outsider.input(), b"");
 }
 
 #[test]
-fn a_member_that_closes_is_not_in_the_room_when_its_close_is_seen() {
+fn a_closed_client_has_left_its_rooms_at_its_close_event() {
     type Way = fn(raw::Raw) -> Option<raw::Raw>;
     let ways: [Way; 4] = [
         |mut peer| peer.write_some(&raw::close(1000, "")).map(|_| peer).ok(),
@@ -139,14 +139,14 @@ fn a_member_that_closes_is_not_in_the_room_when_its_close_is_seen() {
     let mut h = Harness::new();
     let (mut stays, stays_id) = h.connect();
     h.server.join(stays_id, "lobby").unwrap();
-    for leaves in ways {
+    for leave in ways {
         let (mut peer, id) = h.connect();
         h.server.join(id, "lobby").unwrap();
         h.server.join(id, "of its own").unwrap();
         h.server.set_user(id, "ada").unwrap();
         assert_eq!(h.server.room_len("lobby"), 2);
         peer.write_some(&raw::text("bye")).unwrap();
-        let _peer = leaves(peer);
+        let _peer = leave(peer);
         let mut seen = false;
         h.until("a Close event", |h| {
             let tick = h.server.poll_for(Duration::from_millis(1)).unwrap();
@@ -171,7 +171,7 @@ fn a_member_that_closes_is_not_in_the_room_when_its_close_is_seen() {
 }
 
 #[test]
-fn a_room_id_goes_stale_with_its_room() {
+fn a_room_id_is_stale_after_its_room_is_empty() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     assert_eq!(h.server.room("lobby"), None);
@@ -184,7 +184,7 @@ fn a_room_id_goes_stale_with_its_room() {
     assert_eq!((h.server.room_name(first), h.server.room_len(first)), (None, 0));
     assert_eq!(h.server.join(id, first), Err(JoinError::NoSuchRoom(first)));
 
-    // The name begins another room.
+    // The same name now makes a new room.
     h.server.join(id, &String::from("lobby")).unwrap();
     let second = h.server.room("lobby").unwrap();
     assert!(second > first);
@@ -196,7 +196,7 @@ fn a_room_id_goes_stale_with_its_room() {
 }
 
 #[test]
-fn the_limits_are_the_builders() {
+fn room_limits_of_the_builder_apply() {
     let mut h = Harness::with(Server::builder().max_rooms(2).max_rooms_per_client(2).max_room_name(5));
     let ids = [h.connect(), h.connect()].map(|(_, id)| id);
     assert_eq!(h.server.join(ids[0], "sixsix"), Err(JoinError::NameTooLong { len: 6, max: 5 }));
@@ -206,31 +206,34 @@ fn the_limits_are_the_builders() {
     assert_eq!(h.server.join(ids[0], "third"), Err(full));
     assert_eq!(h.server.join(ids[1], "third"), Err(JoinError::TooManyRooms { max: 2 }));
     assert_eq!(h.server.join(ids[1], "other"), Ok(()));
-    // Users count towards nothing.
+    // Users do not count towards the limits.
     h.server.set_user(ids[0], "a name as long as you like").unwrap();
     assert_eq!(h.server.leave_all(ids[0]), Ok(2));
     assert_eq!(h.server.join(ids[1], "third"), Ok(()));
 }
 
 #[test]
-fn a_slow_member_overflows_while_the_others_get_everything() {
+fn an_overflowing_member_does_not_affect_others() {
     let message = vec![7; 32 * 1024];
     let mut h = Harness::with(Server::builder().max_buffered(512 * 1024));
-    let (_deaf, deaf_id) = h.connect();
+    let (_slow, slow_id) = h.connect();
     let mut others: Vec<_> = (0..3).map(|_| h.connect()).collect();
-    for id in others.iter().map(|(_, id)| *id).chain([deaf_id]) {
+    for id in others.iter().map(|(_, id)| *id).chain([slow_id]) {
         h.server.join(id, "lobby").unwrap();
     }
     let room = h.server.room("lobby").unwrap();
     let mut after = 0;
-    // More than any kernel's socket buffers hold.
+    // More bytes than the socket buffers of any kernel hold.
     for _ in 0..4096 {
         let sent = h.server.publish(room, &message);
         match after {
             0 if sent.overflowed == 0 => assert_eq!(sent, delivery(4)),
             0 => {
                 assert_eq!((sent.queued, sent.dropped, sent.overflowed), (3, 0, 1));
-                assert!(h.server.members(room).all(|id| id != deaf_id), "it has left at once");
+                assert!(
+                    h.server.members(room).all(|id| id != slow_id),
+                    "it leaves the room in the same call"
+                );
                 after = 1;
             }
             _ => {
@@ -239,13 +242,13 @@ fn a_slow_member_overflows_while_the_others_get_everything() {
             }
         }
         for (raw, _) in &mut others {
-            assert!(h.frame(raw) == raw::Frame::new(raw::BINARY, &message), "one is not whole");
+            assert!(h.frame(raw) == raw::Frame::new(raw::BINARY, &message), "a message is not whole");
         }
         if after == 10 {
             break;
         }
     }
-    assert_eq!(after, 10, "it never overflowed");
-    assert_eq!(h.close_reason(deaf_id), CloseReason::Overflow);
+    assert_eq!(after, 10, "the slow member never overflowed");
+    assert_eq!(h.close_reason(slow_id), CloseReason::Overflow);
     assert_eq!((h.server.room_len(room), h.server.stats().closed.total()), (3, 1));
 }

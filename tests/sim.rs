@@ -1,4 +1,5 @@
-//! `tickws::sim`, as a user has it: a small game that knows nothing of the simulation, in all weathers.
+//! `tickws::sim` as a user has it: a small game, written without regard to the simulation, runs in
+//! many network conditions.
 #![cfg(feature = "sim")]
 
 #[path = "sim/game.rs"]
@@ -16,7 +17,7 @@ use tickws::{
 const MS: Duration = Duration::from_millis(1);
 const FRAME: Duration = Duration::from_millis(16);
 
-/// Polls until nothing is under way, for at most a minute of the network's time.
+/// Polls until nothing is in flight, for a minute of simulated time at most.
 fn settle(sim: &Sim, server: &mut Server, mut each: impl FnMut(&mut Server, Event<'_>)) {
     for _ in 0..60_000 {
         for event in &server.poll_once().unwrap() {
@@ -38,22 +39,23 @@ fn open(sim: &Sim, server: &mut Server) -> SimClient {
     client
 }
 
-/// All of a game: players come, talk, move rooms, stall, leave and break off; then what must hold of it.
+/// Plays a whole game: players come, talk, change rooms, stall, leave and reset. Then checks its
+/// invariants.
 fn play(seed: u64, weather: Weather) -> (u64, u64) {
     let sim = Sim::with_weather(seed, weather);
     let mut server = sim.server(Game::builder()).unwrap();
     let mut game = Game::default();
     game.late = FRAME + MS;
     let mut players: Vec<Player> = Vec::new();
-    let mut throws = fastrand::Rng::with_seed(seed);
+    let mut rng = fastrand::Rng::with_seed(seed);
     for _ in 0..200 {
-        if players.len() < 12 && throws.u8(..8) == 0 {
+        if players.len() < 12 && rng.u8(..8) == 0 {
             let path = format!("/play?name=p{}", players.len() % 9);
             players.push(Player::new(sim.connect(&server, &path)));
         }
         if !players.is_empty() {
-            let who = throws.usize(..players.len());
-            players[who].act(&mut throws);
+            let who = rng.usize(..players.len());
+            players[who].act(&mut rng);
         }
         sim.advance(FRAME);
         game.now = sim.elapsed();
@@ -78,7 +80,7 @@ fn play(seed: u64, weather: Weather) -> (u64, u64) {
 }
 
 #[test]
-fn a_game_loses_nothing_in_calm_and_in_foul_weather() {
+fn a_game_loses_nothing_in_any_weather() {
     for_each_seed(100, |seed| {
         play(seed, Weather::calm());
         play(seed, Weather::foul());
@@ -101,11 +103,11 @@ fn the_same_seed_gives_the_same_bytes_and_events() {
 }
 
 #[test]
-fn a_sleeping_server_jumps_to_what_comes_next() {
+fn a_sleeping_server_jumps_to_the_next_event() {
     let sim = Sim::with_weather(1, Weather::calm().latency(30 * MS..=30 * MS));
     let mut server = sim.server(Server::builder()).unwrap();
     let client = sim.connect(&server, "/");
-    // The connection is there at once; its request takes 30 ms.
+    // The connection exists at once, but its request takes 30 ms.
     assert!(server.poll_wait(None).unwrap().is_empty());
     assert_eq!(sim.elapsed(), Duration::ZERO);
     let next = |server: &mut Server| loop {
@@ -138,7 +140,7 @@ fn a_sleep_without_an_end_is_an_error() {
 }
 
 #[test]
-fn who_stalls_is_behind_and_hears_all_of_it_later_or_is_dropped() {
+fn a_stalled_client_catches_up_or_is_dropped() {
     let sim = Sim::with_weather(3, Weather::calm().buffer(1000));
     let builder = Server::builder().max_buffered(10_000).overflow(Overflow::Disconnect);
     let mut server = sim.server(builder.write_timeout(Duration::from_secs(5))).unwrap();
@@ -166,13 +168,13 @@ fn who_stalls_is_behind_and_hears_all_of_it_later_or_is_dropped() {
             }
         }
     }
-    let (reason, at) = reason.expect("it is given up");
+    let (reason, at) = reason.expect("the stalled client is closed");
     assert!(matches!(reason, CloseReason::Timeout(_)), "{reason}");
     assert!(at >= Duration::from_secs(5), "{at:?}");
 }
 
 #[test]
-fn a_client_that_is_silent_is_pinged_and_answers_as_time_jumps() {
+fn a_silent_client_is_pinged_and_answers_as_time_jumps() {
     let sim = Sim::new(4);
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
@@ -180,7 +182,8 @@ fn a_client_that_is_silent_is_pinged_and_answers_as_time_jumps() {
         assert!(server.poll_for(Duration::from_secs(10)).unwrap().is_empty());
     }
     assert!((16..=18).contains(&server.stats().pings), "{:?}", server.stats());
-    // A laptop that was closed for a day: what the clients said meanwhile is heard before anyone is given up.
+    // As after a laptop was closed for a day: input that arrived meanwhile is read before a silent
+    // client is closed.
     client.ping(b"still here");
     sim.advance(Duration::from_secs(86_400));
     settle(&sim, &mut server, |_, event| panic!("{event:?}"));
@@ -188,15 +191,15 @@ fn a_client_that_is_silent_is_pinged_and_answers_as_time_jumps() {
 }
 
 #[test]
-fn two_servers_of_one_network_talk() {
+fn two_servers_of_one_network_exchange_messages() {
     let sim = Sim::with_weather(5, Weather::foul());
     let mut hub = sim.server(Server::builder()).unwrap();
     let mut edge = sim.server(Server::builder()).unwrap();
     sim.name("hub.example", hub.local_addrs()[0]);
     let upstream = edge.connect("ws://hub.example/feed").unwrap();
-    let nobody = edge.connect("ws://10.9.9.9/").unwrap();
+    let unreachable = edge.connect("ws://10.9.9.9/").unwrap();
     let unknown = edge.connect("ws://who.example/").unwrap();
-    let (mut heard, mut failed) = (Vec::new(), Vec::new());
+    let (mut received, mut failed) = (Vec::new(), Vec::new());
     for _ in 0..400 {
         for event in &hub.poll_for(MS).unwrap() {
             if let Event::Message { client, message } = event {
@@ -206,21 +209,21 @@ fn two_servers_of_one_network_talk() {
         for event in &edge.poll_for(MS).unwrap() {
             match event {
                 Event::Open { client, .. } => edge.send(client, "over the wire").unwrap(),
-                Event::Message { message, .. } => heard.push(message.as_text().unwrap().to_owned()),
+                Event::Message { message, .. } => received.push(message.as_text().unwrap().to_owned()),
                 Event::ConnectFailed { client, error, .. } => failed.push((client, error.to_string())),
                 event => panic!("{event:?}"),
             }
         }
     }
-    assert_eq!(heard, ["over the wire"]);
+    assert_eq!(received, ["over the wire"]);
     failed.sort();
-    assert_eq!(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [nobody, unknown]);
+    assert_eq!(failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [unreachable, unknown]);
     assert!(failed[1].1.contains("no such name"), "{failed:?}");
     assert!(edge.link(upstream).is_some());
 }
 
 #[test]
-fn plain_http_wrong_origins_and_strangers() {
+fn plain_http_wrong_origins_and_other_networks() {
     let sim = Sim::new(6);
     let mut server = sim.server(Server::builder().health("/health")).unwrap();
     let mut curl = sim.open(&server);
@@ -236,7 +239,7 @@ fn plain_http_wrong_origins_and_strangers() {
 }
 
 #[test]
-fn after_a_shutdown_nobody_is_let_in() {
+fn after_a_shutdown_no_client_is_accepted() {
     let sim = Sim::with_weather(7, Weather::foul());
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
@@ -249,9 +252,10 @@ fn after_a_shutdown_nobody_is_let_in() {
     assert_eq!(late.received(), [Received::Reset]);
 }
 
-/// As a socket does that its owner does not read to the end: the client learns that it was not served.
+/// Like a socket that is closed with unread input, so that the client learns that it was not
+/// served.
 #[test]
-fn who_was_not_accepted_when_the_server_stops_is_reset() {
+fn unaccepted_connections_are_reset_with_the_server() {
     let sim = Sim::new(8);
     let server = sim.server(Server::builder()).unwrap();
     let (mut early, mut asked) = (sim.open(&server), sim.connect(&server, "/"));
@@ -262,37 +266,37 @@ fn who_was_not_accepted_when_the_server_stops_is_reset() {
 }
 
 #[test]
-fn a_client_without_a_websocket_says_no_frames() {
+fn a_client_without_an_upgrade_sends_no_frames() {
     let sim = Sim::new(9);
     let mut server = sim.server(Server::builder().on_http(|_| latin())).unwrap();
-    let ask = || {
+    let request = || {
         let mut client = sim.open(&server);
         client.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         client
     };
-    let (mut early, mut late) = (ask(), ask());
-    // It would wait for a 101. FIN is FIN, whatever becomes of what was said before.
+    let (mut early, mut late) = (request(), request());
+    // `send` waits for a 101, which never comes. `finish` sends FIN all the same.
     early.send("before");
     early.finish();
     settle(&sim, &mut server, |_, event| panic!("{event:?}"));
     assert_eq!((early.status(), late.status()), (Some(200), Some(200)));
     assert!(late.response_head().contains("x-room: caf\u{fffd}"), "{}", late.response_head());
     assert_eq!((early.is_over(), late.is_over(), late.body()), (true, false, b"hello".to_vec()));
-    late.send("behind");
-    late.ping(b"behind");
+    late.send("after");
+    late.ping(b"after");
     settle(&sim, &mut server, |_, event| panic!("{event:?}"));
     assert_eq!((server.stats().rejected.total(), late.body(), late.is_over()), (0, vec![], false));
 }
 
-/// A header may hold any byte above the ASCII ones (RFC 9110 §5.5).
+/// A header value may hold any byte from 0x80 on (RFC 9110 §5.5, obs-text).
 fn latin() -> Response<Bytes> {
     let room = HeaderValue::from_bytes(b"caf\xe9").unwrap();
     Response::builder().header("x-room", room).body("hello".into()).unwrap()
 }
 
-/// The client's answer to a close frame meets a router that has forgotten the connection.
+/// The client's close frame is answered with a reset, as by a router that lost the connection.
 #[test]
-fn nothing_is_heard_behind_a_reset() {
+fn nothing_is_received_after_a_reset() {
     let sim = Sim::with_weather(10, Weather::calm().latency(MS..=MS));
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
@@ -301,13 +305,16 @@ fn nothing_is_heard_behind_a_reset() {
     server.poll_once().unwrap();
     sim.set_weather(Weather::calm().resets(100));
     sim.advance(2 * MS);
-    let heard = client.received();
-    assert!(matches!(&heard[..], [Received::Text(_), Received::Close { .. }, Received::Reset]), "{heard:?}");
+    let received = client.received();
+    assert!(
+        matches!(&received[..], [Received::Text(_), Received::Close { .. }, Received::Reset]),
+        "{received:?}"
+    );
 }
 
-/// A laptop that was closed for longer than a clock counts.
+/// Time jumps further than an `Instant` can represent.
 #[test]
-fn time_may_jump_as_far_as_one_likes() {
+fn time_may_jump_by_any_duration() {
     for by in [Duration::from_secs(1 << 40), Duration::MAX] {
         let sim = Sim::with_weather(11, Weather::foul());
         let mut server = sim.server(Server::builder()).unwrap();
@@ -316,11 +323,11 @@ fn time_may_jump_as_far_as_one_likes() {
         client.send("before");
         sim.advance(by);
         sim.advance(by);
-        let mut heard = 0;
+        let mut received = 0;
         for _ in 0..20 {
-            heard += server.poll_for(FRAME).unwrap().len();
+            received += server.poll_for(FRAME).unwrap().len();
         }
-        assert!(heard < 100, "{heard}");
+        assert!(received < 100, "{received}");
         let mut late = sim.connect(&server, "/");
         client.send("after");
         sim.advance(by);
@@ -334,9 +341,9 @@ fn time_may_jump_as_far_as_one_likes() {
     }
 }
 
-/// Whatever is dropped first, the others go on.
+/// Each part may be dropped first, and the others go on.
 #[test]
-fn the_parts_of_a_world_may_be_dropped_in_any_order() {
+fn simulation_parts_may_be_dropped_in_any_order() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
         let sim = Sim::with_weather(12, Weather::foul());
         let mut one = Some(sim.server(Server::builder()).unwrap());
@@ -365,7 +372,7 @@ fn the_parts_of_a_world_may_be_dropped_in_any_order() {
 }
 
 #[test]
-fn a_server_may_be_polled_after_its_end() {
+fn a_server_may_be_polled_after_its_shutdown() {
     let sim = Sim::new(13);
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
@@ -377,7 +384,7 @@ fn a_server_may_be_polled_after_its_end() {
         assert!(server.poll_for(MS).unwrap().is_empty());
         server.shutdown(1000, Duration::ZERO);
     }
-    // The shutdowns' deadlines may still end a sleep.
+    // The deadlines of the shutdowns may still end a sleep.
     let error = (0..10).find_map(|_| server.poll_wait(None).err());
     assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Deadlock));
     assert!(server.connect("ws://10.0.0.1/").is_err());

@@ -1,4 +1,5 @@
-//! Clients that take their data late or never (DESIGN, law 2: every queue has a cap, every cap a policy).
+//! Clients that read late or never (law 2 in ARCHITECTURE.md: every queue has a cap, and every cap
+//! a policy).
 
 mod support;
 
@@ -8,10 +9,10 @@ use support::{Deadline, Harness, Seen, raw};
 use tickws::{CloseReason, Overflow, SendError, Server, Timeout};
 
 const CHUNK: usize = 32 * 1024;
-/// A client's outbox holds this much in these tests.
+/// The cap of a client's outbox in these tests.
 const CAP: usize = 256 * 1024;
 
-/// A message that knows its number.
+/// A message that starts with its number.
 fn chunk(number: u32) -> Vec<u8> {
     let mut bytes = vec![number as u8; CHUNK];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
@@ -24,9 +25,10 @@ fn check_chunk(bytes: &[u8]) -> u32 {
     number
 }
 
-/// Sends numbered chunks, one per poll, until `send` fails; gives how many went and the error.
+/// Sends numbered chunks, one per poll, until `send` fails; gives the number of accepted ones and
+/// the error.
 fn fill(h: &mut Harness, id: tickws::ClientId) -> (u32, SendError) {
-    // More than any kernel's socket buffers hold.
+    // More bytes than the socket buffers of any kernel hold.
     for number in 0..4096 {
         if let Err(error) = h.server.send(id, &chunk(number)) {
             return (number, error);
@@ -37,11 +39,11 @@ fn fill(h: &mut Harness, id: tickws::ClientId) -> (u32, SendError) {
 }
 
 #[test]
-fn a_client_that_never_reads_is_disconnected_when_its_outbox_is_full() {
+fn a_client_that_never_reads_is_closed_at_max_buffered() {
     let close_timeout = Duration::from_millis(30);
     let mut h = Harness::with(Server::builder().max_buffered(CAP).close_timeout(close_timeout));
     let (mut good, good_id) = h.connect();
-    let (_deaf, id) = h.connect();
+    let (_slow, id) = h.connect();
     let (sent, error) = fill(&mut h, id);
     assert_eq!(error, SendError::Overflow(id));
     assert!(sent as usize * CHUNK >= CAP, "{sent} messages are less than the cap");
@@ -57,7 +59,7 @@ fn a_client_that_never_reads_is_disconnected_when_its_outbox_is_full() {
 }
 
 #[test]
-fn a_client_that_reads_after_its_outbox_overflowed_gets_all_that_was_queued_and_1013() {
+fn an_overflowed_client_gets_its_queue_and_then_1013() {
     let mut h = Harness::with(Server::builder().max_buffered(CAP));
     let (mut slow, id) = h.connect();
     let (sent, error) = fill(&mut h, id);
@@ -74,7 +76,7 @@ fn a_client_that_reads_after_its_outbox_overflowed_gets_all_that_was_queued_and_
 }
 
 #[test]
-fn drop_newest_tells_the_sender_keeps_the_client_and_reports_when_it_has_caught_up() {
+fn drop_newest_keeps_the_client_and_reports_drained() {
     let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
     let mut h = Harness::with(builder);
     let (mut slow, id) = h.connect();
@@ -83,14 +85,14 @@ fn drop_newest_tells_the_sender_keeps_the_client_and_reports_when_it_has_caught_
     assert_eq!(h.server.stats().dropped, 1);
     let full = h.server.buffered(id);
     assert!(full > CAP - CHUNK - 16 && full <= CAP, "{full} bytes are buffered");
-    // A small one fits even now: the cap counts bytes.
+    // A small message still fits: the cap counts bytes.
     h.server.send(id, "small").unwrap();
     assert_eq!(h.server.buffered(id), full + 7);
     assert_eq!(h.server.broadcast(&chunk(7)).dropped, 1);
     h.settle();
     assert!(!h.seen.contains(&Seen::Drained(id)), "nothing was read yet");
 
-    // Everything accepted comes once, whole and in order, and nothing that was dropped.
+    // Every accepted message arrives once, whole and in order; a dropped one does not.
     for number in 0..sent {
         assert_eq!(check_chunk(&h.frame(&mut slow).payload), number);
     }
@@ -111,13 +113,13 @@ fn drained_also_follows_a_drop_within_one_tick() {
     let (mut raw, id) = h.connect();
     h.server.send(id, &[1; 900]).unwrap();
     assert_eq!(h.server.send(id, &[2; 900]), Err(SendError::Dropped(id)));
-    // Whoever was told of a drop waits for this before it sends on.
+    // An application that was told of a drop waits for `Drained` before it sends more.
     h.until_seen("Drained", 1, |seen| *seen == Seen::Drained(id));
     assert_eq!(h.frame(&mut raw).payload, [1; 900]);
 }
 
 #[test]
-fn the_policy_can_differ_for_one_client() {
+fn set_overflow_applies_to_one_client() {
     let mut h = Harness::with(Server::builder().max_buffered(CAP));
     let (_tolerated, tolerated) = h.connect();
     let (_other, other) = h.connect();
@@ -130,9 +132,9 @@ fn the_policy_can_differ_for_one_client() {
 }
 
 #[test]
-fn a_broadcast_reaches_the_others_when_one_is_full() {
+fn a_full_client_does_not_block_a_broadcast() {
     let mut h = Harness::with(Server::builder().max_buffered(CAP));
-    let (_deaf, deaf) = h.connect();
+    let (_slow, slow) = h.connect();
     let (mut good, _) = h.connect();
     let (mut overflowed, mut received) = (0, 0);
     for number in 0..4096 {
@@ -147,15 +149,15 @@ fn a_broadcast_reaches_the_others_when_one_is_full() {
         assert_eq!(delivery.queued, 2);
     }
     assert!(overflowed == 1 && received > 8, "{overflowed} {received}");
-    assert_eq!(h.close_reason(deaf), CloseReason::Overflow);
-    assert_eq!(h.server.broadcast("x").queued, 1, "a closing client is passed over");
+    assert_eq!(h.close_reason(slow), CloseReason::Overflow);
+    assert_eq!(h.server.broadcast("x").queued, 1, "a closing client is skipped");
 }
 
 #[test]
-fn a_message_that_never_fits_is_refused_and_nothing_else_changes() {
+fn a_message_above_max_buffered_is_an_error() {
     let mut h = Harness::with(Server::builder().max_buffered(1000));
     let (mut raw, id) = h.connect();
-    // Four bytes are the header.
+    // The header takes four bytes.
     assert_eq!(h.server.send(id, &[0; 997]), Err(SendError::TooLarge { len: 1001, max: 1000 }));
     assert_eq!(h.server.buffered(id), 0);
     h.server.send(id, &[7; 996]).unwrap();
@@ -167,10 +169,10 @@ fn a_message_that_never_fits_is_refused_and_nothing_else_changes() {
 }
 
 #[test]
-fn a_client_that_takes_no_byte_is_given_up_at_write_timeout() {
+fn a_client_that_reads_nothing_is_closed_at_write_timeout() {
     let mut h =
         Harness::with(Server::builder().write_timeout(Duration::from_millis(50)).max_buffered(64 << 20));
-    let (_deaf, id) = h.connect();
+    let (_slow, id) = h.connect();
     for number in 0..2000 {
         if h.server.send(id, &chunk(number)).is_err() {
             break;
@@ -184,7 +186,7 @@ fn a_client_that_takes_no_byte_is_given_up_at_write_timeout() {
 }
 
 #[test]
-fn pongs_and_pings_pass_data_that_waits() {
+fn pongs_precede_queued_data() {
     let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
     let mut h = Harness::with(builder);
     let (mut slow, id) = h.connect();
@@ -193,7 +195,7 @@ fn pongs_and_pings_pass_data_that_waits() {
     let before = h.server.stats().bytes_in;
     h.write(&mut slow, &pings);
     h.until("both pings", |h| h.server.stats().bytes_in == before + pings.len() as u64);
-    let (mut pongs, mut data_behind, mut number) = (Vec::new(), 0, 0);
+    let (mut pongs, mut data_after, mut number) = (Vec::new(), 0, 0);
     while number < sent {
         let frame = h.frame(&mut slow);
         if frame.opcode == raw::PONG {
@@ -201,15 +203,15 @@ fn pongs_and_pings_pass_data_that_waits() {
         } else {
             assert_eq!(check_chunk(&frame.payload), number);
             number += 1;
-            data_behind += u32::from(!pongs.is_empty());
+            data_after += u32::from(!pongs.is_empty());
         }
     }
-    assert_eq!(pongs, [b"second"], "the newest of those that piled up (RFC 6455 §5.5.3)");
-    assert!(data_behind > 0, "the pong waited behind all data");
+    assert_eq!(pongs, [b"second"], "only the newest of the queued pongs is sent (RFC 6455 §5.5.3)");
+    assert!(data_after > 0, "the pong was sent after all data");
 }
 
 #[test]
-fn pings_are_within_the_cap() {
+fn pings_count_towards_max_buffered() {
     let mut h = Harness::with(Server::builder().max_buffered(1000));
     let (mut raw, id) = h.connect();
     for _ in 0..100_000 {
@@ -218,34 +220,34 @@ fn pings_are_within_the_cap() {
     assert!(h.server.buffered(id) <= 1000, "{} bytes of pings", h.server.buffered(id));
     h.server.send(id, "there is still room").unwrap();
     h.server.flush();
-    // The newest ping, which waited, is among those that came.
+    // All pings that were queued arrive before the text.
     while h.frame(&mut raw).opcode != raw::TEXT {}
 }
 
 #[test]
-fn the_answer_to_the_handshake_takes_no_room_from_the_application() {
+fn the_101_does_not_count_towards_max_buffered() {
     let mut h = Harness::with(Server::builder().max_buffered(100));
     let mut raw = h.dial();
     h.write(&mut raw, raw::upgrade_request("/", "").as_bytes());
-    let greeting = [7; 98];
-    let (mut greeted, deadline) = (None, Deadline::new());
-    while greeted.is_none() {
+    let message = [7; 98];
+    let (mut outcome, deadline) = (None, Deadline::new());
+    while outcome.is_none() {
         for event in &h.server.poll_once().unwrap() {
             if let tickws::Event::Open { client, .. } = event {
-                greeted = Some(h.server.send(client, &greeting));
+                outcome = Some(h.server.send(client, &message));
             }
         }
         deadline.check("the upgrade");
     }
-    assert_eq!(greeted, Some(Ok(())));
+    assert_eq!(outcome, Some(Ok(())));
     assert!(h.head(&mut raw).starts_with("HTTP/1.1 101 "));
-    assert_eq!(h.frame(&mut raw).payload, greeting);
+    assert_eq!(h.frame(&mut raw).payload, message);
 }
 
-/// Bytes that leave for a client that reads nothing.
+/// Counts the bytes that the kernel accepts for a client that reads nothing.
 fn taken_by_the_kernel(builder: tickws::ServerBuilder) -> usize {
     let mut h = Harness::with(builder.max_buffered(64 << 20));
-    let (_deaf, id) = h.connect();
+    let (_slow, id) = h.connect();
     let mut sent = 0;
     while h.server.buffered(id) < 1 << 20 {
         h.server.send(id, &chunk(0)).unwrap();
@@ -258,12 +260,12 @@ fn taken_by_the_kernel(builder: tickws::ServerBuilder) -> usize {
 }
 
 #[test]
-fn a_small_send_buffer_leaves_less_to_the_kernel() {
+fn a_small_send_buffer_bounds_bytes_in_the_kernel() {
     let small = taken_by_the_kernel(Server::builder().send_buffer(16 * 1024));
     let large = taken_by_the_kernel(Server::builder().send_buffer(256 * 1024));
     assert!(2 * small < large, "{small} bytes of 16 KiB, {large} of 256 KiB");
     if cfg!(target_os = "linux") {
-        // Tuned by the system it grows, here to megabytes.
+        // A buffer that the system tunes grows, here to megabytes.
         let default = taken_by_the_kernel(Server::builder().send_buffer(None));
         assert!(2 * small < default, "{small} bytes of 16 KiB, {default} by default");
     }

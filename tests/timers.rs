@@ -1,5 +1,5 @@
-//! Application timers over the real clock, and sitting in somebody else's loop. What is asserted is
-//! what must happen and in which order, never how long it took.
+//! Application timers with the real clock, and the server inside an external poll loop. The tests
+//! assert which events happen and in which order, never how long they take.
 
 mod support;
 
@@ -17,7 +17,7 @@ fn a_timer_fires_once_and_not_early() {
     let timer = h.server.set_timer(30 * MS);
     h.until_seen("the timer", 1, |seen| *seen == Seen::Timer(timer));
     assert!(begin.elapsed() >= 30 * MS);
-    assert!(!h.server.cancel_timer(timer), "it has fired for the last time");
+    assert!(!h.server.cancel_timer(timer), "the timer has fired");
     h.settle();
     assert_eq!(h.seen.len(), 1);
     assert_eq!(h.server.next_timeout(), None);
@@ -30,7 +30,8 @@ fn timers_fire_in_the_order_of_their_deadlines() {
     let timers = loop {
         let begin = Instant::now();
         let timers = delays.map(|delay| h.server.set_timer(delay * MS));
-        // Each counts from when it was set: held up in between, they would have another order.
+        // Each delay counts from its own call. If the process was held up in between, the order
+        // could differ.
         if begin.elapsed() < 10 * MS {
             break timers;
         }
@@ -55,7 +56,7 @@ fn an_interval_repeats_until_it_is_cancelled() {
 }
 
 #[test]
-fn a_cancelled_timer_never_fires_and_its_id_is_no_later_timers() {
+fn a_cancelled_timer_never_fires_and_its_id_stays_unused() {
     let mut h = Harness::new();
     let cancelled = h.server.set_timer(MS);
     assert!(h.server.cancel_timer(cancelled));
@@ -67,10 +68,10 @@ fn a_cancelled_timer_never_fires_and_its_id_is_no_later_timers() {
 }
 
 #[test]
-fn next_timeout_tells_how_long_a_host_may_sleep() {
+fn next_timeout_is_the_time_to_the_next_deadline() {
     let mut h = Harness::new();
     h.settle();
-    assert_eq!(h.server.next_timeout(), None, "nothing is due by itself");
+    assert_eq!(h.server.next_timeout(), None, "no deadline is set");
     let far = h.server.set_timer(FOREVER);
     let near = h.server.set_timer(FOREVER / 2);
     let timeout = h.server.next_timeout().unwrap();
@@ -89,7 +90,7 @@ fn next_timeout_tells_how_long_a_host_may_sleep() {
     assert_eq!(h.server.next_timeout(), Some(Duration::ZERO), "something is queued");
     h.server.flush();
     assert_ne!(h.server.next_timeout(), Some(Duration::ZERO));
-    // It has left without a poll.
+    // The message has left without a poll.
     let deadline = Deadline::new();
     while raw.take_frame().is_none() {
         raw.read_some();
@@ -98,7 +99,7 @@ fn next_timeout_tells_how_long_a_host_may_sleep() {
 }
 
 #[test]
-fn a_delay_that_no_clock_can_hold_is_no_panic() {
+fn the_longest_delays_do_not_panic() {
     let mut h = Harness::new();
     let timer = h.server.set_timer(Duration::MAX);
     let interval = h.server.set_interval(Duration::MAX);
@@ -113,11 +114,12 @@ fn a_delay_that_no_clock_can_hold_is_no_panic() {
 }
 
 #[test]
-fn polls_return_when_their_time_is_up_or_something_is_due() {
+fn polls_return_at_their_limit_or_the_next_timer() {
     let mut h = Harness::new();
     assert!(h.server.poll_once().unwrap().is_empty());
     assert!(h.server.poll_for(5 * MS).unwrap().is_empty());
-    // Without a limit only the timer can end the sleep. It may be early by a rounding, not by an event.
+    // Without a limit only the timer can end the sleep. A sleep may end slightly early by rounding,
+    // but not by an event.
     let timer = h.server.set_timer(10 * MS);
     let deadline = Deadline::new();
     let mut polls = 0;
@@ -128,7 +130,7 @@ fn polls_return_when_their_time_is_up_or_something_is_due() {
         deadline.check("the timer");
     }
     assert_eq!(h.seen, [Seen::Timer(timer)]);
-    assert!(polls <= 5, "{polls} polls: it does not sleep");
+    assert!(polls <= 5, "{polls} polls: the server does not sleep");
 }
 
 #[test]
@@ -142,20 +144,20 @@ fn an_idle_server_with_clients_sleeps() {
         let tick = h.server.poll_wait(None).unwrap();
         h.seen.extend(tick.iter().map(Seen::from));
         polls += 1;
-        assert!(polls < 20, "it does not sleep");
+        assert!(polls < 20, "the server does not sleep");
     }
     drop(clients);
 }
 
 #[cfg(unix)]
-mod foreign_loop {
+mod external_loop {
     use std::os::fd::{AsFd, AsRawFd};
 
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
 
-    /// Whether the server's descriptor becomes readable within the test's patience.
+    /// Whether the server's descriptor becomes readable within [`support::PATIENCE`].
     fn becomes_readable(h: &Harness) -> bool {
         let patience = support::PATIENCE.try_into().unwrap();
         let mut fds = [PollFd::new(&h.server, PollFlags::IN)];
@@ -167,34 +169,34 @@ mod foreign_loop {
     }
 
     #[test]
-    fn the_descriptor_is_readable_when_there_is_io_to_do_and_not_otherwise() {
+    fn the_descriptor_is_readable_only_when_io_is_pending() {
         let mut h = Harness::new();
         assert_eq!(h.server.as_fd().as_raw_fd(), h.server.as_raw_fd());
         h.settle();
         assert!(!is_readable(&h));
 
         let mut raw = h.dial();
-        assert!(becomes_readable(&h), "a connection waits");
+        assert!(becomes_readable(&h), "a connection is pending");
         h.settle();
-        assert!(!is_readable(&h), "a poll has taken it");
+        assert!(!is_readable(&h), "a poll has accepted it");
 
         let request = raw::upgrade_request("/", "");
         raw.write_some(request.as_bytes()).unwrap();
-        assert!(becomes_readable(&h), "a request waits");
+        assert!(becomes_readable(&h), "a request is pending");
         h.head(&mut raw);
         h.settle();
         assert!(!is_readable(&h));
 
         raw.write_some(&raw::text("hello")).unwrap();
-        assert!(becomes_readable(&h), "a message waits");
+        assert!(becomes_readable(&h), "a message is pending");
         h.settle();
         assert!(!is_readable(&h));
         drop(raw);
-        assert!(becomes_readable(&h), "an end waits");
+        assert!(becomes_readable(&h), "the end of a connection is pending");
     }
 
     #[test]
-    fn a_host_that_polls_only_when_it_is_told_to_misses_nothing() {
+    fn polling_only_when_readable_or_due_misses_nothing() {
         let mut h = Harness::new();
         let (mut raw, id) = h.connect();
         let timer = h.server.set_interval(7 * MS);

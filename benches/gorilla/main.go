@@ -1,5 +1,5 @@
-// The server of tickws-bench on gorilla/websocket, after its chat example: a prepared message for a broadcast, no
-// compression, write buffers from a pool so that an idle connection has none.
+// A server for tickws-bench with gorilla/websocket, after its chat example: a prepared message per
+// broadcast, no compression, and pooled write buffers, so that an idle connection holds none.
 package main
 
 import (
@@ -76,7 +76,7 @@ func broadcast(conn *websocket.Conn) {
 }
 
 func main() {
-	// The parent holds the other end.
+	// Ends with the parent, which holds the other end of standard input.
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)

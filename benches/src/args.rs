@@ -57,17 +57,17 @@ pub fn run() -> Outcome<()> {
             Some(other) => Err(other.unexpected().into()),
         },
         "callgrind" => callgrind::run(&values(&mut parser)?),
-        // Under valgrind.
-        "be-counted" => callgrind::be_counted(&values(&mut parser)?),
+        // Runs under valgrind, started by `callgrind`.
+        "counted" => callgrind::run_counted(&values(&mut parser)?),
         "load" => load_command(parser),
         "soak" => soak_command(parser),
-        // Its server.
+        // The server of a soak, started by `soak`.
         "soak-server" => soak::server::serve(&values(&mut parser)?.concat()),
         other => Err(format!("{other:?} is not a command\n\n{HELP}").into()),
     }
 }
 
-/// Words without options.
+/// Collects positional arguments; options are errors.
 fn values(parser: &mut lexopt::Parser) -> Outcome<Vec<String>> {
     let mut words = Vec::new();
     while let Some(arg) = parser.next()? {
@@ -138,7 +138,7 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
     };
     let target = Target { addr: addr.parse()?, pid };
     if !target.addr.ip().is_loopback() {
-        return Err("only a server on this machine: a loopback address".into());
+        return Err("the load only goes to a loopback address".into());
     }
     let figures = load::run(target, &load)?;
     println!("{}", serde_json::to_string_pretty(&figures)?);

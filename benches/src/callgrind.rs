@@ -1,4 +1,5 @@
-//! Instructions of tickws in user space, counted by callgrind: the same on a busy machine.
+//! Instructions of tickws in user space, counted by callgrind; the count is the same on a busy
+//! machine.
 
 use std::{
     collections::HashMap,
@@ -20,9 +21,9 @@ use crate::{
     servers::{self, TICKWS},
 };
 
-/// Rounds that are counted, beyond one in which the pools fill.
+/// Counted rounds, after one that fills the pools.
 const ROUNDS: u64 = 10;
-/// Functions that are named.
+/// Functions to print for each task.
 const NAMED: usize = 8;
 /// A round that takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -34,7 +35,7 @@ struct Task {
     name: &'static str,
     unit: &'static str,
     broadcast: bool,
-    /// Each round has clients of its own.
+    /// Each round opens new clients.
     churn: bool,
     clients: usize,
     depth: usize,
@@ -65,7 +66,7 @@ const TASKS: [Task; 8] = [
 ];
 
 impl Task {
-    /// Messages or deliveries of a round.
+    /// Messages or deliveries per round.
     fn units(&self) -> usize {
         self.clients * self.depth
     }
@@ -102,8 +103,8 @@ fn print(name: &str, unit: &str, costs: &Costs, units: f64) {
     }
 }
 
-/// In the child: "NAME ROUNDS".
-pub fn be_counted(words: &[String]) -> Outcome<()> {
+/// Runs under valgrind; the arguments are "NAME ROUNDS".
+pub fn run_counted(words: &[String]) -> Outcome<()> {
     let [name, rounds] = words else { return Err("NAME ROUNDS".into()) };
     let task = TASKS.iter().find(|task| task.name == name).ok_or("no such task")?;
     let mut world = World::new(task)?;
@@ -123,7 +124,8 @@ struct World<'a> {
 
 impl World<'_> {
     fn new(task: &Task) -> Outcome<World<'_>> {
-        // Nothing but the load, however long it takes under valgrind.
+        // Pings and the silence timeout are off, so that there is no other load however long
+        // valgrind takes.
         let builder = Server::builder().ping_interval(None).silence_timeout(None).max_buffered(16 << 20);
         let mut server = builder.bind("127.0.0.1:0")?;
         let addr = server.local_addrs()[0];
@@ -140,10 +142,10 @@ impl World<'_> {
         Ok(World { task, server, clients, requests: script.requests.to_vec(), reply })
     }
 
-    /// Every sender's messages go there, and what they lead to comes back.
+    /// Sends the messages of every sender, and reads what the server sends in turn.
     fn round(&mut self) -> Outcome<()> {
         if self.task.churn {
-            return self.lives();
+            return self.churn_round();
         }
         let senders = self.task.senders();
         for client in &mut self.clients[..senders] {
@@ -156,8 +158,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Clients that come, say one thing, and go.
-    fn lives(&mut self) -> Outcome<()> {
+    /// Clients that connect, send one message and close.
+    fn churn_round(&mut self) -> Outcome<()> {
         let addr = self.server.local_addrs()[0];
         let clients = self.task.clients;
         let mut streams = Vec::with_capacity(clients);
@@ -186,7 +188,8 @@ impl World<'_> {
     }
 }
 
-/// What callgrind counts, by this name: until so many events came, then a flush.
+/// Serves until so many events have been reported, then flushes. Callgrind finds this function by
+/// its name.
 #[inline(never)]
 fn serve_round(server: &mut Server, broadcast: bool, events: usize) -> Outcome<()> {
     let end = Instant::now() + PATIENCE;
@@ -206,14 +209,14 @@ fn serve_round(server: &mut Server, broadcast: bool, events: usize) -> Outcome<(
             break;
         }
         if Instant::now() > end {
-            return Err("the events never came".into());
+            return Err("the expected events did not occur".into());
         }
     }
     server.flush();
     Ok(())
 }
 
-/// Instructions in all, and of each function itself.
+/// Instructions in total, and of each function without its callees.
 #[derive(Debug, Default)]
 struct Costs {
     total: u64,
@@ -229,7 +232,7 @@ impl Costs {
         self
     }
 
-    /// From callgrind's file: after a line `calls=`, the next one is the callee's.
+    /// Parses callgrind's output: the line after `calls=` is the cost of the callee.
     fn parse(text: &str) -> Outcome<Costs> {
         let mut costs = Costs::default();
         let (mut function, mut of_callee) = (None, false);
@@ -267,7 +270,7 @@ fn profile(name: &str, rounds: u64) -> Outcome<Costs> {
     let output = Command::new("valgrind")
         .args(arguments("serve_round", &out))
         .arg(std::env::current_exe()?)
-        .args(["be-counted", name, &rounds.to_string()])
+        .args(["counted", name, &rounds.to_string()])
         .output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
@@ -275,7 +278,8 @@ fn profile(name: &str, rounds: u64) -> Outcome<Costs> {
     Costs::parse(&fs::read_to_string(out)?)
 }
 
-/// In a process of its own: both ends of 10,000 connections are more descriptors than one may have.
+/// The clients are in this process and the server in another: both ends of 10,000 connections need
+/// more descriptors than one process may have.
 fn idle() -> Outcome<Costs> {
     let out = servers::output_dir()?.join("callgrind.tick");
     let (clients, polls) = IDLE;
@@ -296,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callees_cost_is_not_its_callers() {
+    fn the_cost_of_a_callee_does_not_count_for_its_caller() {
         let text = "fn=a\n1 10\n+2 5\ncfn=b\ncalls=3 7\n4 100\n* 1\n\nfn=b\n7 100\ntotals: 116\n";
         let costs = Costs::parse(text).unwrap();
         assert_eq!((costs.total, costs.functions["a"], costs.functions["b"]), (116, 16, 100));

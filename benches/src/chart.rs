@@ -1,4 +1,4 @@
-//! The bars: CPU time of each server on each row, as a multiple of the limit's.
+//! The bar chart: CPU time of each server on each row, as a multiple of the limit's.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{
     servers::{LIMIT, TICKWS},
 };
 
-/// tickws stands out; the others are in the order of the report.
+/// Colours of the other servers, in the order of the report.
 const COLORS: [RGBColor; 6] = [
     RGBColor(0x5b, 0x5f, 0x66),
     RGBColor(0x7a, 0xa6, 0xc2),
@@ -20,7 +20,7 @@ const COLORS: [RGBColor; 6] = [
     RGBColor(0xc4, 0x8b, 0x9f),
 ];
 const OWN: RGBColor = RGBColor(0xd6, 0x45, 0x2c);
-/// What needs more is drawn with this, and its figure beside it.
+/// Longest bar. A larger ratio gets a bar of this length, with its value beside it.
 const MOST: f64 = 40.0;
 const ROW_HEIGHT: u32 = 96;
 
@@ -35,7 +35,7 @@ pub fn draw(report: &Report, path: &Path) -> Outcome<()> {
     let root = SVGBackend::new(path, (1000, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let ratios = rows.iter().flat_map(|row| &row.servers).filter_map(|server| server.ratio);
-    // A failed row has none; room for the figure beside the longest bar.
+    // A failed row has no ratio. The factor leaves room for the value beside the longest bar.
     let end = ratios.fold(2.0_f64, f64::max).min(MOST) * 1.4;
     let title = format!("CPU time of the server per message, the limit = 1 ({})", report.date);
     let mut chart = ChartBuilder::on(&root)

@@ -1,4 +1,4 @@
-//! All servers in turns, each between two samples of the limit.
+//! All servers in turn, each between two samples of the limit.
 
 use std::{collections::BTreeMap, io::BufRead};
 
@@ -11,11 +11,11 @@ use crate::{
     workload::{Metric, WORKLOADS, Workload},
 };
 
-/// The limit before and after a sample must agree to this.
+/// Largest relative difference of the limits before and after a sample that counts.
 const AGREE: f64 = 0.08;
-/// Share of the time that others may have had.
+/// Largest share of the time that other processes may use in a sample that counts.
 const OTHERS: f64 = 0.06;
-/// Polls of one figure of the idle tick, and figures.
+/// Polls per figure of the idle tick, and number of figures.
 const POLLS: u32 = 20_000;
 const ROUNDS: u32 = 9;
 
@@ -31,7 +31,7 @@ pub struct Options {
 struct Sample {
     figures: Figures,
     ratio: f64,
-    /// Neighbours that agree, nobody else about.
+    /// Whether the limits on both sides agree and the machine was quiet.
     counts: bool,
 }
 
@@ -45,7 +45,7 @@ pub fn run(options: &Options) -> Outcome<()> {
     }
     names.retain(|name| *name != LIMIT);
     if probe::cores()?.len() < 2 {
-        eprintln!("there is one core only: server and load share it, and no figure means much");
+        eprintln!("only one core: server and load share it, and the figures mean little");
     }
     let workloads: Vec<_> = WORKLOADS
         .iter()
@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Outcome<()> {
         for (workload, collected) in workloads.iter().zip(&mut tables) {
             eprintln!("pass {pass} of {}: {}", options.passes, workload.what);
             if let Err(error) = measure(workload, &names, options, collected) {
-                // One server's failure on one row is a finding, not the end.
+                // The failure of one server on one row is reported, and the others go on.
                 eprintln!("  {error}");
             }
         }
@@ -84,10 +84,10 @@ fn shortened(workload: Workload, quick: bool) -> Workload {
     Workload { load, ..workload }
 }
 
-/// Whether a server can do a row at all.
-fn can(name: &str, workload: &Workload) -> bool {
-    (servers::speaks_text(name) || !workload.load.text)
-        && (servers::closes(name) || workload.load.mode != Mode::Churn)
+/// Whether a server supports a row.
+fn supports(name: &str, workload: &Workload) -> bool {
+    (servers::supports_text(name) || !workload.load.text)
+        && (servers::answers_close(name) || workload.load.mode != Mode::Churn)
         && (name == TICKWS || workload.metric != Metric::Tick)
 }
 
@@ -96,9 +96,9 @@ fn can(name: &str, workload: &Workload) -> bool {
 struct Collected {
     samples: BTreeMap<String, Vec<Sample>>,
     limits: Vec<Figures>,
-    /// Each with whether it counts.
+    /// Quantiles of each sample, and whether it counts.
     latencies: BTreeMap<String, Vec<(Quantiles, bool)>>,
-    /// Messages per second at which latency is measured: the same for all.
+    /// Messages per second for measuring latency, the same for all servers.
     rate: Option<f64>,
     failures: BTreeMap<String, String>,
 }
@@ -114,10 +114,10 @@ fn measure(workload: &Workload, names: &[&str], options: &Options, collected: &m
         }
         Metric::Bytes | Metric::Flood => {
             let with_limit = std::iter::once(LIMIT).chain(names.iter().copied());
-            for name in with_limit.filter(|name| can(name, workload)) {
+            for name in with_limit.filter(|name| supports(name, workload)) {
                 match once(name, workload, None) {
                     Ok(figures) => {
-                        // Memory is what it is; a latency is not, while others run.
+                        // Memory does not depend on other load; latency does.
                         let counts = workload.metric == Metric::Bytes || is_quiet(&figures);
                         collected.push(name, Sample { figures, ratio: f64::NAN, counts });
                     }
@@ -129,15 +129,17 @@ fn measure(workload: &Workload, names: &[&str], options: &Options, collected: &m
     }
 }
 
-/// limit, X, limit, Y, limit, … A sample that does not count is tried again, a bounded number of times.
+/// Measures limit, X, limit, Y, limit, … A sample that does not count is repeated, a bounded number
+/// of times.
 fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &mut Collected) -> Outcome<()> {
     let tries = if options.quick { 2 } else { 4 };
     let mut before = once(LIMIT, workload, None)?;
-    // Deliveries are counted, messages are sent.
+    // The rate is of deliveries; the load sends messages.
     let receivers = if workload.load.mode == Mode::Fanout { workload.load.clients } else { 1 };
     let share = before.rate * workload.share / receivers as f64;
     collected.limits.push(before.clone());
-    // Connections have their latency in the closed loop: the next one comes when one is gone.
+    // The latency of connections is measured in the closed loop: each one that ends starts the
+    // next.
     let closed = workload.load.mode == Mode::Churn;
     let rate = if closed { share } else { *collected.rate.get_or_insert(share) };
     if closed {
@@ -145,7 +147,7 @@ fn bracket(workload: &Workload, names: &[&str], options: &Options, collected: &m
     } else {
         collected.latency(LIMIT, &once(LIMIT, workload, Some(rate))?);
     }
-    for name in names.iter().filter(|name| can(name, workload)) {
+    for name in names.iter().filter(|name| supports(name, workload)) {
         for _ in 0..tries {
             let figures = match once(name, workload, None) {
                 Ok(figures) => figures,
@@ -187,18 +189,18 @@ fn agree(one: f64, other: f64) -> bool {
     (one - other).abs() <= AGREE * one.min(other)
 }
 
-/// One load on a server of its own; with a rate it is for the latency.
+/// Runs one load on a new server; with a rate, to measure latency.
 fn once(name: &str, workload: &Workload, rate: Option<f64>) -> Outcome<Figures> {
     let server = Server::start(name, workload.server_mode())?;
     let load = match rate {
         None => workload.load,
-        // Depth is for the closed loop; half the time is enough for the quantiles.
+        // Depth only matters for the closed loop, and half the time suffices for the quantiles.
         Some(_) => Load { rate, depth: 1, time: workload.load.time / 2, ..workload.load },
     };
     load::run(server.target(), &load)
 }
 
-/// What a poll of tickws with nothing to do costs, in nanoseconds per poll.
+/// The cost of an idle poll of tickws, in nanoseconds.
 pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
     let mut server = Server::start(TICKWS, &format!("idle:{clients}:{timers}:{POLLS}:{ROUNDS}"))?;
     let mut open = Vec::with_capacity(clients);
@@ -210,7 +212,7 @@ pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
     for _ in 0..ROUNDS {
         let mut line = String::new();
         server.output.read_line(&mut line)?;
-        let (cost, events) = line.trim().split_once(' ').ok_or("the server is gone")?;
+        let (cost, events) = line.trim().split_once(' ').ok_or("the server has ended")?;
         if events != "0" {
             return Err(format!("{events} events while nothing happened").into());
         }
@@ -224,7 +226,7 @@ pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
     })
 }
 
-/// The middle one; NaN of none.
+/// The median; NaN of no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -251,9 +253,10 @@ impl Collected {
             let latency = self.latencies.get(name).and_then(|all| {
                 let quiet: Vec<_> =
                     all.iter().filter(|(_, counts)| *counts).map(|(latency, _)| *latency).collect();
-                // Of what there is, as with the samples.
-                middle(&quiet)
-                    .or_else(|| middle(&all.iter().map(|(latency, _)| *latency).collect::<Vec<_>>()))
+                // If no quantiles count, all are used, as with the samples.
+                median_quantiles(&quiet).or_else(|| {
+                    median_quantiles(&all.iter().map(|(latency, _)| *latency).collect::<Vec<_>>())
+                })
             });
             if name == LIMIT && !self.limits.is_empty() {
                 let of = |figure: fn(&Figures) -> f64| median(self.limits.iter().map(figure).collect());
@@ -276,7 +279,7 @@ impl Collected {
     }
 }
 
-/// The medians of what counts, or, marked, of all if nothing does.
+/// The medians of the samples that count; if none does, of all, marked as loose.
 fn standing(name: &str, workload: &Workload, samples: &[Sample], latency: Option<Quantiles>) -> Standing {
     let counted: Vec<_> = samples.iter().filter(|sample| sample.counts).collect();
     let loose = counted.is_empty();
@@ -300,14 +303,17 @@ fn standing(name: &str, workload: &Workload, samples: &[Sample], latency: Option
         },
         Metric::Tick => Standing { figure: of(&|sample| sample.figures.cpu), ..base },
         Metric::Bytes => Standing { figure: of(&bytes(1)), opened: Some(of(&bytes(0))), ..base },
-        Metric::Flood => {
-            Standing { figure: of(&flood), latency: middle(&flooded), calm: middle(&calm), ..base }
-        }
+        Metric::Flood => Standing {
+            figure: of(&flood),
+            latency: median_quantiles(&flooded),
+            calm: median_quantiles(&calm),
+            ..base
+        },
     }
 }
 
 /// The median of each quantile.
-fn middle(all: &[Quantiles]) -> Option<Quantiles> {
+fn median_quantiles(all: &[Quantiles]) -> Option<Quantiles> {
     let of = |quantile: fn(&Quantiles) -> f64| median(all.iter().map(quantile).collect());
     (!all.is_empty()).then(|| Quantiles { p50: of(|q| q.p50), p99: of(|q| q.p99), p999: of(|q| q.p999) })
 }
@@ -323,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_one() {
+    fn median_is_the_middle_value() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert!(median(vec![]).is_nan());
     }
 
     #[test]
-    fn what_does_not_count_is_left_out_unless_nothing_else_is_there() {
+    fn discarded_samples_are_used_only_if_none_counts() {
         let sample = |ratio, counts| Sample { figures: Figures::default(), ratio, counts };
         let mixed = [sample(9.0, false), sample(1.0, true), sample(2.0, true), sample(3.0, true)];
         let standing_of = |samples: &[Sample]| standing("tickws", &WORKLOADS[0], samples, None);

@@ -1,4 +1,5 @@
-//! What tickws costs as things grow: flat, or to be explained. The limit beside it shows the kernel's part.
+//! The cost of tickws as connections, members, idle clients and timers grow: flat, or to be
+//! explained. The limit next to it shows the kernel's part.
 
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ pub fn run(quick: bool) -> Outcome<()> {
     Ok(())
 }
 
-/// One line for each step. The two servers take turns, medians of the rounds.
+/// Prints a line for each step. The two servers take turns; the figures are medians of the rounds.
 fn table(what: &str, mode: &str, load: Load, rounds: usize) -> Outcome<()> {
     println!("  {what:>11} {TICKWS:>10} {LIMIT:>10}      ratio  messages/s");
     for clients in STEPS {

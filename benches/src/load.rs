@@ -1,4 +1,5 @@
-//! The load generator: one thread, raw sockets, frames built beforehand. Every load ends by itself.
+//! The load generator: one thread, raw sockets, prebuilt frames. Every load ends after a bounded
+//! time.
 
 mod churn;
 mod conn;
@@ -24,25 +25,25 @@ use wire::Script;
 
 use crate::{Outcome, probe::Usage};
 
-/// Where the load goes.
+/// The server under load.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
     pub addr: SocketAddr,
-    /// The server's process, for its CPU time and memory.
+    /// The server's process, for measuring its CPU time and memory.
     pub pid: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
-    /// Every client has `depth` messages on their way and back.
+    /// Every client keeps `depth` messages in flight and receives each back.
     Echo,
-    /// The first client's messages go to all; `depth` of them are on their way.
+    /// The first client's messages go to all clients; `depth` messages are in flight.
     Fanout,
-    /// Memory of clients that do nothing, before and after a message each.
+    /// Memory of idle clients, before and after one message each.
     Idle,
-    /// `clients` at a time connect, upgrade, echo, close.
+    /// `clients` at a time connect, upgrade, echo and close.
     Churn,
-    /// Latency of `clients` with and without one more that floods.
+    /// Latency of `clients` with and without one more client that floods.
     Flood,
 }
 
@@ -53,14 +54,14 @@ pub struct Load {
     pub depth: usize,
     pub payload: usize,
     pub text: bool,
-    /// Checks the content of replies, too; each client says something else.
+    /// Also checks the content of replies; each client sends other content.
     pub verify: bool,
-    /// Messages (fanout: of the first client) per second. Without it a reply is the cue for the next message;
-    /// with it they go when they are due, and latency is counted from then.
+    /// Messages per second (fanout: of the first client). Without a rate each reply triggers the
+    /// next message. With a rate messages are sent when due, and latency is measured from then.
     pub rate: Option<f64>,
     pub warm: Duration,
     pub time: Duration,
-    /// Ends the load, should it come first: messages, deliveries, or connections.
+    /// Ends the load early, after so many messages, deliveries or connections.
     pub count: u64,
 }
 
@@ -70,7 +71,7 @@ impl Load {
         Script::new(&wire::payload(self.payload, self.text, seed), self.text, repeat)
     }
 
-    /// All clients, let in.
+    /// Connects all clients and completes their handshakes.
     fn connect(&self, target: Target, poll: &Poll, repeat: usize) -> Outcome<Vec<Conn>> {
         let shared = self.script(0, repeat);
         let mut clients = Vec::with_capacity(self.clients);
@@ -79,30 +80,30 @@ impl Load {
             let stream = connect(target.addr, index)?;
             clients.push(Conn::new(stream, poll.registry(), index, script, self.verify)?);
         }
-        // What a server does after its answer, such as subscribing, is done then.
+        // By then the server has finished work that it does after the 101, such as subscribing.
         std::thread::sleep(Duration::from_millis(30));
         Ok(clients)
     }
 }
 
-/// What a load found.
+/// The result of a load.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Figures {
-    /// Messages, deliveries, or connections, in the measured time.
+    /// Messages, deliveries or connections in the measured time.
     pub messages: u64,
     pub seconds: f64,
     /// CPU time of the server, in nanoseconds per message.
     pub cpu: f64,
     /// Messages per second.
     pub rate: f64,
-    /// CPU time of the load, in nanoseconds per message.
+    /// CPU time of the load generator, in nanoseconds per message.
     pub own: f64,
-    /// Share of the time in which others disturbed.
+    /// Share of the time that other processes used.
     pub others: f64,
     pub latency: Option<Quantiles>,
-    /// Flood: without the flood.
+    /// Flood: latency without the flood.
     pub calm: Option<Quantiles>,
-    /// Idle: resident bytes per client, after opening and after a message each.
+    /// Idle: resident bytes per client, after opening and after one message each.
     pub bytes: Option<[f64; 2]>,
 }
 
@@ -140,10 +141,10 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     }
 }
 
-/// How long the first message of all is waited for, beyond the measured time.
+/// Time to wait for a first message, beyond the measured time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a load is: warming up, measured, or over.
+/// The stage of a load: warming up, measured, or over.
 #[derive(Debug)]
 struct Stages {
     warm_end: Instant,
@@ -168,7 +169,8 @@ impl Stages {
         Ok(true)
     }
 
-    /// Whether it ends. A time in which nothing came back at all goes on, for a while: somebody else had the machine.
+    /// Whether the load ends. If nothing at all has come back, it goes on for a while: other
+    /// processes had the machine.
     fn is_over(&self, now: Instant, messages: u64) -> bool {
         let end = if messages == 0 { self.end + PATIENCE } else { self.end };
         self.begun.is_some() && (now >= end || messages >= self.limit)
@@ -177,13 +179,13 @@ impl Stages {
     fn finish(self, messages: u64, latency: Option<Quantiles>) -> Outcome<Figures> {
         let usage = self.begun.ok_or("the load ended before it was measured")?.end()?;
         if messages == 0 {
-            return Err("no message came back in the measured time".into());
+            return Err("no reply arrived in the measured time".into());
         }
         Ok(Figures::new(messages, usage, latency))
     }
 }
 
-/// When messages are due, in nanoseconds since the load began.
+/// Times at which messages are due, in nanoseconds since the load began.
 #[derive(Debug)]
 struct Schedule {
     begin: Instant,
@@ -200,7 +202,7 @@ impl Schedule {
         self.begin.elapsed().as_nanos() as u64
     }
 
-    /// The time of the next message, if that is over; it counts as sent.
+    /// The due time of the next message, if it has passed. The message then counts as sent.
     fn due(&mut self, now: u64) -> Option<u64> {
         let due = (self.sent as f64 * self.interval) as u64;
         (due <= now).then(|| {

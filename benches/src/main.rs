@@ -1,4 +1,5 @@
-//! `tickws-bench`: tickws against other WebSocket servers and against a bare epoll loop. See README.md.
+//! `tickws-bench`: tickws against other WebSocket servers and against a bare epoll loop. See
+//! README.md.
 
 mod args;
 mod callgrind;
@@ -15,10 +16,10 @@ mod workload;
 
 use std::{io::ErrorKind, time::Duration};
 
-/// What went wrong, to be read by a person.
+/// Errors are messages for the user.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Polls; a signal, or a tracer that comes, is as good as nothing.
+/// Polls, and treats an interrupting signal or tracer as an empty poll.
 fn wait(poll: &mut mio::Poll, events: &mut mio::Events, patience: Option<Duration>) -> std::io::Result<()> {
     match poll.poll(events, patience) {
         Err(error) if error.kind() == ErrorKind::Interrupted => {

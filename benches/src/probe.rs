@@ -1,4 +1,5 @@
-//! What the kernel knows: CPU time, memory, who else was running; and cores.
+//! Figures from the kernel: CPU time, memory, and the load of other processes; also pinning to
+//! cores.
 
 use std::{
     fs,
@@ -12,10 +13,10 @@ use rustix::{
 
 use crate::Outcome;
 
-/// `/proc/stat` counts in these.
+/// The unit of `/proc/stat`.
 const JIFFY_NS: u64 = 10_000_000;
 
-/// What a stretch of time cost.
+/// The cost of a measured interval.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub wall: Duration,
@@ -23,12 +24,12 @@ pub struct Usage {
     pub server: u64,
     /// CPU time of this process.
     pub own: u64,
-    /// The larger of two shares of the wall time: what both cores did for others, and how long the two
-    /// processes waited for a core.
+    /// The larger of two shares of the wall time: the time that the cores spent on other processes,
+    /// and the time for which the two processes waited for a core.
     pub others: f64,
 }
 
-/// A measurement that has begun.
+/// A measurement in progress.
 #[derive(Debug)]
 pub struct Probe {
     pid: Option<u32>,
@@ -66,11 +67,12 @@ impl Probe {
     }
 }
 
-/// CPU time of all threads of a process, and how long they waited for a core; in nanoseconds.
+/// CPU time of all threads of a process, and the time for which they waited for a core; in
+/// nanoseconds.
 fn cpu_time(pid: impl std::fmt::Display) -> Outcome<[u64; 2]> {
     let mut sum = [0, 0];
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end meanwhile.
+        // A thread may have ended meanwhile.
         let Ok(line) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
         let mut words = line.split_whitespace();
         for value in &mut sum {
@@ -80,7 +82,7 @@ fn cpu_time(pid: impl std::fmt::Display) -> Outcome<[u64; 2]> {
     Ok(sum)
 }
 
-/// The time for which the allowed cores were not idle; stolen time counts.
+/// The time for which the allowed cores were not idle, including stolen time.
 fn busy() -> Outcome<u64> {
     let cores = cores()?;
     let mut jiffies = 0;
@@ -89,14 +91,15 @@ fn busy() -> Outcome<u64> {
         let Some(core) = words.next().and_then(|name| name.strip_prefix("cpu")) else { continue };
         if core.parse().is_ok_and(|core: usize| cores.contains(&core)) {
             let values: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
-            // user nice system idle iowait irq softirq steal; the guests' are within user.
+            // The fields are user, nice, system, idle, iowait, irq, softirq and steal; guest time
+            // is part of user.
             jiffies += values.iter().take(8).sum::<u64>() - values[3] - values[4];
         }
     }
     Ok(jiffies * JIFFY_NS)
 }
 
-/// Anonymous resident memory: what the process itself has touched, without the program's file.
+/// Anonymous resident memory, without pages of the program's file.
 pub fn resident(pid: u32) -> Outcome<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).ok_or("no RssAnon")?;
@@ -104,7 +107,7 @@ pub fn resident(pid: u32) -> Outcome<u64> {
     Ok(kib * 1024)
 }
 
-/// The first two cores that this process was allowed to use when it was asked first.
+/// The first two cores that this process was allowed to use at the first call.
 pub fn cores() -> Outcome<Vec<usize>> {
     static CORES: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
     if let Some(cores) = CORES.get() {
@@ -115,7 +118,7 @@ pub fn cores() -> Outcome<Vec<usize>> {
     Ok(CORES.get_or_init(|| cores).clone())
 }
 
-/// Binds a process, or this one, to a core; what it starts later inherits that.
+/// Pins a process, or this one, to a core. Processes that it starts later inherit the core.
 pub fn pin(pid: Option<u32>, core: usize) -> Outcome<()> {
     let mut set = CpuSet::new();
     set.set(core);
@@ -126,23 +129,23 @@ pub fn pin(pid: Option<u32>, core: usize) -> Outcome<()> {
     Ok(sched_setaffinity(pid, &set)?)
 }
 
-/// As many descriptors as the hard limit allows.
+/// Raises the descriptor limit to the hard limit.
 pub fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        eprintln!("the descriptor limit stays: {error}");
+        eprintln!("cannot raise the descriptor limit: {error}");
     }
 }
 
-/// Kind of machine, for a report.
+/// Processor and kernel, for the report.
 pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let count = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let model = model.map_or("unknown processor", |(_, model)| model);
-    // The build's name behind the version says nothing.
+    // The suffix after the kernel's version is a build name, which is left out.
     let kernel = kernel.trim().split('-').next().unwrap_or("").to_owned();
     format!("{count} × {model}, Linux {kernel}")
 }

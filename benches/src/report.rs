@@ -1,4 +1,4 @@
-//! The result: what is written as JSON, and how it is printed.
+//! The result, written as JSON and printed as tables.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,29 +24,29 @@ pub struct Report {
 pub struct Row {
     pub name: String,
     pub what: String,
-    /// What `figure` is.
+    /// The meaning and unit of `figure`.
     pub unit: &'static str,
-    /// Messages per second while latency was measured.
+    /// Messages per second at which latency was measured.
     pub latency_rate: Option<f64>,
     pub servers: Vec<Standing>,
     pub targets: Vec<Target>,
 }
 
-/// A server on a row: medians.
+/// The medians of a server on a row.
 #[derive(Debug, Serialize)]
 pub struct Standing {
     pub name: String,
     pub samples: usize,
     pub discarded: usize,
-    /// No sample counted: this is of those that did not.
+    /// No sample counted, so the medians are of those that did not.
     pub loose: bool,
     pub figure: f64,
-    /// CPU time to the limit's, from the samples' own neighbours.
+    /// CPU time relative to that of the limit samples on both sides.
     pub ratio: Option<f64>,
     pub rate: f64,
     pub latency: Option<Quantiles>,
     pub calm: Option<Quantiles>,
-    /// Idle: before any message.
+    /// Idle: bytes per client before any message.
     pub opened: Option<f64>,
     pub error: Option<String>,
 }
@@ -109,7 +109,8 @@ impl Row {
         self.servers.iter().find(|server| server.name == name)
     }
 
-    /// tickws to another server; CPU time by way of the limit, whose samples both had beside theirs.
+    /// The ratio of tickws to another server. For CPU time both are taken relative to the limit
+    /// samples beside them.
     pub fn against(&self, name: &str) -> Option<f64> {
         let own = self.server(TICKWS)?;
         if name == "itself" {
@@ -136,7 +137,7 @@ impl Report {
         }
     }
 
-    /// The servers that any row has.
+    /// The servers that appear on any row.
     pub fn names(&self) -> Vec<&'static str> {
         NAMES.into_iter().filter(|name| self.rows.iter().any(|row| row.server(name).is_some())).collect()
     }
@@ -145,7 +146,7 @@ impl Report {
 pub fn print(report: &Report) {
     println!("{}, {}", report.date, report.machine);
     println!("{}", report.command);
-    println!("`~`: no sample counted (others were running, or the limit's neighbours disagreed)\n");
+    println!("`~`: no sample counted (other processes were running, or the limit samples disagreed)\n");
     print_ratios(report);
     for row in &report.rows {
         print_row(row);
@@ -157,7 +158,7 @@ fn mark(standing: &Standing) -> &'static str {
     if standing.loose { "~" } else { "" }
 }
 
-/// The rows of bracketed CPU time, as multiples of the limit's.
+/// Prints the bracketed CPU times as multiples of the limit's.
 fn print_ratios(report: &Report) {
     let names = report.names();
     if !report.rows.iter().flat_map(|row| &row.servers).any(|server| server.ratio.is_some()) {
@@ -208,7 +209,7 @@ fn print_row(row: &Row) {
             && name != LIMIT
             && let Some(ratio) = row.against(name)
         {
-            print!(", tickws / it {ratio:.2}");
+            print!(", tickws / {name} {ratio:.2}");
         }
         println!("  ({samples} counted, {discarded} discarded)");
     }
@@ -243,13 +244,14 @@ fn print_targets(report: &Report) {
     println!("{counted} samples counted, {discarded} were discarded");
 }
 
-/// The date in UTC.
+/// Today's date in UTC.
 fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     civil(seconds / 86_400)
 }
 
-/// Days since 1970 as year, month and day: years begin in March, so that the leap day is their last.
+/// Converts days since 1970 to year, month and day. Years begin in March, so that the leap day is
+/// the last.
 fn civil(days: u64) -> String {
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
@@ -266,14 +268,14 @@ mod tests {
     use crate::workload::WORKLOADS;
 
     #[test]
-    fn days_are_dates() {
+    fn days_become_dates() {
         assert_eq!(civil(0), "1970-01-01");
         assert_eq!(civil(11_016), "2000-02-29");
         assert_eq!(civil(20_454), "2026-01-01");
     }
 
     #[test]
-    fn targets_are_judged_by_way_of_the_limit() {
+    fn targets_are_judged_relative_to_the_limit() {
         let standing =
             |name, ratio| Standing { ratio: Some(ratio), figure: ratio * 100.0, ..Standing::new(name, 1) };
         let row = Row::new(

@@ -1,5 +1,5 @@
-//! The servers that are compared. Each runs in a process of its own, prints its address and then serves until
-//! it is killed or its parent is gone.
+//! The compared servers. Each runs in a process of its own, prints its address, and serves until it
+//! is killed or its parent ends.
 
 #[cfg(feature = "peers")]
 mod fastwebsockets;
@@ -30,36 +30,36 @@ pub const TICKWS: &str = "tickws";
 pub const UWS: &str = "uws";
 const GORILLA: &str = "gorilla";
 
-/// In the order of the report.
+/// All names, in the order of the report.
 pub const NAMES: [&str; 8] =
     [LIMIT, TICKWS, UWS, "tokio-tungstenite", "fastwebsockets", "ws", "message-io", GORILLA];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
-    /// A message goes back to whom it came from.
+    /// Sends a message back to its sender.
     Echo,
-    /// A message goes to all.
+    /// Sends a message to all clients.
     Broadcast,
 }
 
-/// What a server cannot do: such rows are left out for it.
-pub fn speaks_text(name: &str) -> bool {
-    // message-io sends every message as a binary one.
+/// Whether a server sends text messages; if not, text rows are left out for it.
+pub fn supports_text(name: &str) -> bool {
+    // message-io sends every message as binary.
     name != "message-io"
 }
 
-/// Whether it answers a close frame, as RFC 6455 asks.
-pub fn closes(name: &str) -> bool {
-    // message-io hangs up.
+/// Whether a server answers a close frame, as RFC 6455 asks.
+pub fn answers_close(name: &str) -> bool {
+    // message-io closes the TCP connection instead.
     name != "message-io"
 }
 
-/// Whether its replies have the content that was sent.
-pub fn is_honest(name: &str) -> bool {
+/// Whether replies have the content of the messages.
+pub fn echoes_content(name: &str) -> bool {
     name != LIMIT
 }
 
-/// Why a server is not there, if it is not.
+/// The reason why a server is not available, if it is not.
 pub fn is_missing(name: &str) -> Option<String> {
     match name {
         LIMIT | TICKWS => None,
@@ -72,10 +72,10 @@ pub fn is_missing(name: &str) -> Option<String> {
     }
 }
 
-/// Serves in this process; the special modes are tickws's alone.
+/// Serves in this process. Only tickws has further modes.
 pub fn serve(name: &str, mode: &str) -> Outcome<()> {
     probe::raise_descriptor_limit();
-    // Not even a benchmark that was killed leaves servers behind.
+    // A server ends with its parent, even if the benchmark is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let mode = match (name, mode) {
         (_, "echo") => Mode::Echo,
@@ -100,13 +100,13 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
     }
 }
 
-/// Says where a server listens; nothing is connected before.
+/// Prints the address of a server before any client connects.
 pub fn announce(addr: impl Display) -> Outcome<()> {
     println!("{addr}");
     Ok(std::io::stdout().flush()?)
 }
 
-/// A server process, ended with this value.
+/// A server process, ended when dropped.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -115,12 +115,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server, on the first core if there are two; this process goes to the second.
+    /// Starts a server on the first core if there are two, and moves this process to the second.
     pub fn start(name: &str, mode: &str) -> Outcome<Server> {
         Server::start_behind(&[], name, mode)
     }
 
-    /// Behind a command such as valgrind.
+    /// As [`start`](Server::start), but under a command such as valgrind.
     pub fn start_behind(wrapper: &[&str], name: &str, mode: &str) -> Outcome<Server> {
         let (program, args) = match name {
             GORILLA => (gorilla_binary()?, vec![mode]),
@@ -136,7 +136,7 @@ impl Server {
         };
         command.args(args).env("GOMAXPROCS", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
         let cores = probe::cores()?;
-        // It inherits the core, and so do all its threads.
+        // The child and all its threads inherit the core.
         if let [first, _] = cores[..] {
             probe::pin(None, first)?;
         }
@@ -161,7 +161,7 @@ impl Server {
         self.target
     }
 
-    /// Waits for a server that ends by itself.
+    /// Waits for a server that ends without being killed.
     pub fn wait(mut self) -> Outcome<()> {
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { Err(format!("the server failed: {status}").into()) }
@@ -175,7 +175,7 @@ impl Drop for Server {
     }
 }
 
-/// Where the benchmark's files go.
+/// The folder for output files.
 pub fn output_dir() -> Outcome<PathBuf> {
     let target = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => PathBuf::from(target),
@@ -186,7 +186,7 @@ pub fn output_dir() -> Outcome<PathBuf> {
     Ok(dir)
 }
 
-/// Builds the Go server if Go and Debian's package are there. Once for each process.
+/// Builds the Go server, once per process, if Go and Debian's package are installed.
 fn gorilla_binary() -> Outcome<PathBuf> {
     static BINARY: std::sync::OnceLock<Result<PathBuf, String>> = std::sync::OnceLock::new();
     let build = || -> Outcome<PathBuf> {

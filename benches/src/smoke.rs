@@ -1,4 +1,5 @@
-//! Every mode for a moment, replies checked by content: whether the benchmark works, not what it measures.
+//! Runs every mode briefly and checks replies by content: whether the benchmark works, not what it
+//! measures.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::{
     servers::{self, Server},
 };
 
-/// A tenth of a second, or this many messages.
+/// Ends after 150 ms or this many messages.
 const QUICK: Load = Load {
     mode: Mode::Echo,
     clients: 8,
@@ -30,14 +31,14 @@ pub fn run(names: &[String]) -> Outcome<()> {
             continue;
         }
         for (what, load) in loads() {
-            if (load.text && !servers::speaks_text(name))
-                || (load.mode == Mode::Churn && !servers::closes(name))
+            if (load.text && !servers::supports_text(name))
+                || (load.mode == Mode::Churn && !servers::answers_close(name))
             {
                 continue;
             }
             let server = Server::start(name, if load.mode == Mode::Fanout { "broadcast" } else { "echo" })?;
-            // The limit sends the right frames with something else in them.
-            let load = Load { verify: servers::is_honest(name), ..load };
+            // The limit sends frames of the right length with other content.
+            let load = Load { verify: servers::echoes_content(name), ..load };
             let figures =
                 load::run(server.target(), &load).map_err(|error| format!("{name}, {what}: {error}"))?;
             println!("{name}: {what}: {} in {:.2} s", figures.messages, figures.seconds);

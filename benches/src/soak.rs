@@ -1,4 +1,5 @@
-//! Mixed traffic for as long as one likes, and a verdict: nothing lost, memory flat, all counters add up.
+//! Mixed traffic for a chosen time, and a verdict: no message lost, memory flat, all counters
+//! consistent.
 
 mod scripts;
 pub mod server;
@@ -21,20 +22,20 @@ use serde_json::Value;
 
 use crate::{Outcome, probe};
 
-/// How often a line is printed.
+/// Time between two printed lines.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// What a run of this few lines says of its memory is chance.
+/// With fewer samples the trend of the memory is chance.
 const ENOUGH: usize = 24;
 
-/// The server, as the kernel sees it.
+/// The server's figures from the kernel.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     resident: u64,
     descriptors: usize,
 }
 
-/// What all clients share.
+/// State that all client threads share.
 #[derive(Debug, Default)]
 struct Crowd {
     over: AtomicBool,
@@ -42,7 +43,7 @@ struct Crowd {
     faults: Mutex<Vec<String>>,
 }
 
-/// Runs `clients` lives at a time for `time`; an error is the verdict "no".
+/// Runs `clients` clients at a time for `time`; an error means that the verdict is no.
 pub fn run(time: Duration, clients: usize) -> Outcome<()> {
     let upstream = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("ws://{}/", upstream.local_addr()?);
@@ -52,19 +53,19 @@ pub fn run(time: Duration, clients: usize) -> Outcome<()> {
     let seed = fastrand::u64(..);
     println!("{clients} clients at a time for {time:?}, seed {seed}");
     let samples = thread::scope(|scope| {
-        scope.spawn(|| be_upstream(&upstream, &crowd, seed));
+        scope.spawn(|| run_upstream(&upstream, &crowd, seed));
         for client in 0..clients {
             let crowd = &crowd;
-            scope.spawn(move || crowd.be_client(addr, seed.wrapping_add(client as u64)));
+            scope.spawn(move || crowd.run_client(addr, seed.wrapping_add(client as u64)));
         }
         let samples = watch(child.id(), addr, time, &crowd);
         crowd.over.store(true, Relaxed);
-        // So that the listener sees it.
+        // This connection wakes the listener, which then sees `over`.
         let _ = TcpStream::connect(upstream.local_addr()?);
         samples
     })?;
     let last = sample(child.id())?;
-    // Its input ends, and so does the server.
+    // The server shuts down at the end of its input.
     drop(child.stdin.take());
     let mut line = String::new();
     output.read_line(&mut line)?;
@@ -87,11 +88,11 @@ fn start(upstream: &str) -> Outcome<(Child, BufReader<ChildStdout>, SocketAddr)>
 }
 
 impl Crowd {
-    /// One life after another.
-    fn be_client(&self, server: SocketAddr, seed: u64) {
+    /// Runs one client session after another.
+    fn run_client(&self, server: SocketAddr, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         while !self.over.load(Relaxed) {
-            match scripts::live(server, &mut rng) {
+            match scripts::run_session(server, &mut rng) {
                 Ok(tally) => self.tally.lock().expect("no client panics").add(&tally),
                 Err(error) => {
                     self.faults.lock().expect("no client panics").push(error.to_string());
@@ -102,13 +103,13 @@ impl Crowd {
     }
 }
 
-/// What the server connects to: echoes for a while, and is gone, again and again.
-fn be_upstream(listener: &TcpListener, crowd: &Crowd, seed: u64) {
+/// The server's upstream: repeatedly echoes for a while and then disconnects.
+fn run_upstream(listener: &TcpListener, crowd: &Crowd, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     while !crowd.over.load(Relaxed) {
         let Ok((stream, _)) = listener.accept() else { return };
         let end = Instant::now() + Duration::from_millis(rng.u64(0..5000));
-        // Not even a handshake, now and then.
+        // Now and then the connection ends before the handshake.
         let Ok(mut socket) = tungstenite::accept(stream) else { continue };
         while Instant::now() < end && !crowd.over.load(Relaxed) {
             match socket.read() {
@@ -122,21 +123,21 @@ fn be_upstream(listener: &TcpListener, crowd: &Crowd, seed: u64) {
             }
         }
         if rng.bool() {
-            // The answer is not waited for.
+            // The response to the close frame is not awaited.
             let _ = socket.close(None);
         }
     }
 }
 
-/// Prints a line every few seconds until the time is up: what the kernel says, what the server counts, and
-/// what the clients have seen.
+/// Prints a line every few seconds until the time is up: figures of the kernel, the server's
+/// counters, and the clients' counts.
 fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome<Vec<Sample>> {
     let begin = Instant::now();
     let mut samples = Vec::new();
     let columns = ["open", "opened_total", "messages_in_total", "messages_out_total", "buffered_bytes"];
     println!(
         "{:>6} {:>12} {:>5} {:>6} {:>9} {:>9} {:>10} {:>10} | {:>8} {:>10} {:>10}",
-        "s", "resident", "files", "open", "opened", "in", "out", "buffered", "lives", "sent", "received"
+        "s", "resident", "files", "open", "opened", "in", "out", "buffered", "sessions", "sent", "received"
     );
     let mut scraper = TcpStream::connect(server)?;
     while begin.elapsed() < time {
@@ -151,7 +152,7 @@ fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome
             begin.elapsed().as_secs_f64(),
             now.resident / 1024,
             now.descriptors,
-            tally.lives,
+            tally.sessions,
             tally.sent,
             tally.received
         );
@@ -160,7 +161,7 @@ fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome
             break;
         }
     }
-    // This connection was one of the plain ones.
+    // This connection counts as one of the plain HTTP connections.
     crowd.tally.lock().expect("no client panics").plain += 1;
     Ok(samples)
 }
@@ -183,11 +184,11 @@ fn verdict(
     first: Sample,
     last: Sample,
     report: &Value,
-    clean: bool,
+    exited_cleanly: bool,
 ) -> Outcome<()> {
     let tally = *crowd.tally.lock().expect("no client panics");
     let faults = crowd.faults.lock().expect("no client panics");
-    let of = |key: &str| report[key].as_u64().ok_or_else(|| format!("the server did not say {key:?}"));
+    let of = |key: &str| report[key].as_u64().ok_or_else(|| format!("the server did not report {key:?}"));
     println!("\nserver: {}", report["stats"].as_str().unwrap_or("?"));
     println!("clients: {tally:?}");
     println!("counters: {report}");
@@ -196,22 +197,25 @@ fn verdict(
     }
     let mut verdicts = vec![
         ("no client saw a message lost, doubled, out of order or wrong", faults.is_empty()),
-        ("the application saw nothing that must not happen", of("faults")? == 0),
-        ("the server ended by itself, and well", clean),
+        ("the application saw no fault", of("faults")? == 0),
+        ("the server shut down cleanly", exited_cleanly),
         ("upstream answered", of("upstream")? > 0),
         ("nothing is open, and nothing buffered", of("open")? == 0 && of("buffered")? == 0),
         ("every connection that opened has closed", of("opened")? == of("closed")?),
-        ("every descriptor is back", last.descriptors <= first.descriptors + 1),
+        ("every descriptor is closed", last.descriptors <= first.descriptors + 1),
     ];
     let inbound = of("opened")?.saturating_sub(of("dialed")? - of("dial_failed")?);
     verdicts.extend([
-        ("as many opened as the clients opened, and were dialed", inbound == tally.opened),
+        ("every Open belongs to a client or an outbound connection", inbound == tally.opened),
         (
             "every connection accepted is accounted for",
             of("accepted")? == inbound + of("rejected")? + of("http_only")?,
         ),
-        ("plain requests were plain", of("http_only")? == tally.plain && of("rejected")? == 0),
-        ("what was refused was dropped, and counted", of("dropped")? >= tally.dropped),
+        (
+            "plain HTTP connections are counted as such",
+            of("http_only")? == tally.plain && of("rejected")? == 0,
+        ),
+        ("every dropped message was counted", of("dropped")? >= tally.dropped),
     ]);
     let upstream = of("upstream")?;
     let least = tally.sent;
@@ -234,7 +238,8 @@ fn verdict(
     if verdicts.iter().all(|(_, holds)| *holds) { Ok(()) } else { Err("the verdict is no".into()) }
 }
 
-/// The most in the second quarter and in the last, and whether that is the same but for noise.
+/// The memory peaks of the second and the last quarter, and whether they are equal except for
+/// noise.
 fn is_flat(samples: &[Sample]) -> Option<(u64, u64, bool)> {
     let quarter = samples.len() / 4;
     let most = |samples: &[Sample]| samples.iter().map(|sample| sample.resident).max();

@@ -1,23 +1,24 @@
-//! What is measured, and what tickws is to reach.
+//! The workloads, and the targets of tickws.
 
 use std::time::Duration;
 
 use crate::load::{Load, Mode};
 
-/// What a row's main figure is.
+/// The main figure of a row.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Metric {
-    /// CPU time of the server per message, delivery or connection; bracketed by the limit.
+    /// CPU time of the server per message, delivery or connection, relative to the limit on both
+    /// sides.
     Cpu,
     /// Resident bytes per client.
     Bytes,
-    /// The p99 of the quiet clients with a flood, divided by that without.
+    /// The p99 of the quiet clients with a flood, divided by the p99 without.
     Flood,
-    /// Nanoseconds of a poll with nothing to do: tickws alone.
+    /// Nanoseconds of an idle poll, for tickws only.
     Tick,
 }
 
-/// The most that tickws may need, as a multiple of another's; `strict` means less than that.
+/// The largest allowed ratio to another server; `strict` means less than that.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound {
     pub most: f64,
@@ -44,18 +45,18 @@ pub struct Workload {
     pub share: f64,
     pub limit: Option<Bound>,
     pub uws: Option<Bound>,
-    /// Of the figure itself.
+    /// A bound on the figure itself.
     pub itself: Option<Bound>,
 }
 
 impl Workload {
-    /// What the server has to be.
+    /// The mode in which the server is started.
     pub fn server_mode(&self) -> &'static str {
         if self.load.mode == Mode::Fanout { "broadcast" } else { "echo" }
     }
 }
 
-/// Samples of this length are steady; a quick run takes a third.
+/// Samples of this length are steady; a quick run takes a third of it.
 const LOAD: Load = Load {
     mode: Mode::Echo,
     clients: 64,
@@ -88,7 +89,7 @@ const ROW: Workload = Workload {
     itself: None,
 };
 
-/// The rows, with the targets of the issue that asked for this benchmark.
+/// The rows, with their targets.
 pub const WORKLOADS: [Workload; 13] = [
     Workload { name: "echo-16", what: "echo 64 × 16 B, depth 1", limit: most(1.05), uws: below(1.0), ..ROW },
     Workload {
@@ -188,7 +189,8 @@ pub const WORKLOADS: [Workload; 13] = [
         name: "flood",
         what: "flood: p99 of 32 others, with / without",
         metric: Metric::Flood,
-        // Windows of a tenth of a second: a p99 of one is the fourth of 400, and takes many to be steady.
+        // A window lasts 100 ms: its p99 is the fourth longest of 400 latencies, so many windows
+        // are needed.
         load: Load {
             mode: Mode::Flood,
             clients: 32,

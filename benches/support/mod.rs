@@ -1,4 +1,4 @@
-//! What the benchmarks share: a server in a process of its own, and raw clients.
+//! Shared by the benchmarks: a server in a process of its own, and raw clients.
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
@@ -20,14 +20,14 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// Runs the server if this process was started for it; otherwise `false`.
+/// Runs the server if this process was started as one; `false` otherwise.
 pub fn is_server() -> Outcome<bool> {
     let Ok(mode) = std::env::var("TICKWS_BENCH_SERVER") else { return Ok(false) };
     raise_descriptor_limit();
     let broadcast = mode == "broadcast";
     let mut server = Server::builder().ping_interval(None).silence_timeout(None).bind("127.0.0.1:0")?;
     println!("{}", server.local_addrs()[0]);
-    // A message "quit" ends it; it may come from anyone.
+    // The message "quit", from any client, ends the server.
     server.run(|server, event| {
         if let Event::Message { client, message } = event {
             match message.as_bytes() {
@@ -40,14 +40,14 @@ pub fn is_server() -> Outcome<bool> {
     Ok(true)
 }
 
-/// A server process, ended with this value.
+/// A server process, ended when dropped.
 pub struct Bench {
     child: Child,
     pub addr: String,
 }
 
 impl Bench {
-    /// Starts this program again as a server, behind the command `wrapper` if there is one.
+    /// Starts this program again as a server, under the command `wrapper` if there is one.
     pub fn start(mode: &str, wrapper: &[&str]) -> Outcome<Bench> {
         let own = std::env::current_exe()?;
         let mut command = match wrapper {
@@ -68,7 +68,7 @@ impl Bench {
         self.child.id()
     }
 
-    /// A client that has been let in.
+    /// A client with a complete handshake.
     pub fn connect(&self) -> Outcome<TcpStream> {
         let mut stream = TcpStream::connect(&self.addr)?;
         stream.set_nodelay(true)?;
@@ -92,7 +92,7 @@ impl Drop for Bench {
     }
 }
 
-/// One core for the server and another for the clients. `false`: there is only one.
+/// Pins the server to one core and this process to another; `false` if there is only one.
 pub fn pin(bench: &Bench) -> Outcome<bool> {
     let allowed = sched_getaffinity(None)?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
@@ -114,9 +114,9 @@ pub fn request(path: &str) -> String {
     )
 }
 
-/// Reads the answer to it and nothing behind.
+/// Reads the response to [`request`], and nothing after it.
 pub fn read_head(stream: &mut TcpStream) -> Outcome<()> {
-    // It always has this length.
+    // The response always has this length.
     let mut head = [0; 129];
     stream.read_exact(&mut head)?;
     if !head.starts_with(b"HTTP/1.1 101") || !head.ends_with(b"\r\n\r\n") {
@@ -125,8 +125,8 @@ pub fn read_head(stream: &mut TcpStream) -> Outcome<()> {
     Ok(())
 }
 
-/// User and system time of a process's first thread, and the time for which others had its core; in
-/// nanoseconds.
+/// User and system time of the first thread of a process, and the time for which it was runnable
+/// but had no core; in nanoseconds.
 pub fn cpu_time(pid: u32) -> Outcome<[u64; 2]> {
     let line = fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
     let mut words = line.split_whitespace();
@@ -134,7 +134,7 @@ pub fn cpu_time(pid: u32) -> Outcome<[u64; 2]> {
     Ok([number()?, number()?])
 }
 
-/// The middle one.
+/// The median; NaN of no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -155,16 +155,16 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The length of the frame that answers it.
+/// The length of the frame that echoes the payload.
 pub fn reply_len(payload: usize) -> usize {
     payload + if payload < 126 { 2 } else { 4 }
 }
 
-/// As many descriptors as the hard limit allows.
+/// Raises the descriptor limit to the hard limit.
 pub fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        eprintln!("the descriptor limit stays: {error}");
+        eprintln!("cannot raise the descriptor limit: {error}");
     }
 }

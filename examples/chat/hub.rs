@@ -1,4 +1,5 @@
-//! Who is in which room, and what is said there: JSON envelopes `{"type": …, "data": …}` both ways.
+//! The rooms of the chat, their members and messages: JSON envelopes `{"type": …, "data": …}` in
+//! both directions.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -8,14 +9,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tickws::{ClientId, Message, Prepared, Server};
 
-/// Rooms that are remembered, and messages of each; with `MAX_TEXT` they bound what the chat can hold.
+/// The rooms that are kept, and the messages of each; with `MAX_TEXT` they bound the memory of the
+/// chat.
 const MAX_ROOMS: usize = 100;
 const HISTORY: usize = 50;
-/// In characters. A name has to fit into a close reason of 123 bytes.
+/// Lengths in characters. A name must fit into a close reason of 123 bytes.
 const MAX_NAME: usize = 24;
 const MAX_TEXT: usize = 1000;
 
-/// What a page says.
+/// A message from a page.
 #[derive(Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 enum Command {
@@ -25,14 +27,14 @@ enum Command {
         name: String,
     },
     Say(String),
-    /// Closes whoever has that name in the room. A real chat would ask who may.
+    /// Closes every client of that name in the room. A real chat would check permissions.
     Kick(String),
 }
 
-/// What it hears.
+/// A message to a page.
 #[derive(Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
-enum Heard<'a> {
+enum Update<'a> {
     Rooms(BTreeSet<&'a String>),
     Joined { room: &'a str, history: &'a VecDeque<Said> },
     Here(BTreeSet<&'a str>),
@@ -42,7 +44,8 @@ enum Heard<'a> {
 
 #[derive(Serialize)]
 struct Said {
-    /// Milliseconds since 1970, no two alike in a room: a page that comes back knows what it has.
+    /// Milliseconds since 1970, unique within a room, so that a page that reconnects knows which
+    /// messages it has.
     at: u64,
     who: String,
     text: String,
@@ -63,7 +66,7 @@ impl Hub {
     pub fn message(&mut self, server: &mut Server, client: ClientId, message: Message<'_>) {
         let command = match message {
             Message::Text(text) => serde_json::from_str(text).map_err(|error| error.to_string()),
-            Message::Binary(_) => Err("text only, please".into()),
+            Message::Binary(_) => Err("send text messages only".into()),
         };
         let outcome = command.and_then(|command| match command {
             Command::Join { room, name } => self.join(server, client, &room, &name),
@@ -71,15 +74,15 @@ impl Hub {
             Command::Kick(name) => self.kick(server, client, &name),
         });
         if let Err(error) = outcome {
-            // Fails if the client has left, and then nobody wants to know.
-            let _ = server.send(client, json(&Heard::Error(&error)));
+            // An error means that the client has left, and needs no message.
+            let _ = server.send(client, json(&Update::Error(&error)));
         }
     }
 
-    /// Also for one that was never in.
+    /// Does nothing for a client that has not joined.
     pub fn leave(&mut self, server: &mut Server, client: ClientId) {
         let Some(person) = self.people.remove(&client) else { return };
-        // `false` or an error after the client's `Close`: the server has forgotten it already.
+        // After the client's `Close` the server has removed it from its rooms already.
         let _ = server.leave(client, &person.room);
         self.publish_who_is_here(server, &person.room);
     }
@@ -90,8 +93,8 @@ impl Hub {
         let changed = self.make_room(server, room)?;
         server.join(client, room).map_err(|error| error.to_string())?;
         self.people.insert(client, Person { name: name.into(), room: room.into() });
-        let joined = json(&Heard::Joined { room, history: &self.histories[room] });
-        let rooms = json(&Heard::Rooms(self.histories.keys().collect()));
+        let joined = json(&Update::Joined { room, history: &self.histories[room] });
+        let rooms = json(&Update::Rooms(self.histories.keys().collect()));
         server.send(client, joined).map_err(|error| error.to_string())?;
         if changed {
             server.broadcast(rooms);
@@ -109,7 +112,7 @@ impl Hub {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let at = history.back().map_or(now, |last| now.max(last.at + 1));
         let said = Said { at, who: person.name.clone(), text };
-        server.publish(&person.room, json(&Heard::Said(&said)));
+        server.publish(&person.room, json(&Update::Said(&said)));
         if history.len() == HISTORY {
             history.pop_front();
         }
@@ -128,7 +131,8 @@ impl Hub {
         found
     }
 
-    /// Whether it is a new one. A room keeps its history when the last has left, until its place is needed.
+    /// Creates a room; `false` if it exists. An empty room keeps its history until its place is
+    /// needed.
     fn make_room(&mut self, server: &Server, room: &str) -> Result<bool, String> {
         if self.histories.contains_key(room) {
             return Ok(false);
@@ -146,20 +150,21 @@ impl Hub {
     fn publish_who_is_here(&self, server: &mut Server, room: &str) {
         let names = server.members(room).filter_map(|client| self.people.get(&client));
         let names = names.map(|person| person.name.as_str()).collect();
-        server.publish(room, json(&Heard::Here(names)));
+        server.publish(room, json(&Update::Here(names)));
     }
 }
 
-fn json(heard: &Heard<'_>) -> Prepared {
-    let text = serde_json::to_string(heard).expect("strings, numbers and lists of them");
+fn json(update: &Update<'_>) -> Prepared {
+    let text = serde_json::to_string(update).expect("strings, numbers and lists of them");
     Prepared::new(&text)
 }
 
-/// Without the white space around it: not empty, not too long, and no control characters but line breaks.
+/// Trims white space and checks the rest: not empty, not too long, and no control characters except
+/// line breaks.
 fn checked(text: &str, max: usize) -> Result<&str, String> {
     let text = text.trim();
     match text.chars().count() {
-        0 => Err("say something".into()),
+        0 => Err("the text is empty".into()),
         length if length > max => Err(format!("at most {max} characters, not {length}")),
         _ if text.contains(|c: char| c.is_control() && c != '\n') => Err("no control characters".into()),
         _ => Ok(text),

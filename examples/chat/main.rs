@@ -4,9 +4,10 @@
 //! cargo run --release --example chat [-- ADDR] [--token TOKEN] [--any-origin]
 //! ```
 //!
-//! Then open the address that it prints. This file decides who is let in: the page brings a token, and looking
-//! one up takes 300 ms here, as a database might, during which the server goes on serving everyone else. What is
-//! said once inside is in `hub.rs`. Ctrl-C says 1001 to all, whose pages then wait for the server to come back.
+//! Then open the address that it prints. This file decides which clients may connect: the page
+//! sends a token, and looking it up takes 300 ms here, as in a database, while the server goes on
+//! serving all others. The messages of the chat are in `hub.rs`. On Ctrl-C the server closes all
+//! connections with 1001; the pages wait for it to come back.
 
 mod hub;
 
@@ -24,7 +25,7 @@ use std::{
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tickws::{CloseCode, Decision, Event, Server, TimerId, UpgradeError, UpgradeId, http};
 
-/// An upgrade whose token is being looked up, and what the lookup will find.
+/// An upgrade whose token is being looked up, and the result of the lookup.
 struct Lookup {
     upgrade: UpgradeId,
     valid: bool,
@@ -45,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--token" => token = args.next().ok_or("--token needs one")?,
+            "--token" => token = args.next().ok_or("--token needs a value")?,
             "--any-origin" => builder = builder.allow_any_origin(),
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}").into()),
             other => addr = other.to_string(),
@@ -61,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut lookups: HashMap<TimerId, Lookup> = HashMap::new();
     let mut hub = hub::Hub::default();
     while !server.is_drained() {
-        // A signal ends the sleep; the timeout is for one that comes just before it.
+        // A signal ends the sleep. The timeout covers a signal just before the sleep.
         for event in &server.poll_for(Duration::from_millis(500))? {
             match event {
                 Event::Upgrade { upgrade, request } => {
@@ -76,9 +77,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                     }
                 }),
                 Event::Timer { timer } => {
-                    // It fails if the browser has left in this very tick.
+                    // This fails if the browser has left in this very tick.
                     if let Some(Err(error)) = lookups.remove(&timer).map(|found| answer(&mut server, found)) {
-                        println!("no answer to an upgrade: {error}");
+                        println!("cannot answer an upgrade: {error}");
                     }
                 }
                 Event::Message { client, message } => hub.message(&mut server, client, message),
@@ -98,22 +99,23 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn answer(server: &mut Server, lookup: Lookup) -> Result<(), UpgradeError> {
     if !lookup.valid {
-        let mut refusal = http::Response::new("this token opens nothing\n");
-        *refusal.status_mut() = http::StatusCode::UNAUTHORIZED;
-        return server.reject(lookup.upgrade, refusal);
+        let mut rejection = http::Response::new("this token is not valid\n");
+        *rejection.status_mut() = http::StatusCode::UNAUTHORIZED;
+        return server.reject(lookup.upgrade, rejection);
     }
-    // What a real chat would know the user by from now on; no script of the page can read it. `RandomState` makes
-    // it unlike any other, which is enough for a demo: for a secret, ask the system for random bytes.
+    // A real chat would recognise the user by this cookie, which scripts of the page cannot read.
+    // `RandomState` makes it unique, which is enough for a demo; a secret needs random bytes of the
+    // system.
     let session = RandomState::new().hash_one(lookup.upgrade);
     let cookie = format!("chat-session={session:016x}; HttpOnly; SameSite=Strict; Path=/");
     let cookie = http::HeaderValue::try_from(cookie).expect("plain ASCII");
     let client =
         server.accept_with(lookup.upgrade, [(http::header::SET_COOKIE, cookie)].into_iter().collect())?;
-    println!("{client} came in");
+    println!("{client} joined");
     Ok(())
 }
 
-/// The value of a query parameter, as it was sent.
+/// The value of a query parameter, still percent-encoded.
 fn query<'u>(uri: &'u http::Uri, name: &str) -> Option<&'u str> {
     let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
     pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)

@@ -1,4 +1,5 @@
-//! Clients that give the dashboard something to show, each on a thread of its own. No part of the server.
+//! Clients that give the dashboard something to show, each on a thread of its own. They are not
+//! part of the server.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -11,13 +12,13 @@ use tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-/// Threads are cheap, not free.
+/// A bound on the number of threads.
 const MAX_CLIENTS: usize = 200;
 
 pub fn start(addr: SocketAddr, clients: usize) {
     for number in 0..clients.min(MAX_CLIENTS) {
         thread::spawn(move || {
-            // Whatever ends a session, the next one begins; when the server is gone, so is this program.
+            // Sessions follow each other however they end, until the program ends.
             for session in number.. {
                 let _ = talk(addr, session);
                 thread::sleep(Duration::from_millis(1000));
@@ -26,7 +27,7 @@ pub fn start(addr: SocketAddr, clients: usize) {
     }
 }
 
-/// One session: a few seconds of echoes at a pace of its own, then an end that not all clients have in common.
+/// One session: a few seconds of echoes at its own pace, and one of several ways to disconnect.
 fn talk(addr: SocketAddr, session: usize) -> Result<(), tungstenite::Error> {
     let stream = TcpStream::connect(addr)?;
     let (mut socket, _) = tungstenite::client(format!("ws://{addr}/load"), stream)
@@ -42,15 +43,15 @@ fn talk(addr: SocketAddr, session: usize) -> Result<(), tungstenite::Error> {
             0 => socket.send(Message::text(&text))?,
             _ => socket.send(Message::binary(vec![0; 64 << (session % 5)]))?,
         }
-        // What others said to all comes in between.
+        // Messages that others sent to all arrive in between.
         while !socket.read()?.is_binary() && round % 20 != 0 {}
         thread::sleep(pause);
         if (round + 37 * session) % 300 == 299 {
-            look_away(&mut socket)?;
+            stall(&mut socket)?;
         }
     }
     match session % 4 {
-        0 => return Ok(()), // hangs up
+        0 => return Ok(()), // disconnects without a close frame
         1 => socket.close(Some(CloseFrame { code: CloseCode::Away, reason: "seen enough".into() }))?,
         _ => socket.close(None)?,
     }
@@ -58,8 +59,8 @@ fn talk(addr: SocketAddr, session: usize) -> Result<(), tungstenite::Error> {
     Ok(())
 }
 
-/// Asks for more than it reads, for two seconds, so that the server has to keep it.
-fn look_away(socket: &mut WebSocket<TcpStream>) -> Result<(), tungstenite::Error> {
+/// Requests more than it reads for two seconds, so that the server has to buffer it.
+fn stall(socket: &mut WebSocket<TcpStream>) -> Result<(), tungstenite::Error> {
     const MESSAGES: usize = 60;
     for _ in 0..MESSAGES {
         socket.send(Message::binary(vec![0; 16 * 1024]))?;

@@ -4,8 +4,9 @@
 //! cargo run --release --example dashboard [-- ADDR] [--load CLIENTS]
 //! ```
 //!
-//! Then open the address that it prints. What there is to see comes from clients of the path `/load`: each message
-//! is echoed, one that begins with `all` goes to all of them. `--load 20` brings twenty that talk, come and go.
+//! Then open the address that it prints. The load comes from clients of the path `/load`: each
+//! message is echoed, and a text that begins with `all` goes to all of them. `--load 20` starts
+//! twenty such clients, which come and go.
 
 mod load;
 
@@ -41,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .metrics("/metrics")
         .path("/stats")
         .path("/load")
-        .send_buffer(64 * 1024) // so that what slow clients do not take waits where it can be seen
+        .send_buffer(64 * 1024) // so that the plot shows the bytes that slow clients do not read
         .bind(addr)?;
     let addr = server.local_addrs()[0];
     println!("open http://{addr}/, load goes to ws://{addr}/load");
@@ -54,7 +55,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let sample = server.set_interval(SAMPLE);
     let (start, mut longest) = (Instant::now(), Duration::ZERO);
     while !server.is_drained() {
-        // A loop with a rhythm, as in a game: polls never sleep, so their length is the work that they did.
+        // A loop with a fixed rhythm, as in a game. Polls never sleep, so their duration is the
+        // work done.
         let polled = Instant::now();
         let tick = server.poll_once()?;
         longest = longest.max(polled.elapsed());
@@ -64,10 +66,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 Event::Message { message: Message::Text(text), .. } if text.starts_with("all") => {
                     server.publish("/load", text);
                 }
-                // One that is too slow for its echoes is closed, and shows in the plot.
+                // A client that is too slow for its echoes is closed, and counted in the plot.
                 Event::Message { client, message } => drop(server.send(client, message)),
                 Event::Timer { timer } if timer == sample => {
-                    // A page that is behind has no use for old samples.
+                    // A page that is behind needs only the latest sample.
                     server.publish_latest(
                         "/stats",
                         "sample",
@@ -89,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Totals, as the server counts them; what happens per second the page finds by itself.
+/// Totals, as the server counts them. The page computes the rates.
 fn encode(stats: &Stats, at: Duration, longest: Duration) -> Result<Prepared, serde_json::Error> {
     let closed = &stats.closed;
     let sample = serde_json::json!({

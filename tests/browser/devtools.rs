@@ -1,6 +1,8 @@
-//! As much of the DevTools protocol as it takes to use a page as a person does: one browser, some tabs.
+//! The part of the DevTools protocol that a test needs to use a page as a person does: one browser,
+//! several tabs.
 //!
-//! https://chromedevtools.github.io/devtools-protocol/ is JSON over a WebSocket, whose client is tungstenite's.
+//! https://chromedevtools.github.io/devtools-protocol/ is JSON over a WebSocket; tungstenite is the
+//! client.
 
 use std::{
     cell::RefCell,
@@ -21,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, protocol::WebSocketConfig};
 
-/// Far above what anything here takes, so that a loaded machine fails no test.
+/// Far above the time that any step here takes, so that a loaded machine fails no test.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(30);
 
@@ -35,36 +37,36 @@ const FLAGS: &[&str] = &[
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    // A tab behind another one is to be as quick as the one in front.
+    // A tab behind another one must be as quick as the one in front.
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--disable-renderer-backgrounding",
     "--remote-debugging-port=0",
 ];
 
-/// A browser process and what it has in its profile folder; both end with this.
+/// A browser process and its profile folder; dropping this ends the one and deletes the other.
 pub struct Browser {
     child: Child,
     profile: PathBuf,
-    wire: RefCell<Wire>,
-    /// Two browsers at a time are slower than one after the other.
+    connection: RefCell<Connection>,
+    /// Browsers run one at a time: two in parallel are slower than one after the other.
     _turn: MutexGuard<'static, ()>,
 }
 
-struct Wire {
+struct Connection {
     socket: WebSocket<TcpStream>,
     last_id: u64,
-    /// What was told without having been asked for.
+    /// Messages that are not the response to a request.
     events: Vec<Value>,
 }
 
-/// A tab. Its browser closes it in the end.
+/// A tab, open until its browser ends.
 pub struct Tab<'b> {
     browser: &'b Browser,
     session: String,
 }
 
-/// Where chromium is, or `None` after saying so: a test without one passes.
+/// The path of chromium; `None` if there is none, after saying that the test is skipped.
 pub fn find() -> Option<PathBuf> {
     let folders = env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
@@ -72,7 +74,7 @@ pub fn find() -> Option<PathBuf> {
     let found = candidates.find(|path| path.is_file());
     if found.is_none() {
         assert!(env::var_os("TICKWS_REQUIRE_BROWSER").is_none_or(|value| value != "1"), "no chromium");
-        // To the descriptor, as the test runner swallows what is printed by tests that pass.
+        // Written to the descriptor, as the test runner hides the output of tests that pass.
         let _ = std::io::Write::write_all(
             &mut std::io::stderr(),
             b"skipped: no chromium; apt-get install chromium\n",
@@ -85,7 +87,7 @@ impl Browser {
     pub fn start(program: &Path) -> Browser {
         static TURN: Mutex<()> = Mutex::new(());
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // A test that failed in its turn has ended it.
+        // A poisoned lock means that another test failed; its browser has been ended.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let profile = env::temp_dir().join(format!("tickws-browser-{}-{number}", id()));
@@ -102,8 +104,8 @@ impl Browser {
             .unwrap();
         let mut starting = Starting { child: Some(child), profile: profile.clone() };
         let socket = connect(&starting.address());
-        let wire = RefCell::new(Wire { socket, last_id: 0, events: Vec::new() });
-        Browser { child: starting.child.take().unwrap(), profile, wire, _turn: turn }
+        let connection = RefCell::new(Connection { socket, last_id: 0, events: Vec::new() });
+        Browser { child: starting.child.take().unwrap(), profile, connection, _turn: turn }
     }
 
     pub fn open(&self, url: &str) -> Tab<'_> {
@@ -114,41 +116,42 @@ impl Browser {
         let tab = Tab { browser: self, session };
         tab.call("Network.enable", json!({}));
         tab.call("Page.enable", json!({}));
-        // Each tab believes that it is the one in use.
+        // Emulates focus, so that each tab behaves as if it were in front.
         tab.call("Emulation.setFocusEmulationEnabled", json!({ "enabled": true }));
         tab.go(url);
         tab
     }
 
-    /// The browser's cookies, those that scripts cannot see as well.
+    /// The browser's cookies, including those that scripts cannot see.
     pub fn cookies(&self) -> Vec<Value> {
         self.call(None, "Storage.getCookies", json!({}))["cookies"].as_array().unwrap().clone()
     }
 
     #[track_caller]
     fn call(&self, session: Option<&str>, method: &str, params: Value) -> Value {
-        self.ask(session, method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+        self.try_call(session, method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
     #[track_caller]
-    fn ask(&self, session: Option<&str>, method: &str, params: Value) -> Result<Value, String> {
-        let mut wire = self.wire.borrow_mut();
-        wire.last_id += 1;
-        let id = wire.last_id;
+    fn try_call(&self, session: Option<&str>, method: &str, params: Value) -> Result<Value, String> {
+        let mut connection = self.connection.borrow_mut();
+        connection.last_id += 1;
+        let id = connection.last_id;
         let mut request = json!({ "id": id, "method": method, "params": params });
         if let Some(session) = session {
             request["sessionId"] = session.into();
         }
-        wire.socket.send(Message::text(request.to_string())).unwrap();
+        connection.socket.send(Message::text(request.to_string())).unwrap();
         loop {
-            let message = wire.socket.read().unwrap_or_else(|error| panic!("no answer to {method}: {error}"));
+            let message =
+                connection.socket.read().unwrap_or_else(|error| panic!("no response to {method}: {error}"));
             let Message::Text(text) = message else { continue };
-            let answer: Value = serde_json::from_str(&text).unwrap();
-            if answer["id"] == id {
-                let error = &answer["error"];
-                return if error.is_null() { Ok(answer["result"].clone()) } else { Err(error.to_string()) };
+            let response: Value = serde_json::from_str(&text).unwrap();
+            if response["id"] == id {
+                let error = &response["error"];
+                return if error.is_null() { Ok(response["result"].clone()) } else { Err(error.to_string()) };
             }
-            wire.events.push(answer);
+            connection.events.push(response);
         }
     }
 }
@@ -159,7 +162,7 @@ impl Drop for Browser {
     }
 }
 
-/// A browser that has not yet said where it listens.
+/// A browser that is not known to listen yet.
 struct Starting {
     child: Option<Child>,
     profile: PathBuf,
@@ -171,7 +174,7 @@ impl Starting {
         let file = self.profile.join("DevToolsActivePort");
         let start = Instant::now();
         loop {
-            // The path is its second line, the last that it writes.
+            // The path is the second line, which the browser writes last.
             if let Some((port, path)) = fs::read_to_string(&file).unwrap_or_default().split_once('\n')
                 && path.trim_end().len() > "/devtools/browser/".len()
             {
@@ -193,11 +196,11 @@ impl Drop for Starting {
     }
 }
 
-/// With all of its processes: they are one group.
+/// Kills the browser with all of its processes, which form one process group.
 fn end(child: &mut Child, profile: &Path) {
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let _ = child.wait();
-    // The last of its processes may be writing still.
+    // A process of the browser may still be writing to the folder.
     let start = Instant::now();
     while fs::remove_dir_all(profile).is_err() && profile.exists() && start.elapsed() < DEADLINE {
         sleep(PAUSE);
@@ -225,7 +228,7 @@ impl Tab<'_> {
         self.until("location.href !== 'about:blank' && document.readyState === 'complete'");
     }
 
-    /// The value of an expression in the page; of a promise, what it resolves to.
+    /// The value of an expression in the page; a promise is awaited.
     #[track_caller]
     pub fn eval(&self, expression: &str) -> Value {
         self.try_eval(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
@@ -234,7 +237,7 @@ impl Tab<'_> {
     #[track_caller]
     fn try_eval(&self, expression: &str) -> Result<Value, String> {
         let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let outcome = self.browser.ask(Some(&self.session), "Runtime.evaluate", params)?;
+        let outcome = self.browser.try_call(Some(&self.session), "Runtime.evaluate", params)?;
         let exception = &outcome["exceptionDetails"];
         if exception.is_null() { Ok(outcome["result"]["value"].clone()) } else { Err(exception.to_string()) }
     }
@@ -244,7 +247,7 @@ impl Tab<'_> {
     pub fn until(&self, expression: &str) {
         let start = Instant::now();
         let mut outcome = Ok(Value::Null);
-        // It fails while one document takes the place of another.
+        // The evaluation fails while one document replaces another.
         while outcome != Ok(Value::Bool(true)) {
             let page = || self.try_eval("document.body.innerText");
             assert!(start.elapsed() < DEADLINE, "{expression}: {outcome:?}\n{:?}", page());
@@ -253,21 +256,21 @@ impl Tab<'_> {
         }
     }
 
-    /// What a person reads in the first element that a selector finds.
+    /// The visible text of the first element that the selector matches.
     #[track_caller]
     pub fn text(&self, selector: &str) -> String {
         let text = self.eval(&format!("document.querySelector({})?.innerText", json!(selector)));
         text.as_str().unwrap_or_default().to_string()
     }
 
-    /// Waits until a person reads something there.
+    /// Waits until the visible text of that element contains `text`.
     #[track_caller]
     pub fn until_text(&self, selector: &str, text: &str) {
         let (selector, text) = (json!(selector), json!(text));
         self.until(&format!("document.querySelector({selector})?.innerText.includes({text})"));
     }
 
-    /// Fills in a field, as if from the keyboard.
+    /// Fills in a field by inserted text, as from the keyboard.
     #[track_caller]
     pub fn fill(&self, selector: &str, text: &str) {
         self.eval(&format!("document.querySelector({}).focus()", json!(selector)));
@@ -287,24 +290,24 @@ impl Tab<'_> {
         self.eval(&format!("document.querySelector({}).click()", json!(selector)));
     }
 
-    /// Waits for an event of this tab that has `text` in it, and forgets those before.
+    /// Waits for an event of this tab that contains `text`, and discards the earlier ones.
     #[track_caller]
     pub fn until_event(&self, method: &str, text: &str) -> Value {
         let start = Instant::now();
         loop {
-            // Events come in front of answers.
+            // A round trip: the browser sends pending events before the result.
             self.eval("0");
-            let mut wire = self.browser.wire.borrow_mut();
+            let mut connection = self.browser.connection.borrow_mut();
             let wanted = |event: &Value| {
                 event["sessionId"] == self.session
                     && event["method"] == method
                     && event["params"].to_string().contains(text)
             };
-            if let Some(found) = wire.events.iter().position(wanted) {
-                return wire.events.drain(..=found).next_back().unwrap();
+            if let Some(found) = connection.events.iter().position(wanted) {
+                return connection.events.drain(..=found).next_back().unwrap();
             }
-            assert!(start.elapsed() < DEADLINE, "no {method} with {text:?} in {:#?}", wire.events);
-            drop(wire);
+            assert!(start.elapsed() < DEADLINE, "no {method} with {text:?} in {:#?}", connection.events);
+            drop(connection);
             sleep(PAUSE);
         }
     }

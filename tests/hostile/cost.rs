@@ -1,4 +1,4 @@
-//! What an attack costs the server, and those beside the attacker.
+//! The cost of an attack, for the server and for clients other than the attacker.
 
 use std::{
     io::{Read, Write},
@@ -9,33 +9,35 @@ use std::{
 };
 
 use super::{
-    ground::{ATTACKER, Ground, outrank, pin},
+    ground::{ATTACKER, ServerProcess, pin, set_realtime_priority},
     prober::{Delay, Probers},
 };
 
-/// Windows without and with the attack take turns, on the same connections, so that what else goes on in the machine
-/// meets both. One with an attack lasts until the attack is over; there are fewer if it takes its time.
+/// Windows with and without the attack alternate on the same connections, so that other load of the
+/// machine affects both. A window with the attack lasts until the attack is over; a long attack
+/// gets fewer windows.
 const WINDOWS: usize = 15;
 const FEWEST: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(4);
 const WINDOW: Duration = Duration::from_millis(100);
-/// Not in the figures: what an earlier window has on its way arrives.
+/// Left out of the figures, while messages of the previous window still arrive.
 const SETTLE: Duration = Duration::from_millis(30);
-/// A percentile of fewer samples says nothing.
+/// A percentile of fewer samples means little.
 const SAMPLES: usize = 100;
 
 pub struct Cost {
     pub units: u64,
     pub cpu: Duration,
-    /// Resident bytes that came on top.
+    /// Resident bytes at the peak, above those before the attack.
     pub peak: u64,
-    /// The rounds' 99th percentile, and the longest.
+    /// The 99th percentile and the longest of the server's rounds.
     pub rounds: [Duration; 2],
-    /// Of the others: without the attacker, and with it. The median of the windows' 99th percentiles.
+    /// Delays of the other clients, without the attacker and with it: the median of the windows'
+    /// 99th percentiles.
     pub p99: [Duration; 2],
 }
 
-/// Begin and end.
+/// Begin and end of a measurement.
 type Span = (Instant, Instant);
 
 #[derive(Default)]
@@ -45,74 +47,75 @@ struct Account {
     attack_cpu: Duration,
     peak: u64,
     rounds: [Duration; 2],
-    calm: Vec<Span>,
+    idle: Vec<Span>,
     attacked: Vec<Span>,
-    /// Per second, of the last attack.
+    /// New connections per second during the last attack.
     connections: f64,
 }
 
-pub fn measure(row: &str, attack: fn(&mut Ground) -> u64) -> Cost {
-    let mut ground = Ground::new(row, true);
+pub fn measure(row: &str, attack: fn(&mut ServerProcess) -> u64) -> Cost {
+    let mut server = ServerProcess::new(row, true);
     pin(1);
-    let probers = Probers::new(ground.addr);
-    ground.until("the healthy to be there", |g| g.stat("open") == Probers::COUNT as u64);
-    let account = gently(|| {
+    let probers = Probers::new(server.addr);
+    server.until("the probers to be open", |server| server.stat("open") == Probers::COUNT as u64);
+    let account = at_low_priority(|| {
         let mut account = Account::default();
         let begin = Instant::now();
         for window in 0..WINDOWS {
             if window >= FEWEST && begin.elapsed() >= PATIENCE {
                 break;
             }
-            account.attack(&mut ground, attack);
-            account.calm(&mut ground);
+            account.attack(&mut server, attack);
+            account.idle(&mut server);
         }
         account
     });
     let delays = probers.stop();
-    ground.until_only(0);
+    server.until_only(0);
     let length = |spans: &[Span]| spans.iter().map(|(begin, end)| *end - *begin).sum::<Duration>();
-    let idle = account.calm_cpu.as_secs_f64() / length(&account.calm).as_secs_f64();
+    let idle_rate = account.calm_cpu.as_secs_f64() / length(&account.idle).as_secs_f64();
     Cost {
         units: account.units,
-        // Without what the healthy have cost meanwhile.
-        cpu: account.attack_cpu.saturating_sub(length(&account.attacked).mul_f64(idle)),
+        // Minus the time that the probers cost meanwhile.
+        cpu: account.attack_cpu.saturating_sub(length(&account.attacked).mul_f64(idle_rate)),
         peak: account.peak,
         rounds: account.rounds,
-        p99: [account.calm, account.attacked].map(|spans| middle(&spans, &delays)),
+        p99: [account.idle, account.attacked].map(|spans| median_p99(&spans, &delays)),
     }
 }
 
 impl Account {
-    fn calm(&mut self, ground: &mut Ground) {
-        let (begin, before) = (Instant::now(), ground.cpu());
-        be_busy(SETTLE + 2 * WINDOW, self.connections);
-        self.calm_cpu += ground.cpu() - before;
-        self.calm.push((begin, Instant::now()));
+    fn idle(&mut self, server: &mut ServerProcess) {
+        let (begin, before) = (Instant::now(), server.cpu());
+        simulate_attacker_load(SETTLE + 2 * WINDOW, self.connections);
+        self.calm_cpu += server.cpu() - before;
+        self.idle.push((begin, Instant::now()));
     }
 
-    fn attack(&mut self, ground: &mut Ground, attack: fn(&mut Ground) -> u64) {
-        ground.rounds();
-        ground.forget_peak();
-        let [resident, _] = ground.memory();
-        let accepted = ground.stat("accepted_total");
-        let (begin, before) = (Instant::now(), ground.cpu());
+    fn attack(&mut self, server: &mut ServerProcess, attack: fn(&mut ServerProcess) -> u64) {
+        server.rounds();
+        server.reset_peak();
+        let [resident, _] = server.memory();
+        let accepted = server.stat("accepted_total");
+        let (begin, before) = (Instant::now(), server.cpu());
         while begin.elapsed() < SETTLE + WINDOW {
-            self.units += attack(ground);
+            self.units += attack(server);
         }
-        self.attack_cpu += ground.cpu() - before;
+        self.attack_cpu += server.cpu() - before;
         self.attacked.push((begin, Instant::now()));
-        let connections = (ground.stat("accepted_total") - accepted) as f64;
+        let connections = (server.stat("accepted_total") - accepted) as f64;
         self.connections = connections / begin.elapsed().as_secs_f64();
-        let [_, peak] = ground.memory();
+        let [_, peak] = server.memory();
         self.peak = self.peak.max(peak.saturating_sub(resident));
-        for (most, round) in self.rounds.iter_mut().zip(ground.rounds()) {
+        for (most, round) in self.rounds.iter_mut().zip(server.rounds()) {
             *most = round.max(*most);
         }
     }
 }
 
-/// The median of the 99th percentiles of pieces of the spans, each a `WINDOW` long: one disturbance is not the figure.
-fn middle(spans: &[Span], delays: &[Delay]) -> Duration {
+/// The median of the 99th percentiles of all `WINDOW`-long pieces of the spans, so that a single
+/// disturbance does not decide the figure.
+fn median_p99(spans: &[Span], delays: &[Delay]) -> Duration {
     let mut found = Vec::new();
     for (begin, end) in spans {
         let mut from = *begin + SETTLE;
@@ -133,10 +136,10 @@ fn middle(spans: &[Span], delays: &[Delay]) -> Duration {
     *found.get(found.len() / 2).expect("a window with enough samples")
 }
 
-/// As busy as an attacker, on the same core, with as many new connections per second, but with somebody else: in life
-/// it would have a machine of its own, and what it takes from the healthy here, in the kernel too, is not what the
-/// server does to them.
-fn be_busy(time: Duration, connections: f64) {
+/// Loads the attacker's core as an attack does, with as many new connections per second, but
+/// without the server. A real attacker has a machine of its own, so the time that it takes from the
+/// probers here, in the kernel too, must not count as the server's.
+fn simulate_attacker_load(time: Duration, connections: f64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connect = || {
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -155,10 +158,10 @@ fn be_busy(time: Duration, connections: f64) {
     }
 }
 
-/// Runs it on a thread that gives way to the healthy, which share a core with it.
-fn gently<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Runs `work` on a thread of lower priority than the probers', which share its core.
+fn at_low_priority<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let work = || {
-        if !outrank(ATTACKER) {
+        if !set_realtime_priority(ATTACKER) {
             let _ = rustix::process::nice(19);
         }
         work()

@@ -1,4 +1,4 @@
-//! Where a row of the table is fought out: a server in a process of its own, and healthy clients beside the attacker.
+//! The set-up of a row: a server in a process of its own, and healthy clients beside the attacker.
 
 use std::{
     collections::HashMap,
@@ -27,32 +27,33 @@ use super::support::{
     threads,
 };
 
-/// In the environment of the server's process: the row whose configuration it has.
+/// Environment variable of the server's process: the row whose configuration it uses.
 pub const ROW: &str = "TICKWS_TEST_HOSTILE_ROW";
-/// As well: the server has a core for itself.
+/// Environment variable of the server's process: pins it to a core of its own.
 pub const PIN: &str = "TICKWS_TEST_HOSTILE_PIN";
 
-/// Ranks of threads: the attacker's is below the healthy, which share a core with it.
+/// Real-time priorities of threads. The attacker's is below the probers', which share its core.
 pub const SERVER: u8 = 5;
 pub const HEALTHY: u8 = 4;
 pub const ATTACKER: u8 = 3;
 
-/// The server's process: echoes, and prints its counters for each line that it is sent.
+/// The server's process: echoes messages, and prints its counters for each line of input.
 pub fn serve(builder: ServerBuilder) {
     raise_descriptor_limit();
     let mut server = builder.bind("127.0.0.1:0").expect("binds a free port");
     println!("\n@{}", server.local_addrs()[0]);
     let rounds = Arc::new(Mutex::new(Rounds::new()));
-    obey(server.handle(), rounds.clone());
+    serve_counters(server.handle(), rounds.clone());
     if env::var_os(PIN).is_some() {
-        outrank(SERVER);
+        set_realtime_priority(SERVER);
         pin(0);
     }
     let mut before = cpu_nanos();
     while !server.is_drained() {
         for event in &server.poll_wait(None).expect("polls") {
             if let Event::Message { client, message } = event {
-                // One that reads too slowly is closed for it.
+                // A client that reads too slowly is closed with an overflow, so an error is fine
+                // here.
                 let _ = server.send(client, message);
             }
         }
@@ -62,7 +63,7 @@ pub fn serve(builder: ServerBuilder) {
     }
 }
 
-/// How many polls took how many microseconds.
+/// The number of polls that took so many microseconds of processor time.
 struct Rounds(Vec<u32>);
 
 impl Rounds {
@@ -75,7 +76,7 @@ impl Rounds {
         self.0[at] += 1;
     }
 
-    /// The 99th percentile and the longest, in nanoseconds, and forgets them.
+    /// The 99th percentile and the longest poll so far, in nanoseconds; resets the counts.
     fn take(&mut self) -> [u64; 2] {
         let all: u64 = self.0.iter().map(|count| u64::from(*count)).sum();
         let (mut seen, mut p99, mut longest) = (0, None, 0);
@@ -90,43 +91,44 @@ impl Rounds {
     }
 }
 
-/// Prints the counters for each line of input; for `rounds` those of the polls since the last such line. The server's
-/// thread does no more for it than it must: its polls are measured.
-fn obey(handle: Handle, rounds: Arc<Mutex<Rounds>>) {
+/// Prints the counters for each line of input; for `rounds`, the times of the polls since the last
+/// such line. Only the snapshot of the counters is taken on the server's thread, whose polls are
+/// measured.
+fn serve_counters(handle: Handle, rounds: Arc<Mutex<Rounds>>) {
     thread::spawn(move || {
         if env::var_os(PIN).is_some() {
-            outrank(SERVER);
+            set_realtime_priority(SERVER);
             pin(1);
         }
-        let (found, ask) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         for line in std::io::stdin().lines() {
             if line.as_deref().is_ok_and(|line| line == "rounds") {
                 let [p99, longest] = rounds.lock().unwrap().take();
                 println!("tickws_p99 {p99}\ntickws_max {longest}\n@");
                 continue;
             }
-            let found = found.clone();
-            let look = move |server: &mut Server| {
-                let _ = found.send(server.stats());
+            let sender = sender.clone();
+            let snapshot = move |server: &mut Server| {
+                let _ = sender.send(server.stats());
             };
-            if handle.call(look).is_err() {
+            if handle.call(snapshot).is_err() {
                 return;
             }
-            let Ok(stats) = ask.recv() else { return };
+            let Ok(stats) = receiver.recv() else { return };
             println!("{}@", stats.to_prometheus());
         }
-        // The other side has let go.
+        // The end of the input means that the test has ended.
         let _ = handle.shutdown(CloseCode::Away, Duration::ZERO);
     });
 }
 
-/// What this thread has used of the processor: the sleep and the work of others do not count.
+/// Processor time of this thread; sleep and other threads do not count.
 fn cpu_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// As many descriptors as the hard limit allows. Gives their number.
+/// Raises the descriptor limit to the hard limit, and gives it.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -134,7 +136,8 @@ pub fn raise_descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Leaves this thread, and those that it starts, the n-th core only, if there are so many.
+/// Pins this thread, and the threads that it starts, to the n-th allowed core, if there are as
+/// many.
 pub fn pin(nth: usize) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(allowed) = sched_getaffinity(None) else { return };
@@ -145,9 +148,9 @@ pub fn pin(nth: usize) {
     }
 }
 
-/// Real-time priority for this thread, where that is allowed, so that whatever else the machine does is not in the
-/// figures. Niceness is of no use against other sessions.
-pub fn outrank(priority: u8) -> bool {
+/// Gives this thread a real-time priority, if that is allowed, so that other load of the machine
+/// does not distort the figures. Niceness has no effect between sessions.
+pub fn set_realtime_priority(priority: u8) -> bool {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut command = Command::new("chrt");
     command.args(["--fifo", "--pid", &priority.to_string(), &thread]);
@@ -155,14 +158,14 @@ pub fn outrank(priority: u8) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-pub struct Ground {
+pub struct ServerProcess {
     child: Child,
     output: BufReader<ChildStdout>,
     pub addr: SocketAddr,
     descriptors: usize,
 }
 
-impl Ground {
+impl ServerProcess {
     pub fn new(row: &str, pinned: bool) -> Self {
         raise_descriptor_limit();
         let mut command = Command::new(env::current_exe().unwrap());
@@ -179,22 +182,22 @@ impl Ground {
             assert_ne!(output.read_line(&mut line).unwrap(), 0, "the server's process has ended");
         }
         let addr = line[1..].trim().parse().unwrap();
-        let mut ground = Ground { child, output, addr, descriptors: 0 };
-        ground.stats();
-        ground.descriptors = ground.open_descriptors();
-        ground
+        let mut server = ServerProcess { child, output, addr, descriptors: 0 };
+        server.stats();
+        server.descriptors = server.open_descriptors();
+        server
     }
 
     // ---- the server, from outside ----
 
-    /// The counters by their names in Prometheus' format, without the prefix.
+    /// The counters under their Prometheus names, without the prefix.
     pub fn stats(&mut self) -> HashMap<String, u64> {
-        self.ask("counters")
+        self.query("counters")
     }
 
-    fn ask(&mut self, what: &str) -> HashMap<String, u64> {
+    fn query(&mut self, what: &str) -> HashMap<String, u64> {
         let input = self.child.stdin.as_mut().unwrap();
-        writeln!(input, "{what}").expect("the server's process lives");
+        writeln!(input, "{what}").expect("the server's process runs");
         let mut stats = HashMap::new();
         loop {
             let mut line = String::new();
@@ -221,14 +224,14 @@ impl Ground {
     }
 
     fn proc(&self, what: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{what}", self.child.id())).expect("the server's process lives")
+        fs::read_to_string(format!("/proc/{}/{what}", self.child.id())).expect("the server's process runs")
     }
 
     fn open_descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// Resident bytes: now, and the most since `forget_peak`.
+    /// Resident bytes: now, and the peak since `reset_peak`.
     pub fn memory(&self) -> [u64; 2] {
         let status = self.proc("status");
         ["VmRSS:", "VmHWM:"].map(|name| {
@@ -237,18 +240,18 @@ impl Ground {
         })
     }
 
-    pub fn forget_peak(&self) {
+    pub fn reset_peak(&self) {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 
-    /// How long its polls have taken since the last look, with what the application did, in time of the processor: the
-    /// 99th percentile and the longest. Nobody waits for more than one of them.
+    /// Processor time of a poll with the application's part, since the last call: the 99th
+    /// percentile and the longest. A client waits no longer than one poll for its turn.
     pub fn rounds(&mut self) -> [Duration; 2] {
-        let answer = self.ask("rounds");
-        ["p99", "max"].map(|name| Duration::from_nanos(answer[name]))
+        let times = self.query("rounds");
+        ["p99", "max"].map(|name| Duration::from_nanos(times[name]))
     }
 
-    /// What all its threads have used of the processor.
+    /// Processor time of all threads of the server's process.
     pub fn cpu(&self) -> Duration {
         let mut nanos = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
@@ -258,9 +261,9 @@ impl Ground {
         Duration::from_nanos(nanos)
     }
 
-    /// Waits for something that the server does.
+    /// Asks the server until `done` returns true.
     #[track_caller]
-    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Ground) -> bool) {
+    pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut ServerProcess) -> bool) {
         let deadline = Deadline::new();
         while !done(self) {
             deadline.check(what);
@@ -268,27 +271,25 @@ impl Ground {
         }
     }
 
-    /// Waits until the server holds nothing of anyone but the `healthy`.
+    /// Waits until the server holds no descriptor and no byte except for the `healthy` clients.
     #[track_caller]
     pub fn until_only(&mut self, healthy: usize) {
         let descriptors = self.descriptors + healthy;
-        self.until("every descriptor of the attacker's to be closed", |g| {
-            g.open_descriptors() == descriptors
-        });
-        self.until("nothing to be held for the attacker", |g| {
-            let stats = g.stats();
+        self.until("the attacker's descriptors to be closed", |s| s.open_descriptors() == descriptors);
+        self.until("the attacker's memory to be freed", |s| {
+            let stats = s.stats();
             (stats["open"], stats["buffered_bytes"]) == (healthy as u64, 0)
         });
     }
 
     // ---- the attacker ----
 
-    /// A TCP connection, and not a byte more.
+    /// A TCP connection that has sent nothing yet.
     pub fn dial(&self) -> Raw {
         Raw::connect(self.addr)
     }
 
-    /// One that has been let in; `extra` is whole header lines.
+    /// A client with a complete handshake; `extra` holds complete header lines.
     #[track_caller]
     pub fn open_with(&self, extra: &str) -> Raw {
         open(self.addr, extra)
@@ -304,14 +305,14 @@ impl Ground {
     }
 }
 
-impl Drop for Ground {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A connection that has been let in; `extra` is whole header lines.
+/// A client with a complete handshake; `extra` holds complete header lines.
 #[track_caller]
 pub fn open(addr: SocketAddr, extra: &str) -> Raw {
     let mut raw = Raw::connect(addr);
@@ -335,15 +336,16 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Written at a time: while the kernel copies, the healthy on the same core would have to wait.
+/// Bytes per write. During a larger copy in the kernel the probers on the same core would have to
+/// wait.
 const SLICE: usize = 16 * 1024;
 
-/// Writes what the kernel takes, up to a slice.
+/// Writes as much as the kernel's buffer has room for, one slice at most.
 pub fn write_slice(raw: &mut Raw, bytes: &[u8]) -> std::io::Result<usize> {
     raw.write_some(&bytes[..bytes.len().min(SLICE)])
 }
 
-/// Writes all of it, and reads nothing.
+/// Writes all of `bytes`, and reads nothing meanwhile.
 #[track_caller]
 pub fn write(raw: &mut Raw, bytes: &[u8]) {
     let mut at = 0;
@@ -358,7 +360,7 @@ pub fn write(raw: &mut Raw, bytes: &[u8]) {
     });
 }
 
-/// Writes until the server has had enough.
+/// Writes until the server closes the connection or reads no more.
 pub fn write_until_closed(raw: &mut Raw, bytes: &[u8]) {
     let mut at = 0;
     while at < bytes.len() {
@@ -369,7 +371,7 @@ pub fn write_until_closed(raw: &mut Raw, bytes: &[u8]) {
     }
 }
 
-/// Waits for the next frame that is no ping.
+/// Waits for the next frame that is not a ping.
 #[track_caller]
 pub fn frame(raw: &mut Raw) -> Frame {
     let mut frame = None;
@@ -382,7 +384,7 @@ pub fn frame(raw: &mut Raw) -> Frame {
     frame.unwrap()
 }
 
-/// Waits for FIN or RST; gives which.
+/// Waits for FIN or RST, and gives which of them came.
 #[track_caller]
 pub fn end(raw: &mut Raw) -> End {
     until("the end of a connection", || {
@@ -392,24 +394,24 @@ pub fn end(raw: &mut Raw) -> End {
     raw.end.unwrap()
 }
 
-/// The server says goodbye with `code`, sends nothing more, and hangs up in an orderly way.
+/// Checks that the server sends a close frame with `code` and nothing more, and then FIN.
 #[track_caller]
-pub fn closed_with(raw: &mut Raw, code: u16, what: &str) {
+pub fn assert_closed_with(raw: &mut Raw, code: u16, what: &str) {
     let close = frame(raw);
     let got = close.payload.get(..2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
     assert_eq!((close.opcode, got), (raw::CLOSE, Some(code)), "{what}: {:?}", close.payload);
     assert_eq!(end(raw), End::Fin, "{what}");
-    assert_eq!(raw.input(), b"", "{what}: something came behind the close frame");
+    assert_eq!(raw.input(), b"", "{what}: data after the close frame");
 }
 
-/// It is still served.
+/// Checks that the server still echoes.
 #[track_caller]
-pub fn echoes(raw: &mut Raw, text: &str) {
+pub fn assert_echoes(raw: &mut Raw, text: &str) {
     write(raw, &raw::text(text));
     assert_eq!(frame(raw), Frame::new(raw::TEXT, text));
 }
 
-/// Clients that mean well: tungstenite's own. What they say is numbered, and has to come back whole and in order.
+/// Well-behaved clients (tungstenite) whose numbered messages must be echoed whole and in order.
 pub struct Healthy {
     clients: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -425,7 +427,7 @@ impl Healthy {
             let mut socket = dial(addr, "/");
             thread::spawn(move || {
                 let mut round = 0;
-                // At least once, however short the attack was.
+                // At least one round, however short the attack is.
                 loop {
                     let texts: Vec<String> =
                         (0..3).map(|i| format!("number {round}.{i} of {number}")).collect();
@@ -434,8 +436,8 @@ impl Healthy {
                     }
                     socket.flush().expect("a healthy client is served");
                     for text in texts {
-                        let answer = answer(&mut socket);
-                        assert_eq!(answer, text, "a healthy client's echoes come in order");
+                        let echo = next_text(&mut socket);
+                        assert_eq!(echo, text, "a healthy client's echoes come in order");
                     }
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -449,7 +451,7 @@ impl Healthy {
         Healthy { clients: (0..Self::COUNT).map(client).collect(), stop }
     }
 
-    /// When all that they have said is answered.
+    /// Stops after all messages have been echoed.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -458,12 +460,12 @@ impl Healthy {
     }
 }
 
-fn answer(socket: &mut tungstenite::WebSocket<Blocking>) -> String {
+fn next_text(socket: &mut tungstenite::WebSocket<Blocking>) -> String {
     loop {
-        match socket.read().expect("a healthy client is answered") {
+        match socket.read().expect("a healthy client is served") {
             Message::Text(text) => return text.to_string(),
             Message::Ping(_) => {}
-            other => panic!("a healthy client was sent {other:?}"),
+            other => panic!("a healthy client received {other:?}"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How long do others wait? Healthy clients of the table's, whose measure is the server and not their own core.
+//! Healthy clients that measure the delay of their echoes. The server decides it, not their own
+//! core.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,7 @@ use std::{
 };
 
 use super::{
-    ground::{HEALTHY, open, outrank},
+    ground::{HEALTHY, open, set_realtime_priority},
     support::{
         Deadline,
         raw::{self, Frame, Raw},
@@ -21,14 +22,15 @@ use super::{
     },
 };
 
-/// A message was sent at this moment, and its echo took so long.
+/// The moment when a message was sent, and the delay of its echo.
 pub type Delay = (Instant, Duration);
 
-/// Clients that take turns to send, one message each `PACE`, whether or not those before it were answered.
+/// Clients that take turns to send one message each `PACE`, without waiting for the previous echo.
 ///
-/// They share a core with the attacker. So they look for answers without sleeping, as waking up beside an attacker
-/// takes its time, and a message's time begins when it is sent, not when it was due. While an answer is awaited the
-/// attacker waits, too: what it has sent by then is in the server's queues.
+/// The clients share a core with the attacker. They poll for echoes without sleeping, because
+/// waking up beside an attacker takes time. The delay counts from the moment of sending, not from
+/// the moment it was due. The attacker waits while an echo is outstanding; its bytes sent before
+/// are in the server's queues.
 pub struct Probers {
     thread: JoinHandle<Vec<Delay>>,
     stop: Arc<AtomicBool>,
@@ -44,15 +46,15 @@ impl Probers {
         let stopped = stop.clone();
         let (begin, begun) = mpsc::channel();
         let thread = thread::spawn(move || {
-            outrank(HEALTHY);
+            set_realtime_priority(HEALTHY);
             let _ = begin.send(());
             probe(clients, &stopped)
         });
-        begun.recv().expect("a thread that begins");
+        begun.recv().expect("the thread begins");
         Probers { thread, stop }
     }
 
-    /// All delays, in no order. Every message has been echoed.
+    /// Stops after all messages have been echoed, and gives all delays, in no particular order.
     pub fn stop(self) -> Vec<Delay> {
         self.stop.store(true, Ordering::Relaxed);
         threads::join(self.thread, "the healthy clients")
@@ -66,13 +68,13 @@ fn probe(mut clients: Vec<Client>, stop: &AtomicBool) -> Vec<Delay> {
         let now = Instant::now();
         if now >= due && !stop.load(Ordering::Relaxed) {
             let next = number % clients.len();
-            clients[next].ask(number);
+            clients[next].send(number);
             number += 1;
-            // Those that were missed because another ran on this core are nobody's.
+            // Messages that were missed because another thread had this core are not made up for.
             due = if now < due + Probers::PACE { due + Probers::PACE } else { now + Probers::PACE };
         }
-        clients.iter_mut().for_each(|client| client.listen(&mut delays));
-        if clients.iter().any(|client| !client.asked.is_empty()) {
+        clients.iter_mut().for_each(|client| client.receive(&mut delays));
+        if clients.iter().any(|client| !client.sent.is_empty()) {
             continue;
         }
         if stop.load(Ordering::Relaxed) {
@@ -84,28 +86,28 @@ fn probe(mut clients: Vec<Client>, stop: &AtomicBool) -> Vec<Delay> {
 
 struct Client {
     raw: Raw,
-    /// When, and what: in the order in which the answers have to come.
-    asked: VecDeque<(Instant, Vec<u8>)>,
+    /// Sent messages whose echoes are outstanding, in order, with their times.
+    sent: VecDeque<(Instant, Vec<u8>)>,
     patience: Deadline,
 }
 
 impl Client {
     fn new(addr: SocketAddr) -> Self {
-        Client { raw: open(addr, ""), asked: VecDeque::new(), patience: Deadline::new() }
+        Client { raw: open(addr, ""), sent: VecDeque::new(), patience: Deadline::new() }
     }
 
-    fn ask(&mut self, number: usize) {
+    fn send(&mut self, number: usize) {
         let text = format!("number {number}");
         let bytes = raw::text(&text);
-        if self.asked.is_empty() {
+        if self.sent.is_empty() {
             self.patience = Deadline::new();
         }
-        self.asked.push_back((Instant::now(), text.into_bytes()));
+        self.sent.push_back((Instant::now(), text.into_bytes()));
         assert_eq!(self.raw.write_some(&bytes).expect("a healthy client is served"), bytes.len());
     }
 
-    fn listen(&mut self, delays: &mut Vec<Delay>) {
-        if self.asked.is_empty() {
+    fn receive(&mut self, delays: &mut Vec<Delay>) {
+        if self.sent.is_empty() {
             return;
         }
         self.patience.check("an echo for a healthy client");
@@ -118,7 +120,7 @@ impl Client {
             if frame.opcode == raw::PING {
                 continue;
             }
-            let (begin, text) = self.asked.pop_front().expect("a question for each answer");
+            let (begin, text) = self.sent.pop_front().expect("a message for each echo");
             assert_eq!(frame, Frame::new(raw::TEXT, text), "a healthy client's echoes come in order");
             delays.push((begin, now - begin));
         }

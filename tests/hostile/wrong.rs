@@ -1,33 +1,34 @@
-//! Those that break the rules, and one that only seems to.
+//! Attacks that break a protocol rule, and one that only looks like it.
 
 use super::{
-    ground::{Ground, closed_with, end, frame, write, write_until_closed},
+    ground::{ServerProcess, assert_closed_with, end, frame, write, write_until_closed},
     support::raw::{self, End, Frame},
 };
 
-/// Each on a connection of its own: it is closed with the code, and nothing reaches the application.
-fn refused(g: &mut Ground, cases: impl IntoIterator<Item = (String, Vec<u8>, u16)>) -> u64 {
-    let before = g.stats();
+/// Sends each case on a connection of its own, and checks that the connection is closed with the
+/// code and that the application gets no message.
+fn assert_closed(server: &mut ServerProcess, cases: impl IntoIterator<Item = (String, Vec<u8>, u16)>) -> u64 {
+    let before = server.stats();
     let mut count = 0;
     for (what, bytes, code) in cases {
-        let mut raw = g.open();
+        let mut raw = server.open();
         write_until_closed(&mut raw, &bytes);
-        closed_with(&mut raw, code, &what);
+        assert_closed_with(&mut raw, code, &what);
         count += 1;
     }
-    let after = g.stats();
+    let after = server.stats();
     let name = "closed_total{cause=\"protocol\"}";
     assert_eq!(after[name] - before[name], count);
     count
 }
 
-/// What is wrong, byte by byte: a lone byte, a lone continuation, an overlong form, a surrogate, above U+10FFFF,
-/// a character that breaks off.
+/// Invalid sequences: a lone byte, a lone continuation, an overlong form, a surrogate, a value
+/// above U+10FFFF, and a truncated character.
 const BAD_UTF8: &[&[u8]] =
     &[b"\xff", b"\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82x"];
 
 /// Invalid UTF-8 at every offset of a message, whole and in two fragments.
-pub fn utf8(g: &mut Ground) -> u64 {
+pub fn utf8(server: &mut ServerProcess) -> u64 {
     let cases = (0..=120).flat_map(|offset| {
         let bad = BAD_UTF8[offset % BAD_UTF8.len()];
         let payload = [&b"x".repeat(offset)[..], bad, &b"x".repeat(121 - offset)].concat();
@@ -39,29 +40,29 @@ pub fn utf8(g: &mut Ground) -> u64 {
             (format!("{bad:x?} at {offset} of a fragment"), halves, 1007),
         ]
     });
-    // A character may be cut by fragments, but not by the message's end.
+    // Fragments may split a character, but it must be complete at the end of the message.
     let cut = ("a cut character".to_owned(), raw::masked(true, raw::TEXT, b"ok \xe2\x82"), 1007);
-    refused(g, cases.chain([cut]))
+    assert_closed(server, cases.chain([cut]))
 }
 
 /// Invalid UTF-8 at every offset of a close frame's reason.
-pub fn close_reasons(g: &mut Ground) -> u64 {
+pub fn close_reasons(server: &mut ServerProcess) -> u64 {
     let cases = (0..=118).map(|offset| {
         let bad = BAD_UTF8[offset % BAD_UTF8.len()];
         let body = [&1000u16.to_be_bytes()[..], &b"x".repeat(offset), bad].concat();
         (format!("{bad:x?} at {offset}"), raw::masked(true, raw::CLOSE, &body), 1007)
     });
-    refused(g, cases)
+    assert_closed(server, cases)
 }
 
-pub fn opcodes(g: &mut Ground) -> u64 {
+pub fn opcodes(server: &mut ServerProcess) -> u64 {
     let cases = [3, 4, 5, 6, 7, 11, 12, 13, 14, 15].into_iter().flat_map(|opcode| {
         [true, false].map(|fin| (format!("opcode {opcode}, FIN {fin}"), raw::masked(fin, opcode, b"x"), 1002))
     });
-    refused(g, cases)
+    assert_closed(server, cases)
 }
 
-pub fn reserved_bits(g: &mut Ground) -> u64 {
+pub fn reserved_bits(server: &mut ServerProcess) -> u64 {
     let cases = (1..8u8).flat_map(|bits| {
         [raw::TEXT, raw::BINARY, raw::PING, raw::PONG, raw::CLOSE].map(|opcode| {
             let mut bytes = raw::masked(true, opcode, b"");
@@ -69,18 +70,18 @@ pub fn reserved_bits(g: &mut Ground) -> u64 {
             (format!("bits {bits:03b} of opcode {opcode}"), bytes, 1002)
         })
     });
-    refused(g, cases)
+    assert_closed(server, cases)
 }
 
-pub fn unmasked(g: &mut Ground) -> u64 {
+pub fn unmasked(server: &mut ServerProcess) -> u64 {
     let cases = [raw::TEXT, raw::BINARY, raw::PING, raw::PONG, raw::CLOSE]
         .map(|opcode| (format!("opcode {opcode}"), vec![0x80 | opcode, 2, 3, 232], 1002));
-    refused(g, cases)
+    assert_closed(server, cases)
 }
 
-/// A mask of zero: legal, and what it masks is itself.
-pub fn zero_masks(g: &mut Ground) -> u64 {
-    let mut raw = g.open();
+/// A mask of zero is legal; it leaves the payload unchanged.
+pub fn zero_masks(server: &mut ServerProcess) -> u64 {
+    let mut raw = server.open();
     for len in 0..=125u8 {
         let payload = vec![b'a'; len.into()];
         write(&mut raw, &[&[0x81, 0x80 | len, 0, 0, 0, 0][..], &payload].concat());
@@ -90,7 +91,7 @@ pub fn zero_masks(g: &mut Ground) -> u64 {
 }
 
 /// Everything else that RFC 6455 §5 forbids.
-pub fn framing(g: &mut Ground) -> u64 {
+pub fn framing(server: &mut ServerProcess) -> u64 {
     let with_len = |first: u8, len: &[u8], payload: &[u8]| [&[first], len, &[0; 4], payload].concat();
     let mut cases = vec![
         ("a ping in fragments".to_owned(), raw::masked(false, raw::PING, b"x"), 1002),
@@ -111,36 +112,37 @@ pub fn framing(g: &mut Ground) -> u64 {
         ("a length of 64 bits".to_owned(), with_len(0x82, &[0xff; 9], b""), 1002),
         ("a close frame of one byte".to_owned(), raw::masked(true, raw::CLOSE, b"\x03"), 1002),
     ];
-    // §7.4: reserved, or never on the wire.
+    // RFC 6455 §7.4: codes that are reserved, or that must not appear in a close frame.
     for code in [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
         cases.push((format!("close code {code}"), raw::close(code, ""), 1002));
     }
-    refused(g, cases)
+    assert_closed(server, cases)
 }
 
-/// Each on a connection of its own: it is answered with the status, and that is all.
-fn answered(g: &mut Ground, cases: &[(&str, Vec<u8>, u16)], counter: &str) -> u64 {
-    let before = g.rejected(counter);
+/// Sends each case on a connection of its own, and checks that the server responds once, with the
+/// status, and ends the connection.
+fn assert_responses(server: &mut ServerProcess, cases: &[(&str, Vec<u8>, u16)], counter: &str) -> u64 {
+    let before = server.rejected(counter);
     for (what, bytes, status) in cases {
-        let mut raw = g.dial();
+        let mut raw = server.dial();
         write_until_closed(&mut raw, bytes);
         assert_eq!(end(&mut raw), End::Fin, "{what}");
         let head = raw.take_head().unwrap_or_else(|| panic!("{what}: {:?}", raw.input()));
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{what}: {head}");
-        assert!(raw.take_head().is_none(), "{what}: one answer");
+        assert!(raw.take_head().is_none(), "{what}: one response");
     }
-    assert_eq!(g.rejected(counter) - before, cases.len() as u64);
+    assert_eq!(server.rejected(counter) - before, cases.len() as u64);
     cases.len() as u64
 }
 
-/// What TLS clients begin with.
+/// A TLS ClientHello.
 fn client_hello() -> Vec<u8> {
     let mut bytes = vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     bytes.extend((0..506u32).map(|i| (i * 37) as u8));
     bytes
 }
 
-pub fn other_protocols(g: &mut Ground) -> u64 {
+pub fn other_protocols(server: &mut ServerProcess) -> u64 {
     let cases = [
         ("TLS", client_hello(), 400),
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0".to_vec(), 400),
@@ -148,10 +150,10 @@ pub fn other_protocols(g: &mut Ground) -> u64 {
         ("WebSocket without a handshake", raw::text("hello").repeat(10), 400),
         ("noise", (0..1000u32).map(|i| (i * i * 31 + 128) as u8).collect(), 400),
     ];
-    answered(g, &cases, "bad_request")
+    assert_responses(server, &cases, "bad_request")
 }
 
-pub fn header_bombs(g: &mut Ground) -> u64 {
+pub fn header_bombs(server: &mut ServerProcess) -> u64 {
     let request = |extra: &str| raw::upgrade_request("/", extra).into_bytes();
     let cases = [
         ("200 headers", request(&"X: y\r\n".repeat(200)), 431),
@@ -162,5 +164,5 @@ pub fn header_bombs(g: &mut Ground) -> u64 {
         ("a line without end", [b"GET /".to_vec(), b"x".repeat(1 << 20)].concat(), 431),
     ];
     let (bombs, junk): (Vec<_>, Vec<_>) = cases.into_iter().partition(|(_, _, status)| *status == 431);
-    answered(g, &bombs, "head_too_large") + answered(g, &junk, "bad_request")
+    assert_responses(server, &bombs, "head_too_large") + assert_responses(server, &junk, "bad_request")
 }

@@ -1,4 +1,4 @@
-//! Two network namespaces and a line between them, which is as bad as it is asked to be.
+//! Two network namespaces and a link between them, with delay and loss on request.
 
 use std::{
     fs::File,
@@ -12,17 +12,17 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The server's end.
+/// The address of the server's end.
 pub const SERVER: &str = "10.77.0.1";
 const CLIENT: &str = "10.77.0.2";
 
 pub struct Line {
-    /// The namespaces; the devices in them have their names.
+    /// The names of the namespaces, and of the device in each.
     ends: [String; 2],
     relay: Option<Child>,
 }
 
-/// `Err` says what is missing.
+/// Runs a command; the error says what is missing.
 fn run(command: &str) -> Result<(), String> {
     let mut words = command.split(' ');
     let program = words.next().unwrap_or_default();
@@ -34,7 +34,7 @@ fn run(command: &str) -> Result<(), String> {
 }
 
 impl Line {
-    /// `delay` and `loss` are for each direction, in milliseconds and per cent.
+    /// `delay` and `loss` apply to each direction, in milliseconds and per cent.
     pub fn new(delay: u32, loss: u32) -> Result<Line, String> {
         static LINES: AtomicUsize = AtomicUsize::new(0);
         let line = LINES.fetch_add(1, Ordering::Relaxed);
@@ -44,18 +44,18 @@ impl Line {
             run(&format!("ip netns add {end}"))?;
         }
         if (delay, loss) == (0, 0) {
-            line.lay_cable()?;
-        } else if let Err(no_netem) = line.lay_cable().and_then(|()| line.worsen(delay, loss)) {
-            // Its devices go with the namespace.
-            line.cut_out();
+            line.add_veth()?;
+        } else if let Err(no_netem) = line.add_veth().and_then(|()| line.add_netem(delay, loss)) {
+            // Deleting one device of a pair deletes the other as well.
+            line.delete_link();
             let relay = line.start_relay(delay, loss);
             relay.map_err(|no_relay| format!("neither netem ({no_netem}) nor a relay ({no_relay})"))?;
-            eprintln!("no netem here ({no_netem}): a relay between two TUN devices instead");
+            eprintln!("no netem here ({no_netem}): using a relay between two TUN devices");
         }
         Ok(line)
     }
 
-    fn lay_cable(&self) -> Result<(), String> {
+    fn add_veth(&self) -> Result<(), String> {
         let [a, b] = &self.ends;
         run(&format!("ip -n {a} link add {a} type veth peer name {b} netns {b}"))?;
         self.bring_up()
@@ -70,14 +70,14 @@ impl Line {
         Ok(())
     }
 
-    fn worsen(&self, delay: u32, loss: u32) -> Result<(), String> {
+    fn add_netem(&self, delay: u32, loss: u32) -> Result<(), String> {
         for end in &self.ends {
             run(&format!("tc -n {end} qdisc add dev {end} root netem delay {delay}ms loss {loss}%"))?;
         }
         Ok(())
     }
 
-    fn cut_out(&self) {
+    fn delete_link(&self) {
         let [a, _] = &self.ends;
         let _ = run(&format!("ip -n {a} link del {a}"));
     }
@@ -101,24 +101,24 @@ impl Line {
         self.bring_up()
     }
 
-    /// The link is down: nobody is told.
+    /// Takes the link down. Neither end is notified.
     pub fn cut(&self) {
         let [_, b] = &self.ends;
         run(&format!("ip -n {b} link set {b} down")).expect("a link can be taken down");
     }
 
-    /// Runs it with the server's network; what it opens stays there.
+    /// Runs `work` in the server's namespace; sockets that it opens stay there.
     pub fn at_server<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.at(0, work)
     }
 
-    /// A connection from the client's end.
+    /// Connects from the client's namespace.
     pub fn connect(&self, addr: SocketAddr) -> TcpStream {
         self.at(1, || TcpStream::connect(addr)).expect("connects")
     }
 
     fn at<T: Send>(&self, end: usize, work: impl FnOnce() -> T + Send) -> T {
-        let space = File::open(format!("/run/netns/{}", self.ends[end])).expect("the namespace is there");
+        let space = File::open(format!("/run/netns/{}", self.ends[end])).expect("the namespace exists");
         let work = || {
             move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).expect("may enter");
             work()

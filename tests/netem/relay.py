@@ -1,4 +1,7 @@
-"""A bad line between two TUN devices, where the kernel has no netem: relay.py NAME NAME DELAY_MS LOSS_PERCENT SEED"""
+"""A link with delay and loss between two TUN devices, for kernels without netem.
+
+Usage: relay.py NAME NAME DELAY_MS LOSS_PERCENT SEED
+"""
 
 import fcntl, heapq, os, random, select, struct, sys, time
 
@@ -15,11 +18,11 @@ first, second = tun(sys.argv[1]), tun(sys.argv[2])
 delay, loss = float(sys.argv[3]) / 1000, float(sys.argv[4]) / 100
 random.seed(int(sys.argv[5]))
 other = {first: second, second: first}
-flying, count = [], 0
+in_flight, count = [], 0
 print("ready", flush=True)
 while True:
-    left = max(0, flying[0][0] - time.monotonic()) if flying else None
-    # The parent's end closes standard input.
+    left = max(0, in_flight[0][0] - time.monotonic()) if in_flight else None
+    # Standard input is closed when the parent ends.
     readable, _, _ = select.select([first, second, sys.stdin], [], [], left)
     if sys.stdin in readable:
         sys.exit()
@@ -27,14 +30,14 @@ while True:
         try:
             packet = os.read(fd, 65536)
         except OSError:
-            time.sleep(0.01)  # not up yet
+            time.sleep(0.01)  # the device is not up yet
             continue
         if random.random() >= loss:
             count += 1
-            heapq.heappush(flying, (time.monotonic() + delay, count, other[fd], packet))
-    while flying and flying[0][0] <= time.monotonic():
-        _, _, fd, packet = heapq.heappop(flying)
+            heapq.heappush(in_flight, (time.monotonic() + delay, count, other[fd], packet))
+    while in_flight and in_flight[0][0] <= time.monotonic():
+        _, _, fd, packet = heapq.heappop(in_flight)
         try:
             os.write(fd, packet)
         except OSError:
-            pass  # full, or down: lost
+            pass  # queue full or device down: the packet is lost

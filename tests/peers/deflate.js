@@ -1,4 +1,5 @@
-// npm's ws as a client: offers compression in every way and checks the echo. Arguments: URL, "all" or "some".
+// npm's ws as a client: makes every offer of compression and checks the echoes. Arguments: URL,
+// "all" or "some".
 const assert = require("node:assert");
 const WebSocket = require("ws");
 
@@ -10,7 +11,7 @@ const noise = (size) => Buffer.from(Uint8Array.from({ length: size }, () => belo
 
 function* small() {
   for (const size of [0, 1, 5, 63, 64, 300, 1000, 5000]) {
-    // By code points: a lone surrogate is no text.
+    // Cut at code points: a lone surrogate would not be valid text.
     yield Array.from(SCRIPTS[below(SCRIPTS.length)].repeat(size)).slice(0, size).join("");
     yield noise(size);
     yield Buffer.from(Uint8Array.from({ length: size }, () => 97 + below(3)));
@@ -70,14 +71,14 @@ function check(messages, offer) {
 async function main() {
   const some = which !== "all";
   const serverBits = some ? [undefined, 8, 12] : [undefined, 8, 9, 10, 11, 12, 13, 14, 15];
-  // For raw streams Node makes 9 of 8 where it compresses, so a promise of 8 would be broken.
+  // For raw streams Node's zlib compresses with 9 bits instead of 8, so a client must not offer 8.
   const clientBits = some ? [true, 9] : [true, 9, 10, 11, 12, 13, 14, 15];
   let connections = 0;
   for (const serverNoContextTakeover of [false, true])
     for (const clientNoContextTakeover of [false, true])
       for (const serverMaxWindowBits of serverBits)
         for (const clientMaxWindowBits of clientBits) {
-          // To ws `false` means that the server must not ask for it.
+          // ws rejects a response that has a parameter set to `false` here, so such options are left out.
           const offer = { clientMaxWindowBits };
           if (serverNoContextTakeover) offer.serverNoContextTakeover = true;
           if (clientNoContextTakeover) offer.clientNoContextTakeover = true;

@@ -1,4 +1,7 @@
-"""Python's websockets as a client: offers compression in every way and checks the echo. Arguments: URL, "all" or "some"."""
+"""Python's websockets as a client: makes every offer of compression and checks the echoes.
+
+Arguments: URL, "all" or "some".
+"""
 
 import itertools
 import random
@@ -32,7 +35,7 @@ def large():
 
 
 def pieces(message):
-    """Cuts a message in fragments; an empty one among them."""
+    """Splits a message into fragments, one of them empty."""
     cuts = sorted(RANDOM.randrange(len(message) + 1) for _ in range(3))
     ends = [0, *cuts, cuts[-1], len(message)]
     return [message[start:end] for start, end in zip(ends, ends[1:])]
@@ -53,7 +56,7 @@ def check(messages, **offer):
             assert echo == message, f"{offer}, {agreed}: {message[:40]!r} came back as {echo[:40]!r}"
 
 
-# zlib cannot compress with a window of 256 bytes, so a client must not promise it; to inflate it is no problem.
+# zlib cannot compress with a window of 256 bytes (8 bits), so a client must not offer it; it can inflate it.
 SERVER_BITS = [None, 8, 9, 10, 11, 12, 13, 14, 15] if WHICH == "all" else [None, 8, 12]
 CLIENT_BITS = [None, True, 9, 10, 11, 12, 13, 14, 15] if WHICH == "all" else [None, True, 9]
 connections = 0

@@ -1,4 +1,4 @@
-//! The game, which a program could bind to a port, and its players.
+//! The game, which a program could bind to a real port, and its players.
 
 use std::{
     collections::HashMap,
@@ -10,21 +10,22 @@ use std::{
 use tickws::sim::{Received, SimClient};
 use tickws::{ClientId, Event, Message, Server, ServerBuilder, TimerId};
 
-/// Everyone is in a room, the lobby first, and hears what is said there, numbered by the game; `go ROOM` leads to
-/// another one. Three seconds after the first word the match is over, and each player hears it as a user.
+/// Each player is in one room, at first the lobby. Texts are numbered and published to the sender's
+/// room; `go ROOM` changes the room. Three seconds after the first text the match is over, and each
+/// user is told.
 #[derive(Default)]
 pub struct Game {
     names: HashMap<ClientId, String>,
     rooms: HashMap<ClientId, String>,
-    said: u64,
+    text_count: u64,
     match_over: Option<(TimerId, Duration)>,
-    /// Since the beginning; the test sets it.
+    /// Time since the start, set by the test.
     pub now: Duration,
-    /// How long a frame takes.
+    /// The longest delay of a timer: one frame.
     pub late: Duration,
-    /// What each client was sent and should have heard.
+    /// Messages sent to each client.
     sent: HashMap<ClientId, Vec<String>>,
-    /// Of those that came and went.
+    /// Every client that has opened, in order.
     order: Vec<ClientId>,
     from: HashMap<String, Vec<String>>,
     transcript: DefaultHasher,
@@ -50,7 +51,7 @@ impl Game {
                 let name = request.uri().query().and_then(|query| query.strip_prefix("name="));
                 let name = name.expect("a name").to_owned();
                 let greeting = format!("you are {client}");
-                // It may be gone by now: its `Close` is in this tick, too.
+                // The client may be closed by now: its `Close` may be in this tick, too.
                 if server.set_user(client, &name).is_err() || server.send(client, &greeting).is_err() {
                     return;
                 }
@@ -59,7 +60,7 @@ impl Game {
                 self.sent.insert(client, vec![greeting]);
                 self.go(server, client, "lobby");
             }
-            Event::Message { client, message: Message::Text(text) } => self.hear(server, client, text),
+            Event::Message { client, message: Message::Text(text) } => self.receive(server, client, text),
             Event::Close { client, .. } => {
                 self.rooms.remove(&client);
                 self.names.remove(&client);
@@ -68,7 +69,7 @@ impl Game {
                 let (set, due) = self.match_over.take().expect("a timer that is set");
                 assert!(set == timer && (due..due + self.late).contains(&self.now), "at {:?}", self.now);
                 for client in server.clients().collect::<Vec<_>>() {
-                    // Those whose `Open` is yet to come have no name.
+                    // A client whose `Open` is yet to come has no name.
                     let Some(name) = self.names.get(&client) else { continue };
                     assert_eq!(server.user(client), Some(&name[..]));
                     let delivery = server.send_to_user(name, "over");
@@ -89,7 +90,7 @@ impl Game {
         }
     }
 
-    fn hear(&mut self, server: &mut Server, client: ClientId, text: &str) {
+    fn receive(&mut self, server: &mut Server, client: ClientId, text: &str) {
         self.from.entry(client.to_string()).or_default().push(text.to_owned());
         if let Some(room) = text.strip_prefix("go ") {
             return self.go(server, client, room);
@@ -98,8 +99,8 @@ impl Game {
             let wait = Duration::from_secs(3);
             self.match_over = Some((server.set_timer(wait), self.now + wait));
         }
-        self.said += 1;
-        let line = format!("{} {text}", self.said);
+        self.text_count += 1;
+        let line = format!("{} {text}", self.text_count);
         let Some(room) = self.rooms.get(&client) else { return };
         let delivery = server.publish(room.as_str(), &line);
         let members: Vec<ClientId> = server.members(room.as_str()).collect();
@@ -113,21 +114,22 @@ impl Game {
         self.transcript.finish()
     }
 
-    /// Everyone who is still there has heard all that was sent to it, whole, once and in order, and was heard;
-    /// those that have left have heard the beginning.
+    /// A player that is still connected has received every message sent to it, whole, once and in
+    /// order, and the game has received all of its texts. A player that left has received the first
+    /// part of them.
     pub fn check(&self, server: &Server, players: &[Player]) {
         for player in players {
-            let Some(greeting) = player.heard.first() else { continue };
+            let Some(greeting) = player.received.first() else { continue };
             let client = self.order.iter().find(|client| *greeting == format!("you are {client}"));
-            let client = client.expect("a greeting of ours");
+            let client = client.expect("a greeting from the game");
             let sent = &self.sent[client];
-            let said = self.from.get(&client.to_string()).map_or(&[][..], |said| &said[..]);
+            let texts = self.from.get(&client.to_string()).map_or(&[][..], |texts| &texts[..]);
             if player.is_there() {
                 assert!(server.remote_addr(*client).is_some());
-                assert_eq!((&player.heard, &player.said[..]), (sent, said));
+                assert_eq!((&player.received, &player.texts[..]), (sent, texts));
             } else {
-                assert!(sent.starts_with(&player.heard), "{:?} of {sent:?}", player.heard);
-                assert!(player.said.starts_with(said), "{said:?} of {:?}", player.said);
+                assert!(sent.starts_with(&player.received), "{:?} of {sent:?}", player.received);
+                assert!(player.texts.starts_with(texts), "{texts:?} of {:?}", player.texts);
             }
         }
     }
@@ -135,29 +137,29 @@ impl Game {
 
 pub struct Player {
     client: SimClient,
-    said: Vec<String>,
-    heard: Vec<String>,
+    texts: Vec<String>,
+    received: Vec<String>,
     leaves: bool,
 }
 
 impl Player {
     pub fn new(client: SimClient) -> Self {
-        Player { client, said: Vec::new(), heard: Vec::new(), leaves: false }
+        Player { client, texts: Vec::new(), received: Vec::new(), leaves: false }
     }
 
-    pub fn act(&mut self, throws: &mut fastrand::Rng) {
+    pub fn act(&mut self, rng: &mut fastrand::Rng) {
         if self.leaves || self.client.status().is_none() || self.client.is_over() {
             return;
         }
-        match throws.u8(..40) {
+        match rng.u8(..40) {
             0 => self.client.close(1000, "bye"),
             1 => self.client.finish(),
             2 => self.client.reset(),
             3..6 => return self.client.stall(),
             6..12 => return self.client.resume(),
-            12..15 => return self.say(format!("go room{}", throws.u8(..3))),
+            12..15 => return self.say(format!("go room{}", rng.u8(..3))),
             15 => return self.client.ping(b"?"),
-            16..18 => return self.say("long ".repeat(throws.usize(..3000))),
+            16..18 => return self.say("long ".repeat(rng.usize(..3000))),
             number => return self.say(format!("hello {number}")),
         }
         self.leaves = true;
@@ -165,13 +167,13 @@ impl Player {
 
     fn say(&mut self, text: String) {
         self.client.send(&text);
-        self.said.push(text);
+        self.texts.push(text);
     }
 
     pub fn listen(&mut self) {
         for received in self.client.received() {
             match received {
-                Received::Text(text) => self.heard.push(text),
+                Received::Text(text) => self.received.push(text),
                 Received::Pong(body) => assert_eq!(body, b"?"),
                 Received::Close { code, .. } => assert_eq!(code, 1000),
                 Received::End | Received::Reset => {}

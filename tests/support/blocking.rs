@@ -1,4 +1,4 @@
-//! Blocking sockets, of clients and servers that are not ours.
+//! Blocking sockets for clients and servers that are not tickws.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-/// Fails rather than hangs. That it has a deadline makes the kernel interrupt its reads when the process is stopped
-/// and continued, or frozen: those are begun again.
+/// A stream whose reads and writes time out, so that a test fails rather than hangs. On Linux a
+/// socket with a timeout returns `EINTR` when the process is stopped and continued, or frozen; such
+/// a call is made again.
 #[derive(Debug)]
 pub struct Blocking(TcpStream);
 
@@ -26,13 +27,13 @@ impl Blocking {
 
 impl Read for Blocking {
     fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
-        again(|| self.0.read(block))
+        retry_interrupted(|| self.0.read(block))
     }
 }
 
 impl Write for Blocking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        again(|| self.0.write(bytes))
+        retry_interrupted(|| self.0.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -40,7 +41,7 @@ impl Write for Blocking {
     }
 }
 
-fn again(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

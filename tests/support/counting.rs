@@ -1,4 +1,5 @@
-//! Counts the allocations of a thread, and the bytes it holds. A test binary makes it its `#[global_allocator]`.
+//! Counts the allocations of a thread and the bytes that it holds. A test binary installs it as its
+//! `#[global_allocator]`.
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use std::{
@@ -6,11 +7,11 @@ use std::{
     cell::Cell,
 };
 
-/// The system's allocator, counting.
+/// The system allocator, with counters in front of it.
 pub struct Counting;
 
 thread_local! {
-    /// Per thread, so that the test harness's own threads do not count.
+    /// The counters are per thread, so that the test harness's own threads do not count.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static HELD: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
@@ -29,7 +30,7 @@ fn free(bytes: usize) {
     HELD.set(HELD.get() - bytes as isize);
 }
 
-// SAFETY: everything is passed on to the system's allocator unchanged.
+// SAFETY: every call goes to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -46,7 +47,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // Both, as it may be copied.
+        // Old and new block count together: the allocator may hold both while it copies.
         hold(size);
         free(layout.size());
         // SAFETY: the caller keeps the contract.
@@ -59,7 +60,7 @@ pub fn allocations() -> u64 {
     ALLOCATIONS.get()
 }
 
-/// The most bytes that the thread has held while this ran, above those that it held before.
+/// The most bytes that the thread held while `run` ran, above the bytes that it held before.
 pub fn peak(run: impl FnOnce()) -> usize {
     let before = HELD.get();
     MOST.set(before);

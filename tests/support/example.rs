@@ -1,4 +1,4 @@
-//! An example program, run as a user runs it.
+//! Runs an example program as a user runs it.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -12,10 +12,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Far above what anything here takes, so that a loaded machine fails no test.
+/// Far above the time that any step here takes, so that a loaded machine fails no test.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A running example. Its log is read by a thread, so that it never blocks on a full pipe.
+/// A running example. A thread reads its output, so that the example never blocks on a full pipe.
 pub struct Example {
     child: Child,
     pub stdin: Option<ChildStdin>,
@@ -31,7 +31,7 @@ impl Example {
             command.args([what, "--quiet", "--example", name]).args(features);
             command
         };
-        // Before any deadline counts: a slow machine compiles for minutes.
+        // Built before any deadline counts: a slow machine compiles for minutes.
         assert!(cargo("build").status().unwrap().success(), "{name} does not build");
         let mut child = cargo("run")
             .arg("--")
@@ -77,7 +77,7 @@ impl Example {
         self.expect_url("ws://")
     }
 
-    /// As [`url`](Example::url), for any scheme.
+    /// As [`url`](Example::url), but for any scheme.
     pub fn expect_url(&mut self, scheme: &str) -> String {
         let line = self.expect(scheme);
         let start = line.find(scheme).unwrap();
@@ -88,7 +88,7 @@ impl Example {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
     }
 
-    /// As a crash would end it.
+    /// Kills the process, as a crash would end it.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
     }

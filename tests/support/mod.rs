@@ -1,7 +1,7 @@
 //! Shared by the tests over real sockets: a server polled on the test's own thread, and its peers.
 //!
-//! Nothing here sleeps for a fixed time. Everything that has to happen is waited for, poll by poll, up to
-//! [`PATIENCE`], after which the test fails and says what it waited for.
+//! Nothing here sleeps for a fixed time. A test polls until what it expects has happened. After
+//! [`PATIENCE`] it fails, and says what it waited for.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -25,11 +25,11 @@ use tungstenite::WebSocket;
 use blocking::Blocking;
 use raw::{Frame, Raw};
 
-/// Far above what anything here takes, so that a loaded machine fails no test.
+/// Far above the time that any step here takes, so that a loaded machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Panics when [`PATIENCE`] is over. Of the time between two looks at it a second counts at most: who was stopped
-/// meanwhile, or got no processor, did not wait.
+/// Panics when [`PATIENCE`] is used up. A pause between two checks counts as one second at most: a
+/// process that was stopped, or got no processor, did not wait.
 #[derive(Debug)]
 pub struct Deadline {
     left: Cell<Duration>,
@@ -79,12 +79,12 @@ impl From<Event<'_>> for Seen {
             Event::Reconnecting { client, attempt, error, .. } => {
                 Seen::Reconnecting(client, attempt, error.cloned())
             }
-            other => panic!("an event that these tests do not know: {other:?}"),
+            other => panic!("unexpected event: {other:?}"),
         }
     }
 }
 
-/// A server and everything that it has reported.
+/// A server, and every event that it has reported.
 #[derive(Debug)]
 pub struct Harness {
     pub server: Server,
@@ -103,13 +103,13 @@ impl Harness {
         Harness { server, addr, seen: Vec::new() }
     }
 
-    /// One poll.
+    /// Polls once.
     pub fn step(&mut self) {
         let tick = self.server.poll_for(Duration::from_millis(1)).expect("polls");
         self.seen.extend(tick.iter().map(Seen::from));
     }
 
-    /// Polls until `done`.
+    /// Polls until `done` returns true.
     #[track_caller]
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&mut Harness) -> bool) {
         let deadline = Deadline::new();
@@ -119,14 +119,14 @@ impl Harness {
         }
     }
 
-    /// Polls until the last of the given kind has been seen `count` times.
+    /// Polls until `count` events of the given kind have been seen.
     #[track_caller]
     pub fn until_seen(&mut self, what: &str, count: usize, kind: impl Fn(&Seen) -> bool) {
         self.until(what, |h| h.seen.iter().filter(|seen| kind(seen)).count() >= count);
     }
 
-    /// Polls until everything in flight has come to rest: nothing seen and nothing to do, ten times over.
-    /// For tests of what must *not* happen.
+    /// Polls until nothing more is in flight: ten polls in a row without an event or a change in
+    /// the statistics. For tests of events that must *not* happen.
     #[track_caller]
     pub fn settle(&mut self) {
         let deadline = Deadline::new();
@@ -139,7 +139,7 @@ impl Harness {
         }
     }
 
-    /// A TCP connection, and not a byte more.
+    /// A TCP connection that has sent nothing yet.
     pub fn dial(&self) -> Raw {
         Raw::connect(self.addr)
     }
@@ -152,7 +152,7 @@ impl Harness {
         (raw, id)
     }
 
-    /// Completes the handshake of a connection.
+    /// Sends `request` and waits for status 101; gives the id of the new client.
     #[track_caller]
     pub fn upgrade(&mut self, raw: &mut Raw, request: &str) -> ClientId {
         let local = raw.local_addr();
@@ -163,7 +163,7 @@ impl Harness {
         id.expect("an upgraded client is listed with its address")
     }
 
-    /// Writes all of `bytes`, polling while the kernel takes no more.
+    /// Writes all of `bytes`, and polls whenever the kernel's buffer is full.
     #[track_caller]
     pub fn write(&mut self, raw: &mut Raw, bytes: &[u8]) {
         let deadline = Deadline::new();
@@ -177,7 +177,7 @@ impl Harness {
         }
     }
 
-    /// Waits for an HTTP head.
+    /// Waits for an HTTP head from the server, and gives it.
     #[track_caller]
     pub fn head(&mut self, raw: &mut Raw) -> String {
         let mut head = None;
@@ -189,7 +189,7 @@ impl Harness {
         head.unwrap()
     }
 
-    /// Waits for a frame.
+    /// Waits for a frame from the server, and gives it.
     #[track_caller]
     pub fn frame(&mut self, raw: &mut Raw) -> Frame {
         let mut frame = None;
@@ -204,18 +204,18 @@ impl Harness {
         frame.unwrap()
     }
 
-    /// Reads until the server has hung up, and checks that it did so in an orderly way.
+    /// Reads until the server has hung up, and checks that it sent FIN rather than RST.
     #[track_caller]
     pub fn read_to_end(&mut self, raw: &mut Raw) -> Vec<u8> {
         self.until("the end of the stream", |_| {
             raw.read_some();
             raw.end.is_some()
         });
-        assert_eq!(raw.end, Some(raw::End::Fin), "the answer must not be lost to a reset");
+        assert_eq!(raw.end, Some(raw::End::Fin), "the response must not be lost to a reset");
         raw.take_all()
     }
 
-    /// Waits for the end of `client`, and gives its reason.
+    /// Waits for the `Close` event of `client`, and gives its reason.
     #[track_caller]
     pub fn close_reason(&mut self, client: ClientId) -> CloseReason {
         self.until("a Close event", |h| h.closes(client).next().is_some());
@@ -242,12 +242,13 @@ impl Harness {
         texts.collect()
     }
 
-    /// Forgets and gives what was seen.
+    /// Gives the events seen so far and clears the list.
     pub fn take_seen(&mut self) -> Vec<Seen> {
         std::mem::take(&mut self.seen)
     }
 
-    /// Runs a blocking client on another thread while the server, with `on_event`, is polled on this one.
+    /// Runs a blocking client on another thread while this one polls the server and calls
+    /// `on_event`.
     #[track_caller]
     pub fn serve<T: Send>(
         &mut self,
@@ -278,7 +279,8 @@ pub fn echo(server: &mut Server, event: Event<'_>) {
     }
 }
 
-/// tungstenite's own client, the independent peer. Blocking, but never for longer than [`PATIENCE`].
+/// Connects tungstenite's own client, the independent peer. It blocks, but never longer than
+/// [`PATIENCE`].
 pub fn dial(addr: SocketAddr, path: &str) -> WebSocket<Blocking> {
     let config = tungstenite::protocol::WebSocketConfig::default()
         .max_message_size(Some(64 << 20))

@@ -1,7 +1,7 @@
-//! Implementations of WebSocket that are not ours: Python's `websockets` and npm's `ws`.
+//! Other implementations of WebSocket as peers: Python's `websockets` and npm's `ws`.
 //!
-//! They are looked for where `.ci/run` puts them, in `peers` in the target folder. Where one is missing its test
-//! says that it is skipped, unless `TICKWS_REQUIRE_PEERS=1`.
+//! They are looked for in `peers` in the target folder, where `.ci/run` installs them. A test whose
+//! peer is missing says that it is skipped, or fails if `TICKWS_REQUIRE_PEERS=1`.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ fn installed(path: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("a target folder").join("peers").join(path)
 }
 
-/// Python with `websockets`, if it is there.
+/// A Python that has `websockets`, if there is one.
 pub fn python() -> Option<Command> {
     let import = "import websockets.sync.client, websockets.extensions.permessage_deflate";
     let own = installed("venv/bin/python");
@@ -21,7 +21,7 @@ pub fn python() -> Option<Command> {
         .find_map(|program| works(Command::new(program).args(["-c", import])).then(|| Command::new(program)))
 }
 
-/// Node with `ws`, if it is there.
+/// A Node that has `ws`, if there is one.
 pub fn node() -> Option<Command> {
     let command = || {
         let mut command = Command::new("node");
@@ -35,12 +35,13 @@ fn works(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// What is there to be tested against; says so if it is nothing.
+/// Passes `peer` on; if there is none, says that the test is skipped, or fails if peers are
+/// required.
 pub fn or_skip(peer: Option<Command>, name: &str) -> Option<Command> {
     if peer.is_none() {
         let required = std::env::var_os("TICKWS_REQUIRE_PEERS").is_some_and(|value| value == "1");
         assert!(!required, "{name} is missing, and TICKWS_REQUIRE_PEERS=1");
-        eprintln!("SKIPPED: {name} is not installed; .ci/run does that");
+        eprintln!("SKIPPED: {name} is not installed; run .ci/run to install it");
     }
     peer
 }

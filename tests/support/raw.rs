@@ -1,11 +1,11 @@
-//! A client that knows only bytes: it can be slow, rude and wrong.
+//! A client at the level of bytes: a test can make it slow, and can make it break the protocol.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-/// The key of RFC 6455 §1.3 in an upgrade request; `extra` is whole header lines.
+/// An upgrade request with the key of RFC 6455 §1.3. `extra` holds complete header lines.
 pub fn upgrade_request(path: &str, extra: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: server.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -47,13 +47,13 @@ impl Frame {
     }
 }
 
-/// What a row of text frames says.
+/// The payloads of text frames, as strings.
 pub fn texts(frames: Vec<Frame>) -> Vec<String> {
     let texts = frames.into_iter().map(|frame| String::from_utf8(frame.payload));
     texts.collect::<Result<_, _>>().expect("a server sends UTF-8")
 }
 
-/// A frame as a client sends it.
+/// A frame as a client sends it: masked.
 pub fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![u8::from(fin) << 7 | opcode];
@@ -73,17 +73,17 @@ pub fn masked(fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A whole text message.
+/// A whole text message, masked.
 pub fn text(text: &str) -> Vec<u8> {
     masked(true, TEXT, text.as_bytes())
 }
 
-/// A whole binary message.
+/// A whole binary message, masked.
 pub fn binary(payload: &[u8]) -> Vec<u8> {
     masked(true, BINARY, payload)
 }
 
-/// A close frame.
+/// A masked close frame.
 pub fn close(code: u16, reason: &str) -> Vec<u8> {
     masked(true, CLOSE, &close_body(code, reason))
 }
@@ -97,14 +97,14 @@ fn close_body(code: u16, reason: &str) -> Vec<u8> {
 pub struct Raw {
     stream: TcpStream,
     input: Vec<u8>,
-    /// Bytes of `input` that have been taken.
+    /// Bytes of `input` that the test has already taken.
     at: usize,
     pub end: Option<End>,
 }
 
 impl Raw {
     pub fn connect(addr: SocketAddr) -> Self {
-        Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog takes it"))
+        Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog has room"))
     }
 
     pub fn from_stream(stream: TcpStream) -> Self {
@@ -121,7 +121,7 @@ impl Raw {
         self.stream.local_addr().expect("a connected socket has an address")
     }
 
-    /// Writes what the kernel takes, perhaps nothing.
+    /// Writes as much as the kernel's buffer has room for, perhaps nothing.
     pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.stream.write(bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
@@ -129,7 +129,7 @@ impl Raw {
         }
     }
 
-    /// Reads what is there, up to 1 MiB. Gives the number of bytes.
+    /// Reads until the socket would block, 1 MiB at most. Gives the number of bytes.
     pub fn read_some(&mut self) -> usize {
         let mut total = 0;
         let mut block = [0; 16 * 1024];
@@ -167,19 +167,19 @@ impl Raw {
         self.stream.shutdown(Shutdown::Write).expect("a connected socket can be shut down");
     }
 
-    /// Vanishes: RST instead of FIN.
+    /// Ends the connection with RST instead of FIN.
     #[cfg(unix)]
     pub fn reset(self) {
         let linger = Some(std::time::Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.stream, linger).expect("a socket can linger");
     }
 
-    /// What was read and not taken.
+    /// Bytes that were read and not taken.
     pub fn input(&self) -> &[u8] {
         &self.input[self.at..]
     }
 
-    /// The first `len` bytes of what was read.
+    /// Takes the first `len` bytes that were read and not taken.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         let bytes = self.input()[..len].to_vec();
         self.at += len;
@@ -199,7 +199,7 @@ impl Raw {
         Some(head)
     }
 
-    /// The next frame, if all of it has been read. Checks that it is one that a server may send.
+    /// The next frame, if all of it has been read. Checks that a server may send it.
     pub fn take_frame(&mut self) -> Option<Frame> {
         let input = self.input();
         let (&first, &second) = (input.first()?, input.get(1)?);

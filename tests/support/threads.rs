@@ -1,4 +1,4 @@
-//! The server on one thread and the test on others.
+//! Runs the server on one thread and the test on others.
 
 use std::{
     sync::mpsc,
@@ -10,7 +10,7 @@ use tickws::{Handle, HandleError, Server};
 
 use super::{Deadline, PATIENCE};
 
-/// Waits for a thread, but not for ever.
+/// Waits for a thread to end, and fails after [`PATIENCE`](super::PATIENCE).
 #[track_caller]
 pub fn join<T>(thread: JoinHandle<T>, what: &str) -> T {
     let deadline = Deadline::new();
@@ -21,19 +21,20 @@ pub fn join<T>(thread: JoinHandle<T>, what: &str) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Tries again while the queue is full.
-pub fn insist(mut call: impl FnMut() -> Result<(), HandleError>) {
+/// Repeats `call` while the handle's queue is full.
+pub fn retry_while_full(mut call: impl FnMut() -> Result<(), HandleError>) {
     loop {
         match call() {
             Ok(()) => return,
-            // Not a spin: eight of these would leave the server's thread little of a small machine.
+            // Sleeps rather than spins: eight spinning threads would leave the server's thread too
+            // little time on a small machine.
             Err(HandleError::Full) => thread::sleep(Duration::from_micros(100)),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-/// The server on a thread of its own, in `run`, until a shutdown is complete.
+/// Runs the server on a thread of its own until a shutdown is complete.
 pub fn run(mut server: Server) -> JoinHandle<Server> {
     thread::spawn(move || {
         server.run(|_, _| {}).expect("polls");
@@ -43,8 +44,11 @@ pub fn run(mut server: Server) -> JoinHandle<Server> {
 
 /// Runs `call` on the server's thread and gives its result.
 #[track_caller]
-pub fn ask<T: Send + 'static>(handle: &Handle, call: impl FnOnce(&mut Server) -> T + Send + 'static) -> T {
-    let (sender, answer) = mpsc::channel();
+pub fn call_and_wait<T: Send + 'static>(
+    handle: &Handle,
+    call: impl FnOnce(&mut Server) -> T + Send + 'static,
+) -> T {
+    let (sender, result) = mpsc::channel();
     handle.call(move |server| sender.send(call(server)).unwrap()).expect("accepted");
-    answer.recv_timeout(PATIENCE).expect("an answer")
+    result.recv_timeout(PATIENCE).expect("a result")
 }

@@ -1,4 +1,4 @@
-//! HTTP clients over raw sockets, and a server with an application that answers them.
+//! HTTP clients over raw sockets, and a server with an application that responds to them.
 
 use tickws::{
     Bytes, Event, RequestId, Server, ServerBuilder,
@@ -10,29 +10,30 @@ use super::{
     raw::{End, Raw},
 };
 
-/// What the application says to a request.
+/// Gives the response to a request: method, target and body.
 pub type Application = fn(&str, &str, &[u8]) -> Response<Bytes>;
 
-/// A server, polled on the test's thread; an application that answers `Event::Http` at once, if there is one.
+/// A server polled on the test's thread. Its application, if there is one, responds to each
+/// `Event::Http` in the same tick.
 #[derive(Debug)]
 pub struct Web {
     pub server: Server,
     pub application: Option<Application>,
-    /// Requests that no application has answered, with their path.
+    /// Requests that wait because there is no application, with their paths.
     pub waiting: Vec<(RequestId, String)>,
     pub opened: usize,
     pub closed: usize,
 }
 
-/// One answer, as RFC 9112 §6.3 tells its end.
+/// One response; its end is found as RFC 9112 §6.3 says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpResponse {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl HttpResponse {
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
@@ -48,11 +49,11 @@ impl Answer {
 }
 
 pub fn echo(method: &str, target: &str, body: &[u8]) -> Response<Bytes> {
-    let mut answer = Response::new(format!("{method} {target} {}", String::from_utf8_lossy(body)).into());
+    let mut response = Response::new(format!("{method} {target} {}", String::from_utf8_lossy(body)).into());
     if target == "/teapot" {
-        *answer.status_mut() = StatusCode::IM_A_TEAPOT;
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
     }
-    answer
+    response
 }
 
 impl Web {
@@ -76,14 +77,16 @@ impl Web {
                 Event::Http { request_id, request } => match self.application {
                     Some(application) => {
                         let target = request.uri().to_string();
-                        let answer = application(request.method().as_str(), &target, request.body());
-                        self.server.respond(request_id, answer).expect("it waits");
+                        let response = application(request.method().as_str(), &target, request.body());
+                        self.server.respond(request_id, response).expect("the request waits for a response");
                     }
                     None => self.waiting.push((request_id, request.uri().path().to_owned())),
                 },
                 Event::Open { .. } => self.opened += 1,
                 Event::Close { .. } => self.closed += 1,
-                Event::Message { client, message } => self.server.send(client, message).expect("it fits"),
+                Event::Message { client, message } => {
+                    self.server.send(client, message).expect("the echo fits")
+                }
                 Event::Drained { .. } => {}
                 other => panic!("{other:?}"),
             }
@@ -108,52 +111,52 @@ impl Web {
         });
     }
 
-    /// The next final answer.
+    /// Waits for the next final (not 1xx) response.
     #[track_caller]
-    pub fn answer(&mut self, raw: &mut Raw, to_head: bool) -> Answer {
+    pub fn response(&mut self, raw: &mut Raw, to_head: bool) -> HttpResponse {
         let mut head = None;
-        self.until("an answer's head", |_| {
+        self.until("the head of a response", |_| {
             raw.read_some();
             head = raw.take_head();
             head.is_some() || raw.end.is_some()
         });
-        let head = head.expect("the connection ended before an answer");
+        let head = head.expect("the connection ended before a response");
         let status = head.strip_prefix("HTTP/1.1 ").expect("HTTP/1.1")[..3].parse().expect("a status");
         if status == 100 {
-            return self.answer(raw, to_head);
+            return self.response(raw, to_head);
         }
-        let mut answer = Answer { status, head, body: Vec::new() };
+        let mut response = HttpResponse { status, head, body: Vec::new() };
         if !to_head && !matches!(status, 101 | 204 | 304) {
-            let len: usize = answer.field("content-length").expect("a length").parse().expect("digits");
-            self.until("an answer's body", |_| {
+            let len: usize = response.field("content-length").expect("a length").parse().expect("digits");
+            self.until("the body of a response", |_| {
                 raw.read_some();
                 raw.input().len() >= len || raw.end.is_some()
             });
-            answer.body = raw.take(len);
+            response.body = raw.take(len);
         }
-        answer
+        response
     }
 
-    /// One request, and its answer.
+    /// Sends one request and waits for its response.
     #[track_caller]
-    pub fn ask(&mut self, raw: &mut Raw, request: impl AsRef<[u8]>) -> Answer {
+    pub fn send_request(&mut self, raw: &mut Raw, request: impl AsRef<[u8]>) -> HttpResponse {
         let to_head = request.as_ref().starts_with(b"HEAD ");
         self.write(raw, request.as_ref());
-        self.answer(raw, to_head)
+        self.response(raw, to_head)
     }
 
-    /// Everything up to the server's FIN.
+    /// Reads everything up to the server's FIN.
     #[track_caller]
-    pub fn rest(&mut self, raw: &mut Raw) -> Vec<u8> {
+    pub fn read_to_end(&mut self, raw: &mut Raw) -> Vec<u8> {
         self.until("the end", |_| {
             raw.read_some();
             raw.end.is_some()
         });
-        assert_eq!(raw.end, Some(End::Fin), "an answer must not be lost to a reset");
+        assert_eq!(raw.end, Some(End::Fin), "a response must not be lost to a reset");
         raw.take_all()
     }
 
-    /// Polls until nothing more happens.
+    /// Polls until nothing more happens for ten polls.
     pub fn settle(&mut self) {
         let mut quiet = 0;
         while quiet < 10 {

@@ -1,4 +1,4 @@
-//! Clients that come, say one thing, and go.
+//! Clients that connect, send one message and close.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -25,7 +25,7 @@ enum Stage {
     Closed,
 }
 
-/// One client after the other.
+/// One of the concurrent clients. When it ends, a new one takes its slot.
 struct Slot {
     stream: TcpStream,
     stage: Stage,
@@ -33,8 +33,8 @@ struct Slot {
     begin: Instant,
 }
 
-/// What all clients say.
-struct Talk {
+/// The bytes that all clients send and expect.
+struct Exchange {
     addr: SocketAddr,
     script: Script,
     close: Vec<u8>,
@@ -46,29 +46,30 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let (close, close_reply) = close();
-    let talk = Talk { addr: target.addr, script: load.script(0, 1), close, close_reply, verify: load.verify };
+    let exchange =
+        Exchange { addr: target.addr, script: load.script(0, 1), close, close_reply, verify: load.verify };
     let mut turn = 0;
     let mut slots = Vec::new();
     for index in 0..load.clients {
-        slots.push(talk.begin(&poll, index, turn)?);
+        slots.push(exchange.begin(&poll, index, turn)?);
         turn += 1;
     }
     let mut latencies = Latencies::new();
     let mut stages = Stages::new(target, load);
     let mut connections = 0;
     loop {
-        // Without sleeping: see `echo`.
+        // Polls without sleeping: see `echo`.
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let index = event.token().0;
             let slot = &mut slots[index];
-            if !talk.advance(slot, event.is_writable(), event.is_readable())? {
+            if !exchange.advance(slot, event.is_writable(), event.is_readable())? {
                 continue;
             }
             connections += 1;
             latencies.record(slot.begin.elapsed().as_nanos() as u64);
-            // The old socket is closed with the slot that it leaves.
-            slots[index] = talk.begin(&poll, index, turn)?;
+            // Replacing the slot closes the old socket.
+            slots[index] = exchange.begin(&poll, index, turn)?;
             turn += 1;
         }
         let now = Instant::now();
@@ -81,7 +82,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     }
 }
 
-impl Talk {
+impl Exchange {
     fn begin(&self, poll: &Poll, index: usize, turn: usize) -> Outcome<Slot> {
         let begin = Instant::now();
         let socket = socket(turn)?;
@@ -89,7 +90,7 @@ impl Talk {
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&self.addr.into()) {
             Ok(()) => {}
-            // EINPROGRESS has no name of its own.
+            // EINPROGRESS has no `ErrorKind`; 115 is its number on Linux.
             Err(error) if error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(115) => {}
             Err(error) => return Err(error.into()),
         }
@@ -98,13 +99,13 @@ impl Talk {
         Ok(Slot { stream, stage: Stage::Connecting, received: Vec::with_capacity(256), begin })
     }
 
-    /// Goes on with a client; `true` when it is gone.
+    /// Advances a client; `true` when its connection has ended.
     fn advance(&self, slot: &mut Slot, writable: bool, readable: bool) -> Outcome<bool> {
         if slot.stage == Stage::Connecting && writable {
             if let Some(error) = slot.stream.take_error()? {
                 return Err(error.into());
             }
-            self.say(slot, REQUEST, Stage::Upgrading)?;
+            self.write(slot, REQUEST, Stage::Upgrading)?;
         }
         if !readable || slot.stage == Stage::Connecting {
             return Ok(false);
@@ -112,34 +113,36 @@ impl Talk {
         loop {
             let mut buffer = [0; 4096];
             match slot.stream.read(&mut buffer) {
-                Ok(0) => return self.gone(slot),
+                Ok(0) => return self.ended(slot),
                 Ok(count) => slot.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.gone(slot),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.ended(slot),
                 Err(error) => return Err(error.into()),
             }
-            self.listen(slot)?;
+            self.receive(slot)?;
         }
     }
 
-    /// Takes what the server has said, if it is whole.
-    fn listen(&self, slot: &mut Slot) -> Outcome<()> {
+    /// Handles a complete response of the server.
+    fn receive(&self, slot: &mut Slot) -> Outcome<()> {
         match slot.stage {
             Stage::Upgrading if slot.received.ends_with(b"\r\n\r\n") => {
                 if !is_accepted(&slot.received) {
                     return Err(format!("no upgrade: {}", String::from_utf8_lossy(&slot.received)).into());
                 }
-                self.say(slot, &self.script.requests, Stage::Echoing)
+                self.write(slot, &self.script.requests, Stage::Echoing)
             }
             Stage::Echoing if slot.received.len() >= self.script.reply.len() => {
                 if Replies::new(self.script.clone(), self.verify).take(&slot.received)? != 1 {
-                    return Err("more than one reply".into());
+                    return Err("received more than one reply".into());
                 }
-                self.say(slot, &self.close, Stage::Closing)
+                self.write(slot, &self.close, Stage::Closing)
             }
             Stage::Closing if slot.received.len() >= self.close_reply.len() => {
                 if slot.received != self.close_reply {
-                    return Err(format!("a close frame of 1000, not {:02x?}", slot.received).into());
+                    return Err(
+                        format!("expected a close frame with 1000, got {:02x?}", slot.received).into()
+                    );
                 }
                 slot.stage = Stage::Closed;
                 slot.received.clear();
@@ -149,14 +152,14 @@ impl Talk {
         }
     }
 
-    /// These are short: a new socket takes them whole.
-    fn say(&self, slot: &mut Slot, bytes: &[u8], stage: Stage) -> Outcome<()> {
+    /// The bytes are few, so a new socket takes them all.
+    fn write(&self, slot: &mut Slot, bytes: &[u8], stage: Stage) -> Outcome<()> {
         slot.received.clear();
         slot.stage = stage;
         Ok(slot.stream.write_all(bytes)?)
     }
 
-    fn gone(&self, slot: &Slot) -> Outcome<bool> {
+    fn ended(&self, slot: &Slot) -> Outcome<bool> {
         match slot.stage {
             Stage::Closed => Ok(true),
             stage => Err(format!("the server hung up while {stage:?}").into()),

@@ -1,4 +1,4 @@
-//! One client's socket, from a loopback address of its own choice.
+//! The socket of a client, bound to a chosen loopback address.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -12,12 +12,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::wire::{REQUEST, Replies, Script, is_accepted};
 use crate::Outcome;
 
-/// Clients of one source address: few enough for the range of ports, whatever it is.
+/// Clients per source address, few enough for any range of ephemeral ports.
 const PER_SOURCE: usize = 4_000;
-/// Sources take turns, so that closed connections of one do not fill its range.
+/// Source addresses take turns, so that closed connections in TIME_WAIT do not exhaust the ports of
+/// one.
 const SOURCES: usize = 32;
 
-/// A socket bound to the loopback address whose turn it is.
+/// A socket bound to the loopback address of this turn.
 pub fn socket(turn: usize) -> Outcome<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     let source = Ipv4Addr::new(127, 0, 0, 1 + (turn / PER_SOURCE % SOURCES) as u8);
@@ -25,27 +26,27 @@ pub fn socket(turn: usize) -> Outcome<Socket> {
     Ok(socket)
 }
 
-/// A client that has been let in, blocking.
+/// A blocking client with a complete handshake.
 pub fn connect(addr: SocketAddr, turn: usize) -> Outcome<StdStream> {
     let socket = socket(turn)?;
     socket.connect(&addr.into())?;
     let mut stream = StdStream::from(socket);
     stream.set_nodelay(true)?;
-    // A server that never answers ends the load, not the other way round.
+    // If the server never responds, the load ends with an error.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(REQUEST)?;
     read_head(&mut stream)?;
     Ok(stream)
 }
 
-/// As [`connect`], to a server of this very thread, which has to be served meanwhile.
+/// As [`connect`], but to a server on this thread, which `serve` polls.
 pub fn connect_with(
     addr: SocketAddr,
     turn: usize,
     mut serve: impl FnMut() -> Outcome<()>,
 ) -> Outcome<StdStream> {
     let socket = socket(turn)?;
-    // The kernel answers, before anyone accepts.
+    // The kernel completes the connection before the server accepts it.
     socket.connect(&addr.into())?;
     let mut stream = StdStream::from(socket);
     stream.set_nodelay(true)?;
@@ -55,7 +56,7 @@ pub fn connect_with(
     while stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
         serve()?;
         if Instant::now() > end {
-            return Err("the upgrade was not answered".into());
+            return Err("no response to the upgrade request".into());
         }
     }
     stream.set_nonblocking(false)?;
@@ -63,13 +64,13 @@ pub fn connect_with(
     Ok(stream)
 }
 
-/// Waits for the answer to an upgrade request.
+/// Reads the response to an upgrade request.
 pub fn read_head(stream: &mut StdStream) -> Outcome<()> {
     let mut head = [0; 1024];
     let mut len = 0;
     while !head[..len].ends_with(b"\r\n\r\n") {
         match stream.read(&mut head[len..])? {
-            0 => return Err("the upgrade was not answered".into()),
+            0 => return Err("no response to the upgrade request".into()),
             count => len += count,
         }
     }
@@ -85,7 +86,7 @@ pub struct Conn {
     stream: TcpStream,
     script: Script,
     replies: Replies,
-    /// Bytes of requests that are to be written, and where in the script the next is.
+    /// Bytes of requests to write, and the position in the script of the next one.
     pending: usize,
     at: usize,
     writable: bool,
@@ -106,7 +107,7 @@ impl Conn {
         Ok(Conn { stream, script, replies, pending: 0, at: 0, writable: true })
     }
 
-    /// Puts messages into the queue; [`Conn::write`] sends them.
+    /// Queues messages; [`Conn::write`] sends them.
     pub fn queue(&mut self, messages: u64) {
         self.pending += messages as usize * self.script.request;
     }
@@ -115,7 +116,7 @@ impl Conn {
         self.writable = true;
     }
 
-    /// Writes what is queued, at most `limit` bytes, as far as the socket takes it.
+    /// Writes queued bytes, at most `limit`, until the socket would block.
     pub fn write(&mut self, mut limit: usize) -> Outcome<()> {
         while self.writable && self.pending > 0 && limit > 0 {
             let requests = &self.script.requests;
@@ -125,7 +126,8 @@ impl Conn {
                     limit -= count;
                     self.pending -= count;
                     self.at = (self.at + count) % requests.len();
-                    // Messages are alike: the front of the script serves as well, and stays in the cache.
+                    // All messages are equal, so writing goes on at the front of the script, which
+                    // stays in the cache.
                     self.at %= self.script.request;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
@@ -136,8 +138,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Reads what is there, at most `reads` times; gives the number of whole replies and whether the socket
-    /// is drained.
+    /// Reads at most `reads` times; gives the number of complete replies, and whether the socket is
+    /// drained.
     pub fn read(&mut self, buffer: &mut [u8], reads: usize) -> Outcome<(u64, bool)> {
         let mut complete = 0;
         for _ in 0..reads {

@@ -1,4 +1,4 @@
-//! Every client sends and gets the same back.
+//! Every client sends messages and receives them back.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use mio::{Events, Poll};
 use super::{Figures, Load, Schedule, Stages, Target, conn::Conn, latency::Latencies};
 use crate::{Outcome, wait};
 
-/// Larger messages take several reads.
+/// Read size; larger messages take several reads.
 pub const BUFFER: usize = 256 * 1024;
 
 pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
@@ -20,7 +20,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     }
 }
 
-/// A reply is the cue for the next message: as many as the server can.
+/// Each reply triggers the next message, so the rate is as high as the server's.
 fn closed(target: Target, load: &Load) -> Outcome<Figures> {
     let mut poll = Poll::new()?;
     let mut clients = load.connect(target, &poll, load.depth)?;
@@ -32,8 +32,8 @@ fn closed(target: Target, load: &Load) -> Outcome<Figures> {
         client.write(usize::MAX)?;
     }
     loop {
-        // Without sleeping: its core is its own. Whether a load falls asleep between two replies is a matter
-        // of microseconds, and it is the server that pays for waking it up.
+        // Polls without sleeping, as this thread has a core of its own. Whether a load falls asleep
+        // between two replies is decided by microseconds, and waking it up costs the server time.
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let client = &mut clients[event.token().0];
@@ -56,11 +56,11 @@ fn closed(target: Target, load: &Load) -> Outcome<Figures> {
     }
 }
 
-/// Clients with the times at which their unanswered messages were due.
+/// Clients, with the due times of their messages in flight.
 pub struct Timed {
     pub clients: Vec<Conn>,
     due: Vec<VecDeque<u64>>,
-    /// Clients that messages were queued for.
+    /// Clients with newly queued messages.
     dirty: Vec<usize>,
     next: usize,
     pub latencies: Latencies,
@@ -73,7 +73,7 @@ impl Timed {
         Timed { clients, due, dirty: Vec::new(), next: 0, latencies: Latencies::new(), replies: 0 }
     }
 
-    /// Sends what is due, the clients in turn.
+    /// Sends the messages that are due, in turn from each client.
     pub fn send(&mut self, schedule: &mut Schedule) -> Outcome<()> {
         let now = schedule.now();
         while let Some(due) = schedule.due(now) {
@@ -117,7 +117,7 @@ impl Timed {
         self.replies = 0;
     }
 
-    /// What was never answered counts with the time it has waited.
+    /// Records the waiting time of messages without a reply.
     pub fn give_up(&mut self, now: u64) {
         for due in self.due.iter().flatten() {
             self.latencies.record(now.saturating_sub(*due));
@@ -125,7 +125,7 @@ impl Timed {
     }
 }
 
-/// Messages go when they are due, whatever has become of those before.
+/// Messages are sent when due, regardless of earlier replies.
 fn open(target: Target, load: &Load, rate: f64) -> Outcome<Figures> {
     let mut poll = Poll::new()?;
     let mut timed = Timed::new(load.connect(target, &poll, 1)?);
@@ -134,7 +134,7 @@ fn open(target: Target, load: &Load, rate: f64) -> Outcome<Figures> {
     let mut schedule = Schedule::new(rate);
     loop {
         timed.send(&mut schedule)?;
-        // Without sleeping, as above: waking up would be in the latency.
+        // Polls without sleeping: waking up would count as latency.
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             timed.ready(event, &mut buffer, &schedule)?;

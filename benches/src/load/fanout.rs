@@ -1,4 +1,4 @@
-//! The first client's messages go to all, itself included.
+//! The first client's messages go to all clients, including the first.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use mio::{Events, Poll};
 use super::{Figures, Load, Schedule, Stages, Target, echo::BUFFER, latency::Latencies};
 use crate::{Outcome, wait};
 
-/// A message that not all have.
+/// A message that not all clients have received.
 struct Flight {
     due: u64,
     delivered: usize,
@@ -21,7 +21,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let mut clients = load.connect(target, &poll, load.depth)?;
     let (mut events, mut buffer) = (Events::with_capacity(1024), vec![0; BUFFER]);
     let mut received = vec![0_usize; clients.len()];
-    // Messages from `base` on.
+    // `flights` holds the messages from number `base` on.
     let (mut flights, mut base) = (VecDeque::<Flight>::new(), 0);
     let mut latencies = Latencies::new();
     let mut stages = Stages::new(target, load);
@@ -43,7 +43,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
         }
         clients[0].queue(publish);
         clients[0].write(usize::MAX)?;
-        // Without sleeping: see `echo`.
+        // Polls without sleeping: see `echo`.
         wait(&mut poll, &mut events, Some(Duration::ZERO))?;
         for event in &events {
             let index = event.token().0;
@@ -62,7 +62,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
             let now = schedule.now();
             deliveries += messages;
             for number in received[index]..received[index] + messages as usize {
-                let flight = flights.get_mut(number - base).ok_or("delivered more than was sent")?;
+                let flight = flights.get_mut(number - base).ok_or("received more messages than were sent")?;
                 flight.delivered += 1;
                 latencies.record(now.saturating_sub(flight.due));
             }

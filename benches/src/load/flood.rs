@@ -1,4 +1,4 @@
-//! One client floods; how long do the others wait?
+//! Latency of quiet clients while one client floods.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{Outcome, probe::Probe, wait};
 
-/// The flooding client's bytes between two looks at the others.
+/// Bytes that the flooder writes between two polls of the others.
 const SLICE: usize = 16 * 1024;
-/// Messages of all quiet clients per second, unless told.
+/// Messages per second of all quiet clients, by default.
 const RATE: f64 = 4_000.0;
 
-/// With and without the flood, in turns, so that what else goes on in the machine meets both.
+/// Windows with and without the flood alternate, so that other load of the machine affects both.
 const WINDOW: Duration = Duration::from_millis(100);
-/// Not in the figures: what an earlier window has on its way arrives.
+/// Left out of the figures, while messages of the previous window still arrive.
 const SETTLE: Duration = Duration::from_millis(30);
 
 pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
@@ -42,7 +42,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
                 flooder.ready(event);
             }
         }
-        flooder.go_on(window.floods, &mut buffer)?;
+        flooder.step(window.floods, &mut buffer)?;
         let now = Instant::now();
         if !window.measured && now >= window.begin + SETTLE {
             window.measured = true;
@@ -52,26 +52,27 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
             }
         } else if now >= window.begin + SETTLE + WINDOW {
             messages += timed.replies;
-            // Whoever is not answered yet has waited at least so long.
+            // A message without a reply has waited at least until now.
             timed.give_up(schedule.now());
-            let found = timed.latencies.quantiles().ok_or("no message came back in a window")?;
+            let found = timed.latencies.quantiles().ok_or("no reply arrived in a window")?;
             if window.floods { &mut flooded } else { &mut calm }.push(found);
             window = Window { floods: !window.floods, begin: now, measured: false };
         }
     }
     let usage = probe.ok_or("the load ended before it was measured")?.end()?;
-    Ok(Figures { calm: middle(&calm), ..Figures::new(messages, usage, middle(&flooded)) })
+    Ok(Figures { calm: median_quantiles(&calm), ..Figures::new(messages, usage, median_quantiles(&flooded)) })
 }
 
-/// One of the windows.
+/// A measuring window.
 struct Window {
     floods: bool,
     begin: Instant,
     measured: bool,
 }
 
-/// The median over the windows, of each quantile: one disturbance is not the figure.
-fn middle(windows: &[Quantiles]) -> Option<Quantiles> {
+/// The median of each quantile over the windows, so that a single disturbance does not decide the
+/// figure.
+fn median_quantiles(windows: &[Quantiles]) -> Option<Quantiles> {
     let median = |of: fn(&Quantiles) -> f64| {
         let mut values: Vec<f64> = windows.iter().map(of).collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -80,13 +81,13 @@ fn middle(windows: &[Quantiles]) -> Option<Quantiles> {
     Some(Quantiles { p50: median(|q| q.p50)?, p99: median(|q| q.p99)?, p999: median(|q| q.p999)? })
 }
 
-/// Writes whenever its socket takes it, and reads what comes back.
+/// Writes whenever its socket is writable, and reads the replies.
 struct Flooder {
     conn: Conn,
     readable: bool,
     depth: u64,
-    /// Messages on their way.
-    flying: u64,
+    /// Messages in flight.
+    in_flight: u64,
 }
 
 impl Flooder {
@@ -94,7 +95,7 @@ impl Flooder {
         let script = load.script(load.clients, SLICE / (load.payload + 8));
         let stream = connect(target.addr, load.clients)?;
         let conn = Conn::new(stream, poll.registry(), load.clients, script, load.verify)?;
-        Ok(Flooder { conn, readable: false, depth: load.depth as u64, flying: 0 })
+        Ok(Flooder { conn, readable: false, depth: load.depth as u64, in_flight: 0 })
     }
 
     fn ready(&mut self, event: &mio::event::Event) {
@@ -104,18 +105,18 @@ impl Flooder {
         }
     }
 
-    /// One read, and one write if it `floods`.
-    fn go_on(&mut self, floods: bool, buffer: &mut [u8]) -> Outcome<()> {
+    /// Reads once, and writes once if it `floods`.
+    fn step(&mut self, floods: bool, buffer: &mut [u8]) -> Outcome<()> {
         if self.readable {
             let (replies, drained) = self.conn.read(buffer, 1)?;
             self.readable = !drained;
-            self.flying = self.flying.checked_sub(replies).ok_or("more replies than messages")?;
+            self.in_flight = self.in_flight.checked_sub(replies).ok_or("more replies than messages")?;
         }
         if floods {
-            self.conn.queue(self.depth - self.flying);
-            self.flying = self.depth;
+            self.conn.queue(self.depth - self.in_flight);
+            self.in_flight = self.depth;
         }
-        // A frame that was begun is ended.
+        // A frame whose first bytes were written is completed even when the flood pauses.
         self.conn.write(SLICE)
     }
 }

@@ -1,4 +1,4 @@
-//! Memory of clients that do nothing.
+//! Memory of idle clients.
 
 use std::{
     io::{Read, Write},
@@ -12,14 +12,14 @@ use crate::{
     probe::{Probe, resident},
 };
 
-/// Clients that have written before the first of them reads.
+/// Clients that write before the first of them reads.
 const BATCH: usize = 64;
-/// What a server does behind its answer is over then, such as collecting garbage.
+/// Time for work that a server does after its response, such as garbage collection.
 const SETTLE: Duration = Duration::from_millis(300);
 
 pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let pid = target.pid.ok_or("idle needs the server's process: --pid")?;
-    // The first one pays for what all share.
+    // The first client pays for shared memory.
     let mut clients = vec![connect(target.addr, 0)?];
     echo(load, &mut clients)?;
     std::thread::sleep(SETTLE);
@@ -39,7 +39,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     Ok(figures)
 }
 
-/// One message to and from each client.
+/// Echoes one message for each client.
 fn echo(load: &Load, clients: &mut [TcpStream]) -> Outcome<()> {
     let script = load.script(0, 1);
     let mut reply = vec![0; script.reply.len()];

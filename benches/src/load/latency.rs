@@ -1,16 +1,16 @@
-//! Latencies, measured from the moment at which a message was due, so that a server that stalls is not
-//! spared.
+//! Latencies, measured from the moment when a message was due, so that the stall of a server counts
+//! in full.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// A minute: longer ones count as this.
+/// One minute; longer latencies are recorded as this.
 const LONGEST_NS: u64 = 60_000_000_000;
 
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
-/// In microseconds.
+/// Quantiles in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     pub p50: f64,

@@ -1,4 +1,4 @@
-//! Frames of the load, built before it begins, and what has to come back.
+//! Frames of the load, built in advance, and the expected replies.
 
 use std::rc::Rc;
 
@@ -6,20 +6,20 @@ const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 
-/// The upgrade request; its key is the RFC's example.
+/// The upgrade request; its key is the example of RFC 6455 §1.3.
 pub const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The key that accepts [`REQUEST`].
+/// The Sec-WebSocket-Accept for [`REQUEST`].
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A close frame with code 1000, and what answers it.
+/// A close frame with code 1000, and the expected response.
 pub fn close() -> (Vec<u8>, Vec<u8>) {
     (frame(8, &1000_u16.to_be_bytes(), true), frame(8, &1000_u16.to_be_bytes(), false))
 }
 
-/// Whether a whole head lets the client in.
+/// Whether a complete response head accepts the upgrade.
 pub fn is_accepted(head: &[u8]) -> bool {
     let head = String::from_utf8_lossy(head);
     head.starts_with("HTTP/1.1 101") && head.contains(ACCEPT)
@@ -50,10 +50,10 @@ pub fn frame(opcode: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     bytes
 }
 
-/// A payload that differs with the seed; text is half non-ASCII.
+/// A payload that depends on the seed; text is about half non-ASCII.
 pub fn payload(len: usize, text: bool, seed: u64) -> Vec<u8> {
     if text {
-        // Of each five bytes one character has two and one has three.
+        // Characters of two and of three bytes alternate, each followed by a letter.
         let letters = ["é", "ü", "ß", "ñ"];
         let signs = ["€", "→", "漢", "字"];
         let mut text = String::with_capacity(len + 3);
@@ -82,11 +82,11 @@ pub fn payload(len: usize, text: bool, seed: u64) -> Vec<u8> {
         .collect()
 }
 
-/// The messages of one client: one frame, repeated so that a write can take many.
+/// The messages of one client: one frame, repeated so that a single write can send many.
 #[derive(Debug, Clone)]
 pub struct Script {
     pub requests: Rc<[u8]>,
-    /// Length of one.
+    /// Length of one request.
     pub request: usize,
     pub reply: Rc<[u8]>,
     pub header: usize,
@@ -106,11 +106,11 @@ impl Script {
     }
 }
 
-/// Follows replies: the header always, the content only if `verify`.
+/// Checks a stream of replies: headers always, content only if `verify` is set.
 #[derive(Debug, Clone)]
 pub struct Replies {
     script: Script,
-    /// Into the reply that comes.
+    /// Position within the current reply.
     at: usize,
     verify: bool,
 }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_are_counted_however_they_are_cut() {
+    fn replies_are_counted_however_they_are_split() {
         for (len, text) in [(0, false), (16, false), (125, true), (300, false), (70_000, false)] {
             let body = payload(len, text, 3);
             assert_eq!(body.len(), len);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_told() {
+    fn differing_replies_are_errors() {
         let script = Script::new(&payload(16, false, 1), false, 1);
         let mut bytes = script.reply.to_vec();
         bytes[9] ^= 1;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_text_with_more_than_ascii() {
+    fn text_payloads_are_partly_non_ascii() {
         let text = String::from_utf8(payload(125, true, 5)).unwrap();
         assert!(text.chars().filter(|c| !c.is_ascii()).count() > 25, "{text}");
     }

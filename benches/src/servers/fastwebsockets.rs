@@ -1,5 +1,5 @@
-//! fastwebsockets, after its own example `echo_server.rs`: one thread, hyper for the upgrade, tasks
-//! unconstrained by tokio's budget, vectored writes as by default.
+//! fastwebsockets, after its example `echo_server.rs`: one thread, hyper for the upgrade, tasks
+//! without tokio's budget, and vectored writes, the default.
 
 use fastwebsockets::{
     FragmentCollector, FragmentCollectorRead, Frame, OpCode, Payload, WebSocketError,
@@ -20,7 +20,7 @@ use crate::Outcome;
 
 const WAITING: usize = 4096;
 
-/// What goes to all.
+/// A broadcast message.
 type Shared = (OpCode, Bytes);
 
 pub fn serve(mode: Mode) -> Outcome<()> {
@@ -34,7 +34,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
             stream.set_nodelay(true)?;
             let all = all.clone();
             tokio::spawn(async move {
-                let service = service_fn(|request| answer(request, mode, all.clone()));
+                let service = service_fn(|request| upgrade_response(request, mode, all.clone()));
                 let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 let _ = connection.with_upgrades().await;
             });
@@ -42,7 +42,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     })
 }
 
-async fn answer(
+async fn upgrade_response(
     mut request: Request<Incoming>,
     mode: Mode,
     all: broadcast::Sender<Shared>,
@@ -75,7 +75,7 @@ async fn broadcast(socket: UpgradeFut, all: broadcast::Sender<Shared>) -> Result
     let mut inbox = all.subscribe();
     let reader = async move {
         loop {
-            // The load sends neither a ping nor, here, a close frame.
+            // The load sends no pings, and in this mode no close frames.
             let frame = read.read_frame::<_, WebSocketError>(&mut |_| async { Ok(()) }).await?;
             match frame.opcode {
                 OpCode::Close => return Ok::<(), WebSocketError>(()),

@@ -1,6 +1,6 @@
-//! The limit: what the kernel takes for the bytes, and next to nothing else. It reads once, looks at headers
-//! only, and writes once, of a reply that was built when the first message of that kind came. Nothing can do
-//! less and still give the load what it waits for; a real server also unmasks, checks, and keeps limits.
+//! The limit: the kernel's cost for the bytes, and little else. It reads once, parses headers only,
+//! and writes once, from a reply built when the first message of its kind arrived. No server can do
+//! less and still send the expected replies; a real one also unmasks, validates and keeps limits.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 
@@ -15,31 +15,31 @@ use crate::{Outcome, wait};
 
 const LISTENER: Token = Token(usize::MAX);
 const BUFFER: usize = 256 * 1024;
-/// Replies are repeated up to this many bytes; of a longer one only the beginning is there.
+/// Replies are repeated up to this many bytes; of a longer reply only the beginning is stored.
 const REPEAT: usize = 64 * 1024;
-/// Slices of one write of a reply that is longer.
+/// Slices in one vectored write of a longer reply.
 const SLICES: usize = 32;
 const CLOSE: u8 = 8;
 
 struct Conn {
     stream: TcpStream,
     upgraded: bool,
-    /// The beginning of a head that is not whole: of the request, or of a frame.
+    /// The bytes of an incomplete request head or frame header.
     head: Vec<u8>,
-    /// Bytes of a payload that are still to come.
+    /// Bytes of a payload that have not arrived.
     skip: u64,
-    /// Bytes of replies that are to be written, and where in one reply they go on.
+    /// Bytes of replies to write, and the position within one reply.
     owed: usize,
     at: usize,
     writable: bool,
 }
 
-/// The reply to the messages of one kind.
+/// The reply to messages of one kind.
 #[derive(Default)]
 struct Reply {
     kind: (u8, u64),
     bytes: Vec<u8>,
-    /// Length of one.
+    /// Length of one reply.
     one: usize,
     header: usize,
 }
@@ -69,12 +69,13 @@ impl Reply {
         self.kind = kind;
     }
 
-    /// One write of up to `owed` bytes from `at` on.
+    /// Writes up to `owed` bytes once, from position `at`.
     fn write(&self, stream: &mut TcpStream, at: usize, owed: usize) -> std::io::Result<usize> {
         if self.one <= self.bytes.len() {
             return stream.write(&self.bytes[at..self.bytes.len().min(at + owed)]);
         }
-        // The same bytes over and over, so that they stay in the cache: a payload is anything.
+        // Writes the same bytes repeatedly, so that they stay in the cache; the payload may be
+        // anything.
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut used, mut at, mut left) = (0, at, owed);
         while used < SLICES && left > 0 {
@@ -89,9 +90,9 @@ impl Reply {
     }
 }
 
-/// What one read brought.
+/// The messages found in one read.
 #[derive(Default)]
-struct Brought {
+struct Found {
     messages: usize,
     close: bool,
 }
@@ -138,13 +139,13 @@ pub fn serve(mode: Mode) -> Outcome<()> {
                         break;
                     }
                 };
-                let brought = conn.take(&buffer[..count], &mut reply)?;
+                let found = conn.take(&buffer[..count], &mut reply)?;
                 if mode == Mode::Echo {
-                    conn.owed += brought.messages * reply.one;
+                    conn.owed += found.messages * reply.one;
                     gone |= conn.write(&reply).is_err();
                 }
-                all += brought.messages;
-                if brought.close {
+                all += found.messages;
+                if found.close {
                     let _ = conn.stream.write_all(&[0x88, 2, 0x03, 0xe8]);
                     gone = true;
                 }
@@ -195,65 +196,65 @@ fn accept(
 }
 
 impl Conn {
-    /// Follows the frames in what was read.
-    fn take(&mut self, mut bytes: &[u8], reply: &mut Reply) -> Outcome<Brought> {
-        let mut brought = Brought::default();
+    /// Parses the frames in the bytes of one read.
+    fn take(&mut self, mut bytes: &[u8], reply: &mut Reply) -> Outcome<Found> {
+        let mut found = Found::default();
         if !self.upgraded {
             self.head.extend_from_slice(bytes);
             if self.head.ends_with(b"\r\n\r\n") {
                 self.upgrade()?;
             }
-            return Ok(brought);
+            return Ok(found);
         }
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let step = self.skip.min(bytes.len() as u64);
                 self.skip -= step;
                 bytes = &bytes[step as usize..];
-                brought.messages += usize::from(self.skip == 0);
+                found.messages += usize::from(self.skip == 0);
                 continue;
             }
             let Some((opcode, len, header)) = (if self.head.is_empty() { parse(bytes) } else { None }) else {
-                // Byte by byte: it is rare.
+                // An incomplete header is collected byte by byte, as it is rare.
                 self.head.push(bytes[0]);
                 bytes = &bytes[1..];
                 if let Some((opcode, len, _)) = parse(&self.head) {
                     self.head = Vec::new();
-                    self.began(opcode, len, reply, &mut brought);
+                    self.begin_frame(opcode, len, reply, &mut found);
                 }
                 continue;
             };
             bytes = &bytes[header..];
-            self.began(opcode, len, reply, &mut brought);
+            self.begin_frame(opcode, len, reply, &mut found);
         }
-        Ok(brought)
+        Ok(found)
     }
 
-    fn began(&mut self, opcode: u8, len: u64, reply: &mut Reply, brought: &mut Brought) {
+    fn begin_frame(&mut self, opcode: u8, len: u64, reply: &mut Reply, found: &mut Found) {
         if opcode == CLOSE {
-            brought.close = true;
+            found.close = true;
             return;
         }
         reply.prepare((opcode, len));
         self.skip = len;
-        brought.messages += usize::from(len == 0);
+        found.messages += usize::from(len == 0);
     }
 
     fn upgrade(&mut self) -> Outcome<()> {
         let head = String::from_utf8_lossy(&self.head);
         let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap_or("");
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {}\r\n\r\n",
             derive_accept_key(key.as_bytes())
         );
-        self.stream.write_all(answer.as_bytes())?;
+        self.stream.write_all(response.as_bytes())?;
         self.upgraded = true;
         self.head = Vec::new();
         Ok(())
     }
 
-    /// Writes what is owed, as far as the socket takes it.
+    /// Writes the owed bytes until the socket would block.
     fn write(&mut self, reply: &Reply) -> std::io::Result<()> {
         while self.writable && self.owed > 0 {
             match reply.write(&mut self.stream, self.at, self.owed) {
@@ -269,7 +270,7 @@ impl Conn {
     }
 }
 
-/// Opcode, length, and length of the header, if it is whole.
+/// Opcode, payload length and header length, if the header is complete.
 fn parse(bytes: &[u8]) -> Option<(u8, u64, usize)> {
     let opcode = bytes.first()? & 15;
     let (len, header) = match bytes.get(1)? & 127 {

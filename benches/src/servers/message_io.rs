@@ -1,5 +1,4 @@
-//! message-io, after its own example `throughput`: events are handled by the network's thread, without a
-//! queue.
+//! message-io, after its example `throughput`: the network thread handles events, without a queue.
 
 use std::collections::HashSet;
 

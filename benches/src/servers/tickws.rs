@@ -1,4 +1,4 @@
-//! tickws, as an application writes it.
+//! tickws, as an application uses it.
 
 use std::{
     hint::black_box,
@@ -10,7 +10,7 @@ use tickws::{Event, Server, ServerBuilder};
 use super::{Mode, announce};
 use crate::Outcome;
 
-/// As the others: 16 MiB may wait for a client.
+/// As for the other servers, up to 16 MiB may be queued for a client.
 fn builder() -> ServerBuilder {
     Server::builder().max_buffered(16 << 20)
 }
@@ -21,7 +21,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     server.run(|server, event| {
         if let Event::Message { client, message } = event {
             match mode {
-                // It is leaving, or reads too slowly.
+                // `send` fails if the client is closing or reads too slowly.
                 Mode::Echo => drop(server.send(client, message)),
                 Mode::Broadcast => drop(server.broadcast(message)),
             }
@@ -30,7 +30,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     Ok(())
 }
 
-/// "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints what a poll with nothing to do costs, in nanoseconds, after
+/// Mode "idle:CLIENTS:TIMERS:POLLS:ROUNDS": prints the cost of an idle poll in nanoseconds, after
 /// each round.
 pub fn serve_special(mode: &str) -> Outcome<()> {
     let words: Vec<_> = mode.split(':').collect();
@@ -47,7 +47,7 @@ pub fn serve_special(mode: &str) -> Outcome<()> {
         drop(server.poll_wait(None)?);
     }
     for timer in 0..timers {
-        // None of them fires meanwhile, and they lie in many slots.
+        // No timer fires during the measurement, and the timers lie in many slots of the wheel.
         server.set_timer(Duration::from_secs(3600) + Duration::from_millis(timer as u64 * 7));
     }
     let settled = Instant::now() + Duration::from_millis(100);
@@ -61,7 +61,7 @@ pub fn serve_special(mode: &str) -> Outcome<()> {
     Ok(())
 }
 
-/// What callgrind counts, by this name.
+/// Polls without events. Callgrind finds this function by its name.
 #[inline(never)]
 fn idle_polls(server: &mut Server, polls: u32) -> Outcome<(Duration, usize)> {
     let begin = Instant::now();

@@ -1,5 +1,5 @@
-//! tokio-tungstenite at its best: one thread, a read buffer of 4 KiB (its 128 KiB are zeroed for each read),
-//! and one flush for all that can be answered without waiting.
+//! tokio-tungstenite, tuned: one thread, a read buffer of 4 KiB (the default of 128 KiB is zeroed
+//! for each read), and one flush for all messages that are available without waiting.
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
@@ -14,7 +14,7 @@ use tokio_tungstenite::{
 use super::{Mode, announce};
 use crate::Outcome;
 
-/// Messages that may wait for a task.
+/// Messages that may be queued for a task.
 const WAITING: usize = 4096;
 
 pub fn serve(mode: Mode) -> Outcome<()> {
@@ -28,7 +28,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
             stream.set_nodelay(true)?;
             let all = all.clone();
             tokio::spawn(async move {
-                // A client that is gone is no news.
+                // The end of a client is not reported.
                 let _ = client(stream, mode, all).await;
             });
         }

@@ -1,5 +1,6 @@
-//! uWebSockets through its C interface: no compression, replies corked by its own loop, publishing through
-//! its topics. The package's build runs it on libuv, which costs it a little against its own epoll loop.
+//! uWebSockets through its C interface: no compression, replies corked by its loop, publishing
+//! through its topics. The package builds it on libuv, which is slightly slower than its own epoll
+//! loop.
 
 use std::{
     ffi::{CString, c_void},
@@ -37,7 +38,8 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         compression: CompressOptions::Disabled.into(),
         max_payload_length: 1 << 20,
         idle_timeout: 120,
-        // As the others: 16 MiB may wait for a client. Its 64 KiB would drop large echoes.
+        // As for the other servers, up to 16 MiB may be queued for a client; the default of 64 KiB
+        // would drop large echoes.
         max_backpressure: 16 << 20,
         close_on_backpressure_limit: false,
         reset_idle_timeout_on_send: false,
@@ -52,8 +54,9 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         message: Some(Box::new(move |socket, message, opcode| match mode {
             Mode::Echo => drop(socket.send(message, opcode)),
             Mode::Broadcast => {
-                // SAFETY: the app lives as long as its loop, which calls this; both slices are valid for the
-                // call, which copies them. The wrapper's own `publish` leaves out the sender.
+                // SAFETY: the app lives as long as its loop, which calls this. Both slices are
+                // valid during the call, which copies them. The wrapper's own `publish` would skip
+                // the sender.
                 unsafe {
                     let message = (message.as_ptr().cast(), message.len());
                     let topic = (TOPIC.as_ptr().cast(), TOPIC.len());
@@ -69,10 +72,10 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         subscription: None,
     };
     app.ws("/*", behavior);
-    // It does not tell which port it took: one that was free just now.
+    // It does not report the port that it bound, so a port that was just free is given to it.
     let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let host = CString::new(addr.ip().to_string())?;
-    // SAFETY: the app is alive, the host outlives the call, and the callback has the type that is asked for.
+    // SAFETY: the app is alive, the host outlives the call, and the callback has the required type.
     unsafe {
         let config = uws_app_listen_config_t { port: addr.port().into(), host: host.as_ptr(), options: 0 };
         uws_app_listen_with_config(
@@ -93,8 +96,8 @@ unsafe extern "C" fn on_listen(
     addr: *mut c_void,
 ) {
     if !socket.is_null() {
-        // SAFETY: the address that was given to `uws_app_listen_with_config`, which calls this before it
-        // returns.
+        // SAFETY: this is the address passed to `uws_app_listen_with_config`, which calls this
+        // before it returns.
         let addr = unsafe { &*addr.cast::<std::net::SocketAddr>() };
         let _ = announce(addr);
     }

@@ -1,4 +1,4 @@
-//! ws-rs, after its own example `bench-server.rs`, with no delay in TCP and no fragments.
+//! ws-rs, after its example `bench-server.rs`, with TCP_NODELAY and without fragments.
 
 use ws::{Builder, Message, Sender, Settings};
 
@@ -9,7 +9,7 @@ use crate::Outcome;
 pub fn serve(mode: Mode) -> Outcome<()> {
     let settings = Settings {
         max_connections: 20_000,
-        // Enough for a broadcast of several messages to all.
+        // Enough for a broadcast of several messages to all clients.
         queue_size: 20,
         fragment_size: usize::MAX,
         tcp_nodelay: true,

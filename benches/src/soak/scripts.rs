@@ -1,6 +1,8 @@
-//! What clients do, one short life each, over sockets of their own: with tungstenite's client, or raw.
+//! The scripts of the clients, one short session each, over sockets of their own: with
+//! tungstenite's client, or raw.
 //!
-//! Every script checks what it gets: a message that is lost, doubled, late or wrong is an error.
+//! Every script checks what it receives: a message that is lost, duplicated, late or wrong is an
+//! error.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -15,27 +17,27 @@ use tungstenite::{Bytes, Message, WebSocket, protocol::CloseFrame};
 
 use crate::Outcome;
 
-/// Nobody waits longer for an answer.
+/// The longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the clients have seen, to be compared with the server's counters.
+/// The clients' counts, compared with the server's counters at the end.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tally {
-    pub lives: u64,
-    /// Handshakes completed, and connections that ended otherwise.
+    pub sessions: u64,
+    /// Completed handshakes, and connections that ended without one.
     pub opened: u64,
     pub plain: u64,
-    /// Messages the server must have got, and those it may have got besides.
+    /// Messages that the server must have received, and further ones that it may have received.
     pub sent: u64,
     pub maybe: u64,
     pub received: u64,
-    /// Of blasts: what the server dropped and said so.
+    /// Messages of blasts that the server reported as dropped.
     pub dropped: u64,
 }
 
 impl Tally {
     pub fn add(&mut self, other: &Tally) {
-        self.lives += other.lives;
+        self.sessions += other.sessions;
         self.opened += other.opened;
         self.plain += other.plain;
         self.sent += other.sent;
@@ -45,46 +47,46 @@ impl Tally {
     }
 }
 
-/// One client's life.
+/// One client session.
 #[derive(Debug)]
-struct Life {
+struct Session {
     server: SocketAddr,
     rng: Rng,
     tally: Tally,
 }
 
 type Socket = WebSocket<TcpStream>;
-type Script = fn(&mut Life) -> Outcome<()>;
+type Script = fn(&mut Session) -> Outcome<()>;
 
-/// Lives one life, whichever chance picks.
-pub fn live(server: SocketAddr, rng: &mut Rng) -> Outcome<Tally> {
-    let mut life = Life { server, rng: rng.fork(), tally: Tally { lives: 1, ..Tally::default() } };
+/// Runs one session with a random script.
+pub fn run_session(server: SocketAddr, rng: &mut Rng) -> Outcome<Tally> {
+    let mut session = Session { server, rng: rng.fork(), tally: Tally { sessions: 1, ..Tally::default() } };
     let scripts: [(&str, u32, Script); 11] = [
-        ("echo", 6, Life::echo),
-        ("pipeline", 6, Life::pipeline),
-        ("room", 6, Life::room),
-        ("news", 3, Life::news),
-        ("sleeper", 2, Life::sleeper),
-        ("kicked", 2, Life::kicked),
-        ("reset", 3, Life::reset),
-        ("half-closed", 2, Life::half_closed),
-        ("rude", 2, Life::rude),
-        ("silent", 1, Life::silent),
-        ("web", 2, Life::web),
+        ("echo", 6, Session::echo),
+        ("pipeline", 6, Session::pipeline),
+        ("room", 6, Session::room),
+        ("news", 3, Session::news),
+        ("stalled", 2, Session::stalled),
+        ("kicked", 2, Session::kicked),
+        ("reset", 3, Session::reset),
+        ("half-closed", 2, Session::half_closed),
+        ("malformed", 2, Session::malformed),
+        ("silent", 1, Session::silent),
+        ("web", 2, Session::web),
     ];
-    let mut pick = life.rng.u32(0..scripts.iter().map(|(_, weight, _)| weight).sum());
+    let mut pick = session.rng.u32(0..scripts.iter().map(|(_, weight, _)| weight).sum());
     for (name, weight, script) in scripts {
         if pick < weight {
-            script(&mut life).map_err(|error| format!("{name}: {error}"))?;
+            script(&mut session).map_err(|error| format!("{name}: {error}"))?;
             break;
         }
         pick -= weight;
     }
-    Ok(life.tally)
+    Ok(session.tally)
 }
 
-impl Life {
-    /// A message at a time, of any size and in any number of fragments.
+impl Session {
+    /// Sends one message at a time, of any size and in any number of fragments.
     fn echo(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         for _ in 0..self.rng.u32(1..60) {
@@ -96,7 +98,7 @@ impl Life {
         self.leave(socket)
     }
 
-    /// Many on their way at once: all come back, once, in order.
+    /// Keeps many messages in flight; all come back, once, in order.
     fn pipeline(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         for _ in 0..self.rng.u32(1..20) {
@@ -113,7 +115,7 @@ impl Life {
         self.leave(socket)
     }
 
-    /// What is published while it is a member comes without a gap, and nothing after it has left.
+    /// Receives every message published while it is a member, and none after it has left.
     fn room(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         let room = self.rng.u8(0..super::server::ROOMS.len() as u8);
@@ -128,9 +130,9 @@ impl Life {
             let mut own = false;
             while !own {
                 let message = self.read(&mut socket)?;
-                let got = number(&message, b'm')?;
-                if got != next {
-                    return Err(format!("message {got} of the room, not {next}").into());
+                let actual = number(&message, b'm')?;
+                if actual != next {
+                    return Err(format!("message {actual} of the room, not {next}").into());
                 }
                 own = message[10..] == said[1..];
                 next += 1;
@@ -147,7 +149,7 @@ impl Life {
         self.leave(socket)
     }
 
-    /// What another thread says comes without a gap; latest values only ever grow.
+    /// Receives every number that another thread publishes; latest values never decrease.
     fn news(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         self.command(&mut socket, b"N")?;
@@ -158,31 +160,31 @@ impl Life {
             if message.first() == Some(&b't') {
                 let value = number(&message, b't')?;
                 if latest.is_some_and(|latest| value < latest) {
-                    return Err("the latest value is an older one".into());
+                    return Err("a latest value is older than an earlier one".into());
                 }
                 latest = Some(value);
             } else {
-                let got = number(&message, b'n')?;
-                if last.is_some_and(|last| got != last + 1) {
-                    return Err(format!("news {got} after {last:?}").into());
+                let actual = number(&message, b'n')?;
+                if last.is_some_and(|last| actual != last + 1) {
+                    return Err(format!("news {actual} after {last:?}").into());
                 }
-                last = Some(got);
+                last = Some(actual);
             }
         }
         self.leave(socket)
     }
 
-    /// Asks for more than is buffered and sleeps: what comes is in order, and as much as was accepted.
-    fn sleeper(&mut self) -> Outcome<()> {
+    /// Requests more than may be buffered, and sleeps. The accepted messages arrive in order.
+    fn stalled(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         let mut blast = vec![b'B'];
         blast.resize(self.rng.usize(1000..10_000), 9);
         self.command(&mut socket, &blast)?;
         thread::sleep(Duration::from_millis(self.rng.u64(0..2000)));
-        let mut came = Vec::new();
-        // Everything that waits fits now; the answer comes behind it.
+        let mut received = Vec::new();
+        // All queued messages fit now; the response follows them.
         while let Some(message) = self.next_within(&mut socket, Duration::from_secs(2))? {
-            came.push(number(&message.into_data(), b'b')?);
+            received.push(number(&message.into_data(), b'b')?);
         }
         self.command(&mut socket, b"Q")?;
         let accepted = loop {
@@ -190,32 +192,32 @@ impl Life {
             if message.first() == Some(&b'q') {
                 break number(&message, b'q')?;
             }
-            came.push(number(&message, b'b')?);
+            received.push(number(&message, b'b')?);
         };
-        if !came.is_sorted_by(|a, b| a < b) {
-            return Err("a blast came out of order".into());
+        if !received.is_sorted_by(|a, b| a < b) {
+            return Err("the messages of a blast are out of order".into());
         }
-        let count = came.len() as u64;
+        let count = received.len() as u64;
         if accepted != count {
-            return Err(format!("{accepted} accepted, {count} came").into());
+            return Err(format!("{accepted} messages accepted, {count} received").into());
         }
         self.tally.dropped += 1000 - accepted;
         self.leave(socket)
     }
 
-    /// The server closes.
+    /// Asks the server to close the connection.
     fn kicked(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         self.command(&mut socket, b"K")?;
         self.closed_with(&mut socket, 4001)
     }
 
-    /// Gone without a word, perhaps in the middle of a message.
+    /// Disconnects without a close frame, perhaps in the middle of a message.
     fn reset(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         for _ in 0..self.rng.u32(0..20) {
             let message = self.message();
-            // The server may be slower than we are.
+            // The server may not have read this message before the reset.
             self.tally.maybe += 1;
             socket.send(message)?;
         }
@@ -246,22 +248,22 @@ impl Life {
         }
     }
 
-    /// Breaks the protocol, and is told which rule.
-    fn rude(&mut self) -> Outcome<()> {
+    /// Violates the protocol, and expects the matching close code.
+    fn malformed(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
-        let rudeness: [(&[u8], u16); 5] = [
+        let frames: [(&[u8], u16); 5] = [
             (&[0x81, 0x01, b'x'], 1002),
             (&[0x83, 0x80, 0, 0, 0, 0], 1002),
             (&[0xc1, 0x81, 0, 0, 0, 0, b'x'], 1002),
             (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),
             (&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0], 1009),
         ];
-        let (bytes, code) = rudeness[self.rng.usize(0..rudeness.len())];
+        let (bytes, code) = frames[self.rng.usize(0..frames.len())];
         socket.get_mut().write_all(bytes)?;
         self.closed_with(&mut socket, code)
     }
 
-    /// Answers no ping: dropped for its silence.
+    /// Answers no ping, and expects to be dropped.
     fn silent(&mut self) -> Outcome<()> {
         let mut socket = self.open()?;
         let mut pinged = Vec::new();
@@ -270,10 +272,10 @@ impl Life {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
             Err(error) => return Err(error.into()),
         }
-        if pinged.is_empty() { Err("dropped without a ping".into()) } else { Ok(()) }
+        if pinged.is_empty() { Err("dropped without having been pinged".into()) } else { Ok(()) }
     }
 
-    /// Plain requests on a connection that is kept.
+    /// Sends plain HTTP requests on one connection.
     fn web(&mut self) -> Outcome<()> {
         let mut stream = self.connect()?;
         for _ in 0..self.rng.u32(1..5) {
@@ -302,7 +304,7 @@ impl Life {
         Ok(socket)
     }
 
-    /// Text or binary, mostly small, now and then very large.
+    /// A text or binary message, mostly small, now and then very large.
     fn message(&mut self) -> Message {
         let max = [200, 5_000, 200_000][self.rng.choice([0, 0, 0, 0, 0, 0, 1, 1, 2]).unwrap_or(0)];
         if self.rng.bool() {
@@ -330,11 +332,11 @@ impl Life {
     }
 
     fn expect(&mut self, socket: &mut Socket, message: &Message) -> Outcome<()> {
-        let got = self.next(socket)?;
-        if got == *message {
+        let actual = self.next(socket)?;
+        if actual == *message {
             Ok(())
         } else {
-            Err(format!("{} bytes came back for {}", got.len(), message.len()).into())
+            Err(format!("{} bytes came back for {}", actual.len(), message.len()).into())
         }
     }
 
@@ -344,13 +346,13 @@ impl Life {
 
     /// The next data message.
     fn next(&mut self, socket: &mut Socket) -> Outcome<Message> {
-        self.next_within(socket, PATIENCE)?.ok_or_else(|| format!("nothing came within {PATIENCE:?}").into())
+        self.next_within(socket, PATIENCE)?.ok_or_else(|| format!("no message within {PATIENCE:?}").into())
     }
 
     fn next_within(&mut self, socket: &mut Socket, wait: Duration) -> Outcome<Option<Message>> {
         let deadline = Instant::now() + wait;
         loop {
-            // A ping is a sign of life, and no answer.
+            // Pings do not extend the deadline.
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             socket.get_mut().set_read_timeout(Some(left))?;
             match socket.read() {
@@ -366,13 +368,13 @@ impl Life {
         }
     }
 
-    /// The closing handshake, begun here.
+    /// Starts the close handshake and completes it.
     fn leave(&mut self, mut socket: Socket) -> Outcome<()> {
         socket.close(Some(CloseFrame { code: 1000.into(), reason: "bye".into() }))?;
         self.closed_with(&mut socket, 1000)
     }
 
-    /// Whatever still comes, and then this code.
+    /// Reads further messages until a close frame with this code.
     fn closed_with(&mut self, socket: &mut Socket, code: u16) -> Outcome<()> {
         loop {
             match socket.read() {
@@ -390,7 +392,7 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// The number in a message of ours.
+/// The number in a numbered message.
 fn number(message: &[u8], command: u8) -> Outcome<u64> {
     match message.split_at_checked(10) {
         Some(([first, _, number @ ..], _)) if *first == command => Ok(u64::from_be_bytes(number.try_into()?)),
@@ -398,7 +400,7 @@ fn number(message: &[u8], command: u8) -> Outcome<u64> {
     }
 }
 
-/// A plain request on a connection that stays: status and body.
+/// Sends a plain HTTP request on a kept connection; gives status and body.
 pub fn get(stream: &mut TcpStream, path: &str) -> Outcome<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: soak\r\n\r\n")?;
     let mut head = Vec::new();

@@ -1,7 +1,7 @@
-//! The application under load: echoes, rooms, latest values, blasts, timers, another thread and a connection
-//! outward. It ends when its input does, and then says what it counted.
+//! The application of the soak: echoes, rooms, latest values, blasts, timers, another thread and an
+//! outbound connection. It shuts down at the end of its input, and prints its counters.
 //!
-//! A binary message is a command, its first byte says which; text goes back as it came.
+//! A binary message is a command, given by its first byte; a text is echoed.
 
 use std::{collections::HashMap, io::Read, thread, time::Duration};
 
@@ -12,30 +12,30 @@ use tickws::{
 
 use crate::Outcome;
 
-/// What an overflow is measured by.
+/// The cap that blasts overflow.
 const MAX_BUFFERED: usize = 1 << 20;
 
-/// How often the timers and the other thread say something.
+/// Interval of the timer, and ten times that of the other thread.
 const BEAT: Duration = Duration::from_millis(50);
 
-/// Room names, by the byte that stands for them.
+/// Room names, indexed by the second byte of a command.
 pub const ROOMS: [&str; 4] = ["red", "green", "blue", "white"];
 
 #[derive(Debug, Default)]
 struct Game {
     /// The number of the next message to each room.
     next: [u64; ROOMS.len()],
-    /// What of a blast was accepted, by client.
-    blasted: HashMap<ClientId, u64>,
+    /// Accepted messages of a blast, by client.
+    blasts: HashMap<ClientId, u64>,
     upstream: Option<ClientId>,
-    /// Numbers sent upstream, and the last that came back.
+    /// The last number sent upstream, and the last that came back.
     sent: u64,
     returned: u64,
-    /// Things that must not happen.
+    /// Events that must not happen.
     faults: u64,
 }
 
-/// Serves until the input ends.
+/// Serves until the end of the input.
 pub fn serve(upstream: &str) -> Outcome<()> {
     let mut server = Server::builder()
         .path("/ws")
@@ -52,9 +52,9 @@ pub fn serve(upstream: &str) -> Outcome<()> {
     crate::servers::announce(server.local_addrs()[0])?;
 
     let handle = server.handle();
-    thread::spawn(move || stop_with_the_input(&handle));
+    thread::spawn(move || stop_at_end_of_input(&handle));
     let handle = server.handle();
-    thread::spawn(move || tell_the_news(&handle));
+    thread::spawn(move || publish_news(&handle));
     let beat = server.set_interval(BEAT);
     let connect = Connect::new(upstream)
         .reconnect(Reconnect::new().base(Duration::from_millis(50)).cap(Duration::from_millis(500)))
@@ -63,9 +63,9 @@ pub fn serve(upstream: &str) -> Outcome<()> {
     server.run(|server, event| match event {
         Event::Timer { timer } if timer == beat => game.beat(server),
         Event::Message { client, message } if Some(client) == game.upstream => game.returned(message),
-        Event::Message { client, message: Message::Text(text) } => game.told(server.send(client, text)),
+        Event::Message { client, message: Message::Text(text) } => game.check_sent(server.send(client, text)),
         Event::Message { client, message: Message::Binary(bytes) } => game.command(server, client, bytes),
-        Event::Close { client, .. } => drop(game.blasted.remove(&client)),
+        Event::Close { client, .. } => drop(game.blasts.remove(&client)),
         Event::Reconnecting { client, .. } => game.upstream = Some(client),
         Event::ConnectFailed { .. } => game.upstream = None,
         _ => {}
@@ -78,15 +78,15 @@ impl Game {
         let (&command, rest) = bytes.split_first().unwrap_or((&0, &[]));
         let room = usize::from(rest.first().copied().unwrap_or(0)) % ROOMS.len();
         match command {
-            b'E' => self.told(server.send(client, bytes)),
+            b'E' => self.check_sent(server.send(client, bytes)),
             b'J' => {
                 self.faults += u64::from(server.join(client, ROOMS[room]).is_err());
                 let reply = numbered(b'j', room as u8, self.next[room], &[]);
-                self.told(server.send(client, &reply));
+                self.check_sent(server.send(client, &reply));
             }
             b'L' => {
                 self.faults += u64::from(!matches!(server.leave(client, ROOMS[room]), Ok(true)));
-                self.told(server.send(client, b"l"));
+                self.check_sent(server.send(client, b"l"));
             }
             b'S' => {
                 server.publish(ROOMS[room], &numbered(b'm', room as u8, self.next[room], rest));
@@ -96,8 +96,8 @@ impl Game {
             b'T' => self.faults += u64::from(server.join(client, "state").is_err()),
             b'B' => self.blast(server, client, rest),
             b'Q' => {
-                let accepted = self.blasted.get(&client).copied().unwrap_or(0);
-                self.told(server.send(client, &numbered(b'q', 0, accepted, &[])));
+                let accepted = self.blasts.get(&client).copied().unwrap_or(0);
+                self.check_sent(server.send(client, &numbered(b'q', 0, accepted, &[])));
             }
             b'K' => {
                 self.faults += u64::from(server.close(client, CloseCode::Library(4001), "kicked").is_err())
@@ -106,10 +106,11 @@ impl Game {
         }
     }
 
-    /// Far more than may be buffered, to a client that does not read for now. What is refused is dropped.
+    /// Sends far more than may be buffered to a client that does not read. Messages beyond the cap
+    /// are dropped.
     fn blast(&mut self, server: &mut Server, client: ClientId, filler: &[u8]) {
         self.faults += u64::from(server.set_overflow(client, Overflow::DropNewest).is_err());
-        let accepted = self.blasted.entry(client).or_default();
+        let accepted = self.blasts.entry(client).or_default();
         for number in 0..1000 {
             if server.send(client, &numbered(b'b', 0, number, filler)).is_ok() {
                 *accepted += 1;
@@ -117,8 +118,9 @@ impl Game {
         }
     }
 
-    /// A send may fail for a client that is leaving; nothing here fills a queue but a blast.
-    fn told(&mut self, sent: Result<(), SendError>) {
+    /// Checks the result of a send: it may fail only for a client that is closing, as only a blast
+    /// fills an outbox.
+    fn check_sent(&mut self, sent: Result<(), SendError>) {
         let is_expected = matches!(sent, Ok(()) | Err(SendError::NotConnected(_) | SendError::Closing(_)));
         self.faults += u64::from(!is_expected);
     }
@@ -127,12 +129,13 @@ impl Game {
         server.publish_latest("state", "tick", &numbered(b't', 0, self.sent, &[7; 300]));
         if let Some(upstream) = self.upstream {
             self.sent += 1;
-            // While it is down the oldest are dropped.
+            // While the upstream is down the oldest messages are dropped.
             let _ = server.send(upstream, &self.sent.to_be_bytes());
         }
     }
 
-    /// Upstream sends back what it got: some are lost with a connection, none comes twice or early.
+    /// Checks a number from upstream: some are lost with a connection, but none is duplicated or
+    /// early.
     fn returned(&mut self, message: Message<'_>) {
         let number = <[u8; 8]>::try_from(message.as_bytes()).map_or(0, u64::from_be_bytes);
         self.faults += u64::from(number <= self.returned || number > self.sent);
@@ -140,7 +143,7 @@ impl Game {
     }
 }
 
-/// Command, room, number, and what follows.
+/// A message of command, room, number and `rest`.
 fn numbered(command: u8, room: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     let mut bytes = vec![command, room];
     bytes.extend_from_slice(&number.to_be_bytes());
@@ -148,8 +151,8 @@ fn numbered(command: u8, room: u8, number: u64, rest: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Publishes numbers from a thread of its own; a full queue is tried again.
-fn tell_the_news(handle: &Handle) {
+/// Publishes numbers from a thread of its own; when the queue is full it tries again.
+fn publish_news(handle: &Handle) {
     let mut number = 0;
     loop {
         match handle.publish("news", &numbered(b'n', 0, number, &[])) {
@@ -161,12 +164,12 @@ fn tell_the_news(handle: &Handle) {
     }
 }
 
-fn stop_with_the_input(handle: &Handle) {
+fn stop_at_end_of_input(handle: &Handle) {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     let _ = handle.shutdown(CloseCode::Away, Duration::from_secs(5));
 }
 
-/// The last word, for the verdict.
+/// Prints the counters for the verdict.
 fn report(server: &Server, game: &Game) -> Outcome<()> {
     let stats = server.stats();
     println!(
