@@ -68,6 +68,11 @@ impl LinkId {
     pub(crate) fn new(serial: u32) -> Self {
         LinkId(serial)
     }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn serial(self) -> u32 {
+        self.0
+    }
 }
 
 impl fmt::Display for LinkId {

@@ -11,6 +11,7 @@
 
 mod code;
 mod core;
+mod digest;
 mod entry;
 mod head;
 mod player;
@@ -29,18 +30,21 @@ use std::{
 };
 
 pub(crate) use self::core::Core;
-use code::Code;
-use entry::{Digest, Entry};
+use code::Encode;
+use entry::Entry;
 pub(crate) use head::Head;
 pub(crate) use player::Player;
 pub use player::{Divergence, ReplayError};
 
-use crate::outbox::prepared::{Identity, Prepared};
+use crate::{
+    outbox::prepared::{Identity, Prepared},
+    util::fnv::Fnv,
+};
 
 const MAGIC: &[u8] = b"tickws\0tape";
 
-/// Of the format.
-const VERSION: u8 = 1;
+/// The version of the format.
+const VERSION: u8 = 2;
 
 /// A block is not made longer on purpose.
 const BLOCK: usize = 64 * 1024;
@@ -209,7 +213,7 @@ impl Recorder {
     fn end_block(&mut self) {
         let mut block = mem::take(&mut self.block);
         let Some((head, entries)) = block.split_at_mut_checked(BLOCK_HEAD) else { return };
-        let mut digest = Digest::new();
+        let mut digest = Fnv::new();
         digest.add(entries);
         match u32::try_from(entries.len()) {
             Ok(len) => {

@@ -182,6 +182,16 @@ fn a_damaged_or_short_recording_is_an_error_at_every_place() {
     assert!(matches!(Replay::open("/nowhere/at/all"), Err(ReplayError::Io(_))));
 }
 
+/// The fixture is the beginning of a recording that the library made before format version 2: magic,
+/// version and the block with the header.
+#[test]
+fn recording_in_an_old_format_is_refused_with_both_versions() {
+    let error = replay(include_bytes!("replay/format_1.recording")).unwrap_err();
+    assert!(matches!(error, ReplayError::Version(1)), "{error:?}");
+    let expected = "the recording has format version 1, but this version of tickws reads version 2 only";
+    assert_eq!(error.to_string(), expected);
+}
+
 /// As an engine would that had changed: the recording's own bytes are other ones, with digests that fit.
 #[test]
 fn a_difference_is_told_with_its_place() {
@@ -221,7 +231,7 @@ fn blocks(tape: &[u8]) -> Vec<Vec<u8>> {
 
 /// With digests that fit.
 fn tape_of(blocks: &[Vec<u8>]) -> Vec<u8> {
-    let mut tape = b"tickws\0tape\x01".to_vec();
+    let mut tape = b"tickws\0tape\x02".to_vec();
     for block in blocks {
         let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -434,7 +444,8 @@ fn another_address_or_another_deadline_is_a_difference() {
     let tape = memory.take();
     replay(&tape).unwrap();
     // Of `Connect`, and of `SetTimer`.
-    for (from, to) in [(&b"10.0.0.2:80"[..], &b"10.0.0.3:80"[..]), (&[29, 7, 0, 0], &[29, 6, 0, 0])] {
+    let (addr, other_addr) = ([4, 10, 0, 0, 2, 80, 0], [4, 10, 0, 0, 3, 80, 0]);
+    for (from, to) in [(&addr[..], &other_addr[..]), (&[29, 7, 0, 0], &[29, 6, 0, 0])] {
         let outcome = replay(&forge(&tape, from, to));
         assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
     }

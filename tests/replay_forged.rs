@@ -34,7 +34,7 @@ fn tape_of(block: &[u8]) -> Vec<u8> {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let len = (block.len() as u32).to_le_bytes();
-    [b"tickws\0tape\x01", &len[..], &digest.to_le_bytes(), block].concat()
+    [b"tickws\0tape\x02", &len[..], &digest.to_le_bytes(), block].concat()
 }
 
 /// What stands in the blocks of a file.
@@ -133,7 +133,7 @@ fn what_is_claimed_is_not_allocated() {
     let head = &tape[24..end];
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
     for (what, entry, count) in [
-        ("connections", &b"\x01\x06[::]:1"[..], 100_000),
+        ("connections", &b"\x01\x04\0\0\0\0\x01\0"[..], 100_000),
         ("timers", &[29, 1, 0, 0], 100_000),
         ("repeating timers", &[29, 0, 1, 1], 100_000),
         ("wake-ups", &[12, 2], 100_000),

@@ -26,7 +26,7 @@ use crate::{
 /// compressed by the one that sends it first, and counts towards that one's `max_total_buffered`: if another server did
 /// with other settings, that is told as a difference.
 ///
-/// The file begins with `tickws\0tape` and the format's version, 1. Then come blocks, at least one for each poll:
+/// The file begins with `tickws\0tape` and the format's version, 2. Then come blocks, at least one for each poll:
 /// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
 /// varints. The digests find damage, not forgery. A forged recording ends, too, with an error or without; but its limits are those
 /// that it says, and what they allow a server to hold (broadcasts to many, messages that inflate) it may hold. Besides

@@ -1,6 +1,15 @@
-//! Values ↔ bytes: numbers as varints (LEB128), signed ones zigzag, everything else made of them.
+//! How values become bytes: numbers are varints (LEB128), signed ones zigzag, and everything else is
+//! made of them.
+//!
+//! The bytes are chosen here and nowhere derived from the `Debug` or `Display` text of a type. Where
+//! a type of this crate is encoded, the match is exhaustive or the struct is destructured, so a new
+//! variant or field does not compile before it is encoded.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    time::Duration,
+};
 
 use tungstenite::{
     Bytes,
@@ -10,15 +19,20 @@ use tungstenite::{
 use crate::{
     config::{reconnect::Reconnect, send_options::LatestKey},
     id::{ClientId, RequestId, RoomId, TimerId, UpgradeId},
+    message::Kind,
 };
 
-/// What can be written, and read back; `None`: that is not what was written.
-pub(crate) trait Code: Sized {
+pub(crate) trait Encode {
+    /// Appends the value to `out`.
     fn put(&self, out: &mut Vec<u8>);
+}
+
+pub(crate) trait Decode: Sized {
+    /// Takes a value from the front of `input`. `None` if no `put` of this type gives these bytes.
     fn get(input: &mut &[u8]) -> Option<Self>;
 }
 
-impl Code for u64 {
+impl Encode for u64 {
     fn put(&self, out: &mut Vec<u8>) {
         let mut left = *self;
         while left >= 0x80 {
@@ -27,7 +41,9 @@ impl Code for u64 {
         }
         out.push(left as u8);
     }
+}
 
+impl Decode for u64 {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -43,11 +59,13 @@ impl Code for u64 {
     }
 }
 
-impl Code for u8 {
+impl Encode for u8 {
     fn put(&self, out: &mut Vec<u8>) {
         out.push(*self);
     }
+}
 
+impl Decode for u8 {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let (first, rest) = input.split_first()?;
         *input = rest;
@@ -55,11 +73,13 @@ impl Code for u8 {
     }
 }
 
-impl Code for i64 {
+impl Encode for i64 {
     fn put(&self, out: &mut Vec<u8>) {
         (((*self << 1) ^ (*self >> 63)) as u64).put(out);
     }
+}
 
+impl Decode for i64 {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let coded = u64::get(input)?;
         Some((coded >> 1) as i64 ^ -((coded & 1) as i64))
@@ -69,11 +89,13 @@ impl Code for i64 {
 /// Numbers that are written as `u64`.
 macro_rules! as_u64 {
     ($($type:ty)*) => {$(
-        impl Code for $type {
+        impl Encode for $type {
             fn put(&self, out: &mut Vec<u8>) {
                 (*self as u64).put(out);
             }
+        }
 
+        impl Decode for $type {
             fn get(input: &mut &[u8]) -> Option<Self> {
                 <$type>::try_from(u64::get(input)?).ok()
             }
@@ -83,11 +105,13 @@ macro_rules! as_u64 {
 
 as_u64!(u16 u32 usize);
 
-impl Code for bool {
+impl Encode for bool {
     fn put(&self, out: &mut Vec<u8>) {
         out.push(u8::from(*self));
     }
+}
 
+impl Decode for bool {
     fn get(input: &mut &[u8]) -> Option<Self> {
         match u8::get(input)? {
             0 => Some(false),
@@ -97,20 +121,30 @@ impl Code for bool {
     }
 }
 
-impl Code for () {
+impl Encode for () {
     fn put(&self, _: &mut Vec<u8>) {}
+}
 
+impl Decode for () {
     fn get(_: &mut &[u8]) -> Option<Self> {
         Some(())
     }
 }
 
-impl Code for Bytes {
+impl Encode for [u8] {
     fn put(&self, out: &mut Vec<u8>) {
         self.len().put(out);
         out.extend_from_slice(self);
     }
+}
 
+impl Encode for Bytes {
+    fn put(&self, out: &mut Vec<u8>) {
+        self[..].put(out);
+    }
+}
+
+impl Decode for Bytes {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let len = usize::get(input)?;
         let (taken, rest) = input.split_at_checked(len)?;
@@ -119,29 +153,44 @@ impl Code for Bytes {
     }
 }
 
-impl Code for String {
+impl Encode for str {
     fn put(&self, out: &mut Vec<u8>) {
-        self.len().put(out);
-        out.extend_from_slice(self.as_bytes());
+        self.as_bytes().put(out);
     }
+}
 
+impl Encode for String {
+    fn put(&self, out: &mut Vec<u8>) {
+        self[..].put(out);
+    }
+}
+
+impl Decode for String {
     fn get(input: &mut &[u8]) -> Option<Self> {
         String::from_utf8(Bytes::get(input)?.into()).ok()
     }
 }
 
-impl<T: Code> Code for Option<T> {
+impl<T: Encode + ?Sized> Encode for &T {
+    fn put(&self, out: &mut Vec<u8>) {
+        (**self).put(out);
+    }
+}
+
+impl<T: Encode> Encode for Option<T> {
     fn put(&self, out: &mut Vec<u8>) {
         self.is_some().put(out);
         self.iter().for_each(|value| value.put(out));
     }
+}
 
+impl<T: Decode> Decode for Option<T> {
     fn get(input: &mut &[u8]) -> Option<Self> {
         Some(if bool::get(input)? { Some(T::get(input)?) } else { None })
     }
 }
 
-impl<T: Code, E: Code> Code for Result<T, E> {
+impl<T: Encode, E: Encode> Encode for Result<T, E> {
     fn put(&self, out: &mut Vec<u8>) {
         self.is_ok().put(out);
         match self {
@@ -149,66 +198,112 @@ impl<T: Code, E: Code> Code for Result<T, E> {
             Err(error) => error.put(out),
         }
     }
+}
 
+impl<T: Decode, E: Decode> Decode for Result<T, E> {
     fn get(input: &mut &[u8]) -> Option<Self> {
         Some(if bool::get(input)? { Ok(T::get(input)?) } else { Err(E::get(input)?) })
     }
 }
 
-impl<T: Code> Code for Vec<T> {
+impl<T: Encode> Encode for Vec<T> {
     fn put(&self, out: &mut Vec<u8>) {
         self.len().put(out);
         self.iter().for_each(|value| value.put(out));
     }
+}
 
+impl<T: Decode> Decode for Vec<T> {
     fn get(input: &mut &[u8]) -> Option<Self> {
         // Not by the length that is claimed.
         (0..usize::get(input)?).map(|_| T::get(input)).collect()
     }
 }
 
-impl<A: Code, B: Code> Code for (A, B) {
+impl<A: Encode, B: Encode> Encode for (A, B) {
     fn put(&self, out: &mut Vec<u8>) {
         self.0.put(out);
         self.1.put(out);
     }
+}
 
+impl<A: Decode, B: Decode> Decode for (A, B) {
     fn get(input: &mut &[u8]) -> Option<Self> {
         Some((A::get(input)?, B::get(input)?))
     }
 }
 
-impl Code for Duration {
+impl Encode for Duration {
     fn put(&self, out: &mut Vec<u8>) {
         (self.as_secs(), self.subsec_nanos()).put(out);
     }
+}
 
+impl Decode for Duration {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let (secs, nanos) = <(u64, u32)>::get(input)?;
         (nanos < 1_000_000_000).then(|| Duration::new(secs, nanos))
     }
 }
 
-impl Code for SocketAddr {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.to_string().put(out);
-    }
+/// Two bytes in little endian, so that an address has a length of its own.
+fn put_port(port: u16, out: &mut Vec<u8>) {
+    out.extend_from_slice(&port.to_le_bytes());
+}
 
+fn get_array<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = input.split_first_chunk()?;
+    *input = rest;
+    Some(*array)
+}
+
+impl Encode for SocketAddr {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            SocketAddr::V4(addr) => {
+                out.push(4);
+                out.extend_from_slice(&addr.ip().octets());
+                put_port(addr.port(), out);
+            }
+            SocketAddr::V6(addr) => {
+                out.push(6);
+                out.extend_from_slice(&addr.ip().octets());
+                put_port(addr.port(), out);
+                (addr.flowinfo(), addr.scope_id()).put(out);
+            }
+        }
+    }
+}
+
+impl Decode for SocketAddr {
     fn get(input: &mut &[u8]) -> Option<Self> {
-        String::get(input)?.parse().ok()
+        match u8::get(input)? {
+            4 => {
+                let (octets, port) = (get_array::<4>(input)?, get_array(input)?);
+                Some(SocketAddrV4::new(octets.into(), u16::from_le_bytes(port)).into())
+            }
+            6 => {
+                let (octets, port) = (get_array::<16>(input)?, get_array(input)?);
+                let (flowinfo, scope_id) = Decode::get(input)?;
+                Some(SocketAddrV6::new(octets.into(), u16::from_le_bytes(port), flowinfo, scope_id).into())
+            }
+            _ => None,
+        }
     }
 }
 
 /// Ids: their place and their serial.
 macro_rules! ids {
     ($($type:ident)*) => {$(
-        impl Code for $type {
+        impl Encode for $type {
             fn put(&self, out: &mut Vec<u8>) {
                 (self.index(), self.serial()).put(out);
             }
+        }
 
+        impl Decode for $type {
             fn get(input: &mut &[u8]) -> Option<Self> {
-                Some($type::new(Code::get(input)?, Code::get(input)?))
+                Some($type::new(Decode::get(input)?, Decode::get(input)?))
             }
         }
     )*};
@@ -216,11 +311,13 @@ macro_rules! ids {
 
 ids!(ClientId TimerId RoomId UpgradeId RequestId);
 
-impl Code for LatestKey {
+impl Encode for LatestKey {
     fn put(&self, out: &mut Vec<u8>) {
-        self.parts().map(str::to_owned).put(out);
+        self.parts().put(out);
     }
+}
 
+impl Decode for LatestKey {
     fn get(input: &mut &[u8]) -> Option<Self> {
         Some(match Result::<String, Result<u64, i64>>::get(input)? {
             Ok(name) => name.into(),
@@ -230,29 +327,35 @@ impl Code for LatestKey {
     }
 }
 
-impl Code for Reconnect {
+impl Encode for Reconnect {
     fn put(&self, out: &mut Vec<u8>) {
         let (base, cap, stable_after, max_tries) = self.parts();
         ((base, cap), (stable_after, max_tries)).put(out);
     }
+}
 
+impl Decode for Reconnect {
     fn get(input: &mut &[u8]) -> Option<Self> {
-        let policy =
-            Reconnect::new().base(Code::get(input)?).cap(Code::get(input)?).stable_after(Code::get(input)?);
-        let max_tries: Option<u32> = Code::get(input)?;
+        let policy = Reconnect::new()
+            .base(Decode::get(input)?)
+            .cap(Decode::get(input)?)
+            .stable_after(Decode::get(input)?);
+        let max_tries: Option<u32> = Decode::get(input)?;
         Some(max_tries.map_or(policy, |tries| policy.max_tries(tries)))
     }
 }
 
-impl Code for HeaderMap {
+impl Encode for HeaderMap {
     fn put(&self, out: &mut Vec<u8>) {
         self.len().put(out);
         for (name, value) in self {
-            name.as_str().to_owned().put(out);
-            Bytes::copy_from_slice(value.as_bytes()).put(out);
+            name.as_str().put(out);
+            value.as_bytes().put(out);
         }
     }
+}
 
+impl Decode for HeaderMap {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let mut headers = HeaderMap::new();
         for _ in 0..usize::get(input)? {
@@ -264,23 +367,25 @@ impl Code for HeaderMap {
     }
 }
 
-impl Code for Response<Bytes> {
+impl Encode for Response<Bytes> {
     fn put(&self, out: &mut Vec<u8>) {
         self.status().as_u16().put(out);
         self.headers().put(out);
         self.body().put(out);
     }
+}
 
+impl Decode for Response<Bytes> {
     fn get(input: &mut &[u8]) -> Option<Self> {
         let status = u16::get(input)?;
-        let headers = <HeaderMap as Code>::get(input)?;
+        let headers = <HeaderMap as Decode>::get(input)?;
         let mut response = Response::builder().status(status).body(Bytes::get(input)?).ok()?;
         *response.headers_mut() = headers;
         Some(response)
     }
 }
 
-/// As a place in this table: it grows at its end only.
+/// An error kind is its position in this table. New kinds go to the end.
 const KINDS: &[ErrorKind] = {
     use ErrorKind::*;
     &[
@@ -321,44 +426,79 @@ const KINDS: &[ErrorKind] = {
         Unsupported,
         UnexpectedEof,
         OutOfMemory,
+        CrossesDevices,
+        InvalidFilename,
     ]
 };
 
-/// In place of that: the name follows. Some kinds have none in stable Rust that could be written here, and the
-/// application sees them all the same: `Uncategorized` is what a process out of descriptors gets.
-const NAMED: usize = 0xff;
+/// Error kinds that stable Rust has no path for, although applications see them: a process that is
+/// out of descriptors gets `Uncategorized`. Inside this process they are recognised by the text that
+/// the standard library prints; the encoded number is the position here, counted from
+/// [`FIRST_UNSTABLE`]. New kinds go to the end.
+const UNSTABLE_KINDS: &[&str] = &["Uncategorized", "FilesystemLoop", "InProgress"];
 
-impl Code for ErrorKind {
+const FIRST_UNSTABLE: usize = 100;
+
+impl Encode for ErrorKind {
     fn put(&self, out: &mut Vec<u8>) {
-        match KINDS.iter().position(|kind| kind == self) {
-            Some(place) => place.put(out),
-            None => (NAMED, format!("{self:?}")).put(out),
-        }
-    }
-
-    fn get(input: &mut &[u8]) -> Option<Self> {
-        match usize::get(input)? {
-            NAMED => {
-                let name = String::get(input)?;
-                let kinds = (1..=255).map(|code| std::io::Error::from_raw_os_error(code).kind());
-                // Of another system, perhaps.
-                Some(kinds.into_iter().find(|kind| format!("{kind:?}") == name).unwrap_or(ErrorKind::Other))
-            }
-            place => KINDS.get(place).copied(),
-        }
+        let stable = KINDS.iter().position(|kind| kind == self);
+        let number = stable.or_else(|| {
+            let text = format!("{self:?}");
+            let place = UNSTABLE_KINDS.iter().position(|name| *name == text)?;
+            Some(FIRST_UNSTABLE + place)
+        });
+        // A kind that neither table lists is encoded as `Other`, which has the number 0.
+        number.unwrap_or(0).put(out);
     }
 }
+
+impl Decode for ErrorKind {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        let number = usize::get(input)?;
+        let Some(place) = number.checked_sub(FIRST_UNSTABLE) else { return KINDS.get(number).copied() };
+        let name = UNSTABLE_KINDS.get(place)?;
+        let mut kinds = (1..=255).map(|code| std::io::Error::from_raw_os_error(code).kind());
+        // The system that replays may not have the kind of the one that recorded.
+        Some(kinds.find(|kind| format!("{kind:?}") == *name).unwrap_or(ErrorKind::Other))
+    }
+}
+
+/// Implements both traits for an enum without fields: a variant is its number.
+macro_rules! numbered {
+    ($type:ident { $($number:literal $variant:ident),* $(,)? }) => {
+        impl Encode for $type {
+            fn put(&self, out: &mut Vec<u8>) {
+                out.push(match self {
+                    $($type::$variant => $number,)*
+                });
+            }
+        }
+
+        impl Decode for $type {
+            fn get(input: &mut &[u8]) -> Option<Self> {
+                match u8::get(input)? {
+                    $($number => Some($type::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+numbered!(Kind { 0 Binary, 1 Text });
 
 /// Structs: their fields, one after the other.
 macro_rules! code_struct {
     ($type:ident { $($field:ident),* $(,)? }) => {
-        impl $crate::tape::code::Code for $type {
+        impl Encode for $type {
             fn put(&self, out: &mut Vec<u8>) {
-                $($crate::tape::code::Code::put(&self.$field, out);)*
+                $(Encode::put(&self.$field, out);)*
             }
+        }
 
+        impl Decode for $type {
             fn get(input: &mut &[u8]) -> Option<Self> {
-                $(let $field = $crate::tape::code::Code::get(input)?;)*
+                $(let $field = Decode::get(input)?;)*
                 Some($type { $($field),* })
             }
         }
@@ -375,19 +515,21 @@ macro_rules! code_enum {
             $($(#[$doc])* $variant { $($field: $type),* },)*
         }
 
-        impl $crate::tape::code::Code for $name {
+        impl Encode for $name {
             fn put(&self, out: &mut Vec<u8>) {
                 match self {
                     $($name::$variant { $($field),* } => {
                         out.push($tag);
-                        $($crate::tape::code::Code::put($field, out);)*
+                        $(Encode::put($field, out);)*
                     })*
                 }
             }
+        }
 
+        impl Decode for $name {
             fn get(input: &mut &[u8]) -> Option<Self> {
-                match <u8 as $crate::tape::code::Code>::get(input)? {
-                    $($tag => Some($name::$variant { $($field: $crate::tape::code::Code::get(input)?),* }),)*
+                match u8::get(input)? {
+                    $($tag => Some($name::$variant { $($field: Decode::get(input)?),* }),)*
                     _ => None,
                 }
             }
@@ -397,3 +539,4 @@ macro_rules! code_enum {
 
 pub(super) use code_enum;
 pub(super) use code_struct;
+pub(super) use numbered;

@@ -1,7 +1,6 @@
 //! An engine that may be recorded: everything that it is told goes to the tape first.
 
 use std::{
-    fmt::Write as _,
     io,
     net::SocketAddr,
     ops::Deref,
@@ -16,7 +15,8 @@ use tungstenite::{
 
 use super::{
     Recording, Tape,
-    entry::{Digest, Entry, PlanCopy, Terms, Words, group, room_ref},
+    digest::digest_of_tick,
+    entry::{Entry, HostOrder, PlanCopy, Terms, Words, group, room_ref},
     head::Head,
     nanos_between, services,
     stream::Taped,
@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{Engine, Order, Readiness, Whom, hooks::Services},
     error::{CloseError, ConnectError, JoinError, NotConnected, RespondError, SendError, UpgradeError},
-    event::{Event, delivery::Delivery, tick::Tick},
+    event::{delivery::Delivery, tick::Tick},
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
     net::socket::Socket,
     outbox::prepared::Outgoing,
@@ -134,7 +134,7 @@ impl Core {
         tape.note(&Entry::NextDial {});
         let order = self.engine.next_dial(now);
         if let Some(order) = &order {
-            tape.note(&Entry::Ordered { order: format!("{order:?}") });
+            tape.note(&Entry::Ordered { order: HostOrder::of(order) });
         }
         order
     }
@@ -186,7 +186,7 @@ impl Core {
         }
         let tick = self.engine.finish_tick(now, more);
         if let Some(tape) = &self.tape {
-            tape.note(&Entry::Finish { more, events: tick.len(), digest: digest(&tick) });
+            tape.note(&Entry::Finish { more, events: tick.len(), digest: digest_of_tick(&tick) });
             tape.end_poll();
         }
         tick
@@ -197,7 +197,7 @@ impl Core {
     recorded! {
         fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Disconnect { client };
         fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> =
-            Entry::SetOverflow { client, drops: overflow == Overflow::DropNewest };
+            Entry::SetOverflow { client, overflow };
         fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Pause { client };
         fn cancel_timer(&mut self, timer: TimerId) -> bool = Entry::CancelTimer { timer };
         fn join(&mut self, client: ClientId, room: Room<'_>) -> Result<(), JoinError> =
@@ -329,7 +329,7 @@ fn name_error(error: ConnectError) -> Option<(String, String)> {
 
 fn copy(plan: &Plan) -> PlanCopy {
     PlanCopy {
-        url: format!("ws://{}{}", plan.target.authority, plan.target.path),
+        url: format!("ws://{}{}", plan.target.authority, plan.target.path.as_str()),
         headers: plan.headers.clone(),
         subprotocols: plan.subprotocols.clone(),
         addrs: plan.addrs.clone(),
@@ -341,23 +341,4 @@ fn copy(plan: &Plan) -> PlanCopy {
         },
         has_closure: plan.before.is_some(),
     }
-}
-
-/// Of all events of a tick, with what they hold, and of when the next poll should be.
-pub(super) fn digest(tick: &Tick) -> u32 {
-    let mut digest = Digest::new();
-    // Writing to a digest cannot fail.
-    let _ = write!(digest, "{} {:?}", tick.more(), tick.next_timeout());
-    for event in tick {
-        match event {
-            Event::Message { client, message } => {
-                digest.add(&[u8::from(message.as_text().is_some())]);
-                digest.add(&client.serial().to_le_bytes());
-                digest.add(&message.len().to_le_bytes());
-                digest.add(message.as_bytes());
-            }
-            event => _ = write!(digest, "{event:?}"),
-        }
-    }
-    digest.short()
 }

@@ -10,14 +10,15 @@ use tungstenite::{
 
 use super::{
     Tape,
-    code::{code_enum, code_struct},
+    code::{Decode, Encode, code_enum, code_struct, numbered},
 };
 use crate::{
     config::{
+        Overflow,
         reconnect::Reconnect,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
     },
-    engine::Whom,
+    engine::{Order, Whom},
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::prepared::{Outgoing, Prepared},
@@ -54,8 +55,8 @@ code_enum! {
         /// The next deadline is asked for, which may put the wheel in order.
         16 Look {},
         17 CountLostListener {},
-        /// What `NextDial` has asked the host for, in words.
-        18 Ordered { order: String },
+        /// What `NextDial` has asked the host for.
+        18 Ordered { order: HostOrder },
         /// The application has dropped a `Prepared`.
         19 Forget { shared: u64 },
 
@@ -66,7 +67,7 @@ code_enum! {
         23 Close { client: ClientId, code: u16, reason: String },
         24 Disconnect { client: ClientId },
         25 Shutdown { code: u16, deadline: Duration },
-        26 SetOverflow { client: ClientId, drops: bool },
+        26 SetOverflow { client: ClientId, overflow: Overflow },
         27 Pause { client: ClientId },
         28 Resume { client: ClientId },
         29 SetTimer { delay: Duration, repeat: bool },
@@ -98,17 +99,39 @@ code_enum! {
     }
 }
 
+code_enum! {
+    /// A copy of an [`Order`].
+    #[derive(Debug, PartialEq)]
+    pub(crate) enum HostOrder {
+        0 Connect { client: ClientId, addr: SocketAddr },
+        1 Resolve { client: ClientId, host: String, port: u16 },
+        2 Nothing {},
+    }
+}
+
+impl HostOrder {
+    pub(super) fn of(order: &Order) -> Self {
+        match order {
+            Order::Connect(client, addr) => HostOrder::Connect { client: *client, addr: *addr },
+            Order::Resolve(client, host, port) => {
+                HostOrder::Resolve { client: *client, host: host.clone(), port: *port }
+            }
+            Order::Nothing => HostOrder::Nothing {},
+        }
+    }
+}
+
 /// A message, framed already or not.
 #[derive(Debug)]
 pub(crate) struct Words {
-    text: bool,
+    kind: Kind,
     /// Of a `Prepared` its number, from one: it is compressed once, and counted once.
     shared: u64,
     /// Of a `Prepared` only the first time.
     bytes: Bytes,
 }
 
-code_struct!(Words { text, shared, bytes });
+code_struct!(Words { kind, shared, bytes });
 
 impl Words {
     pub(super) fn of(message: &Outgoing<'_>, tape: &Tape) -> Self {
@@ -117,7 +140,7 @@ impl Words {
             Outgoing::Prepared(prepared) => tape.number_of(prepared),
         };
         let bytes = if known { Bytes::new() } else { Bytes::copy_from_slice(message.payload()) };
-        Words { text: message.kind() == Kind::Text, shared, bytes }
+        Words { kind: message.kind(), shared, bytes }
     }
 
     /// `None`: it says that it is text, and is none.
@@ -125,9 +148,9 @@ impl Words {
         if let Some(known) = all.get(&self.shared) {
             return Some(known.into());
         }
-        let message = match self.text {
-            true => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
-            false => Message::Binary(&self.bytes),
+        let message = match self.kind {
+            Kind::Text => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
+            Kind::Binary => Message::Binary(&self.bytes),
         };
         if self.shared == 0 {
             return Some(message.into());
@@ -139,22 +162,23 @@ impl Words {
 #[derive(Debug)]
 pub(crate) struct Terms {
     expires_in: Option<Duration>,
-    high: bool,
+    priority: Priority,
     latest: Option<LatestKey>,
     uncompressed: bool,
 }
 
-code_struct!(Terms { expires_in, high, latest, uncompressed });
+numbered!(Priority { 0 Normal, 1 High });
+
+code_struct!(Terms { expires_in, priority, latest, uncompressed });
 
 impl Terms {
     pub(super) fn of(terms: &SendTerms) -> Self {
         let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.clone();
-        Terms { expires_in, high: priority == Priority::High, latest, uncompressed }
+        Terms { expires_in, priority, latest, uncompressed }
     }
 
     pub(super) fn terms(self) -> SendTerms {
-        let Terms { expires_in, high, latest, uncompressed } = self;
-        let priority = if high { Priority::High } else { Priority::Normal };
+        let Terms { expires_in, priority, latest, uncompressed } = self;
         SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed }
     }
 }
@@ -210,43 +234,12 @@ pub(crate) struct PlanCopy {
 
 code_struct!(PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure });
 
-/// Over an event, or over what was written. FNV-1a, folded.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Digest(u64);
-
-impl Digest {
-    pub(crate) fn new() -> Self {
-        Digest(0xcbf2_9ce4_8422_2325)
-    }
-
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-
-    pub(crate) fn value(self) -> u64 {
-        self.0
-    }
-
-    pub(crate) fn short(self) -> u32 {
-        (self.0 >> 32) as u32 ^ self.0 as u32
-    }
-}
-
-impl std::fmt::Write for Digest {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        self.add(text.as_bytes());
-        Ok(())
-    }
-}
-
-/// Whether both sides of `Code` agree is for the tests of the whole to say; here only that nothing is lost.
+/// Whether both sides of the codec agree is for the tests of the whole to say; here only that nothing is lost.
 #[cfg(test)]
 mod tests {
     use std::io::{Error, ErrorKind};
 
-    use crate::tape::code::Code;
+    use crate::tape::code::{Decode, Encode};
 
     /// Those without a name in stable Rust, too: what the application is told is compared in a replay.
     #[test]

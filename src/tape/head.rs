@@ -2,7 +2,7 @@
 
 use tungstenite::Bytes;
 
-use super::code::{Code, code_struct};
+use super::code::{Decode, Encode, code_struct, numbered};
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
     engine::hooks::Services,
@@ -45,7 +45,7 @@ impl Head {
 
 macro_rules! fields {
     ($($field:ident)*) => {
-        impl Code for Config {
+        impl Encode for Config {
             fn put(&self, out: &mut Vec<u8>) {
                 // By name, so that a new setting that is forgotten here does not compile.
                 let Config {
@@ -56,10 +56,12 @@ macro_rules! fields {
                 $($field.put(out);)*
                 put_deflate(self, out);
             }
+        }
 
+        impl Decode for Config {
             fn get(input: &mut &[u8]) -> Option<Self> {
                 let mut config = Config::default();
-                $(config.$field = Code::get(input)?;)*
+                $(config.$field = Decode::get(input)?;)*
                 get_deflate(&mut config, input)?;
                 Some(config)
             }
@@ -115,7 +117,7 @@ fn get_deflate(_: &mut Config, input: &mut &[u8]) -> Option<()> {
     Option::<Compression>::get(input)?.is_none().then_some(())
 }
 
-impl Code for OriginPolicy {
+impl Encode for OriginPolicy {
     fn put(&self, out: &mut Vec<u8>) {
         match self {
             OriginPolicy::SameOrigin => 0u8.put(out),
@@ -126,33 +128,18 @@ impl Code for OriginPolicy {
             }
         }
     }
+}
 
+impl Decode for OriginPolicy {
     fn get(input: &mut &[u8]) -> Option<Self> {
         match u8::get(input)? {
             0 => Some(OriginPolicy::SameOrigin),
             1 => Some(OriginPolicy::Any),
-            2 => Some(OriginPolicy::AllowList(Code::get(input)?)),
+            2 => Some(OriginPolicy::AllowList(Decode::get(input)?)),
             _ => None,
         }
     }
 }
 
-impl Code for Overflow {
-    fn put(&self, out: &mut Vec<u8>) {
-        (*self == Overflow::DropNewest).put(out);
-    }
-
-    fn get(input: &mut &[u8]) -> Option<Self> {
-        Some(if bool::get(input)? { Overflow::DropNewest } else { Overflow::Disconnect })
-    }
-}
-
-impl Code for Limit {
-    fn put(&self, out: &mut Vec<u8>) {
-        (*self == Limit::Pause).put(out);
-    }
-
-    fn get(input: &mut &[u8]) -> Option<Self> {
-        Some(if bool::get(input)? { Limit::Pause } else { Limit::Close })
-    }
-}
+numbered!(Overflow { 0 Disconnect, 1 DropNewest });
+numbered!(Limit { 0 Close, 1 Pause });

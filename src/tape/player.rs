@@ -11,18 +11,15 @@ use std::{
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{
-    code::Code,
-    core::digest,
-    entry::{Entry, PlanCopy, room, whom},
+    code::Decode,
+    digest::digest_of_tick,
+    entry::{Entry, HostOrder, PlanCopy, room, whom},
     head::Head,
     services,
     stream::Reel,
 };
 use crate::{
-    config::{
-        Overflow,
-        connect::{Connect, Plan, WhileDown},
-    },
+    config::connect::{Connect, Plan, WhileDown},
     engine::{Engine, Readiness},
     error::ConnectError,
     event::tick::Tick,
@@ -109,7 +106,7 @@ impl Player {
             }
             Entry::Finish { more, events, digest: recorded } => {
                 let tick = self.engine.finish_tick(self.now(), more);
-                if (tick.len(), digest(&tick)) != (events, recorded) {
+                if (tick.len(), digest_of_tick(&tick)) != (events, recorded) {
                     let what = format!("another tick than the recorded one of {events} events: {tick:?}");
                     return Err(self.tracks.lock().diverged(what));
                 }
@@ -149,7 +146,7 @@ impl Player {
             Entry::Service {} => _ = engine.service_next(now),
             Entry::NextDial {} => {
                 if let Some(order) = engine.next_dial(now) {
-                    self.tracks.lock().ordered(&format!("{order:?}"));
+                    self.tracks.lock().ordered(&HostOrder::of(&order));
                 }
             }
             Entry::Dialed { client, outcome } => {
@@ -205,10 +202,7 @@ impl Player {
             }
             Entry::Disconnect { client } => _ = engine.disconnect(client),
             Entry::Shutdown { code, deadline } => engine.shutdown(CloseCode::from(code), deadline, now),
-            Entry::SetOverflow { client, drops } => {
-                let overflow = if drops { Overflow::DropNewest } else { Overflow::Disconnect };
-                let _ = engine.set_overflow(client, overflow);
-            }
+            Entry::SetOverflow { client, overflow } => _ = engine.set_overflow(client, overflow),
             Entry::Pause { client } => _ = engine.pause_reading(client),
             Entry::Resume { client } => _ = engine.resume_reading(client, now),
             Entry::SetTimer { delay, repeat } => _ = engine.set_timer(delay, repeat, now),

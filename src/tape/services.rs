@@ -67,7 +67,7 @@ pub(super) fn recorded_attempts(mut before: BeforeAttempt, tape: &Tape) -> Befor
         let outcome = ask(&tape, || before(attempt));
         match &outcome {
             Ok(()) => {
-                let (path, headers) = (attempt.path.to_string(), attempt.headers.clone());
+                let (path, headers) = (attempt.path.as_str().to_owned(), attempt.headers.clone());
                 tape.note(&Entry::Attempted { path, headers });
             }
             Err(_) => tape.give_up("before_attempt has failed, and its error cannot be recorded"),

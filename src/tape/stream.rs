@@ -6,11 +6,7 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 use tungstenite::Bytes;
 
-use super::{
-    Tape,
-    entry::{Digest, Entry},
-    player::Shared,
-};
+use super::{Tape, digest::digest_of_written, entry::Entry, player::Shared};
 use crate::{config::Config, engine::Stream, net::socket::Socket};
 
 /// A socket that may be recorded.
@@ -30,17 +26,6 @@ fn kind<T>(outcome: &io::Result<T>) -> Option<ErrorKind> {
     outcome.as_ref().err().map(io::Error::kind)
 }
 
-/// Of the first `len` bytes.
-fn digest(parts: &[&[u8]], mut len: usize) -> u32 {
-    let mut digest = Digest::new();
-    for part in parts {
-        let (taken, _) = part.split_at(part.len().min(len));
-        digest.add(taken);
-        len -= taken.len();
-    }
-    digest.short()
-}
-
 #[cold]
 fn note_read((tape, stream): &(Tape, u32), buf: &[u8], outcome: &io::Result<usize>) {
     let bytes = &buf[..outcome.as_ref().map_or(0, |count| (*count).min(buf.len()))];
@@ -51,7 +36,7 @@ fn note_read((tape, stream): &(Tape, u32), buf: &[u8], outcome: &io::Result<usiz
 #[cold]
 fn note_written((tape, stream): &(Tape, u32), parts: &[&[u8]], outcome: &io::Result<usize>) {
     let (stream, offered) = (*stream, parts.iter().map(|part| part.len()).sum());
-    let digest = digest(parts, *outcome.as_ref().unwrap_or(&0));
+    let digest = digest_of_written(parts, *outcome.as_ref().unwrap_or(&0));
     let outcome = outcome.as_ref().map(|count| *count).map_err(io::Error::kind);
     tape.note(&Entry::Wrote { stream, offered, outcome, digest });
 }
@@ -132,7 +117,7 @@ impl Reel {
         let taken = self.player.lock().answer(what, |entry| match entry {
             Entry::Wrote { stream, offered, outcome, digest: recorded } if stream == number => {
                 let count = outcome.unwrap_or(0);
-                let fits = offered == len && count <= len && digest(parts, count) == recorded;
+                let fits = offered == len && count <= len && digest_of_written(parts, count) == recorded;
                 fits.then_some(outcome)
             }
             _ => None,

@@ -9,7 +9,7 @@ use crate::{config::Config, engine::hooks::Services};
 fn file(blocks: &[&[u8]]) -> Vec<u8> {
     let mut file = [MAGIC, &[VERSION]].concat();
     for block in blocks {
-        let mut digest = Digest::new();
+        let mut digest = Fnv::new();
         digest.add(block);
         file.extend((block.len() as u32).to_le_bytes());
         file.extend(digest.value().to_le_bytes());

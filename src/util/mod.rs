@@ -2,6 +2,8 @@
 
 pub(crate) mod buffer_pool;
 pub(crate) mod entropy;
+#[cfg(feature = "sim")]
+pub(crate) mod fnv;
 pub(crate) mod packed_duration;
 pub(crate) mod split_mix;
 #[cfg(any(test, fuzzing))]

@@ -36,7 +36,10 @@ pub use peer::Received;
 use peer::Speaker;
 pub(crate) use socket::SimSocket;
 
-use crate::{engine::Readiness, util::time::after};
+use crate::{
+    engine::Readiness,
+    util::{fnv::Fnv, time::after},
+};
 
 /// One end of a link: its number, and 0 for who has connected, 1 for who has accepted.
 pub(crate) type EndId = (usize, usize);
@@ -84,8 +87,8 @@ pub(crate) struct Network {
     /// When the next parcel of an end arrives; the count keeps those of one moment in order.
     due: BinaryHeap<Reverse<(Instant, u64, EndId)>>,
     posted: u64,
-    /// Over all that was written and read, and when.
-    digest: u64,
+    /// Covers all bytes written and read, each with its time.
+    digest: Fnv,
 }
 
 impl Network {
@@ -101,7 +104,7 @@ impl Network {
             names: BTreeMap::new(),
             due: BinaryHeap::new(),
             posted: 0,
-            digest: 0xcbf2_9ce4_8422_2325,
+            digest: Fnv::new(),
         }
     }
 
@@ -116,7 +119,7 @@ impl Network {
     }
 
     pub(crate) fn digest(&self) -> u64 {
-        self.digest
+        self.digest.value()
     }
 
     /// Lets time pass, and everything arrive that arrives in it.
@@ -390,10 +393,8 @@ impl Network {
     /// Adds to the digest.
     fn note(&mut self, id: EndId, bytes: &[u8]) {
         let stamp = [self.elapsed().as_nanos() as u64, id.0 as u64, id.1 as u64];
-        let stamp = stamp.iter().flat_map(|number| number.to_le_bytes());
-        for byte in stamp.chain(bytes.iter().copied()) {
-            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        stamp.iter().for_each(|number| self.digest.add(&number.to_le_bytes()));
+        self.digest.add(bytes);
     }
 
     fn half(&mut self, id: EndId) -> &mut Half {

@@ -14,10 +14,13 @@ use std::{
 
 use thiserror::Error;
 
-use crate::tape::{
-    MAGIC, VERSION,
-    code::Code,
-    entry::{Digest, Entry},
+use crate::{
+    tape::{
+        MAGIC, VERSION,
+        code::Decode,
+        entry::{Entry, HostOrder},
+    },
+    util::fnv::Fnv,
 };
 
 /// Why a recording cannot be replayed, or not any further.
@@ -30,8 +33,8 @@ pub enum ReplayError {
     /// It does not begin as a recording does.
     #[error("this is no recording of a tickws server")]
     Foreign,
-    /// The format is one that this version of the library does not know.
-    #[error("this recording has format {0}, which this version of tickws does not know")]
+    /// The recording has another version of the format than this library reads.
+    #[error("the recording has format version {0}, but this version of tickws reads version {VERSION} only")]
     Version(u8),
     /// It ends in the middle: the process died, or the writer failed. Everything before was replayed.
     #[error("the recording ends in the middle, at byte {byte}")]
@@ -127,7 +130,7 @@ impl Tracks {
         if (self.block.len() as u64) < len {
             return Err(ReplayError::Truncated { byte: end + self.block.len() as u64 });
         }
-        let mut digest = Digest::new();
+        let mut digest = Fnv::new();
         digest.add(&self.block);
         if digest.value() != u64::from_le_bytes(*recorded) {
             return Err(self.corrupt());
@@ -180,10 +183,10 @@ impl Tracks {
     }
 
     /// The engine asks the host for this.
-    pub(super) fn ordered(&mut self, order: &str) {
-        let what = || order.to_owned();
+    pub(super) fn ordered(&mut self, order: &HostOrder) {
+        let what = || format!("{order:?}");
         self.answer(what, |entry| match entry {
-            Entry::Ordered { order: recorded } if recorded == order => Some(()),
+            Entry::Ordered { order: recorded } if recorded == *order => Some(()),
             _ => None,
         });
     }

@@ -1,0 +1,288 @@
+//! Digests of what a replay must reproduce, over bytes that this module lays down.
+//!
+//! Nothing here depends on the `Debug` or `Display` text of a type, or on the width of `usize`:
+//! a renamed field and another machine give the same digest. The matches are exhaustive, so a new
+//! variant does not compile before it has a number. Numbers are never used again.
+
+use tungstenite::http::{Request, Version};
+
+use super::code::{Decode, Encode, numbered};
+use crate::{
+    error::{ConnectError, ConnectStep, HeaderError, PeerMisbehaved, Refusal},
+    event::{
+        Event,
+        close_reason::{CloseReason, Timeout},
+        pressure::Pressure,
+        tick::Tick,
+    },
+    http1::request::HttpRequest,
+    id::ClientId,
+    message::Message,
+    util::fnv::Fnv,
+};
+
+numbered!(Pressure { 0 Low, 1 Refusing, 2 NotReading });
+numbered!(Timeout { 0 Silence, 1 Write, 2 Close, 3 Lifetime });
+numbered!(ConnectStep { 0 Resolve, 1 Connect, 2 Handshake });
+
+/// The digest of a tick: its events with all that they hold, and when the next poll is due.
+pub(super) fn digest_of_tick(tick: &Tick) -> u32 {
+    let (mut digest, mut bytes) = (Fnv::new(), Vec::new());
+    tick.more().put(&mut bytes);
+    tick.next_timeout().put(&mut bytes);
+    digest.add(&bytes);
+    for event in tick {
+        bytes.clear();
+        put_event(event, &mut bytes);
+        digest.add(&bytes);
+        // The payload of a message may be long, so it is not copied first.
+        if let Event::Message { message, .. } = event {
+            digest.add(message.as_bytes());
+        }
+    }
+    digest.folded()
+}
+
+/// The digest of the first `len` bytes of a vectored write.
+pub(super) fn digest_of_written(parts: &[&[u8]], mut len: usize) -> u32 {
+    let mut digest = Fnv::new();
+    for part in parts {
+        let (taken, _) = part.split_at(part.len().min(len));
+        digest.add(taken);
+        len -= taken.len();
+    }
+    digest.folded()
+}
+
+/// Encodes an event; of a message everything before its payload.
+fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
+    match event {
+        Event::Open { client, request } => {
+            out.push(0);
+            client.put(out);
+            put_request(request, out);
+        }
+        Event::ConnectFailed { client, link, error } => {
+            out.push(1);
+            client.put(out);
+            link.serial().put(out);
+            put_connect_error(error, out);
+        }
+        Event::Reconnecting { client, link, attempt, in_, error } => {
+            out.push(2);
+            client.put(out);
+            link.serial().put(out);
+            attempt.put(out);
+            in_.put(out);
+            error.is_some().put(out);
+            error.iter().for_each(|error| put_connect_error(error, out));
+        }
+        Event::Message { client, message } => put_message_head(client, message, out),
+        Event::Close { client, reason } => {
+            out.push(4);
+            client.put(out);
+            put_close_reason(reason, out);
+        }
+        Event::Drained { client } => {
+            out.push(5);
+            client.put(out);
+        }
+        Event::Pressure { pressure } => {
+            out.push(6);
+            pressure.put(out);
+        }
+        Event::Upgrade { upgrade, request } => {
+            out.push(7);
+            upgrade.put(out);
+            put_http_request(request, out);
+        }
+        Event::UpgradeGone { upgrade } => {
+            out.push(8);
+            upgrade.put(out);
+        }
+        Event::Http { request_id, request } => {
+            out.push(9);
+            request_id.put(out);
+            put_http_request(request, out);
+        }
+        Event::Timer { timer } => {
+            out.push(10);
+            timer.put(out);
+        }
+    }
+}
+
+fn put_message_head(client: ClientId, message: Message<'_>, out: &mut Vec<u8>) {
+    out.push(3);
+    client.put(out);
+    message.kind().put(out);
+    message.len().put(out);
+}
+
+fn put_request(request: &Request<()>, out: &mut Vec<u8>) {
+    let uri = request.uri();
+    request.method().as_str().put(out);
+    uri.scheme_str().put(out);
+    uri.authority().map(|authority| authority.as_str()).put(out);
+    uri.path_and_query().map(|path| path.as_str()).put(out);
+    out.push(match request.version() {
+        Version::HTTP_09 => 9,
+        Version::HTTP_10 => 10,
+        Version::HTTP_11 => 11,
+        Version::HTTP_2 => 20,
+        Version::HTTP_3 => 30,
+        _ => 0,
+    });
+    request.headers().put(out);
+}
+
+fn put_http_request(request: HttpRequest<'_>, out: &mut Vec<u8>) {
+    put_request(&request, out);
+    request.body().put(out);
+    request.remote_addr().put(out);
+}
+
+fn put_close_reason(reason: &CloseReason, out: &mut Vec<u8>) {
+    match reason {
+        CloseReason::Peer { code, text } => {
+            out.push(0);
+            u16::from(*code).put(out);
+            text.put(out);
+        }
+        CloseReason::Local { code, text } => {
+            out.push(1);
+            u16::from(*code).put(out);
+            text.put(out);
+        }
+        CloseReason::Disconnected => out.push(2),
+        CloseReason::Shutdown => out.push(3),
+        CloseReason::Timeout(timeout) => {
+            out.push(4);
+            timeout.put(out);
+        }
+        CloseReason::Overflow => out.push(5),
+        CloseReason::Shed => out.push(6),
+        CloseReason::RateLimited => out.push(7),
+        CloseReason::Protocol(violation) => {
+            out.push(8);
+            put_violation(*violation, out);
+        }
+        CloseReason::Eof => out.push(9),
+        CloseReason::Io(kind) => {
+            out.push(10);
+            kind.put(out);
+        }
+    }
+}
+
+fn put_violation(violation: PeerMisbehaved, out: &mut Vec<u8>) {
+    match violation {
+        PeerMisbehaved::UnmaskedFrame => out.push(0),
+        PeerMisbehaved::MaskedFrame => out.push(1),
+        PeerMisbehaved::ReservedBits => out.push(2),
+        PeerMisbehaved::ReservedOpcode(opcode) => {
+            out.push(3);
+            out.push(opcode);
+        }
+        PeerMisbehaved::FragmentedControl => out.push(4),
+        PeerMisbehaved::ControlTooLong => out.push(5),
+        PeerMisbehaved::LengthNotMinimal => out.push(6),
+        PeerMisbehaved::LengthOverflow => out.push(7),
+        PeerMisbehaved::UnexpectedContinuation => out.push(8),
+        PeerMisbehaved::ExpectedContinuation => out.push(9),
+        PeerMisbehaved::InvalidUtf8 => out.push(10),
+        PeerMisbehaved::FrameTooBig { len, max } => {
+            out.push(11);
+            (len, max).put(out);
+        }
+        PeerMisbehaved::MessageTooBig { len, max } => {
+            out.push(12);
+            (len, max).put(out);
+        }
+        PeerMisbehaved::CorruptDeflate => out.push(13),
+        PeerMisbehaved::EmptyFragments => out.push(14),
+        PeerMisbehaved::CloseBodyTooShort => out.push(15),
+        PeerMisbehaved::InvalidCloseCode(code) => {
+            out.push(16);
+            code.put(out);
+        }
+        PeerMisbehaved::InvalidCloseReason => out.push(17),
+    }
+}
+
+/// Encodes the error without the explanations that this library words itself, which may be
+/// worded differently in another version.
+fn put_connect_error(error: &ConnectError, out: &mut Vec<u8>) {
+    match error {
+        ConnectError::Url(_) => out.push(0),
+        ConnectError::Tls => out.push(1),
+        ConnectError::Header(error) => {
+            out.push(2);
+            put_header_error(error, out);
+        }
+        ConnectError::Subprotocol(name) => {
+            out.push(3);
+            name.put(out);
+        }
+        ConnectError::NoRandom => out.push(4),
+        ConnectError::Poller(kind) => {
+            out.push(5);
+            kind.put(out);
+        }
+        ConnectError::ShuttingDown => out.push(6),
+        ConnectError::Resolve { host, error } => {
+            out.push(7);
+            host.put(out);
+            error.put(out);
+        }
+        ConnectError::ResolverBusy => out.push(8),
+        ConnectError::Io { addr, error } => {
+            out.push(9);
+            addr.put(out);
+            error.put(out);
+        }
+        ConnectError::Timeout(step) => {
+            out.push(10);
+            step.put(out);
+        }
+        ConnectError::HungUp => out.push(11),
+        ConnectError::Redirect { status, location } => {
+            out.push(12);
+            status.as_u16().put(out);
+            location.put(out);
+        }
+        ConnectError::Refused(refusal) => {
+            out.push(13);
+            let Refusal { status, headers, body } = &**refusal;
+            status.as_u16().put(out);
+            headers.put(out);
+            body.put(out);
+        }
+        ConnectError::BadResponse(_) => out.push(14),
+        ConnectError::GaveUp => out.push(15),
+        ConnectError::Cancelled => out.push(16),
+        ConnectError::Overloaded => out.push(17),
+    }
+}
+
+fn put_header_error(error: &HeaderError, out: &mut Vec<u8>) {
+    match error {
+        HeaderError::Invalid(name) => {
+            out.push(0);
+            name.put(out);
+        }
+        HeaderError::Reserved(name) => {
+            out.push(1);
+            name.as_str().put(out);
+        }
+        HeaderError::NotOffered(name) => {
+            out.push(2);
+            name.put(out);
+        }
+        HeaderError::TooMany(max) => {
+            out.push(3);
+            max.put(out);
+        }
+        HeaderError::SecondSubprotocol => out.push(4),
+    }
+}
