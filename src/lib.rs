@@ -108,15 +108,15 @@ mod message;
 mod net;
 mod outbox;
 mod proto;
+#[cfg(feature = "sim")]
+mod record;
+#[cfg(not(feature = "sim"))]
+#[path = "record/disabled.rs"]
+mod record;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
-#[cfg(feature = "sim")]
-mod tape;
-#[cfg(not(feature = "sim"))]
-#[path = "tape_off.rs"]
-mod tape;
 mod util;
 
 pub use client::Client;

@@ -23,7 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &["connection", "stats"],
     &["engine"],
     &["net"],
-    &["tape", "tape_off"],
+    &["record"],
     &["server"],
     &["client", "sim"],
     &["fuzz"],

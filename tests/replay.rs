@@ -1,4 +1,5 @@
-//! A recorded server, replayed: the same events and the same bytes; and recordings that are none.
+//! A replay repeats the events and bytes of a recorded server, and refuses input that is damaged,
+//! outdated or no recording.
 #![cfg(feature = "sim")]
 
 #[path = "replay/app.rs"]
@@ -19,24 +20,25 @@ use tickws::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Replays all of it.
-fn replay(tape: &[u8]) -> Result<(Vec<String>, tickws::Stats), ReplayError> {
+/// Replays a whole recording.
+fn replay(recording: &[u8]) -> Result<(Vec<String>, tickws::Stats), ReplayError> {
     let mut seen = Vec::new();
-    let stats = Replay::new(io::Cursor::new(tape.to_vec()))?.run(|event, _| seen.push(line(event)))?;
+    let stats = Replay::new(io::Cursor::new(recording.to_vec()))?.run(|event, _| seen.push(line(event)))?;
     Ok((seen, stats))
 }
 
-fn path(throws: &mut fastrand::Rng) -> &'static str {
-    ["/", "/?1", "/?22", "/?333"][throws.usize(..4)]
+fn path(rng: &mut fastrand::Rng) -> &'static str {
+    ["/", "/?1", "/?22", "/?333"][rng.usize(..4)]
 }
 
-/// One server in memory with everything that may happen to it, its tape, and what its application saw.
+/// Simulates a server to which everything happens that may. Gives its recording, the events that
+/// its application saw, and its counters.
 fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
     let memory = Memory::new(usize::MAX);
     let sim = Sim::with_weather(seed, Weather::foul().resets((seed % 3) as u8));
     let mut server = sim.server(App::builder(seed).record(memory.clone())).unwrap();
     let mut other = sim.server(Server::builder()).unwrap();
-    let (mut app, mut throws) = (App::new(seed), fastrand::Rng::with_seed(seed));
+    let (mut app, mut rng) = (App::new(seed), fastrand::Rng::with_seed(seed));
     sim.name("other.example", other.local_addrs()[0]);
     let mut clients: Vec<SimClient> = Vec::new();
     for step in 0..steps {
@@ -44,21 +46,21 @@ fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
             app.dial(&mut server, "ws://other.example/x");
             app.dial(&mut server, "ws://unknown.example/");
         }
-        if clients.len() < 10 && throws.u8(..10) == 0 {
-            clients.push(match throws.u8(..4) {
+        if clients.len() < 10 && rng.u8(..10) == 0 {
+            clients.push(match rng.u8(..4) {
                 0 => {
                     let mut curl = sim.open(&server);
                     curl.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
                     curl
                 }
                 1 => sim.connect_with(&server, "/?1", &[("Sec-WebSocket-Protocol", "b, a")]),
-                _ => sim.connect(&server, path(&mut throws)),
+                _ => sim.connect(&server, path(&mut rng)),
             });
         }
         if !clients.is_empty() {
-            let at = throws.usize(..clients.len());
+            let at = rng.usize(..clients.len());
             let client = &mut clients[at];
-            match throws.u8(..30) {
+            match rng.u8(..30) {
                 0 => client.close(1000, "bye"),
                 1 => client.finish(),
                 2 => client.raw(b"\x81\x01?"),
@@ -66,17 +68,17 @@ fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
                 4 => client.stall(),
                 5..8 => client.resume(),
                 8 => client.ping(b"ping"),
-                9 => client.send(&vec![1; throws.usize(..100_000)]),
+                9 => client.send(&vec![1; rng.usize(..100_000)]),
                 _ => client.send("hello"),
             }
         }
         app.act(&mut server);
-        for event in &server.poll_for(throws.u32(..40) * MS).unwrap() {
+        for event in &server.poll_for(rng.u32(..40) * MS).unwrap() {
             app.handle(&mut server, event);
         }
-        // A message of another one, or its end, is as good.
+        // The other server only has to go on; its events do not matter.
         drop(other.poll_once().unwrap());
-        if throws.u8(..100) == 0 {
+        if rng.u8(..100) == 0 {
             sim.advance(Duration::from_secs(4));
         }
     }
@@ -93,23 +95,23 @@ fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
 }
 
 #[test]
-fn a_replay_sees_what_the_application_saw() {
+fn replay_gives_the_events_of_the_application() {
     for_each_seed(60, |seed| {
-        let (tape, seen, stats) = simulated(seed, 300);
-        let (again, stats_again) = replay(&tape).unwrap();
+        let (recording, seen, stats) = simulated(seed, 300);
+        let (again, stats_again) = replay(&recording).unwrap();
         assert_eq!(again, seen);
         assert_eq!(stats_again.to_string(), stats.to_string());
         assert!(seen.len() > 30, "{}", seen.len());
     });
 }
 
-/// Sockets of the kernel, and the clock of the world.
+/// This server has sockets of the kernel and the real clock.
 #[test]
-fn a_server_on_real_sockets_is_replayed() {
+fn server_on_real_sockets_is_replayed() {
     for seed in 0..8 {
         let memory = Memory::new(usize::MAX);
         let mut server = App::builder(seed).record(memory.clone()).bind("127.0.0.1:0").unwrap();
-        let (mut app, mut throws) = (App::new(seed), fastrand::Rng::with_seed(seed));
+        let (mut app, mut rng) = (App::new(seed), fastrand::Rng::with_seed(seed));
         let addr = server.local_addrs()[0];
         app.dial(&mut server, &format!("ws://{addr}/self"));
         app.dial(&mut server, "ws://127.0.0.1:9/");
@@ -117,14 +119,14 @@ fn a_server_on_real_sockets_is_replayed() {
         for _ in 0..400 {
             if raws.len() < 8 {
                 let mut client = Raw::connect(addr);
-                let _ = client.write_some(raw::upgrade_request(path(&mut throws), "").as_bytes());
+                let _ = client.write_some(raw::upgrade_request(path(&mut rng), "").as_bytes());
                 raws.push(client);
             }
-            let at = throws.usize(..raws.len());
-            match throws.u8(..20) {
+            let at = rng.usize(..raws.len());
+            match rng.u8(..20) {
                 0 => drop(raws.remove(at)),
                 1 => _ = raws[at].write_some(&raw::close(1000, "bye")),
-                2 => _ = raws[at].write_some(&raw::binary(&vec![3; throws.usize(..20_000)])),
+                2 => _ = raws[at].write_some(&raw::binary(&vec![3; rng.usize(..20_000)])),
                 3 => _ = raws[at].write_some(b"\x81\x01?"),
                 4 => _ = raws[at].read_some(),
                 _ => _ = raws[at].write_some(&raw::text("hello")),
@@ -151,12 +153,12 @@ fn a_server_on_real_sockets_is_replayed() {
 }
 
 #[test]
-fn a_damaged_or_short_recording_is_an_error_at_every_place() {
-    let (tape, ..) = simulated(3, 12);
-    assert!(tape.len() < 40_000, "{}", tape.len());
-    let mut throws = fastrand::Rng::with_seed(1);
-    for at in 0..tape.len() {
-        let short = replay(&tape[..at]).unwrap_err();
+fn damaged_or_truncated_recording_is_an_error_at_every_byte() {
+    let (recording, ..) = simulated(3, 12);
+    assert!(recording.len() < 40_000, "{}", recording.len());
+    let mut rng = fastrand::Rng::with_seed(1);
+    for at in 0..recording.len() {
+        let short = replay(&recording[..at]).unwrap_err();
         match at {
             0..11 => assert!(matches!(short, ReplayError::Foreign), "{at}: {short}"),
             _ => assert!(
@@ -164,8 +166,8 @@ fn a_damaged_or_short_recording_is_an_error_at_every_place() {
                 "{at}: {short}"
             ),
         }
-        let mut damaged = tape.clone();
-        damaged[at] ^= throws.u8(1..);
+        let mut damaged = recording.clone();
+        damaged[at] ^= rng.u8(1..);
         let error = replay(&damaged).unwrap_err();
         match at {
             0..11 => assert!(matches!(error, ReplayError::Foreign), "{error}"),
@@ -182,8 +184,8 @@ fn a_damaged_or_short_recording_is_an_error_at_every_place() {
     assert!(matches!(Replay::open("/nowhere/at/all"), Err(ReplayError::Io(_))));
 }
 
-/// The fixture is the beginning of a recording that the library made before format version 2: magic,
-/// version and the block with the header.
+/// The fixture is the beginning of a recording that the library made before format version 2:
+/// magic, version and the block with the header.
 #[test]
 fn recording_in_an_old_format_is_refused_with_both_versions() {
     let error = replay(include_bytes!("replay/format_1.recording")).unwrap_err();
@@ -192,70 +194,71 @@ fn recording_in_an_old_format_is_refused_with_both_versions() {
     assert_eq!(error.to_string(), expected);
 }
 
-/// As an engine would that had changed: the recording's own bytes are other ones, with digests that fit.
+/// Changing the recording, with digests that match, has the effect of an engine that has changed.
 #[test]
-fn a_difference_is_told_with_its_place() {
-    let (tape, ..) = simulated(5, 100);
-    let mut told = 0;
+fn difference_is_reported_with_its_place() {
+    let (recording, ..) = simulated(5, 100);
+    let mut reported = 0;
     for number in 1..40 {
-        let Some(changed) = change_block(&tape, number) else { break };
+        let Some(changed) = change_block(&recording, number) else { break };
         match replay(&changed) {
             Err(ReplayError::Diverged(place)) => {
                 assert!(place.entry > 0 && place.byte > 12 && !place.expected.is_empty(), "{place}");
-                told += 1;
+                reported += 1;
             }
-            // The change made nonsense of an entry.
+            // The change made an entry invalid.
             Err(ReplayError::Corrupt { .. } | ReplayError::Truncated { .. }) => {}
             other => panic!("block {number}: {other:?}"),
         }
     }
-    assert!(told > 3, "{told}");
+    assert!(reported > 3, "{reported}");
 }
 
-/// The last byte of a block is a digest's of what a tick held.
-fn change_block(tape: &[u8], number: usize) -> Option<Vec<u8>> {
-    let mut blocks = blocks(tape);
+/// Changes the last byte of a block, which belongs to the digest of a tick.
+fn change_block(recording: &[u8], number: usize) -> Option<Vec<u8>> {
+    let mut blocks = blocks(recording);
     *blocks.get_mut(number)?.last_mut()? ^= 1;
-    Some(tape_of(&blocks))
+    Some(file_of(&blocks))
 }
 
-fn blocks(tape: &[u8]) -> Vec<Vec<u8>> {
+/// The contents of the blocks of a file.
+fn blocks(recording: &[u8]) -> Vec<Vec<u8>> {
     let (mut at, mut blocks) = (12, Vec::new());
-    while at < tape.len() {
-        let end = at + 12 + u32::from_le_bytes(tape[at..at + 4].try_into().unwrap()) as usize;
-        blocks.push(tape[at + 12..end].to_vec());
+    while at < recording.len() {
+        let end = at + 12 + u32::from_le_bytes(recording[at..at + 4].try_into().unwrap()) as usize;
+        blocks.push(recording[at + 12..end].to_vec());
         at = end;
     }
     blocks
 }
 
-/// With digests that fit.
-fn tape_of(blocks: &[Vec<u8>]) -> Vec<u8> {
-    let mut tape = b"tickws\0tape\x02".to_vec();
+/// A file of these blocks, with digests that match.
+fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
+    let mut file = b"tickws\0tape\x02".to_vec();
     for block in blocks {
         let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        tape.extend((block.len() as u32).to_le_bytes());
-        tape.extend(digest.to_le_bytes());
-        tape.extend(block);
+        file.extend((block.len() as u32).to_le_bytes());
+        file.extend(digest.to_le_bytes());
+        file.extend(block);
     }
-    tape
+    file
 }
 
-/// With other bytes in the one place where these stand first.
-fn forge(tape: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
-    let mut blocks = blocks(tape);
+/// The recording with `to` in place of the first occurrence of `from`.
+fn forge(recording: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut blocks = blocks(recording);
     let place = blocks.iter_mut().find_map(|block| {
         let at = block.windows(from.len()).position(|bytes| bytes == from)?;
         Some(&mut block[at..at + from.len()])
     });
     place.expect("these bytes").copy_from_slice(to);
-    tape_of(&blocks)
+    file_of(&blocks)
 }
 
 #[test]
-fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
+fn failed_write_stops_the_recording_and_not_the_server() {
     for room in [0, 5, 100, 5_000] {
         let memory = Memory::new(room);
         let sim = Sim::new(1);
@@ -272,7 +275,9 @@ fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
         server.poll_once().unwrap();
         let heard = client.received().len();
         assert!(heard > 90, "{heard} {}", server.stats());
-        let Some(Recording::Stopped { bytes, error, .. }) = server.recording() else { panic!("it goes on") };
+        let Some(Recording::Stopped { bytes, error, .. }) = server.recording() else {
+            panic!("the recording goes on")
+        };
         assert_eq!((bytes as usize <= room, error), (true, io::ErrorKind::StorageFull));
         drop(server);
         assert!(matches!(replay(&memory.take()), Err(ReplayError::Truncated { .. } | ReplayError::Foreign)));
@@ -280,26 +285,27 @@ fn a_recording_that_cannot_be_written_stops_and_the_server_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_recorded_is_refused() {
+fn serve_dir_cannot_be_recorded_and_a_panic_in_a_call_can() {
     let builder = Server::builder().serve_dir("/", "src").record(io::sink());
     assert_eq!(builder.build().unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let server = Server::builder().build().unwrap();
     assert_eq!(server.recording(), None);
-    // A server whose closure panics still leaves a whole tape.
+    // A panic of a closure given to a handle leaves the recording whole.
     let memory = Memory::new(usize::MAX);
     let sim = Sim::new(1);
     let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
     let handle = server.handle();
-    handle.call(|_| panic!("by the application")).unwrap();
+    handle.call(|_| panic!("panic of the application")).unwrap();
     assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_err());
     server.poll_once().unwrap();
     drop(server);
     replay(&memory.take()).unwrap();
 }
 
-/// What is received goes to buffers of earlier ticks: who holds on to those must not matter, here or there.
+/// Received bytes go to the buffers of dropped ticks. Neither the recorded application nor that of
+/// the replay may change the outcome by keeping its ticks.
 #[test]
-fn ticks_may_be_held_as_long_as_one_likes() {
+fn keeping_ticks_does_not_change_a_replay() {
     for (held, held_again) in [(false, true), (true, false)] {
         let memory = Memory::new(usize::MAX);
         let sim = Sim::new(1);
@@ -329,10 +335,10 @@ fn ticks_may_be_held_as_long_as_one_likes() {
 }
 
 #[test]
-fn a_closure_that_panics_ends_the_recording_with_a_word() {
+fn panic_in_on_upgrade_stops_the_recording_as_unsupported() {
     let memory = Memory::new(usize::MAX);
     let sim = Sim::new(1);
-    let builder = Server::builder().on_upgrade(|_, _| panic!("by the application"));
+    let builder = Server::builder().on_upgrade(|_, _| panic!("panic of the application"));
     let mut server = sim.server(builder.record(memory.clone())).unwrap();
     let _client = sim.connect(&server, "/");
     drop(server.poll_once().unwrap());
@@ -346,23 +352,23 @@ fn a_closure_that_panics_ends_the_recording_with_a_word() {
     assert!(matches!(replay(&memory.take()), Err(ReplayError::Truncated { .. })));
 }
 
-/// Two recordings in one file, say.
+/// The file may hold two recordings, for example.
 #[test]
-fn what_stands_behind_the_end_is_not_passed_over_in_silence() {
-    let (tape, ..) = simulated(7, 5);
-    for more in [&tape[..], b"x"] {
-        let twice = [&tape[..], more].concat();
+fn bytes_after_the_end_are_an_error() {
+    let (recording, ..) = simulated(7, 5);
+    for more in [&recording[..], b"x"] {
+        let twice = [&recording[..], more].concat();
         let error = replay(&twice).unwrap_err();
-        assert!(matches!(error, ReplayError::Corrupt { byte } if byte == tape.len() as u64), "{error}");
+        assert!(matches!(error, ReplayError::Corrupt { byte } if byte == recording.len() as u64), "{error}");
     }
 }
 
 #[test]
-fn after_an_error_a_replay_is_over() {
-    let (tape, ..) = simulated(7, 50);
-    for wrong in [change_block(&tape, 5).unwrap(), tape[..tape.len() / 2].to_vec(), {
-        let mut damaged = tape.clone();
-        damaged[tape.len() / 2] ^= 1;
+fn error_ends_a_replay() {
+    let (recording, ..) = simulated(7, 50);
+    for wrong in [change_block(&recording, 5).unwrap(), recording[..recording.len() / 2].to_vec(), {
+        let mut damaged = recording.clone();
+        damaged[recording.len() / 2] ^= 1;
         damaged
     }] {
         let mut replay = Replay::new(io::Cursor::new(wrong)).unwrap();
@@ -373,7 +379,7 @@ fn after_an_error_a_replay_is_over() {
     }
 }
 
-/// Counts the calls.
+/// Counts the calls of `write`.
 struct Calls(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
 impl io::Write for Calls {
@@ -388,7 +394,7 @@ impl io::Write for Calls {
 }
 
 #[test]
-fn a_poll_is_recorded_in_one_write() {
+fn poll_is_recorded_in_one_write() {
     let calls = std::sync::Arc::default();
     let sim = Sim::new(1);
     let mut server = sim.server(Server::builder().record(Calls(std::sync::Arc::clone(&calls)))).unwrap();
@@ -400,13 +406,13 @@ fn a_poll_is_recorded_in_one_write() {
     assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed) - before, 10);
 }
 
-/// A writer of the user's that panics once.
+/// A writer that panics once.
 struct Panics(usize);
 
 impl io::Write for Panics {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0 += 1;
-        assert!(self.0 != 5, "by the writer");
+        assert!(self.0 != 5, "panic of the writer");
         Ok(buf.len())
     }
 
@@ -416,7 +422,7 @@ impl io::Write for Panics {
 }
 
 #[test]
-fn a_writer_that_panics_has_stopped_the_recording() {
+fn panic_of_the_writer_stops_the_recording() {
     let sim = Sim::new(1);
     let mut server = sim.server(Server::builder().record(Panics(0))).unwrap();
     while panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_ok() {}
@@ -425,9 +431,9 @@ fn a_writer_that_panics_has_stopped_the_recording() {
     server.poll_once().unwrap();
 }
 
-/// What the host is asked to do is compared, too, not only what is read and written.
+/// A replay compares the work asked of the host as well as reads and writes.
 #[test]
-fn another_address_or_another_deadline_is_a_difference() {
+fn different_address_or_deadline_is_a_difference() {
     let memory = Memory::new(usize::MAX);
     let sim = Sim::new(1);
     let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
@@ -441,18 +447,18 @@ fn another_address_or_another_deadline_is_a_difference() {
     }
     assert_eq!(server.client_count(), 1);
     drop(server);
-    let tape = memory.take();
-    replay(&tape).unwrap();
-    // Of `Connect`, and of `SetTimer`.
+    let recording = memory.take();
+    replay(&recording).unwrap();
+    // The address is from the entry `Connect`, the delay from `SetTimer`.
     let (addr, other_addr) = ([4, 10, 0, 0, 2, 80, 0], [4, 10, 0, 0, 3, 80, 0]);
     for (from, to) in [(&addr[..], &other_addr[..]), (&[29, 7, 0, 0], &[29, 6, 0, 0])] {
-        let outcome = replay(&forge(&tape, from, to));
+        let outcome = replay(&forge(&recording, from, to));
         assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
     }
 }
 
 #[test]
-fn what_is_served_from_memory_is_served_again() {
+fn content_served_from_memory_is_in_the_recording() {
     let memory = Memory::new(usize::MAX);
     let sim = Sim::new(1);
     let page = "é".repeat(100_000);
@@ -470,18 +476,19 @@ fn what_is_served_from_memory_is_served_again() {
     assert_eq!(clients.each_ref().map(SimClient::status), [Some(200), Some(200), Some(404)]);
     assert_eq!(clients[0].body(), page.as_bytes());
     drop(server);
-    let tape = memory.take();
-    let (_, stats) = replay(&tape).unwrap();
+    let recording = memory.take();
+    let (_, stats) = replay(&recording).unwrap();
     assert!(stats.bytes_out > 200_000, "{stats}");
-    // The bytes that are written come from the tape.
-    let outcome = replay(&forge(&tape, b"<svg/>", b"<gvs/>"));
+    // The replay serves the content of the recording, so changing it changes the written bytes.
+    let outcome = replay(&forge(&recording, b"<svg/>", b"<gvs/>"));
     assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
 }
 
-/// A message that is compressed once and sent often leaves the compressor to the others.
+/// A `Prepared` is compressed once, so later sends of it leave the state of the compressor alone. A
+/// replay that compressed each send would write other bytes.
 #[cfg(feature = "deflate")]
 #[test]
-fn a_prepared_message_is_compressed_as_often_as_it_was() {
+fn prepared_message_is_compressed_once_in_a_replay() {
     use tickws::{Deflate, DeflateMode, Prepared};
     let memory = Memory::new(usize::MAX);
     let deflate = Deflate::new(DeflateMode::Dedicated).level(2).threshold(0).server_max_window_bits(15);
@@ -500,9 +507,9 @@ fn a_prepared_message_is_compressed_as_often_as_it_was() {
         drop(server.poll_for(MS).unwrap());
     }
     let clients: Vec<_> = server.clients().collect();
-    let mut throws = fastrand::Rng::with_seed(1);
+    let mut rng = fastrand::Rng::with_seed(1);
     let mut words =
-        || (0..300).map(|_| ["ab", "abc", "bcab", "cab", "xy"][throws.usize(..5)]).collect::<String>();
+        || (0..300).map(|_| ["ab", "abc", "bcab", "cab", "xy"][rng.usize(..5)]).collect::<String>();
     let prepared = Prepared::new(words().as_str());
     for _ in 0..50 {
         server.send(clients[0], words().as_str()).unwrap();

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tickws::fuzz::run("tape", data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tickws::fuzz::run("recording", data));

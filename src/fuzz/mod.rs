@@ -45,7 +45,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("wheel", timer_wheel::tests::target),
     ("hub", registry::tests::target),
     #[cfg(feature = "sim")]
-    ("tape", crate::tape::tests::target),
+    ("recording", crate::record::tests::target),
 ];
 
 /// Runs the target of this name.

@@ -104,5 +104,5 @@ each! {
     outbox
     wheel
     hub
-    #[cfg(feature = "sim")] tape
+    #[cfg(feature = "sim")] recording
 }

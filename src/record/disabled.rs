@@ -1,3 +1,3 @@
-//! Without the feature `sim` nothing is recorded.
+//! Without the feature `sim` there are no recordings, and the server has a plain engine.
 
-pub(crate) type Core = crate::engine::Engine<crate::net::socket::Socket>;
+pub(crate) type RecordedEngine = crate::engine::Engine<crate::net::socket::Socket>;

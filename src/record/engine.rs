@@ -1,4 +1,4 @@
-//! An engine that may be recorded: everything that it is told goes to the tape first.
+//! An engine that records each call before it makes it, if the server is recorded.
 
 use std::{
     io,
@@ -14,17 +14,19 @@ use tungstenite::{
 };
 
 use super::{
-    Recording, Tape,
-    digest::digest_of_tick,
-    entry::{Entry, HostOrder, PlanCopy, Terms, Words, group, room_ref},
-    head::Head,
-    nanos_between, services,
-    stream::Taped,
+    format::{
+        digest::digest_of_tick,
+        entry::{Entry, OrderCopy, PlanCopy, TermsCopy, copy_audience, copy_room},
+        header::Header,
+    },
+    hooks,
+    recorder::{Recorder, Recording},
+    stream::RecordedStream,
 };
 use crate::{
     config::{
         Config, Overflow,
-        connect::{Plan, WhileDown},
+        connect::Plan,
         send_options::{LatestKey, SendTerms},
     },
     engine::{Engine, Order, Readiness, Whom, hooks::Services},
@@ -37,88 +39,88 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Core {
-    engine: Engine<Taped>,
-    tape: Option<Tape>,
+pub(crate) struct RecordedEngine {
+    engine: Engine<RecordedStream>,
+    recorder: Option<Recorder>,
 }
 
-/// Questions; what changes something is below.
-impl Deref for Core {
-    type Target = Engine<Taped>;
+/// Calls that change nothing need no entry and go straight to the engine.
+impl Deref for RecordedEngine {
+    type Target = Engine<RecordedStream>;
 
-    fn deref(&self) -> &Engine<Taped> {
+    fn deref(&self) -> &Engine<RecordedStream> {
         &self.engine
     }
 }
 
-/// Calls that are recorded as they are.
+/// Calls that are recorded with their arguments.
 macro_rules! recorded {
     ($(fn $name:ident(&mut self $(, $arg:ident: $type:ty)*) $(-> $back:ty)? = $entry:expr;)*) => {
         $(#[inline]
         pub(crate) fn $name(&mut self $(, $arg: $type)*) $(-> $back)? {
-            if let Some(tape) = &self.tape {
-                tape.note(&$entry);
+            if let Some(recorder) = &self.recorder {
+                recorder.append(&$entry);
             }
             self.engine.$name($($arg),*)
         })*
     };
 }
 
-/// As `recorded`, at a moment.
+/// As `recorded!`, for calls that take the current time as their last argument.
 macro_rules! recorded_at {
     ($(fn $name:ident(&mut self $(, $arg:ident: $type:ty)*) $(-> $back:ty)? = $entry:expr;)*) => {
         $(#[inline]
         pub(crate) fn $name(&mut self $(, $arg: $type)*, now: Instant) $(-> $back)? {
-            if let Some(tape) = &self.tape {
-                tape.at(now);
-                tape.note(&$entry);
+            if let Some(recorder) = &self.recorder {
+                recorder.advance_to(now);
+                recorder.append(&$entry);
             }
             self.engine.$name($($arg,)* now)
         })*
     };
 }
 
-impl Core {
+impl RecordedEngine {
     pub(crate) fn new(config: Config, mut services: Services, now: Instant) -> Self {
         let Some(sink) = services.record.take() else {
-            return Core { engine: Engine::new(config, services, now), tape: None };
+            return RecordedEngine { engine: Engine::new(config, services, now), recorder: None };
         };
-        let tape = Tape::new(sink.0, &Head::new(&config, &services), now);
-        let mut engine = Engine::new(config, services::recorded(services, &tape), now);
+        let recorder = Recorder::new(sink.0, &Header::new(&config, &services), now);
+        let mut engine = Engine::new(config, hooks::recorded(services, &recorder), now);
         engine.keep_no_buffers();
-        let mut core = Core { engine, tape: Some(tape) };
+        let mut recorded = RecordedEngine { engine, recorder: Some(recorder.clone()) };
         match Entropy::new() {
-            Some(entropy) => core.draw_from(entropy),
-            None => core.tape.iter().for_each(|tape| tape.give_up("the system has no random numbers")),
+            Some(entropy) => recorded.draw_from(entropy),
+            None => recorder.stop("the system has no random numbers"),
         }
-        core
+        recorded
     }
 
     pub(crate) fn recording(&self) -> Option<Recording> {
-        self.tape.as_ref().map(Tape::state)
+        self.recorder.as_ref().map(Recorder::state)
     }
 
     pub(crate) fn draw_from(&mut self, entropy: Entropy) {
-        let Some(tape) = &self.tape else { return self.engine.draw_from(entropy) };
-        tape.note(&Entry::Draw {});
-        let tape = tape.clone();
+        let Some(recorder) = &self.recorder else { return self.engine.draw_from(entropy) };
+        recorder.append(&Entry::Draw {});
+        let recorder = recorder.clone();
         self.engine.draw_from(Entropy::of(move |bytes| {
             for chunk in bytes.chunks_mut(32) {
                 chunk.iter_mut().zip(entropy.take::<32>()).for_each(|(to, byte)| *to = byte);
             }
-            tape.note(&Entry::Random { bytes: Bytes::copy_from_slice(bytes) });
+            recorder.append(&Entry::Random { bytes: Bytes::copy_from_slice(bytes) });
         }));
     }
 
-    // ---- what happened ----
+    // ---- calls by the host ----
 
     recorded_at! {
         fn flush(&mut self) = Entry::Flush {};
         fn fire_timers(&mut self) = Entry::Fire {};
         fn service_next(&mut self) -> bool = Entry::Service {};
-        fn ready(&mut self, index: usize, readiness: Readiness) = Entry::Ready { index, what: bits(readiness) };
+        fn ready(&mut self, index: usize, readiness: Readiness) = Entry::Ready { index, readiness };
         fn resolved(&mut self, client: ClientId, addrs: Result<Vec<SocketAddr>, ConnectError>) =
-            Entry::Resolved { client, addrs: addrs.clone().map_err(name_error) };
+            Entry::Resolved { client, addrs: addrs.clone().map_err(resolve_error) };
     }
 
     recorded! {
@@ -129,70 +131,70 @@ impl Core {
     }
 
     pub(crate) fn next_dial(&mut self, now: Instant) -> Option<Order> {
-        let Some(tape) = &self.tape else { return self.engine.next_dial(now) };
-        tape.at(now);
-        tape.note(&Entry::NextDial {});
+        let Some(recorder) = &self.recorder else { return self.engine.next_dial(now) };
+        recorder.advance_to(now);
+        recorder.append(&Entry::NextDial {});
         let order = self.engine.next_dial(now);
         if let Some(order) = &order {
-            tape.note(&Entry::Ordered { order: HostOrder::of(order) });
+            recorder.append(&Entry::Ordered { order: OrderCopy::of(order) });
         }
         order
     }
 
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
-        // What it does to the wheel does not depend on the time.
-        if let Some(tape) = &self.tape {
-            tape.note(&Entry::Look {});
+        // The time is not recorded: the effect on the timer wheel does not depend on it.
+        if let Some(recorder) = &self.recorder {
+            recorder.append(&Entry::Look {});
         }
         self.engine.next_timeout(now)
     }
 
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
-        if let Some(tape) = &self.tape {
-            tape.at(now);
-            tape.note(&Entry::Start { waited: now.saturating_duration_since(called), partial });
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
+            recorder.append(&Entry::Start { waited: now.saturating_duration_since(called), partial });
         }
         self.engine.start_poll(called, now, partial);
     }
 
     pub(crate) fn accept(&mut self, socket: Socket, remote: SocketAddr, now: Instant) -> Option<usize> {
-        if let Some(tape) = &self.tape {
-            tape.at(now);
-            tape.note(&Entry::Accept { remote });
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
+            recorder.append(&Entry::Accept { remote });
         }
-        self.engine.accept(Taped::new(socket, self.tape.as_ref()), remote, now)
+        self.engine.accept(RecordedStream::new(socket, self.recorder.as_ref()), remote, now)
     }
 
     pub(crate) fn dialed(&mut self, client: ClientId, socket: io::Result<Socket>, now: Instant) {
-        if let Some(tape) = &self.tape {
-            tape.at(now);
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
             let outcome = socket.as_ref().map(drop).map_err(io::Error::kind);
-            tape.note(&Entry::Dialed { client, outcome });
+            recorder.append(&Entry::Dialed { client, outcome });
         }
-        let stream = socket.map(|socket| Taped::new(socket, self.tape.as_ref()));
+        let stream = socket.map(|socket| RecordedStream::new(socket, self.recorder.as_ref()));
         self.engine.dialed(client, stream, now);
     }
 
     pub(crate) fn wake_at(&mut self, deadline: Instant) {
-        if let Some(tape) = &self.tape {
-            tape.note(&Entry::WakeAt { nanos: nanos_between(tape.last(), deadline) });
+        if let Some(recorder) = &self.recorder {
+            recorder.append(&Entry::WakeAt { nanos: recorder.nanos_until(deadline) });
         }
         self.engine.wake_at(deadline);
     }
 
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
-        if let Some(tape) = &self.tape {
-            tape.at(now);
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
         }
         let tick = self.engine.finish_tick(now, more);
-        if let Some(tape) = &self.tape {
-            tape.note(&Entry::Finish { more, events: tick.len(), digest: digest_of_tick(&tick) });
-            tape.end_poll();
+        if let Some(recorder) = &self.recorder {
+            recorder.append(&Entry::Finish { more, events: tick.len(), digest: digest_of_tick(&tick) });
+            recorder.end_poll();
         }
         tick
     }
 
-    // ---- what the application says ----
+    // ---- calls by the application ----
 
     recorded! {
         fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Disconnect { client };
@@ -201,9 +203,9 @@ impl Core {
         fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Pause { client };
         fn cancel_timer(&mut self, timer: TimerId) -> bool = Entry::CancelTimer { timer };
         fn join(&mut self, client: ClientId, room: Room<'_>) -> Result<(), JoinError> =
-            Entry::Join { client, room: room_ref(room) };
+            Entry::Join { client, room: copy_room(room) };
         fn leave(&mut self, client: ClientId, room: Room<'_>) -> Result<bool, NotConnected> =
-            Entry::Leave { client, room: room_ref(room) };
+            Entry::Leave { client, room: copy_room(room) };
         fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnected> = Entry::LeaveAll { client };
         fn set_user(&mut self, client: ClientId, key: &str) -> Result<(), NotConnected> =
             Entry::SetUser { client, key: key.to_owned() };
@@ -228,8 +230,8 @@ impl Core {
 
     #[inline]
     pub(crate) fn send(&mut self, client: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        // Nothing borrows the message before: or it would be copied first.
-        match self.tape {
+        // Nothing may borrow the message here, or the compiler copies it before the plain send.
+        match self.recorder {
             None => self.engine.send(client, message),
             Some(_) => self.send_recorded(client, message),
         }
@@ -237,8 +239,8 @@ impl Core {
 
     #[cold]
     fn send_recorded(&mut self, client: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        if let Some(tape) = &self.tape {
-            note_sent(tape, client, &message, SendTerms::default());
+        if let Some(recorder) = &self.recorder {
+            record_sent(recorder, client, &message, SendTerms::default());
         }
         self.engine.send(client, message)
     }
@@ -249,10 +251,10 @@ impl Core {
         key: LatestKey,
         message: Outgoing<'_>,
     ) -> Result<(), SendError> {
-        if let Some(tape) = &self.tape {
+        if let Some(recorder) = &self.recorder {
             let mut terms = SendTerms::default();
             terms.options.latest = Some(key.clone());
-            note_sent(tape, client, &message, terms);
+            record_sent(recorder, client, &message, terms);
         }
         self.engine.send_latest(client, key, message)
     }
@@ -265,17 +267,17 @@ impl Core {
         now: Instant,
     ) -> Result<(), SendError> {
         let terms = terms.into();
-        if let Some(tape) = &self.tape {
-            tape.at(now);
-            note_sent(tape, client, &message, terms.clone());
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
+            record_sent(recorder, client, &message, terms.clone());
         }
         self.engine.send_with(client, message, terms, now)
     }
 
     pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
-        if let Some(tape) = &self.tape {
-            let words = Words::of(&message, tape);
-            tape.note(&Entry::Deliver { whom: None, words, latest: None, except });
+        if let Some(recorder) = &self.recorder {
+            let (audience, message) = (copy_audience(Whom::Everyone), recorder.copy_message(&message));
+            recorder.append(&Entry::Deliver { audience, message, latest: None, except });
         }
         self.engine.broadcast(message, except)
     }
@@ -287,19 +289,19 @@ impl Core {
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
-        if let Some(tape) = &self.tape {
-            let (whom, latest) = (group(whom), latest.clone());
-            let words = Words::of(&message, tape);
-            tape.note(&Entry::Deliver { whom, words, latest, except });
+        if let Some(recorder) = &self.recorder {
+            let (audience, latest) = (copy_audience(whom), latest.clone());
+            let message = recorder.copy_message(&message);
+            recorder.append(&Entry::Deliver { audience, message, latest, except });
         }
         self.engine.deliver(whom, message, latest, except)
     }
 
     pub(crate) fn connect(&mut self, mut plan: Plan, now: Instant) -> Result<ClientId, ConnectError> {
-        if let Some(tape) = &self.tape {
-            tape.at(now);
-            tape.note(&Entry::Connect { plan: copy(&plan) });
-            plan.before = plan.before.take().map(|before| services::recorded_attempts(before, tape));
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
+            recorder.append(&Entry::Connect { plan: PlanCopy::of(&plan) });
+            plan.before = plan.before.take().map(|before| hooks::recorded_attempts(before, recorder));
         }
         self.engine.connect(plan, now)
     }
@@ -309,36 +311,15 @@ impl Core {
     }
 }
 
-fn note_sent(tape: &Tape, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
-    tape.note(&Entry::Send { client, words: Words::of(message, tape), terms: Terms::of(&terms) });
+fn record_sent(recorder: &Recorder, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
+    let (message, terms) = (recorder.copy_message(message), TermsCopy::of(&terms));
+    recorder.append(&Entry::Send { client, message, terms });
 }
 
-fn bits(readiness: Readiness) -> u8 {
-    let Readiness { readable, writable, read_closed, urgent } = readiness;
-    let bits = [readable, writable, read_closed, urgent];
-    bits.iter().rev().fold(0, |what, bit| what << 1 | u8::from(*bit))
-}
-
-/// What a resolver may say.
-fn name_error(error: ConnectError) -> Option<(String, String)> {
+/// The name and the error of the resolver; `None` if it was too busy.
+fn resolve_error(error: ConnectError) -> Option<(String, String)> {
     match error {
         ConnectError::Resolve { host, error } => Some((host, error)),
         _ => None,
-    }
-}
-
-fn copy(plan: &Plan) -> PlanCopy {
-    PlanCopy {
-        url: format!("ws://{}{}", plan.target.authority, plan.target.path.as_str()),
-        headers: plan.headers.clone(),
-        subprotocols: plan.subprotocols.clone(),
-        addrs: plan.addrs.clone(),
-        timeout: plan.timeout,
-        reconnect: plan.reconnect,
-        keeps: match plan.while_down {
-            WhileDown::Refuse => None,
-            WhileDown::KeepLast(count) => Some(count),
-        },
-        has_closure: plan.before.is_some(),
     }
 }

@@ -28,8 +28,8 @@ use crate::{
         host::{Accepted, Host, Waker},
         socket::Socket,
     },
+    record::RecordedEngine,
     server::mailbox::Mailbox,
-    tape::Core,
 };
 use handle::Command;
 pub use handle::Handle;
@@ -73,7 +73,7 @@ pub use handle::Handle;
 /// # }
 /// ```
 pub struct Server {
-    engine: Core,
+    engine: RecordedEngine,
     host: Host,
     /// Made with the first handle.
     mailbox: Option<Mailbox<Command, Waker>>,
@@ -90,7 +90,7 @@ impl Server {
     }
 
     fn on(host: Host, config: Config, services: Services) -> Server {
-        let engine = Core::new(config, services, host.now());
+        let engine = RecordedEngine::new(config, services, host.now());
         Server { engine, host, mailbox: None, in_call: false }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     config::Config,
     engine::hooks::Services,
     net::{host::Host, sim::Shared, sim_host::SimHost},
-    tape::Recording,
+    record::Recording,
 };
 
 impl Server {

@@ -64,7 +64,7 @@ pub use seeds::for_each_seed;
 
 pub use crate::{
     net::sim::{Received, Weather},
-    tape::{Divergence, Recording, ReplayError},
+    record::{Divergence, Recording, ReplayError},
 };
 use crate::{
     net::{kernel, sim::Shared},

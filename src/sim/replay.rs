@@ -1,4 +1,4 @@
-//! A recorded server, once more.
+//! Replays a recorded server.
 
 use std::{
     fs::File,
@@ -10,27 +10,29 @@ use std::{
 use crate::{
     event::{Event, tick::Tick},
     net::kernel,
+    record::{ReplayError, Replayer},
     stats::Stats,
-    tape::{Player, ReplayError},
 };
 
-/// Does again what a server did that was [recorded](crate::ServerBuilder::record): the same engine is told the
-/// same things at the same times, without sockets, without the application and as fast as it can.
+/// Repeats what a [recorded](crate::ServerBuilder::record) server did: the same engine gets the
+/// same calls at the same times, without sockets, without the application and as fast as it can.
 ///
-/// Each event, each byte written, each read and each address that was asked for, and how long the server would sleep
-/// is compared with the recording; the first difference is an error that names its place. What calls of the
-/// application returned is not. So a recording of an incident is a test: it passes as long as the
-/// engine does the same, and shows what the application saw.
+/// Each event, each byte written, each read, each address that was asked for, and how long the
+/// server would sleep is compared with the recording; the first difference is an error that names
+/// its place. Return values that the application got are not compared. A recording of an incident
+/// thus is a test: it passes as long as the engine does the same, and shows what the application
+/// saw.
 ///
-/// What the engine is told does not include what other servers did with the same [`Prepared`](crate::Prepared). It is
-/// compressed by the one that sends it first, and counts towards that one's `max_total_buffered`: if another server did
-/// with other settings, that is told as a difference.
+/// A [`Prepared`](crate::Prepared) that several servers send is compressed by the first one and
+/// counts towards its `max_total_buffered`. A recording knows nothing of other servers: if another
+/// one sent the message first, with other settings, the replay reports a difference.
 ///
-/// The file begins with `tickws\0tape` and the format's version, 2. Then come blocks, at least one for each poll:
-/// length (32 bits) and digest (64 bits, FNV-1a) in little endian, then entries of a number and its fields, in
-/// varints. The digests find damage, not forgery. A forged recording ends, too, with an error or without; but its limits are those
-/// that it says, and what they allow a server to hold (broadcasts to many, messages that inflate) it may hold. Besides
-/// that, less than 256 bytes for each of its own, and a megabyte.
+/// The file begins with `tickws\0tape` and the version of the format, 2. Blocks follow, at least
+/// one for each poll: length (32 bits) and digest (64 bits, FNV-1a), both in little endian, then
+/// entries, each a number and its fields in varints. The digests find damage, not forgery. A forged
+/// recording ends as well, with an error or without. Its limits are those in its header, so it may
+/// hold what they allow a server to hold (broadcasts to many, messages that inflate); beyond that
+/// it holds less than 256 bytes for each of its own, and a megabyte.
 ///
 /// # Examples
 ///
@@ -38,7 +40,7 @@ use crate::{
 /// use tickws::{Event, Server, sim::{Replay, Sim}};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let path = std::env::temp_dir().join(format!("tickws-doc-{}.tape", std::process::id()));
+/// # let path = std::env::temp_dir().join(format!("tickws-doc-{}.recording", std::process::id()));
 /// // The incident, here a simulated one.
 /// let sim = Sim::new(1);
 /// let mut server = sim.server(Server::builder().record(std::fs::File::create(&path)?))?;
@@ -64,50 +66,51 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Replay {
-    player: Player,
-    /// Nothing more is to be learned.
+    replayer: Replayer,
+    /// An error has ended the replay.
     failed: bool,
 }
 
 impl Replay {
-    /// Opens a recording and builds the engine that it was made with.
+    /// Opens a recording and builds an engine with the recorded settings.
     ///
     /// # Errors
     ///
-    /// [`ReplayError::Io`], [`ReplayError::Foreign`] for any other file, [`ReplayError::Version`], and as
+    /// [`ReplayError::Io`], [`ReplayError::Foreign`] for a file of another kind,
+    /// [`ReplayError::Version`] for a recording in another version of the format, and as
     /// [`next_tick`](Replay::next_tick).
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ReplayError> {
         Replay::new(BufReader::new(File::open(path)?))
     }
 
-    /// As [`open`](Replay::open), from anything. It is read as the replay goes on; what one poll received, sent
-    /// and was told is held at a time.
+    /// As [`open`](Replay::open), from any reader. The recording is read as the replay goes on:
+    /// memory holds the entries of one poll at a time.
     ///
     /// # Errors
     ///
     /// As [`open`](Replay::open).
     pub fn new(recording: impl Read + Send + 'static) -> Result<Self, ReplayError> {
-        Ok(Replay { player: Player::new(Box::new(recording), kernel::clock())?, failed: false })
+        Ok(Replay { replayer: Replayer::new(Box::new(recording), kernel::clock())?, failed: false })
     }
 
-    /// Goes on to the end of the next poll, and gives the tick that the application got. `None`: the server was
-    /// dropped then.
+    /// Replays to the end of the next poll and gives the tick that the application got. `None` if
+    /// the server was dropped instead.
     ///
     /// # Errors
     ///
-    /// [`ReplayError::Diverged`] with the first difference, [`ReplayError::Truncated`] where the recording ends
-    /// without the server's end, [`ReplayError::Corrupt`] where it is damaged or goes on behind that end. After an
-    /// error there is nothing more to be learned: further calls give `None`.
+    /// [`ReplayError::Diverged`] with the first difference, [`ReplayError::Truncated`] if the
+    /// recording ends before the server was dropped, [`ReplayError::Corrupt`] if it is damaged or
+    /// goes on after that. An error ends the replay: further calls give `None`.
     pub fn next_tick(&mut self) -> Result<Option<Tick>, ReplayError> {
         if self.failed {
             return Ok(None);
         }
-        let outcome = self.player.next_tick();
+        let outcome = self.replayer.next_tick();
         self.failed = outcome.is_err();
         outcome
     }
 
-    /// Replays all of it; `on_event` gets each event with the time since the server began.
+    /// Replays to the end; `on_event` gets each event and the time since the server was built.
     ///
     /// # Errors
     ///
@@ -121,18 +124,18 @@ impl Replay {
         Ok(self.stats())
     }
 
-    /// How far the replay is, since the server began.
+    /// The position of the replay: the time since the server was built.
     pub fn elapsed(&self) -> Duration {
-        self.player.elapsed()
+        self.replayer.elapsed()
     }
 
-    /// The server's counters at this point.
+    /// The counters of the server at this position.
     pub fn stats(&self) -> Stats {
-        self.player.stats()
+        self.replayer.stats()
     }
 
-    /// The version of this library that has recorded. Another version may do something else, rightly.
+    /// The version of this library that recorded. Another version may differ for good reason.
     pub fn version(&self) -> &str {
-        self.player.version()
+        self.replayer.version()
     }
 }

@@ -1,18 +1,19 @@
-//! Many seeds, and the command that repeats the one that failed.
+//! Runs a test with many seeds and prints the command that repeats a failure.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     thread,
 };
 
-/// Runs a simulated world with the seeds from 0 to `count`, and with each of them where it fails prints the
-/// command that repeats it.
+/// Calls `world` with the seeds below `count`. If it panics, prints the command that repeats the
+/// failure.
 ///
-/// `TICKWS_SIM_SEEDS=100000` in the environment tries that many instead; `TICKWS_SIM_SEED=17` only that one.
+/// With `TICKWS_SIM_SEEDS=100000` in the environment that many seeds are tried instead, and with
+/// `TICKWS_SIM_SEED=17` only that one.
 ///
 /// # Panics
 ///
-/// With the first world that does.
+/// If `world` panics; no further seed is tried.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! An application that uses every call there is, at random; and where it is recorded to.
+//! An application that makes calls of every kind at random, and a recording in memory.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use tickws::{
     http::{HeaderMap, HeaderValue, Response},
 };
 
-/// A recording in memory, which may fail at some length.
+/// A recording in memory. Writes beyond `room` bytes fail.
 #[derive(Clone)]
 pub struct Memory {
     pub bytes: Arc<Mutex<Vec<u8>>>,
@@ -46,15 +46,15 @@ impl Write for Memory {
 }
 
 pub struct App {
-    throws: fastrand::Rng,
+    rng: fastrand::Rng,
     clients: Vec<ClientId>,
     timers: Vec<TimerId>,
     shared: Prepared,
-    /// What it saw, and when by its number.
+    /// The events so far.
     pub seen: Vec<String>,
 }
 
-/// As long as what stands for it.
+/// The text of an event; a long one is shortened, with its length at the end.
 pub fn line(event: impl fmt::Debug) -> String {
     let mut line = format!("{event:?}");
     if line.len() > 400 {
@@ -66,13 +66,13 @@ pub fn line(event: impl fmt::Debug) -> String {
 
 impl App {
     pub fn builder(seed: u64) -> ServerBuilder {
-        let mut throws = fastrand::Rng::with_seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
         let mut asked = 0;
         let builder = Server::builder()
-            .max_buffered(throws.usize(20_000..100_000))
-            .overflow(if throws.bool() { Overflow::Disconnect } else { Overflow::DropNewest })
-            .event_budget(throws.usize(2..50))
-            .read_budget(throws.usize(500..50_000))
+            .max_buffered(rng.usize(20_000..100_000))
+            .overflow(if rng.bool() { Overflow::Disconnect } else { Overflow::DropNewest })
+            .event_budget(rng.usize(2..50))
+            .read_budget(rng.usize(500..50_000))
             .max_rooms(5)
             .subprotocols(["a", "b"])
             .on_upgrade(move |request, response| {
@@ -86,8 +86,8 @@ impl App {
             })
             .ping_interval(Duration::from_secs(2))
             .silence_timeout(Duration::from_secs(3));
-        let builder = if throws.bool() { builder.max_messages_per_second(50) } else { builder };
-        match throws.u8(..3) {
+        let builder = if rng.bool() { builder.max_messages_per_second(50) } else { builder };
+        match rng.u8(..3) {
             0 => builder.http(true),
             1 => builder.on_http(|request| Response::new(Bytes::from(format!("{}", request.uri())))),
             _ => builder.metrics("/").health("/health"),
@@ -95,12 +95,12 @@ impl App {
     }
 
     pub fn new(seed: u64) -> Self {
-        let throws = fastrand::Rng::with_seed(seed ^ 0xa5);
+        let rng = fastrand::Rng::with_seed(seed ^ 0xa5);
         let shared = Prepared::new("shared");
-        App { throws, clients: Vec::new(), timers: Vec::new(), shared, seen: Vec::new() }
+        App { rng, clients: Vec::new(), timers: Vec::new(), shared, seen: Vec::new() }
     }
 
-    /// Connects to `url`, over and over.
+    /// Connects to `url` and reconnects when the connection is lost.
     pub fn dial(&mut self, server: &mut Server, url: &str) {
         let connect = Connect::new(url)
             .header("x-a", "b")
@@ -115,18 +115,18 @@ impl App {
         match event {
             Event::Open { client, .. } => {
                 self.clients.push(client);
-                let _ = server.join(client, ["red", "green"][self.throws.usize(..2)]);
-                let _ = server.set_user(client, ["ada", "bob"][self.throws.usize(..2)]);
+                let _ = server.join(client, ["red", "green"][self.rng.usize(..2)]);
+                let _ = server.set_user(client, ["ada", "bob"][self.rng.usize(..2)]);
             }
             Event::Message { client, message } => {
-                let _ = match self.throws.u8(..4) {
+                let _ = match self.rng.u8(..4) {
                     0 => server.send(client, message),
                     1 => server.send(client, &self.shared),
-                    2 => server.send_latest(client, self.throws.i8(..), message),
+                    2 => server.send_latest(client, self.rng.i8(..), message),
                     _ => server.send_latest(client, "name", message),
                 };
             }
-            Event::Upgrade { upgrade, .. } if self.throws.bool() => {
+            Event::Upgrade { upgrade, .. } if self.rng.bool() => {
                 let mut headers = HeaderMap::new();
                 headers.insert("x-later", HeaderValue::from_static("yes"));
                 let _ = server.accept_with(upgrade, headers);
@@ -140,14 +140,14 @@ impl App {
         }
     }
 
-    /// Says something, or does.
+    /// Makes one random call.
     pub fn act(&mut self, server: &mut Server) {
-        let throws = &mut self.throws;
-        let Some(client) = throws.choice(&self.clients).copied() else { return };
-        let room = ["red", "green", "blue"][throws.usize(..3)];
-        let bytes = vec![7; if throws.u8(..10) == 0 { throws.usize(..40_000) } else { throws.usize(..200) }];
-        let ms = Duration::from_millis(throws.u64(..300));
-        match throws.u8(..26) {
+        let rng = &mut self.rng;
+        let Some(client) = rng.choice(&self.clients).copied() else { return };
+        let room = ["red", "green", "blue"][rng.usize(..3)];
+        let bytes = vec![7; if rng.u8(..10) == 0 { rng.usize(..40_000) } else { rng.usize(..200) }];
+        let ms = Duration::from_millis(rng.u64(..300));
+        match rng.u8(..26) {
             0 => _ = server.broadcast("to all"),
             1 => _ = server.broadcast_except(client, &bytes),
             2..5 => _ = server.publish(room, &bytes),
@@ -155,8 +155,8 @@ impl App {
             6 => _ = server.publish_latest(room, 7, "latest"),
             7 => _ = server.send_to_user("ada", &bytes),
             8 => _ = server.ping(client),
-            9 if throws.u8(..4) == 0 => _ = server.close(client, 4000, "enough"),
-            10 if throws.u8(..4) == 0 => _ = server.disconnect(client),
+            9 if rng.u8(..4) == 0 => _ = server.close(client, 4000, "enough"),
+            10 if rng.u8(..4) == 0 => _ = server.disconnect(client),
             11 => _ = server.set_overflow(client, Overflow::DropNewest),
             12 => _ = server.pause_reading(client),
             13..16 => _ = server.resume_reading(client),
@@ -173,8 +173,8 @@ impl App {
                 let _ = server.join(client, id);
             }
             _ => {
-                let priority = if throws.bool() { Priority::High } else { Priority::Normal };
-                let expires_in = throws.bool().then_some(ms);
+                let priority = if rng.bool() { Priority::High } else { Priority::Normal };
+                let expires_in = rng.bool().then_some(ms);
                 let options = SendOptions { expires_in, priority, ..SendOptions::default() };
                 let _ = server.send_with(client, &bytes, options.uncompressed());
             }

@@ -1,12 +1,11 @@
-//! How values become bytes: numbers are varints (LEB128), signed ones zigzag, and everything else is
-//! made of them.
+//! How values become bytes: numbers are varints (LEB128), signed ones zigzag, and everything else
+//! is made of them.
 //!
-//! The bytes are chosen here and nowhere derived from the `Debug` or `Display` text of a type. Where
-//! a type of this crate is encoded, the match is exhaustive or the struct is destructured, so a new
-//! variant or field does not compile before it is encoded.
+//! The bytes are chosen here and nowhere derived from the `Debug` or `Display` text of a type.
+//! Where a type of this crate is encoded, the match is exhaustive or the struct is destructured, so
+//! a new variant or field does not compile before it is encoded.
 
 use std::{
-    io::ErrorKind,
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     time::Duration,
 };
@@ -49,7 +48,7 @@ impl Decode for u64 {
         for shift in (0..64).step_by(7) {
             let byte = u8::get(input)?;
             let part = u64::from(byte & 0x7f);
-            // Nothing may be shifted out at the top.
+            // A number whose upper bits would be shifted out is invalid.
             value |= part.checked_mul(1 << shift)?;
             if byte < 0x80 {
                 return Some(value);
@@ -86,7 +85,7 @@ impl Decode for i64 {
     }
 }
 
-/// Numbers that are written as `u64`.
+/// Implements both traits for a number by way of `u64`.
 macro_rules! as_u64 {
     ($($type:ty)*) => {$(
         impl Encode for $type {
@@ -161,7 +160,7 @@ impl Encode for str {
 
 impl Encode for String {
     fn put(&self, out: &mut Vec<u8>) {
-        self[..].put(out);
+        self.as_str().put(out);
     }
 }
 
@@ -215,7 +214,7 @@ impl<T: Encode> Encode for Vec<T> {
 
 impl<T: Decode> Decode for Vec<T> {
     fn get(input: &mut &[u8]) -> Option<Self> {
-        // Not by the length that is claimed.
+        // Memory grows with the elements that are there, never by the length that is claimed.
         (0..usize::get(input)?).map(|_| T::get(input)).collect()
     }
 }
@@ -246,7 +245,7 @@ impl Decode for Duration {
     }
 }
 
-/// Two bytes in little endian, so that an address has a length of its own.
+/// Two bytes in little endian: a varint would give addresses of one kind different lengths.
 fn put_port(port: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&port.to_le_bytes());
 }
@@ -292,7 +291,7 @@ impl Decode for SocketAddr {
     }
 }
 
-/// Ids: their place and their serial.
+/// Implements both traits for an id: its index, then its serial.
 macro_rules! ids {
     ($($type:ident)*) => {$(
         impl Encode for $type {
@@ -385,86 +384,8 @@ impl Decode for Response<Bytes> {
     }
 }
 
-/// An error kind is its position in this table. New kinds go to the end.
-const KINDS: &[ErrorKind] = {
-    use ErrorKind::*;
-    &[
-        Other,
-        NotFound,
-        PermissionDenied,
-        ConnectionRefused,
-        ConnectionReset,
-        HostUnreachable,
-        NetworkUnreachable,
-        ConnectionAborted,
-        NotConnected,
-        AddrInUse,
-        AddrNotAvailable,
-        NetworkDown,
-        BrokenPipe,
-        AlreadyExists,
-        WouldBlock,
-        NotADirectory,
-        IsADirectory,
-        DirectoryNotEmpty,
-        ReadOnlyFilesystem,
-        StaleNetworkFileHandle,
-        InvalidInput,
-        InvalidData,
-        TimedOut,
-        WriteZero,
-        StorageFull,
-        NotSeekable,
-        QuotaExceeded,
-        FileTooLarge,
-        ResourceBusy,
-        ExecutableFileBusy,
-        Deadlock,
-        TooManyLinks,
-        ArgumentListTooLong,
-        Interrupted,
-        Unsupported,
-        UnexpectedEof,
-        OutOfMemory,
-        CrossesDevices,
-        InvalidFilename,
-    ]
-};
-
-/// Error kinds that stable Rust has no path for, although applications see them: a process that is
-/// out of descriptors gets `Uncategorized`. Inside this process they are recognised by the text that
-/// the standard library prints; the encoded number is the position here, counted from
-/// [`FIRST_UNSTABLE`]. New kinds go to the end.
-const UNSTABLE_KINDS: &[&str] = &["Uncategorized", "FilesystemLoop", "InProgress"];
-
-const FIRST_UNSTABLE: usize = 100;
-
-impl Encode for ErrorKind {
-    fn put(&self, out: &mut Vec<u8>) {
-        let stable = KINDS.iter().position(|kind| kind == self);
-        let number = stable.or_else(|| {
-            let text = format!("{self:?}");
-            let place = UNSTABLE_KINDS.iter().position(|name| *name == text)?;
-            Some(FIRST_UNSTABLE + place)
-        });
-        // A kind that neither table lists is encoded as `Other`, which has the number 0.
-        number.unwrap_or(0).put(out);
-    }
-}
-
-impl Decode for ErrorKind {
-    fn get(input: &mut &[u8]) -> Option<Self> {
-        let number = usize::get(input)?;
-        let Some(place) = number.checked_sub(FIRST_UNSTABLE) else { return KINDS.get(number).copied() };
-        let name = UNSTABLE_KINDS.get(place)?;
-        let mut kinds = (1..=255).map(|code| std::io::Error::from_raw_os_error(code).kind());
-        // The system that replays may not have the kind of the one that recorded.
-        Some(kinds.find(|kind| format!("{kind:?}") == *name).unwrap_or(ErrorKind::Other))
-    }
-}
-
-/// Implements both traits for an enum without fields: a variant is its number.
-macro_rules! numbered {
+/// Implements both traits for an existing enum without fields: the number of the variant.
+macro_rules! codec_fieldless {
     ($type:ident { $($number:literal $variant:ident),* $(,)? }) => {
         impl Encode for $type {
             fn put(&self, out: &mut Vec<u8>) {
@@ -485,10 +406,10 @@ macro_rules! numbered {
     };
 }
 
-numbered!(Kind { 0 Binary, 1 Text });
+codec_fieldless!(Kind { 0 Binary, 1 Text });
 
-/// Structs: their fields, one after the other.
-macro_rules! code_struct {
+/// Implements both traits for a struct: its fields, one after the other.
+macro_rules! codec_struct {
     ($type:ident { $($field:ident),* $(,)? }) => {
         impl Encode for $type {
             fn put(&self, out: &mut Vec<u8>) {
@@ -505,8 +426,8 @@ macro_rules! code_struct {
     };
 }
 
-/// Enums: the variant's number, then its fields.
-macro_rules! code_enum {
+/// Declares an enum and implements both traits for it: the number of the variant, then its fields.
+macro_rules! codec_enum {
     ($(#[$meta:meta])* $vis:vis enum $name:ident {
         $($(#[$doc:meta])* $tag:literal $variant:ident { $($field:ident: $type:ty),* $(,)? },)*
     }) => {
@@ -537,6 +458,46 @@ macro_rules! code_enum {
     };
 }
 
-pub(super) use code_enum;
-pub(super) use code_struct;
-pub(super) use numbered;
+pub(super) use codec_enum;
+pub(super) use codec_fieldless;
+pub(super) use codec_struct;
+
+/// The tests of whole replays show that both sides of the codec agree; these show its edges.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The encoded bytes, and what is decoded from them.
+    fn round_trip<T: Encode + Decode>(value: &T) -> (Vec<u8>, Option<T>) {
+        let mut bytes = Vec::new();
+        value.put(&mut bytes);
+        let mut input = &bytes[..];
+        let decoded = T::get(&mut input);
+        assert!(input.is_empty());
+        (bytes, decoded)
+    }
+
+    #[test]
+    fn numbers_at_the_edges_are_read_back_and_longer_ones_are_refused() {
+        for number in [0, 1, 127, 128, u64::MAX / 2, u64::MAX] {
+            assert_eq!(round_trip(&number).1, Some(number));
+            for number in [number as i64, (number as i64).wrapping_neg()] {
+                assert_eq!(round_trip(&number).1, Some(number));
+            }
+        }
+        assert_eq!(u64::get(&mut &[0xff; 20][..]), None);
+        assert_eq!(u64::get(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), None);
+        assert_eq!(u64::get(&mut &[0x80][..]), None);
+        assert_eq!(bool::get(&mut &[2][..]), None);
+        assert_eq!(Vec::<u8>::get(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f, 1][..]), None);
+    }
+
+    #[test]
+    fn addresses_are_read_back_with_their_scope() {
+        let v4: SocketAddr = "10.0.0.2:80".parse().unwrap();
+        assert_eq!(round_trip(&v4), (vec![4, 10, 0, 0, 2, 80, 0], Some(v4)));
+        let v6 = SocketAddrV6::new("fe80::1".parse().unwrap(), 443, 5, 3).into();
+        assert_eq!(round_trip::<SocketAddr>(&v6).1, Some(v6));
+        assert_eq!(SocketAddr::get(&mut &[5, 1, 2, 3, 4, 80, 0][..]), None);
+    }
+}

@@ -6,7 +6,7 @@
 
 use tungstenite::http::{Request, Version};
 
-use super::code::{Decode, Encode, numbered};
+use super::codec::{Decode, Encode, codec_fieldless};
 use crate::{
     error::{ConnectError, ConnectStep, HeaderError, PeerMisbehaved, Refusal},
     event::{
@@ -21,12 +21,12 @@ use crate::{
     util::fnv::Fnv,
 };
 
-numbered!(Pressure { 0 Low, 1 Refusing, 2 NotReading });
-numbered!(Timeout { 0 Silence, 1 Write, 2 Close, 3 Lifetime });
-numbered!(ConnectStep { 0 Resolve, 1 Connect, 2 Handshake });
+codec_fieldless!(Pressure { 0 Low, 1 Refusing, 2 NotReading });
+codec_fieldless!(Timeout { 0 Silence, 1 Write, 2 Close, 3 Lifetime });
+codec_fieldless!(ConnectStep { 0 Resolve, 1 Connect, 2 Handshake });
 
 /// The digest of a tick: its events with all that they hold, and when the next poll is due.
-pub(super) fn digest_of_tick(tick: &Tick) -> u32 {
+pub(crate) fn digest_of_tick(tick: &Tick) -> u32 {
     let (mut digest, mut bytes) = (Fnv::new(), Vec::new());
     tick.more().put(&mut bytes);
     tick.next_timeout().put(&mut bytes);
@@ -44,7 +44,7 @@ pub(super) fn digest_of_tick(tick: &Tick) -> u32 {
 }
 
 /// The digest of the first `len` bytes of a vectored write.
-pub(super) fn digest_of_written(parts: &[&[u8]], mut len: usize) -> u32 {
+pub(crate) fn digest_of_written(parts: &[&[u8]], mut len: usize) -> u32 {
     let mut digest = Fnv::new();
     for part in parts {
         let (taken, _) = part.split_at(part.len().min(len));
@@ -54,7 +54,7 @@ pub(super) fn digest_of_written(parts: &[&[u8]], mut len: usize) -> u32 {
     digest.folded()
 }
 
-/// Encodes an event; of a message everything before its payload.
+/// Encodes an event. A message is encoded without its payload, which ends it.
 fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
     match event {
         Event::Open { client, request } => {
@@ -284,5 +284,63 @@ fn put_header_error(error: &HeaderError, out: &mut Vec<u8>) {
             max.put(out);
         }
         HeaderError::SecondSubprotocol => out.push(4),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::id::{LinkId, TimerId};
+
+    fn bytes(event: Event<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put_event(event, &mut bytes);
+        bytes
+    }
+
+    /// Holds the encoding to bytes written down by hand: if this fails, the format needs a new
+    /// version.
+    #[test]
+    fn events_have_the_bytes_of_this_format_version() {
+        let client = ClientId::new(3, 300);
+        let message = Message::Text("né");
+        assert_eq!(bytes(Event::Message { client, message }), [3, 3, 0xac, 2, 1, 3]);
+        let message = Message::Binary(&[1; 200]);
+        assert_eq!(bytes(Event::Message { client, message }), [3, 3, 0xac, 2, 0, 0xc8, 1]);
+        let reason = &CloseReason::Peer { code: 1000.into(), text: "bye".into() };
+        assert_eq!(bytes(Event::Close { client, reason }), *b"\x04\x03\xac\x02\x00\xe8\x07\x03bye");
+        let reason = &CloseReason::Protocol(PeerMisbehaved::FrameTooBig { len: 5, max: 4 });
+        assert_eq!(bytes(Event::Close { client, reason }), [4, 3, 0xac, 2, 8, 11, 5, 4]);
+        assert_eq!(bytes(Event::Pressure { pressure: Pressure::NotReading }), [6, 2]);
+        assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, 2) }), [10, 1, 2]);
+        let (link, attempt, in_) = (LinkId::new(9), 2, Duration::new(1, 5));
+        let error = Some(&ConnectError::Timeout(ConnectStep::Handshake));
+        let event = Event::Reconnecting { client, link, attempt, in_, error };
+        assert_eq!(bytes(event), [2, 3, 0xac, 2, 9, 2, 1, 5, 1, 10, 2]);
+        let request = &Request::get("/a?b").header("Host", "c").body(()).unwrap();
+        let expected = b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c";
+        assert_eq!(bytes(Event::Open { client, request }), *expected);
+    }
+
+    /// The library may word its own explanations differently without making recordings useless.
+    #[test]
+    fn own_explanations_are_not_part_of_the_digest() {
+        let client = ClientId::new(0, 1);
+        let link = LinkId::new(1);
+        let failed = |error: &ConnectError| bytes(Event::ConnectFailed { client, link, error });
+        let [one, other] = ["one", "other"].map(|text| failed(&ConnectError::BadResponse(text)));
+        assert_eq!(one, other);
+        let subprotocol = |name: &str| failed(&ConnectError::Subprotocol(name.to_owned()));
+        assert_ne!(subprotocol("one"), subprotocol("other"));
+    }
+
+    #[test]
+    fn digest_of_a_write_covers_the_accepted_bytes() {
+        let parts = [&b"foo"[..], b"bar"];
+        assert_eq!(digest_of_written(&parts, 4), digest_of_written(&[b"foob"], 4));
+        assert_ne!(digest_of_written(&parts, 4), digest_of_written(&parts, 5));
+        assert_eq!(digest_of_written(&parts, 0), digest_of_written(&[], 0));
     }
 }

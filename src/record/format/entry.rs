@@ -1,5 +1,5 @@
-//! What stands on a tape: what the engine was told, in order, and between that what its streams and closures
-//! answered.
+//! The entries of a recording: the calls to the engine in their order, and between them what its
+//! streams and closures returned during the calls.
 
 use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -8,61 +8,64 @@ use tungstenite::{
     http::{HeaderMap, Response},
 };
 
-use super::{
-    Tape,
-    code::{Decode, Encode, code_enum, code_struct, numbered},
-};
+use super::codec::{Decode, Encode, codec_enum, codec_fieldless, codec_struct};
 use crate::{
     config::{
         Overflow,
+        connect::{Plan, WhileDown},
         reconnect::Reconnect,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
     },
-    engine::{Order, Whom},
+    engine::{Order, Readiness, Whom},
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::prepared::{Outgoing, Prepared},
 };
 
-code_enum! {
-    /// The numbers are the format's: new ones are added, none is used again.
+codec_enum! {
+    /// The numbers belong to the format: new ones are added, and none is used again.
     #[derive(Debug)]
     pub(crate) enum Entry {
-        // ---- what the engine is told ----
-        /// What follows happens so many nanoseconds later.
+        // ---- calls by the host ----
+        /// The following entries happen this many nanoseconds later.
         0 At { nanos: i64 },
-        /// The stream's number is that of its coming.
+        /// Streams are numbered in the order in which they come, dialed ones included.
         1 Accept { remote: SocketAddr },
         2 Abandon { index: usize },
-        /// One bit each: readable, writable, read closed, urgent.
-        3 Ready { index: usize, what: u8 },
+        3 Ready { index: usize, readiness: Readiness },
         4 Flush {},
-        /// The poll was asked for so long before.
+        /// `waited` is the time since the host was asked to poll.
         5 Start { waited: Duration, partial: bool },
         6 Fire {},
         7 Service {},
-        /// The tick that came of it: its events, and a digest of all that it says.
+        /// The resulting tick: the number of its events, and a digest of its content.
         8 Finish { more: bool, events: usize, digest: u32 },
         9 NextDial {},
         10 Dialed { client: ClientId, outcome: Result<(), ErrorKind> },
-        /// The name's addresses, or what the resolver said; `None`: it is too busy.
+        /// The addresses of a name, or the name and the error of the resolver. `Err(None)` means
+        /// that the resolver was too busy.
         11 Resolved { client: ClientId, addrs: Result<Vec<SocketAddr>, Option<(String, String)>> },
         12 WakeAt { nanos: i64 },
         13 CountPause {},
         14 CountUndelivered {},
-        /// Random numbers come from the source anew.
+        /// The engine gets a new source of random numbers.
         15 Draw {},
-        /// The next deadline is asked for, which may put the wheel in order.
+        /// A query for the next deadline, which may reorder the timer wheel.
         16 Look {},
         17 CountLostListener {},
-        /// What `NextDial` has asked the host for.
-        18 Ordered { order: HostOrder },
+        /// The work that `NextDial` asked the host for.
+        18 Ordered { order: OrderCopy },
         /// The application has dropped a `Prepared`.
         19 Forget { shared: u64 },
 
-        // ---- what the application says ----
-        20 Send { client: ClientId, words: Words, terms: Terms },
-        21 Deliver { whom: Group, words: Words, latest: Option<LatestKey>, except: Option<ClientId> },
+        // ---- calls by the application ----
+        20 Send { client: ClientId, message: MessageCopy, terms: TermsCopy },
+        21 Deliver {
+            audience: AudienceCopy,
+            message: MessageCopy,
+            latest: Option<LatestKey>,
+            except: Option<ClientId>,
+        },
         22 Ping { client: ClientId },
         23 Close { client: ClientId, code: u16, reason: String },
         24 Disconnect { client: ClientId },
@@ -72,8 +75,8 @@ code_enum! {
         28 Resume { client: ClientId },
         29 SetTimer { delay: Duration, repeat: bool },
         30 CancelTimer { timer: TimerId },
-        31 Join { client: ClientId, room: RoomRef },
-        32 Leave { client: ClientId, room: RoomRef },
+        31 Join { client: ClientId, room: RoomCopy },
+        32 Leave { client: ClientId, room: RoomCopy },
         33 LeaveAll { client: ClientId },
         34 SetUser { client: ClientId, key: String },
         35 ClearUser { client: ClientId },
@@ -82,118 +85,135 @@ code_enum! {
         38 Respond { request: RequestId, response: Response<Bytes> },
         39 Connect { plan: PlanCopy },
 
-        // ---- what the engine is answered ----
+        // ---- results that the engine gets during a call ----
         60 Read { stream: u32, offered: usize, outcome: Result<Bytes, ErrorKind> },
-        /// What was taken, and its digest.
+        /// The digest covers the bytes that were accepted.
         61 Wrote { stream: u32, offered: usize, outcome: Result<usize, ErrorKind>, digest: u32 },
         62 Fin { stream: u32, outcome: Result<(), ErrorKind> },
         63 Connected { stream: u32, outcome: Result<bool, ErrorKind> },
         64 Random { bytes: Bytes },
-        /// `on_upgrade`: accepted (0), deferred (1) or rejected, with the headers that were added.
+        /// `on_upgrade` accepted (`Ok(false)`), deferred (`Ok(true)`) or rejected; `added` holds
+        /// the headers that it added.
         65 Decided { decision: Result<bool, Response<Bytes>>, added: HeaderMap },
+        /// `on_http` returned this response.
         66 Answered { response: Response<Bytes> },
-        /// `before_attempt`.
+        /// `before_attempt` left the request like this.
         67 Attempted { path: String, headers: HeaderMap },
         /// The server was dropped.
         70 End {},
     }
 }
 
-code_enum! {
+codec_enum! {
     /// A copy of an [`Order`].
     #[derive(Debug, PartialEq)]
-    pub(crate) enum HostOrder {
+    pub(crate) enum OrderCopy {
         0 Connect { client: ClientId, addr: SocketAddr },
         1 Resolve { client: ClientId, host: String, port: u16 },
         2 Nothing {},
     }
 }
 
-impl HostOrder {
-    pub(super) fn of(order: &Order) -> Self {
+impl OrderCopy {
+    pub(crate) fn of(order: &Order) -> Self {
         match order {
-            Order::Connect(client, addr) => HostOrder::Connect { client: *client, addr: *addr },
+            Order::Connect(client, addr) => OrderCopy::Connect { client: *client, addr: *addr },
             Order::Resolve(client, host, port) => {
-                HostOrder::Resolve { client: *client, host: host.clone(), port: *port }
+                OrderCopy::Resolve { client: *client, host: host.clone(), port: *port }
             }
-            Order::Nothing => HostOrder::Nothing {},
+            Order::Nothing => OrderCopy::Nothing {},
         }
     }
 }
 
-/// A message, framed already or not.
-#[derive(Debug)]
-pub(crate) struct Words {
-    kind: Kind,
-    /// Of a `Prepared` its number, from one: it is compressed once, and counted once.
-    shared: u64,
-    /// Of a `Prepared` only the first time.
-    bytes: Bytes,
+/// One bit for each field, the first field in the lowest bit.
+impl Encode for Readiness {
+    fn put(&self, out: &mut Vec<u8>) {
+        let Readiness { readable, writable, read_closed, urgent } = *self;
+        let bits = [readable, writable, read_closed, urgent];
+        out.push(bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+    }
 }
 
-code_struct!(Words { kind, shared, bytes });
+impl Decode for Readiness {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        let byte = u8::get(input)?;
+        let bit = |number: u8| byte >> number & 1 == 1;
+        let (readable, writable, read_closed, urgent) = (bit(0), bit(1), bit(2), bit(3));
+        (byte < 1 << 4).then_some(Readiness { readable, writable, read_closed, urgent })
+    }
+}
 
-impl Words {
-    pub(super) fn of(message: &Outgoing<'_>, tape: &Tape) -> Self {
-        let (shared, known) = match message {
-            Outgoing::Message(_) => (0, false),
-            Outgoing::Prepared(prepared) => tape.number_of(prepared),
-        };
-        let bytes = if known { Bytes::new() } else { Bytes::copy_from_slice(message.payload()) };
-        Words { kind: message.kind(), shared, bytes }
+/// A copy of an [`Outgoing`].
+#[derive(Debug)]
+pub(crate) struct MessageCopy {
+    kind: Kind,
+    /// The number of a `Prepared`, from one; zero for any other message. A `Prepared` keeps its
+    /// identity in a replay because it is compressed once and counted once.
+    shared: u64,
+    /// Empty for a `Prepared` that an earlier entry has.
+    payload: Bytes,
+}
+
+codec_struct!(MessageCopy { kind, shared, payload });
+
+impl MessageCopy {
+    pub(crate) fn new(kind: Kind, shared: u64, payload: &[u8]) -> Self {
+        MessageCopy { kind, shared, payload: Bytes::copy_from_slice(payload) }
     }
 
-    /// `None`: it says that it is text, and is none.
-    pub(super) fn outgoing(&self, all: &mut HashMap<u64, Prepared>) -> Option<Outgoing<'_>> {
-        if let Some(known) = all.get(&self.shared) {
-            return Some(known.into());
+    /// The message, from `known` or added to it if it is a `Prepared`. `None` if it claims to be
+    /// text and is not UTF-8.
+    pub(crate) fn outgoing(&self, known: &mut HashMap<u64, Prepared>) -> Option<Outgoing<'_>> {
+        if let Some(prepared) = known.get(&self.shared) {
+            return Some(prepared.into());
         }
         let message = match self.kind {
-            Kind::Text => Message::Text(std::str::from_utf8(&self.bytes).ok()?),
-            Kind::Binary => Message::Binary(&self.bytes),
+            Kind::Text => Message::Text(std::str::from_utf8(&self.payload).ok()?),
+            Kind::Binary => Message::Binary(&self.payload),
         };
         if self.shared == 0 {
             return Some(message.into());
         }
-        Some((&*all.entry(self.shared).or_insert_with(|| Prepared::new(message))).into())
+        Some((&*known.entry(self.shared).or_insert_with(|| Prepared::new(message))).into())
     }
 }
 
+/// A copy of a [`SendTerms`].
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct TermsCopy {
     expires_in: Option<Duration>,
     priority: Priority,
     latest: Option<LatestKey>,
     uncompressed: bool,
 }
 
-numbered!(Priority { 0 Normal, 1 High });
+codec_struct!(TermsCopy { expires_in, priority, latest, uncompressed });
+codec_fieldless!(Priority { 0 Normal, 1 High });
 
-code_struct!(Terms { expires_in, priority, latest, uncompressed });
-
-impl Terms {
-    pub(super) fn of(terms: &SendTerms) -> Self {
+impl TermsCopy {
+    pub(crate) fn of(terms: &SendTerms) -> Self {
         let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.clone();
-        Terms { expires_in, priority, latest, uncompressed }
+        TermsCopy { expires_in, priority, latest, uncompressed }
     }
 
-    pub(super) fn terms(self) -> SendTerms {
-        let Terms { expires_in, priority, latest, uncompressed } = self;
+    pub(crate) fn terms(self) -> SendTerms {
+        let TermsCopy { expires_in, priority, latest, uncompressed } = self;
         SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed }
     }
 }
 
 /// A room by its name or its id.
-pub(crate) type RoomRef = Result<String, RoomId>;
+pub(crate) type RoomCopy = Result<String, RoomId>;
 
-pub(super) fn room_ref(room: Room<'_>) -> RoomRef {
+pub(crate) fn copy_room(room: Room<'_>) -> RoomCopy {
     match room {
         Room::Name(name) => Ok(name.to_owned()),
         Room::Id(id) => Err(id),
     }
 }
 
-pub(super) fn room(room: &RoomRef) -> Room<'_> {
+pub(crate) fn room(room: &RoomCopy) -> Room<'_> {
     match room {
         Ok(name) => Room::Name(name),
         Err(id) => Room::Id(*id),
@@ -201,76 +221,83 @@ pub(super) fn room(room: &RoomRef) -> Room<'_> {
 }
 
 /// Everyone, a room or a user.
-pub(crate) type Group = Option<Result<RoomRef, String>>;
+pub(crate) type AudienceCopy = Option<Result<RoomCopy, String>>;
 
-pub(super) fn group(whom: Whom<'_>) -> Group {
-    match whom {
+pub(crate) fn copy_audience(audience: Whom<'_>) -> AudienceCopy {
+    match audience {
         Whom::Everyone => None,
-        Whom::Room(room) => Some(Ok(room_ref(room))),
+        Whom::Room(room) => Some(Ok(copy_room(room))),
         Whom::User(key) => Some(Err(key.to_owned())),
     }
 }
 
-pub(super) fn whom(group: &Group) -> Whom<'_> {
-    match group {
+pub(crate) fn audience(audience: &AudienceCopy) -> Whom<'_> {
+    match audience {
         None => Whom::Everyone,
         Some(Ok(name)) => Whom::Room(room(name)),
         Some(Err(key)) => Whom::User(key),
     }
 }
 
-/// What a `Connect` says, but for its closure.
+/// A copy of a [`Plan`]; of its closure it says only whether there is one.
 #[derive(Debug)]
 pub(crate) struct PlanCopy {
-    pub(super) url: String,
-    pub(super) headers: HeaderMap,
-    pub(super) subprotocols: Vec<String>,
-    pub(super) addrs: Vec<SocketAddr>,
-    pub(super) timeout: Duration,
-    pub(super) reconnect: Option<Reconnect>,
-    pub(super) keeps: Option<usize>,
-    pub(super) has_closure: bool,
+    pub(crate) url: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) addrs: Vec<SocketAddr>,
+    pub(crate) timeout: Duration,
+    pub(crate) reconnect: Option<Reconnect>,
+    pub(crate) keeps: Option<usize>,
+    pub(crate) has_closure: bool,
 }
 
-code_struct!(PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure });
+codec_struct!(PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure });
 
-/// Whether both sides of the codec agree is for the tests of the whole to say; here only that nothing is lost.
-#[cfg(test)]
-mod tests {
-    use std::io::{Error, ErrorKind};
-
-    use crate::tape::code::{Decode, Encode};
-
-    /// Those without a name in stable Rust, too: what the application is told is compared in a replay.
-    #[test]
-    fn every_kind_of_error_that_the_system_has_comes_back() {
-        for code in 1..=255 {
-            let kind = Error::from_raw_os_error(code).kind();
-            let mut bytes = Vec::new();
-            kind.put(&mut bytes);
-            let mut input = &bytes[..];
-            assert_eq!((ErrorKind::get(&mut input), input.len()), (Some(kind), 0), "{code}");
+impl PlanCopy {
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let Plan { target, headers, subprotocols, addrs, timeout, reconnect, while_down, before } = plan;
+        PlanCopy {
+            url: format!("ws://{}{}", target.authority, target.path.as_str()),
+            headers: headers.clone(),
+            subprotocols: subprotocols.clone(),
+            addrs: addrs.clone(),
+            timeout: *timeout,
+            reconnect: *reconnect,
+            keeps: match while_down {
+                WhileDown::Refuse => None,
+                WhileDown::KeepLast(count) => Some(*count),
+            },
+            has_closure: before.is_some(),
         }
     }
+}
 
-    #[test]
-    fn numbers_at_the_edges_come_back_and_longer_ones_do_not() {
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(value: &impl Encode) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for number in [0, 1, 127, 128, u64::MAX / 2, u64::MAX] {
-            bytes.clear();
-            number.put(&mut bytes);
-            let mut input = &bytes[..];
-            assert_eq!((u64::get(&mut input), input), (Some(number), &[][..]));
-            for number in [number as i64, (number as i64).wrapping_neg()] {
-                bytes.clear();
-                number.put(&mut bytes);
-                assert_eq!(i64::get(&mut &bytes[..]), Some(number));
-            }
+        value.put(&mut bytes);
+        bytes
+    }
+
+    /// Holds the encoding to bytes written down by hand: if this fails, the format needs a new
+    /// version.
+    #[test]
+    fn orders_and_readiness_have_the_bytes_of_this_format_version() {
+        let client = ClientId::new(3, 300);
+        let connect = Order::Connect(client, "10.0.0.2:80".parse().unwrap());
+        assert_eq!(bytes(&OrderCopy::of(&connect)), [0, 3, 0xac, 2, 4, 10, 0, 0, 2, 80, 0]);
+        let resolve = Order::Resolve(client, "a.b".to_owned(), 443);
+        assert_eq!(bytes(&OrderCopy::of(&resolve)), *b"\x01\x03\xac\x02\x03a.b\xbb\x03");
+        assert_eq!(bytes(&OrderCopy::of(&Order::Nothing)), [2]);
+        for byte in 0..16 {
+            assert_eq!(bytes(&Readiness::get(&mut &[byte][..]).unwrap()), [byte]);
         }
-        assert_eq!(u64::get(&mut &[0xff; 20][..]), None);
-        assert_eq!(u64::get(&mut &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2][..]), None);
-        assert_eq!(u64::get(&mut &[0x80][..]), None);
-        assert_eq!(bool::get(&mut &[2][..]), None);
-        assert_eq!(Vec::<u8>::get(&mut &[0xff, 0xff, 0xff, 0xff, 0x0f, 1][..]), None);
+        assert!(Readiness::get(&mut &[16][..]).is_none());
+        let read_closed = Readiness { read_closed: true, ..Readiness::default() };
+        assert_eq!(bytes(&read_closed), [4]);
     }
 }

@@ -1,40 +1,47 @@
-//! What a recorded server was built with.
+//! The beginning of a recording: magic, version and the settings of the server.
 
 use tungstenite::Bytes;
 
-use super::code::{Decode, Encode, code_struct, numbered};
+use super::codec::{Decode, Encode, codec_fieldless, codec_struct};
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
     engine::hooks::Services,
     http1::static_files::Site,
 };
 
+/// The word "tape" is from version 1 of the format and stays, so that its files are recognised.
+pub(crate) const MAGIC: &[u8] = b"tickws\0tape";
+
+/// The version of the format that is written, and the only one that is read.
+pub(crate) const VERSION: u8 = 2;
+
 #[derive(Debug, Clone)]
-pub(crate) struct Head {
-    /// Of the library that has recorded.
-    pub(crate) version: String,
+pub(crate) struct Header {
+    /// The version of this library that recorded.
+    pub(crate) library: String,
     pub(crate) config: Config,
     pub(crate) on_upgrade: bool,
     pub(crate) on_http: bool,
-    /// What is served from memory: paths, types and bytes.
+    /// The paths that are served from memory, with content type and bytes.
     assets: Vec<(String, (String, Bytes))>,
 }
 
-code_struct!(Head { version, config, on_upgrade, on_http, assets });
+codec_struct!(Header { library, config, on_upgrade, on_http, assets });
 
-impl Head {
+impl Header {
     pub(crate) fn new(config: &Config, services: &Services) -> Self {
-        Head {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+        let Services { on_upgrade, on_http, site, record: _ } = services;
+        Header {
+            library: env!("CARGO_PKG_VERSION").to_owned(),
             config: config.clone(),
-            on_upgrade: services.on_upgrade.is_some(),
-            on_http: services.on_http.is_some(),
-            assets: services.site.assets(),
+            on_upgrade: on_upgrade.is_some(),
+            on_http: on_http.is_some(),
+            assets: site.assets(),
         }
     }
 
-    /// `None`: this can be served nowhere.
-    pub(super) fn take_site(&mut self) -> Option<Site> {
+    /// The content that is served from memory. `None` if a path or a content type is invalid.
+    pub(crate) fn take_site(&mut self) -> Option<Site> {
         let mut site = Site::default();
         for (path, (content_type, bytes)) in std::mem::take(&mut self.assets) {
             site.serve_bytes(&path, &content_type, bytes.into()).ok()?;
@@ -47,7 +54,7 @@ macro_rules! fields {
     ($($field:ident)*) => {
         impl Encode for Config {
             fn put(&self, out: &mut Vec<u8>) {
-                // By name, so that a new setting that is forgotten here does not compile.
+                // Destructured, so that a new setting that is missing here does not compile.
                 let Config {
                     $($field,)*
                     #[cfg(feature = "deflate")]
@@ -78,7 +85,8 @@ fields! {
     handle_queue
 }
 
-/// Level and threshold, windows, takeovers: what the getters say, whatever was left to the mode.
+/// Level and threshold, window bits, context takeovers, as the getters give them: settings that
+/// were left to the mode are recorded with their value.
 type Compression = ((u32, usize), ((u8, u8), (bool, bool)));
 
 #[cfg(feature = "deflate")]
@@ -111,7 +119,7 @@ fn put_deflate(_: &Config, out: &mut Vec<u8>) {
     None::<Compression>.put(out);
 }
 
-/// A recording with compression needs the feature.
+/// `None` for a recording with compression, which cannot be replayed without the feature.
 #[cfg(not(feature = "deflate"))]
 fn get_deflate(_: &mut Config, input: &mut &[u8]) -> Option<()> {
     Option::<Compression>::get(input)?.is_none().then_some(())
@@ -141,5 +149,5 @@ impl Decode for OriginPolicy {
     }
 }
 
-numbered!(Overflow { 0 Disconnect, 1 DropNewest });
-numbered!(Limit { 0 Close, 1 Pause });
+codec_fieldless!(Overflow { 0 Disconnect, 1 DropNewest });
+codec_fieldless!(Limit { 0 Close, 1 Pause });

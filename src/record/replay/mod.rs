@@ -1,6 +1,9 @@
-//! Replays a tape: tells an engine what was told, answers what was answered, and compares what comes of it.
+//! Replays a recording: makes the recorded calls to an engine, returns the recorded results to it,
+//! and compares what the engine does.
 
-mod tracks;
+mod hooks;
+mod reader;
+mod stream;
 
 use std::{
     collections::HashMap,
@@ -10,62 +13,63 @@ use std::{
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{
-    code::Decode,
-    digest::digest_of_tick,
-    entry::{Entry, HostOrder, PlanCopy, room, whom},
-    head::Head,
-    services,
-    stream::Reel,
-};
+pub use reader::{Divergence, ReplayError};
+
+use reader::SharedReader;
+use stream::ReplayedStream;
+
 use crate::{
     config::connect::{Connect, Plan, WhileDown},
-    engine::{Engine, Readiness},
+    engine::Engine,
     error::ConnectError,
     event::tick::Tick,
     outbox::prepared::Prepared,
+    record::format::{
+        digest::digest_of_tick,
+        entry::{Entry, OrderCopy, PlanCopy, audience, room},
+        header::Header,
+    },
     stats::Stats,
     util::entropy::Entropy,
 };
-pub(super) use tracks::Shared;
-pub use tracks::{Divergence, ReplayError};
 
 #[derive(Debug)]
-pub(crate) struct Player {
-    head: Head,
-    engine: Engine<Reel>,
-    tracks: Shared,
+pub(crate) struct Replayer {
+    header: Header,
+    engine: Engine<ReplayedStream>,
+    reader: SharedReader,
     start: Instant,
-    /// Since the start.
+    /// The current time, since the start.
     nanos: i64,
     streams: u32,
-    /// By their numbers, as long as the application had them.
+    /// The messages that the application still had, by their numbers.
     prepared: HashMap<u64, Prepared>,
-    over: bool,
+    ended: bool,
 }
 
-impl Player {
+impl Replayer {
     pub(crate) fn new(input: Box<dyn Read + Send>, start: Instant) -> Result<Self, ReplayError> {
-        let tracks = Shared::open(input)?;
-        let mut head: Head = tracks.lock().head()?;
-        head.config.validate().map_err(|_| tracks.lock().corrupt())?;
-        let site = head.take_site().ok_or_else(|| tracks.lock().corrupt())?;
-        let mut engine = Engine::new(head.config.clone(), services::replayed(&head, site, &tracks), start);
+        let reader = SharedReader::open(input)?;
+        let mut header = reader.lock().header()?;
+        header.config.validate().map_err(|_| reader.lock().corrupt())?;
+        let site = header.take_site().ok_or_else(|| reader.lock().corrupt())?;
+        let mut engine = Engine::new(header.config.clone(), hooks::replayed(&header, site, &reader), start);
         engine.keep_no_buffers();
-        Ok(Player {
-            head,
+        Ok(Replayer {
+            header,
             engine,
-            tracks,
+            reader,
             start,
             nanos: 0,
             streams: 0,
             prepared: HashMap::new(),
-            over: false,
+            ended: false,
         })
     }
 
+    /// The version of the library that recorded.
     pub(crate) fn version(&self) -> &str {
-        &self.head.version
+        &self.header.library
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -76,13 +80,13 @@ impl Player {
         self.engine.stats()
     }
 
-    /// Goes on to the end of the next poll; `None`: the server was dropped then.
+    /// Replays to the end of the next poll. `None` if the server was dropped instead.
     pub(crate) fn next_tick(&mut self) -> Result<Option<Tick>, ReplayError> {
-        while !self.over {
-            let entry = self.tracks.lock().next()?;
+        while !self.ended {
+            let entry = self.reader.lock().next()?;
             let done = self.apply(entry)?;
-            // What a stream or a closure could not say in the call.
-            self.tracks.lock().check()?;
+            // A stream or a closure cannot return the error of the replay from within the call.
+            self.reader.lock().check()?;
             if done.is_some() {
                 return Ok(done);
             }
@@ -91,7 +95,7 @@ impl Player {
     }
 
     fn now(&self) -> Instant {
-        // Checked when it was set.
+        // `At` has checked that this does not overflow.
         self.start.checked_add(self.elapsed()).unwrap_or(self.start)
     }
 
@@ -102,42 +106,39 @@ impl Player {
                 let nanos = nanos.filter(|nanos| {
                     self.start.checked_add(Duration::from_nanos(nanos.unsigned_abs())).is_some()
                 });
-                self.nanos = nanos.ok_or_else(|| self.tracks.lock().corrupt())?;
+                self.nanos = nanos.ok_or_else(|| self.reader.lock().corrupt())?;
             }
             Entry::Finish { more, events, digest: recorded } => {
                 let tick = self.engine.finish_tick(self.now(), more);
                 if (tick.len(), digest_of_tick(&tick)) != (events, recorded) {
-                    let what = format!("another tick than the recorded one of {events} events: {tick:?}");
-                    return Err(self.tracks.lock().diverged(what));
+                    let found =
+                        format!("a tick that differs from the recorded one of {events} events: {tick:?}");
+                    return Err(self.reader.lock().diverged(found));
                 }
                 return Ok(Some(tick));
             }
             Entry::End {} => {
-                self.over = true;
-                self.tracks.lock().end()?;
+                self.ended = true;
+                self.reader.lock().end()?;
             }
-            entry => match self.happens(entry) {
+            entry => match self.host_calls(entry) {
                 None => {}
-                Some(entry) => self.says(entry)?,
+                Some(entry) => self.application_calls(entry)?,
             },
         }
         Ok(None)
     }
 
-    /// Tells the engine what happened; gives back what is something else.
-    fn happens(&mut self, entry: Entry) -> Option<Entry> {
+    /// Makes a call of the host. Gives back an entry that is none.
+    fn host_calls(&mut self, entry: Entry) -> Option<Entry> {
         let (now, engine) = (self.now(), &mut self.engine);
         match entry {
             Entry::Accept { remote } => {
                 self.streams = self.streams.wrapping_add(1);
-                engine.accept(Reel::new(&self.tracks, self.streams), remote, now);
+                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, now);
             }
             Entry::Abandon { index } => engine.abandon(index),
-            Entry::Ready { index, what } => {
-                let bit = |number: u8| what >> number & 1 == 1;
-                let (readable, writable, read_closed, urgent) = (bit(0), bit(1), bit(2), bit(3));
-                engine.ready(index, Readiness { readable, writable, read_closed, urgent }, now);
-            }
+            Entry::Ready { index, readiness } => engine.ready(index, readiness, now),
             Entry::Flush {} => engine.flush(now),
             Entry::Start { waited, partial } => {
                 engine.start_poll(now.checked_sub(waited).unwrap_or(now), now, partial);
@@ -146,13 +147,13 @@ impl Player {
             Entry::Service {} => _ = engine.service_next(now),
             Entry::NextDial {} => {
                 if let Some(order) = engine.next_dial(now) {
-                    self.tracks.lock().ordered(&HostOrder::of(&order));
+                    self.reader.lock().ordered(&OrderCopy::of(&order));
                 }
             }
             Entry::Dialed { client, outcome } => {
                 let stream = outcome.map_err(Into::into).map(|()| {
                     self.streams = self.streams.wrapping_add(1);
-                    Reel::new(&self.tracks, self.streams)
+                    ReplayedStream::new(&self.reader, self.streams)
                 });
                 engine.dialed(client, stream, now);
             }
@@ -174,27 +175,27 @@ impl Player {
             Entry::CountUndelivered {} => engine.count_undelivered(),
             Entry::Forget { shared } => _ = self.prepared.remove(&shared),
             Entry::Draw {} => {
-                let tracks = self.tracks.clone();
-                engine.draw_from(Entropy::of(move |bytes| tracks.lock().random(bytes)));
+                let reader = self.reader.clone();
+                engine.draw_from(Entropy::of(move |bytes| reader.lock().random(bytes)));
             }
             entry => return Some(entry),
         }
         None
     }
 
-    /// Tells the engine what the application said. What came of it, the application was told, and the tape was
-    /// not: a message that was refused is refused again.
-    fn says(&mut self, entry: Entry) -> Result<(), ReplayError> {
+    /// Makes a call of the application. Its result is not in the recording: a message that was
+    /// refused is refused again.
+    fn application_calls(&mut self, entry: Entry) -> Result<(), ReplayError> {
         let (now, engine) = (self.now(), &mut self.engine);
-        let corrupt = || self.tracks.lock().corrupt();
+        let corrupt = || self.reader.lock().corrupt();
         match entry {
-            Entry::Send { client, words, terms } => {
-                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
+            Entry::Send { client, message, terms } => {
+                let message = message.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
                 let _ = engine.send_with(client, message, terms.terms(), now);
             }
-            Entry::Deliver { whom: group, words, latest, except } => {
-                let message = words.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
-                engine.deliver(whom(&group), message, latest, except);
+            Entry::Deliver { audience: to, message, latest, except } => {
+                let message = message.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
+                engine.deliver(audience(&to), message, latest, except);
             }
             Entry::Ping { client } => _ = engine.ping(client, now),
             Entry::Close { client, code, reason } => {
@@ -216,39 +217,27 @@ impl Player {
             Entry::RejectUpgrade { upgrade, response } => _ = engine.reject_upgrade(upgrade, &response, now),
             Entry::Respond { request, response } => _ = engine.respond(request, response, now),
             Entry::Connect { plan } => {
-                let plan = connect(plan, &self.tracks).ok_or_else(corrupt)?;
+                let plan = self::plan(plan, &self.reader).ok_or_else(corrupt)?;
                 let _ = engine.connect(plan, now);
             }
             _ => {
-                return Err(self
-                    .tracks
-                    .lock()
-                    .diverged("nothing: the engine has gone on without".to_owned()));
+                let found = "no call that returns this".to_owned();
+                return Err(self.reader.lock().diverged(found));
             }
         }
         Ok(())
     }
 }
 
-fn connect(copy: PlanCopy, tracks: &Shared) -> Option<Plan> {
+/// The plan of an outbound connection. `None` if its URL is invalid.
+fn plan(copy: PlanCopy, reader: &SharedReader) -> Option<Plan> {
     let PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, keeps, has_closure } = copy;
     let mut plan = Connect::new(url).timeout(timeout).into_plan().ok()?;
-    // Not by `Connect::subprotocols`, which looks for each among all before it: of forged ones there may be many.
+    // `Connect::subprotocols` compares each with all before it: too slow for a forged plan with
+    // many.
     (plan.headers, plan.subprotocols, plan.addrs) = (headers, subprotocols, addrs);
     plan.while_down = keeps.map_or(WhileDown::Refuse, WhileDown::KeepLast);
     plan.reconnect = reconnect;
-    plan.before = has_closure.then(|| services::replayed_attempts(tracks));
+    plan.before = has_closure.then(|| hooks::replayed_attempts(reader));
     Some(plan)
-}
-
-impl Shared {
-    fn open(input: Box<dyn Read + Send>) -> Result<Self, ReplayError> {
-        tracks::Tracks::open(input).map(Shared::new)
-    }
-}
-
-impl tracks::Tracks {
-    fn head(&mut self) -> Result<Head, ReplayError> {
-        self.decode(Head::get)
-    }
 }

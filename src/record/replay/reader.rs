@@ -1,8 +1,9 @@
-//! The entries of a tape, one after the other, and where a replay left them.
+//! Reads the entries of a recording one by one, checks the blocks, and builds the errors of a
+//! replay.
 
 #![allow(
     clippy::indexing_slicing,
-    reason = "`at` and `last` stand in the block: they come from what is left of it"
+    reason = "`at` and `last` are positions in the block, computed from the rest of it"
 )]
 
 use std::{
@@ -14,90 +15,96 @@ use std::{
 
 use thiserror::Error;
 
-use crate::{
-    tape::{
-        MAGIC, VERSION,
-        code::Decode,
-        entry::{Entry, HostOrder},
-    },
-    util::fnv::Fnv,
+use crate::record::format::{
+    block::{self, PREFIX},
+    codec::Decode,
+    entry::{Entry, OrderCopy},
+    header::{Header, MAGIC, VERSION},
 };
 
-/// Why a recording cannot be replayed, or not any further.
+/// Why a recording cannot be replayed, or not to its end.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReplayError {
     /// The file cannot be opened or read.
     #[error("the recording cannot be read: {0}")]
     Io(#[from] io::Error),
-    /// It does not begin as a recording does.
-    #[error("this is no recording of a tickws server")]
+    /// The input does not begin as a recording does.
+    #[error("the input is not a recording of a tickws server")]
     Foreign,
-    /// The recording has another version of the format than this library reads.
+    /// The recording has another version of the format than this library reads; the text names
+    /// both.
     #[error("the recording has format version {0}, but this version of tickws reads version {VERSION} only")]
     Version(u8),
-    /// It ends in the middle: the process died, or the writer failed. Everything before was replayed.
+    /// The recording ends in the middle: the process died, or the writer failed. Everything before
+    /// was replayed.
     #[error("the recording ends in the middle, at byte {byte}")]
     Truncated {
         /// Where the file ends.
         byte: u64,
     },
-    /// The bytes are not those that were written; or the recorded server had a Cargo feature that is not built in
-    /// here (`deflate`).
-    #[error("the recording is damaged at byte {byte}, or needs a feature that is not built in")]
+    /// The bytes are not those that were written, or the recorded server used a Cargo feature that
+    /// is not enabled here (`deflate`).
+    #[error("the recording is damaged at byte {byte}, or needs a Cargo feature that is not enabled")]
     Corrupt {
         /// Where the damaged block begins.
         byte: u64,
     },
-    /// The engine did something else than it did when this was recorded.
+    /// The engine did something else than the recorded one.
     #[error("{0}")]
     Diverged(Divergence),
 }
 
 /// The first difference between a recording and its replay.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("entry {entry}, in the block at byte {byte}: {found}, but recorded is {expected}")]
+#[error(
+    "entry {entry}, in the block at byte {byte}: the engine made {found}, but the recording has {expected}"
+)]
 #[non_exhaustive]
 pub struct Divergence {
-    /// Which entry of the recording, counted from one.
+    /// The number of the entry in the recording, counted from one.
     pub entry: u64,
     /// Where its block begins in the file.
     pub byte: u64,
-    /// What the recording has there, shortened.
+    /// The entry of the recording, shortened.
     pub expected: String,
-    /// What the engine wanted instead, or what came of it.
+    /// The action of the engine in its place, shortened.
     pub found: String,
 }
 
+/// A handle to the reader, shared by a replay, its streams and its closures.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared(Arc<Mutex<Tracks>>);
+pub(crate) struct SharedReader(Arc<Mutex<Reader>>);
 
-impl Shared {
-    pub(super) fn new(tracks: Tracks) -> Self {
-        Shared(Arc::new(Mutex::new(tracks)))
+impl SharedReader {
+    pub(super) fn open(input: Box<dyn Read + Send>) -> Result<Self, ReplayError> {
+        Ok(SharedReader(Arc::new(Mutex::new(Reader::open(input)?))))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Tracks> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Reader> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(crate) struct Tracks {
+pub(crate) struct Reader {
     input: Box<dyn Read + Send>,
     block: Vec<u8>,
-    /// Read so far of the block, and where its last entry began.
+    /// The position in the block.
     at: usize,
+    /// The position at which the last entry began.
     last: usize,
-    /// Where the block begins in the file, and where the next one does.
+    /// Where the block begins in the file.
     byte: u64,
+    /// Where the next block begins in the file.
     next_byte: u64,
+    /// The number of entries read.
     entries: u64,
-    /// In the middle of a call.
+    /// An error from the middle of a call, until the call is over.
     error: Option<ReplayError>,
 }
 
-impl Tracks {
-    pub(super) fn open(mut input: Box<dyn Read + Send>) -> Result<Self, ReplayError> {
+impl Reader {
+    fn open(mut input: Box<dyn Read + Send>) -> Result<Self, ReplayError> {
         let mut start = Vec::new();
         let len = MAGIC.len() + 1;
         input.by_ref().take(len as u64).read_to_end(&mut start)?;
@@ -108,37 +115,34 @@ impl Tracks {
             [other, ..] => return Err(ReplayError::Version(*other)),
         }
         let (byte, next_byte) = (0, len as u64);
-        Ok(Tracks { input, block: Vec::new(), at: 0, last: 0, byte, next_byte, entries: 0, error: None })
+        Ok(Reader { input, block: Vec::new(), at: 0, last: 0, byte, next_byte, entries: 0, error: None })
     }
 
-    /// The next block. Memory grows as it is read, whatever length it claims.
+    /// Reads the next block. Memory grows with the bytes that are there, never by the length that
+    /// is claimed.
     fn read_block(&mut self) -> Result<(), ReplayError> {
-        let mut head = Vec::new();
+        let mut prefix = Vec::new();
         self.byte = self.next_byte;
-        self.input.by_ref().take(12).read_to_end(&mut head)?;
-        let (Some((len, rest)), end) = (head.split_first_chunk(), self.byte + head.len() as u64) else {
-            return Err(ReplayError::Truncated { byte: self.byte + head.len() as u64 });
+        self.input.by_ref().take(PREFIX as u64).read_to_end(&mut prefix)?;
+        let content = self.byte + prefix.len() as u64;
+        let Some((len, digest)) = block::parse(&prefix) else {
+            return Err(ReplayError::Truncated { byte: content });
         };
-        let Some((recorded, _)) = rest.split_first_chunk() else {
-            return Err(ReplayError::Truncated { byte: end });
-        };
-        let len = u64::from(u32::from_le_bytes(*len));
+        let len = u64::from(len);
         self.block.clear();
         (self.at, self.last) = (0, 0);
         self.input.by_ref().take(len).read_to_end(&mut self.block)?;
-        self.next_byte = end + len;
+        self.next_byte = content + len;
         if (self.block.len() as u64) < len {
-            return Err(ReplayError::Truncated { byte: end + self.block.len() as u64 });
+            return Err(ReplayError::Truncated { byte: content + self.block.len() as u64 });
         }
-        let mut digest = Fnv::new();
-        digest.add(&self.block);
-        if digest.value() != u64::from_le_bytes(*recorded) {
+        if block::digest_of(&self.block) != digest {
             return Err(self.corrupt());
         }
         Ok(())
     }
 
-    pub(super) fn decode<T>(&mut self, get: impl Fn(&mut &[u8]) -> Option<T>) -> Result<T, ReplayError> {
+    fn decode<T>(&mut self, get: impl Fn(&mut &[u8]) -> Option<T>) -> Result<T, ReplayError> {
         while self.at == self.block.len() {
             self.read_block()?;
         }
@@ -150,13 +154,18 @@ impl Tracks {
         Ok(value)
     }
 
+    /// The header, which comes first.
+    pub(super) fn header(&mut self) -> Result<Header, ReplayError> {
+        self.decode(Header::get)
+    }
+
     pub(crate) fn next(&mut self) -> Result<Entry, ReplayError> {
         let entry = self.decode(Entry::get)?;
         self.entries += 1;
         Ok(entry)
     }
 
-    /// Nothing follows the last entry: what does, was not written by this server.
+    /// Checks that nothing follows the last entry: this server has not written it.
     pub(super) fn end(&mut self) -> Result<(), ReplayError> {
         if self.at < self.block.len() {
             return Err(self.corrupt());
@@ -166,34 +175,35 @@ impl Tracks {
         if more.is_empty() { Ok(()) } else { Err(ReplayError::Corrupt { byte: self.next_byte }) }
     }
 
-    /// An answer in the middle of a call; `None`: something is wrong, and `check` tells.
-    pub(crate) fn answer<T>(
+    /// The recorded result for something that the engine did in the middle of a call. `None` if the
+    /// recording has another entry here or none: [`check`](Reader::check) gives the error.
+    pub(crate) fn result<T>(
         &mut self,
-        what: impl Fn() -> String,
+        found: impl Fn() -> String,
         take: impl FnOnce(Entry) -> Option<T>,
     ) -> Option<T> {
         if self.error.is_some() {
             return None;
         }
         let taken = match self.next() {
-            Ok(entry) => take(entry).ok_or_else(|| self.diverged(what())),
+            Ok(entry) => take(entry).ok_or_else(|| self.diverged(found())),
             Err(error) => Err(error),
         };
         taken.map_err(|error| self.error = Some(error)).ok()
     }
 
-    /// The engine asks the host for this.
-    pub(super) fn ordered(&mut self, order: &HostOrder) {
-        let what = || format!("{order:?}");
-        self.answer(what, |entry| match entry {
+    /// Compares the work that the engine asks of its host.
+    pub(super) fn ordered(&mut self, order: &OrderCopy) {
+        let found = || format!("the order {order:?}");
+        self.result(found, |entry| match entry {
             Entry::Ordered { order: recorded } if recorded == *order => Some(()),
             _ => None,
         });
     }
 
     pub(super) fn random(&mut self, bytes: &mut [u8]) {
-        let drawn = self.answer(
-            || "random numbers".to_owned(),
+        let drawn = self.result(
+            || format!("a draw of {} random bytes", bytes.len()),
             |entry| match entry {
                 Entry::Random { bytes: drawn } if drawn.len() == bytes.len() => Some(drawn),
                 _ => None,
@@ -205,7 +215,7 @@ impl Tracks {
         }
     }
 
-    /// What went wrong in the call that is over.
+    /// The error from the call that has just ended.
     pub(super) fn check(&mut self) -> Result<(), ReplayError> {
         mem::take(&mut self.error).map_or(Ok(()), Err)
     }
@@ -214,7 +224,7 @@ impl Tracks {
         ReplayError::Corrupt { byte: self.byte }
     }
 
-    /// The last entry is not what the engine asks for.
+    /// The error for a last entry that does not match what the engine did.
     pub(super) fn diverged(&self, found: String) -> ReplayError {
         let expected = Entry::get(&mut &self.block[self.last..]);
         let expected = expected.map_or_else(String::new, |entry| format!("{entry:?}"));
@@ -228,9 +238,9 @@ impl Tracks {
     }
 }
 
-impl fmt::Debug for Tracks {
+impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tracks")
+        f.debug_struct("Reader")
             .field("byte", &self.byte)
             .field("entries", &self.entries)
             .finish_non_exhaustive()

@@ -241,7 +241,7 @@ impl ServerBuilder {
     /// like the traffic itself. It contains the bytes from clients, the messages that the
     /// application sent, a digest of the bytes written, and the content of `serve_bytes`. A server
     /// with `serve_dir` cannot be recorded: `build` fails. Recording costs a copy of every payload
-    /// and a formatted event. It costs nothing when off.
+    /// and an encoded event. It costs nothing when off.
     #[cfg(feature = "sim")]
     pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
         self.services.record = Some(crate::engine::hooks::Sink(Box::new(out)));

@@ -1,0 +1,68 @@
+//! Closures for a replay: they return what the application's closures returned.
+
+use tungstenite::{
+    Bytes,
+    http::{HeaderMap, Response, uri::PathAndQuery},
+};
+
+use super::reader::SharedReader;
+use crate::{
+    config::connect::BeforeAttempt,
+    engine::hooks::Services,
+    error::ConnectError,
+    handshake::decision::{Decision, UpgradeResponse},
+    http1::{request::HttpRequest, static_files::Site},
+    record::format::{entry::Entry, header::Header},
+};
+
+/// Closures in place of those that the recorded server had.
+pub(super) fn replayed(header: &Header, site: Site, reader: &SharedReader) -> Services {
+    let on_upgrade = header.on_upgrade.then(|| {
+        let reader = reader.clone();
+        Box::new(move |_: &HttpRequest<'_>, response: &mut UpgradeResponse| decide(&reader, response)) as _
+    });
+    let on_http = header.on_http.then(|| {
+        let reader = reader.clone();
+        Box::new(move |_: &HttpRequest<'_>| {
+            let found = || "a call of on_http".to_owned();
+            let response = reader.lock().result(found, |entry| match entry {
+                Entry::Answered { response } => Some(response),
+                _ => None,
+            });
+            response.unwrap_or_else(|| Response::new(Bytes::new()))
+        }) as _
+    });
+    Services { on_upgrade, on_http, site, ..Services::default() }
+}
+
+fn decide(reader: &SharedReader, response: &mut UpgradeResponse) -> Decision {
+    let found = || "a call of on_upgrade".to_owned();
+    let decision = reader.lock().result(found, |entry| match entry {
+        Entry::Decided { decision, added } => response.extend(added).is_ok().then_some(decision),
+        _ => None,
+    });
+    match decision {
+        Some(Ok(false)) => Decision::Accept,
+        Some(Ok(true)) => Decision::Defer,
+        Some(Err(rejection)) => Decision::Reject(rejection),
+        None => Decision::Reject(Response::new(Bytes::new())),
+    }
+}
+
+/// A closure in place of the recorded `before_attempt`.
+pub(super) fn replayed_attempts(reader: &SharedReader) -> BeforeAttempt {
+    let reader = reader.clone();
+    Box::new(move |attempt| {
+        let attempted = reader.lock().result(
+            || "a call of before_attempt".to_owned(),
+            |entry| -> Option<(PathAndQuery, HeaderMap)> {
+                match entry {
+                    Entry::Attempted { path, headers } => Some((path.parse().ok()?, headers)),
+                    _ => None,
+                }
+            },
+        );
+        (attempt.path, attempt.headers) = attempted.ok_or(ConnectError::Cancelled)?;
+        Ok(())
+    })
+}
