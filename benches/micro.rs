@@ -120,24 +120,24 @@ fn wheel_of(timers: u32) -> (timer_wheel::Wheel<u32>, Instant) {
 
 /// Iterates over the members of a room of ten, found by name among this many rooms.
 #[divan::bench(args = [10, 1_000, 10_000])]
-fn hub_publish_to_ten(bencher: Bencher<'_, '_>, rooms: u32) {
-    let mut hub = hub_of(rooms);
+fn registry_publish_to_ten(bencher: Bencher<'_, '_>, rooms: u32) {
+    let mut registry = registry_of(rooms);
     let names: Vec<_> = (0..rooms).map(name).collect();
     let mut next = 0;
     bencher.bench_local(|| {
         next = (next + 7) % names.len();
-        hub.members(black_box(names[next].as_str()).into()).map(|client| client.index()).sum::<usize>()
+        registry.members(black_box(names[next].as_str()).into()).map(|client| client.index()).sum::<usize>()
     });
-    hub.leave_all(id::ClientId::new(0, 1));
+    registry.leave_all(id::ClientId::new(0, 1));
 }
 
 #[divan::bench(args = [10, 1_000, 10_000])]
-fn hub_join_and_leave(bencher: Bencher<'_, '_>, rooms: u32) {
-    let mut hub = hub_of(rooms);
+fn registry_join_and_leave(bencher: Bencher<'_, '_>, rooms: u32) {
+    let mut registry = registry_of(rooms);
     let client = id::ClientId::new(u32::MAX, 1);
     bencher.bench_local(|| {
-        let joined = hub.join(client, black_box("room number 00003").into());
-        (joined, hub.leave(client, "room number 00003".into()))
+        let joined = registry.join(client, black_box("room number 00003").into());
+        (joined, registry.leave(client, "room number 00003".into()))
     });
 }
 
@@ -145,14 +145,17 @@ fn name(room: u32) -> String {
     format!("room number {room:05}")
 }
 
-fn hub_of(rooms: u32) -> registry::Hub {
-    let mut hub =
-        registry::Hub::new(registry::HubLimits { rooms: 65_536, rooms_per_client: 1_024, name: 256 });
+fn registry_of(rooms: u32) -> registry::RoomRegistry {
+    let mut registry = registry::RoomRegistry::new(registry::RegistryLimits {
+        rooms: 65_536,
+        rooms_per_client: 1_024,
+        name: 256,
+    });
     for room in 0..rooms {
         for member in 0..10 {
             let client = id::ClientId::new((room * 10 + member) % 1_000, 1);
-            hub.join(client, name(room).as_str().into()).expect("within the limits");
+            registry.join(client, name(room).as_str().into()).expect("within the limits");
         }
     }
-    hub
+    registry
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     config::Config,
     event::close_reason::Timeout,
-    util::{packed_duration::Nanos, time::after},
+    util::{packed_duration::PackedDuration, time::after},
 };
 
 /// An action that is due.
@@ -22,17 +22,17 @@ pub(crate) enum Due {
 pub(crate) struct Deadlines {
     opened: Instant,
     heard: Instant,
-    pinged: Nanos,
+    pinged: PackedDuration,
     /// The first ping since the last byte was received.
-    asked: Option<Nanos>,
+    asked: Option<PackedDuration>,
     /// When the kernel last took a byte; `None` while no bytes are queued.
-    stuck: Option<Nanos>,
-    close_by: Option<Nanos>,
+    stuck: Option<PackedDuration>,
+    close_by: Option<PackedDuration>,
 }
 
 impl Deadlines {
     pub(crate) fn new(now: Instant) -> Self {
-        let pinged = Nanos::new(Duration::ZERO);
+        let pinged = PackedDuration::new(Duration::ZERO);
         Deadlines { opened: now, heard: now, pinged, asked: None, stuck: None, close_by: None }
     }
 
@@ -75,12 +75,12 @@ impl Deadlines {
         self.all(config, paused).into_iter().flatten().find(|(when, _)| *when <= now).map(|(_, due)| due)
     }
 
-    fn since_opened(&self, when: Instant) -> Nanos {
-        Nanos::new(when.saturating_duration_since(self.opened))
+    fn since_opened(&self, when: Instant) -> PackedDuration {
+        PackedDuration::new(when.saturating_duration_since(self.opened))
     }
 
     fn all(&self, config: &Config, paused: bool) -> [Option<(Instant, Due)>; 5] {
-        let at = |since: Nanos| after(self.opened, since.get());
+        let at = |since: PackedDuration| after(self.opened, since.get());
         let after = |start: Instant, wait: Option<Duration>| Some(after(start, wait?));
         let due = |when: Option<Instant>, due: Due| when.map(|when| (when, due));
         let closing = self.close_by.is_some();
@@ -91,8 +91,8 @@ impl Deadlines {
         let silence = match (config.silence_timeout, config.ping_interval, self.asked) {
             _ if closing || paused => None,
             (Some(silence), Some(ping), Some(asked)) => {
-                let answer_by = after(at(asked), Some(silence.saturating_sub(ping)));
-                after(self.heard, Some(silence)).max(answer_by)
+                let pong_by = after(at(asked), Some(silence.saturating_sub(ping)));
+                after(self.heard, Some(silence)).max(pong_by)
             }
             (Some(_), Some(_), None) => None,
             (silence, ..) => after(self.heard, silence),

@@ -11,7 +11,7 @@ use crate::{
     http1::head::Request,
     id::LinkId,
     outbox::{
-        pending::{Backlog, Terms},
+        pending::{Pending, Terms},
         prepared::Prepared,
     },
     proto::frame::MAX_HEADER,
@@ -119,7 +119,7 @@ impl Kept {
     fn cost(message: &Prepared, terms: &Terms) -> usize {
         message.payload().len()
             + MAX_HEADER
-            + Backlog::OVERHEAD
+            + Pending::OVERHEAD
             + terms.latest.as_ref().map_or(0, LatestKey::heap)
     }
 

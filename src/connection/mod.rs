@@ -23,7 +23,7 @@ use crate::{
     config::{MessageLimits, send_options::Priority},
     error::PeerMisbehaved,
     message::Kind,
-    outbox::{Control, Outbox, OutboxPool, pending::Backlog, prepared::Prepared},
+    outbox::{Control, Outbox, OutboxPool, pending::Pending, prepared::Prepared},
     proto::{
         assembler::{Assembled, Assembler, check_size},
         close::{self, CloseState},
@@ -32,7 +32,7 @@ use crate::{
         mask::{MaskSource, apply_mask},
         utf8,
     },
-    util::{buffer_pool::BufferPool, packed_duration::Nanos},
+    util::{buffer_pool::BufferPool, packed_duration::PackedDuration},
 };
 
 /// Which side of the connection this is (RFC 6455 §5.1).
@@ -96,7 +96,7 @@ pub(crate) struct Connection {
     /// more often than a round trip takes, its pong would never arrive before the next ping.
     ping: Option<(u32, Instant)>,
     ping_serial: u32,
-    rtt: Option<Nanos>,
+    rtt: Option<PackedDuration>,
 }
 
 impl Connection {
@@ -145,7 +145,7 @@ impl Connection {
 
     /// Round-trip time of the last ping that was answered.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.rtt.map(Nanos::get)
+        self.rtt.map(PackedDuration::get)
     }
 
     /// Consumes `bytes[*at..]` up to the end of the next message, and answers pings on the way.
@@ -325,7 +325,7 @@ impl Connection {
     /// `usize::MAX` takes all of them. Returns how many pending messages had expired.
     pub(crate) fn fill(
         &mut self,
-        backlog: &mut Backlog,
+        pending: &mut Pending,
         room: usize,
         now: Instant,
         codec: &mut Codec,
@@ -334,19 +334,19 @@ impl Connection {
     ) -> u64 {
         let mut expired = 0;
         while (room == usize::MAX || outbox.takes_ahead())
-            && let Some(item) = backlog.next(Priority::High, now, &mut expired)
+            && let Some(item) = pending.next(Priority::High, now, &mut expired)
         {
             let codec = item.compress.then_some(&mut *codec);
-            outbox.push_ahead(|out| self.write(out, item.kind, backlog.payload(&item), codec, true), pool);
+            outbox.push_ahead(|out| self.write(out, item.kind, pending.payload(&item), codec, true), pool);
         }
         while outbox.len() < room
-            && !backlog.waits(Priority::High)
-            && let Some(item) = backlog.next(Priority::Normal, now, &mut expired)
+            && !pending.waits(Priority::High)
+            && let Some(item) = pending.next(Priority::Normal, now, &mut expired)
         {
             let codec = item.compress.then_some(&mut *codec);
             match item.shared() {
                 Some(prepared) => self.send_prepared(prepared, codec, outbox, pool),
-                None => self.send(item.kind, backlog.payload(&item), codec, outbox, pool),
+                None => self.send(item.kind, pending.payload(&item), codec, outbox, pool),
             }
         }
         expired
@@ -537,7 +537,7 @@ impl Connection {
                 if let (Some((first, sent)), Ok(body)) = (self.ping, payload.try_into()) {
                     let later = u32::from_be_bytes(body).wrapping_sub(first);
                     if later == 0 {
-                        self.rtt = Some(Nanos::new(io.now.saturating_duration_since(sent)));
+                        self.rtt = Some(PackedDuration::new(io.now.saturating_duration_since(sent)));
                     }
                     if later <= self.ping_serial.wrapping_sub(first) {
                         self.ping = None;

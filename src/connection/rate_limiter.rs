@@ -21,7 +21,7 @@ const NANOS: u64 = 1_000_000_000;
 
 /// The state of one client under `max_messages_per_second`, `max_bytes_per_second`, or both.
 #[derive(Debug)]
-pub(crate) struct Limiter {
+pub(crate) struct RateLimiter {
     policy: Limit,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
@@ -34,14 +34,14 @@ pub(crate) struct Limiter {
     exceeded: bool,
 }
 
-impl Limiter {
+impl RateLimiter {
     /// Returns `None` if no rate limit is configured.
-    pub(crate) fn new(config: &Config, now: Instant) -> Option<Box<Limiter>> {
+    pub(crate) fn new(config: &Config, now: Instant) -> Option<Box<RateLimiter>> {
         let messages = config.max_messages_per_second.map(|rate| Bucket::new(rate.into(), now));
         let bytes = config.max_bytes_per_second.map(|rate| Bucket::new(rate as u64, now));
         (messages.is_some() || bytes.is_some()).then(|| {
             let policy = config.rate_limit;
-            Box::new(Limiter { policy, messages, bytes, resume_at: None, held: false, exceeded: false })
+            Box::new(RateLimiter { policy, messages, bytes, resume_at: None, held: false, exceeded: false })
         })
     }
 
@@ -59,7 +59,7 @@ impl Limiter {
     }
 
     /// The most bytes that the next read may take. Zero: process the held message first. `None`:
-    /// call [`pause`](Limiter::pause). Under [`Limit::Close`] it is one byte more than there are
+    /// call [`pause`](RateLimiter::pause). Under [`Limit::Close`] it is one byte more than there are
     /// tokens, to detect the excess.
     pub(crate) fn may_read(&self, now: Instant) -> Option<usize> {
         if self.lacking(now).next().is_some() {
@@ -277,77 +277,82 @@ mod tests {
         }
     }
 
-    fn limiter(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>, now: Instant) -> Limiter {
+    fn rate_limiter(
+        rate_limit: Limit,
+        messages: Option<u32>,
+        bytes: Option<usize>,
+        now: Instant,
+    ) -> RateLimiter {
         let config = Config {
             rate_limit,
             max_messages_per_second: messages,
             max_bytes_per_second: bytes,
             ..Config::default()
         };
-        *Limiter::new(&config, now).expect("something is limited")
+        *RateLimiter::new(&config, now).expect("something is limited")
     }
 
     #[test]
     fn without_limits_there_is_no_limiter() {
-        assert!(Limiter::new(&Config::default(), Instant::now()).is_none());
+        assert!(RateLimiter::new(&Config::default(), Instant::now()).is_none());
     }
 
     #[test]
     fn a_burst_fits_and_the_next_message_exceeds_the_limit() {
         let start = Instant::now();
         for rate in [1, 3, 7, 1_000, 999_999] {
-            let mut limiter = limiter(Limit::Close, Some(rate), None, start);
-            assert!((0..rate).all(|_| limiter.message(start)), "{rate}");
-            assert!(!limiter.message(start), "{rate}");
+            let mut rate_limiter = rate_limiter(Limit::Close, Some(rate), None, start);
+            assert!((0..rate).all(|_| rate_limiter.message(start)), "{rate}");
+            assert!(!rate_limiter.message(start), "{rate}");
             let interval = Duration::from_nanos(NANOS.div_ceil(rate.into()));
-            assert!(!limiter.message(start + interval / 2));
-            assert!(limiter.message(start + interval), "{rate}: a refused message takes no tokens");
-            assert_eq!(limiter.may_read(start), Some(usize::MAX), "bytes are not limited");
+            assert!(!rate_limiter.message(start + interval / 2));
+            assert!(rate_limiter.message(start + interval), "{rate}: a refused message takes no tokens");
+            assert_eq!(rate_limiter.may_read(start), Some(usize::MAX), "bytes are not limited");
         }
     }
 
     #[test]
     fn limit_close_reads_one_byte_more_to_detect_excess() {
         let start = Instant::now();
-        let mut limiter = limiter(Limit::Close, None, Some(100), start);
-        assert_eq!(limiter.may_read(start), Some(101));
-        assert!(limiter.received(100, start) && !limiter.is_exceeded());
-        assert_eq!(limiter.may_read(start), Some(1));
-        assert!(limiter.received(0, start));
-        assert!(!limiter.received(1, start) && limiter.is_exceeded());
+        let mut rate_limiter = rate_limiter(Limit::Close, None, Some(100), start);
+        assert_eq!(rate_limiter.may_read(start), Some(101));
+        assert!(rate_limiter.received(100, start) && !rate_limiter.is_exceeded());
+        assert_eq!(rate_limiter.may_read(start), Some(1));
+        assert!(rate_limiter.received(0, start));
+        assert!(!rate_limiter.received(1, start) && rate_limiter.is_exceeded());
     }
 
     #[test]
     fn limit_pause_waits_for_all_buckets_but_held_only_for_messages() {
         let start = Instant::now();
-        let mut limiter = limiter(Limit::Pause, Some(10), Some(1_600), start);
-        assert_eq!(limiter.may_read(start), Some(1_600));
-        assert!(limiter.received(1_600, start));
-        assert_eq!(limiter.may_read(start), None);
-        limiter.pause(start);
-        assert_eq!(limiter.resume_at(), Some(start + BURST / 16));
-        limiter.held = true;
-        assert_eq!(limiter.may_read(start), Some(0), "its bytes are counted already");
-        (0..10).for_each(|_| assert!(!limiter.is_out_of_messages(start) && limiter.message(start)));
-        assert!(limiter.is_out_of_messages(start));
-        limiter.held = false;
-        limiter.pause(start);
-        assert_eq!(limiter.resume_at(), Some(start + BURST / 10));
-        assert!(!limiter.resume(start + BURST / 11) && limiter.resume(start + BURST / 10));
-        assert_eq!(limiter.resume_at(), None);
+        let mut rate_limiter = rate_limiter(Limit::Pause, Some(10), Some(1_600), start);
+        assert_eq!(rate_limiter.may_read(start), Some(1_600));
+        assert!(rate_limiter.received(1_600, start));
+        assert_eq!(rate_limiter.may_read(start), None);
+        rate_limiter.pause(start);
+        assert_eq!(rate_limiter.resume_at(), Some(start + BURST / 16));
+        rate_limiter.held = true;
+        assert_eq!(rate_limiter.may_read(start), Some(0), "its bytes are counted already");
+        (0..10).for_each(|_| assert!(!rate_limiter.is_out_of_messages(start) && rate_limiter.message(start)));
+        assert!(rate_limiter.is_out_of_messages(start));
+        rate_limiter.held = false;
+        rate_limiter.pause(start);
+        assert_eq!(rate_limiter.resume_at(), Some(start + BURST / 10));
+        assert!(!rate_limiter.resume(start + BURST / 11) && rate_limiter.resume(start + BURST / 10));
+        assert_eq!(rate_limiter.resume_at(), None);
     }
 
     #[test]
     fn saved_tokens_are_kept_while_a_message_is_held() {
         let start = Instant::now();
-        let mut limiter = limiter(Limit::Close, Some(10), None, start);
+        let mut rate_limiter = rate_limiter(Limit::Close, Some(10), None, start);
         let now = start + Duration::from_secs(5);
-        limiter.held = true;
-        limiter.caught_up(now);
-        assert!((0..60).all(|_| limiter.message(now)) && !limiter.message(now));
-        limiter.held = false;
+        rate_limiter.held = true;
+        rate_limiter.caught_up(now);
+        assert!((0..60).all(|_| rate_limiter.message(now)) && !rate_limiter.message(now));
+        rate_limiter.held = false;
         let now = start + Duration::from_secs(50);
-        limiter.caught_up(now - Duration::from_secs(2));
-        assert!((0..30).all(|_| limiter.message(now)) && !limiter.message(now));
+        rate_limiter.caught_up(now - Duration::from_secs(2));
+        assert!((0..30).all(|_| rate_limiter.message(now)) && !rate_limiter.message(now));
     }
 }

@@ -13,29 +13,29 @@ use crate::{
         Connection,
         deadlines::Deadlines,
         dial::{Dial, Outbound},
-        rate_limiter::Limiter,
-        stream::Wire,
+        rate_limiter::RateLimiter,
+        stream::StreamSlot,
     },
     event::close_reason::CloseReason,
     handshake::{decision::UpgradeResponse, server::Opening},
     http1::head::{HeadReader, Request},
     id::{RequestId, UpgradeId},
-    outbox::{Outbox, pending::Backlog},
+    outbox::{Outbox, pending::Pending},
     util::timer_wheel,
 };
 
 /// One connection, from accept to the last byte.
 #[derive(Debug)]
-pub(crate) struct Client<S> {
+pub(crate) struct Slot<S> {
     /// The serial of the id, which makes it generational.
     pub(crate) serial: u32,
     pub(crate) remote: SocketAddr,
-    pub(crate) stream: Wire<S>,
+    pub(crate) stream: StreamSlot<S>,
     pub(crate) stage: Stage,
     pub(crate) outbox: Outbox,
     /// Unparsed input that precedes the next read: part of a header, or frames that the event
     /// budget left over.
-    pub(crate) carry: Vec<u8>,
+    pub(crate) unparsed: Vec<u8>,
     pub(crate) deadlines: Deadlines,
     /// The timer in the wheel, set to the next deadline.
     pub(crate) timer: Option<timer_wheel::Key>,
@@ -66,7 +66,7 @@ pub(crate) struct Client<S> {
     /// A flush could not write everything, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
     /// A deadline passed while input was unread, and the client got its one extension.
-    pub(crate) excused: bool,
+    pub(crate) grace_used: bool,
     /// The error of a failed connection. It is reported once the remaining input was read.
     pub(crate) failed: Option<std::io::ErrorKind>,
 }
@@ -122,28 +122,28 @@ pub(crate) enum Step {
 pub(crate) struct Open {
     pub(crate) connection: Connection,
     /// This side sent a close frame. The reason to report once the peer has answered or left.
-    pub(crate) verdict: Option<Box<CloseReason>>,
+    pub(crate) pending_reason: Option<Box<CloseReason>>,
     /// `Close` has been reported. The next flush sends the final close frame after the
     /// application's last messages.
     pub(crate) reported: bool,
     pub(crate) overflow: Option<Overflow>,
     /// The last message was large, so the next may be large too.
-    pub(crate) bulky: bool,
+    pub(crate) expects_large: bool,
     /// The client sent more frames in one turn than a poll takes, and has not been drained since.
-    pub(crate) dense: bool,
+    pub(crate) frame_flood: bool,
     /// Pending messages, which can still be replaced, expire or be overtaken; `None` if there are
     /// none.
-    pub(crate) backlog: Option<Box<Backlog>>,
+    pub(crate) pending: Option<Box<Pending>>,
     /// `None` if no rate limit applies: none is configured, or the connection is closing and is
     /// read to the end.
-    pub(crate) limiter: Option<Box<Limiter>>,
+    pub(crate) rate_limiter: Option<Box<RateLimiter>>,
     /// `None` if none of its fields is set.
-    pub(crate) origin: Option<Box<Origin>>,
+    pub(crate) provenance: Option<Box<Provenance>>,
 }
 
 /// Data from the handshake that only few connections keep.
 #[derive(Debug)]
-pub(crate) struct Origin {
+pub(crate) struct Provenance {
     /// The subprotocol chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
     /// The upgrade request, kept only with `keep_requests`.
@@ -152,9 +152,9 @@ pub(crate) struct Origin {
     pub(crate) outbound: Option<Outbound>,
 }
 
-impl Origin {
+impl Provenance {
     /// Boxes the data, or returns `None` if no field is set.
-    pub(crate) fn keep(self) -> Option<Box<Origin>> {
+    pub(crate) fn keep(self) -> Option<Box<Provenance>> {
         let any = self.subprotocol.is_some() || self.request.is_some() || self.outbound.is_some();
         any.then(|| Box::new(self))
     }
@@ -162,7 +162,7 @@ impl Origin {
 
 /// The final close frame to a client that was reported closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Farewell {
+pub(crate) enum FinalClose {
     /// No frame: both sides have sent one, or the peer disconnected.
     Silent,
     /// A close frame with this body. `None` is an empty body, in reply to an empty one.
@@ -179,19 +179,25 @@ impl Exchange {
     }
 }
 
-impl<S> Client<S> {
+impl<S> Slot<S> {
     pub(crate) fn new(stream: S, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
-        Client::with_wire(Wire::new(stream), remote, serial, stage, now)
+        Slot::with_stream(StreamSlot::new(stream), remote, serial, stage, now)
     }
 
-    fn with_wire(stream: Wire<S>, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
-        Client {
+    fn with_stream(
+        stream: StreamSlot<S>,
+        remote: SocketAddr,
+        serial: u32,
+        stage: Stage,
+        now: Instant,
+    ) -> Self {
+        Slot {
             serial,
             remote,
             stream,
             stage,
             outbox: Outbox::default(),
-            carry: Vec::new(),
+            unparsed: Vec::new(),
             deadlines: Deadlines::new(now),
             timer: None,
             counted_inbound: 0,
@@ -206,7 +212,7 @@ impl<S> Client<S> {
             in_ready: false,
             in_dirty: false,
             backed_up: false,
-            excused: false,
+            grace_used: false,
             failed: None,
         }
     }
@@ -215,7 +221,7 @@ impl<S> Client<S> {
     pub(crate) fn dialing(dial: Dial, serial: u32, now: Instant) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let stage = Stage::Dialing(Box::new(dial));
-        Client { outbound: true, ..Client::with_wire(Wire::none(), nowhere, serial, stage, now) }
+        Slot { outbound: true, ..Slot::with_stream(StreamSlot::none(), nowhere, serial, stage, now) }
     }
 
     pub(crate) fn dial_mut(&mut self) -> Option<&mut Dial> {
@@ -243,13 +249,13 @@ impl<S> Client<S> {
 
     /// Whether anything is queued or pending.
     pub(crate) fn has_output(&self) -> bool {
-        self.outbox.has_work() || self.open().is_some_and(|open| open.backlog.is_some())
+        self.outbox.has_work() || self.open().is_some_and(|open| open.pending.is_some())
     }
 
     /// Bytes queued or pending.
     pub(crate) fn buffered(&self) -> usize {
-        let backlog = self.open().and_then(|open| open.backlog.as_ref());
-        self.outbox.len() + backlog.map_or(0, |backlog| backlog.len())
+        let pending = self.open().and_then(|open| open.pending.as_ref());
+        self.outbox.len() + pending.map_or(0, |pending| pending.len())
     }
 
     /// Whether HTTP input is processed now. It is not while a response is awaited or being written.
@@ -262,13 +268,13 @@ impl<S> Client<S> {
     }
 
     /// Whether the client's next message may be large.
-    pub(crate) fn is_bulky(&self) -> bool {
-        matches!(&self.stage, Stage::Open(open) if open.bulky)
+    pub(crate) fn expects_large(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.expects_large)
     }
 
     /// Whether the client's next turn may again have more frames than a poll takes.
-    pub(crate) fn is_dense(&self) -> bool {
-        matches!(&self.stage, Stage::Open(open) if open.dense)
+    pub(crate) fn is_frame_flood(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.frame_flood)
     }
 
     /// Whether the client's deadline is for data that its peer has to send: a head, a body, a close
@@ -289,7 +295,7 @@ impl<S> Client<S> {
     }
 
     /// Whether all requests have got their response, even if its last bytes are not written yet.
-    pub(crate) fn is_answered(&self) -> bool {
+    pub(crate) fn is_responded(&self) -> bool {
         match &self.stage {
             Stage::Request(exchange) => matches!(exchange.step, Step::File { .. } | Step::Last),
             _ => self.is_idle_http(),
@@ -305,16 +311,16 @@ impl<S> Client<S> {
             Stage::Open(open) => open.connection.memory(),
             Stage::Linger { .. } => 0,
         };
-        self.carry.capacity() + partial
+        self.unparsed.capacity() + partial
     }
 
     /// The bytes that ending the connection would free. A shared frame counts in full, because its
     /// last recipient frees it.
     pub(crate) fn buffered_memory(&self) -> usize {
-        let backlog = self.open().and_then(|open| open.backlog.as_ref());
+        let pending = self.open().and_then(|open| open.pending.as_ref());
         self.inbound_memory()
             + self.outbox.len().max(self.outbox.memory())
-            + backlog.map_or(0, |backlog| backlog.len().max(backlog.memory()))
+            + pending.map_or(0, |pending| pending.len().max(pending.memory()))
     }
 
     /// Whether the connection is open and no `Close` was reported.
@@ -322,13 +328,13 @@ impl<S> Client<S> {
         self.open().is_some_and(|open| !open.reported)
     }
 
-    pub(crate) fn limiter_mut(&mut self) -> Option<&mut Limiter> {
-        self.open_mut()?.0.limiter.as_deref_mut()
+    pub(crate) fn rate_limiter_mut(&mut self) -> Option<&mut RateLimiter> {
+        self.open_mut()?.0.rate_limiter.as_deref_mut()
     }
 
     /// When the rate limiter's pause ends, if there is one.
     pub(crate) fn resume_at(&self) -> Option<Instant> {
-        self.open()?.limiter.as_ref()?.resume_at()
+        self.open()?.rate_limiter.as_ref()?.resume_at()
     }
 
     /// Whether reading is paused, by the application or by the rate limiter.
@@ -340,7 +346,7 @@ impl<S> Client<S> {
     pub(crate) fn end_pauses(&mut self) {
         self.paused = false;
         if let Some((open, _)) = self.open_mut() {
-            open.limiter.take_if(|limiter| limiter.policy() == Limit::Pause);
+            open.rate_limiter.take_if(|rate_limiter| rate_limiter.policy() == Limit::Pause);
         }
     }
 
@@ -358,7 +364,7 @@ mod tests {
     /// pointer.
     #[test]
     fn an_idle_client_is_small() {
-        let size = size_of::<Client<mio::net::TcpStream>>();
+        let size = size_of::<Slot<mio::net::TcpStream>>();
         let compression = if cfg!(feature = "deflate") { 8 } else { 0 };
         assert!(size <= 424 + compression, "{size} bytes");
     }

@@ -6,15 +6,15 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 /// A stream or an empty slot. An empty slot returns `WouldBlock` for each read and write; the
 /// stream's first writable event is still to come.
 #[derive(Debug)]
-pub(crate) struct Wire<S>(Option<S>);
+pub(crate) struct StreamSlot<S>(Option<S>);
 
-impl<S> Wire<S> {
+impl<S> StreamSlot<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Wire(Some(stream))
+        StreamSlot(Some(stream))
     }
 
     pub(crate) fn none() -> Self {
-        Wire(None)
+        StreamSlot(None)
     }
 
     pub(crate) fn get_mut(&mut self) -> Option<&mut S> {
@@ -22,13 +22,13 @@ impl<S> Wire<S> {
     }
 }
 
-impl<S: Read> Read for Wire<S> {
+impl<S: Read> Read for StreamSlot<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.0.as_mut().ok_or(ErrorKind::WouldBlock)?.read(buf)
     }
 }
 
-impl<S: Write> Write for Wire<S> {
+impl<S: Write> Write for StreamSlot<S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.0.as_mut().ok_or(ErrorKind::WouldBlock)?.write(buf)
     }

@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
-    connection::slot::{Farewell, Stage, Step},
+    connection::slot::{FinalClose, Stage, Step},
     error::{CloseError, ConnectError, NotConnected, PeerMisbehaved},
     event::close_reason::{CloseReason, Timeout},
     http1::rejection::Rejection,
@@ -30,7 +30,7 @@ impl<S: Stream> Engine<S> {
         text: &str,
         now: Instant,
     ) -> Result<(), CloseError> {
-        self.settle();
+        self.flush_batch();
         close::check(code.into(), text)?;
         if self.cancel_dial(id) {
             return Ok(());
@@ -40,14 +40,14 @@ impl<S: Stream> Engine<S> {
             return Err(CloseError::Closing(id));
         }
         self.forget_policy(id.index());
-        let verdict = CloseReason::Local { code, text: text.to_owned() };
-        self.begin_close(id.index(), code, text, verdict, now);
+        let pending_reason = CloseReason::Local { code, text: text.to_owned() };
+        self.begin_close(id.index(), code, text, pending_reason, now);
         Ok(())
     }
 
     /// Drops the connection without a close frame.
     pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
-        self.settle();
+        self.flush_batch();
         if self.cancel_dial(id) {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl<S: Stream> Engine<S> {
     /// Begins a shutdown: closes every connection with `code`, or 1001 if that may not be sent, and
     /// rejects new ones. Connections that are left after `deadline` are dropped.
     pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
-        self.settle();
+        self.flush_batch();
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }
@@ -116,8 +116,8 @@ impl<S: Stream> Engine<S> {
     /// Handles the peer's close frame (RFC 6455 §5.5.1). The reply carries the same body, which a
     /// browser then shows to its page.
     pub(super) fn ended_by_peer(&mut self, index: usize, code: u16, text: String) {
-        let farewell = Farewell::Close((code != 1005).then(|| (code, text.clone())));
-        self.end(index, CloseReason::Peer { code: code.into(), text }, farewell);
+        let final_close = FinalClose::Close((code != 1005).then(|| (code, text.clone())));
+        self.end(index, CloseReason::Peer { code: code.into(), text }, final_close);
     }
 
     pub(super) fn ended_by_violation(&mut self, index: usize, violation: PeerMisbehaved) {
@@ -127,8 +127,8 @@ impl<S: Stream> Engine<S> {
         if text.len() > MAX_REASON {
             text.clear();
         }
-        let farewell = Farewell::Close(Some((violation.close_code().into(), text)));
-        self.end(index, CloseReason::Protocol(violation), farewell);
+        let final_close = FinalClose::Close(Some((violation.close_code().into(), text)));
+        self.end(index, CloseReason::Protocol(violation), final_close);
     }
 
     /// Handles FIN without a close frame. Queued output may still reach a peer that only
@@ -143,7 +143,7 @@ impl<S: Stream> Engine<S> {
         match &client.stage {
             Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             Stage::Dialing(_) => self.hung_up(index, now),
-            Stage::Open(_) => self.end(index, CloseReason::Eof, Farewell::Silent),
+            Stage::Open(_) => self.end(index, CloseReason::Eof, FinalClose::Silent),
             // The next flush or writable event continues the output.
             Stage::Linger { .. } if client.has_output() => {}
             Stage::Linger { .. } => self.free(index),
@@ -160,27 +160,27 @@ impl<S: Stream> Engine<S> {
 
     // ---- steps of an end ----
 
-    /// Sends a close frame behind everything queued. `verdict` is reported once the peer has
+    /// Sends a close frame behind everything queued. `pending_reason` is reported once the peer has
     /// replied or hung up, or `close_timeout` has passed.
     pub(super) fn begin_close(
         &mut self,
         index: usize,
         code: CloseCode,
         text: &str,
-        verdict: CloseReason,
+        pending_reason: CloseReason,
         now: Instant,
     ) {
         let deadline = after(now, self.config.close_timeout);
-        self.say_close(index, code, text);
+        self.queue_close(index, code, text);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
-        open.verdict = Some(Box::new(verdict));
-        open.limiter = None;
+        open.pending_reason = Some(Box::new(pending_reason));
+        open.rate_limiter = None;
         client.deadlines.close_by(deadline);
         // The peer's close frame must be read, even if the application or a rate limit paused
         // reads.
         client.paused = false;
-        let has_input = client.readable || !client.carry.is_empty();
+        let has_input = client.readable || !client.unparsed.is_empty();
         self.rearm(index);
         self.make_dirty(index);
         if has_input {
@@ -189,7 +189,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Queues a close frame behind everything else.
-    pub(super) fn say_close(&mut self, index: usize, code: CloseCode, text: &str) {
+    pub(super) fn queue_close(&mut self, index: usize, code: CloseCode, text: &str) {
         self.fill(index, usize::MAX, self.now);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
@@ -198,26 +198,26 @@ impl<S: Stream> Engine<S> {
 
     /// Reports the end of an open connection. Its final close frame follows at the next flush, so
     /// that the application can still reply to earlier messages of the same tick.
-    pub(super) fn end(&mut self, index: usize, reason: CloseReason, farewell: Farewell) {
+    pub(super) fn end(&mut self, index: usize, reason: CloseReason, final_close: FinalClose) {
         let id = self.id(index);
         let client = &mut self.clients[index];
         let Stage::Open(open) = &mut client.stage else { return };
         if std::mem::replace(&mut open.reported, true) {
             return;
         }
-        let (reason, farewell) = match open.verdict.take() {
-            Some(verdict) => (*verdict, Farewell::Silent),
-            None => (reason, farewell),
+        let (reason, final_close) = match open.pending_reason.take() {
+            Some(pending_reason) => (*pending_reason, FinalClose::Silent),
+            None => (reason, final_close),
         };
-        self.ended.push((id, farewell));
+        self.ended.push((id, final_close));
         self.report(id, reason);
     }
 
     /// Queues the final close frame of each client reported closed; from here on their ids are
     /// stale.
-    pub(super) fn bid_farewell(&mut self, now: Instant) {
+    pub(super) fn send_final_close(&mut self, now: Instant) {
         let mut ended = std::mem::take(&mut self.ended);
-        for (id, farewell) in ended.drain(..) {
+        for (id, final_close) in ended.drain(..) {
             let index = id.index();
             // The client may be gone by now, and its slot reused.
             if self.get(id).is_none() {
@@ -226,7 +226,7 @@ impl<S: Stream> Engine<S> {
             self.fill(index, usize::MAX, now);
             let client = &mut self.clients[index];
             let Stage::Open(open) = &mut client.stage else { continue };
-            if let Farewell::Close(body) = farewell
+            if let FinalClose::Close(body) = final_close
                 && open.connection.close_state().may_send_data()
             {
                 let body = body.as_ref().map(|(code, text)| (*code, text.as_str()));
@@ -238,7 +238,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Queues an HTTP response after which the connection is closed.
-    pub(super) fn answer(&mut self, index: usize, response: &[u8], now: Instant) {
+    pub(super) fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
         self.clients[index].outbox.push_raw(response, &mut self.outbound);
         self.linger(index, now);
     }
@@ -251,7 +251,7 @@ impl<S: Stream> Engine<S> {
         if let Stage::Open(open) = &mut client.stage {
             open.connection.release(&mut self.inbound);
         }
-        self.inbound.give(std::mem::take(&mut client.carry));
+        self.inbound.give(std::mem::take(&mut client.unparsed));
         client.stage = Stage::Linger { half_closed: false };
         let (remote, outbound) = (client.remote, client.outbound);
         client.paused = false;
@@ -273,7 +273,7 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         let half_closed = match &mut client.stage {
             Stage::Open(_) | Stage::Dialing(_) => return,
-            Stage::Handshake(_) | Stage::Request(_) => return self.after_answer(index, now),
+            Stage::Handshake(_) | Stage::Request(_) => return self.after_response(index, now),
             Stage::Linger { half_closed } => half_closed,
         };
         if (client.read_closed && !client.readable) || !may_linger {
@@ -296,12 +296,16 @@ impl<S: Stream> Engine<S> {
         if let Stage::Open(open) = &mut self.clients[index].stage
             && !open.reported
         {
-            let verdict = open.verdict.take();
+            let pending_reason = open.pending_reason.take();
             // A pending close reason takes precedence over EOF and I/O errors. A timeout is
             // reported as such, except during a shutdown.
-            let reason = match (verdict, reason) {
-                (Some(verdict), CloseReason::Timeout(_)) if *verdict == CloseReason::Shutdown => *verdict,
-                (Some(verdict), CloseReason::Eof | CloseReason::Io(_)) => *verdict,
+            let reason = match (pending_reason, reason) {
+                (Some(pending_reason), CloseReason::Timeout(_))
+                    if *pending_reason == CloseReason::Shutdown =>
+                {
+                    *pending_reason
+                }
+                (Some(pending_reason), CloseReason::Eof | CloseReason::Io(_)) => *pending_reason,
                 (_, reason) => reason,
             };
             self.report(id, reason);
@@ -313,9 +317,9 @@ impl<S: Stream> Engine<S> {
     pub(super) fn overdue(&mut self, index: usize, now: Instant) {
         let client = &self.clients[index];
         match &client.stage {
-            _ if client.is_answered() => self.stats.http_only += 1,
+            _ if client.is_responded() => self.stats.http_only += 1,
             Stage::Request(exchange) if matches!(exchange.step, Step::Upgrade { .. } | Step::Http { .. }) => {
-                return self.refuse(index, Rejection::Unanswered, now);
+                return self.refuse(index, Rejection::NoResponse, now);
             }
             Stage::Handshake(_) | Stage::Request(_) => self.stats.rejected.timeout += 1,
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
@@ -337,7 +341,7 @@ impl<S: Stream> Engine<S> {
 
     /// Frees a connection that ended before it became a WebSocket.
     pub(super) fn forget_handshake(&mut self, index: usize) {
-        match self.clients[index].is_answered() {
+        match self.clients[index].is_responded() {
             true => self.stats.http_only += 1,
             false => self.stats.rejected.gone += 1,
         }
@@ -356,7 +360,7 @@ impl<S: Stream> Engine<S> {
     fn report(&mut self, id: ClientId, reason: CloseReason) {
         self.open -= 1;
         self.note_loss(id.index());
-        self.forget_groups(id);
+        self.unregister(id);
         self.stats.closed.count(&reason);
         self.tick.close(id, reason);
     }
@@ -365,7 +369,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn free(&mut self, index: usize) {
         self.forget_upgrade(index);
         let mut client = self.clients.remove(index);
-        self.ceiling.inbound -= client.counted_inbound;
+        self.memory_limit.inbound -= client.counted_inbound;
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
             _ => self.leave_place(client.remote, client.outbound),
@@ -377,11 +381,11 @@ impl<S: Stream> Engine<S> {
             open.connection.release(&mut self.inbound);
         }
         if let Stage::Open(open) = &mut client.stage
-            && let Some(backlog) = open.backlog.take()
+            && let Some(pending) = open.pending.take()
         {
-            self.backlogs.give(backlog);
+            self.pending_pool.give(pending);
         }
-        self.inbound.give(client.carry);
+        self.inbound.give(client.unparsed);
         client.outbox.clear(&mut self.outbound);
     }
 }

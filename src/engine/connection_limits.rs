@@ -8,7 +8,7 @@ use std::{
 
 use super::{Engine, Stream};
 use crate::{
-    connection::slot::{Client, Stage},
+    connection::slot::{Slot, Stage},
     event::pressure::Pressure,
     http1::{head::HeadReader, rejection::Rejection},
     util::time::after,
@@ -50,7 +50,7 @@ fn key(addr: SocketAddr) -> IpAddr {
 
 impl<S: Stream> Engine<S> {
     /// While so many connections linger, one above a limit is dropped without a response.
-    const REFUSED_AT_ONCE: usize = 64;
+    const MAX_REJECTED: usize = 64;
 
     /// Adds a connection and returns the index under which its stream must be registered. `None`:
     /// the connection was dropped because too many rejected ones linger.
@@ -59,21 +59,21 @@ impl<S: Stream> Engine<S> {
         let refusal = self.refusal(remote);
         if let Some(refusal) = refusal {
             self.stats.rejected.count(refusal);
-            if self.lingering >= Self::REFUSED_AT_ONCE {
+            if self.lingering >= Self::MAX_REJECTED {
                 return None;
             }
         }
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let stage = Stage::Handshake(HeadReader::default());
-        let mut client = Client::new(stream, remote, serial, stage, now);
+        let mut client = Slot::new(stream, remote, serial, stage, now);
         client.deadlines.close_by(after(now, self.config.handshake_timeout));
         let index = self.clients.insert(client);
         if self.config.max_connections_per_ip.is_some() {
             self.addresses.enter(remote);
         }
         match refusal {
-            Some(refusal) => self.answer(index, &refusal.response(), now),
+            Some(refusal) => self.respond_and_close(index, &refusal.response(), now),
             None => self.rearm(index),
         }
         Some(index)
@@ -86,7 +86,7 @@ impl<S: Stream> Engine<S> {
         if self.shutting_down || config.max_connections.is_some_and(|max| inbound >= max) {
             return Some(Rejection::AtCapacity);
         }
-        if self.ceiling.pressure >= Pressure::Refusing {
+        if self.memory_limit.pressure >= Pressure::Refusing {
             return Some(Rejection::Overloaded);
         }
         let full = self.addresses.is_full(remote, config.max_connections_per_ip);
@@ -106,7 +106,7 @@ impl<S: Stream> Engine<S> {
     /// connections applies to lingering ones, too.
     pub(super) fn may_linger(&self) -> bool {
         let max = self.config.max_connections.unwrap_or(usize::MAX);
-        self.lingering <= max.max(Self::REFUSED_AT_ONCE)
+        self.lingering <= max.max(Self::MAX_REJECTED)
     }
 }
 

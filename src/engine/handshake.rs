@@ -13,8 +13,8 @@ use crate::{
     connection::{
         Connection, Role,
         deadlines::Deadlines,
-        rate_limiter::Limiter,
-        slot::{Exchange, Open, Origin, Stage, Step},
+        rate_limiter::RateLimiter,
+        slot::{Exchange, Open, Provenance, Stage, Step},
     },
     error::UpgradeError,
     handshake::{
@@ -33,27 +33,27 @@ use crate::{
 
 impl<S: Stream> Engine<S> {
     /// Decides on a complete upgrade request: accepts or rejects it, or defers to the application.
-    pub(super) fn consider(&mut self, index: usize, request: Request, head: usize, now: Instant) {
-        let (opening, chosen) = match self.weigh(&request) {
-            Ok(weighed) => weighed,
+    pub(super) fn decide(&mut self, index: usize, request: Request, head: usize, now: Instant) {
+        let (opening, chosen) = match self.check(&request) {
+            Ok(checked) => checked,
             Err(rejection) => return self.refuse(index, rejection, now),
         };
         let remote = self.clients[index].remote;
-        let Some(on_upgrade) = &mut self.services.on_upgrade else {
+        let Some(on_upgrade) = &mut self.hooks.on_upgrade else {
             let response = UpgradeResponse::new(Vec::new(), chosen);
             return self.upgrade(index, Arc::new(request), opening, response, now);
         };
         let mut response = UpgradeResponse::new(opening.offered.clone(), chosen);
         match on_upgrade(&HttpRequest::new(&request, &[], remote), &mut response) {
             Decision::Accept => self.upgrade(index, Arc::new(request), opening, response, now),
-            Decision::Reject(answer) => match rejection(&answer) {
-                Ok(bytes) => self.turn_away(index, &bytes, now),
+            Decision::Reject(response) => match rejection(&response) {
+                Ok(bytes) => self.reject(index, &bytes, now),
                 Err(unfit) => {
                     log::error!(
                         "the application's rejection cannot be sent, so the client gets 500: {unfit:?}"
                     );
                     let bytes = rejection(&internal_error()).unwrap_or_default();
-                    self.turn_away(index, &bytes, now);
+                    self.reject(index, &bytes, now);
                 }
             },
             Decision::Defer => {
@@ -68,7 +68,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Checks a request against the configuration, and chooses the subprotocol.
-    fn weigh(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
+    fn check(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
         let opening = handshake::server::check(request, &self.config.origins)?;
         if !self.config.takes_upgrades_at(request.uri().path()) {
             return Err(Rejection::NotFound);
@@ -89,7 +89,7 @@ impl<S: Stream> Engine<S> {
         headers: HeaderMap,
         now: Instant,
     ) -> Result<ClientId, UpgradeError> {
-        self.settle();
+        self.flush_batch();
         let index = id.index();
         let Some(Step::Upgrade { response, .. }) = self.pending(id) else {
             return Err(UpgradeError::Gone(id));
@@ -111,19 +111,19 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn reject_upgrade(
         &mut self,
         id: UpgradeId,
-        answer: &Response<Bytes>,
+        response: &Response<Bytes>,
         now: Instant,
     ) -> Result<(), UpgradeError> {
-        self.settle();
+        self.flush_batch();
         if self.pending(id).is_none() {
             return Err(UpgradeError::Gone(id));
         }
-        let bytes = rejection(answer).map_err(|unfit| match unfit {
+        let bytes = rejection(response).map_err(|unfit| match unfit {
             Unfit::Status(status) => UpgradeError::Status(status),
             Unfit::Header(error) => UpgradeError::Header(error),
         })?;
         self.take_pending(id.index());
-        self.turn_away(id.index(), &bytes, now);
+        self.reject(id.index(), &bytes, now);
         Ok(())
     }
 
@@ -161,8 +161,8 @@ impl<S: Stream> Engine<S> {
         now: Instant,
     ) {
         let (mut headers, subprotocol) = response.into_parts();
-        let deflate = self.codec.negotiate(request.headers()).map(|(deflate, answer)| {
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+        let deflate = self.codec.negotiate(request.headers()).map(|(deflate, response)| {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, response);
             deflate
         });
         // Every header value was checked when it was added.
@@ -172,21 +172,21 @@ impl<S: Stream> Engine<S> {
         let id = self.id(index);
         let client = &mut self.clients[index];
         client.outbox.push_raw(&response, &mut self.outbound);
-        let origin = Origin {
+        let provenance = Provenance {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: None,
         };
         client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Server).with_deflate(deflate),
-            verdict: None,
+            pending_reason: None,
             reported: false,
-            bulky: false,
-            dense: false,
+            expects_large: false,
+            frame_flood: false,
             overflow: None,
-            backlog: None,
-            limiter: Limiter::new(&self.config, now),
-            origin: origin.keep(),
+            pending: None,
+            rate_limiter: RateLimiter::new(&self.config, now),
+            provenance: provenance.keep(),
         });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
@@ -197,28 +197,29 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Rejects an upgrade by decision of the application.
-    fn turn_away(&mut self, index: usize, answer: &[u8], now: Instant) {
+    fn reject(&mut self, index: usize, response: &[u8], now: Instant) {
         self.stats.rejected.application += 1;
-        self.answer(index, answer, now);
+        self.respond_and_close(index, response, now);
     }
 }
 
 /// The bytes of a rejection, behind which the connection is closed.
-fn rejection(answer: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
-    let status = answer.status();
+fn rejection(response: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
+    let status = response.status();
     if status.is_informational() || status.is_success() {
         return Err(Unfit::Status(status));
     }
-    let head = response::answer_head(status, answer.headers(), answer.body().len() as u64, false, true)?;
+    let head =
+        response::response_head(status, response.headers(), response.body().len() as u64, false, true)?;
     let mut bytes = head.bytes;
     if head.has_body {
-        bytes.extend_from_slice(answer.body());
+        bytes.extend_from_slice(response.body());
     }
     Ok(bytes)
 }
 
 fn internal_error() -> Response<Bytes> {
-    let mut answer = Response::new(Bytes::from_static(b"the application failed\n"));
-    *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    answer
+    let mut response = Response::new(Bytes::from_static(b"the application failed\n"));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response
 }

@@ -6,7 +6,7 @@ use tungstenite::{Bytes, http::Response};
 
 use crate::{
     handshake::decision::{Decision, UpgradeResponse},
-    http1::{request::HttpRequest, static_files::Site},
+    http1::{request::HttpRequest, static_files::StaticFiles},
 };
 
 pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send>;
@@ -15,10 +15,10 @@ pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Se
 /// The application's closures and content. Plain settings are in the
 /// [`Config`](crate::config::Config).
 #[derive(Default)]
-pub(crate) struct Services {
+pub(crate) struct Hooks {
     pub(crate) on_upgrade: Option<OnUpgrade>,
     pub(crate) on_http: Option<OnHttp>,
-    pub(crate) site: Site,
+    pub(crate) static_files: StaticFiles,
     /// The destination of the recording.
     #[cfg(feature = "sim")]
     pub(crate) record: Option<Sink>,
@@ -27,12 +27,12 @@ pub(crate) struct Services {
 #[cfg(feature = "sim")]
 pub(crate) struct Sink(pub(crate) Box<dyn std::io::Write + Send>);
 
-impl fmt::Debug for Services {
+impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Services")
             .field("on_upgrade", &self.on_upgrade.is_some())
             .field("on_http", &self.on_http.is_some())
-            .field("site", &self.site)
+            .field("static_files", &self.static_files)
             .finish()
     }
 }

@@ -13,7 +13,7 @@ use tungstenite::{
 
 use super::{
     Engine, Stream,
-    receive::{Turn, after_read, budget_left, carry, drained_by, read},
+    receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
 };
 use crate::{
     connection::slot::{Exchange, Stage, Step},
@@ -49,7 +49,7 @@ impl<S: Stream> Engine<S> {
             // The connection becomes ready again when its response has left.
             return Turn::Drained;
         }
-        if client.carry.is_empty() {
+        if client.unparsed.is_empty() {
             let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
                 return Turn::Postponed;
             };
@@ -59,16 +59,16 @@ impl<S: Stream> Engine<S> {
                 Ok(count) => count,
                 Err(turn) => return drained_by(client, turn),
             };
-            carry(&mut client.carry, &room[..count], &mut self.inbound);
+            keep_unparsed(&mut client.unparsed, &room[..count], &mut self.inbound);
             self.tick.received(count);
             self.stats.bytes_in += count as u64;
             after_read(client, count, offered, now);
         }
         // Parsed outside the tick's block: if a closure panics, the input of other clients must
         // still be there.
-        let carried = std::mem::take(&mut self.clients[index].carry);
+        let carried = std::mem::take(&mut self.clients[index].unparsed);
         let used = self.take_request(index, &carried, now);
-        carry(&mut self.clients[index].carry, &carried[used..], &mut self.inbound);
+        keep_unparsed(&mut self.clients[index].unparsed, &carried[used..], &mut self.inbound);
         self.inbound.give(carried);
         self.next_turn(index)
     }
@@ -78,12 +78,12 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         match &client.stage {
             Stage::Handshake(_) | Stage::Request(_) => {
-                let more = client.readable || !client.carry.is_empty();
+                let more = client.readable || !client.unparsed.is_empty();
                 if more && client.takes_request() { Turn::Again } else { Turn::Drained }
             }
             // Input behind a rejected request is discarded.
             Stage::Linger { .. } => {
-                self.inbound.give(std::mem::take(&mut client.carry));
+                self.inbound.give(std::mem::take(&mut client.unparsed));
                 if client.readable { Turn::Again } else { Turn::Drained }
             }
             Stage::Open(_) | Stage::Dialing(_) => {
@@ -158,7 +158,7 @@ impl<S: Stream> Engine<S> {
                 true => {
                     self.refuse(index, handshake::server::early_data(&request, &self.config.origins), now)
                 }
-                false => self.consider(index, request, head, now),
+                false => self.decide(index, request, head, now),
             };
         }
         let len = match response::body_len(&request, self.config.max_body_size) {
@@ -183,7 +183,7 @@ impl<S: Stream> Engine<S> {
     fn serves_http(&self) -> bool {
         let config = &self.config;
         let own = config.http || config.health.is_some() || config.metrics.is_some();
-        own || self.services.on_http.is_some() || !self.services.site.is_empty()
+        own || self.hooks.on_http.is_some() || !self.hooks.static_files.is_empty()
     }
 
     /// Handles a complete plain request.
@@ -197,13 +197,13 @@ impl<S: Stream> Engine<S> {
         let id = RequestId::new(index as u32, self.next_request);
         // The step changes first: even if a closure panics, the request is over.
         exchange.step = Step::Http { id };
-        if let Some(answer) = self.own_answer(&request) {
+        if let Some(response) = self.builtin_response(&request) {
             self.tick.received(Self::ANSWER);
-            self.answer_or_500(index, answer, now);
-        } else if let Some(on_http) = &mut self.services.on_http {
+            self.respond_or_500(index, response, now);
+        } else if let Some(on_http) = &mut self.hooks.on_http {
             self.tick.received(Self::ANSWER);
-            let answer = on_http(&HttpRequest::new(&request, &body, remote));
-            self.answer_or_500(index, answer.map(content), now);
+            let response = on_http(&HttpRequest::new(&request, &body, remote));
+            self.respond_or_500(index, response.map(content), now);
         } else if self.config.http {
             // The application has as much time as the client had for its request.
             let deadline = after(now, self.config.handshake_timeout);
@@ -212,18 +212,18 @@ impl<S: Stream> Engine<S> {
         } else if self.is_socket_only(request.uri().path()) {
             self.refuse(index, Rejection::UpgradeRequired, now);
         } else {
-            self.answer_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
+            self.respond_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
         }
     }
 
     /// Whether `path` is for WebSockets only, so that a plain request gets 426.
     fn is_socket_only(&self, path: &str) -> bool {
-        self.config.names_path(path) || (self.config.paths.is_empty() && self.services.site.is_empty())
+        self.config.names_path(path) || (self.config.paths.is_empty() && self.hooks.static_files.is_empty())
     }
 
     /// The response to a request for health, metrics or a static file; `None` if it is none of
     /// these.
-    fn own_answer(&self, request: &Request) -> Option<Response<Content>> {
+    fn builtin_response(&self, request: &Request) -> Option<Response<Content>> {
         let path = request.uri().path();
         let is_at = |place: &Option<String>| place.as_deref() == Some(path);
         let (status, mime, text) = if is_at(&self.config.health) {
@@ -233,21 +233,21 @@ impl<S: Stream> Engine<S> {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.stats().to_prometheus())
         } else {
             // A request that cannot be for a file is left to the application, if it takes requests.
-            let asks = self.config.http || self.services.on_http.is_some();
+            let asks = self.config.http || self.hooks.on_http.is_some();
             let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-            let site = (reads || !asks).then_some(&self.services.site)?;
-            return site.find(request.method(), path, request.headers());
+            let static_files = (reads || !asks).then_some(&self.hooks.static_files)?;
+            return static_files.find(request.method(), path, request.headers());
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Some(answer);
+            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return Some(response);
         }
-        let mut answer = with_type(mime, text.into());
-        *answer.status_mut() = status;
+        let mut response = with_type(mime, text.into());
+        *response.status_mut() = status;
         // Health and metrics are only true now, so caches must not store them.
-        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Some(answer)
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Some(response)
     }
 
     /// Queues the response to the request `id`; the connection then waits for its next request.
@@ -257,10 +257,10 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn respond(
         &mut self,
         id: RequestId,
-        answer: Response<Bytes>,
+        response: Response<Bytes>,
         now: Instant,
     ) -> Result<(), RespondError> {
-        self.settle();
+        self.flush_batch();
         let index = id.index();
         let waits = match self.clients.get(index).map(|client| &client.stage) {
             Some(Stage::Request(exchange)) => {
@@ -271,35 +271,35 @@ impl<S: Stream> Engine<S> {
         if !waits {
             return Err(RespondError::Gone(id));
         }
-        self.answer_request(index, answer.map(content), now).map_err(|unfit| match unfit {
+        self.respond_to(index, response.map(content), now).map_err(|unfit| match unfit {
             Unfit::Status(status) => RespondError::Status(status),
             Unfit::Header(error) => RespondError::Header(error),
         })?;
-        self.keep_below_ceiling();
+        self.enforce_memory_limit();
         Ok(())
     }
 
-    /// As `answer_request`, but sends 500 in place of a response that cannot be sent.
-    pub(super) fn answer_or_500(&mut self, index: usize, answer: Response<Content>, now: Instant) {
-        if let Err(unfit) = self.answer_request(index, answer, now) {
+    /// As `respond_to`, but sends 500 in place of a response that cannot be sent.
+    pub(super) fn respond_or_500(&mut self, index: usize, response: Response<Content>, now: Instant) {
+        if let Err(unfit) = self.respond_to(index, response, now) {
             log::error!("the application's response cannot be sent, so the client gets 500: {unfit:?}");
             let failed = plain(StatusCode::INTERNAL_SERVER_ERROR, "the application failed\n");
             // The 500 response is valid.
-            let _ = self.answer_request(index, failed, now);
+            let _ = self.respond_to(index, failed, now);
         }
     }
 
     /// Queues the response to the current request.
-    fn answer_request(&mut self, index: usize, answer: Response<Content>, now: Instant) -> Result<(), Unfit> {
+    fn respond_to(&mut self, index: usize, response: Response<Content>, now: Instant) -> Result<(), Unfit> {
         let shutting_down = self.shutting_down;
         let Engine { clients, outbound, .. } = self;
         let client = &mut clients[index];
         let Stage::Request(exchange) = &mut client.stage else { return Ok(()) };
         let request = &exchange.request;
-        let (parts, content) = answer.into_parts();
+        let (parts, content) = response.into_parts();
         let to_head = *request.method() == Method::HEAD;
         let last = shutting_down || response::is_last(request);
-        let head = response::answer_head(parts.status, &parts.headers, content.len(), to_head, last)?;
+        let head = response::response_head(parts.status, &parts.headers, content.len(), to_head, last)?;
         client.outbox.push_raw(&head.bytes, outbound);
         self.stats.http_requests += 1;
         match content {
@@ -316,12 +316,12 @@ impl<S: Stream> Engine<S> {
             }
             _ => {}
         }
-        self.answered(index, head.close, now);
+        self.after_response_queued(index, head.close, now);
         Ok(())
     }
 
     /// Ends the current request, whose whole response is queued.
-    fn answered(&mut self, index: usize, close: bool, now: Instant) {
+    fn after_response_queued(&mut self, index: usize, close: bool, now: Instant) {
         let client = &mut self.clients[index];
         if let Stage::Request(exchange) = &mut client.stage
             && close
@@ -357,14 +357,14 @@ impl<S: Stream> Engine<S> {
         *left -= piece;
         if *left == 0 {
             let close = *close;
-            self.answered(index, close, now);
+            self.after_response_queued(index, close, now);
         } else {
             self.make_dirty(index);
         }
     }
 
     /// Continues after a response, or a piece of one, was written.
-    pub(super) fn after_answer(&mut self, index: usize, now: Instant) {
+    pub(super) fn after_response(&mut self, index: usize, now: Instant) {
         let keep_alive = self.config.keep_alive_timeout;
         let client = &mut self.clients[index];
         match &client.stage {
@@ -378,7 +378,7 @@ impl<S: Stream> Engine<S> {
             }
             Stage::Handshake(_) if client.served => {
                 client.deadlines.close_by(after(now, keep_alive));
-                if client.readable || !client.carry.is_empty() {
+                if client.readable || !client.unparsed.is_empty() {
                     self.make_ready(index);
                 }
             }
@@ -395,7 +395,7 @@ impl<S: Stream> Engine<S> {
             Stage::Request(exchange) if *exchange.request.method() == Method::HEAD => rejection.head(),
             _ => rejection.response(),
         };
-        self.answer(index, &response, now);
+        self.respond_and_close(index, &response, now);
     }
 }
 
@@ -404,14 +404,14 @@ fn content(bytes: Bytes) -> Content {
 }
 
 fn with_type(mime: &'static str, text: Bytes) -> Response<Content> {
-    let mut answer = Response::new(content(text));
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
-    answer
+    let mut response = Response::new(content(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
+    response
 }
 
 /// A text response of one line.
 fn plain(status: StatusCode, text: &'static str) -> Response<Content> {
-    let mut answer = with_type("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
-    *answer.status_mut() = status;
-    answer
+    let mut response = with_type("text/plain; charset=utf-8", Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = status;
+    response
 }

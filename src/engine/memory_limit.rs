@@ -12,7 +12,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
-    connection::slot::{Client, Farewell, Stage},
+    connection::slot::{FinalClose, Slot, Stage},
     error::ConnectError,
     event::{close_reason::CloseReason, pressure::Pressure},
     id::ClientId,
@@ -21,7 +21,7 @@ use crate::{
 
 /// State of the memory limit.
 #[derive(Debug, Default)]
-pub(super) struct Ceiling {
+pub(super) struct MemoryLimit {
     pub(super) pressure: Pressure,
     /// Bytes of memory held by partial messages and request heads.
     pub(super) inbound: usize,
@@ -42,40 +42,40 @@ impl<S: Stream> Engine<S> {
 
     /// Bytes held for all connections: partial messages, request heads, and queued output.
     pub(crate) fn total_buffered(&self) -> usize {
-        self.ceiling.inbound + self.outbound.held() + self.backlogs.held() + self.chorus.held()
+        self.memory_limit.inbound + self.outbound.held() + self.pending_pool.held() + self.batch.held()
     }
 
     pub(crate) fn pressure(&self) -> Pressure {
-        self.ceiling.pressure
+        self.memory_limit.pressure
     }
 
     /// Enforces the limit after something was queued: above it the largest clients are closed at
     /// once, whatever the pressure was.
-    pub(super) fn keep_below_ceiling(&mut self) {
-        if self.config.max_total_buffered.is_some_and(|ceiling| self.total_buffered() > ceiling) {
+    pub(super) fn enforce_memory_limit(&mut self) {
+        if self.config.max_total_buffered.is_some_and(|memory_limit| self.total_buffered() > memory_limit) {
             self.close_largest();
         }
     }
 
-    /// As `feel_pressure`, and closes the largest clients if reading has stopped for too long.
+    /// As `update_pressure`, and closes the largest clients if reading has stopped for too long.
     /// Called only after the kernel's events: the peers may have drained everything while the host
     /// was away.
     pub(super) fn end_grace(&mut self, now: Instant) {
-        if self.ceiling.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now) {
+        if self.memory_limit.stopped.is_some_and(|(since, _)| after(since, Self::GRACE) <= now) {
             self.close_largest();
         }
-        self.feel_pressure(now);
+        self.update_pressure(now);
     }
 
     /// Sets the pressure that the buffered bytes call for, and reports a change.
-    pub(super) fn feel_pressure(&mut self, now: Instant) {
-        let Some(ceiling) = self.config.max_total_buffered else { return };
-        if self.total_buffered() > ceiling {
+    pub(super) fn update_pressure(&mut self, now: Instant) {
+        let Some(memory_limit) = self.config.max_total_buffered else { return };
+        if self.total_buffered() > memory_limit {
             self.close_largest();
         }
-        let eighths = |count: usize| ceiling / 8 * count;
+        let eighths = |count: usize| memory_limit / 8 * count;
         let total = self.total_buffered();
-        let before = self.ceiling.pressure;
+        let before = self.memory_limit.pressure;
         let above = |enter: usize, leave: usize, at: Pressure| {
             total > if before >= at { eighths(leave) } else { eighths(enter) }
         };
@@ -89,19 +89,19 @@ impl<S: Stream> Engine<S> {
         if pressure == before {
             return;
         }
-        self.ceiling.pressure = pressure;
+        self.memory_limit.pressure = pressure;
         log::log!(
             if pressure > before { log::Level::Warn } else { log::Level::Info },
-            "memory pressure is {pressure:?}: {total} of at most {ceiling} bytes are buffered"
+            "memory pressure is {pressure:?}: {total} of at most {memory_limit} bytes are buffered"
         );
         self.tick.pressure(pressure);
         if pressure == Pressure::NotReading {
             self.stats.reading_stops += 1;
             let key = self.wheel.insert(after(now, Self::GRACE), Alarm::Grace);
-            self.ceiling.stopped = Some((now, key));
-        } else if let Some((_, key)) = self.ceiling.stopped.take() {
+            self.memory_limit.stopped = Some((now, key));
+        } else if let Some((_, key)) = self.memory_limit.stopped.take() {
             self.wheel.cancel(key);
-            let mut held_back = std::mem::take(&mut self.ceiling.held_back);
+            let mut held_back = std::mem::take(&mut self.memory_limit.held_back);
             for id in held_back.drain(..) {
                 let client = self.clients.get_mut(id.index());
                 if let Some(client) = client.filter(|client| client.serial == id.serial()) {
@@ -109,25 +109,25 @@ impl<S: Stream> Engine<S> {
                     self.make_ready(id.index());
                 }
             }
-            self.ceiling.held_back = held_back;
+            self.memory_limit.held_back = held_back;
         }
     }
 
     /// Whether a ready client must wait until the pressure falls. A client that is closing need
     /// not: reading it frees what it holds.
     pub(super) fn hold_back(&mut self, index: usize) -> bool {
-        if self.ceiling.pressure < Pressure::NotReading {
+        if self.memory_limit.pressure < Pressure::NotReading {
             return false;
         }
         let id = self.id(index);
         let client = &mut self.clients[index];
         let leaves = match &client.stage {
             Stage::Handshake(_) | Stage::Request(_) | Stage::Dialing(_) => false,
-            Stage::Open(open) => open.verdict.is_some() || client.failed.is_some(),
+            Stage::Open(open) => open.pending_reason.is_some() || client.failed.is_some(),
             Stage::Linger { .. } => true,
         };
         if !leaves && !std::mem::replace(&mut client.held_back, true) {
-            self.ceiling.held_back.push(id);
+            self.memory_limit.held_back.push(id);
         }
         !leaves
     }
@@ -136,19 +136,19 @@ impl<S: Stream> Engine<S> {
     pub(super) fn count_inbound(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
         let held = client.inbound_memory();
-        self.ceiling.inbound = self.ceiling.inbound + held - client.counted_inbound;
+        self.memory_limit.inbound = self.memory_limit.inbound + held - client.counted_inbound;
         client.counted_inbound = held;
     }
 
     /// Closes the clients that hold the most until the buffered bytes are below 3/4 of the limit.
     fn close_largest(&mut self) {
-        let Some(ceiling) = self.config.max_total_buffered else { return };
-        let target = ceiling / 8 * 6;
-        let weigh = |(index, client): (usize, &Client<S>)| (client.buffered_memory(), index);
-        let mut largest: Vec<(usize, usize)> = self.clients.iter().map(weigh).collect();
+        let Some(memory_limit) = self.config.max_total_buffered else { return };
+        let target = memory_limit / 8 * 6;
+        let memory_of = |(index, client): (usize, &Slot<S>)| (client.buffered_memory(), index);
+        let mut largest: Vec<(usize, usize)> = self.clients.iter().map(memory_of).collect();
         largest.sort_unstable_by(|a, b| b.cmp(a));
-        for (weight, index) in largest {
-            if weight == 0 || self.total_buffered() <= target {
+        for (memory, index) in largest {
+            if memory == 0 || self.total_buffered() <= target {
                 break;
             }
             self.shed(index);
@@ -170,11 +170,11 @@ impl<S: Stream> Engine<S> {
             Stage::Linger { .. } => return self.free(index),
         };
         let may_say = open.connection.close_state().may_send_data() && !open.reported;
-        if let Some(backlog) = open.backlog.take() {
-            self.backlogs.give(backlog);
+        if let Some(pending) = open.pending.take() {
+            self.pending_pool.give(pending);
         }
         open.connection.release(&mut self.inbound);
-        self.inbound.give(std::mem::take(&mut client.carry));
+        self.inbound.give(std::mem::take(&mut client.unparsed));
         client.outbox.cut(&mut self.outbound);
         let rest = client.outbox.len();
         self.count_inbound(index);
@@ -183,8 +183,8 @@ impl<S: Stream> Engine<S> {
         if !may_say || rest > (freed / 2).clamp(Self::MIN_REST, Self::MAX_REST) {
             return self.remove(index, CloseReason::Shed);
         }
-        self.say_close(index, CloseCode::Again, "the server is overloaded");
-        self.end(index, CloseReason::Shed, Farewell::Silent);
+        self.queue_close(index, CloseCode::Again, "the server is overloaded");
+        self.end(index, CloseReason::Shed, FinalClose::Silent);
         self.make_dirty(index);
     }
 }

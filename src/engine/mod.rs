@@ -46,29 +46,29 @@ use crate::{
     config::{Config, send_options::Priority},
     connection::{
         dial::Link,
-        slot::{Client, Farewell, Open, Stage},
+        slot::{FinalClose, Open, Slot, Stage},
     },
     engine::{
-        hooks::Services,
-        rooms::registry::{Hub, HubLimits},
+        hooks::Hooks,
+        rooms::registry::{RegistryLimits, RoomRegistry},
     },
     error::NotConnected,
     event::{
         tick::{Recycler, Tick},
-        tick_buffer::TickData,
+        tick_buffer::TickBuffer,
     },
     http1::head::Request,
     id::ClientId,
-    outbox::{Outbox, OutboxPool, Written, pending::BacklogPool, prepared::Encoder},
+    outbox::{Outbox, OutboxPool, Written, pending::PendingPool, prepared::Encoder},
     proto::deflate::Codec,
     stats::Stats,
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, time::after, timer_wheel::Wheel},
 };
 use connection_limits::Addresses;
-use memory_limit::Ceiling;
+use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
-pub(crate) use send::Whom;
-use send::broadcast_batch::Chorus;
+pub(crate) use send::Audience;
+use send::broadcast_batch::BroadcastBatch;
 use timers::{Alarm, AppTimer};
 
 /// A non-blocking byte stream. The readiness source tells the engine when to use it.
@@ -98,8 +98,8 @@ pub(crate) struct Readiness {
 #[derive(Debug)]
 pub(crate) struct Engine<S> {
     config: Config,
-    services: Services,
-    clients: Slab<Client<S>>,
+    hooks: Hooks,
+    clients: Slab<Slot<S>>,
     next_serial: u32,
     /// The number of the last request that was passed to the application.
     next_request: u64,
@@ -118,9 +118,9 @@ pub(crate) struct Engine<S> {
     jitter: SplitMix,
     /// Created by the first outbound connection.
     entropy: Option<Entropy>,
-    rooms: Hub,
-    users: Hub,
-    ceiling: Ceiling,
+    rooms: RoomRegistry,
+    users: RoomRegistry,
+    memory_limit: MemoryLimit,
     /// Clients with input to read, each at most once, served round-robin. Stale ids are skipped
     /// when their turn comes.
     ready: VecDeque<ClientId>,
@@ -131,9 +131,9 @@ pub(crate) struct Engine<S> {
     resumes: bool,
     /// Indices of clients with output whose stream is not blocked, each at most once.
     dirty: Vec<u32>,
-    chorus: Chorus,
+    batch: BroadcastBatch,
     /// Clients reported closed since the last flush, each with its final close frame.
-    ended: Vec<(ClientId, Farewell)>,
+    ended: Vec<(ClientId, FinalClose)>,
     /// Spare vector that `flush` swaps with `dirty`, so that it does not allocate.
     work: Vec<u32>,
     poll: u32,
@@ -148,11 +148,11 @@ pub(crate) struct Engine<S> {
     timers_left: bool,
     shutting_down: bool,
 
-    tick: TickData,
+    tick: TickBuffer,
     recycler: Arc<Recycler>,
     inbound: BufferPool,
     outbound: OutboxPool,
-    backlogs: BacklogPool,
+    pending_pool: PendingPool,
     /// Frames a message to many clients once.
     encoder: Encoder,
     codec: Codec,
@@ -166,8 +166,8 @@ impl<S: Stream> Engine<S> {
     /// allowed by default.
     const POOL_BYTES: usize = 8 * 1024 * 1024;
 
-    pub(crate) fn new(config: Config, services: Services, now: Instant) -> Self {
-        let rooms = HubLimits {
+    pub(crate) fn new(config: Config, hooks: Hooks, now: Instant) -> Self {
+        let rooms = RegistryLimits {
             rooms: config.max_rooms,
             rooms_per_client: config.max_rooms_per_client,
             name: config.max_room_name,
@@ -176,7 +176,7 @@ impl<S: Stream> Engine<S> {
         Engine {
             codec: Codec::new(&config),
             config,
-            services,
+            hooks,
             clients: Slab::new(),
             next_serial: 1,
             next_request: 0,
@@ -189,14 +189,14 @@ impl<S: Stream> Engine<S> {
             next_link: 1,
             jitter: SplitMix::new(0),
             entropy: None,
-            rooms: Hub::new(rooms),
-            users: Hub::new(HubLimits::USERS),
-            ceiling: Ceiling::default(),
+            rooms: RoomRegistry::new(rooms),
+            users: RoomRegistry::new(RegistryLimits::USERS),
+            memory_limit: MemoryLimit::default(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
             resumes: false,
             dirty: Vec::new(),
-            chorus: Chorus::default(),
+            batch: BroadcastBatch::default(),
             ended: Vec::new(),
             work: Vec::new(),
             poll: 0,
@@ -207,10 +207,10 @@ impl<S: Stream> Engine<S> {
             next_timer: 1,
             timers_left: false,
             shutting_down: false,
-            tick: TickData::default(),
+            tick: TickBuffer::default(),
             recycler: Arc::default(),
             inbound: BufferPool::new(Self::POOL_BYTES),
-            backlogs: BacklogPool::new(outbound.shared().clone()),
+            pending_pool: PendingPool::new(outbound.shared().clone()),
             outbound,
             encoder: Encoder::default(),
             stats: Stats::default(),
@@ -232,15 +232,15 @@ impl<S: Stream> Engine<S> {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.read_closed |= readiness.read_closed;
         client.urgent |= readiness.urgent;
-        if matches!(client.stage, Stage::Dialing(_)) && !self.greet(index, readiness, now) {
+        if matches!(client.stage, Stage::Dialing(_)) && !self.on_connected(index, readiness, now) {
             return;
         }
         let client = &mut self.clients[index];
         if readiness.readable || readiness.read_closed || readiness.urgent {
             if !client.readable
-                && let Some(limiter) = client.limiter_mut()
+                && let Some(rate_limiter) = client.rate_limiter_mut()
             {
-                limiter.caught_up(self.reported_until);
+                rate_limiter.caught_up(self.reported_until);
             }
             client.readable = true;
             self.make_ready(index);
@@ -260,9 +260,9 @@ impl<S: Stream> Engine<S> {
     /// closed.
     pub(crate) fn flush(&mut self, now: Instant) {
         self.now = now;
-        self.bid_farewell(now);
+        self.send_final_close(now);
         let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
-        self.hand_out(Some(now));
+        self.deliver_batch(Some(now));
         for index in work.drain(..) {
             let index = index as usize;
             if let Some(client) = self.clients.get_mut(index)
@@ -271,19 +271,19 @@ impl<S: Stream> Engine<S> {
                 // The stream may have become blocked since this client was queued, by a writable
                 // event or a direct write; its write deadline is set here.
                 match client.outbox.is_blocked() {
-                    true => self.refused(index, 0, now),
+                    true => self.would_block(index, 0, now),
                     false => self.write(index, now),
                 }
             }
         }
         self.work = work;
-        self.feel_pressure(now);
+        self.update_pressure(now);
     }
 
     /// Begins a poll with fresh budgets. The poll was called at `called`, and waited until `now`
     /// for something to happen. `partial`: more has happened than this poll will report.
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
-        self.settle();
+        self.flush_batch();
         self.poll = self.poll.wrapping_add(1);
         // The host was away this long. While it waits in a poll, input is reported as it arrives.
         let away = called.saturating_duration_since(self.looked);
@@ -310,7 +310,7 @@ impl<S: Stream> Engine<S> {
         if self.has_more()
             || !self.dials.is_empty()
             || !self.dirty.is_empty()
-            || !self.chorus.is_empty()
+            || !self.batch.is_empty()
             || !self.ended.is_empty()
             || !self.tick.is_empty()
         {
@@ -376,20 +376,20 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn buffered(&self, id: ClientId) -> usize {
-        self.get(id).map_or(0, |client| client.buffered() + self.chorus.held_for(client))
+        self.get(id).map_or(0, |client| client.buffered() + self.batch.held_for(client))
     }
 
     pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {
-        self.get(id)?.open()?.origin.as_ref()?.subprotocol.as_deref()
+        self.get(id)?.open()?.provenance.as_ref()?.subprotocol.as_deref()
     }
 
     pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
-        self.get(id)?.open()?.origin.as_ref()?.request.as_deref()
+        self.get(id)?.open()?.provenance.as_ref()?.request.as_deref()
     }
 
     // ---- helpers for the submodules ----
 
-    fn get(&self, id: ClientId) -> Option<&Client<S>> {
+    fn get(&self, id: ClientId) -> Option<&Slot<S>> {
         self.clients.get(id.index()).filter(|client| client.serial == id.serial() && client.open().is_some())
     }
 
@@ -397,7 +397,7 @@ impl<S: Stream> Engine<S> {
     fn open_mut(&mut self, id: ClientId) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnected> {
         let Engine { clients, outbound, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-        let (open, outbox) = client.and_then(Client::open_mut).ok_or(NotConnected(id))?;
+        let (open, outbox) = client.and_then(Slot::open_mut).ok_or(NotConnected(id))?;
         Ok((open, outbox, outbound))
     }
 
@@ -445,7 +445,7 @@ impl<S: Stream> Engine<S> {
                 }
                 Ok(Written::Blocked(count)) => {
                     stats.bytes_out += count as u64;
-                    return self.refused(index, count, now);
+                    return self.would_block(index, count, now);
                 }
                 Err(error) => return self.write_failed(index, error.kind(), now),
             }
@@ -459,7 +459,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Handles a stream that accepted `count` bytes and would block on the rest.
-    fn refused(&mut self, index: usize, count: usize, now: Instant) {
+    fn would_block(&mut self, index: usize, count: usize, now: Instant) {
         let client = &mut self.clients[index];
         if !client.outbox.has_work() || client.failed.is_some() {
             return;
@@ -474,13 +474,13 @@ impl<S: Stream> Engine<S> {
     /// Frames pending messages of the client until about `room` bytes are queued. Returns whether
     /// high-priority messages are still pending.
     fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
-        let Engine { clients, outbound, backlogs, codec, stats, .. } = self;
+        let Engine { clients, outbound, pending_pool, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Some((open, outbox)) = client.open_mut() else { return false };
-        let Some(mut backlog) = open.backlog.take() else { return false };
-        stats.expired += open.connection.fill(&mut backlog, room, now, codec, outbox, outbound);
-        let ahead = backlog.waits(Priority::High);
-        open.backlog = backlogs.settle(backlog);
+        let Some(mut pending) = open.pending.take() else { return false };
+        stats.expired += open.connection.fill(&mut pending, room, now, codec, outbox, outbound);
+        let ahead = pending.waits(Priority::High);
+        open.pending = pending_pool.retain_or_give(pending);
         ahead
     }
 
@@ -489,9 +489,9 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         client.outbox.clear(&mut self.outbound);
         if let Stage::Open(open) = &mut client.stage
-            && let Some(backlog) = open.backlog.take()
+            && let Some(pending) = open.pending.take()
         {
-            self.backlogs.give(backlog);
+            self.pending_pool.give(pending);
         }
     }
 
@@ -519,7 +519,7 @@ impl<S: Stream> Engine<S> {
 
 /// Adds the client at `index` to the dirty list, unless it is there or its stream is blocked.
 #[inline]
-fn note_dirty<S>(client: &mut Client<S>, index: usize, dirty: &mut Vec<u32>) {
+fn note_dirty<S>(client: &mut Slot<S>, index: usize, dirty: &mut Vec<u32>) {
     if !client.in_dirty && !client.outbox.is_blocked() {
         client.in_dirty = true;
         dirty.push(index as u32);

@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Engine, Readiness, Stream,
-    receive::{Turn, after_read, budget_left, carry, drained_by, read},
+    receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
 };
 use crate::{
     config::connect::{Attempt, Plan, WhileDown},
@@ -25,13 +25,13 @@ use crate::{
         Connection, Role,
         deadlines::Deadlines,
         dial::{Asked, Dial, DialStep, Link, Outbound},
-        rate_limiter::Limiter,
-        slot::{Client, Open, Origin, Stage},
-        stream::Wire,
+        rate_limiter::RateLimiter,
+        slot::{Open, Provenance, Slot, Stage},
+        stream::StreamSlot,
     },
     error::{ConnectError, SendError},
-    event::tick_buffer::{Failure, TickData},
-    handshake::client::{self, Asking, Opened},
+    event::tick_buffer::{Failure, TickBuffer},
+    handshake::client::{self, Opened, RequestParts},
     http1::head::HeadLimits,
     id::{ClientId, LinkId},
     outbox::{pending::Terms, prepared::Outgoing},
@@ -95,14 +95,14 @@ impl<S: Stream> Engine<S> {
         let client = self.clients.get(id.index()).filter(|client| client.serial == id.serial())?;
         match &client.stage {
             Stage::Dialing(dial) => Some(dial.link.id),
-            Stage::Open(open) => Some(open.origin.as_ref()?.outbound.as_ref()?.link.id),
+            Stage::Open(open) => Some(open.provenance.as_ref()?.outbound.as_ref()?.link.id),
             _ => None,
         }
     }
 
     /// The head of the 101 response that opened an outbound connection.
     pub(crate) fn response(&self, id: ClientId) -> Option<&tungstenite::http::Response<()>> {
-        Some(&self.get(id)?.open()?.origin.as_ref()?.outbound.as_ref()?.response)
+        Some(&self.get(id)?.open()?.provenance.as_ref()?.outbound.as_ref()?.response)
     }
 
     /// Implements `close` and `disconnect` for a connection that is not open yet. `false`: the
@@ -125,13 +125,13 @@ impl<S: Stream> Engine<S> {
     ) -> Result<(), SendError> {
         let max = self.config.max_buffered;
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-        let Some(dial) = client.and_then(Client::dial_mut) else { return Err(SendError::NotConnected(id)) };
+        let Some(dial) = client.and_then(Slot::dial_mut) else { return Err(SendError::NotConnected(id)) };
         let WhileDown::KeepLast(count) = dial.link.plan.while_down else {
             return Err(SendError::Connecting(id));
         };
         self.stats.dropped += dial.kept.push(message.clone().prepare(), terms, count, max)?;
         self.count_inbound(id.index());
-        self.keep_below_ceiling();
+        self.enforce_memory_limit();
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl<S: Stream> Engine<S> {
         match stream {
             Ok(stream) => {
                 let client = &mut self.clients[id.index()];
-                client.stream = Wire::new(stream);
+                client.stream = StreamSlot::new(stream);
                 client.remote = addr;
             }
             Err(error) => {
@@ -199,14 +199,14 @@ impl<S: Stream> Engine<S> {
 
     fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
         let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-        client.and_then(Client::dial_mut)
+        client.and_then(Slot::dial_mut)
     }
 
     fn add_dial(&mut self, link: Box<Link>, step: DialStep, now: Instant) -> ClientId {
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         let dial = Dial { step, ..Dial::new(link, now) };
-        let index = self.clients.insert(Client::dialing(dial, serial, now));
+        let index = self.clients.insert(Slot::dialing(dial, serial, now));
         self.outbound_count += 1;
         ClientId::new(index as u32, serial)
     }
@@ -233,7 +233,7 @@ impl<S: Stream> Engine<S> {
             self.give_up(id.index(), error);
             return None;
         }
-        let asking = Asking {
+        let asking = RequestParts {
             authority: &link.plan.target.authority,
             path: &attempt.path,
             headers: attempt.headers,
@@ -277,7 +277,7 @@ impl<S: Stream> Engine<S> {
 
     /// Handles the readiness of a connection that is being made. `false`: the caller must do
     /// nothing else.
-    pub(super) fn greet(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
+    pub(super) fn on_connected(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
         let Engine { clients, outbound, config, .. } = self;
         let client = &mut clients[index];
         let Some(dial) = client.dial_mut() else { return true };
@@ -322,7 +322,7 @@ impl<S: Stream> Engine<S> {
         let (mut block, base) = self.tick.take_block();
         // Bytes behind the 101 response stay unparsed until the next turn, and must then fit into
         // the block.
-        let end = TickData::BLOCK.min(base.saturating_add(budget));
+        let end = TickBuffer::BLOCK.min(base.saturating_add(budget));
         let room = &mut block[base..end];
         let offered = room.len();
         let count = match read(&mut client.stream, room) {
@@ -347,7 +347,7 @@ impl<S: Stream> Engine<S> {
             Ok(Some(opened)) => match self.codec.confirm(opened.response.headers()) {
                 Ok(deflate) => {
                     // Frames that the server sent right behind its 101 response.
-                    carry(&mut client.carry, &bytes[opened.used..], &mut self.inbound);
+                    keep_unparsed(&mut client.unparsed, &bytes[opened.used..], &mut self.inbound);
                     self.opened(index, opened, deflate, now);
                 }
                 Err(_) => {
@@ -359,7 +359,7 @@ impl<S: Stream> Engine<S> {
         }
         self.tick.put_block(block);
         let Some(client) = self.clients.get_mut(index) else { return Turn::Drained };
-        if client.readable || !client.carry.is_empty() { Turn::Again } else { Turn::Drained }
+        if client.readable || !client.unparsed.is_empty() { Turn::Again } else { Turn::Drained }
     }
 
     fn opened(&mut self, index: usize, opened: Opened, deflate: Option<PerMessage>, now: Instant) {
@@ -371,21 +371,21 @@ impl<S: Stream> Engine<S> {
         let Dial { link, asked, mut kept, .. } = *dial;
         let Some(Asked { request, .. }) = asked else { return };
         let Opened { response, subprotocol, .. } = opened;
-        let origin = Origin {
+        let provenance = Provenance {
             subprotocol,
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: Some(Outbound { link, response, opened: now }),
         };
         client.stage = Stage::Open(Open {
             connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
-            verdict: None,
+            pending_reason: None,
             reported: false,
-            bulky: false,
-            dense: false,
+            expects_large: false,
+            frame_flood: false,
             overflow: None,
-            backlog: None,
-            limiter: Limiter::new(&self.config, now),
-            origin: origin.keep(),
+            pending: None,
+            rate_limiter: RateLimiter::new(&self.config, now),
+            provenance: provenance.keep(),
         });
         client.deadlines = Deadlines::new(now);
         self.open += 1;
@@ -530,7 +530,7 @@ impl<S: Stream> Engine<S> {
 
     fn outbound_mut(&mut self, index: usize) -> Option<&mut Option<Outbound>> {
         let Stage::Open(open) = &mut self.clients[index].stage else { return None };
-        Some(&mut open.origin.as_mut()?.outbound)
+        Some(&mut open.provenance.as_mut()?.outbound)
     }
 
     /// Gives each connection lost since the last tick a new id, and schedules its next attempt.
@@ -577,10 +577,10 @@ impl<S: Stream> Engine<S> {
     /// Closes the socket, and resets all state that belongs to it.
     fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        client.stream = Wire::none();
+        client.stream = StreamSlot::none();
         client.outbox.clear(&mut self.outbound);
         client.outbox.unblock();
-        self.inbound.give(std::mem::take(&mut client.carry));
+        self.inbound.give(std::mem::take(&mut client.unparsed));
         client.deadlines.unstuck();
         (client.readable, client.read_closed, client.urgent) = (false, false, false);
         (client.failed, client.backed_up) = (None, false);

@@ -9,11 +9,11 @@ use super::{
 use crate::{
     connection::{
         Io, Received,
-        rate_limiter::Limiter,
-        slot::{Client, Stage},
+        rate_limiter::RateLimiter,
+        slot::{Slot, Stage},
     },
     error::PeerMisbehaved,
-    event::tick_buffer::TickData,
+    event::tick_buffer::TickBuffer,
     message::Kind,
     util::buffer_pool::BufferPool,
 };
@@ -55,18 +55,18 @@ impl<S: Stream> Engine<S> {
 
     /// Room in the block for a client whose last message was larger than `TURN`. It reads all that
     /// is there, because a system call costs more than a copy of this size.
-    const BULKY_TURN: usize = TickData::BLOCK + Self::LOOK;
+    const LARGE_TURN: usize = TickBuffer::BLOCK + Self::LOOK;
 
     /// Bytes read behind a large message, whose header tells whether another one follows.
     const LOOK: usize = 64;
 
     /// Read size for a client that overran the event budget: the rest of each read is carried over,
     /// and copied, from poll to poll.
-    const DENSE_TURN: usize = 8 * 1024;
+    const FLOOD_TURN: usize = 8 * 1024;
 
     /// Gives one ready client its turn: one read. `false`: no client is ready, or the tick is full.
     pub(crate) fn service_next(&mut self, now: Instant) -> bool {
-        debug_assert!(self.chorus.is_empty(), "a poll begins with a flush");
+        debug_assert!(self.batch.is_empty(), "a poll begins with a flush");
         if self.resumes {
             self.tick.leave_room(self.config.event_budget, 0);
         }
@@ -117,7 +117,7 @@ impl<S: Stream> Engine<S> {
         // Responses to plain requests are queued in here. All other output is queued by calls of
         // the application, which enforce the limit themselves.
         if is_http {
-            self.keep_below_ceiling();
+            self.enforce_memory_limit();
         }
         true
     }
@@ -128,10 +128,11 @@ impl<S: Stream> Engine<S> {
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
-        let allowed = client.limiter_mut().map_or(Some(usize::MAX), |limiter| limiter.may_read(now));
+        let allowed =
+            client.rate_limiter_mut().map_or(Some(usize::MAX), |rate_limiter| rate_limiter.may_read(now));
         let Some(allowed) = allowed else { return Turn::Throttled };
         let left = self.tick.input_left();
-        if client.is_bulky() && left < Self::BULKY_TURN && !self.tick.is_fresh() {
+        if client.expects_large() && left < Self::LARGE_TURN && !self.tick.is_fresh() {
             // The message would be split between two ticks, and copied.
             return Turn::NoRoom;
         }
@@ -150,7 +151,7 @@ impl<S: Stream> Engine<S> {
         let Engine { config, clients, tick, inbound, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
-        if !client.carry.is_empty() {
+        if !client.unparsed.is_empty() {
             return None;
         }
         let room = open.connection.room(budget)?;
@@ -161,16 +162,16 @@ impl<S: Stream> Engine<S> {
         };
         stats.bytes_in += count as u64;
         tick.received(count);
-        if let Some(limiter) = &mut open.limiter
-            && !limiter.received(count, now)
+        if let Some(rate_limiter) = &mut open.rate_limiter
+            && !rate_limiter.received(count, now)
         {
             return Some(Turn::Excess(TOO_MANY_BYTES));
         }
         match open.connection.arrived(count, config.message_limits(), inbound, codec) {
-            Ok(Some(Received::Assembled(message))) if open.verdict.is_some() => {
+            Ok(Some(Received::Assembled(message))) if open.pending_reason.is_some() => {
                 tick.discard(message, inbound)
             }
-            Ok(Some(Received::Assembled(_))) if exceeds(&mut open.limiter, now) => {
+            Ok(Some(Received::Assembled(_))) if exceeds(&mut open.rate_limiter, now) => {
                 return Some(Turn::Excess(TOO_MANY_MESSAGES));
             }
             Ok(Some(Received::Assembled(message))) => {
@@ -187,21 +188,21 @@ impl<S: Stream> Engine<S> {
     /// message that fits into the block is read to its end.
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
-        let small = if client.is_dense() { Self::DENSE_TURN } else { self.turn() };
+        let small = if client.is_frame_flood() { Self::FLOOD_TURN } else { self.turn() };
         // Each turn copies what is carried: before more is read, most of that has to be parsed.
-        let bulky = client.is_bulky() && client.carry.len() < Self::TURN;
+        let expects_large = client.expects_large() && client.unparsed.len() < Self::TURN;
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
-        let mut start = client.carry.len();
+        let mut start = client.unparsed.len();
         // A bulky turn may leave more than that to be carried. Only an empty block has room for it.
-        if base > 0 && base + start > Self::BULKY_TURN {
+        if base > 0 && base + start > Self::LARGE_TURN {
             self.tick.put_block(block);
             return Turn::NoRoom;
         }
-        block[base..base + start].copy_from_slice(&client.carry);
-        let most = match bulky {
+        block[base..base + start].copy_from_slice(&client.unparsed);
+        let most = match expects_large {
             true => block.len() - base,
-            false => small.min(Self::BULKY_TURN.saturating_sub(base)),
+            false => small.min(Self::LARGE_TURN.saturating_sub(base)),
         };
         let mut offered = budget.min(most.saturating_sub(start));
         loop {
@@ -215,8 +216,8 @@ impl<S: Stream> Engine<S> {
             let count = *outcome.as_ref().unwrap_or(&0);
             self.stats.bytes_in += count as u64;
             self.tick.received(count);
-            if let Some(limiter) = self.clients[index].limiter_mut() {
-                limiter.received(count, now);
+            if let Some(rate_limiter) = self.clients[index].rate_limiter_mut() {
+                rate_limiter.received(count, now);
             }
             budget -= count;
             let more = if count == offered { budget.min(block.len() - from - count) } else { 0 };
@@ -264,9 +265,9 @@ impl<S: Stream> Engine<S> {
         let Engine { config, clients, tick, inbound, outbound, codec, stats, .. } = self;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
-        let closing = open.verdict.is_some();
+        let closing = open.pending_reason.is_some();
         let had_output = client.outbox.has_work();
-        let exceeded = open.limiter.as_ref().is_some_and(|limiter| limiter.is_exceeded());
+        let exceeded = open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_exceeded());
         let mut io = Io {
             now,
             limits: config.message_limits(),
@@ -282,7 +283,7 @@ impl<S: Stream> Engine<S> {
         // The byte that exceeds the rate limit is not parsed.
         let end = bytes.len() - usize::from(exceeded);
         // A rate limit must count each message, and messages after our close frame are discarded.
-        let may_be_short = open.limiter.is_none() && !closing;
+        let may_be_short = open.rate_limiter.is_none() && !closing;
         let turn = loop {
             // Inflated data may be a thousand times the size of the input.
             if tick.events_left(config.event_budget) == 0
@@ -316,9 +317,9 @@ impl<S: Stream> Engine<S> {
                     continue;
                 }
             }
-            io.frames = tick.barren_left(config.event_budget);
+            io.frames = tick.eventless_frames_left(config.event_budget);
             let received = open.connection.receive(&mut bytes[..end], &mut at, &mut io);
-            tick.passed_over(tick.barren_left(config.event_budget) - io.frames);
+            tick.charge_eventless(tick.eventless_frames_left(config.event_budget) - io.frames);
             match received {
                 Ok(None) if io.frames == 0 && at < end => break Some(Turn::Postponed),
                 Ok(None) if exceeded => {
@@ -326,14 +327,14 @@ impl<S: Stream> Engine<S> {
                     break Some(Turn::Excess(TOO_MANY_BYTES));
                 }
                 Ok(Some(Received::InPlace(..) | Received::Assembled(_)))
-                    if exceeds(&mut open.limiter, now) =>
+                    if exceeds(&mut open.rate_limiter, now) =>
                 {
                     at = bytes.len();
                     break Some(Turn::Excess(TOO_MANY_MESSAGES));
                 }
                 Ok(None) => break None,
                 Ok(Some(Received::InPlace(..))) if closing => {
-                    tick.passed_over(1);
+                    tick.charge_eventless(1);
                     continue;
                 }
                 Ok(Some(Received::Assembled(message))) if closing => {
@@ -360,23 +361,24 @@ impl<S: Stream> Engine<S> {
                 }
             }
             stats.messages_in += 1;
-            let out = open.limiter.as_ref().is_some_and(|limiter| limiter.is_out_of_messages(now));
+            let out =
+                open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_out_of_messages(now));
             if out && at < end {
                 break Some(Turn::Throttled);
             }
         };
         tick.keep(keep);
         if matches!(turn, Some(Turn::Postponed)) {
-            open.dense = true;
-        } else if open.dense {
+            open.frame_flood = true;
+        } else if open.frame_flood {
             // The flood lasts until the stream is drained. An incomplete message ends it as well,
             // because its end needs more room.
-            open.dense = more > 0 && bytes.len() - at < Self::DENSE_TURN / 2;
+            open.frame_flood = more > 0 && bytes.len() - at < Self::FLOOD_TURN / 2;
         }
-        open.bulky = last >= Self::TURN || matches!(turn, Some(Turn::Unfinished(_)));
-        carry(&mut client.carry, &bytes[at..], inbound);
-        if let Some(limiter) = &mut open.limiter {
-            limiter.held = turn.is_some() && !client.carry.is_empty();
+        open.expects_large = last >= Self::TURN || matches!(turn, Some(Turn::Unfinished(_)));
+        keep_unparsed(&mut client.unparsed, &bytes[at..], inbound);
+        if let Some(rate_limiter) = &mut open.rate_limiter {
+            rate_limiter.held = turn.is_some() && !client.unparsed.is_empty();
         }
         if !had_output && client.outbox.has_work() {
             // Pongs were queued.
@@ -420,12 +422,12 @@ pub(super) fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize,
 }
 
 /// Counts a message. `true`: it exceeds the rate limit.
-fn exceeds(limiter: &mut Option<Box<Limiter>>, now: Instant) -> bool {
-    limiter.as_mut().is_some_and(|limiter| !limiter.message(now))
+fn exceeds(rate_limiter: &mut Option<Box<RateLimiter>>, now: Instant) -> bool {
+    rate_limiter.as_mut().is_some_and(|rate_limiter| !rate_limiter.message(now))
 }
 
 /// The rest of the client's read budget in this poll; `None` if it is used up.
-pub(super) fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -> Option<usize> {
+pub(super) fn budget_left<S>(client: &mut Slot<S>, poll: u32, budget: usize) -> Option<usize> {
     if client.spent.0 != poll {
         client.spent = (poll, 0);
     }
@@ -433,7 +435,7 @@ pub(super) fn budget_left<S>(client: &mut Client<S>, poll: u32, budget: usize) -
 }
 
 /// Accounts for one read, which may have drained the stream.
-pub(super) fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize, now: Instant) -> Turn {
+pub(super) fn after_read<S>(client: &mut Slot<S>, count: usize, offered: usize, now: Instant) -> Turn {
     client.spent.1 = client.spent.1.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     if count > 0 {
         client.deadlines.heard(now);
@@ -445,7 +447,7 @@ pub(super) fn after_read<S>(client: &mut Client<S>, count: usize, offered: usize
 }
 
 /// Carries unparsed input over in a pooled buffer. Without any, no buffer is kept.
-pub(super) fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
+pub(super) fn keep_unparsed(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
     if left.is_empty() {
         return pool.give(std::mem::take(carried));
     }
@@ -457,7 +459,7 @@ pub(super) fn carry(carried: &mut Vec<u8>, left: &[u8], pool: &mut BufferPool) {
 }
 
 /// Marks the stream as drained after a read without bytes.
-pub(super) fn drained_by<S>(client: &mut Client<S>, turn: Turn) -> Turn {
+pub(super) fn drained_by<S>(client: &mut Slot<S>, turn: Turn) -> Turn {
     client.readable = false;
     turn
 }

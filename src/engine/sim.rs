@@ -25,7 +25,7 @@ pub(super) use faults::{Call, Fault};
 pub(super) use peer::{Frame, Peer, masked};
 
 use super::{Engine, Readiness, Stream};
-use crate::{config::Config, engine::hooks::Services, event::tick::Tick, util::test_rng::Rng};
+use crate::{config::Config, engine::hooks::Hooks, event::tick::Tick, util::test_rng::Rng};
 
 /// One TCP connection, both ends.
 #[derive(Debug)]
@@ -261,14 +261,14 @@ impl Host {
     }
 
     pub(super) fn with_chaos(config: Config, chaos: Option<Rng>) -> Self {
-        Self::with_services(config, Services::default(), chaos)
+        Self::with_hooks(config, Hooks::default(), chaos)
     }
 
-    pub(super) fn with_services(config: Config, services: Services, chaos: Option<Rng>) -> Self {
+    pub(super) fn with_hooks(config: Config, hooks: Hooks, chaos: Option<Rng>) -> Self {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         Host {
-            engine: Engine::new(config, services, start),
+            engine: Engine::new(config, hooks, start),
             now: start,
             start,
             chaos,

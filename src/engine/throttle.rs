@@ -7,7 +7,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
 use crate::{
-    connection::slot::Farewell, error::NotConnected, event::close_reason::CloseReason, id::ClientId,
+    connection::slot::FinalClose, error::NotConnected, event::close_reason::CloseReason, id::ClientId,
 };
 
 /// The close reasons sent to a client that exceeded a rate limit.
@@ -20,7 +20,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
         let (open, ..) = self.open_mut(id)?;
         // A close handshake must be read to its end, and so must the rest of a broken connection.
-        let closing = open.verdict.is_some() || open.reported;
+        let closing = open.pending_reason.is_some() || open.reported;
         let client = &mut self.clients[id.index()];
         client.paused |= !closing && client.failed.is_none();
         Ok(())
@@ -32,7 +32,7 @@ impl<S: Stream> Engine<S> {
         if std::mem::take(&mut client.paused) {
             // Silence did not count while the client was paused.
             client.deadlines.heard(now);
-            if client.readable || !client.carry.is_empty() {
+            if client.readable || !client.unparsed.is_empty() {
                 self.make_ready(id.index());
             }
             self.rearm(id.index());
@@ -42,15 +42,15 @@ impl<S: Stream> Engine<S> {
 
     /// Closes a client with 1008, the code for a violated policy (RFC 6455 §7.4.1).
     pub(super) fn ended_by_limit(&mut self, index: usize, text: &str) {
-        let farewell = Farewell::Close(Some((CloseCode::Policy.into(), text.to_owned())));
-        self.end(index, CloseReason::RateLimited, farewell);
+        let final_close = FinalClose::Close(Some((CloseCode::Policy.into(), text.to_owned())));
+        self.end(index, CloseReason::RateLimited, final_close);
     }
 
     /// Pauses this client until its rate limit allows more; its wheel entry ends the pause.
     pub(super) fn throttle(&mut self, index: usize, now: Instant) {
-        let Some(limiter) = self.clients[index].limiter_mut() else { return };
-        limiter.pause(now);
-        debug_assert!(limiter.resume_at().is_some_and(|at| at > now), "the pause would never end");
+        let Some(rate_limiter) = self.clients[index].rate_limiter_mut() else { return };
+        rate_limiter.pause(now);
+        debug_assert!(rate_limiter.resume_at().is_some_and(|at| at > now), "the pause would never end");
         self.stats.throttled += 1;
         self.rearm(index);
     }
@@ -58,7 +58,7 @@ impl<S: Stream> Engine<S> {
     /// Resumes reading if the rate limit's pause is over. The application's pause is independent.
     pub(super) fn unthrottle(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
-        if client.limiter_mut().is_some_and(|limiter| limiter.resume(now)) {
+        if client.rate_limiter_mut().is_some_and(|rate_limiter| rate_limiter.resume(now)) {
             // Silence did not count while the client was paused.
             client.deadlines.heard(now);
             self.make_ready(index);

@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Alarm {
     /// The client at this index. The entry is cancelled before the slot is reused.
-    Client(u32),
+    Slot(u32),
     Timer(u32),
     Shutdown,
     /// Reading was stopped for too long under memory pressure.
@@ -52,7 +52,7 @@ impl<S: Stream> Engine<S> {
             }
             match self.wheel.pop_expired(now) {
                 None => return,
-                Some(Alarm::Client(index)) => self.client_due(index as usize, now),
+                Some(Alarm::Slot(index)) => self.client_due(index as usize, now),
                 Some(Alarm::Timer(index)) => self.timer_due(index, now),
                 Some(Alarm::Shutdown) => self.drop_all(),
                 Some(Alarm::Grace) => self.end_grace(now),
@@ -102,7 +102,7 @@ impl<S: Stream> Engine<S> {
             }
             self.wheel.cancel(key);
         }
-        client.timer = Some(self.wheel.insert(next, Alarm::Client(index as u32)));
+        client.timer = Some(self.wheel.insert(next, Alarm::Slot(index as u32)));
     }
 
     fn client_due(&mut self, index: usize, now: Instant) {
@@ -133,7 +133,7 @@ impl<S: Stream> Engine<S> {
             Some(Due::Timeout(Timeout::Close))
                 if client.readable
                     && client.awaits_input()
-                    && !std::mem::replace(&mut client.excused, true) =>
+                    && !std::mem::replace(&mut client.grace_used, true) =>
             {
                 client.deadlines.close_by(after(now, Self::GRACE_TO_READ));
             }

@@ -13,7 +13,7 @@ use crate::{
     event::{
         close_reason::CloseReason,
         pressure::Pressure,
-        tick_buffer::{Failure, Record, TickData},
+        tick_buffer::{Failure, Record, TickBuffer},
     },
     http1::{head::Request, request::HttpRequest},
     id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
@@ -130,12 +130,12 @@ pub enum Event<'t> {
 /// Iterates over the events of a [`Tick`](crate::Tick).
 #[derive(Clone)]
 pub struct Events<'t> {
-    data: &'t TickData,
+    data: &'t TickBuffer,
     records: slice::Iter<'t, Record>,
 }
 
 impl<'t> Events<'t> {
-    pub(crate) fn new(data: &'t TickData) -> Self {
+    pub(crate) fn new(data: &'t TickBuffer) -> Self {
         Events { data, records: data.records().iter() }
     }
 }

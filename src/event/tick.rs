@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    event::{Event, Events, tick_buffer::TickData},
+    event::{Event, Events, tick_buffer::TickBuffer},
     util::buffer_pool::BufferPool,
 };
 
@@ -36,7 +36,7 @@ use crate::{
 /// ```
 pub struct Tick {
     /// `Some` until the drop.
-    data: Option<TickData>,
+    data: Option<TickBuffer>,
     home: Arc<Recycler>,
     more: bool,
     next_timeout: Option<Duration>,
@@ -44,7 +44,7 @@ pub struct Tick {
 
 impl Tick {
     pub(crate) fn new(
-        data: TickData,
+        data: TickBuffer,
         home: Arc<Recycler>,
         more: bool,
         next_timeout: Option<Duration>,
@@ -81,7 +81,7 @@ impl Tick {
     }
 
     #[allow(clippy::expect_used, reason = "only `drop` takes the data")]
-    fn data(&self) -> &TickData {
+    fn data(&self) -> &TickBuffer {
         self.data.as_ref().expect("a tick holds its data until it is dropped")
     }
 }
@@ -115,13 +115,13 @@ impl fmt::Debug for Tick {
 
 /// Collects the buffers of dropped ticks. A tick may be dropped on another thread, hence the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Recycler(Mutex<Vec<TickData>>);
+pub(crate) struct Recycler(Mutex<Vec<TickBuffer>>);
 
 impl Recycler {
     /// Bounds the spare ticks when an application keeps many and drops them in a burst.
     const MAX_SPARE: usize = 4;
 
-    pub(crate) fn take(&self, pool: &mut BufferPool) -> TickData {
+    pub(crate) fn take(&self, pool: &mut BufferPool) -> TickBuffer {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for data in spare.iter_mut() {
             data.recycle(pool);
@@ -130,14 +130,14 @@ impl Recycler {
     }
 
     /// Gives `data` the block that was used last, which is still in the cache.
-    pub(crate) fn lend_block(&self, data: &mut TickData) {
+    pub(crate) fn lend_block(&self, data: &mut TickBuffer) {
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = spare.last_mut() {
             data.swap_block(last);
         }
     }
 
-    fn give(&self, mut data: TickData) {
+    fn give(&self, mut data: TickBuffer) {
         data.clear();
         let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.len() < Self::MAX_SPARE {
@@ -155,14 +155,14 @@ mod tests {
     fn dropped_ticks_free_their_spare_buffers_at_the_next_poll() {
         let (home, mut pool) = (Arc::new(Recycler::default()), BufferPool::new(usize::MAX));
         for _ in 0..4 {
-            let mut data = TickData::default();
+            let mut data = TickBuffer::default();
             for len in [1 << 20, 64 << 20] {
                 let message = Assembled { kind: Kind::Binary, buffer: vec![0; len], len };
                 data.assembled(ClientId::new(0, 1), message);
             }
             home.give(data);
         }
-        let spare = |home: &Recycler| home.0.lock().unwrap().iter().map(TickData::spare).sum::<usize>();
+        let spare = |home: &Recycler| home.0.lock().unwrap().iter().map(TickBuffer::spare).sum::<usize>();
         assert_eq!(spare(&home), 4 << 20);
         let data = home.take(&mut pool);
         assert_eq!(spare(&home) + data.spare(), 0);

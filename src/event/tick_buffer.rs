@@ -20,7 +20,7 @@ use crate::{
 
 /// The received bytes and the events of one tick.
 #[derive(Debug, Default)]
-pub(crate) struct TickData {
+pub(crate) struct TickBuffer {
     /// Zeroed once, then reused. Events point into `..filled`.
     block: Vec<u8>,
     filled: usize,
@@ -39,7 +39,7 @@ pub(crate) struct TickData {
     /// How many of the uncharged records are of a kind that is charged.
     excess: usize,
     /// Event budget charged in this tick for frames that yielded no event.
-    passed_over: usize,
+    charged: usize,
     /// Bytes received in this tick.
     input: usize,
     /// Bytes of fragmented or compressed messages completed in this tick, including discarded ones.
@@ -108,7 +108,7 @@ pub(crate) enum Source {
     Text { start: u32, len: u32 },
 }
 
-impl TickData {
+impl TickBuffer {
     /// The size of the block: about as much input as stays in the cache while the application
     /// processes it.
     pub(crate) const BLOCK: usize = 64 * 1024;
@@ -161,11 +161,11 @@ impl TickData {
 
     /// Event budget charged for an eventless frame, such as a ping or a fragment. Floods of these
     /// are hostile, and taking fewer of them at a time brings the other clients' turns sooner.
-    pub(crate) const BARREN: usize = 16;
+    pub(crate) const EVENTLESS_CHARGE: usize = 16;
 
     /// How many more events fit. Eventless frames are counted too.
     pub(crate) fn events_left(&self, event_budget: usize) -> usize {
-        event_budget.saturating_sub(self.records.len() - self.uncharged + self.passed_over)
+        event_budget.saturating_sub(self.records.len() - self.uncharged + self.charged)
     }
 
     /// Leaves the records that come on top of the event budget uncharged, and as many others as it
@@ -180,13 +180,13 @@ impl TickData {
     }
 
     /// How many more eventless frames may be processed: at least one if there is room for an event.
-    pub(crate) fn barren_left(&self, event_budget: usize) -> usize {
-        self.events_left(event_budget).div_ceil(Self::BARREN)
+    pub(crate) fn eventless_frames_left(&self, event_budget: usize) -> usize {
+        self.events_left(event_budget).div_ceil(Self::EVENTLESS_CHARGE)
     }
 
     /// Charges the event budget for this many eventless frames.
-    pub(crate) fn passed_over(&mut self, frames: usize) {
-        self.passed_over += frames * Self::BARREN;
+    pub(crate) fn charge_eventless(&mut self, frames: usize) {
+        self.charged += frames * Self::EVENTLESS_CHARGE;
     }
 
     /// The free part of the block, without the space reserved for large messages.
@@ -204,7 +204,7 @@ impl TickData {
 
     /// Swaps blocks with `other` if neither holds data. The block of `other` was used last and is
     /// still in the cache.
-    pub(crate) fn swap_block(&mut self, other: &mut TickData) {
+    pub(crate) fn swap_block(&mut self, other: &mut TickBuffer) {
         if self.filled == 0 && other.filled == 0 {
             std::mem::swap(&mut self.block, &mut other.block);
         }
@@ -285,7 +285,7 @@ impl TickData {
     /// Drops a message of a closing connection. It counts as processed input and one event all the
     /// same.
     pub(crate) fn discard(&mut self, message: Assembled, pool: &mut BufferPool) {
-        (self.held, self.passed_over) = (self.held + message.len, self.passed_over + 1);
+        (self.held, self.charged) = (self.held + message.len, self.charged + 1);
         pool.give(message.buffer);
     }
 
@@ -390,7 +390,7 @@ impl TickData {
         self.asked.clear();
         self.reasons.clear();
         self.failures.clear();
-        (self.uncharged, self.excess, self.passed_over) = (0, 0, 0);
+        (self.uncharged, self.excess, self.charged) = (0, 0, 0);
         (self.filled, self.input, self.held) = (0, 0, 0);
         let mut kept = 0;
         self.assembled.retain(|(buffer, _)| {
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn events_on_top_of_the_budget_are_not_charged_and_others_leave_room() {
         for (event_budget, left) in [(1, 1), (2, 2), (4, 2), (10, 7)] {
-            let mut tick = TickData::default();
+            let mut tick = TickBuffer::default();
             (0..5).for_each(|index| tick.drained(ClientId::new(index, 1)));
             (0..3).for_each(|index| tick.timer(TimerId::new(index, 1)));
             tick.leave_room(event_budget, 2);
@@ -438,7 +438,7 @@ mod tests {
     fn copy_texts_keeps_texts_before_the_first_invalid_one() {
         const TEXTS: [&[u8]; 4] = ["größer".as_bytes(), b"", "€".as_bytes(), b"end"];
         for bad in 0..=TEXTS.len() {
-            let (mut tick, client) = (TickData::default(), ClientId::new(3, 4));
+            let (mut tick, client) = (TickBuffer::default(), ClientId::new(3, 4));
             for (round, bad) in [TEXTS.len(), bad].into_iter().enumerate() {
                 let (mut bytes, before) = (Vec::new(), tick.records().len());
                 for (index, text) in TEXTS.into_iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::{
     connection,
     engine::{self, rooms::registry},
     handshake::{
-        client::{self, Asking, ask},
+        client::{self, RequestParts, ask},
         server,
     },
     http1::head::{HeadLimits, HeadReader},
@@ -65,7 +65,7 @@ fn url(data: &[u8]) {
     let target = plan.target;
     assert!(!target.host.is_empty() && target.port > 0 && target.path.as_str().starts_with('/'));
     assert!(plan.addrs.iter().all(|addr| addr.port() == target.port));
-    let asking = Asking {
+    let asking = RequestParts {
         authority: &target.authority,
         path: &target.path,
         headers: HeaderMap::new(),

@@ -103,6 +103,6 @@ each! {
     #[cfg(unix)] path
     outbox
     wheel
-    hub
+    registry
     #[cfg(feature = "sim")] recording
 }

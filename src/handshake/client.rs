@@ -23,7 +23,7 @@ use crate::http1::head::{HeadLimits, Request};
 
 /// Content of a request.
 #[derive(Debug)]
-pub(crate) struct Asking<'a> {
+pub(crate) struct RequestParts<'a> {
     /// Value of the `Host` header: without the default port.
     pub(crate) authority: &'a str,
     pub(crate) path: &'a PathAndQuery,
@@ -37,8 +37,8 @@ pub(crate) struct Asking<'a> {
 }
 
 /// Makes a request: as a value, as bytes to send, and the reader of the response to it.
-pub(crate) fn ask(asking: Asking<'_>) -> Result<(Request, Vec<u8>, ResponseReader), ConnectError> {
-    let Asking { authority, path, headers: others, subprotocols, extensions, nonce } = asking;
+pub(crate) fn ask(asking: RequestParts<'_>) -> Result<(Request, Vec<u8>, ResponseReader), ConnectError> {
+    let RequestParts { authority, path, headers: others, subprotocols, extensions, nonce } = asking;
     let key = BASE64.encode(&nonce);
     let malformed = || ConnectError::Url("its host is malformed");
     let value = |text: &str| HeaderValue::from_str(text).map_err(|_| malformed());

@@ -38,7 +38,7 @@ pub(crate) enum Rejection {
     /// The body has a transfer coding, and so no known length.
     TransferEncoding,
     /// The application did not respond in time.
-    Unanswered,
+    NoResponse,
 }
 
 impl Rejection {
@@ -72,7 +72,7 @@ impl Rejection {
             Rejection::AtCapacity
             | Rejection::TooManyFromAddress
             | Rejection::Overloaded
-            | Rejection::Unanswered => ("close", "Retry-After: 10\r\n"),
+            | Rejection::NoResponse => ("close", "Retry-After: 10\r\n"),
             _ => ("close", ""),
         };
         format!(
@@ -98,7 +98,7 @@ impl Rejection {
             Rejection::AtCapacity
             | Rejection::TooManyFromAddress
             | Rejection::Overloaded
-            | Rejection::Unanswered => StatusCode::SERVICE_UNAVAILABLE,
+            | Rejection::NoResponse => StatusCode::SERVICE_UNAVAILABLE,
             Rejection::NotFound => StatusCode::NOT_FOUND,
             Rejection::NoSubprotocol => StatusCode::BAD_REQUEST,
             Rejection::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -128,7 +128,7 @@ impl Rejection {
             Rejection::NoSubprotocol => "the server supports none of the offered subprotocols",
             Rejection::BodyTooLarge => "the body is too long: send less",
             Rejection::TransferEncoding => "send the body with Content-Length, not with Transfer-Encoding",
-            Rejection::Unanswered => "the application did not respond in time: try again later",
+            Rejection::NoResponse => "the application did not respond in time: try again later",
             Rejection::TooManyFromAddress => "too many connections from this address: close one first",
         }
     }

@@ -85,7 +85,7 @@ pub(crate) enum Unfit {
 
 /// Head of a response, whether a body follows it, and whether the connection ends after it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct AnswerHead {
+pub(crate) struct ResponseHead {
     pub(crate) bytes: Vec<u8>,
     pub(crate) has_body: bool,
     pub(crate) close: bool,
@@ -97,13 +97,13 @@ pub(crate) struct AnswerHead {
 /// # Errors
 /// The status is a 1xx, which announces another response, or a header would change where the
 /// response ends.
-pub(crate) fn answer_head(
+pub(crate) fn response_head(
     status: StatusCode,
     headers: &HeaderMap,
     len: u64,
     to_head: bool,
     close: bool,
-) -> Result<AnswerHead, Unfit> {
+) -> Result<ResponseHead, Unfit> {
     if status.is_informational() {
         return Err(Unfit::Status(status));
     }
@@ -147,7 +147,7 @@ pub(crate) fn answer_head(
         bytes.extend_from_slice(b"connection: close\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
-    Ok(AnswerHead { bytes, has_body: !bodiless && !to_head && len > 0, close })
+    Ok(ResponseHead { bytes, has_body: !bodiless && !to_head && len > 0, close })
 }
 
 /// Whether the field belongs to the connection or the framing, which only this library may set.

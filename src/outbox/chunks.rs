@@ -6,7 +6,7 @@ use super::Chunk;
 
 /// Chunks in the order in which they are written. Boxed, because most outboxes are empty.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Option<Box<Chunks>>);
+pub(super) struct ChunkQueue(Option<Box<Chunks>>);
 
 #[derive(Debug, Default)]
 struct Chunks {
@@ -14,7 +14,7 @@ struct Chunks {
     held: usize,
 }
 
-impl Queue {
+impl ChunkQueue {
     pub(super) fn push_back(&mut self, chunk: Chunk) {
         let chunks = self.0.get_or_insert_default();
         chunks.held += chunk.held();

@@ -13,7 +13,7 @@ impl Outbox {
     /// Writes one whole frame without copying it, and queues the part that the stream does not
     /// take. Returns the number of bytes written. An error is kept for the next `write_to`. The
     /// outbox must be free.
-    pub(crate) fn write_at_once(
+    pub(crate) fn write_direct(
         &mut self,
         header: &[u8],
         payload: &[u8],

@@ -25,8 +25,8 @@ use crate::{
     proto::frame,
     util::buffer_pool::BufferPool,
 };
-use chunks::Queue;
-use priority::Urgent;
+use chunks::ChunkQueue;
+use priority::PriorityFrames;
 
 /// A tail beyond this moves into the queue, so that bytes sent to a slow reader are freed chunk by
 /// chunk.
@@ -47,10 +47,10 @@ const AHEAD_MAX: usize = 4 * 1024;
 #[derive(Debug)]
 pub(crate) struct OutboxPool {
     tails: BufferPool,
-    queues: Vec<Queue>,
+    queues: Vec<ChunkQueue>,
     // Boxed, because the outboxes own them as boxes.
     #[expect(clippy::vec_box)]
-    urgents: Vec<Box<Urgent>>,
+    spare_priority: Vec<Box<PriorityFrames>>,
     /// Memory of all outboxes, without shared frames, in bytes.
     held: usize,
     shared: SharedBytes,
@@ -58,13 +58,13 @@ pub(crate) struct OutboxPool {
 
 impl OutboxPool {
     const MAX_QUEUES: usize = 1024;
-    const MAX_URGENTS: usize = 256;
+    const MAX_SPARE_PRIORITY: usize = 256;
 
     pub(crate) fn new(max_bytes: usize) -> Self {
         OutboxPool {
             tails: BufferPool::new(max_bytes),
             queues: Vec::new(),
-            urgents: Vec::new(),
+            spare_priority: Vec::new(),
             held: 0,
             shared: SharedBytes::default(),
         }
@@ -93,10 +93,10 @@ impl OutboxPool {
         }
     }
 
-    fn give_urgent(&mut self, mut urgent: Box<Urgent>) {
-        urgent.clear();
-        if urgent.held() <= 2 * AHEAD_MAX && self.urgents.len() < Self::MAX_URGENTS {
-            self.urgents.push(urgent);
+    fn give_priority(&mut self, mut priority_frames: Box<PriorityFrames>) {
+        priority_frames.clear();
+        if priority_frames.held() <= 2 * AHEAD_MAX && self.spare_priority.len() < Self::MAX_SPARE_PRIORITY {
+            self.spare_priority.push(priority_frames);
         }
     }
 }
@@ -116,7 +116,7 @@ pub(crate) enum Written {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// Chunks before the tail. Each begins with a frame, except for raw HTTP at the start.
-    queue: Queue,
+    queue: ChunkQueue,
     tail: Vec<u8>,
     /// Bytes of the first chunk that have been written.
     written: usize,
@@ -125,14 +125,14 @@ pub(crate) struct Outbox {
     boundary: usize,
     /// Bytes of raw HTTP at the start of the first chunk.
     raw: usize,
-    /// Unsent bytes in `queue`, `tail` and `urgent.leaving`.
+    /// Unsent bytes in `queue`, `tail` and `priority_frames.leaving`.
     len: usize,
     /// Memory of this outbox as last counted by the pool.
     counted: usize,
     blocked: bool,
     /// Error of a direct write, until `write_to` returns it.
     failed: Option<io::ErrorKind>,
-    urgent: Option<Box<Urgent>>,
+    priority_frames: Option<Box<PriorityFrames>>,
 }
 
 #[derive(Debug)]
@@ -259,17 +259,18 @@ impl Outbox {
     /// `AHEAD_MAX` or are partly written, or a later control frame would be behind too many of
     /// them.
     pub(crate) fn takes_ahead(&self) -> bool {
-        let urgent = self.urgent.as_ref();
-        urgent.is_none_or(|u| u.left == u.leaving.len() || (u.left == 0 && u.leaving.len() < AHEAD_MAX))
+        let priority_frames = self.priority_frames.as_ref();
+        priority_frames
+            .is_none_or(|u| u.left == u.leaving.len() || (u.left == 0 && u.leaving.len() < AHEAD_MAX))
     }
 
     /// Queues whole frames before all data that is not partly written. `write` appends them.
     pub(crate) fn push_ahead(&mut self, write: impl FnOnce(&mut Vec<u8>), pool: &mut OutboxPool) {
-        let urgent = self.urgent(pool);
-        urgent.forget_left();
-        let before = urgent.leaving.len();
-        write(&mut urgent.leaving);
-        let added = urgent.leaving.len() - before;
+        let priority_frames = self.priority_frames(pool);
+        priority_frames.forget_left();
+        let before = priority_frames.leaving.len();
+        write(&mut priority_frames.leaving);
+        let added = priority_frames.leaving.len() - before;
         self.pushed(added, pool);
     }
 
@@ -325,10 +326,10 @@ impl Outbox {
             self.tail(pool).extend_from_slice(frame);
             return self.pushed(frame.len(), pool);
         }
-        let urgent = self.urgent(pool);
+        let priority_frames = self.priority_frames(pool);
         let slot = match kind {
-            Control::Ping => &mut urgent.ping,
-            Control::Pong => &mut urgent.pong,
+            Control::Ping => &mut priority_frames.ping,
+            Control::Pong => &mut priority_frames.pong,
         };
         slot.clear();
         slot.extend_from_slice(frame);
@@ -338,9 +339,9 @@ impl Outbox {
     /// Prepares for the last frame: waiting control frames are queued before it, even if an urgent
     /// frame is partly written.
     pub(crate) fn seal(&mut self, pool: &mut OutboxPool) {
-        if let Some(urgent) = &mut self.urgent {
-            urgent.forget_left();
-            self.len += urgent.admit();
+        if let Some(priority_frames) = &mut self.priority_frames {
+            priority_frames.forget_left();
+            self.len += priority_frames.admit();
             self.count_memory(pool);
         }
     }
@@ -353,9 +354,9 @@ impl Outbox {
         // A new buffer with space for a close frame, so that the old ones can be freed.
         let mut rest = Vec::with_capacity(self.boundary - self.written + 128);
         rest.extend_from_slice(&self.first()[self.written..self.boundary]);
-        if let Some(urgent) = &self.urgent {
+        if let Some(priority_frames) = &self.priority_frames {
             // Either this frame or the one in `first` can be partly written, not both.
-            rest.extend_from_slice(urgent.begun());
+            rest.extend_from_slice(priority_frames.begun());
         }
         self.clear(pool);
         (self.boundary, self.raw) = (rest.len(), raw);
@@ -365,7 +366,7 @@ impl Outbox {
 
     /// Whether anything is queued, including urgent control frames.
     pub(crate) fn has_work(&self) -> bool {
-        self.len > 0 || self.urgent.is_some()
+        self.len > 0 || self.priority_frames.is_some()
     }
 
     /// Writes until the outbox is empty or the write would block. A byte that the kernel took is
@@ -382,13 +383,13 @@ impl Outbox {
         }
         let mut total = 0;
         loop {
-            self.admit_urgent(pool);
+            self.admit_priority(pool);
             if self.len == 0 {
                 self.blocked = false;
                 self.release(pool);
                 return Ok(Written::All(total));
             }
-            if ahead_only && self.urgent.is_none() {
+            if ahead_only && self.priority_frames.is_none() {
                 self.blocked = false;
                 return Ok(Written::All(total));
             }
@@ -418,7 +419,7 @@ impl Outbox {
     /// Capacity held besides shared frames: buffer bytes and queue slots.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn capacity(&self) -> usize {
-        self.tail.capacity() + self.queue.capacity() + usize::from(self.urgent.is_some())
+        self.tail.capacity() + self.queue.capacity() + usize::from(self.priority_frames.is_some())
     }
 
     /// Drops everything, sent or not.
@@ -430,7 +431,7 @@ impl Outbox {
     /// Returns the memory to the pool. `len` must be 0.
     fn release(&mut self, pool: &mut OutboxPool) {
         debug_assert_eq!(self.len, 0);
-        self.drop_urgent(pool);
+        self.drop_priority(pool);
         pool.give_chunk(Chunk::Owned(std::mem::take(&mut self.tail)));
         while let Some(chunk) = self.queue.pop_front() {
             pool.give_chunk(chunk);
@@ -458,21 +459,22 @@ impl Outbox {
         self.queue.push_back(chunk);
     }
 
-    fn urgent(&mut self, pool: &mut OutboxPool) -> &mut Urgent {
-        self.urgent.get_or_insert_with(|| pool.urgents.pop().unwrap_or_default())
+    fn priority_frames(&mut self, pool: &mut OutboxPool) -> &mut PriorityFrames {
+        self.priority_frames.get_or_insert_with(|| pool.spare_priority.pop().unwrap_or_default())
     }
 
-    fn drop_urgent(&mut self, pool: &mut OutboxPool) {
-        if let Some(urgent) = self.urgent.take() {
-            pool.give_urgent(urgent);
+    fn drop_priority(&mut self, pool: &mut OutboxPool) {
+        if let Some(priority_frames) = self.priority_frames.take() {
+            pool.give_priority(priority_frames);
         }
     }
 
     /// Updates the pool's count of this outbox's memory.
     #[inline]
     fn count_memory(&mut self, pool: &mut OutboxPool) {
-        let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.held());
-        let held = self.queue.held() + self.tail.capacity() + urgent;
+        let priority_frames =
+            self.priority_frames.as_ref().map_or(0, |priority_frames| priority_frames.held());
+        let held = self.queue.held() + self.tail.capacity() + priority_frames;
         pool.held = pool.held + held - self.counted;
         self.counted = held;
     }
@@ -483,14 +485,14 @@ impl Outbox {
 
     /// Queues the waiting control frames to be written next, unless earlier ones are still being
     /// written.
-    fn admit_urgent(&mut self, pool: &mut OutboxPool) {
-        let Some(urgent) = &mut self.urgent else { return };
-        urgent.forget_left();
-        if urgent.takes_control() {
-            self.len += urgent.admit();
+    fn admit_priority(&mut self, pool: &mut OutboxPool) {
+        let Some(priority_frames) = &mut self.priority_frames else { return };
+        priority_frames.forget_left();
+        if priority_frames.takes_control() {
+            self.len += priority_frames.admit();
         }
-        if urgent.leaving.is_empty() {
-            self.drop_urgent(pool);
+        if priority_frames.leaving.is_empty() {
+            self.drop_priority(pool);
         } else {
             self.find_boundary();
         }
@@ -510,7 +512,7 @@ impl Outbox {
     fn write_once(&self, stream: &mut impl Write, ahead_only: bool) -> (io::Result<usize>, usize) {
         // A single slice: a vectored write costs more, here and in the kernel.
         let alone = self.queue.is_empty() || (self.tail.is_empty() && self.queue.is_single());
-        if self.urgent.is_none() && alone {
+        if self.priority_frames.is_none() && alone {
             let bytes = &self.first()[self.written..];
             return (stream.write(bytes), bytes.len());
         }
@@ -529,11 +531,11 @@ impl Outbox {
         for (position, bytes) in chunks.take(if ahead_only { 1 } else { SLICES }).enumerate() {
             let mut parts: [&[u8]; 3] = [bytes, &[], &[]];
             if position == 0 {
-                parts = match &self.urgent {
+                parts = match &self.priority_frames {
                     None => [&bytes[self.written..], &[], &[]],
-                    Some(urgent) => [
+                    Some(priority_frames) => [
                         &bytes[self.written..self.boundary],
-                        &urgent.leaving[urgent.left..],
+                        &priority_frames.leaving[priority_frames.left..],
                         if ahead_only { &[] } else { &bytes[self.boundary..] },
                     ],
                 };
@@ -550,13 +552,13 @@ impl Outbox {
     /// Accounts for `count` written bytes, in the order of `write_once`.
     fn advance(&mut self, mut count: usize, pool: &mut OutboxPool) {
         self.len -= count;
-        if let Some(urgent) = &mut self.urgent {
+        if let Some(priority_frames) = &mut self.priority_frames {
             let before = count.min(self.boundary - self.written);
             self.written += before;
             count -= before;
             if self.written == self.boundary {
-                let control = count.min(urgent.leaving.len() - urgent.left);
-                urgent.left += control;
+                let control = count.min(priority_frames.leaving.len() - priority_frames.left);
+                priority_frames.left += control;
                 count -= control;
             }
         }
@@ -589,8 +591,11 @@ impl Outbox {
 
     fn count(&self) -> usize {
         let chunks = self.queue.iter().map(|chunk| chunk.bytes().len()).sum::<usize>();
-        let urgent = self.urgent.as_ref().map_or(0, |urgent| urgent.leaving.len() - urgent.left);
-        chunks + self.tail.len() - self.written + urgent
+        let priority_frames = self
+            .priority_frames
+            .as_ref()
+            .map_or(0, |priority_frames| priority_frames.leaving.len() - priority_frames.left);
+        chunks + self.tail.len() - self.written + priority_frames
     }
 }
 

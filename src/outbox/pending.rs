@@ -117,7 +117,7 @@ pub(crate) enum Pushed {
 
 /// The pending messages of one client.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog {
+pub(crate) struct Pending {
     normal: Lane,
     high: Lane,
     /// The position of each key's message.
@@ -137,7 +137,7 @@ pub(crate) struct Backlog {
     shared: SharedBytes,
 }
 
-impl Backlog {
+impl Pending {
     /// The cost of a pending message besides its payload, so that a million empty messages are not
     /// free.
     pub(crate) const OVERHEAD: usize = size_of::<Item>();
@@ -296,7 +296,7 @@ impl Backlog {
         let items = self.normal.items.capacity() + self.high.items.capacity();
         let place = size_of::<(LatestKey, (Priority, u64))>() + 1;
         let heap = self.bytes.capacity() + items * size_of::<Item>() + self.places.capacity() * place;
-        size_of::<Backlog>() + heap + self.names
+        size_of::<Pending>() + heap + self.names
     }
 
     fn lane(&self, priority: Priority) -> &Lane {
@@ -426,13 +426,13 @@ impl Backlog {
     }
 }
 
-/// Spare [`Backlog`]s, so that a tick of latest values does not allocate. Also counts the memory of
+/// Spare [`Pending`]s, so that a tick of latest values does not allocate. Also counts the memory of
 /// those in use.
 #[derive(Debug, Default)]
-pub(crate) struct BacklogPool {
+pub(crate) struct PendingPool {
     // Boxed, because the clients own them as boxes.
     #[expect(clippy::vec_box)]
-    spare: Vec<Box<Backlog>>,
+    spare: Vec<Box<Pending>>,
     /// Memory of the spares, in bytes.
     kept: usize,
     /// Memory of all in use, without shared frames, in bytes.
@@ -443,55 +443,55 @@ pub(crate) struct BacklogPool {
     shared: SharedBytes,
 }
 
-impl BacklogPool {
+impl PendingPool {
     /// The most memory of all spares together and of one spare, in bytes.
     const MAX_KEPT: usize = 4 * 1024 * 1024;
     const MAX_EACH: usize = 256 * 1024;
 
     pub(crate) fn new(shared: SharedBytes) -> Self {
-        BacklogPool { shared, ..BacklogPool::default() }
+        PendingPool { shared, ..PendingPool::default() }
     }
 
     /// Adds a message to a client's pending messages.
     pub(crate) fn push(
         &mut self,
-        backlog: &mut Option<Box<Backlog>>,
+        pending: &mut Option<Box<Pending>>,
         message: &Outgoing<'_>,
         terms: Terms,
         share: bool,
     ) -> Pushed {
-        let backlog = backlog.get_or_insert_with(|| {
-            let new = || Box::new(Backlog { shared: self.shared.clone(), ..Backlog::default() });
+        let pending = pending.get_or_insert_with(|| {
+            let new = || Box::new(Pending { shared: self.shared.clone(), ..Pending::default() });
             let spare = self.spare.pop().unwrap_or_else(new);
             self.kept = self.kept.saturating_sub(spare.memory());
             spare
         });
-        let pushed = backlog.push(message, terms, share, &mut self.scratch);
-        self.count(backlog);
+        let pushed = pending.push(message, terms, share, &mut self.scratch);
+        self.count(pending);
         pushed
     }
 
     /// Tidies a client's pending messages after some were taken. Returns `None` if no message is
     /// left.
-    pub(crate) fn settle(&mut self, mut backlog: Box<Backlog>) -> Option<Box<Backlog>> {
-        if backlog.is_empty() {
-            self.give(backlog);
+    pub(crate) fn retain_or_give(&mut self, mut pending: Box<Pending>) -> Option<Box<Pending>> {
+        if pending.is_empty() {
+            self.give(pending);
             return None;
         }
-        backlog.sweep();
-        backlog.trim(&mut self.scratch);
-        self.count(&mut backlog);
-        Some(backlog)
+        pending.sweep();
+        pending.trim(&mut self.scratch);
+        self.count(&mut pending);
+        Some(pending)
     }
 
     /// Drops all pending messages of a client and keeps the memory as a spare.
-    pub(crate) fn give(&mut self, mut backlog: Box<Backlog>) {
-        self.held -= std::mem::take(&mut backlog.counted);
-        backlog.clear();
-        let held = backlog.memory();
+    pub(crate) fn give(&mut self, mut pending: Box<Pending>) {
+        self.held -= std::mem::take(&mut pending.counted);
+        pending.clear();
+        let held = pending.memory();
         if held <= Self::MAX_EACH && self.kept + held <= Self::MAX_KEPT {
             self.kept += held;
-            self.spare.push(backlog);
+            self.spare.push(pending);
         }
     }
 
@@ -501,10 +501,10 @@ impl BacklogPool {
     }
 
     /// Updates the count after a change of one in use.
-    pub(crate) fn count(&mut self, backlog: &mut Backlog) {
-        let held = backlog.memory();
-        self.held = self.held + held - backlog.counted;
-        backlog.counted = held;
+    pub(crate) fn count(&mut self, pending: &mut Pending) {
+        let held = pending.memory();
+        self.held = self.held + held - pending.counted;
+        pending.counted = held;
     }
 }
 

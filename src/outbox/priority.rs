@@ -5,7 +5,7 @@ use crate::proto::frame;
 /// Frames that overtake the queued data: control frames while the client is blocked, and frames of
 /// high priority.
 #[derive(Debug, Default)]
-pub(super) struct Urgent {
+pub(super) struct PriorityFrames {
     /// Frames to write at the next frame boundary: control frames, then others. `..left` has been
     /// written.
     pub(super) leaving: Vec<u8>,
@@ -18,7 +18,7 @@ pub(super) struct Urgent {
     pub(super) ping: Vec<u8>,
 }
 
-impl Urgent {
+impl PriorityFrames {
     /// Moves the waiting control frames to `leaving` and returns their size in bytes. They go
     /// before frames of high priority unless one of these may be partly written.
     pub(super) fn admit(&mut self) -> usize {
@@ -61,6 +61,6 @@ impl Urgent {
     }
 
     pub(super) fn held(&self) -> usize {
-        size_of::<Urgent>() + self.leaving.capacity() + self.pong.capacity() + self.ping.capacity()
+        size_of::<PriorityFrames>() + self.leaving.capacity() + self.pong.capacity() + self.ping.capacity()
     }
 }

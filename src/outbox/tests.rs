@@ -423,13 +423,13 @@ fn frames_of_high_priority_reuse_the_same_memory() {
     for _ in 0..10 {
         pair.push_small(100);
         pair.push_ahead(900);
-        held.push(pair.outbox.urgent.as_ref().unwrap().leaving.as_ptr());
+        held.push(pair.outbox.priority_frames.as_ref().unwrap().leaving.as_ptr());
         pair.write(true);
     }
     held.dedup();
-    assert_eq!((held.len(), pair.pool.urgents.len()), (1, 1));
+    assert_eq!((held.len(), pair.pool.spare_priority.len()), (1, 1));
     // A large buffer is not kept.
     pair.push_ahead(100_000);
     pair.write(true);
-    assert_eq!(pair.pool.urgents.len(), 0);
+    assert_eq!(pair.pool.spare_priority.len(), 0);
 }

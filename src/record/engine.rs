@@ -29,7 +29,7 @@ use crate::{
         connect::Plan,
         send_options::{LatestKey, SendTerms},
     },
-    engine::{Engine, Order, Readiness, Whom, hooks::Services},
+    engine::{Audience, Engine, Order, Readiness, hooks::Hooks},
     error::{CloseError, ConnectError, JoinError, NotConnected, RespondError, SendError, UpgradeError},
     event::{delivery::Delivery, tick::Tick},
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
@@ -81,7 +81,7 @@ macro_rules! recorded_at {
 }
 
 impl RecordedEngine {
-    pub(crate) fn new(config: Config, mut services: Services, now: Instant) -> Self {
+    pub(crate) fn new(config: Config, mut services: Hooks, now: Instant) -> Self {
         let Some(sink) = services.record.take() else {
             return RecordedEngine { engine: Engine::new(config, services, now), recorder: None };
         };
@@ -276,7 +276,7 @@ impl RecordedEngine {
 
     pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
         if let Some(recorder) = &self.recorder {
-            let (audience, message) = (copy_audience(Whom::Everyone), recorder.copy_message(&message));
+            let (audience, message) = (copy_audience(Audience::Everyone), recorder.copy_message(&message));
             recorder.append(&Entry::Deliver { audience, message, latest: None, except });
         }
         self.engine.broadcast(message, except)
@@ -284,17 +284,17 @@ impl RecordedEngine {
 
     pub(crate) fn deliver(
         &mut self,
-        whom: Whom<'_>,
+        audience: Audience<'_>,
         message: Outgoing<'_>,
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
         if let Some(recorder) = &self.recorder {
-            let (audience, latest) = (copy_audience(whom), latest.clone());
+            let (audience, latest) = (copy_audience(audience), latest.clone());
             let message = recorder.copy_message(&message);
             recorder.append(&Entry::Deliver { audience, message, latest, except });
         }
-        self.engine.deliver(whom, message, latest, except)
+        self.engine.deliver(audience, message, latest, except)
     }
 
     pub(crate) fn connect(&mut self, mut plan: Plan, now: Instant) -> Result<ClientId, ConnectError> {

@@ -3,7 +3,7 @@
 use super::{format::entry::Entry, recorder::Recorder};
 use crate::{
     config::connect::BeforeAttempt,
-    engine::hooks::Services,
+    engine::hooks::Hooks,
     handshake::decision::{Decision, UpgradeResponse},
     http1::request::HttpRequest,
 };
@@ -27,10 +27,10 @@ fn call<T>(recorder: &Recorder, closure: impl FnOnce() -> T) -> T {
 }
 
 /// Wraps the closures so that each result is recorded.
-pub(super) fn recorded(services: Services, recorder: &Recorder) -> Services {
-    let Services { on_upgrade, on_http, site, .. } = services;
-    Services {
-        site,
+pub(super) fn recorded(services: Hooks, recorder: &Recorder) -> Hooks {
+    let Hooks { on_upgrade, on_http, static_files, .. } = services;
+    Hooks {
+        static_files,
         on_upgrade: on_upgrade.map(|mut decide| {
             let recorder = recorder.clone();
             Box::new(move |request: &HttpRequest<'_>, response: &mut UpgradeResponse| {
@@ -52,7 +52,7 @@ pub(super) fn recorded(services: Services, recorder: &Recorder) -> Services {
                 response
             }) as _
         }),
-        ..Services::default()
+        ..Hooks::default()
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
         header::{Header, MAGIC, VERSION},
     },
 };
-use crate::{config::Config, engine::hooks::Services};
+use crate::{config::Config, engine::hooks::Hooks};
 
 /// A recording of these blocks, with digests that match.
 fn file(blocks: &[&[u8]]) -> Vec<u8> {
@@ -25,7 +25,7 @@ fn file(blocks: &[&[u8]]) -> Vec<u8> {
 /// The header of a server that has its application decide everything.
 fn header() -> Vec<u8> {
     let config = Config { http: true, keep_requests: true, ..Config::default() };
-    let mut header = Header::new(&config, &Services::default());
+    let mut header = Header::new(&config, &Hooks::default());
     header.on_upgrade = true;
     let mut bytes = Vec::new();
     header.put(&mut bytes);

@@ -22,7 +22,7 @@ use std::{
 
 use crate::{
     config::Config,
-    engine::{Stream, hooks::Services},
+    engine::{Stream, hooks::Hooks},
     event::{Event, tick::Tick},
     net::{
         host::{Accepted, Host, Waker},
@@ -85,12 +85,12 @@ impl Server {
     /// The kernel counts milliseconds in 32 bits; for longer it is asked again.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-    pub(crate) fn new(config: Config, services: Services, sockets: Vec<TcpListener>) -> io::Result<Server> {
-        Ok(Server::on(Host::kernel(sockets)?, config, services))
+    pub(crate) fn new(config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
+        Ok(Server::on(Host::kernel(sockets)?, config, hooks))
     }
 
-    fn on(host: Host, config: Config, services: Services) -> Server {
-        let engine = RecordedEngine::new(config, services, host.now());
+    fn on(host: Host, config: Config, hooks: Hooks) -> Server {
+        let engine = RecordedEngine::new(config, hooks, host.now());
         Server { engine, host, mailbox: None, in_call: false }
     }
 
@@ -259,7 +259,7 @@ impl Server {
     fn admit(&mut self, now: Instant) {
         for _ in 0..self.engine.config().accept_budget {
             match self.host.accept(now, self.engine.connection_count()) {
-                Some(Accepted::Connection(stream, remote)) => self.welcome(stream, remote, now),
+                Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
                 Some(Accepted::Nothing) => {}
                 Some(Accepted::Dead) => self.engine.count_lost_listener(),
                 Some(Accepted::Exhausted(until)) => {
@@ -272,7 +272,7 @@ impl Server {
         }
     }
 
-    fn welcome(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
+    fn register(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
         stream.tune(self.engine.config());
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
         let Some(stream) = self.engine.stream_mut(index) else { return };

@@ -3,7 +3,7 @@
 use super::Server;
 use crate::{
     config::send_options::LatestKey,
-    engine::Whom,
+    engine::Audience,
     error::{JoinError, NotConnected},
     event::delivery::Delivery,
     id::{ClientId, Room, RoomId},
@@ -64,7 +64,7 @@ impl Server {
         room: impl Into<Room<'r>>,
         message: impl Into<Outgoing<'m>>,
     ) -> Delivery {
-        self.engine.deliver(Whom::Room(room.into()), message.into(), None, None)
+        self.engine.deliver(Audience::Room(room.into()), message.into(), None, None)
     }
 
     /// As [`publish`](Server::publish), for all members but one: usually the one that sent the
@@ -75,7 +75,7 @@ impl Server {
         except: ClientId,
         message: impl Into<Outgoing<'m>>,
     ) -> Delivery {
-        self.engine.deliver(Whom::Room(room.into()), message.into(), None, Some(except))
+        self.engine.deliver(Audience::Room(room.into()), message.into(), None, Some(except))
     }
 
     /// As [`publish`](Server::publish), but for each member the message replaces the one with the
@@ -94,7 +94,7 @@ impl Server {
         key: impl Into<LatestKey>,
         message: impl Into<Outgoing<'m>>,
     ) -> Delivery {
-        self.engine.deliver(Whom::Room(room.into()), message.into(), Some(key.into()), None)
+        self.engine.deliver(Audience::Room(room.into()), message.into(), Some(key.into()), None)
     }
 
     /// The members of a room, in no particular order.
@@ -180,7 +180,7 @@ impl Server {
 
     /// Queues a message for all connections of a user. Work: O(their number).
     pub fn send_to_user<'m>(&mut self, key: impl AsRef<str>, message: impl Into<Outgoing<'m>>) -> Delivery {
-        self.engine.deliver(Whom::User(key.as_ref()), message.into(), None, None)
+        self.engine.deliver(Audience::User(key.as_ref()), message.into(), None, None)
     }
 
     /// The connections of a user, in no particular order.

@@ -3,16 +3,16 @@
 use super::Server;
 use crate::{
     config::Config,
-    engine::hooks::Services,
+    engine::hooks::Hooks,
     net::{host::Host, sim::Shared, sim_host::SimHost},
     record::Recording,
 };
 
 impl Server {
-    pub(crate) fn simulated(config: Config, services: Services, network: Shared) -> Server {
+    pub(crate) fn simulated(config: Config, hooks: Hooks, network: Shared) -> Server {
         let host = SimHost::new(network);
         let entropy = host.entropy();
-        let mut server = Server::on(Host::Simulated(host), config, services);
+        let mut server = Server::on(Host::Simulated(host), config, hooks);
         server.engine.draw_from(entropy);
         server
     }

@@ -105,8 +105,8 @@ impl Sim {
     /// As [`ServerBuilder::build`]. Its polls fail with [`Deadlock`](io::ErrorKind::Deadlock) where the real one
     /// would sleep for ever.
     pub fn server(&self, builder: ServerBuilder) -> io::Result<Server> {
-        let (config, services, _) = builder.into_parts()?;
-        Ok(Server::simulated(config, services, self.network.clone()))
+        let (config, hooks, _) = builder.into_parts()?;
+        Ok(Server::simulated(config, hooks, self.network.clone()))
     }
 
     /// A client that asks `server` for a WebSocket at `path`. It is open once the server has polled, its bytes

@@ -161,7 +161,7 @@ impl Rejected {
             _ if rejection == Rejection::TooManyFromAddress => &mut self.per_ip,
             _ if rejection == Rejection::Overloaded => &mut self.overloaded,
             _ if rejection == Rejection::NoSubprotocol => &mut self.subprotocol,
-            _ if rejection == Rejection::Unanswered => &mut self.unanswered,
+            _ if rejection == Rejection::NoResponse => &mut self.unanswered,
             404 => &mut self.path,
             413 | 501 => &mut self.bad_body,
             403 => &mut self.origin,

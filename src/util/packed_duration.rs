@@ -4,13 +4,13 @@ use std::{num::NonZeroU64, time::Duration};
 
 /// A `Duration` of up to 584 years in eight bytes, also as an `Option`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Nanos(NonZeroU64);
+pub(crate) struct PackedDuration(NonZeroU64);
 
-impl Nanos {
+impl PackedDuration {
     /// Packs a duration. One that is too long becomes the longest.
-    pub(crate) fn new(span: Duration) -> Nanos {
+    pub(crate) fn new(span: Duration) -> PackedDuration {
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        Nanos(NonZeroU64::MIN.saturating_add(nanos))
+        PackedDuration(NonZeroU64::MIN.saturating_add(nanos))
     }
 
     pub(crate) fn get(self) -> Duration {
@@ -25,10 +25,10 @@ mod tests {
     #[test]
     fn durations_round_trip_and_saturate() {
         for span in [0, 1, 999_999_999, u64::MAX - 1].map(Duration::from_nanos) {
-            assert_eq!(Nanos::new(span).get(), span);
+            assert_eq!(PackedDuration::new(span).get(), span);
         }
-        let longest = Nanos::new(Duration::from_nanos(u64::MAX - 1));
-        assert_eq!(Nanos::new(Duration::MAX), longest);
-        assert_eq!(size_of::<Option<Nanos>>(), 8);
+        let longest = PackedDuration::new(Duration::from_nanos(u64::MAX - 1));
+        assert_eq!(PackedDuration::new(Duration::MAX), longest);
+        assert_eq!(size_of::<Option<PackedDuration>>(), 8);
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     },
     outbox::{
         OutboxPool,
-        pending::{BacklogPool, Terms},
+        pending::{PendingPool, Terms},
         prepared::Outgoing,
     },
     util::test_rng::Rng,
@@ -220,8 +220,8 @@ fn pending_messages_are_compressed_in_the_order_they_leave() {
     let mut rng = Rng::new(8);
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let [mut server, mut client] = pair(mode, LIMITS);
-        let mut pool = BacklogPool::new(OutboxPool::new(0).shared().clone());
-        let (mut backlog, mut sent, mut urgent) = (None, 0, 0);
+        let mut pool = PendingPool::new(OutboxPool::new(0).shared().clone());
+        let (mut pending, mut sent, mut urgent) = (None, 0, 0);
         for round in 0..200 {
             for _ in 0..rng.below(6) {
                 sent += 1;
@@ -236,13 +236,13 @@ fn pending_messages_are_compressed_in_the_order_they_leave() {
                 urgent += usize::from(priority == Priority::High);
                 let terms = Terms { priority, uncompressed: rng.one_in(4), ..Terms::default() };
                 let share = rng.one_in(2);
-                pool.push(&mut backlog, &message, terms, share);
+                pool.push(&mut pending, &message, terms, share);
             }
-            if let Some(mut waiting) = backlog.take() {
+            if let Some(mut waiting) = pending.take() {
                 let room = rng.pick(&[1, 3_000, 64 * 1024]);
                 let Endpoint { connection, codec, outbox, outbound, now, .. } = &mut server;
                 connection.fill(&mut waiting, room, *now, codec, outbox, outbound);
-                backlog = pool.settle(waiting);
+                pending = pool.retain_or_give(waiting);
             }
             // The kernel takes only a part, so that some messages have left partly.
             let room = if round < 190 { rng.below(2_000) } else { usize::MAX };
@@ -251,7 +251,7 @@ fn pending_messages_are_compressed_in_the_order_they_leave() {
             client.read(&wire);
         }
         let Endpoint { connection, codec, outbox, outbound, now, .. } = &mut server;
-        if let Some(mut waiting) = backlog {
+        if let Some(mut waiting) = pending {
             connection.fill(&mut waiting, usize::MAX, *now, codec, outbox, outbound);
         }
         server.flush(usize::MAX);

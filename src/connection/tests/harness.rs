@@ -121,7 +121,7 @@ pub(super) struct Endpoint {
     pub(super) now: Instant,
     pub(super) codec: Codec,
     inbound: BufferPool,
-    carry: Vec<u8>,
+    unparsed: Vec<u8>,
     pub(super) ended: bool,
     pub(super) outcomes: Vec<Outcome>,
     /// Bytes that the kernel has taken from the outbox.
@@ -146,7 +146,7 @@ impl Endpoint {
             now: Instant::now(),
             codec: Codec::new(&Config::default()),
             inbound,
-            carry: Vec::new(),
+            unparsed: Vec::new(),
             ended: false,
             outcomes: Vec::new(),
             written: Vec::new(),
@@ -168,7 +168,7 @@ impl Endpoint {
             self.read(piece);
             self.flush(usize::MAX);
         }
-        if !self.carry.is_empty() && !self.ended {
+        if !self.unparsed.is_empty() && !self.ended {
             self.turn(&[]);
         }
     }
@@ -195,7 +195,7 @@ impl Endpoint {
 
     /// Does one read as the engine's `read_frames` does. Returns the number of bytes taken.
     fn turn(&mut self, piece: &[u8]) -> usize {
-        if self.carry.is_empty()
+        if self.unparsed.is_empty()
             && let Some(room) = self.connection.room(256 * 1024)
         {
             assert!(!room.is_empty());
@@ -205,7 +205,7 @@ impl Endpoint {
             self.note(result, &[]);
             return count;
         }
-        let mut block = std::mem::take(&mut self.carry);
+        let mut block = std::mem::take(&mut self.unparsed);
         block.extend_from_slice(piece);
         let mut at = 0;
         // In some reads the caller could read more bytes behind those given.
@@ -242,11 +242,11 @@ impl Endpoint {
             }
         };
         if !self.ended {
-            self.carry = block[at..].to_vec();
+            self.unparsed = block[at..].to_vec();
             assert!(
-                unfinished || self.carry.len() < 14 + 125,
+                unfinished || self.unparsed.len() < 14 + 125,
                 "more than a header and a control payload is left: {}",
-                self.carry.len()
+                self.unparsed.len()
             );
         }
         piece.len()

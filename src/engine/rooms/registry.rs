@@ -20,7 +20,7 @@ use crate::{
 /// its [`RoomId`] is stale and matches no room, even if the name or the slot is reused.
 ///
 /// The registry does not know which clients are connected: the caller must call
-/// [`leave_all`](Hub::leave_all) when a client's connection ends. Clients are compared by their
+/// [`leave_all`](RoomRegistry::leave_all) when a client's connection ends. Clients are compared by their
 /// whole ids. A client for which this call was missed stays a member, but the client that reuses
 /// its index does not inherit its memberships, and a stale id affects no newer client.
 ///
@@ -36,8 +36,8 @@ use crate::{
 /// An empty registry owns no memory. Otherwise memory is proportional to the number of memberships:
 /// tables that are mostly empty shrink, in amortised O(1). Only the slab of rooms, some 50 bytes
 /// per room, keeps its largest size until no room is left.
-pub(crate) struct Hub {
-    limits: HubLimits,
+pub(crate) struct RoomRegistry {
+    limits: RegistryLimits,
     rooms: Slab<Group>,
     /// The slot in `rooms` of each name.
     names: HashMap<Arc<str>, u32>,
@@ -49,9 +49,9 @@ pub(crate) struct Hub {
     next_serial: u32,
 }
 
-/// The limits of a [`Hub`].
+/// The limits of a [`RoomRegistry`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct HubLimits {
+pub(crate) struct RegistryLimits {
     pub(crate) rooms: usize,
     pub(crate) rooms_per_client: usize,
     /// The longest name, in bytes.
@@ -76,9 +76,9 @@ struct Place {
     in_client: u32,
 }
 
-impl Hub {
-    pub(crate) fn new(limits: HubLimits) -> Self {
-        Hub {
+impl RoomRegistry {
+    pub(crate) fn new(limits: RegistryLimits) -> Self {
+        RoomRegistry {
             limits,
             rooms: Slab::new(),
             names: HashMap::new(),
@@ -236,7 +236,7 @@ impl Hub {
     /// Frees memory that is no longer needed.
     fn shrink(&mut self) {
         if self.rooms.is_empty() {
-            *self = Hub { next_serial: self.next_serial, ..Hub::new(self.limits) };
+            *self = RoomRegistry { next_serial: self.next_serial, ..RoomRegistry::new(self.limits) };
         }
         shrink(&mut self.names);
         shrink(&mut self.joined);
@@ -245,7 +245,7 @@ impl Hub {
 }
 
 /// Omits names and members, which may be private and would flood a log.
-impl fmt::Debug for Hub {
+impl fmt::Debug for RoomRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
             .field("limits", &self.limits)

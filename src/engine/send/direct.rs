@@ -5,12 +5,12 @@ use crate::{connection::slot::Stage, id::ClientId, message::Message, outbox::pen
 
 impl<S: Stream> Engine<S> {
     /// The payload size from which a copy costs more than a separate write.
-    pub(super) const AT_ONCE: usize = 16 * 1024;
+    pub(super) const DIRECT_LEN: usize = 16 * 1024;
 
     /// Writes a message directly from the caller's memory if nothing is queued before it, and
     /// queues the rest that the stream did not accept. `false`: nothing was done, and the caller
     /// must queue the message, which also reports an error if it has one.
-    pub(super) fn send_at_once(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
+    pub(super) fn send_direct(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some(client) = client else { return false };
@@ -21,13 +21,13 @@ impl<S: Stream> Engine<S> {
         };
         if !terms.is_plain()
             || !client.outbox.is_free()
-            || open.backlog.is_some()
+            || open.pending.is_some()
             || client.failed.is_some()
             || size + payload.len() > config.max_buffered
         {
             return false;
         }
-        let count = client.outbox.write_at_once(&header[..size], payload, &mut client.stream, outbound);
+        let count = client.outbox.write_direct(&header[..size], payload, &mut client.stream, outbound);
         stats.bytes_out += count as u64;
         stats.messages_out += 1;
         if client.outbox.has_work() {
@@ -37,7 +37,7 @@ impl<S: Stream> Engine<S> {
                 client.in_dirty = true;
                 dirty.push(id.index() as u32);
             }
-            self.keep_below_ceiling();
+            self.enforce_memory_limit();
         }
         true
     }

@@ -14,14 +14,14 @@ use crate::{
         Overflow,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
     },
-    connection::slot::{Client, Farewell, Open, Stage},
+    connection::slot::{FinalClose, Open, Slot, Stage},
     error::{NotConnected, SendError},
     event::{close_reason::CloseReason, delivery::Delivery},
     id::{ClientId, Room},
     message::Kind,
     outbox::{
         Outbox, OutboxPool,
-        pending::{Backlog, BacklogPool, Pushed, Terms},
+        pending::{Pending, PendingPool, Pushed, Terms},
         prepared::{Outgoing, Prepared},
     },
     proto::{deflate::Codec, frame},
@@ -40,9 +40,9 @@ enum Misfit {
 }
 
 /// The engine's shared parts that are needed to queue a message.
-struct Desk<'e> {
+struct SendContext<'e> {
     outbound: &'e mut OutboxPool,
-    backlogs: &'e mut BacklogPool,
+    pending_pool: &'e mut PendingPool,
     codec: &'e mut Codec,
     stats: &'e mut Stats,
     max_buffered: usize,
@@ -54,7 +54,7 @@ impl<S: Stream> Engine<S> {
     /// Queues one message for one client. Inlined, so that a small message is passed in registers.
     #[inline(always)]
     pub(crate) fn send(&mut self, id: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
-        if self.chorus.is_empty()
+        if self.batch.is_empty()
             && let Outgoing::Message(message) = &message
             && self.send_short(id, message.kind(), message.as_bytes())
         {
@@ -68,20 +68,26 @@ impl<S: Stream> Engine<S> {
     #[inline(never)]
     fn send_short(&mut self, id: ClientId, kind: Kind, payload: &[u8]) -> bool {
         let Some((head, size)) = frame::short_header(kind, payload.len()) else { return false };
-        let Engine { clients, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
-        let mut desk =
-            Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
+        let Engine { clients, outbound, pending_pool, codec, stats, config, now, dirty, .. } = self;
+        let mut context = SendContext {
+            outbound,
+            pending_pool,
+            codec,
+            stats,
+            max_buffered: config.max_buffered,
+            now: *now,
+        };
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some(client) = client else { return false };
         let Some((open, outbox)) = client.open_mut() else { return false };
         let held = outbox.memory();
-        if !desk.append(open, outbox, head, size, payload) {
+        if !context.append(open, outbox, head, size, payload) {
             return false;
         }
         let grown = outbox.memory() > held;
         note_dirty(client, id.index(), dirty);
         if grown {
-            self.keep_below_ceiling();
+            self.enforce_memory_limit();
         }
         true
     }
@@ -115,14 +121,14 @@ impl<S: Stream> Engine<S> {
         message: &Outgoing<'_>,
         terms: Terms,
     ) -> Result<(), SendError> {
-        self.settle();
+        self.flush_batch();
         if let Outgoing::Message(message) = message
-            && message.len() >= Self::AT_ONCE
-            && self.send_at_once(id, message, &terms)
+            && message.len() >= Self::DIRECT_LEN
+            && self.send_direct(id, message, &terms)
         {
             return Ok(());
         }
-        let Engine { clients, outbound, backlogs, codec, stats, config, now, .. } = self;
+        let Engine { clients, outbound, pending_pool, codec, stats, config, now, .. } = self;
         let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
         let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {
             return self.keep(id, message, terms);
@@ -131,11 +137,11 @@ impl<S: Stream> Engine<S> {
             return Err(SendError::Closing(id));
         }
         let max = config.max_buffered;
-        let mut desk = Desk { outbound, backlogs, codec, stats, max_buffered: max, now: *now };
-        match desk.queue(open, outbox, message, terms) {
+        let mut context = SendContext { outbound, pending_pool, codec, stats, max_buffered: max, now: *now };
+        match context.queue(open, outbox, message, terms) {
             Ok(()) => {
                 self.make_dirty(id.index());
-                self.keep_below_ceiling();
+                self.enforce_memory_limit();
                 Ok(())
             }
             Err(Misfit::TooLarge { len }) => Err(SendError::TooLarge { len, max }),
@@ -145,41 +151,50 @@ impl<S: Stream> Engine<S> {
 
     /// Queues one message for all clients but `except`.
     pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
-        self.deliver(Whom::Everyone, message, None, except)
+        self.deliver(Audience::Everyone, message, None, except)
     }
 
-    /// Queues one message for all of `whom` but `except`. It is framed once; a large one is shared.
+    /// Queues one message for all of `audience` but `except`. It is framed once; a large one is shared.
     pub(crate) fn deliver(
         &mut self,
-        whom: Whom<'_>,
+        audience: Audience<'_>,
         message: Outgoing<'_>,
         latest: Option<LatestKey>,
         except: Option<ClientId>,
     ) -> Delivery {
-        if let (Whom::Everyone, None, None) = (&whom, &latest, &except)
-            && let Some(delivery) = self.join_chorus(&message)
+        if let (Audience::Everyone, None, None) = (&audience, &latest, &except)
+            && let Some(delivery) = self.add_to_batch(&message)
         {
             return delivery;
         }
-        self.settle();
+        self.flush_batch();
         let message = self.encoder.encode(message);
-        let Engine { clients, rooms, users, outbound, backlogs, codec, stats, config, now, dirty, .. } = self;
-        let desk = Desk { outbound, backlogs, codec, stats, max_buffered: config.max_buffered, now: *now };
+        let Engine {
+            clients, rooms, users, outbound, pending_pool, codec, stats, config, now, dirty, ..
+        } = self;
+        let context = SendContext {
+            outbound,
+            pending_pool,
+            codec,
+            stats,
+            max_buffered: config.max_buffered,
+            now: *now,
+        };
         let terms = Terms { latest, ..Terms::default() };
         let short = terms.is_plain().then(|| message.clone());
         let message = Outgoing::Prepared(message);
         let (delivery, full) = (Delivery::default(), Vec::new());
-        let mut round = Round { desk, message, terms, short, except, dirty, delivery, full };
-        match whom {
-            Whom::Everyone => {
+        let mut fanout = Fanout { context, message, terms, short, except, dirty, delivery, full };
+        match audience {
+            Audience::Everyone => {
                 for (index, client) in clients.iter_mut() {
-                    round.offer(ClientId::new(index as u32, client.serial), client);
+                    fanout.offer(ClientId::new(index as u32, client.serial), client);
                 }
             }
-            Whom::Room(room) => round.offer_to(rooms.members(room), clients),
-            Whom::User(key) => round.offer_to(users.members(key.into()), clients),
+            Audience::Room(room) => fanout.offer_to(rooms.members(room), clients),
+            Audience::User(key) => fanout.offer_to(users.members(key.into()), clients),
         }
-        let Round { mut delivery, full, .. } = round;
+        let Fanout { mut delivery, full, .. } = fanout;
         self.stats.dropped += delivery.dropped as u64;
         for id in full {
             match self.overflow(id) {
@@ -187,13 +202,13 @@ impl<S: Stream> Engine<S> {
                 _ => delivery.overflowed += 1,
             }
         }
-        self.keep_below_ceiling();
+        self.enforce_memory_limit();
         delivery
     }
 
     /// Queues a ping; the pong sets `rtt`.
     pub(crate) fn ping(&mut self, id: ClientId, now: Instant) -> Result<(), SendError> {
-        self.settle();
+        self.flush_batch();
         let max = self.config.max_buffered;
         let (open, outbox, pool) =
             self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
@@ -208,7 +223,7 @@ impl<S: Stream> Engine<S> {
 
     /// Overrides the server's overflow policy for one client.
     pub(crate) fn set_overflow(&mut self, id: ClientId, overflow: Overflow) -> Result<(), NotConnected> {
-        self.settle();
+        self.flush_batch();
         self.open_mut(id)?.0.overflow = Some(overflow);
         Ok(())
     }
@@ -229,8 +244,8 @@ impl<S: Stream> Engine<S> {
             }
             Overflow::Disconnect => {
                 // The close is reported now. Queued messages and 1013 still leave while it lingers.
-                self.say_close(id.index(), CloseCode::Again, "too slow");
-                self.end(id.index(), CloseReason::Overflow, Farewell::Silent);
+                self.queue_close(id.index(), CloseCode::Again, "too slow");
+                self.end(id.index(), CloseReason::Overflow, FinalClose::Silent);
                 SendError::Overflow(id)
             }
         }
@@ -239,15 +254,15 @@ impl<S: Stream> Engine<S> {
 
 /// The recipients of a message to many clients.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Whom<'a> {
+pub(crate) enum Audience<'a> {
     Everyone,
     Room(Room<'a>),
     User(&'a str),
 }
 
 /// One message that is being queued for many clients.
-struct Round<'e> {
-    desk: Desk<'e>,
+struct Fanout<'e> {
+    context: SendContext<'e>,
     message: Outgoing<'static>,
     terms: Terms,
     /// The same message, if it has no options and may take the fast path.
@@ -259,8 +274,8 @@ struct Round<'e> {
     full: Vec<ClientId>,
 }
 
-impl Round<'_> {
-    fn offer_to<S>(&mut self, members: impl Iterator<Item = ClientId>, clients: &mut Slab<Client<S>>) {
+impl Fanout<'_> {
+    fn offer_to<S>(&mut self, members: impl Iterator<Item = ClientId>, clients: &mut Slab<Slot<S>>) {
         for id in members {
             // Clients leave all rooms before they are freed, so the serial needs no check.
             if let Some(client) = clients.get_mut(id.index()) {
@@ -269,15 +284,15 @@ impl Round<'_> {
         }
     }
 
-    fn offer<S>(&mut self, id: ClientId, client: &mut Client<S>) {
+    fn offer<S>(&mut self, id: ClientId, client: &mut Slot<S>) {
         let Stage::Open(open) = &mut client.stage else { return };
         if open.reported || !open.connection.close_state().may_send_data() || self.except == Some(id) {
             return;
         }
         let outbox = &mut client.outbox;
         let queued = match &self.short {
-            Some(message) if self.desk.repeat(open, outbox, message) => Ok(()),
-            _ => self.desk.queue(open, outbox, &self.message, self.terms.clone()),
+            Some(message) if self.context.repeat(open, outbox, message) => Ok(()),
+            _ => self.context.queue(open, outbox, &self.message, self.terms.clone()),
         };
         match queued {
             Ok(()) => {
@@ -293,10 +308,10 @@ impl Round<'_> {
 /// Whether a message goes directly to the outbox, as the same bytes for all clients.
 #[inline(always)]
 fn takes_plain(open: &Open) -> bool {
-    open.backlog.is_none() && open.connection.sends_plain()
+    open.pending.is_none() && open.connection.sends_plain()
 }
 
-impl Desk<'_> {
+impl SendContext<'_> {
     /// Fast path: queues a message behind the first `size` bytes of `head`. `false`: nothing was
     /// done.
     #[inline(always)]
@@ -354,7 +369,7 @@ impl Desk<'_> {
                     || (open.connection.deflates()
                         && !terms.uncompressed
                         && self.codec.wants(message.payload().len()));
-                if self.backlogs.push(&mut open.backlog, message, terms, share) == Pushed::Replaced {
+                if self.pending_pool.push(&mut open.pending, message, terms, share) == Pushed::Replaced {
                     self.stats.replaced += 1;
                 }
             }
@@ -375,27 +390,27 @@ impl Desk<'_> {
         let max = self.max_buffered;
         let payload = message.payload().len();
         let framed = open.connection.frame_len(payload);
-        let waiting = payload + terms.latest.as_ref().map_or(0, LatestKey::heap) + Backlog::OVERHEAD;
+        let waiting = payload + terms.latest.as_ref().map_or(0, LatestKey::heap) + Pending::OVERHEAD;
         // A plain message costs only its frame once the pending ones have left.
         let least = if terms.is_plain() { framed } else { waiting };
         if least > max {
             return Err(Misfit::TooLarge { len: least });
         }
         let room = max.saturating_sub(outbox.frames_len());
-        let Some(backlog) = &mut open.backlog else {
+        let Some(pending) = &mut open.pending else {
             return if least <= room { Ok(terms.is_plain()) } else { Err(Misfit::Full) };
         };
-        let place = |backlog: &mut Backlog| {
-            let straight = terms.is_plain() && !backlog.waits(Priority::Normal);
-            let freed = terms.latest.as_ref().map_or(0, |key| backlog.cost_of(key));
+        let place = |pending: &mut Pending| {
+            let straight = terms.is_plain() && !pending.waits(Priority::Normal);
+            let freed = terms.latest.as_ref().map_or(0, |key| pending.cost_of(key));
             let len = if straight { framed } else { waiting };
-            (straight, backlog.cost() - freed + len <= room)
+            (straight, pending.cost() - freed + len <= room)
         };
-        let (mut straight, mut fits) = place(backlog);
+        let (mut straight, mut fits) = place(pending);
         if !fits {
-            self.stats.expired += backlog.expire(self.now);
-            self.backlogs.count(backlog);
-            (straight, fits) = place(backlog);
+            self.stats.expired += pending.expire(self.now);
+            self.pending_pool.count(pending);
+            (straight, fits) = place(pending);
         }
         if fits { Ok(straight) } else { Err(Misfit::Full) }
     }

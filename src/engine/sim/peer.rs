@@ -4,7 +4,7 @@ use std::{cell::RefCell, io::Read, rc::Rc};
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{Link, wire::Wire};
+use super::{Link, wire::StreamSlot};
 use crate::proto::frame::{self, Header};
 
 /// A frame from the server.
@@ -32,7 +32,7 @@ pub(in crate::engine) struct Peer {
     key: u8,
     /// It offers compression, and this is what came of it.
     pub(in crate::engine) offers: bool,
-    pub(in crate::engine) wire: Option<Wire>,
+    pub(in crate::engine) wire: Option<StreamSlot>,
 }
 
 impl Peer {
@@ -53,7 +53,7 @@ impl Peer {
 
     /// What `handshake` sends.
     pub(in crate::engine) fn head(&self) -> String {
-        let offer = if self.offers { Wire::OFFER } else { "" };
+        let offer = if self.offers { StreamSlot::OFFER } else { "" };
         format!("{}{offer}\r\n", Self::HEAD.trim_end_matches("\r\n\r\n").to_owned() + "\r\n")
     }
 
@@ -158,7 +158,7 @@ impl Peer {
             let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest[..3].parse().ok());
             self.status = Some(status.expect("an HTTP/1.1 response"));
             if self.offers {
-                self.wire = Wire::of(head);
+                self.wire = StreamSlot::of(head);
             }
             at = end + 4;
         }

@@ -5,19 +5,19 @@ mod wired {
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
     #[derive(Debug)]
-    pub(in crate::engine) struct Wire {
+    pub(in crate::engine) struct StreamSlot {
         inflater: Decompress,
         compressor: Compress,
         server_alone: bool,
         client_alone: bool,
     }
 
-    impl Wire {
+    impl StreamSlot {
         pub(in crate::engine) const OFFER: &str =
             "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
         /// As the response says, if it does.
-        pub(in crate::engine) fn of(head: &str) -> Option<Wire> {
+        pub(in crate::engine) fn of(head: &str) -> Option<StreamSlot> {
             let mut lines = head.lines().filter_map(|line| line.split_once(": "));
             let (_, answer) =
                 lines.rfind(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))?;
@@ -27,7 +27,7 @@ mod wired {
             };
             assert!(answer.starts_with("permessage-deflate"), "{answer}");
             let client = bits("client_max_window_bits=").unwrap_or(15);
-            Some(Wire {
+            Some(StreamSlot {
                 inflater: Decompress::new_with_window_bits(
                     false,
                     bits("server_max_window_bits=").unwrap_or(15),
@@ -64,17 +64,17 @@ mod wired {
 }
 
 #[cfg(feature = "deflate")]
-pub(in crate::engine) use wired::Wire;
+pub(in crate::engine) use wired::StreamSlot;
 
 #[cfg(not(feature = "deflate"))]
 #[derive(Debug)]
-pub(in crate::engine) enum Wire {}
+pub(in crate::engine) enum StreamSlot {}
 
 #[cfg(not(feature = "deflate"))]
-impl Wire {
+impl StreamSlot {
     pub(in crate::engine) const OFFER: &str = "";
 
-    pub(in crate::engine) fn of(_: &str) -> Option<Wire> {
+    pub(in crate::engine) fn of(_: &str) -> Option<StreamSlot> {
         None
     }
 

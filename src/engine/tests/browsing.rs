@@ -14,7 +14,7 @@ use tungstenite::http::HeaderMap;
 use super::{simulation::run, web::*, *};
 use crate::{
     CloseCode, Decision, Limit, Message, Pressure, RequestId, RespondError, UpgradeError, UpgradeId,
-    engine::hooks::Services, util::test_rng::Rng,
+    engine::hooks::Hooks, util::test_rng::Rng,
 };
 
 /// The number of seeds for each kind of conditions.
@@ -276,21 +276,21 @@ impl World {
             rate_limit: Limit::Pause,
             ..Config::default()
         };
-        let mut services = Services {
+        let mut hooks = Hooks {
             on_upgrade: Some(Box::new(|request, _| match &request.uri().path()[..3] {
                 "/no" if request.uri().path().starts_with("/now/") => Decision::Accept,
                 "/no" => Decision::Reject(status(401, "no")),
                 _ => Decision::Defer,
             })),
-            ..Services::default()
+            ..Hooks::default()
         };
         if is_closure {
-            services.on_http = Some(Box::new(|request| {
+            hooks.on_http = Some(Box::new(|request| {
                 ok(answer_to(request.method().as_str(), request.uri().path(), request.body()))
             }));
         }
-        services.site.serve_bytes("/static", "text/plain", vec![b's'; STATIC]).unwrap();
-        let host = Host::with_services(config, services, Some(Rng::new(rng.next())));
+        hooks.static_files.serve_bytes("/static", "text/plain", vec![b's'; STATIC]).unwrap();
+        let host = Host::with_hooks(config, hooks, Some(Rng::new(rng.next())));
         World {
             host,
             rng,

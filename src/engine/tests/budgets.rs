@@ -2,7 +2,7 @@
 //! is lost.
 
 use super::*;
-use crate::event::tick_buffer::TickData;
+use crate::event::tick_buffer::TickBuffer;
 
 #[test]
 fn a_flood_delays_others_by_one_round_at_most() {
@@ -26,7 +26,7 @@ fn a_flood_delays_others_by_one_round_at_most() {
                     polls += 1;
                     assert!(tick.more() && tick.next_timeout() == Some(Duration::ZERO));
                     let bytes: usize = messages(&tick).iter().map(|(_, bytes)| bytes.len()).sum();
-                    assert!(bytes <= TickData::BLOCK + 256 * 1024, "{bytes} bytes in one tick");
+                    assert!(bytes <= TickBuffer::BLOCK + 256 * 1024, "{bytes} bytes in one tick");
                     assert!(tick.len() <= event_budget);
                     if messages(&tick).contains(&(client, vec![round])) {
                         break;
@@ -56,7 +56,7 @@ fn large_messages_take_few_reads_and_delay_others_by_one_round() {
                 let bytes = host.engine.stats().bytes_in;
                 let new = messages(&host.poll());
                 polls += 1;
-                assert!(host.engine.stats().bytes_in - bytes <= 4 * TickData::BLOCK as u64);
+                assert!(host.engine.stats().bytes_in - bytes <= 4 * TickBuffer::BLOCK as u64);
                 got += new.iter().filter(|(_, bytes)| bytes.len() == size).count();
                 if new.contains(&(client, vec![round])) {
                     break;
@@ -112,7 +112,7 @@ fn eventless_frame_is_charged_as_several_events() {
             let (mut peer, client) = host.open();
             flooder.frame(TEXT, false, b"x");
             host.poll();
-            let most = event_budget.div_ceil(TickData::BARREN);
+            let most = event_budget.div_ceil(TickBuffer::EVENTLESS_CHARGE);
             for round in 0..20_u8 {
                 for _ in 0..5 * most {
                     flood(&mut flooder, fragment);
@@ -156,7 +156,7 @@ fn frame_flood_is_read_in_small_pieces() {
     let mut most = 0;
     for poll in 0.. {
         assert!(host.poll().more());
-        let carried = host.engine.clients[client.index()].carry.len();
+        let carried = host.engine.clients[client.index()].unparsed.len();
         // The first reads were larger: the flood was not known yet.
         most = if poll < 100 { 0 } else { carried.max(most) };
         if flooder.pending() == 0 {
@@ -252,7 +252,7 @@ fn a_message_far_larger_than_a_block_comes_whole() {
             got.extend(messages(&host.poll()));
             let read = host.engine.stats().bytes_in - before;
             assert!(
-                read <= (4 * TickData::BLOCK as u64).saturating_add(read_budget as u64),
+                read <= (4 * TickBuffer::BLOCK as u64).saturating_add(read_budget as u64),
                 "{read} bytes in one poll"
             );
         }
@@ -340,7 +340,7 @@ fn an_idle_client_owns_no_buffers() {
         while host.settle() + peer.read(usize::MAX) > 0 {}
         host.check();
         let slot = &host.engine.clients[client.index()];
-        assert_eq!((slot.carry.capacity(), slot.outbox.capacity(), slot.outbox.len()), (0, 0, 0));
+        assert_eq!((slot.unparsed.capacity(), slot.outbox.capacity(), slot.outbox.len()), (0, 0, 0));
     }
     assert_eq!(host.engine.stats().messages_in, 15);
 }

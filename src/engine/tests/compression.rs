@@ -120,7 +120,7 @@ fn latest_value_for_many_is_compressed_once() {
             for number in [2 * round, 2 * round + 1] {
                 let message = line(number);
                 let delivery = host.engine.deliver(
-                    crate::engine::Whom::Everyone,
+                    crate::engine::Audience::Everyone,
                     message.as_str().into(),
                     Some(1.into()),
                     None,

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     Decision, Timeout,
     engine::{
-        hooks::Services,
+        hooks::Hooks,
         sim::{Call, Fault},
     },
 };
@@ -216,8 +216,8 @@ fn panicking_closure_loses_only_its_own_request() {
         calls += 1;
         if calls == 2 { resume_unwind(Box::new("on purpose")) } else { Decision::Accept }
     };
-    let services = Services { on_upgrade: Some(Box::new(on_upgrade)), ..Services::default() };
-    let mut host = Host::with_services(Config::default(), services, None);
+    let hooks = Hooks { on_upgrade: Some(Box::new(on_upgrade)), ..Hooks::default() };
+    let mut host = Host::with_hooks(Config::default(), hooks, None);
     let (mut first, id) = host.open();
     let mut second = host.connect();
     second.handshake();

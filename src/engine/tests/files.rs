@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{web::*, *};
-use crate::{CloseCode, engine::hooks::Services};
+use crate::{CloseCode, engine::hooks::Hooks};
 
 /// A served folder, removed when the test ends.
 struct Folder(PathBuf);
@@ -30,9 +30,9 @@ impl Folder {
     }
 
     fn host(&self, config: Config) -> Host {
-        let mut services = Services::default();
-        services.site.serve_dir("/", &self.0).unwrap();
-        Host::with_services(config, services, None)
+        let mut hooks = Hooks::default();
+        hooks.static_files.serve_dir("/", &self.0).unwrap();
+        Host::with_hooks(config, hooks, None)
     }
 }
 
@@ -104,9 +104,9 @@ fn file_shorter_than_its_stated_length_ends_the_connection() {
         eprintln!("skipped: {strange} is not as expected");
         return;
     }
-    let mut services = Services::default();
-    services.site.serve_dir("/", std::path::Path::new("/sys/kernel")).unwrap();
-    let mut host = Host::with_services(Config::default(), services, None);
+    let mut hooks = Hooks::default();
+    hooks.static_files.serve_dir("/", std::path::Path::new("/sys/kernel")).unwrap();
+    let mut host = Host::with_hooks(Config::default(), hooks, None);
     let mut web = Web::new(&mut host);
     web.ask(get("/uevent_seqnum"));
     web.ask(get("/uevent_seqnum"));

@@ -10,7 +10,7 @@ use tungstenite::{
 use super::{web::*, *};
 use crate::{
     CloseCode, Decision, HeaderError, HttpRequest, UpgradeError, UpgradeId, UpgradeResponse,
-    engine::hooks::Services,
+    engine::hooks::Hooks,
 };
 
 /// An upgrade request for a path, with extra header lines.
@@ -22,8 +22,8 @@ fn deciding(
     config: Config,
     decide: impl FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
 ) -> Host {
-    let services = Services { on_upgrade: Some(Box::new(decide)), ..Services::default() };
-    Host::with_services(config, services, None)
+    let hooks = Hooks { on_upgrade: Some(Box::new(decide)), ..Hooks::default() };
+    Host::with_hooks(config, hooks, None)
 }
 
 fn deferring(config: Config) -> Host {
@@ -422,12 +422,12 @@ fn accepted_client_that_already_left_is_opened_and_closed() {
 fn undecided_upgrade_gets_503_at_handshake_timeout() {
     let config = Config { handshake_timeout: 4 * SEC, keep_alive_timeout: 60 * SEC, ..Config::default() };
     for served in [false, true] {
-        let services = Services {
+        let hooks = Hooks {
             on_upgrade: Some(Box::new(|_, _| Decision::Defer)),
             on_http: Some(Box::new(|_| ok("plain"))),
-            ..Services::default()
+            ..Hooks::default()
         };
-        let mut host = Host::with_services(config.clone(), services, None);
+        let mut host = Host::with_hooks(config.clone(), hooks, None);
         let mut web = Web::new(&mut host);
         if served {
             web.ask(get("/"));

@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{simulation::run, web::*, *};
-use crate::{Decision, engine::hooks::Services, util::test_rng::Rng};
+use crate::{Decision, engine::hooks::Hooks, util::test_rng::Rng};
 
 const SEEDS: u64 = 1_500;
 
@@ -100,23 +100,17 @@ struct Fate {
     is_ended: bool,
 }
 
-fn host(services_on: bool) -> Host {
-    let mut services = Services {
-        on_upgrade: Some(Box::new(|_, _| Decision::Reject(status(403, "no")))),
-        ..Services::default()
-    };
-    if services_on {
-        services.site.serve_bytes("/static", "text/plain", b"static".to_vec()).unwrap();
+fn host(hooks_on: bool) -> Host {
+    let mut hooks =
+        Hooks { on_upgrade: Some(Box::new(|_, _| Decision::Reject(status(403, "no")))), ..Hooks::default() };
+    if hooks_on {
+        hooks.static_files.serve_bytes("/static", "text/plain", b"static".to_vec()).unwrap();
     }
-    Host::with_services(
-        Config { http: services_on, max_body_size: 1_000, ..Config::default() },
-        services,
-        None,
-    )
+    Host::with_hooks(Config { http: hooks_on, max_body_size: 1_000, ..Config::default() }, hooks, None)
 }
 
-fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -> Fate {
-    let mut host = host(services_on);
+fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> Fate {
+    let mut host = host(hooks_on);
     let mut peer = host.connect();
     let mut fate = Fate { answers: Vec::new(), asked: Vec::new(), is_ended: false };
     let mut at = 0;
@@ -174,11 +168,11 @@ fn fate(bytes: &[u8], services_on: bool, mut next: impl FnMut(usize) -> usize) -
 }
 
 /// The outcome, which must be the same for each way to split the bytes.
-fn one_fate(bytes: &[u8], services_on: bool, rng: &mut Rng) -> Fate {
-    let whole = fate(bytes, services_on, |left| left);
-    let singly = fate(bytes, services_on, |_| 1);
+fn one_fate(bytes: &[u8], hooks_on: bool, rng: &mut Rng) -> Fate {
+    let whole = fate(bytes, hooks_on, |left| left);
+    let singly = fate(bytes, hooks_on, |_| 1);
     let most = 1 + rng.below(60);
-    let split = fate(bytes, services_on, |_| 1 + rng.below(most));
+    let split = fate(bytes, hooks_on, |_| 1 + rng.below(most));
     for other in [&singly, &split] {
         assert_eq!(&whole, other, "{:?}", String::from_utf8_lossy(bytes));
     }
@@ -191,10 +185,10 @@ pub(crate) fn target(data: &[u8]) {
     one_fate(bytes, kind & 1 == 0, &mut Rng::new(u64::from(*kind)));
 }
 
-fn fuzz(seed: u64, services_on: bool) -> u64 {
+fn fuzz(seed: u64, hooks_on: bool) -> u64 {
     let mut rng = Rng::new(seed);
     let bytes = mutated(&mut rng);
-    let whole = one_fate(&bytes, services_on, &mut rng);
+    let whole = one_fate(&bytes, hooks_on, &mut rng);
     let mut hasher = DefaultHasher::new();
     (whole.asked, whole.answers, whole.is_ended).hash(&mut hasher);
     hasher.finish()

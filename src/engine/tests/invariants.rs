@@ -15,7 +15,7 @@ impl Host {
         let stats = engine.stats();
         assert_eq!(stats.opened, stats.open + stats.closed.total(), "{stats}");
         assert_eq!(stats.open, engine.clients().count() as u64);
-        let in_handshake = |client: &&crate::connection::slot::Client<_>| {
+        let in_handshake = |client: &&crate::connection::slot::Slot<_>| {
             matches!(client.stage, Stage::Handshake(_) | Stage::Request(_))
         };
         let handshakes = engine.clients.iter().map(|(_, client)| client).filter(in_handshake).count() as u64;
@@ -27,22 +27,25 @@ impl Host {
         assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
         assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
 
-        let memory = |of: &dyn Fn(&crate::connection::slot::Client<SimStream>) -> usize| -> usize {
+        let memory = |of: &dyn Fn(&crate::connection::slot::Slot<SimStream>) -> usize| -> usize {
             engine.clients.iter().map(|(_, client)| of(client)).sum()
         };
-        assert_eq!(engine.ceiling.inbound, memory(&|client| client.inbound_memory()));
+        assert_eq!(engine.memory_limit.inbound, memory(&|client| client.inbound_memory()));
         assert_eq!(
             engine.outbound.held() - engine.outbound.shared().get(),
             memory(&|client| client.outbox.memory())
         );
-        let backlog = |client: &crate::connection::slot::Client<SimStream>| {
-            client.open().and_then(|open| open.backlog.as_ref()).map_or(0, |backlog| backlog.memory())
+        let pending = |client: &crate::connection::slot::Slot<SimStream>| {
+            client.open().and_then(|open| open.pending.as_ref()).map_or(0, |pending| pending.memory())
         };
-        assert_eq!(engine.backlogs.held(), memory(&backlog));
-        let (total, ceiling) = (engine.total_buffered(), engine.config.max_total_buffered);
-        assert!(ceiling.is_none_or(|ceiling| total <= ceiling), "{total} of {ceiling:?}");
+        assert_eq!(engine.pending_pool.held(), memory(&pending));
+        let (total, memory_limit) = (engine.total_buffered(), engine.config.max_total_buffered);
+        assert!(memory_limit.is_none_or(|memory_limit| total <= memory_limit), "{total} of {memory_limit:?}");
         let reading = engine.pressure() < Pressure::NotReading;
-        assert!(!reading || ceiling.is_none_or(|ceiling| total <= ceiling / 8 * 7), "{total} of {ceiling:?}");
+        assert!(
+            !reading || memory_limit.is_none_or(|memory_limit| total <= memory_limit / 8 * 7),
+            "{total} of {memory_limit:?}"
+        );
         for id in engine.rooms.everyone().chain(engine.users.everyone()) {
             assert!(engine.get(id).is_some_and(|client| client.is_live()), "{id} is gone and still a member");
         }
@@ -65,15 +68,15 @@ impl Host {
             let resume_at = client.resume_at();
             assert!(resume_at.is_none() || !client.in_ready, "throttled and ready: {}", state());
             // A close handshake is read to its end, without a rate limit.
-            let limited = client.open().is_some_and(|open| open.limiter.is_some());
-            let closing = client.open().is_some_and(|open| open.verdict.is_some());
+            let limited = client.open().is_some_and(|open| open.rate_limiter.is_some());
+            let closing = client.open().is_some_and(|open| open.pending_reason.is_some());
             assert!(!limited || is_limited && !closing, "a limiter for nothing: {}", state());
             // The response to the current request must leave first.
             let waits =
                 matches!(client.stage, Stage::Handshake(_) | Stage::Request(_)) && !client.takes_request();
             if !client.in_ready && !client.held_back && !client.is_paused() && !reported && !waits {
                 assert!(!client.readable, "nobody reads: {}", state());
-                let stuck = client.open().is_some() && is_parsable(&client.carry);
+                let stuck = client.open().is_some() && is_parsable(&client.unparsed);
                 assert!(!stuck, "carried over and forgotten: {}", state());
             }
             let pending = client.has_output() && client.failed.is_none();
@@ -84,12 +87,12 @@ impl Host {
             assert!(resume_at.is_none_or(is_woken_by), "no alarm: {}", state());
             assert!(wanted.is_none_or(is_woken_by), "no alarm: {}", state());
             timers += usize::from(client.timer.is_some());
-            let backlog = client.open().and_then(|open| open.backlog.as_ref());
-            assert!(backlog.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
+            let pending = client.open().and_then(|open| open.pending.as_ref());
+            assert!(pending.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
             if !client.outbox.has_work() {
                 assert_eq!(client.outbox.capacity(), 0, "{}", state());
             }
-            assert!(client.carry.is_empty() == (client.carry.capacity() == 0), "{}", state());
+            assert!(client.unparsed.is_empty() == (client.unparsed.capacity() == 0), "{}", state());
             let lingers = matches!(client.stage, Stage::Linger { .. });
             assert!(!lingers || client.inbound_memory() == 0, "kept for nothing: {}", state());
         }
@@ -112,8 +115,8 @@ impl Host {
         assert_eq!((engine.rooms.room_count(), engine.users.room_count()), (0, 0));
         assert_eq!((engine.total_buffered(), engine.outbound.shared().get()), (0, 0));
         assert_eq!((engine.dirty.len(), engine.ended.len()), (0, 0));
-        assert_eq!((engine.outbound.held(), engine.backlogs.held()), (0, 0));
-        assert_eq!((engine.ceiling.inbound, engine.lingering, engine.outbound_count), (0, 0, 0));
+        assert_eq!((engine.outbound.held(), engine.pending_pool.held()), (0, 0));
+        assert_eq!((engine.memory_limit.inbound, engine.lingering, engine.outbound_count), (0, 0, 0));
         assert_eq!((engine.dials.len(), engine.lost.len()), (0, 0));
         assert!(engine.addresses.is_empty(), "{:?}", engine.addresses);
         assert!(engine.tick.is_empty() && engine.work.is_empty());
@@ -121,14 +124,14 @@ impl Host {
 }
 
 /// Whether unparsed input holds more than the beginning of a frame.
-fn is_parsable(carry: &[u8]) -> bool {
-    match Header::parse(carry) {
+fn is_parsable(unparsed: &[u8]) -> bool {
+    match Header::parse(unparsed) {
         Ok(None) => false,
         Ok(Some((header, size))) => {
             let control = matches!(header.opcode, OpCode::Control(_));
             // A large message is carried over with its header and fewer than 64 bytes of payload.
-            let large = header.len >= 16 * 1024 && carry.len() - size < 64;
-            (!control && !large) || carry.len() - size >= header.len as usize
+            let large = header.len >= 16 * 1024 && unparsed.len() - size < 64;
+            (!control && !large) || unparsed.len() - size >= header.len as usize
         }
         Err(_) => true,
     }

@@ -3,20 +3,20 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{web::*, *};
-use crate::{Decision, engine::hooks::Services};
+use crate::{Decision, engine::hooks::Hooks};
 
 #[test]
 fn panicking_closure_loses_no_message_of_the_same_tick() {
     for upgrade in [false, true] {
-        let services = Services {
+        let hooks = Hooks {
             on_http: Some(Box::new(|_| panic!("as expected"))),
             on_upgrade: Some(Box::new(move |request, _| {
                 assert!(request.uri().path() != "/panic", "as expected");
                 Decision::Accept
             })),
-            ..Services::default()
+            ..Hooks::default()
         };
-        let mut host = Host::with_services(Config::default(), services, None);
+        let mut host = Host::with_hooks(Config::default(), hooks, None);
         let (mut peer, id) = host.open();
         let mut web = Web::new(&mut host);
         let _ = host.poll();
@@ -112,8 +112,8 @@ fn rejected_unregistered_connection_is_counted_once() {
 
 #[test]
 fn pending_upgrades_are_counted_with_their_headers() {
-    let services = Services { on_upgrade: Some(Box::new(|_, _| Decision::Defer)), ..Services::default() };
-    let mut host = Host::with_services(Config::default(), services, None);
+    let hooks = Hooks { on_upgrade: Some(Box::new(|_, _| Decision::Defer)), ..Hooks::default() };
+    let mut host = Host::with_hooks(Config::default(), hooks, None);
     let mut web = Web::new(&mut host);
     let many: String = (0..90).map(|number| format!("a{number}:\r\n")).collect();
     web.ask(Peer::HEAD.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));

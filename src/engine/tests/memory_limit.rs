@@ -6,7 +6,7 @@ use crate::{Prepared, Pressure};
 const KB: usize = 1000;
 
 /// A limit of 800 KB, so that an eighth is 100 KB.
-fn ceiling() -> Config {
+fn memory_limit() -> Config {
     Config { max_total_buffered: Some(800 * KB), max_buffered: 400 * KB, ..Config::default() }
 }
 
@@ -35,7 +35,7 @@ fn pressures(tick: &Tick) -> Vec<Pressure> {
 
 #[test]
 fn memory_pressure_first_rejects_new_connections() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
     queue(&mut host, slow_id, 300);
@@ -65,7 +65,7 @@ fn memory_pressure_first_rejects_new_connections() {
 
 #[test]
 fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -100,7 +100,7 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
 
 #[test]
 fn reading_resumes_only_below_the_lower_threshold() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
     queue(&mut host, slow_id, 360);
@@ -115,7 +115,7 @@ fn reading_resumes_only_below_the_lower_threshold() {
 
 #[test]
 fn closing_clients_are_read_despite_memory_pressure() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut leaving, leaving_id) = host.open();
     let (_slow, slow) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -138,7 +138,7 @@ fn closing_clients_are_read_despite_memory_pressure() {
 
 #[test]
 fn lasting_memory_pressure_closes_the_largest_clients() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
     let mut small: Vec<_> = (0..3).map(|_| deaf(&mut host)).collect();
     let (mut large, large_id) = deaf(&mut host);
@@ -174,7 +174,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
 
 #[test]
 fn held_back_client_is_read_after_each_pause() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
@@ -196,7 +196,7 @@ fn held_back_client_is_read_after_each_pause() {
 
 #[test]
 fn broken_connection_is_reported_while_reading_is_stopped() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut broken, broken_id) = host.open();
     let [(_slow, slow), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
     queue(&mut host, slow, 360);
@@ -212,7 +212,7 @@ fn broken_connection_is_reported_while_reading_is_stopped() {
 
 #[test]
 fn lingering_client_counts_towards_the_memory_limit() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let [(leaving, leaving_id), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
     queue(&mut host, leaving_id, 390);
     while host.engine.send(leaving_id, (&[7; 10 * KB]).into()).is_ok() {}
@@ -228,7 +228,7 @@ fn lingering_client_counts_towards_the_memory_limit() {
 #[test]
 fn memory_limit_holds_between_flushes_in_every_lane() {
     for latest in [false, true] {
-        let mut host = Host::new(ceiling());
+        let mut host = Host::new(memory_limit());
         let all: Vec<_> = (0..5).map(|_| deaf(&mut host).1).collect();
         for number in 0..40u32 {
             for client in &all {
@@ -251,7 +251,7 @@ fn memory_limit_holds_between_flushes_in_every_lane() {
 #[test]
 fn no_more_clients_are_closed_than_necessary() {
     for shared in [false, true] {
-        let mut host = Host::new(ceiling());
+        let mut host = Host::new(memory_limit());
         let (talker, talker_id) = host.open();
         talker.raw(&crate::engine::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
         let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
@@ -275,7 +275,7 @@ fn no_more_clients_are_closed_than_necessary() {
 
 #[test]
 fn data_drained_during_a_host_pause_prevents_closing() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let (mut slow, slow_id) = deaf(&mut host);
     let (_other, other) = deaf(&mut host);
     queue(&mut host, slow_id, 380);
@@ -290,7 +290,7 @@ fn data_drained_during_a_host_pause_prevents_closing() {
 
 #[test]
 fn exceeding_the_memory_limit_closes_the_largest_at_once() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let healthy: Vec<_> = (0..5).map(|_| host.open()).collect();
     let all: Vec<_> = (0..5).map(|_| deaf(&mut host)).collect();
     let mut ended = Vec::new();
@@ -313,7 +313,7 @@ fn exceeding_the_memory_limit_closes_the_largest_at_once() {
 
 #[test]
 fn partial_messages_count_and_the_largest_is_closed() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let mut peers: Vec<_> = (0..10).map(|_| host.open()).collect();
     for (number, (peer, _)) in peers.iter_mut().enumerate() {
         let mut bytes = crate::engine::sim::masked(BINARY, true, &vec![number as u8; 200 * KB], 3);
@@ -356,7 +356,7 @@ fn incomplete_request_heads_count_towards_the_memory_limit() {
 
 #[test]
 fn shared_frame_counts_once_towards_the_memory_limit() {
-    let mut host = Host::new(ceiling());
+    let mut host = Host::new(memory_limit());
     let mut all: Vec<_> = (0..50).map(|_| deaf(&mut host)).collect();
     assert_eq!(host.engine.broadcast((&vec![7; 300 * KB]).into(), None).queued, 50);
     assert_eq!(pressures(&host.poll()), []);

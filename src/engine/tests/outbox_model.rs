@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     CloseCode, LatestKey, Message, Outgoing, Overflow, Priority, SendError, SendOptions,
-    engine::Whom,
+    engine::Audience,
     outbox::{pending::Terms, prepared::Prepared},
     util::test_rng::Rng,
 };
@@ -19,7 +19,7 @@ const SEEDS: u64 = 150;
 
 /// Bytes of frames that are queued for a client.
 fn framed(host: &Host, id: ClientId) -> usize {
-    host.engine.get(id).map_or(0, |client| client.outbox.len() + host.engine.chorus.held_for(client))
+    host.engine.get(id).map_or(0, |client| client.outbox.len() + host.engine.batch.held_for(client))
 }
 
 #[test]
@@ -164,9 +164,9 @@ impl World {
     fn check_caps(&mut self) {
         let slack = if self.pings { self.max_buffered / 2 + 300 } else { 127 };
         for (_, client) in &self.host.engine.clients {
-            let backlog = client.open().and_then(|open| open.backlog.as_ref());
-            let framed = client.outbox.frames_len() + self.host.engine.chorus.held_for(client);
-            let held = framed + backlog.map_or(0, |backlog| backlog.cost());
+            let pending = client.open().and_then(|open| open.pending.as_ref());
+            let framed = client.outbox.frames_len() + self.host.engine.batch.held_for(client);
+            let held = framed + pending.map_or(0, |pending| pending.cost());
             assert!(held <= self.max_buffered + slack, "{held} of {}", self.max_buffered);
         }
     }
@@ -330,14 +330,14 @@ impl World {
             })
             .collect();
         let message = self.outgoing(is_text, &payload);
-        let delivery = self.host.engine.deliver(Whom::Everyone, message, latest, None);
+        let delivery = self.host.engine.deliver(Audience::Everyone, message, latest, None);
         let mut queued = 0;
         for (receiver, (len, older)) in self.receivers.iter_mut().zip(before) {
             let Some(client) = self.host.engine.get(receiver.id) else { continue };
             let Some(open) = client.open().filter(|open| !open.reported) else { continue };
             let straight = framed(&self.host, receiver.id) == len + frame_len(payload.len());
             let waits =
-                open.backlog.as_ref().is_some_and(|backlog| backlog.waiting().any(|other| other == payload));
+                open.pending.as_ref().is_some_and(|pending| pending.waiting().any(|other| other == payload));
             if straight || waits {
                 receiver.queued(number, is_text, &payload, &terms, older);
                 queued += 1;
@@ -370,14 +370,14 @@ impl World {
             if receiver.reason.is_none() && !receiver.ended {
                 receiver.check_complete();
                 let client = self.host.engine.get(receiver.id).expect("it is open");
-                assert!(!client.backed_up && client.open().unwrap().backlog.is_none());
+                assert!(!client.backed_up && client.open().unwrap().pending.is_none());
                 assert_eq!(self.host.engine.buffered(receiver.id), 0);
             }
         }
         let stats = self.host.engine.stats();
         assert!(if gone { stats.expired <= expired } else { stats.expired == expired }, "{stats} {expired}");
         if self.receivers.iter().all(|receiver| receiver.reason.is_none()) {
-            assert_eq!((self.host.engine.outbound.held(), self.host.engine.backlogs.held()), (0, 0));
+            assert_eq!((self.host.engine.outbound.held(), self.host.engine.pending_pool.held()), (0, 0));
         }
     }
 

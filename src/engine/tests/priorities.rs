@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    CloseCode, LatestKey, Overflow, Prepared, Priority, SendError, SendOptions, engine::Whom,
-    outbox::pending::Backlog,
+    CloseCode, LatestKey, Overflow, Prepared, Priority, SendError, SendOptions, engine::Audience,
+    outbox::pending::Pending,
 };
 
 /// A client whose socket accepted one byte of a message of `begun` bytes, and accepts no more for
@@ -57,7 +57,7 @@ fn texts(frames: &[Frame]) -> Vec<&str> {
 }
 
 fn nothing_is_held(host: &Host, client: ClientId) {
-    assert_eq!((host.engine.outbound.held(), host.engine.backlogs.held()), (0, 0));
+    assert_eq!((host.engine.outbound.held(), host.engine.pending_pool.held()), (0, 0));
     assert!(host.engine.get(client).is_none_or(|client| !client.has_output()));
 }
 
@@ -218,13 +218,13 @@ fn expired_messages_make_room_before_overflow() {
         let (mut peer, client) = blocked(&mut host, 10);
         let room = 1_000 - 11;
         for number in 0..3 {
-            let message = format!("{number:.<0$}", room / 3 - Backlog::OVERHEAD);
+            let message = format!("{number:.<0$}", room / 3 - Pending::OVERHEAD);
             send(&mut host, client, &message, within(SEC * (1 + number % 2)));
         }
         host.advance(SEC);
         host.engine.flush(host.now);
         // Two have expired: the new message takes all of their room, behind the one that has not.
-        let message = format!("{:.<1$}", "new", room / 3 * 2 - Backlog::OVERHEAD);
+        let message = format!("{:.<1$}", "new", room / 3 * 2 - Pending::OVERHEAD);
         host.engine.send(client, message.as_str().into()).unwrap();
         assert_eq!(host.engine.stats().expired, 2);
         let full = host.engine.send(client, "a few bytes more than fit".into());
@@ -258,12 +258,12 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(large.to_vec())]);
     nothing_is_held(&host, client);
     // A pending message also costs its overhead, and its key if that is a name.
-    let most = 1_000 - Backlog::OVERHEAD;
+    let most = 1_000 - Pending::OVERHEAD;
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![7; most]).into()), Ok(()));
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![8; most]).into()), Ok(()), "in its place");
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![7; most + 1]).into()), too_large(1_001));
     assert_eq!(host.engine.send_latest(client, "abc".into(), (&vec![7; most - 2]).into()), too_large(1_001));
-    let delivery = host.engine.deliver(Whom::Everyone, (&vec![7; most + 1]).into(), Some(1.into()), None);
+    let delivery = host.engine.deliver(Audience::Everyone, (&vec![7; most + 1]).into(), Some(1.into()), None);
     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (0, 1, 0));
     assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(vec![8; most])]);
 }
@@ -434,18 +434,18 @@ fn pending_message_to_many_is_held_once() {
     let mut clients: Vec<_> = (0..20).map(|_| blocked(&mut host, 10)).collect();
     let large = Prepared::new(&vec![7; 50_000]);
     let before = host.engine.outbound.held();
-    assert_eq!(host.engine.deliver(Whom::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
-    assert_eq!(host.engine.deliver(Whom::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
+    assert_eq!(host.engine.deliver(Audience::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
+    assert_eq!(host.engine.deliver(Audience::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
     assert_eq!(host.engine.broadcast((&large).into(), None).queued, 20);
     assert_eq!(host.engine.stats().replaced, 20);
-    let held = host.engine.outbound.held() + host.engine.backlogs.held() - before;
+    let held = host.engine.outbound.held() + host.engine.pending_pool.held() - before;
     assert!((50_000..100_000).contains(&held), "{held} bytes for 40 times the same");
     drop(large);
     for (peer, client) in &mut clients {
         assert_eq!(hear(&mut host, peer).len(), 3);
         assert_eq!(host.engine.buffered(*client), 0);
     }
-    assert_eq!((host.engine.outbound.held(), host.engine.backlogs.held()), (0, 0));
+    assert_eq!((host.engine.outbound.held(), host.engine.pending_pool.held()), (0, 0));
     // A small message is framed in recycled memory.
     assert_eq!(host.engine.broadcast("small".into(), None).queued, 20);
     host.settle();

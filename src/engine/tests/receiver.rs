@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Instant};
 use super::*;
 use crate::{
     LatestKey, Priority,
-    outbox::pending::{Backlog, Terms},
+    outbox::pending::{Pending, Terms},
 };
 
 /// A message that was queued.
@@ -124,7 +124,7 @@ impl Receiver {
 
     /// The bytes that a message counts for while it is pending.
     pub(super) fn cost(payload: usize, key: Option<&LatestKey>) -> usize {
-        payload + key.map_or(0, LatestKey::heap) + Backlog::OVERHEAD
+        payload + key.map_or(0, LatestKey::heap) + Pending::OVERHEAD
     }
 
     /// Whether a message fits beside the pending ones. `expired`: entries that expired by this time
@@ -147,13 +147,13 @@ impl Receiver {
         let cost: usize =
             others.map(|entry| Self::cost(entry.payload.len(), entry.terms.latest.as_ref())).sum();
         let need = if straight { frame_len(len) } else { Self::cost(len, terms.latest.as_ref()) };
-        client.outbox.frames_len() + host.engine.chorus.held_for(client) + cost + need <= max
+        client.outbox.frames_len() + host.engine.batch.held_for(client) + cost + need <= max
     }
 
     /// The pending entries, which can still be replaced, dropped or overtaken.
     pub(super) fn waiting<'r>(&'r self, host: &'r Host) -> impl Iterator<Item = usize> + 'r {
-        let backlog = host.engine.get(self.id).and_then(|client| client.open()?.backlog.as_ref());
-        backlog.into_iter().flat_map(|backlog| backlog.waiting()).map(|payload| {
+        let pending = host.engine.get(self.id).and_then(|client| client.open()?.pending.as_ref());
+        pending.into_iter().flat_map(|pending| pending.waiting()).map(|payload| {
             // A text begins with its number in digits.
             let is_text = payload.len() >= 8 && payload[..8].iter().all(u8::is_ascii_digit);
             self.numbers[&number_of(is_text, payload)]

@@ -359,12 +359,12 @@ fn panicking_closure_loses_no_message_of_other_clients() {
         assert_eq!(request.uri().path(), "/chat", "a bug of the application's");
         crate::Decision::Accept
     };
-    let services = crate::engine::hooks::Services {
+    let hooks = crate::engine::hooks::Hooks {
         on_http: Some(Box::new(on_http)),
         on_upgrade: Some(Box::new(on_upgrade)),
         ..Default::default()
     };
-    let mut host = Host::with_services(Config::default(), services, None);
+    let mut host = Host::with_hooks(Config::default(), hooks, None);
     let (mut one, first) = host.open();
     let (mut two, second) = host.open();
     let mut webs = [Web::new(&mut host), Web::new(&mut host)];

@@ -3,14 +3,14 @@
 mod model;
 
 use super::*;
-use crate::{CloseCode, Delivery, JoinError, NotConnected, engine::Whom};
+use crate::{CloseCode, Delivery, JoinError, NotConnected, engine::Audience};
 
 fn members(host: &Host, room: &str) -> Vec<ClientId> {
     host.engine.rooms().members(room.into()).collect()
 }
 
 fn publish(host: &mut Host, room: &str, text: &str) -> Delivery {
-    host.engine.deliver(Whom::Room(room.into()), text.into(), None, None)
+    host.engine.deliver(Audience::Room(room.into()), text.into(), None, None)
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn publish_latest_replaces_per_member() {
         let position = |number: usize| format!("{number:len$}");
         for number in 0..5 {
             let text = position(number);
-            let whom = Whom::Room("lobby".into());
-            let delivery = host.engine.deliver(whom, text.as_str().into(), Some(1.into()), None);
+            let audience = Audience::Room("lobby".into());
+            let delivery = host.engine.deliver(audience, text.as_str().into(), Some(1.into()), None);
             assert_eq!(delivery, Delivery { queued: 2, ..Delivery::default() });
             host.settle();
         }

@@ -429,8 +429,9 @@ impl World {
             self.actors.iter().filter(|actor| actor.is_open()).filter_map(|actor| actor.id).next_back();
         let except = except.filter(|_| self.broadcasts.is_multiple_of(2));
         let live = engine.clients().filter(|id| Some(*id) != except);
-        let reachable =
-            live.filter(|id| engine.get(*id).is_some_and(|client| client.open().unwrap().verdict.is_none()));
+        let reachable = live.filter(|id| {
+            engine.get(*id).is_some_and(|client| client.open().unwrap().pending_reason.is_none())
+        });
         let reachable = reachable.count();
         let shed = engine.stats().closed.shed;
         let delivery = engine.broadcast(message.into(), except);

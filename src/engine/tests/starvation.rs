@@ -23,7 +23,7 @@ fn a_carry_longer_than_the_block_is_parsed_and_the_others_are_read() {
             let new = [messages(&tick), messages(&host.poll())].concat();
             host.check();
             assert!(new.contains(&(other, vec![round])), "round {round} was not heard in two polls");
-            most = most.max(host.engine.clients[client.index()].carry.len());
+            most = most.max(host.engine.clients[client.index()].unparsed.len());
             (round, polls) = (round.wrapping_add(1), polls + 2);
             if new.contains(&(client, b"end".to_vec())) {
                 break;

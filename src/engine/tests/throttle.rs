@@ -568,6 +568,6 @@ fn limit_of_one_per_second_works() {
 fn without_limits_an_open_client_has_no_limiter() {
     let mut host = Host::new(Config::default());
     let (_peer, client) = open(&mut host);
-    assert!(host.engine.get(client).and_then(|client| client.open()).unwrap().limiter.is_none());
-    assert!(size_of::<crate::connection::rate_limiter::Limiter>() <= 128);
+    assert!(host.engine.get(client).and_then(|client| client.open()).unwrap().rate_limiter.is_none());
+    assert!(size_of::<crate::connection::rate_limiter::RateLimiter>() <= 128);
 }

@@ -7,7 +7,7 @@ use tungstenite::{Bytes, http::Response};
 use super::*;
 use crate::{
     RequestId, UpgradeId,
-    engine::{hooks::Services, sim::Host},
+    engine::{hooks::Hooks, sim::Host},
 };
 
 /// A response that a client got.
@@ -122,8 +122,8 @@ pub(super) fn serving(
     config: Config,
     on_http: impl FnMut(&crate::HttpRequest<'_>) -> Response<Bytes> + Send + 'static,
 ) -> Host {
-    let services = Services { on_http: Some(Box::new(on_http)), ..Services::default() };
-    Host::with_services(config, services, None)
+    let hooks = Hooks { on_http: Some(Box::new(on_http)), ..Hooks::default() };
+    Host::with_hooks(config, hooks, None)
 }
 
 /// The plain requests of a tick, with path and body.

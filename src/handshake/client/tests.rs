@@ -17,8 +17,14 @@ fn asked(subprotocols: &[&str]) -> (Request, String, ResponseReader) {
     headers.append("x-a", HeaderValue::from_static("1"));
     headers.append("x-a", HeaderValue::from_bytes(b"gr\xfc\xdfe").unwrap());
     let (path, subprotocols) = (&path, &subprotocols[..]);
-    let asking =
-        Asking { authority: "a.example:81", path, headers, subprotocols, extensions: None, nonce: *NONCE };
+    let asking = RequestParts {
+        authority: "a.example:81",
+        path,
+        headers,
+        subprotocols,
+        extensions: None,
+        nonce: *NONCE,
+    };
     let (request, bytes, reader) = ask(asking).unwrap();
     (request, String::from_utf8_lossy(&bytes).into_owned(), reader)
 }

@@ -184,12 +184,12 @@ fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
 
 /// The head without its status line, whether a body follows, and whether the connection is closed.
 #[track_caller]
-fn answer(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String, bool, bool) {
+fn head_of(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String, bool, bool) {
     let code = StatusCode::from_u16(code).unwrap();
-    let head = answer_head(code, &fields(pairs), len, to_head, false).unwrap();
+    let head = response_head(code, &fields(pairs), len, to_head, false).unwrap();
     let text = String::from_utf8(head.bytes).unwrap();
     let rest = text.strip_prefix(&format!("HTTP/1.1 {code}\r\n")).expect("the status line").to_owned();
-    let closing = answer_head(code, &fields(pairs), len, to_head, true).unwrap();
+    let closing = response_head(code, &fields(pairs), len, to_head, true).unwrap();
     assert!(closing.close && String::from_utf8(closing.bytes).unwrap().contains("connection: close\r\n"));
     (rest, head.has_body, head.close)
 }
@@ -215,14 +215,18 @@ fn a_response_states_the_length_of_its_body() {
         (304, &[("ETag", "\"a\"")], 0, false, "etag: \"a\"\r\n\r\n", false),
         (999, &[], 1, false, "content-length: 1\r\n\r\n", true),
     ] {
-        assert_eq!(answer(code, pairs, len, to_head), (head.to_owned(), has_body, false), "{code} {pairs:?}");
+        assert_eq!(
+            head_of(code, pairs, len, to_head),
+            (head.to_owned(), has_body, false),
+            "{code} {pairs:?}"
+        );
     }
 }
 
 #[test]
 fn connection_close_is_written_once() {
     for pairs in [&[("Connection", "close")][..], &[("connection", "CLOSE"), ("Connection", "close")]] {
-        let (head, has_body, close) = answer(200, pairs, 1, false);
+        let (head, has_body, close) = head_of(200, pairs, 1, false);
         assert_eq!(
             (head.as_str(), has_body, close),
             ("content-length: 1\r\nconnection: close\r\n\r\n", true, true)
@@ -234,7 +238,7 @@ fn connection_close_is_written_once() {
 fn headers_that_change_the_framing_are_rejected() {
     for code in [100, 101, 102, 103, 199] {
         let code = StatusCode::from_u16(code).unwrap();
-        assert_eq!(answer_head(code, &HeaderMap::new(), 0, false, false), Err(Unfit::Status(code)));
+        assert_eq!(response_head(code, &HeaderMap::new(), 0, false, false), Err(Unfit::Status(code)));
     }
     for (code, pairs, len, to_head) in [
         (200, &[("Content-Length", "3")][..], 4, false),
@@ -257,7 +261,7 @@ fn headers_that_change_the_framing_are_rejected() {
         (200, &[("Keep-Alive", "timeout=5")], 4, false),
     ] {
         let code = StatusCode::from_u16(code).unwrap();
-        let error = answer_head(code, &fields(pairs), len, to_head, false);
+        let error = response_head(code, &fields(pairs), len, to_head, false);
         assert!(matches!(error, Err(Unfit::Header(HeaderError::Reserved(_)))), "{pairs:?}: {error:?}");
     }
 }
@@ -266,6 +270,6 @@ fn headers_that_change_the_framing_are_rejected() {
 fn a_non_ascii_header_value_is_sent_unchanged() {
     let mut headers = HeaderMap::new();
     headers.insert("x-name", tungstenite::http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
-    let head = answer_head(StatusCode::OK, &headers, 0, false, false).unwrap();
+    let head = response_head(StatusCode::OK, &headers, 0, false, false).unwrap();
     assert!(head.bytes.windows(16).any(|bytes| bytes == b"x-name: J\xfcrgen\r\n"));
 }

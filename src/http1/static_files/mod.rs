@@ -34,7 +34,7 @@ use path::Target;
 /// Clients cannot reach files outside of the folder, but anyone who may write to it decides what is
 /// served.
 #[derive(Debug, Default)]
-pub(crate) struct Site {
+pub(crate) struct StaticFiles {
     /// The routes to bytes, by decoded path.
     assets: HashMap<String, Asset>,
     /// The routes to folders, the longest prefix first; no two prefixes are equal.
@@ -96,7 +96,7 @@ enum Found {
     Busy,
 }
 
-impl Site {
+impl StaticFiles {
     /// Serves `bytes` at exactly `path`, which is not percent-decoded.
     pub(crate) fn serve_bytes(&mut self, path: &str, mime: &str, bytes: Vec<u8>) -> Result<(), ConfigError> {
         let wrong = || ConfigError::InvalidMime(mime.to_string());
@@ -173,7 +173,7 @@ impl Site {
             return Some(response);
         }
         Some(match found {
-            Found::Entry(entry) => entry.answer(method, headers),
+            Found::Entry(entry) => entry.respond(method, headers),
             // Caches may store a 404 (RFC 9110 §15.1), but not a 503.
             Found::Busy => bodiless(StatusCode::SERVICE_UNAVAILABLE),
             Found::Elsewhere(location) => {
@@ -222,7 +222,7 @@ impl Folder {
 }
 
 impl Entry {
-    fn answer(self, method: &Method, headers: &HeaderMap) -> Response<Content> {
+    fn respond(self, method: &Method, headers: &HeaderMap) -> Response<Content> {
         let known = etag::is_known(self.etag.as_ref(), headers);
         let content = if known || *method == Method::HEAD { Content::Empty } else { self.content };
         let mut response = Response::new(content);

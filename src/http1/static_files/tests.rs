@@ -17,7 +17,7 @@ use std::{
 
 use tungstenite::http::{HeaderMap, Method, Response, header};
 
-use super::{Content, Site};
+use super::{Content, StaticFiles};
 use crate::error::ConfigError;
 
 /// A folder `root` that is served, and files beside it that must not be.
@@ -63,10 +63,10 @@ impl Folder {
         file
     }
 
-    fn site(&self, prefix: &str) -> Site {
-        let mut site = Site::default();
-        site.serve_dir(prefix, &self.root()).unwrap();
-        site
+    fn static_files(&self, prefix: &str) -> StaticFiles {
+        let mut static_files = StaticFiles::default();
+        static_files.serve_dir(prefix, &self.root()).unwrap();
+        static_files
     }
 }
 
@@ -76,8 +76,8 @@ impl Drop for Folder {
     }
 }
 
-fn get(site: &Site, path: &str) -> Option<Response<Content>> {
-    site.find(&Method::GET, path, &HeaderMap::new())
+fn get(static_files: &StaticFiles, path: &str) -> Option<Response<Content>> {
+    static_files.find(&Method::GET, path, &HeaderMap::new())
 }
 
 fn text(response: &Response<Content>, name: header::HeaderName) -> &str {
@@ -102,8 +102,8 @@ fn body(response: Response<Content>) -> String {
 }
 
 /// The response to a GET in short: the body, the status and location of a redirect, or "404".
-fn answer(site: &Site, path: &str) -> String {
-    let Some(response) = get(site, path) else { return "404".into() };
+fn fetch(static_files: &StaticFiles, path: &str) -> String {
+    let Some(response) = get(static_files, path) else { return "404".into() };
     match response.status().as_u16() {
         200 => body(response),
         301 => format!("301 {}", text(&response, header::LOCATION)),
@@ -117,7 +117,7 @@ fn a_folder_is_served_under_its_prefix() {
     for (prefix, written) in
         [("/", ""), ("/assets", "/assets"), ("/assets/", "/assets"), ("/a/b c", "/a/b%20c")]
     {
-        let site = folder.site(prefix);
+        let static_files = folder.static_files(prefix);
         for (path, expected) in [
             ("/", "root/index.html"),
             ("/a.txt", "root/a.txt"),
@@ -131,9 +131,9 @@ fn a_folder_is_served_under_its_prefix() {
             ("/index.html.d/", "404"),
             ("/a.txt/a.txt", "404"),
         ] {
-            assert_eq!(answer(&site, &format!("{written}{path}")), expected, "{written}{path}");
+            assert_eq!(fetch(&static_files, &format!("{written}{path}")), expected, "{written}{path}");
         }
-        assert_eq!(answer(&site, &format!("{written}/docs")), format!("301 {written}/docs/"));
+        assert_eq!(fetch(&static_files, &format!("{written}/docs")), format!("301 {written}/docs/"));
     }
 }
 
@@ -141,12 +141,12 @@ fn a_folder_is_served_under_its_prefix() {
 fn a_prefix_covers_only_whole_segments() {
     let folder = Folder::new();
     for prefix in ["/assets", "/assets/"] {
-        let site = folder.site(prefix);
-        assert_eq!(answer(&site, "/assets"), "301 /assets/");
+        let static_files = folder.static_files(prefix);
+        assert_eq!(fetch(&static_files, "/assets"), "301 /assets/");
         for path in
             ["/assetsx", "/assetsa.txt", "/assetsx/a.txt", "/asset/a.txt", "/a.txt", "/", "/Assets/a.txt"]
         {
-            assert_eq!(answer(&site, path), "404", "{path}");
+            assert_eq!(fetch(&static_files, path), "404", "{path}");
         }
     }
 }
@@ -154,14 +154,14 @@ fn a_prefix_covers_only_whole_segments() {
 #[test]
 fn the_most_specific_route_is_used() {
     let folder = Folder::new();
-    let mut site = Site::default();
-    assert!(site.is_empty());
-    site.serve_dir("/", &folder.root()).unwrap();
-    assert!(!site.is_empty());
-    site.serve_dir("/docs/deep", &folder.root().join("bare")).unwrap();
-    site.serve_dir("/docs", &folder.0.join("outside")).unwrap();
-    site.serve_bytes("/a.txt", "text/plain", b"bytes".to_vec()).unwrap();
-    site.serve_bytes("/docs/deep/", "text/plain", b"deep".to_vec()).unwrap();
+    let mut static_files = StaticFiles::default();
+    assert!(static_files.is_empty());
+    static_files.serve_dir("/", &folder.root()).unwrap();
+    assert!(!static_files.is_empty());
+    static_files.serve_dir("/docs/deep", &folder.root().join("bare")).unwrap();
+    static_files.serve_dir("/docs", &folder.0.join("outside")).unwrap();
+    static_files.serve_bytes("/a.txt", "text/plain", b"bytes".to_vec()).unwrap();
+    static_files.serve_bytes("/docs/deep/", "text/plain", b"deep".to_vec()).unwrap();
     for (path, expected) in [
         ("/", "root/index.html"),
         ("/a.txt", "bytes"),
@@ -173,22 +173,22 @@ fn the_most_specific_route_is_used() {
         ("/docs/deep/data.json", "root/bare/data.json"),
         ("/docs/deep/", "deep"),
     ] {
-        assert_eq!(answer(&site, path), expected, "{path}");
+        assert_eq!(fetch(&static_files, path), expected, "{path}");
     }
     // A later registration replaces an earlier one, with or without a slash at the end.
-    site.serve_dir("/docs/", &folder.root().join("docs")).unwrap();
-    site.serve_bytes("/a.txt", "text/plain", Vec::new()).unwrap();
-    assert_eq!(answer(&site, "/docs/"), "root/docs/index.html");
-    assert_eq!(answer(&site, "/a.txt"), "");
+    static_files.serve_dir("/docs/", &folder.root().join("docs")).unwrap();
+    static_files.serve_bytes("/a.txt", "text/plain", Vec::new()).unwrap();
+    assert_eq!(fetch(&static_files, "/docs/"), "root/docs/index.html");
+    assert_eq!(fetch(&static_files, "/a.txt"), "");
 }
 
 #[test]
 fn bytes_are_served_only_at_their_exact_path() {
-    let mut site = Site::default();
+    let mut static_files = StaticFiles::default();
     for path in ["/", "/grüße", "/a b", "/.well-known/x", "/100%", "/C:"] {
-        site.serve_bytes(path, "text/plain", path.into()).unwrap();
+        static_files.serve_bytes(path, "text/plain", path.into()).unwrap();
     }
-    assert!(!site.is_empty());
+    assert!(!static_files.is_empty());
     for (path, expected) in [
         ("/", "/"),
         ("/gr%C3%BC%c3%9fe", "/grüße"),
@@ -207,59 +207,59 @@ fn bytes_are_served_only_at_their_exact_path() {
         ("%2f", "404"),
         ("/gr%FC%DFe", "404"),
     ] {
-        assert_eq!(answer(&site, path), expected, "{path}");
+        assert_eq!(fetch(&static_files, path), expected, "{path}");
     }
 }
 
 #[test]
 fn longer_paths_than_2048_bytes_are_rejected() {
-    let mut site = Site::default();
+    let mut static_files = StaticFiles::default();
     let longest = format!("/{}", "a".repeat(2047));
     let longer = format!("{longest}a");
-    assert_eq!(site.serve_bytes(&longest, "text/plain", b"far".into()), Ok(()));
+    assert_eq!(static_files.serve_bytes(&longest, "text/plain", b"far".into()), Ok(()));
     assert_eq!(
-        site.serve_bytes(&longer, "text/plain", Vec::new()),
+        static_files.serve_bytes(&longer, "text/plain", Vec::new()),
         Err(ConfigError::InvalidPath(longer.clone()))
     );
-    assert_eq!(answer(&site, &longest), "far");
+    assert_eq!(fetch(&static_files, &longest), "far");
     // The limit applies to the path before it is decoded.
-    assert_eq!(answer(&site, &longest.replacen('a', "%61", 1)), "404");
+    assert_eq!(fetch(&static_files, &longest.replacen('a', "%61", 1)), "404");
 }
 
 #[test]
 fn invalid_routes_are_configuration_errors() {
     let folder = Folder::new();
-    let mut site = Site::default();
+    let mut static_files = StaticFiles::default();
     for path in ["", "a", "a/", "*", "\\a", "/a\\b", "/a\nb", "/\0"] {
         let error = Err(ConfigError::InvalidPath(path.into()));
-        assert_eq!(site.serve_bytes(path, "text/plain", Vec::new()), error, "{path:?}");
-        assert_eq!(site.serve_dir(path, &folder.root()), error, "{path:?}");
+        assert_eq!(static_files.serve_bytes(path, "text/plain", Vec::new()), error, "{path:?}");
+        assert_eq!(static_files.serve_dir(path, &folder.root()), error, "{path:?}");
     }
     for prefix in ["//", "//evil.example", "/a//b", "/a//", "/a/..", "/./a"] {
         let error = Err(ConfigError::InvalidPath(prefix.into()));
-        assert_eq!(site.serve_dir(prefix, &folder.root()), error, "{prefix}");
+        assert_eq!(static_files.serve_dir(prefix, &folder.root()), error, "{prefix}");
     }
     for mime in
         ["", "text", "text/", "/plain", "text/plain\r\nSet-Cookie: a=b", "text/plain;x=\"\n\"", "text/ä"]
     {
         let error = Err(ConfigError::InvalidMime(mime.into()));
-        assert_eq!(site.serve_bytes("/a", mime, Vec::new()), error, "{mime:?}");
+        assert_eq!(static_files.serve_bytes("/a", mime, Vec::new()), error, "{mime:?}");
     }
     for (name, error) in
         [("missing", std::io::ErrorKind::NotFound), ("a.txt", std::io::ErrorKind::NotADirectory)]
     {
         let dir = folder.root().join(name);
-        assert_eq!(site.serve_dir("/", &dir), Err(ConfigError::NoFolder { dir, error }));
+        assert_eq!(static_files.serve_dir("/", &dir), Err(ConfigError::NoFolder { dir, error }));
     }
-    assert!(site.is_empty());
-    let error = site.serve_dir("/", Path::new("no such folder")).unwrap_err().to_string();
+    assert!(static_files.is_empty());
+    let error = static_files.serve_dir("/", Path::new("no such folder")).unwrap_err().to_string();
     assert_eq!(error, "cannot serve the folder no such folder: entity not found");
 }
 
 #[test]
 fn the_content_type_follows_the_extension() {
     let folder = Folder::new();
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     for (name, expected) in [
         ("index.html", "text/html; charset=utf-8"),
         ("STYLE.CSS", "text/css; charset=utf-8"),
@@ -276,13 +276,16 @@ fn the_content_type_follows_the_extension() {
         ("x.grüße", "application/octet-stream"),
     ] {
         folder.write(&format!("root/types/{name}"));
-        let response = get(&site, &format!("/types/{name}")).unwrap();
+        let response = get(&static_files, &format!("/types/{name}")).unwrap();
         assert_eq!(text(&response, header::CONTENT_TYPE), expected, "{name}");
         assert_eq!(text(&response, header::X_CONTENT_TYPE_OPTIONS), "nosniff");
         assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
     }
-    assert_eq!(text(&get(&site, "/docs/").unwrap(), header::CONTENT_TYPE), "text/html; charset=utf-8");
-    let mut site = Site::default();
+    assert_eq!(
+        text(&get(&static_files, "/docs/").unwrap(), header::CONTENT_TYPE),
+        "text/html; charset=utf-8"
+    );
+    let mut static_files = StaticFiles::default();
     for (mime, expected) in [
         ("text/html", "text/html; charset=utf-8"),
         ("TEXT/html", "text/html; charset=utf-8"),
@@ -291,8 +294,8 @@ fn the_content_type_follows_the_extension() {
         ("application/octet-stream", "application/octet-stream"),
         ("image/svg+xml", "image/svg+xml"),
     ] {
-        site.serve_bytes("/a", mime, Vec::new()).unwrap();
-        let response = get(&site, "/a").unwrap();
+        static_files.serve_bytes("/a", mime, Vec::new()).unwrap();
+        let response = get(&static_files, "/a").unwrap();
         assert_eq!(text(&response, header::CONTENT_TYPE).to_lowercase(), expected.to_lowercase());
     }
 }

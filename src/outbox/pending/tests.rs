@@ -78,12 +78,12 @@ impl Model {
 /// One client's pending messages and their model.
 #[derive(Debug, Default)]
 struct Pair {
-    real: Option<Box<Backlog>>,
+    real: Option<Box<Pending>>,
     model: Model,
 }
 
 impl Pair {
-    fn push(&mut self, pool: &mut BacklogPool, message: &Outgoing<'_>, terms: Terms) {
+    fn push(&mut self, pool: &mut PendingPool, message: &Outgoing<'_>, terms: Terms) {
         let waiting = Waiting {
             kind: message.kind(),
             payload: message.payload().to_vec(),
@@ -118,16 +118,16 @@ impl Pair {
         assert!(next.is_none_or(|next| real.next_expiry.is_some_and(|early| early <= next)));
     }
 
-    fn settle(&mut self, pool: &mut BacklogPool) {
+    fn retain_or_give(&mut self, pool: &mut PendingPool) {
         if let Some(real) = self.real.take() {
-            self.real = pool.settle(real);
+            self.real = pool.retain_or_give(real);
             assert_eq!(self.real.is_none(), self.model.all().next().is_none());
         }
         self.is_short();
         if let Some(real) = &self.real {
             // Memory is proportional to the pending messages.
             assert!(
-                real.memory() <= 8 * real.cost() + Backlog::SLACK,
+                real.memory() <= 8 * real.cost() + Pending::SLACK,
                 "{} for {}",
                 real.memory(),
                 real.cost()
@@ -152,7 +152,7 @@ impl Pair {
             (payloads, all().count(), all().count() == 0)
         );
         let names: usize = all().filter_map(|message| message.key.as_ref()).map(LatestKey::heap).sum();
-        assert_eq!((real.names, real.cost()), (names, payloads + names + all().count() * Backlog::OVERHEAD));
+        assert_eq!((real.names, real.cost()), (names, payloads + names + all().count() * Pending::OVERHEAD));
         let used: usize = all().filter(|message| !message.shared).map(|message| message.payload.len()).sum();
         assert_eq!(real.used, used);
         for (lane, priority) in self.model.0.iter().zip(LANES) {
@@ -163,7 +163,7 @@ impl Pair {
         assert_eq!(real.places.len(), all().filter(|message| message.key.is_some()).count());
         for message in all() {
             let Some(key) = &message.key else { continue };
-            assert_eq!(real.cost_of(key), message.payload.len() + key.heap() + Backlog::OVERHEAD);
+            assert_eq!(real.cost_of(key), message.payload.len() + key.heap() + Pending::OVERHEAD);
             let (priority, number) = real.places[key];
             assert_eq!(real.lane_mut(priority).at(number).unwrap().latest.as_ref(), Some(key));
         }
@@ -197,11 +197,11 @@ fn random_pushes_match_the_model() {
     for seed in 0..600 {
         let mut rng = Rng::new(seed);
         let mut now = Instant::now();
-        let mut pool = BacklogPool::default();
+        let mut pool = PendingPool::default();
         let mut pairs = [Pair::default(), Pair::default()];
         let keys = rng.pick(&[1, 3, 40]);
         // Some seeds fill the lanes, some drain them. Settling rarely accumulates replaced items.
-        let (drain, settle) = (rng.pick(&[2, 6, 12]), rng.pick(&[2, 10]));
+        let (drain, retain_or_give) = (rng.pick(&[2, 6, 12]), rng.pick(&[2, 10]));
         for _ in 0..400 {
             let pair = &mut pairs[rng.below(2)];
             match rng.below(10 + drain) {
@@ -226,8 +226,8 @@ fn random_pushes_match_the_model() {
                 _ => pair.next(rng.pick(&LANES), now),
             }
             pair.check();
-            if rng.one_in(settle) {
-                pair.settle(&mut pool);
+            if rng.one_in(retain_or_give) {
+                pair.retain_or_give(&mut pool);
                 pair.check();
                 assert_eq!(
                     pair.real.as_ref().map_or(0, |real| real.counted),
@@ -252,7 +252,7 @@ fn random_pushes_match_the_model() {
             while pair.real.is_some() {
                 pair.next(rng.pick(&LANES), now);
                 pair.check();
-                pair.settle(&mut pool);
+                pair.retain_or_give(&mut pool);
             }
         }
         assert_eq!(pool.held(), 0);
@@ -271,7 +271,7 @@ fn latest(key: impl Into<LatestKey>) -> Terms {
 #[test]
 fn empty_payloads_move_when_gaps_are_closed() {
     let now = Instant::now();
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     // The empty payload is behind bytes that are removed.
     pair.push(&mut pool, &binary(&[1; 10_000]), latest(1));
@@ -280,14 +280,14 @@ fn empty_payloads_move_when_gaps_are_closed() {
     pair.push(&mut pool, &binary(&[2; 3]), Terms::default());
     pair.next(Priority::Normal, now);
     pair.next(Priority::Normal, now);
-    pair.settle(&mut pool);
+    pair.retain_or_give(&mut pool);
     assert_eq!(pool.held(), 0);
 }
 
 #[test]
 fn replacing_values_of_varying_size_keeps_memory_bounded() {
     let mut rng = Rng::new(1);
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     for round in 0..20_000 {
         let len = rng.below(200);
@@ -297,12 +297,12 @@ fn replacing_values_of_varying_size_keeps_memory_bounded() {
     assert!(held < 64 * 1024, "{held} bytes for 50 values");
     pair.check();
     (0..50).for_each(|_| pair.next(Priority::Normal, Instant::now()));
-    pair.settle(&mut pool);
+    pair.retain_or_give(&mut pool);
 }
 
 #[test]
 fn a_key_that_alternates_between_lanes_accumulates_no_items() {
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     for round in 0..10_000_u32 {
         let priority = if round % 2 == 0 { Priority::High } else { Priority::Normal };
@@ -320,7 +320,7 @@ fn a_key_that_alternates_between_lanes_accumulates_no_items() {
 #[test]
 fn replaced_items_are_swept_when_the_lane_drains() {
     let now = Instant::now();
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     (0..40).for_each(|_| pair.push(&mut pool, &binary(&[7]), Terms::default()));
     for priority in [Priority::Normal, Priority::High] {
@@ -329,7 +329,7 @@ fn replaced_items_are_swept_when_the_lane_drains() {
     pair.push(&mut pool, &binary(&[9]), latest(100));
     assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 81, "not yet swept");
     (0..40).for_each(|_| pair.next(Priority::Normal, now));
-    pair.settle(&mut pool);
+    pair.retain_or_give(&mut pool);
     assert_eq!(pair.real.as_ref().unwrap().normal.items.len(), 1);
     // The key still finds the message.
     pair.push(&mut pool, &binary(&[10]), latest(100));
@@ -339,7 +339,7 @@ fn replaced_items_are_swept_when_the_lane_drains() {
 #[test]
 fn memory_is_freed_while_the_lane_drains() {
     let now = Instant::now();
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     for number in 0..5_000 {
         pair.push(
@@ -351,21 +351,21 @@ fn memory_is_freed_while_the_lane_drains() {
     let most = pool.held();
     for _ in 0..4_990 {
         pair.next(Priority::Normal, now);
-        pair.settle(&mut pool);
+        pair.retain_or_give(&mut pool);
     }
     assert!(pool.held() < 40_000 && most > 1_000_000, "{} of {most}", pool.held());
     pair.check();
     for _ in 0..10 {
         pair.next(Priority::Normal, now);
-        pair.settle(&mut pool);
+        pair.retain_or_give(&mut pool);
     }
     assert_eq!((pool.held(), pair.real.is_none()), (0, true));
-    assert!(pool.kept > 0 && pool.kept <= BacklogPool::MAX_EACH, "{} bytes are kept", pool.kept);
+    assert!(pool.kept > 0 && pool.kept <= PendingPool::MAX_EACH, "{} bytes are kept", pool.kept);
 }
 
 #[test]
 fn spare_memory_is_bounded() {
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut used: Vec<Pair> = Vec::new();
     for _ in 0..200 {
         let mut pair = Pair::default();
@@ -374,10 +374,10 @@ fn spare_memory_is_bounded() {
     }
     used.drain(..).for_each(|pair| pool.give(pair.real.unwrap()));
     assert_eq!(pool.held(), 0);
-    assert!(pool.kept <= BacklogPool::MAX_KEPT && pool.spare.len() > 10, "{} bytes", pool.kept);
+    assert!(pool.kept <= PendingPool::MAX_KEPT && pool.spare.len() > 10, "{} bytes", pool.kept);
     // A spare that is too large is not kept.
-    let (mut pool, mut pair) = (BacklogPool::default(), Pair::default());
-    pair.push(&mut pool, &binary(&vec![7; BacklogPool::MAX_EACH]), latest(1));
+    let (mut pool, mut pair) = (PendingPool::default(), Pair::default());
+    pair.push(&mut pool, &binary(&vec![7; PendingPool::MAX_EACH]), latest(1));
     pool.give(pair.real.unwrap());
     assert_eq!((pool.held(), pool.kept, pool.spare.len()), (0, 0, 0));
 }
@@ -385,7 +385,7 @@ fn spare_memory_is_bounded() {
 #[test]
 fn expire_drops_messages_at_their_instant() {
     let start = Instant::now();
-    let mut pool = BacklogPool::default();
+    let mut pool = PendingPool::default();
     let mut pair = Pair::default();
     let terms = |ms: u32| Terms { expires: Some(start + ms * MS), ..Terms::default() };
     pair.push(&mut pool, &binary(&[1]), terms(50));

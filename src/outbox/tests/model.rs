@@ -356,10 +356,10 @@ impl Pair {
     }
 
     pub(super) fn holds_no_memory(&self) {
-        let Outbox { queue, tail, written, boundary, len, urgent, .. } = &self.outbox;
+        let Outbox { queue, tail, written, boundary, len, priority_frames, .. } = &self.outbox;
         assert_eq!((queue.capacity(), tail.capacity()), (0, 0));
         assert_eq!((*written, *boundary, *len), (0, 0, 0));
-        assert!(urgent.is_none() && !self.outbox.has_work());
+        assert!(priority_frames.is_none() && !self.outbox.has_work());
         assert_eq!(self.pool.held(), 0);
     }
 
@@ -369,11 +369,11 @@ impl Pair {
             Chunk::Owned(bytes) => size_of::<Chunk>() + bytes.capacity(),
             Chunk::Shared(_) => size_of::<Chunk>(),
         };
-        let urgent = self.outbox.urgent.as_ref().map_or(0, |urgent| {
-            let Urgent { leaving, pong, ping, .. } = &**urgent;
-            size_of::<Urgent>() + leaving.capacity() + pong.capacity() + ping.capacity()
+        let priority_frames = self.outbox.priority_frames.as_ref().map_or(0, |priority_frames| {
+            let PriorityFrames { leaving, pong, ping, .. } = &**priority_frames;
+            size_of::<PriorityFrames>() + leaving.capacity() + pong.capacity() + ping.capacity()
         });
-        self.outbox.queue.iter().map(chunk).sum::<usize>() + self.outbox.tail.capacity() + urgent
+        self.outbox.queue.iter().map(chunk).sum::<usize>() + self.outbox.tail.capacity() + priority_frames
     }
 
     /// Empties the pool and returns the bytes that it kept.

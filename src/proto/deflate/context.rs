@@ -7,16 +7,16 @@
 
 /// A ring buffer of at most 2^bits bytes. Its memory grows with the bytes pushed.
 #[derive(Debug)]
-pub(super) struct History {
+pub(super) struct Context {
     bytes: Vec<u8>,
     /// Index of the oldest byte once the ring is full.
     oldest: usize,
     max: usize,
 }
 
-impl History {
+impl Context {
     pub(super) fn new(bits: u8) -> Self {
-        History { bytes: Vec::new(), oldest: 0, max: 1 << bits }
+        Context { bytes: Vec::new(), oldest: 0, max: 1 << bits }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -68,7 +68,7 @@ mod tests {
     fn holds_the_last_bytes_in_order() {
         let mut rng = Rng::new(0);
         for bits in [8, 9, 10] {
-            let (mut history, mut all, mut found) = (History::new(bits), Vec::new(), Vec::new());
+            let (mut history, mut all, mut found) = (Context::new(bits), Vec::new(), Vec::new());
             for _ in 0..500 {
                 let len = rng.pick(&[0, 1, 3, 100, 255, 256, 257, 600, 3000]);
                 let new = rng.bytes(len);

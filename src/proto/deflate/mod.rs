@@ -42,7 +42,7 @@ use crate::{
     config::{Config, compression::Deflate},
     error::PeerMisbehaved,
 };
-use context::History;
+use context::Context;
 use negotiation::{Agreed, Way};
 
 /// The end of every compressed message, which is not transmitted (§7.2.1).
@@ -87,9 +87,9 @@ pub(crate) struct PerMessage {
     /// Window of our messages, in bits.
     bits: u8,
     /// Context of our messages; `None` without context takeover (§7.1.1).
-    sent: Option<History>,
+    sent: Option<Context>,
     /// Context of the peer's messages; `None` without context takeover.
-    received: Option<History>,
+    received: Option<Context>,
     /// A message was added to `sent` since the last `rest`.
     active: bool,
 }
@@ -126,8 +126,8 @@ impl Codec {
     /// of the response's `Sec-WebSocket-Extensions`. `None` if it is not configured, not offered or
     /// declined.
     pub(crate) fn negotiate(&mut self, request: &HeaderMap) -> Option<(PerMessage, HeaderValue)> {
-        let (agreed, answer) = negotiation::accept(request, self.config.as_ref()?)?;
-        Some((self.open(agreed.server, agreed.client), answer))
+        let (agreed, response) = negotiation::accept(request, self.config.as_ref()?)?;
+        Some((self.open(agreed.server, agreed.client), response))
     }
 
     /// The offer in the request of an outbound connection.
@@ -151,8 +151,8 @@ impl Codec {
         PerMessage {
             serial: self.serial,
             bits: ours.bits,
-            sent: ours.takeover.then(|| History::new(ours.bits)),
-            received: theirs.takeover.then(|| History::new(theirs.bits)),
+            sent: ours.takeover.then(|| Context::new(ours.bits)),
+            received: theirs.takeover.then(|| Context::new(theirs.bits)),
             active: false,
         }
     }
@@ -167,7 +167,7 @@ impl Codec {
     }
 
     /// Compresses into `packed`, with the context of `owner`.
-    fn run(&mut self, bits: u8, owner: u64, context: Option<&History>, payload: &[u8]) -> Option<&[u8]> {
+    fn run(&mut self, bits: u8, owner: u64, context: Option<&Context>, payload: &[u8]) -> Option<&[u8]> {
         #[cfg(test)]
         {
             self.runs += 1;
@@ -221,7 +221,7 @@ impl Codec {
     /// Inflates `payload` with this context, and appends the result to `out`.
     fn inflate(
         &mut self,
-        context: Option<&History>,
+        context: Option<&Context>,
         payload: &[u8],
         out: &mut Vec<u8>,
         max: u64,
@@ -388,6 +388,6 @@ impl PerMessage {
     /// Memory of both contexts, in bytes.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn memory(&self) -> usize {
-        self.sent.iter().chain(&self.received).map(History::memory).sum()
+        self.sent.iter().chain(&self.received).map(Context::memory).sum()
     }
 }

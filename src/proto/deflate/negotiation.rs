@@ -48,10 +48,10 @@ pub(crate) fn accept(request: &HeaderMap, config: &Deflate) -> Option<(Agreed, H
     let too_large = client_bits.unwrap_or(MAX_BITS) > config.client_bits();
     let client_alone = params.client_alone || !config.client_takeover() || too_large;
 
-    let mut answer = NAME.to_owned();
+    let mut response = NAME.to_owned();
     let mut add = |param: &str| {
-        answer.push_str("; ");
-        answer.push_str(param);
+        response.push_str("; ");
+        response.push_str(param);
     };
     if server_alone {
         add(SERVER_ALONE);
@@ -69,7 +69,7 @@ pub(crate) fn accept(request: &HeaderMap, config: &Deflate) -> Option<(Agreed, H
         server: Way { bits: server_bits, takeover: !server_alone },
         client: Way { bits: client_bits.unwrap_or(MAX_BITS), takeover: !client_alone },
     };
-    Some((agreed, HeaderValue::from_str(&answer).ok()?))
+    Some((agreed, HeaderValue::from_str(&response).ok()?))
 }
 
 /// The client's side: the offer in its request.
@@ -260,9 +260,9 @@ mod tests {
     }
 
     /// The response to these header lines, without the name of the extension.
-    fn answer(config: &Deflate, offers: &[&'static str]) -> Option<String> {
-        let (_, answer) = accept(&lines(offers), config)?;
-        Some(answer.to_str().unwrap().strip_prefix(NAME).unwrap().trim_start_matches("; ").to_owned())
+    fn response(config: &Deflate, offers: &[&'static str]) -> Option<String> {
+        let (_, response) = accept(&lines(offers), config)?;
+        Some(response.to_str().unwrap().strip_prefix(NAME).unwrap().trim_start_matches("; ").to_owned())
     }
 
     fn full() -> Deflate {
@@ -297,7 +297,7 @@ mod tests {
             ("x-webkit-deflate-frame, permessage-deflate", ""),
             ("permessage-bzip2; a=\"b\", permessage-deflate", ""),
         ] {
-            assert_eq!(answer(&full(), &[offer]).as_deref(), Some(expected), "{offer}");
+            assert_eq!(response(&full(), &[offer]).as_deref(), Some(expected), "{offer}");
         }
     }
 
@@ -336,14 +336,14 @@ mod tests {
             "x; y=\"permessage-deflate",
             "",
         ] {
-            assert_eq!(answer(&full(), &[offer]), None, "{offer}");
+            assert_eq!(response(&full(), &[offer]), None, "{offer}");
             // The next line is parsed too, and so is the next offer of a line that is well-formed.
-            assert_eq!(answer(&full(), &[offer, NAME]).as_deref(), Some(""), "{offer}");
+            assert_eq!(response(&full(), &[offer, NAME]).as_deref(), Some(""), "{offer}");
         }
-        assert_eq!(answer(&full(), &[]), None);
+        assert_eq!(response(&full(), &[]), None);
         let two =
             "permessage-deflate; server_max_window_bits=99, permessage-deflate; server_max_window_bits=9";
-        assert_eq!(answer(&full(), &[two]).as_deref(), Some("server_max_window_bits=9"));
+        assert_eq!(response(&full(), &[two]).as_deref(), Some("server_max_window_bits=9"));
     }
 
     #[test]
@@ -353,23 +353,23 @@ mod tests {
             "permessage-deflate; no",
             "permessage-deflate; server_max_window_bits=11, permessage-deflate",
         ];
-        assert_eq!(answer(&full(), &offers).as_deref(), Some("server_max_window_bits=11"));
+        assert_eq!(response(&full(), &offers).as_deref(), Some("server_max_window_bits=11"));
     }
 
     #[test]
     fn the_configuration_limits_windows_and_contexts() {
         let offer = "permessage-deflate; client_max_window_bits";
         let both = "server_no_context_takeover; client_no_context_takeover";
-        assert_eq!(answer(&Deflate::default(), &[offer]).as_deref(), Some(both));
+        assert_eq!(response(&Deflate::default(), &[offer]).as_deref(), Some(both));
         let dedicated = Deflate::new(Dedicated);
         let small = "server_max_window_bits=13; client_max_window_bits=13";
-        assert_eq!(answer(&dedicated, &[offer]).as_deref(), Some(small));
+        assert_eq!(response(&dedicated, &[offer]).as_deref(), Some(small));
         // A client that did not offer `client_max_window_bits` is asked to do without a context.
         let alone = "client_no_context_takeover; server_max_window_bits=13";
-        assert_eq!(answer(&dedicated, &[NAME]).as_deref(), Some(alone));
+        assert_eq!(response(&dedicated, &[NAME]).as_deref(), Some(alone));
         let less = "permessage-deflate; server_max_window_bits=10; client_max_window_bits=9";
         let smaller = "server_max_window_bits=10; client_max_window_bits=9";
-        assert_eq!(answer(&dedicated, &[less]).as_deref(), Some(smaller));
+        assert_eq!(response(&dedicated, &[less]).as_deref(), Some(smaller));
 
         let (agreed, _) = accept(&lines(&[less]), &dedicated).unwrap();
         let expected =
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_client_accepts_only_what_it_offered() {
-        let confirm = |config: &Deflate, answers: &[&'static str]| confirm(&lines(answers), config);
+        let confirm = |config: &Deflate, responses: &[&'static str]| confirm(&lines(responses), config);
         assert_eq!(offer(&full()), "permessage-deflate; client_max_window_bits");
         let small = Deflate::default().server_max_window_bits(11).client_max_window_bits(12);
         assert_eq!(
@@ -392,16 +392,16 @@ mod tests {
         assert_eq!(confirm(&full(), &[]), Ok(None));
         assert_eq!(confirm(&full(), &[""]), Ok(None));
         let way = |bits, takeover| Way { bits, takeover };
-        for (answer, server, client) in [
+        for (response, server, client) in [
             (NAME, way(15, true), way(15, true)),
             ("permessage-deflate; server_max_window_bits=10", way(10, true), way(15, true)),
             ("permessage-deflate; client_max_window_bits=10", way(15, true), way(10, true)),
             ("permessage-deflate; server_no_context_takeover", way(15, false), way(15, true)),
             ("permessage-deflate; client_no_context_takeover", way(15, true), way(15, false)),
         ] {
-            assert_eq!(confirm(&full(), &[answer]), Ok(Some(Agreed { server, client })), "{answer}");
+            assert_eq!(confirm(&full(), &[response]), Ok(Some(Agreed { server, client })), "{response}");
         }
-        for answers in [
+        for responses in [
             &["foo"][..],
             &["permessage-deflate, permessage-deflate"],
             &[NAME, NAME],
@@ -411,21 +411,21 @@ mod tests {
             &["permessage-deflate; server_max_window_bits"],
             &["permessage-deflate;"],
         ] {
-            assert_eq!(confirm(&full(), answers), Err(Unasked), "{answers:?}");
+            assert_eq!(confirm(&full(), responses), Err(Unasked), "{responses:?}");
         }
         // Responses in which a required parameter is missing or has another value.
-        for answer in [
+        for response in [
             NAME,
             "permessage-deflate; server_no_context_takeover",
             "permessage-deflate; server_max_window_bits=11",
             "permessage-deflate; server_no_context_takeover; server_max_window_bits=12",
             "permessage-deflate; server_no_context_takeover; server_max_window_bits=11; client_max_window_bits=13",
         ] {
-            assert_eq!(confirm(&small, &[answer]), Err(Unasked), "{answer}");
+            assert_eq!(confirm(&small, &[response]), Err(Unasked), "{response}");
         }
-        let answer = "permessage-deflate; server_no_context_takeover; server_max_window_bits=11";
+        let response = "permessage-deflate; server_no_context_takeover; server_max_window_bits=11";
         let agreed = Agreed { server: way(11, false), client: way(12, false) };
-        assert_eq!(confirm(&small, &[answer]), Ok(Some(agreed)));
+        assert_eq!(confirm(&small, &[response]), Ok(Some(agreed)));
     }
 
     #[test]
@@ -439,8 +439,8 @@ mod tests {
                         Deflate::new(Dedicated).server_max_window_bits(other).client_max_window_bits(12);
                     let mut headers = HeaderMap::new();
                     headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(&offer(&client)).unwrap());
-                    let (agreed, answer) = accept(&headers, &server).unwrap();
-                    headers.insert(SEC_WEBSOCKET_EXTENSIONS, answer);
+                    let (agreed, response) = accept(&headers, &server).unwrap();
+                    headers.insert(SEC_WEBSOCKET_EXTENSIONS, response);
                     assert_eq!(confirm(&headers, &client), Ok(Some(agreed)), "{client:?}");
                     assert_eq!(agreed.server.bits, bits.min(other));
                     assert_eq!(agreed.client.bits, other.min(12));

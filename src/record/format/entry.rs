@@ -16,7 +16,7 @@ use crate::{
         reconnect::Reconnect,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
     },
-    engine::{Order, Readiness, Whom},
+    engine::{Audience, Order, Readiness},
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::prepared::{Outgoing, Prepared},
@@ -223,19 +223,19 @@ pub(crate) fn room(room: &RoomCopy) -> Room<'_> {
 /// Everyone, a room or a user.
 pub(crate) type AudienceCopy = Option<Result<RoomCopy, String>>;
 
-pub(crate) fn copy_audience(audience: Whom<'_>) -> AudienceCopy {
+pub(crate) fn copy_audience(audience: Audience<'_>) -> AudienceCopy {
     match audience {
-        Whom::Everyone => None,
-        Whom::Room(room) => Some(Ok(copy_room(room))),
-        Whom::User(key) => Some(Err(key.to_owned())),
+        Audience::Everyone => None,
+        Audience::Room(room) => Some(Ok(copy_room(room))),
+        Audience::User(key) => Some(Err(key.to_owned())),
     }
 }
 
-pub(crate) fn audience(audience: &AudienceCopy) -> Whom<'_> {
+pub(crate) fn audience(audience: &AudienceCopy) -> Audience<'_> {
     match audience {
-        None => Whom::Everyone,
-        Some(Ok(name)) => Whom::Room(room(name)),
-        Some(Err(key)) => Whom::User(key),
+        None => Audience::Everyone,
+        Some(Ok(name)) => Audience::Room(room(name)),
+        Some(Err(key)) => Audience::User(key),
     }
 }
 

@@ -5,8 +5,8 @@ use tungstenite::Bytes;
 use super::codec::{Decode, Encode, codec_fieldless, codec_struct};
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
-    engine::hooks::Services,
-    http1::static_files::Site,
+    engine::hooks::Hooks,
+    http1::static_files::StaticFiles,
 };
 
 /// The word "tape" is from version 1 of the format and stays, so that its files are recognised.
@@ -29,24 +29,24 @@ pub(crate) struct Header {
 codec_struct!(Header { library, config, on_upgrade, on_http, assets });
 
 impl Header {
-    pub(crate) fn new(config: &Config, services: &Services) -> Self {
-        let Services { on_upgrade, on_http, site, record: _ } = services;
+    pub(crate) fn new(config: &Config, services: &Hooks) -> Self {
+        let Hooks { on_upgrade, on_http, static_files, record: _ } = services;
         Header {
             library: env!("CARGO_PKG_VERSION").to_owned(),
             config: config.clone(),
             on_upgrade: on_upgrade.is_some(),
             on_http: on_http.is_some(),
-            assets: site.assets(),
+            assets: static_files.assets(),
         }
     }
 
     /// The content that is served from memory. `None` if a path or a content type is invalid.
-    pub(crate) fn take_site(&mut self) -> Option<Site> {
-        let mut site = Site::default();
+    pub(crate) fn take_static_files(&mut self) -> Option<StaticFiles> {
+        let mut static_files = StaticFiles::default();
         for (path, (content_type, bytes)) in std::mem::take(&mut self.assets) {
-            site.serve_bytes(&path, &content_type, bytes.into()).ok()?;
+            static_files.serve_bytes(&path, &content_type, bytes.into()).ok()?;
         }
-        Some(site)
+        Some(static_files)
     }
 }
 

@@ -8,15 +8,15 @@ use tungstenite::{
 use super::reader::SharedReader;
 use crate::{
     config::connect::BeforeAttempt,
-    engine::hooks::Services,
+    engine::hooks::Hooks,
     error::ConnectError,
     handshake::decision::{Decision, UpgradeResponse},
-    http1::{request::HttpRequest, static_files::Site},
+    http1::{request::HttpRequest, static_files::StaticFiles},
     record::format::{entry::Entry, header::Header},
 };
 
 /// Closures in place of those that the recorded server had.
-pub(super) fn replayed(header: &Header, site: Site, reader: &SharedReader) -> Services {
+pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &SharedReader) -> Hooks {
     let on_upgrade = header.on_upgrade.then(|| {
         let reader = reader.clone();
         Box::new(move |_: &HttpRequest<'_>, response: &mut UpgradeResponse| decide(&reader, response)) as _
@@ -32,7 +32,7 @@ pub(super) fn replayed(header: &Header, site: Site, reader: &SharedReader) -> Se
             response.unwrap_or_else(|| Response::new(Bytes::new()))
         }) as _
     });
-    Services { on_upgrade, on_http, site, ..Services::default() }
+    Hooks { on_upgrade, on_http, static_files, ..Hooks::default() }
 }
 
 fn decide(reader: &SharedReader, response: &mut UpgradeResponse) -> Decision {

@@ -52,8 +52,9 @@ impl Replayer {
         let reader = SharedReader::open(input)?;
         let mut header = reader.lock().header()?;
         header.config.validate().map_err(|_| reader.lock().corrupt())?;
-        let site = header.take_site().ok_or_else(|| reader.lock().corrupt())?;
-        let mut engine = Engine::new(header.config.clone(), hooks::replayed(&header, site, &reader), start);
+        let static_files = header.take_static_files().ok_or_else(|| reader.lock().corrupt())?;
+        let mut engine =
+            Engine::new(header.config.clone(), hooks::replayed(&header, static_files, &reader), start);
         engine.keep_no_buffers();
         Ok(Replayer {
             header,

@@ -71,7 +71,7 @@ impl ServerBuilder {
     where
         F: FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
     {
-        self.services.on_upgrade = Some(Box::new(decide));
+        self.hooks.on_upgrade = Some(Box::new(decide));
         self
     }
 
@@ -100,11 +100,11 @@ impl ServerBuilder {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_http<F>(mut self, answer: F) -> Self
+    pub fn on_http<F>(mut self, response: F) -> Self
     where
         F: FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send + 'static,
     {
-        self.services.on_http = Some(Box::new(answer));
+        self.hooks.on_http = Some(Box::new(response));
         self
     }
 
@@ -139,7 +139,7 @@ impl ServerBuilder {
     /// # }
     /// ```
     pub fn serve_bytes(mut self, path: &str, mime: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        let served = self.services.site.serve_bytes(path, mime, bytes.into());
+        let served = self.hooks.static_files.serve_bytes(path, mime, bytes.into());
         self.note(served)
     }
 
@@ -149,7 +149,7 @@ impl ServerBuilder {
     /// leaves the folder, by `..`, links or otherwise, and names that begin with a dot are not
     /// served. Other methods get a 405, or are passed to the application if it handles requests.
     pub fn serve_dir(mut self, path: &str, folder: impl AsRef<Path>) -> Self {
-        let served = self.services.site.serve_dir(path, folder.as_ref());
+        let served = self.hooks.static_files.serve_dir(path, folder.as_ref());
         self.note(served)
     }
 

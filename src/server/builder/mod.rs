@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     config::{Config, Limit, OriginPolicy, Overflow},
-    engine::hooks::Services,
+    engine::hooks::Hooks,
     error::ConfigError,
     server::Server,
 };
@@ -69,7 +69,7 @@ impl Server {
 #[must_use = "a builder does nothing until `bind` or `build`"]
 pub struct ServerBuilder {
     config: Config,
-    services: Services,
+    hooks: Hooks,
     listeners: Vec<TcpListener>,
     /// The first error of `serve_bytes` or `serve_dir`.
     error: Option<ConfigError>,
@@ -244,7 +244,7 @@ impl ServerBuilder {
     /// and an encoded event. It costs nothing when off.
     #[cfg(feature = "sim")]
     pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
-        self.services.record = Some(crate::engine::hooks::Sink(Box::new(out)));
+        self.hooks.record = Some(crate::engine::hooks::Sink(Box::new(out)));
         self
     }
 
@@ -292,20 +292,20 @@ impl ServerBuilder {
     ///
     /// A setting is invalid, or the operating system's poller cannot be created.
     pub fn build(self) -> io::Result<Server> {
-        let (config, services, listeners) = self.into_parts()?;
-        Server::new(config, services, listeners)
+        let (config, hooks, listeners) = self.into_parts()?;
+        Server::new(config, hooks, listeners)
     }
 
     /// Checks the settings and returns them.
-    pub(crate) fn into_parts(self) -> io::Result<(Config, Services, Vec<TcpListener>)> {
+    pub(crate) fn into_parts(self) -> io::Result<(Config, Hooks, Vec<TcpListener>)> {
         let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
         checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         #[cfg(feature = "sim")]
-        if self.services.record.is_some() && self.services.site.has_folders() {
+        if self.hooks.record.is_some() && self.hooks.static_files.has_folders() {
             let text = "a server with serve_dir cannot be recorded: serve the files with serve_bytes";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        Ok((self.config, self.services, self.listeners))
+        Ok((self.config, self.hooks, self.listeners))
     }
 }
 

@@ -21,8 +21,8 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
         let mut rng = Rng::new(seed);
         let event_budget = rng.pick(&[50, 16 * 1024]);
         let config = Config { keep_requests: true, event_budget, ..Config::default() };
-        let services = Services { on_upgrade: Some(Box::new(|_, _| Decision::Defer)), ..Services::default() };
-        let mut host = Host::with_services(config, services, Some(Rng::new(rng.next())));
+        let hooks = Hooks { on_upgrade: Some(Box::new(|_, _| Decision::Defer)), ..Hooks::default() };
+        let mut host = Host::with_hooks(config, hooks, Some(Rng::new(rng.next())));
         let mut webs: Vec<_> = (0..COUNT).map(|_| Web::new(&mut host)).collect();
         for (number, web) in webs.iter_mut().enumerate() {
             web.ask(head(&format!("/{number}"), ""));

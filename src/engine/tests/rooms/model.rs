@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The members of each room, or the connections of each user. No set is empty.
-type Groups = BTreeMap<String, BTreeSet<ClientId>>;
+type Rooms = BTreeMap<String, BTreeSet<ClientId>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -66,8 +66,8 @@ struct World<'v> {
     calm: bool,
     members: Vec<Member>,
     by_id: HashMap<ClientId, usize>,
-    rooms: Groups,
-    users: Groups,
+    rooms: Rooms,
+    users: Rooms,
     /// Every room that ever existed, oldest first. The last one of a name is current if the room
     /// exists.
     given: Vec<(RoomId, String)>,
@@ -77,18 +77,18 @@ struct World<'v> {
     visited: &'v mut Visited,
 }
 
-fn leave_groups(groups: &mut Groups, id: ClientId) -> usize {
-    let before: usize = groups.values().map(BTreeSet::len).sum();
-    groups.retain(|_, members| {
+fn leave_rooms(rooms_by_name: &mut Rooms, id: ClientId) -> usize {
+    let before: usize = rooms_by_name.values().map(BTreeSet::len).sum();
+    rooms_by_name.retain(|_, members| {
         members.remove(&id);
         !members.is_empty()
     });
-    before - groups.values().map(BTreeSet::len).sum::<usize>()
+    before - rooms_by_name.values().map(BTreeSet::len).sum::<usize>()
 }
 
-fn by_client(groups: &Groups) -> BTreeMap<ClientId, BTreeSet<&str>> {
+fn by_client(rooms_by_name: &Rooms) -> BTreeMap<ClientId, BTreeSet<&str>> {
     let mut of = BTreeMap::<_, BTreeSet<_>>::new();
-    for (name, members) in groups {
+    for (name, members) in rooms_by_name {
         for id in members {
             of.entry(*id).or_default().insert(name.as_str());
         }
@@ -115,8 +115,8 @@ impl World<'_> {
             calm,
             members: Vec::new(),
             by_id: HashMap::new(),
-            rooms: Groups::new(),
-            users: Groups::new(),
+            rooms: Rooms::new(),
+            users: Rooms::new(),
             given: Vec::new(),
             flushes: 0,
             number: 0,
@@ -168,8 +168,8 @@ impl World<'_> {
 
     /// Removes a client from all rooms and from its user.
     fn forget(&mut self, id: ClientId, state: State) {
-        leave_groups(&mut self.rooms, id);
-        leave_groups(&mut self.users, id);
+        leave_rooms(&mut self.rooms, id);
+        leave_rooms(&mut self.users, id);
         self.members[self.by_id[&id]].state = state;
     }
 
@@ -229,7 +229,7 @@ impl World<'_> {
     }
 
     fn leave_all(&mut self, id: ClientId) {
-        let expected = self.is_live(id).map(|_| leave_groups(&mut self.rooms, id));
+        let expected = self.is_live(id).map(|_| leave_rooms(&mut self.rooms, id));
         assert_eq!(self.host.engine.leave_all(id), expected);
     }
 
@@ -237,21 +237,21 @@ impl World<'_> {
         let live = self.is_live(id);
         assert_eq!(self.host.engine.set_user(id, key), live.map(|_| ()));
         if live == Ok(true) {
-            leave_groups(&mut self.users, id);
+            leave_rooms(&mut self.users, id);
             self.users.entry(key.to_owned()).or_default().insert(id);
         }
     }
 
     fn clear_user(&mut self, id: ClientId) {
-        let expected = self.is_live(id).map(|_| leave_groups(&mut self.users, id) > 0);
+        let expected = self.is_live(id).map(|_| leave_rooms(&mut self.users, id) > 0);
         assert_eq!(self.host.engine.clear_user(id), expected);
     }
 
-    fn publish(&mut self, whom: Whom<'_>, except: Option<ClientId>) {
-        let mut to = match whom {
-            Whom::Everyone => self.by_id.keys().copied().collect(),
-            Whom::Room(room) => self.members_of(room),
-            Whom::User(key) => self.users.get(key).cloned().unwrap_or_default(),
+    fn publish(&mut self, audience: Audience<'_>, except: Option<ClientId>) {
+        let mut to = match audience {
+            Audience::Everyone => self.by_id.keys().copied().collect(),
+            Audience::Room(room) => self.members_of(room),
+            Audience::User(key) => self.users.get(key).cloned().unwrap_or_default(),
         };
         to.retain(|id| except != Some(*id) && self.state(*id) == State::Open);
         self.number += 1;
@@ -274,8 +274,8 @@ impl World<'_> {
                 overflowed.push(id);
             }
         }
-        let delivery = self.host.engine.deliver(whom, text.as_str().into(), None, except);
-        assert_eq!(delivery, expected, "{whom:?} except {except:?}, {} bytes to {to:?}", text.len());
+        let delivery = self.host.engine.deliver(audience, text.as_str().into(), None, except);
+        assert_eq!(delivery, expected, "{audience:?} except {except:?}, {} bytes to {to:?}", text.len());
         for id in overflowed {
             self.forget(id, State::Leaving(self.flushes));
         }
@@ -330,12 +330,12 @@ impl World<'_> {
             0..30 => self.join(id, room),
             30..38 => self.leave(id, room),
             38..41 => self.leave_all(id),
-            41..57 => self.publish(Whom::Room(room), None),
-            57..65 => self.publish(Whom::Room(room), Some(id)),
+            41..57 => self.publish(Audience::Room(room), None),
+            57..65 => self.publish(Audience::Room(room), Some(id)),
             65..75 => self.set_user(id, user),
             75..78 => self.clear_user(id),
-            78..86 => self.publish(Whom::User(user), None),
-            86..89 => self.publish(Whom::Everyone, Some(id)),
+            78..86 => self.publish(Audience::User(user), None),
+            86..89 => self.publish(Audience::Everyone, Some(id)),
             89..92 => self.close(id),
             92..94 => self.disconnect(id),
             94..97 => {
@@ -456,7 +456,7 @@ impl World<'_> {
                     self.join(client, name.into());
                     self.set_user(client, "ada");
                     let except = self.rng.one_in(2).then_some(client);
-                    self.publish(Whom::Room(name.into()), except);
+                    self.publish(Audience::Room(name.into()), except);
                 }
                 Event::Close { client, .. } => {
                     let engine = &self.host.engine;
@@ -466,7 +466,7 @@ impl World<'_> {
                     self.leave_all(client);
                     self.set_user(client, "ada");
                     self.clear_user(client);
-                    self.publish(Whom::Room("a".into()), None);
+                    self.publish(Audience::Room("a".into()), None);
                 }
                 Event::Drained { .. } => {}
                 other => panic!("{other:?}"),
@@ -507,16 +507,16 @@ impl World<'_> {
 
     fn compare(&mut self) {
         let Engine::<SimStream> { rooms, users, .. } = &self.host.engine;
-        for (hub, groups) in [(rooms, &self.rooms), (users, &self.users)] {
-            assert_eq!(hub.room_count(), groups.len());
-            for (name, expected) in groups {
-                let members = hub.members(name.into());
-                assert_eq!((members.len(), hub.room_len(name.into())), (expected.len(), expected.len()));
+        for (registry, rooms_by_name) in [(rooms, &self.rooms), (users, &self.users)] {
+            assert_eq!(registry.room_count(), rooms_by_name.len());
+            for (name, expected) in rooms_by_name {
+                let members = registry.members(name.into());
+                assert_eq!((members.len(), registry.room_len(name.into())), (expected.len(), expected.len()));
                 assert_eq!(members.collect::<BTreeSet<_>>(), *expected, "{name:?}");
             }
-            let expected = by_client(groups);
+            let expected = by_client(rooms_by_name);
             for id in self.by_id.keys() {
-                let (of, expected) = (hub.rooms(*id), expected.get(id));
+                let (of, expected) = (registry.rooms(*id), expected.get(id));
                 assert_eq!(of.len(), expected.map_or(0, BTreeSet::len), "{id}");
                 assert!(expected.is_none_or(|expected| of.collect::<BTreeSet<_>>() == *expected), "{id}");
             }

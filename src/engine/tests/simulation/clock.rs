@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::{Timeout, connection::slot::Client};
+use crate::{Timeout, connection::slot::Slot};
 
 /// A model of the application's timers.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl Moments {
 }
 
 /// Checks that no deadline of a client is overdue after a poll, unless alarms were left over.
-pub(super) fn check_deadlines<S>(client: &Client<S>, config: &Config, now: Instant) {
+pub(super) fn check_deadlines<S>(client: &Slot<S>, config: &Config, now: Instant) {
     let due = client.next_deadline(config);
     assert!(due.is_none_or(|due| now < due + MS), "overdue by {:?}", due.map(|due| now - due));
 }

@@ -15,27 +15,27 @@ fn with_tags(tags: &[&str]) -> HeaderMap {
     })
 }
 
-fn status(site: &Site, path: &str, tags: &[&str]) -> u16 {
-    site.find(&Method::GET, path, &with_tags(tags)).unwrap().status().as_u16()
+fn status(static_files: &StaticFiles, path: &str, tags: &[&str]) -> u16 {
+    static_files.find(&Method::GET, path, &with_tags(tags)).unwrap().status().as_u16()
 }
 
 /// A site with a file at `/file.txt` and bytes at `/bytes`.
-fn both() -> (Folder, Site) {
+fn both() -> (Folder, StaticFiles) {
     let folder = Folder::new();
     folder.write("root/file.txt");
-    let mut site = folder.site("/");
-    site.serve_bytes("/bytes", "text/plain", b"some bytes".to_vec()).unwrap();
-    (folder, site)
+    let mut static_files = folder.static_files("/");
+    static_files.serve_bytes("/bytes", "text/plain", b"some bytes".to_vec()).unwrap();
+    (folder, static_files)
 }
 
 #[test]
 fn a_matching_tag_gets_304_without_content() {
-    let (_folder, site) = both();
+    let (_folder, static_files) = both();
     for path in ["/file.txt", "/bytes"] {
-        let etag = text(&get(&site, path).unwrap(), header::ETAG).to_string();
+        let etag = text(&get(&static_files, path).unwrap(), header::ETAG).to_string();
         assert!(etag.starts_with('"') && etag.ends_with('"') && etag.len() > 4, "{etag}");
         for method in [Method::GET, Method::HEAD] {
-            let response = site.find(&method, path, &with_tags(&[&etag])).unwrap();
+            let response = static_files.find(&method, path, &with_tags(&[&etag])).unwrap();
             assert_eq!(response.status(), 304);
             assert_eq!(text(&response, header::ETAG), etag);
             assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
@@ -50,7 +50,7 @@ fn a_matching_tag_gets_304_without_content() {
         for known in
             [&[&*weak] as &[&str], &[&among], &[&close], &["\"x\"", &etag], &["*"], &[" * "], &[&unfinished]]
         {
-            assert_eq!(status(&site, path, known), 304, "{known:?}");
+            assert_eq!(status(&static_files, path, known), 304, "{known:?}");
         }
         let longer = format!("\"{inner}0\"");
         let shorter = format!("\"{}\"", &inner[1..]);
@@ -77,20 +77,22 @@ fn a_matching_tag_gets_304_without_content() {
             &["W/\""],
             &["\"\""],
         ] {
-            assert_eq!(status(&site, path, unknown), 200, "{unknown:?}");
+            assert_eq!(status(&static_files, path, unknown), 200, "{unknown:?}");
         }
         let mut odd = HeaderMap::new();
         odd.append(header::IF_NONE_MATCH, header::HeaderValue::from_bytes(b"\xff\"\xfe").unwrap());
-        assert_eq!(site.find(&Method::GET, path, &odd).unwrap().status(), 200);
+        assert_eq!(static_files.find(&Method::GET, path, &odd).unwrap().status(), 200);
         odd.append(header::IF_NONE_MATCH, etag.parse().unwrap());
-        assert_eq!(site.find(&Method::GET, path, &odd).unwrap().status(), 304);
+        assert_eq!(static_files.find(&Method::GET, path, &odd).unwrap().status(), 304);
     }
 }
 
 #[test]
 fn a_change_of_content_or_time_changes_the_tag() {
-    let (folder, mut site) = both();
-    let tag = |site: &Site, path: &str| text(&get(site, path).unwrap(), header::ETAG).to_string();
+    let (folder, mut static_files) = both();
+    let tag = |static_files: &StaticFiles, path: &str| {
+        text(&get(static_files, path).unwrap(), header::ETAG).to_string()
+    };
     let mut seen = Vec::new();
     let path = folder.root().join("file.txt");
     let times = [
@@ -103,15 +105,15 @@ fn a_change_of_content_or_time_changes_the_tag() {
         fs::write(&path, content).unwrap();
         for time in times {
             File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-            seen.push(tag(&site, "/file.txt"));
-            assert_eq!(seen.last(), Some(&tag(&site, "/file.txt")));
+            seen.push(tag(&static_files, "/file.txt"));
+            assert_eq!(seen.last(), Some(&tag(&static_files, "/file.txt")));
         }
     }
     for content in ["", "1", "2", "11"] {
-        site.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
-        seen.push(tag(&site, "/bytes"));
-        site.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
-        assert_eq!(seen.last(), Some(&tag(&site, "/bytes")));
+        static_files.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
+        seen.push(tag(&static_files, "/bytes"));
+        static_files.serve_bytes("/bytes", "text/plain", content.into()).unwrap();
+        assert_eq!(seen.last(), Some(&tag(&static_files, "/bytes")));
     }
     let count = seen.len();
     seen.sort();
@@ -121,32 +123,32 @@ fn a_change_of_content_or_time_changes_the_tag() {
 
 #[test]
 fn head_has_the_headers_of_get_and_no_body() {
-    let (_folder, site) = both();
+    let (_folder, static_files) = both();
     for (path, len) in [("/file.txt", "13"), ("/bytes", "10")] {
-        let get = get(&site, path).unwrap();
-        let head = site.find(&Method::HEAD, path, &HeaderMap::new()).unwrap();
+        let get = get(&static_files, path).unwrap();
+        let head = static_files.find(&Method::HEAD, path, &HeaderMap::new()).unwrap();
         assert_eq!((head.status(), head.headers()), (get.status(), get.headers()));
         assert_eq!(text(&head, header::CONTENT_LENGTH), len);
         assert!(matches!(head.into_body(), Content::Empty));
         assert!(!matches!(get.into_body(), Content::Empty));
     }
-    let head = site.find(&Method::HEAD, "/docs", &HeaderMap::new()).unwrap();
+    let head = static_files.find(&Method::HEAD, "/docs", &HeaderMap::new()).unwrap();
     assert_eq!((head.status().as_u16(), text(&head, header::LOCATION)), (301, "/docs/"));
-    assert!(site.find(&Method::HEAD, "/missing", &HeaderMap::new()).is_none());
+    assert!(static_files.find(&Method::HEAD, "/missing", &HeaderMap::new()).is_none());
 }
 
 #[test]
 fn only_existing_paths_give_405() {
-    let (_folder, site) = both();
+    let (_folder, static_files) = both();
     let brew = Method::from_bytes(b"BREW").unwrap();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE, brew] {
         for path in ["/file.txt", "/bytes", "/", "/docs", "/docs/"] {
-            let response = site.find(&method, path, &with_tags(&["*"])).unwrap();
+            let response = static_files.find(&method, path, &with_tags(&["*"])).unwrap();
             assert_eq!((response.status().as_u16(), text(&response, header::ALLOW)), (405, "GET, HEAD"));
             assert_eq!(body(response), "");
         }
         for path in ["/missing", "/.env", "*", ""] {
-            assert!(site.find(&method, path, &HeaderMap::new()).is_none(), "{method} {path}");
+            assert!(static_files.find(&method, path, &HeaderMap::new()).is_none(), "{method} {path}");
         }
     }
 }
@@ -155,13 +157,13 @@ fn only_existing_paths_give_405() {
 fn empty_content_is_served() {
     let folder = Folder::new();
     fs::write(folder.root().join("empty.css"), "").unwrap();
-    let mut site = folder.site("/");
-    site.serve_bytes("/bytes.css", "text/css", Vec::new()).unwrap();
+    let mut static_files = folder.static_files("/");
+    static_files.serve_bytes("/bytes.css", "text/css", Vec::new()).unwrap();
     for path in ["/empty.css", "/bytes.css"] {
-        let response = get(&site, path).unwrap();
+        let response = get(&static_files, path).unwrap();
         assert_eq!((response.status().as_u16(), text(&response, header::CONTENT_LENGTH)), (200, "0"));
         assert_eq!(text(&response, header::CONTENT_TYPE), "text/css; charset=utf-8");
-        assert_eq!(status(&site, path, &[text(&response, header::ETAG)]), 304);
+        assert_eq!(status(&static_files, path, &[text(&response, header::ETAG)]), 304);
         // An empty file is not kept open.
         assert!(matches!(response.into_body(), Content::Empty));
     }
@@ -169,8 +171,8 @@ fn empty_content_is_served() {
 
 #[test]
 fn all_responses_share_the_bytes() {
-    let (_folder, site) = both();
-    let bytes = || match get(&site, "/bytes").unwrap().into_body() {
+    let (_folder, static_files) = both();
+    let bytes = || match get(&static_files, "/bytes").unwrap().into_body() {
         Content::Shared(bytes) => bytes,
         other => panic!("{other:?}"),
     };

@@ -15,38 +15,38 @@ enum Found {
 }
 
 /// Requests a path, and checks the response against the file, which contains its own path.
-fn hold(folder: &Folder, site: &Site, path: &str) -> Found {
-    let answer = answer(site, path);
-    if answer == "404" {
+fn hold(folder: &Folder, static_files: &StaticFiles, path: &str) -> Found {
+    let fetch = fetch(static_files, path);
+    if fetch == "404" {
         return Found::Nothing;
     }
-    if let Some(location) = answer.strip_prefix("301 ") {
-        assert!(location.starts_with('/') && !location.starts_with("//"), "{path:?}: {answer}");
-        assert!(location.ends_with('/') && location.is_ascii(), "{path:?}: {answer}");
-        assert!(!location.contains(['\\', '?', '#', ' ', ':']), "{path:?}: {answer}");
-        assert!(self::answer(site, location).starts_with("root/"), "{path:?}: {answer}");
+    if let Some(location) = fetch.strip_prefix("301 ") {
+        assert!(location.starts_with('/') && !location.starts_with("//"), "{path:?}: {fetch}");
+        assert!(location.ends_with('/') && location.is_ascii(), "{path:?}: {fetch}");
+        assert!(!location.contains(['\\', '?', '#', ' ', ':']), "{path:?}: {fetch}");
+        assert!(self::fetch(static_files, location).starts_with("root/"), "{path:?}: {fetch}");
         return Found::Folder;
     }
     // A visible file must not be served under a hidden name either.
-    assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {answer}");
-    let visible = answer
+    assert!(!path.contains("/.") && !path.contains("/%2e"), "{path:?}: {fetch}");
+    let visible = fetch
         .strip_prefix("root/")
         .is_some_and(|below| below.split('/').all(|name| !name.is_empty() && !name.starts_with('.')));
-    assert!(visible && folder.0.join(&answer).is_file(), "{path:?}: {answer}");
+    assert!(visible && folder.0.join(&fetch).is_file(), "{path:?}: {fetch}");
     Found::File
 }
 
 /// Fuzz target: the first byte chooses the site, the rest is the path.
 pub(crate) fn target(data: &[u8]) {
     thread_local! {
-        static SITES: OnceCell<(Folder, [Site; 3])> = const { OnceCell::new() };
+        static SITES: OnceCell<(Folder, [StaticFiles; 3])> = const { OnceCell::new() };
     }
     let Some((kind, path)) = data.split_first() else { return };
     SITES.with(|sites| {
         let (folder, sites) = sites.get_or_init(|| {
             let folder = Folder::new();
             links(&folder);
-            let sites = PREFIXES.map(|prefix| folder.site(prefix));
+            let sites = PREFIXES.map(|prefix| folder.static_files(prefix));
             (folder, sites)
         });
         hold(folder, &sites[usize::from(*kind) % sites.len()], &String::from_utf8_lossy(path));
@@ -136,7 +136,7 @@ fn only_visible_files_are_served_for_random_paths() {
     let folder = Folder::new();
     links(&folder);
     let outermost = folder.0.to_str().unwrap().to_string();
-    let sites = PREFIXES.map(|prefix| folder.site(prefix));
+    let sites = PREFIXES.map(|prefix| folder.static_files(prefix));
     let (mut served, mut redirected) = (0, 0);
     for seed in 0..30_000 {
         let mut rng = Rng::new(seed);
@@ -160,8 +160,8 @@ fn only_visible_files_are_served_for_random_paths() {
         if rng.one_in(2) {
             path.truncate(path.trim_end_matches('/').len());
         }
-        let site = &sites[rng.below(sites.len())];
-        match hold(&folder, site, &path) {
+        let static_files = &sites[rng.below(sites.len())];
+        match hold(&folder, static_files, &path) {
             Found::Nothing => {}
             Found::File => served += 1,
             Found::Folder => redirected += 1,
@@ -174,16 +174,19 @@ fn only_visible_files_are_served_for_random_paths() {
 #[test]
 fn random_texts_never_panic() {
     let folder = Folder::new();
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     for seed in 0..20_000 {
         let mut rng = Rng::new(seed);
         let len = rng.below(24);
         let bytes = rng.bytes(len);
         let text = String::from_utf8_lossy(&bytes);
         for path in [format!("/{text}"), text.to_string(), format!("/{text}/{text}")] {
-            assert_eq!(answer(&site, &path).as_str(), if path == "/" { "root/index.html" } else { "404" });
+            assert_eq!(
+                fetch(&static_files, &path).as_str(),
+                if path == "/" { "root/index.html" } else { "404" }
+            );
         }
-        let _ = Site::default().serve_bytes(&text, &text, Vec::new());
-        let _ = Site::default().serve_bytes("/", &format!("text/{text}"), Vec::new());
+        let _ = StaticFiles::default().serve_bytes(&text, &text, Vec::new());
+        let _ = StaticFiles::default().serve_bytes("/", &format!("text/{text}"), Vec::new());
     }
 }

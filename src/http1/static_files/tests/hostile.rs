@@ -34,7 +34,7 @@ fn hostile_paths_give_404() {
     ] {
         folder.write(&format!("root/{path}"));
     }
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     let long = format!("/{}a.txt", "./".repeat(40_000));
     let longer = format!("/{}", "a".repeat(100_000));
     let encoded = format!("/{}", "%61".repeat(1_000));
@@ -176,11 +176,11 @@ fn hostile_paths_give_404() {
         ("/docs/index.html", "root/docs/index.html"),
     ] {
         let shown: String = path.chars().take(60).collect();
-        assert_eq!(answer(&site, path), expected, "{shown:?}");
+        assert_eq!(fetch(&static_files, path), expected, "{shown:?}");
     }
     #[cfg(unix)]
     for name in ["company", "com", "com10", "lpta", "console.txt", "a..b", "~", "…"] {
-        assert_eq!(answer(&site, &format!("/{name}")), format!("root/{name}"));
+        assert_eq!(fetch(&static_files, &format!("/{name}")), format!("root/{name}"));
     }
 }
 
@@ -226,7 +226,7 @@ fn a_redirect_stays_on_this_host() {
             fs::write(folder.join("index.html"), "here").unwrap();
         }
     }
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     for (path, location) in [
         ("/deeper/evil.example", "/deeper/evil.example/"),
         ("/deeper/a%20b", "/deeper/a%20b/"),
@@ -236,12 +236,12 @@ fn a_redirect_stays_on_this_host() {
         ("/deeper/%23", "/deeper/%23/"),
         ("/deeper/@evil.example", "/deeper/%40evil.example/"),
     ] {
-        assert_eq!(answer(&site, path), format!("301 {location}"));
-        assert_eq!(answer(&site, location), "here");
+        assert_eq!(fetch(&static_files, path), format!("301 {location}"));
+        assert_eq!(fetch(&static_files, location), "here");
     }
-    let response = get(&site, "/docs").unwrap();
+    let response = get(&static_files, "/docs").unwrap();
     assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
     assert_eq!(body(response), "");
     // An empty path is covered by no route.
-    assert_eq!(answer(&site, ""), "404");
+    assert_eq!(fetch(&static_files, ""), "404");
 }

@@ -46,7 +46,7 @@ pub(super) fn links(folder: &Folder) {
 fn symlinks_lead_only_to_visible_files_of_the_folder() {
     let folder = Folder::new();
     links(&folder);
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     for (path, expected) in [
         ("/escape.txt", "404"),
         ("/absolute.txt", "404"),
@@ -88,7 +88,7 @@ fn symlinks_lead_only_to_visible_files_of_the_folder() {
         ("/tight", "301 /tight/"),
         ("/tight/", "root/a.txt"),
     ] {
-        assert_eq!(answer(&site, path), expected, "{path}");
+        assert_eq!(fetch(&static_files, path), expected, "{path}");
     }
 }
 
@@ -96,19 +96,19 @@ fn symlinks_lead_only_to_visible_files_of_the_folder() {
 fn the_served_folder_may_be_a_symlink_or_hidden() {
     let folder = Folder::new();
     symlink("root", folder.0.join("link")).unwrap();
-    let mut site = Site::default();
-    site.serve_dir("/link", &folder.0.join("link")).unwrap();
-    site.serve_dir("/hidden", &folder.root().join(".git")).unwrap();
-    assert_eq!(answer(&site, "/link/a.txt"), "root/a.txt");
-    assert_eq!(answer(&site, "/link"), "301 /link/");
-    assert_eq!(answer(&site, "/hidden/"), "root/.git/index.html");
+    let mut static_files = StaticFiles::default();
+    static_files.serve_dir("/link", &folder.0.join("link")).unwrap();
+    static_files.serve_dir("/hidden", &folder.root().join(".git")).unwrap();
+    assert_eq!(fetch(&static_files, "/link/a.txt"), "root/a.txt");
+    assert_eq!(fetch(&static_files, "/link"), "301 /link/");
+    assert_eq!(fetch(&static_files, "/hidden/"), "root/.git/index.html");
     // The symlink is resolved once, when the folder is registered.
     fs::remove_file(folder.0.join("link")).unwrap();
     symlink("outside", folder.0.join("link")).unwrap();
-    assert_eq!(answer(&site, "/link/"), "root/index.html");
+    assert_eq!(fetch(&static_files, "/link/"), "root/index.html");
     fs::remove_dir_all(folder.root()).unwrap();
-    assert_eq!(answer(&site, "/link/"), "404");
-    assert_eq!(answer(&site, "/link"), "404");
+    assert_eq!(fetch(&static_files, "/link/"), "404");
+    assert_eq!(fetch(&static_files, "/link"), "404");
 }
 
 #[test]
@@ -121,24 +121,24 @@ fn a_pipe_is_not_opened() {
     }
     fs::create_dir(folder.root().join("pipes")).unwrap();
     assert!(made("pipes/index.html").unwrap().success());
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     let (answers, answered) = mpsc::channel();
     // In a thread, because opening a pipe would wait for a writer.
     thread::spawn(move || {
         for path in ["/pipe", "/pipe/", "/pipes", "/pipes/", "/pipes/index.html"] {
-            let _ = answers.send((path, answer(&site, path)));
+            let _ = answers.send((path, fetch(&static_files, path)));
         }
     });
     for _ in 0..5 {
-        let (path, answer) = answered.recv_timeout(Duration::from_secs(20)).expect("opening the pipe blocks");
-        assert_eq!(answer, "404", "{path}");
+        let (path, fetch) = answered.recv_timeout(Duration::from_secs(20)).expect("opening the pipe blocks");
+        assert_eq!(fetch, "404", "{path}");
     }
 }
 
 #[test]
 fn unreadable_files_give_404() {
     let folder = Folder::new();
-    let site = folder.site("/");
+    let static_files = folder.static_files("/");
     for (path, mode, request) in
         [("a.txt", 0, "/a.txt"), ("docs", 0, "/docs/index.html"), ("docs", 0o600, "/docs")]
     {
@@ -148,7 +148,7 @@ fn unreadable_files_give_404() {
         if fs::read(folder.root().join(index)).is_ok() {
             println!("skipped: this user may read everything");
         } else {
-            assert_eq!(answer(&site, request), "404");
+            assert_eq!(fetch(&static_files, request), "404");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
     }

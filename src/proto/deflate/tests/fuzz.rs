@@ -84,15 +84,15 @@ pub(crate) fn extensions(data: &[u8]) {
     for line in lines.take(50) {
         headers.append(SEC_WEBSOCKET_EXTENSIONS, line);
     }
-    if let Some((agreed, answer)) = negotiation::accept(&headers, &config) {
+    if let Some((agreed, response)) = negotiation::accept(&headers, &config) {
         assert!(agreed.server.bits <= config.server_bits());
         assert!(!agreed.client.takeover || agreed.client.bits <= config.client_bits());
         assert!((8..=15).contains(&agreed.server.bits) && (8..=15).contains(&agreed.client.bits));
         // A client with the most permissive configuration takes the response to mean the same.
         let ample =
             Deflate::new(DeflateMode::Dedicated).server_max_window_bits(15).client_max_window_bits(15);
-        let answer = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, answer)]);
-        assert_eq!(negotiation::confirm(&answer, &ample), Ok(Some(agreed)));
+        let response = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, response)]);
+        assert_eq!(negotiation::confirm(&response, &ample), Ok(Some(agreed)));
     }
     if let Ok(Some(agreed)) = negotiation::confirm(&headers, &config) {
         assert!(agreed.server.bits <= config.server_bits() && agreed.client.bits <= config.client_bits());
