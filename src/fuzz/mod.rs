@@ -43,7 +43,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("path", crate::http1::static_files::tests::fuzz::target),
     ("outbox", outbox::tests::target),
     ("wheel", timer_wheel::tests::target),
-    ("hub", registry::tests::target),
+    ("rooms", registry::tests::target),
     #[cfg(feature = "sim")]
     ("recording", crate::record::tests::target),
 ];

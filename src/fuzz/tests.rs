@@ -103,6 +103,6 @@ each! {
     #[cfg(unix)] path
     outbox
     wheel
-    registry
+    rooms
     #[cfg(feature = "sim")] recording
 }

@@ -247,7 +247,7 @@ impl RoomRegistry {
 /// Omits names and members, which may be private and would flood a log.
 impl fmt::Debug for RoomRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub")
+        f.debug_struct("RoomRegistry")
             .field("limits", &self.limits)
             .field("rooms", &self.rooms.len())
             .field("memberships", &self.places.len())

@@ -1,6 +1,6 @@
 //! Tests of the single rules, then of all of them against a naive model.
 //!
-//! `TICKWS_HUB_SEEDS=20000 cargo test --lib registry` tries more; a failure prints the seed that repeats
+//! `TICKWS_ROOMS_SEEDS=20000 cargo test --lib registry` tries more; a failure prints the seed that repeats
 //! it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -392,7 +392,7 @@ pub(crate) fn target(data: &[u8]) {
 
 #[test]
 fn behaves_like_sets_by_name() {
-    let seeds = std::env::var("TICKWS_HUB_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
+    let seeds = std::env::var("TICKWS_ROOMS_SEEDS").ok().and_then(|seeds| seeds.parse().ok());
     let (mut stale, mut would_block, mut forgotten) = (0, 0, 0);
     for seed in 0..seeds.unwrap_or(300) {
         println!("seed {seed}");
