@@ -8,6 +8,7 @@ use super::url::Target;
 use crate::{
     config::reconnect::Reconnect,
     error::{ConnectError, HeaderError},
+    util::http_syntax::{is_handshake_field, is_token},
 };
 
 /// The most headers of a request, far below the number at which `HeaderMap` panics.
@@ -109,7 +110,7 @@ impl Connect {
         I::Item: Into<String>,
     {
         for name in names.into_iter().map(Into::into) {
-            if !is_token(&name) || self.plan.subprotocols.contains(&name) {
+            if !is_token(name.as_bytes()) || self.plan.subprotocols.contains(&name) {
                 self.fail(ConnectError::Subprotocol(name.clone()));
             }
             self.plan.subprotocols.push(name);
@@ -264,30 +265,13 @@ fn header_of(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Heade
     let invalid = || HeaderError::Invalid(name.to_owned());
     let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
     let value = HeaderValue::from_str(value).map_err(|_| invalid())?;
-    if is_reserved(&header) { Err(HeaderError::Reserved(header)) } else { Ok((header, value)) }
-}
-
-/// Whether a header belongs to the handshake or would give the request a body.
-fn is_reserved(name: &HeaderName) -> bool {
-    const RESERVED: [HeaderName; 10] = [
-        header::HOST,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::SEC_WEBSOCKET_ACCEPT,
-        header::SEC_WEBSOCKET_EXTENSIONS,
-        header::SEC_WEBSOCKET_KEY,
-        header::SEC_WEBSOCKET_PROTOCOL,
-        header::SEC_WEBSOCKET_VERSION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-    ];
-    RESERVED.contains(name)
-}
-
-/// Whether `text` is a token (RFC 9110 §5.6.2).
-fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_tchar)
+    // RFC 6455 §4.1, 3 and 8 of the request: the URL gives Host, `subprotocols` its own field.
+    let is_own = matches!(header, header::HOST | header::SEC_WEBSOCKET_PROTOCOL);
+    if is_own || is_handshake_field(&header) {
+        Err(HeaderError::Reserved(header))
+    } else {
+        Ok((header, value))
+    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 #[cfg(feature = "deflate")]
 use crate::config::compression::Deflate;
-use crate::error::ConfigError;
+use crate::{error::ConfigError, util::http_syntax::is_token};
 
 /// Policy for a message that would take a client's outbox above `max_buffered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -256,7 +256,7 @@ impl Config {
         if let Some(path) = bad.into_iter().next() {
             return Err(ConfigError::InvalidPath(path.clone()));
         }
-        if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name)) {
+        if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name.as_bytes())) {
             return Err(ConfigError::InvalidSubprotocol(name.clone()));
         }
         if self.require_subprotocol && self.subprotocols.is_empty() {
@@ -295,12 +295,6 @@ impl Config {
     fn frame_limit(&self) -> usize {
         self.max_frame_size.unwrap_or(self.max_message_size)
     }
-}
-
-/// Whether `text` is a token (RFC 9110 §5.6.2).
-fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_tchar)
 }
 
 #[cfg(test)]

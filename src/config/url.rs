@@ -7,7 +7,7 @@ use tungstenite::http::{
     uri::{PathAndQuery, Scheme},
 };
 
-use crate::error::ConnectError;
+use crate::{error::ConnectError, util::http_syntax::is_host_byte};
 
 /// The parts of a `ws://` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Target {
         let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
         let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(address) => Some(address).filter(|address| address.parse::<Ipv6Addr>().is_ok()),
-            None => Some(host).filter(|host| host.bytes().all(is_host_character)),
+            None => Some(host).filter(|host| host.bytes().all(is_host_byte)),
         };
         let bare = bare.ok_or(ConnectError::Url("its host is neither a name nor an address"))?;
         let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -86,12 +86,6 @@ impl Target {
         };
         ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
-}
-
-/// Whether a host name may contain this byte: the subset of RFC 3986 that DNS uses. The server
-/// accepts the same in `Host`.
-fn is_host_character(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
 }
 
 #[cfg(test)]

@@ -282,11 +282,7 @@ impl Connection {
     #[inline(always)]
     fn send_plain(&mut self, kind: Kind, payload: &[u8], outbox: &mut Outbox, pool: &mut OutboxPool) {
         let mask = self.mask();
-        let tail = outbox.tail(pool);
-        let before = tail.len();
-        frame::write_frame(tail, opcode(kind), payload, mask);
-        let added = tail.len() - before;
-        outbox.pushed(added, pool);
+        outbox.push(pool, |tail| frame::write_frame(tail, opcode(kind), payload, mask));
     }
 
     /// Queues a message that is framed already: a small frame is copied, a large one shared. Its
@@ -308,16 +304,11 @@ impl Connection {
         }
         if let Some(mask) = self.mask() {
             // §5.3: "the client MUST pick a fresh masking key" for each frame.
-            let tail = outbox.tail(pool);
-            let before = tail.len();
-            message.write_masked(tail, mask);
-            let added = tail.len() - before;
-            outbox.pushed(added, pool);
+            outbox.push(pool, |tail| message.write_masked(tail, mask));
         } else if message.is_shared() {
             outbox.push_shared(message, pool);
         } else {
-            outbox.tail(pool).extend_from_slice(message.frame());
-            outbox.pushed(message.frame().len(), pool);
+            outbox.push(pool, |tail| tail.extend_from_slice(message.frame()));
         }
     }
 
@@ -370,11 +361,7 @@ impl Connection {
         }
         outbox.seal(pool);
         let mask = self.mask();
-        let tail = outbox.tail(pool);
-        let before = tail.len();
-        frame::write_frame(tail, OpCode::Control(ControlCode::Close), &bytes, mask);
-        let added = tail.len() - before;
-        outbox.pushed(added, pool);
+        outbox.push(pool, |tail| frame::write_frame(tail, OpCode::Control(ControlCode::Close), &bytes, mask));
         self.close = self.close.on_sent();
     }
 
@@ -473,11 +460,7 @@ impl Connection {
         outbox: &mut Outbox,
         pool: &mut OutboxPool,
     ) {
-        let tail = outbox.tail(pool);
-        let before = tail.len();
-        self.write(tail, kind, payload, codec, false);
-        let added = tail.len() - before;
-        outbox.pushed(added, pool);
+        outbox.push(pool, |tail| self.write(tail, kind, payload, codec, false));
     }
 
     /// Receives an unfragmented compressed message whose payload stands whole at `start`.

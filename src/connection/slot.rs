@@ -152,9 +152,35 @@ pub(crate) struct Provenance {
     pub(crate) outbound: Option<Outbound>,
 }
 
+impl Open {
+    pub(crate) fn new(
+        connection: Connection,
+        rate_limiter: Option<Box<RateLimiter>>,
+        provenance: Provenance,
+    ) -> Open {
+        Open {
+            connection,
+            pending_reason: None,
+            reported: false,
+            overflow: None,
+            expects_large: false,
+            frame_flood: false,
+            pending: None,
+            rate_limiter,
+            provenance: provenance.keep(),
+        }
+    }
+
+    /// Whether messages may be queued: `Close` is not reported, and no close frame was sent.
+    #[inline(always)]
+    pub(crate) fn accepts_messages(&self) -> bool {
+        !self.reported && self.connection.close_state().may_send_data()
+    }
+}
+
 impl Provenance {
     /// Boxes the data, or returns `None` if no field is set.
-    pub(crate) fn keep(self) -> Option<Box<Provenance>> {
+    fn keep(self) -> Option<Box<Provenance>> {
         let any = self.subprotocol.is_some() || self.request.is_some() || self.outbound.is_some();
         any.then(|| Box::new(self))
     }

@@ -36,7 +36,7 @@ impl<S: Stream> Engine<S> {
             return Ok(());
         }
         let (open, ..) = self.open_mut(id).map_err(|NotConnected(id)| CloseError::NotConnected(id))?;
-        if !open.connection.close_state().may_send_data() || open.reported {
+        if !open.accepts_messages() {
             return Err(CloseError::Closing(id));
         }
         self.forget_policy(id.index());
@@ -82,7 +82,7 @@ impl<S: Stream> Engine<S> {
                 },
                 Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
                 Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
-                Stage::Open(open) if open.connection.close_state().may_send_data() && !open.reported => {
+                Stage::Open(open) if open.accepts_messages() => {
                     self.begin_close(index, code, "", CloseReason::Shutdown, now);
                 }
                 Stage::Open(_) | Stage::Linger { .. } => {}

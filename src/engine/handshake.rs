@@ -169,25 +169,28 @@ impl<S: Stream> Engine<S> {
         let Ok(response) = opening.accept(&headers) else {
             return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
         };
-        let id = self.id(index);
-        let client = &mut self.clients[index];
-        client.outbox.push_raw(&response, &mut self.outbound);
+        self.clients[index].outbox.push_raw(&response, &mut self.outbound);
         let provenance = Provenance {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: None,
         };
-        client.stage = Stage::Open(Open {
-            connection: Connection::new(Role::Server).with_deflate(deflate),
-            pending_reason: None,
-            reported: false,
-            expects_large: false,
-            frame_flood: false,
-            overflow: None,
-            pending: None,
-            rate_limiter: RateLimiter::new(&self.config, now),
-            provenance: provenance.keep(),
-        });
+        let connection = Connection::new(Role::Server).with_deflate(deflate);
+        self.open_connection(index, connection, provenance, request, now);
+    }
+
+    /// Opens the connection at `index`, whose handshake with this `request` is complete.
+    pub(super) fn open_connection(
+        &mut self,
+        index: usize,
+        connection: Connection,
+        provenance: Provenance,
+        request: Arc<Request>,
+        now: Instant,
+    ) {
+        let id = self.id(index);
+        let client = &mut self.clients[index];
+        client.stage = Stage::Open(Open::new(connection, RateLimiter::new(&self.config, now), provenance));
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{Engine, Stream, timers::Alarm};
+use super::{Engine, Stream, slot_mut, timers::Alarm};
 use crate::{
     connection::slot::{FinalClose, Slot, Stage},
     error::ConnectError,
@@ -103,8 +103,7 @@ impl<S: Stream> Engine<S> {
             self.wheel.cancel(key);
             let mut held_back = std::mem::take(&mut self.memory_limit.held_back);
             for id in held_back.drain(..) {
-                let client = self.clients.get_mut(id.index());
-                if let Some(client) = client.filter(|client| client.serial == id.serial()) {
+                if let Some(client) = slot_mut(&mut self.clients, id) {
                     client.held_back = false;
                     self.make_ready(id.index());
                 }
@@ -169,7 +168,7 @@ impl<S: Stream> Engine<S> {
             Stage::Dialing(_) => return self.abandon_dial(index, ConnectError::Overloaded),
             Stage::Linger { .. } => return self.free(index),
         };
-        let may_say = open.connection.close_state().may_send_data() && !open.reported;
+        let may_say = open.accepts_messages();
         if let Some(pending) = open.pending.take() {
             self.pending_pool.give(pending);
         }

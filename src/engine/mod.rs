@@ -390,13 +390,13 @@ impl<S: Stream> Engine<S> {
     // ---- helpers for the submodules ----
 
     fn get(&self, id: ClientId) -> Option<&Slot<S>> {
-        self.clients.get(id.index()).filter(|client| client.serial == id.serial() && client.open().is_some())
+        slot(&self.clients, id).filter(|client| client.open().is_some())
     }
 
     /// The open connection with this id, and its outbox.
     fn open_mut(&mut self, id: ClientId) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnected> {
         let Engine { clients, outbound, .. } = self;
-        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let client = slot_mut(clients, id);
         let (open, outbox) = client.and_then(Slot::open_mut).ok_or(NotConnected(id))?;
         Ok((open, outbox, outbound))
     }
@@ -515,6 +515,18 @@ impl<S: Stream> Engine<S> {
         self.rearm(index);
         self.make_ready(index);
     }
+}
+
+/// The slot of a client; `None` if the client is gone, even if its index is in use again.
+#[inline(always)]
+fn slot<S>(clients: &Slab<Slot<S>>, id: ClientId) -> Option<&Slot<S>> {
+    clients.get(id.index()).filter(|client| client.serial == id.serial())
+}
+
+/// Same as [`slot`], mutable.
+#[inline(always)]
+fn slot_mut<S>(clients: &mut Slab<Slot<S>>, id: ClientId) -> Option<&mut Slot<S>> {
+    clients.get_mut(id.index()).filter(|client| client.serial == id.serial())
 }
 
 /// Adds the client at `index` to the dirty list, unless it is there or its stream is blocked.

@@ -18,6 +18,7 @@ use std::{
 use super::{
     Engine, Readiness, Stream,
     receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
+    slot, slot_mut,
 };
 use crate::{
     config::connect::{Attempt, Plan, WhileDown},
@@ -25,8 +26,7 @@ use crate::{
         Connection, Role,
         deadlines::Deadlines,
         dial::{Asked, Dial, DialStep, Link, Outbound},
-        rate_limiter::RateLimiter,
-        slot::{Open, Provenance, Slot, Stage},
+        slot::{Provenance, Slot, Stage},
         stream::StreamSlot,
     },
     error::{ConnectError, SendError},
@@ -92,7 +92,7 @@ impl<S: Stream> Engine<S> {
     /// The `connect` call that this client comes from, open or not; `None` if it was accepted or is
     /// gone.
     pub(crate) fn link(&self, id: ClientId) -> Option<LinkId> {
-        let client = self.clients.get(id.index()).filter(|client| client.serial == id.serial())?;
+        let client = slot(&self.clients, id)?;
         match &client.stage {
             Stage::Dialing(dial) => Some(dial.link.id),
             Stage::Open(open) => Some(open.provenance.as_ref()?.outbound.as_ref()?.link.id),
@@ -108,7 +108,7 @@ impl<S: Stream> Engine<S> {
     /// Implements `close` and `disconnect` for a connection that is not open yet. `false`: the
     /// client is no such connection.
     pub(super) fn cancel_dial(&mut self, id: ClientId) -> bool {
-        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let client = slot_mut(&mut self.clients, id);
         let dials = client.is_some_and(|client| client.dial_mut().is_some());
         if dials {
             self.abandon_dial(id.index(), ConnectError::Cancelled);
@@ -124,7 +124,7 @@ impl<S: Stream> Engine<S> {
         terms: Terms,
     ) -> Result<(), SendError> {
         let max = self.config.max_buffered;
-        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let client = slot_mut(&mut self.clients, id);
         let Some(dial) = client.and_then(Slot::dial_mut) else { return Err(SendError::NotConnected(id)) };
         let WhileDown::KeepLast(count) = dial.link.plan.while_down else {
             return Err(SendError::Connecting(id));
@@ -198,7 +198,7 @@ impl<S: Stream> Engine<S> {
     // ---- steps of an attempt ----
 
     fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
-        let client = self.clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let client = slot_mut(&mut self.clients, id);
         client.and_then(Slot::dial_mut)
     }
 
@@ -376,23 +376,9 @@ impl<S: Stream> Engine<S> {
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: Some(Outbound { link, response, opened: now }),
         };
-        client.stage = Stage::Open(Open {
-            connection: Connection::new(Role::Client(Box::new(move || entropy.take()))).with_deflate(deflate),
-            pending_reason: None,
-            reported: false,
-            expects_large: false,
-            frame_flood: false,
-            overflow: None,
-            pending: None,
-            rate_limiter: RateLimiter::new(&self.config, now),
-            provenance: provenance.keep(),
-        });
-        client.deadlines = Deadlines::new(now);
-        self.open += 1;
-        self.stats.opened += 1;
-        self.tick.open(id, request);
-        self.rearm(index);
-        self.make_dirty(index);
+        let role = Role::Client(Box::new(move || entropy.take()));
+        let connection = Connection::new(role).with_deflate(deflate);
+        self.open_connection(index, connection, provenance, request, now);
         while let Some((message, terms)) = kept.pop() {
             // Kept messages fit, because together they were limited to `max_buffered`.
             if let Err(error) = self.send_on(id, &Outgoing::Prepared(message), terms) {

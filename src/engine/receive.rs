@@ -3,7 +3,7 @@
 use std::{io, time::Instant};
 
 use super::{
-    Engine, Stream,
+    Engine, Stream, slot_mut,
     throttle::{TOO_MANY_BYTES, TOO_MANY_MESSAGES},
 };
 use crate::{
@@ -79,7 +79,7 @@ impl<S: Stream> Engine<S> {
         let Some(id) = self.ready.pop_front() else { return false };
         let index = id.index();
         // The client may be gone, and its slot reused.
-        let Some(client) = self.clients.get_mut(index).filter(|client| client.serial == id.serial()) else {
+        let Some(client) = slot_mut(&mut self.clients, id) else {
             return true;
         };
         client.in_ready = false;

@@ -5,7 +5,7 @@ use tungstenite::{
     http::{HeaderMap, HeaderName, HeaderValue, Response, header},
 };
 
-use crate::error::HeaderError;
+use crate::{error::HeaderError, util::http_syntax::is_handshake_field};
 
 /// The decision of [`on_upgrade`](crate::ServerBuilder::on_upgrade).
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ impl UpgradeResponse {
         if name == header::SEC_WEBSOCKET_PROTOCOL {
             return self.subprotocol(text);
         }
-        if is_reserved(&name) {
+        if is_handshake_field(&name) {
             return Err(HeaderError::Reserved(name));
         }
         if self.headers.len() >= Self::MAX_HEADERS {
@@ -126,21 +126,6 @@ impl UpgradeResponse {
         }
         (headers, subprotocol)
     }
-}
-
-/// Whether a header belongs to the handshake or would give a 101 a body (RFC 9110 §15.2).
-fn is_reserved(name: &HeaderName) -> bool {
-    const RESERVED: [HeaderName; 8] = [
-        header::CONNECTION,
-        header::UPGRADE,
-        header::SEC_WEBSOCKET_ACCEPT,
-        header::SEC_WEBSOCKET_EXTENSIONS,
-        header::SEC_WEBSOCKET_KEY,
-        header::SEC_WEBSOCKET_VERSION,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-    ];
-    RESERVED.contains(name)
 }
 
 #[cfg(test)]

@@ -17,9 +17,10 @@ use super::origin;
 use crate::{
     config::OriginPolicy,
     http1::{
-        head::{Request, check_host, has_token, is_token, list, single},
+        head::{Request, check_host, has_token, list, single},
         rejection::Rejection,
     },
+    util::http_syntax::is_token,
 };
 
 /// A request that satisfies RFC 6455 §4.2.1 and the origin policy.
@@ -115,7 +116,7 @@ fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
             continue;
         }
         let name = String::from_utf8_lossy(item).into_owned();
-        if !item.iter().copied().all(is_token) || offered.contains(&name) || offered.len() == MAX_OFFERED {
+        if !is_token(item) || offered.contains(&name) || offered.len() == MAX_OFFERED {
             return Err(Rejection::BadRequest(
                 "Sec-WebSocket-Protocol must list distinct tokens, 100 at most",
             ));

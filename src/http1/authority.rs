@@ -2,6 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use crate::util::http_syntax::is_host_byte;
+
 /// `host[:port]` without user information (RFC 3986 §3.2.2, §3.2.3).
 #[derive(Debug)]
 pub(crate) struct Authority<'a> {
@@ -16,7 +18,7 @@ impl<'a> Authority<'a> {
         let (host, port) = text.split_at(host_len);
         let well_formed = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-            None => !host.is_empty() && host.bytes().all(is_host_character),
+            None => !host.is_empty() && host.bytes().all(is_host_byte),
         };
         if !well_formed {
             return None;
@@ -32,11 +34,4 @@ impl<'a> Authority<'a> {
         };
         Some(Authority { host, port })
     }
-}
-
-/// Unreserved characters, and `%`, which begins an encoded byte. RFC 3986 §3.2.2 allows
-/// `!$&'()*+,;=` too, but DNS names have none of them, and a comma may come from a proxy that joins
-/// two headers.
-fn is_host_character(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte)
 }

@@ -11,7 +11,10 @@ use tungstenite::error::{CapacityError, Error, ProtocolError};
 use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tungstenite::http::{self, Method, Version};
 
-use crate::http1::{authority::Authority, rejection::Rejection};
+use crate::{
+    http1::{authority::Authority, rejection::Rejection},
+    util::http_syntax::is_token_byte,
+};
 
 /// A request as the application gets it: method, path, query, headers.
 pub(crate) type Request = tungstenite::handshake::server::Request;
@@ -133,7 +136,7 @@ impl Part {
             }
             if *self == Part::Blank && byte != b'\n' {
                 // Rejects a TLS ClientHello, NULs and other binary protocols.
-                if !is_token(byte) {
+                if !is_token_byte(byte) {
                     return Err(Rejection::BadRequest(
                         "this is not an HTTP request: is it TLS to a port without TLS?",
                     ));
@@ -164,11 +167,6 @@ impl Part {
         }
         Ok(None)
     }
-}
-
-/// Whether the byte may stand in a token (RFC 9110 §5.6.2).
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {

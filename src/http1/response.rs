@@ -123,7 +123,7 @@ pub(crate) fn response_head(
                 declared = known;
             }
             header::CONNECTION if value.as_bytes().eq_ignore_ascii_case(b"close") => close = true,
-            _ if is_reserved(name) => return Err(Unfit::Header(HeaderError::Reserved(name.clone()))),
+            _ if is_connection_field(name) => return Err(Unfit::Header(HeaderError::Reserved(name.clone()))),
             _ => {}
         }
     }
@@ -151,7 +151,7 @@ pub(crate) fn response_head(
 }
 
 /// Whether the field belongs to the connection or the framing, which only this library may set.
-fn is_reserved(name: &HeaderName) -> bool {
+fn is_connection_field(name: &HeaderName) -> bool {
     const RESERVED: [HeaderName; 4] =
         [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TRAILER];
     RESERVED.contains(name) || name.as_str() == "keep-alive"

@@ -2,7 +2,31 @@
 
 use std::collections::VecDeque;
 
-use super::Chunk;
+use super::prepared::Queued;
+
+#[derive(Debug)]
+pub(super) enum Chunk {
+    Owned(Vec<u8>),
+    /// One frame that is shared with other outboxes.
+    Shared(Queued),
+}
+
+impl Chunk {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Chunk::Owned(buffer) => buffer,
+            Chunk::Shared(prepared) => prepared.frame(),
+        }
+    }
+
+    /// Memory owned by this outbox alone.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Chunk::Owned(buffer) => size_of::<Chunk>() + buffer.capacity(),
+            Chunk::Shared(_) => size_of::<Chunk>(),
+        }
+    }
+}
 
 /// Chunks in the order in which they are written. Boxed, because most outboxes are empty.
 #[derive(Debug, Default)]

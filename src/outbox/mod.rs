@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! push ──► tail (pooled, contiguous) ──rotates──► queue of chunks ──► one vectored write
-//! control frames while blocked, high priority ──► urgent ──────┘ at the next frame boundary
+//! control frames while blocked, high priority ──► priority ────┘ at the next frame boundary
 //! ```
 //!
 //! A large frame for an empty outbox may be written directly. Then `tail` is the rest of it.
@@ -15,18 +15,16 @@
 mod chunks;
 mod direct_write;
 pub(crate) mod pending;
+mod pool;
 pub(crate) mod prepared;
 mod priority;
 
 use std::io::{self, IoSlice, Read, Write};
 
-use crate::{
-    outbox::prepared::{Prepared, Queued, SharedBytes},
-    proto::frame,
-    util::buffer_pool::BufferPool,
-};
-use chunks::ChunkQueue;
-use priority::PriorityFrames;
+use crate::{outbox::prepared::Prepared, proto::frame};
+use chunks::{Chunk, ChunkQueue};
+pub(crate) use pool::OutboxPool;
+use priority::{AHEAD_MAX, PriorityFrames};
 
 /// A tail beyond this moves into the queue, so that bytes sent to a slow reader are freed chunk by
 /// chunk.
@@ -38,68 +36,6 @@ const SLICES: usize = 32;
 /// Whether a short write means that the kernel's buffer is full. Windows re-arms only after
 /// `WouldBlock`.
 const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
-
-/// Bounds the bytes of high-priority frames that can delay a later pong.
-const AHEAD_MAX: usize = 4 * 1024;
-
-/// Spare buffers for outboxes, so that filling and draining one does not allocate. Also counts the
-/// memory of the outboxes in use.
-#[derive(Debug)]
-pub(crate) struct OutboxPool {
-    tails: BufferPool,
-    queues: Vec<ChunkQueue>,
-    // Boxed, because the outboxes own them as boxes.
-    #[expect(clippy::vec_box)]
-    spare_priority: Vec<Box<PriorityFrames>>,
-    /// Memory of all outboxes, without shared frames, in bytes.
-    held: usize,
-    shared: SharedBytes,
-}
-
-impl OutboxPool {
-    const MAX_QUEUES: usize = 1024;
-    const MAX_SPARE_PRIORITY: usize = 256;
-
-    pub(crate) fn new(max_bytes: usize) -> Self {
-        OutboxPool {
-            tails: BufferPool::new(max_bytes),
-            queues: Vec::new(),
-            spare_priority: Vec::new(),
-            held: 0,
-            shared: SharedBytes::default(),
-        }
-    }
-
-    /// Memory of all outboxes, in bytes. A shared frame counts once.
-    pub(crate) fn held(&self) -> usize {
-        self.held + self.shared.get()
-    }
-
-    /// The size of the spare buffers.
-    #[cfg(any(test, fuzzing))]
-    pub(crate) fn bytes(&self) -> usize {
-        self.tails.bytes()
-    }
-
-    /// The counter of shared frames in these outboxes. The pending messages use the same counter.
-    pub(crate) fn shared(&self) -> &SharedBytes {
-        &self.shared
-    }
-
-    fn give_chunk(&mut self, chunk: Chunk) {
-        if let Chunk::Owned(mut buffer) = chunk {
-            buffer.clear();
-            self.tails.give(buffer);
-        }
-    }
-
-    fn give_priority(&mut self, mut priority_frames: Box<PriorityFrames>) {
-        priority_frames.clear();
-        if priority_frames.held() <= 2 * AHEAD_MAX && self.spare_priority.len() < Self::MAX_SPARE_PRIORITY {
-            self.spare_priority.push(priority_frames);
-        }
-    }
-}
 
 /// The result of `write_to`, with the number of bytes written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,30 +69,6 @@ pub(crate) struct Outbox {
     /// Error of a direct write, until `write_to` returns it.
     failed: Option<io::ErrorKind>,
     priority_frames: Option<Box<PriorityFrames>>,
-}
-
-#[derive(Debug)]
-enum Chunk {
-    Owned(Vec<u8>),
-    /// One frame that is shared with other outboxes.
-    Shared(Queued),
-}
-
-impl Chunk {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Chunk::Owned(buffer) => buffer,
-            Chunk::Shared(prepared) => prepared.frame(),
-        }
-    }
-
-    /// Memory owned by this outbox alone.
-    fn held(&self) -> usize {
-        match self {
-            Chunk::Owned(buffer) => size_of::<Chunk>() + buffer.capacity(),
-            Chunk::Shared(_) => size_of::<Chunk>(),
-        }
-    }
 }
 
 /// The kind of a control frame. A newer one replaces a waiting one of the same kind.
@@ -198,7 +110,7 @@ impl Outbox {
 
     /// The buffer to which whole frames are appended. `pushed` must follow.
     #[inline]
-    pub(crate) fn tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
+    fn tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
         if self.tail.len() >= TAIL_MAX {
             self.rotate(pool);
         }
@@ -207,6 +119,16 @@ impl Outbox {
             self.tail = pool.tails.take_last();
         }
         &mut self.tail
+    }
+
+    /// Appends whole frames, which `write` adds to the tail.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, pool: &mut OutboxPool, write: impl FnOnce(&mut Vec<u8>)) {
+        let tail = self.tail(pool);
+        let before = tail.len();
+        write(tail);
+        let added = tail.len() - before;
+        self.pushed(added, pool);
     }
 
     /// Appends a small frame of `len` bytes, written by `write`, and reserves `SLACK` bytes more.
@@ -241,7 +163,7 @@ impl Outbox {
 
     /// Accounts for bytes appended to `tail`.
     #[inline]
-    pub(crate) fn pushed(&mut self, bytes: usize, pool: &mut OutboxPool) {
+    fn pushed(&mut self, bytes: usize, pool: &mut OutboxPool) {
         self.len += bytes;
         self.count_memory(pool);
         debug_assert_eq!(self.len, self.count());
@@ -313,8 +235,8 @@ impl Outbox {
     }
 
     /// Queues a control frame. If the outbox is neither blocked nor `must_wait`, it goes behind the
-    /// queued data. Otherwise it goes to the urgent frames, where a newer one of its kind replaces
-    /// it.
+    /// queued data. Otherwise it goes to the priority frames, where a newer one of its kind
+    /// replaces it.
     pub(crate) fn push_control(
         &mut self,
         kind: Control,
@@ -323,8 +245,7 @@ impl Outbox {
         pool: &mut OutboxPool,
     ) {
         if !self.blocked && !must_wait {
-            self.tail(pool).extend_from_slice(frame);
-            return self.pushed(frame.len(), pool);
+            return self.push(pool, |tail| tail.extend_from_slice(frame));
         }
         let priority_frames = self.priority_frames(pool);
         let slot = match kind {
@@ -336,8 +257,8 @@ impl Outbox {
         self.count_memory(pool);
     }
 
-    /// Prepares for the last frame: waiting control frames are queued before it, even if an urgent
-    /// frame is partly written.
+    /// Prepares for the last frame: waiting control frames are queued before it, even if a
+    /// priority frame is partly written.
     pub(crate) fn seal(&mut self, pool: &mut OutboxPool) {
         if let Some(priority_frames) = &mut self.priority_frames {
             priority_frames.forget_left();
@@ -364,7 +285,7 @@ impl Outbox {
         self.pushed(self.boundary, pool);
     }
 
-    /// Whether anything is queued, including urgent control frames.
+    /// Whether anything is queued, including waiting control frames.
     pub(crate) fn has_work(&self) -> bool {
         self.len > 0 || self.priority_frames.is_some()
     }

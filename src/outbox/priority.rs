@@ -1,6 +1,9 @@
-//! Urgent frames, which are written before the queued data.
+//! Priority frames: they are written before the queued data.
 
 use crate::proto::frame;
+
+/// Bounds the bytes of high-priority frames that can delay a later pong.
+pub(super) const AHEAD_MAX: usize = 4 * 1024;
 
 /// Frames that overtake the queued data: control frames while the client is blocked, and frames of
 /// high priority.

@@ -4,6 +4,7 @@ pub(crate) mod buffer_pool;
 pub(crate) mod entropy;
 #[cfg(feature = "sim")]
 pub(crate) mod fnv;
+pub(crate) mod http_syntax;
 pub(crate) mod packed_duration;
 pub(crate) mod split_mix;
 #[cfg(any(test, fuzzing))]

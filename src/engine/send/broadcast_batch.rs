@@ -7,13 +7,13 @@
 
 use std::time::Instant;
 
-use super::super::{Engine, Stream, note_dirty};
-use crate::event::delivery::Delivery;
 use crate::{
     connection::{
         Connection,
         slot::{Slot, Stage},
     },
+    engine::{Engine, Stream, note_dirty, slot_mut},
+    event::delivery::Delivery,
     id::ClientId,
     outbox::{
         Outbox,
@@ -61,7 +61,7 @@ impl BroadcastBatch {
 /// messages.
 fn recipient<S>(client: &Slot<S>) -> Option<(&Connection, &Outbox, bool)> {
     let Stage::Open(open) = &client.stage else { return None };
-    let recipient = !open.reported && open.connection.close_state().may_send_data();
+    let recipient = open.accepts_messages();
     recipient.then_some((&open.connection, &client.outbox, open.pending.is_none()))
 }
 
@@ -150,8 +150,7 @@ impl<S: Stream> Engine<S> {
         let mut bytes = std::mem::take(&mut self.batch.bytes);
         for id in recipients.drain(..) {
             let Engine { clients, outbound, dirty, .. } = self;
-            let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-            let Some(client) = client else { continue };
+            let Some(client) = slot_mut(clients, id) else { continue };
             client.outbox.append(bytes.len(), usize::MAX, outbound, |tail| tail.extend_from_slice(&bytes));
             match now {
                 Some(now) if !client.outbox.is_blocked() => {

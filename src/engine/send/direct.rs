@@ -1,7 +1,12 @@
 //! Direct writes: a large message is written when it is sent, without a copy of it.
 
-use super::super::{Engine, Stream};
-use crate::{connection::slot::Stage, id::ClientId, message::Message, outbox::pending::Terms};
+use crate::{
+    connection::slot::Stage,
+    engine::{Engine, Stream, slot_mut},
+    id::ClientId,
+    message::Message,
+    outbox::pending::Terms,
+};
 
 impl<S: Stream> Engine<S> {
     /// The payload size from which a copy costs more than a separate write.
@@ -12,8 +17,7 @@ impl<S: Stream> Engine<S> {
     /// must queue the message, which also reports an error if it has one.
     pub(super) fn send_direct(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
-        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-        let Some(client) = client else { return false };
+        let Some(client) = slot_mut(clients, id) else { return false };
         let Stage::Open(open) = &client.stage else { return false };
         let payload = message.as_bytes();
         let Some((header, size)) = open.connection.plain_header(message.kind(), payload.len()) else {

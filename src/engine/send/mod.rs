@@ -8,7 +8,7 @@ use std::time::Instant;
 use slab::Slab;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use super::{Engine, Stream, note_dirty};
+use super::{Engine, Stream, note_dirty, slot_mut};
 use crate::{
     config::{
         Overflow,
@@ -77,8 +77,7 @@ impl<S: Stream> Engine<S> {
             max_buffered: config.max_buffered,
             now: *now,
         };
-        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
-        let Some(client) = client else { return false };
+        let Some(client) = slot_mut(clients, id) else { return false };
         let Some((open, outbox)) = client.open_mut() else { return false };
         let held = outbox.memory();
         if !context.append(open, outbox, head, size, payload) {
@@ -129,7 +128,7 @@ impl<S: Stream> Engine<S> {
             return Ok(());
         }
         let Engine { clients, outbound, pending_pool, codec, stats, config, now, .. } = self;
-        let client = clients.get_mut(id.index()).filter(|client| client.serial == id.serial());
+        let client = slot_mut(clients, id);
         let Some((open, outbox)) = client.and_then(|client| client.open_mut()) else {
             return self.keep(id, message, terms);
         };
@@ -286,7 +285,7 @@ impl Fanout<'_> {
 
     fn offer<S>(&mut self, id: ClientId, client: &mut Slot<S>) {
         let Stage::Open(open) = &mut client.stage else { return };
-        if open.reported || !open.connection.close_state().may_send_data() || self.except == Some(id) {
+        if !open.accepts_messages() || self.except == Some(id) {
             return;
         }
         let outbox = &mut client.outbox;

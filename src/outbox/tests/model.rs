@@ -273,8 +273,7 @@ impl Pair {
             assert!(!self.outbox.append(len, would - 1, &mut self.pool, |_| panic!("one byte too many")));
             assert!(self.outbox.append(len, would, &mut self.pool, |tail| _ = write(tail)));
         } else {
-            self.outbox.tail(&mut self.pool).extend_from_slice(&bytes);
-            self.outbox.pushed(bytes.len(), &mut self.pool);
+            self.outbox.push(&mut self.pool, |tail| tail.extend_from_slice(&bytes));
         }
         self.model.queue.push_back(bytes);
     }

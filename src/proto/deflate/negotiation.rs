@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 
-use crate::config::compression::Deflate;
+use crate::{config::compression::Deflate, util::http_syntax::is_token_byte};
 
 const NAME: &str = "permessage-deflate";
 const SERVER_ALONE: &str = "server_no_context_takeover";
@@ -219,8 +219,8 @@ impl<'h> Rest<'h> {
 
     /// Takes a token (RFC 9110 §5.6.2).
     fn token(&mut self) -> Option<&'h str> {
-        let is_tchar = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-        let end = self.0.find(|c| !is_tchar(c)).unwrap_or(self.0.len());
+        let is_token_char = |c: char| u8::try_from(c).is_ok_and(is_token_byte);
+        let end = self.0.find(|c| !is_token_char(c)).unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
         self.0 = rest;
         Some(token).filter(|token| !token.is_empty())
