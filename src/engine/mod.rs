@@ -17,6 +17,7 @@
 
 mod close;
 mod connection_limits;
+mod flush;
 mod handshake;
 pub(crate) mod hooks;
 mod http;
@@ -31,10 +32,10 @@ mod sim;
 pub(crate) mod tests;
 mod throttle;
 mod timers;
+mod transport;
 
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -43,7 +44,7 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    config::{Config, send_options::Priority},
+    config::Config,
     connection::{
         dial::Link,
         slot::{FinalClose, Open, Slot, Stage},
@@ -59,40 +60,19 @@ use crate::{
     },
     http1::head::Request,
     id::ClientId,
-    outbox::{Outbox, OutboxPool, Written, pending::PendingPool, prepared::Encoder},
+    outbox::{Outbox, OutboxPool, pending::PendingPool, prepared::Encoder},
     proto::deflate::Codec,
     stats::Stats,
-    util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, time::after, timer_wheel::Wheel},
+    util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, timer_wheel::Wheel},
 };
 use connection_limits::Addresses;
+use flush::note_dirty;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
 pub(crate) use send::Audience;
 use send::broadcast_batch::BroadcastBatch;
 use timers::{Alarm, AppTimer};
-
-/// A non-blocking byte stream. The readiness source tells the engine when to use it.
-pub(crate) trait Stream: Read + Write {
-    /// Sends FIN; nothing is written afterwards.
-    fn shutdown_write(&mut self) -> io::Result<()>;
-
-    /// Whether a connection attempt has succeeded; an error if it failed.
-    fn connected(&mut self) -> io::Result<bool>;
-
-    /// Applies the socket options of the configuration, once the stream is connected.
-    fn tune(&self, config: &Config);
-}
-
-/// Readiness of one stream, as the readiness source reports it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Readiness {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The peer has sent FIN, or the connection failed.
-    pub(crate) read_closed: bool,
-    /// TCP urgent data has arrived.
-    pub(crate) urgent: bool,
-}
+pub(crate) use transport::{Readiness, Stream};
 
 /// The state and all rules of the server.
 #[derive(Debug)]
@@ -254,31 +234,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    // ---- output ----
-
-    /// Writes queued output, one write per client, and the final close frames of clients reported
-    /// closed.
-    pub(crate) fn flush(&mut self, now: Instant) {
-        self.now = now;
-        self.send_final_close(now);
-        let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
-        self.deliver_batch(Some(now));
-        for index in work.drain(..) {
-            let index = index as usize;
-            if let Some(client) = self.clients.get_mut(index)
-                && std::mem::take(&mut client.in_dirty)
-            {
-                // The stream may have become blocked since this client was queued, by a writable
-                // event or a direct write; its write deadline is set here.
-                match client.outbox.is_blocked() {
-                    true => self.would_block(index, 0, now),
-                    false => self.write(index, now),
-                }
-            }
-        }
-        self.work = work;
-        self.update_pressure(now);
-    }
+    // ---- one poll ----
 
     /// Begins a poll with fresh budgets. The poll was called at `called`, and waited until `now`
     /// for something to happen. `partial`: more has happened than this poll will report.
@@ -413,108 +369,6 @@ impl<S: Stream> Engine<S> {
             self.ready.push_back(id);
         }
     }
-
-    fn make_dirty(&mut self, index: usize) {
-        note_dirty(&mut self.clients[index], index, &mut self.dirty);
-    }
-
-    /// Bytes of pending messages framed at a time. The limit is lower for a client that is behind,
-    /// since a framed message can no longer be replaced.
-    const FILL: usize = 64 * 1024;
-    const FILL_SLOW: usize = 4 * 1024;
-
-    /// Writes as much as the stream accepts.
-    fn write(&mut self, index: usize, now: Instant) {
-        if self.clients[index].failed.is_some() {
-            return self.drop_output(index);
-        }
-        loop {
-            let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
-            // While high-priority messages are pending, normal data that has not begun to leave
-            // waits.
-            let ahead_only = self.fill(index, room, now);
-            let Engine { clients, outbound, stats, .. } = self;
-            let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, ahead_only, outbound) {
-                Ok(Written::All(count)) => {
-                    stats.bytes_out += count as u64;
-                    client.deadlines.unstuck();
-                    if !client.has_output() {
-                        break;
-                    }
-                }
-                Ok(Written::Blocked(count)) => {
-                    stats.bytes_out += count as u64;
-                    return self.would_block(index, count, now);
-                }
-                Err(error) => return self.write_failed(index, error.kind(), now),
-            }
-        }
-        let client = &mut self.clients[index];
-        if std::mem::take(&mut client.backed_up) && client.is_live() {
-            let id = self.id(index);
-            self.tick.drained(id);
-        }
-        self.after_last_byte(index, now);
-    }
-
-    /// Handles a stream that accepted `count` bytes and would block on the rest.
-    fn would_block(&mut self, index: usize, count: usize, now: Instant) {
-        let client = &mut self.clients[index];
-        if !client.outbox.has_work() || client.failed.is_some() {
-            return;
-        }
-        if count > 0 || !client.deadlines.is_stuck() {
-            client.deadlines.stuck_since(now);
-        }
-        client.backed_up = true;
-        self.rearm(index);
-    }
-
-    /// Frames pending messages of the client until about `room` bytes are queued. Returns whether
-    /// high-priority messages are still pending.
-    fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
-        let Engine { clients, outbound, pending_pool, codec, stats, .. } = self;
-        let client = &mut clients[index];
-        let Some((open, outbox)) = client.open_mut() else { return false };
-        let Some(mut pending) = open.pending.take() else { return false };
-        stats.expired += open.connection.fill(&mut pending, room, now, codec, outbox, outbound);
-        let ahead = pending.waits(Priority::High);
-        open.pending = pending_pool.retain_or_give(pending);
-        ahead
-    }
-
-    /// Discards the client's queued output and pending messages.
-    fn drop_output(&mut self, index: usize) {
-        let client = &mut self.clients[index];
-        client.outbox.clear(&mut self.outbound);
-        if let Stage::Open(open) = &mut client.stage
-            && let Some(pending) = open.pending.take()
-        {
-            self.pending_pool.give(pending);
-        }
-    }
-
-    fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
-        self.drop_output(index);
-        // A request whose response cannot be written need not be read.
-        if matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_)) {
-            return self.forget_handshake(index);
-        }
-        // The peer may have sent its reason before it reset the connection: read that first.
-        let client = &mut self.clients[index];
-        client.failed = Some(kind);
-        client.readable = true;
-        client.read_closed = true;
-        client.end_pauses();
-        client.deadlines.unstuck();
-        // An outbound connection that is not open yet keeps the deadline of its attempt.
-        if client.dial_mut().is_none() {
-            client.deadlines.close_by(after(now, self.config.close_timeout));
-        }
-        self.rearm(index);
-        self.make_ready(index);
-    }
 }
 
 /// The slot of a client; `None` if the client is gone, even if its index is in use again.
@@ -527,13 +381,4 @@ fn slot<S>(clients: &Slab<Slot<S>>, id: ClientId) -> Option<&Slot<S>> {
 #[inline(always)]
 fn slot_mut<S>(clients: &mut Slab<Slot<S>>, id: ClientId) -> Option<&mut Slot<S>> {
     clients.get_mut(id.index()).filter(|client| client.serial == id.serial())
-}
-
-/// Adds the client at `index` to the dirty list, unless it is there or its stream is blocked.
-#[inline]
-fn note_dirty<S>(client: &mut Slot<S>, index: usize, dirty: &mut Vec<u32>) {
-    if !client.in_dirty && !client.outbox.is_blocked() {
-        client.in_dirty = true;
-        dirty.push(index as u32);
-    }
 }

@@ -1,0 +1,148 @@
+//! Output: one write per client that something is queued for.
+
+use std::{io, time::Instant};
+
+use super::{Engine, Stream};
+use crate::{
+    config::send_options::Priority,
+    connection::slot::{Slot, Stage},
+    outbox::Written,
+    util::time::after,
+};
+
+impl<S: Stream> Engine<S> {
+    /// Bytes of pending messages framed at a time. The limit is lower for a client that is behind,
+    /// since a framed message can no longer be replaced.
+    const FILL: usize = 64 * 1024;
+    const FILL_SLOW: usize = 4 * 1024;
+
+    /// Writes queued output, one write per client, and the final close frames of clients reported
+    /// closed.
+    pub(crate) fn flush(&mut self, now: Instant) {
+        self.now = now;
+        self.send_final_close(now);
+        let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
+        self.deliver_batch(Some(now));
+        for index in work.drain(..) {
+            let index = index as usize;
+            if let Some(client) = self.clients.get_mut(index)
+                && std::mem::take(&mut client.in_dirty)
+            {
+                // The stream may have become blocked since this client was queued, by a writable
+                // event or a direct write; its write deadline is set here.
+                match client.outbox.is_blocked() {
+                    true => self.would_block(index, 0, now),
+                    false => self.write(index, now),
+                }
+            }
+        }
+        self.work = work;
+        self.update_pressure(now);
+    }
+
+    pub(super) fn make_dirty(&mut self, index: usize) {
+        note_dirty(&mut self.clients[index], index, &mut self.dirty);
+    }
+
+    /// Writes as much as the stream accepts.
+    pub(super) fn write(&mut self, index: usize, now: Instant) {
+        if self.clients[index].failed.is_some() {
+            return self.drop_output(index);
+        }
+        loop {
+            let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
+            // While high-priority messages are pending, normal data that has not begun to leave
+            // waits.
+            let ahead_only = self.fill(index, room, now);
+            let Engine { clients, outbound, stats, .. } = self;
+            let client = &mut clients[index];
+            match client.outbox.write_to(&mut client.stream, ahead_only, outbound) {
+                Ok(Written::All(count)) => {
+                    stats.bytes_out += count as u64;
+                    client.deadlines.unstuck();
+                    if !client.has_output() {
+                        break;
+                    }
+                }
+                Ok(Written::Blocked(count)) => {
+                    stats.bytes_out += count as u64;
+                    return self.would_block(index, count, now);
+                }
+                Err(error) => return self.write_failed(index, error.kind(), now),
+            }
+        }
+        let client = &mut self.clients[index];
+        if std::mem::take(&mut client.backed_up) && client.is_live() {
+            let id = self.id(index);
+            self.tick.drained(id);
+        }
+        self.after_last_byte(index, now);
+    }
+
+    /// Handles a stream that accepted `count` bytes and would block on the rest.
+    pub(super) fn would_block(&mut self, index: usize, count: usize, now: Instant) {
+        let client = &mut self.clients[index];
+        if !client.outbox.has_work() || client.failed.is_some() {
+            return;
+        }
+        if count > 0 || !client.deadlines.is_stuck() {
+            client.deadlines.stuck_since(now);
+        }
+        client.backed_up = true;
+        self.rearm(index);
+    }
+
+    /// Frames pending messages of the client until about `room` bytes are queued. Returns whether
+    /// high-priority messages are still pending.
+    pub(super) fn fill(&mut self, index: usize, room: usize, now: Instant) -> bool {
+        let Engine { clients, outbound, pending_pool, codec, stats, .. } = self;
+        let client = &mut clients[index];
+        let Some((open, outbox)) = client.open_mut() else { return false };
+        let Some(mut pending) = open.pending.take() else { return false };
+        stats.expired += open.connection.fill(&mut pending, room, now, codec, outbox, outbound);
+        let ahead = pending.waits(Priority::High);
+        open.pending = pending_pool.retain_or_give(pending);
+        ahead
+    }
+
+    /// Discards the client's queued output and pending messages.
+    pub(super) fn drop_output(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.outbox.clear(&mut self.outbound);
+        if let Stage::Open(open) = &mut client.stage
+            && let Some(pending) = open.pending.take()
+        {
+            self.pending_pool.give(pending);
+        }
+    }
+
+    pub(super) fn write_failed(&mut self, index: usize, kind: io::ErrorKind, now: Instant) {
+        self.drop_output(index);
+        // A request whose response cannot be written need not be read.
+        if matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_)) {
+            return self.forget_handshake(index);
+        }
+        // The peer may have sent its reason before it reset the connection: read that first.
+        let client = &mut self.clients[index];
+        client.failed = Some(kind);
+        client.readable = true;
+        client.read_closed = true;
+        client.end_pauses();
+        client.deadlines.unstuck();
+        // An outbound connection that is not open yet keeps the deadline of its attempt.
+        if client.dial_mut().is_none() {
+            client.deadlines.close_by(after(now, self.config.close_timeout));
+        }
+        self.rearm(index);
+        self.make_ready(index);
+    }
+}
+
+/// Adds the client at `index` to the dirty list, unless it is there or its stream is blocked.
+#[inline]
+pub(super) fn note_dirty<S>(client: &mut Slot<S>, index: usize, dirty: &mut Vec<u32>) {
+    if !client.in_dirty && !client.outbox.is_blocked() {
+        client.in_dirty = true;
+        dirty.push(index as u32);
+    }
+}
