@@ -17,10 +17,10 @@ mod cost;
 mod crowd;
 #[path = "hostile/floods.rs"]
 mod floods;
-#[path = "hostile/ground.rs"]
-mod ground;
 #[path = "hostile/prober.rs"]
 mod prober;
+#[path = "hostile/server_process.rs"]
+mod server_process;
 #[path = "hostile/slow.rs"]
 mod slow;
 #[path = "hostile/wrong.rs"]
@@ -29,7 +29,7 @@ mod wrong;
 use std::{env, time::Duration};
 
 use cost::Cost;
-use ground::{Healthy, ServerProcess};
+use server_process::{Healthy, ServerProcess};
 use tickws::{Server, ServerBuilder};
 
 const MS: Duration = Duration::from_millis(1);
@@ -114,8 +114,8 @@ fn row(name: &str) -> &'static Row {
 /// This test is the server process of a row; on its own it does nothing.
 #[test]
 fn server_process() {
-    if let Ok(name) = env::var(ground::ROW) {
-        ground::serve((row(&name).config)(Server::builder()));
+    if let Ok(name) = env::var(server_process::ROW) {
+        server_process::serve((row(&name).config)(Server::builder()));
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    ground::{ATTACKER, ServerProcess, pin, set_realtime_priority},
     prober::{Delay, Probers},
+    server_process::{ATTACKER, ServerProcess, pin, set_realtime_priority},
 };
 
 /// Windows with and without the attack alternate on the same connections, so that other load of the

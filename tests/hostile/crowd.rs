@@ -1,7 +1,7 @@
 //! Attacks with many connections.
 
 use super::{
-    ground::{ServerProcess, assert_echoes, end, raise_descriptor_limit},
+    server_process::{ServerProcess, assert_echoes, end, raise_descriptor_limit},
     support::raw::Raw,
 };
 

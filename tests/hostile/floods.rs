@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::{
-    ground::{
+    server_process::{
         ServerProcess, assert_closed_with, assert_echoes, end, frame, until, write, write_slice,
         write_until_closed,
     },

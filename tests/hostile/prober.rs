@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    ground::{HEALTHY, open, set_realtime_priority},
+    server_process::{HEALTHY, open, set_realtime_priority},
     support::{
         Deadline,
         raw::{self, Frame, Raw},

@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use super::{
-    ground::{ServerProcess, assert_echoes, end, frame, until, write, write_until_closed},
+    server_process::{ServerProcess, assert_echoes, end, frame, until, write, write_until_closed},
     support::raw::{self, End, Frame, Raw},
 };
 

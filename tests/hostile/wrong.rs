@@ -1,7 +1,7 @@
 //! Attacks that break a protocol rule, and one that only looks like it.
 
 use super::{
-    ground::{ServerProcess, assert_closed_with, end, frame, write, write_until_closed},
+    server_process::{ServerProcess, assert_closed_with, end, frame, write, write_until_closed},
     support::raw::{self, End, Frame},
 };
 

@@ -13,7 +13,7 @@ use support::{
 use tickws::{ClientId, CloseReason, Event, Server};
 
 const MB: usize = 1 << 20;
-const CEILING: usize = 32 * MB;
+const MEMORY_LIMIT: usize = 32 * MB;
 /// Other memory of the process: pooled buffers, the events of a tick, the allocator's overhead, and
 /// the test's own buffers.
 const CONSTANT: usize = 32 * MB;
@@ -114,9 +114,9 @@ impl NonReaders {
 fn non_readers_stay_within_max_total_buffered() {
     // No deadline closes these clients, only the memory limit does: they read nothing for as long
     // as the test runs.
-    let builder = Server::builder().max_buffered(CEILING).write_timeout(Duration::MAX);
+    let builder = Server::builder().max_buffered(MEMORY_LIMIT).write_timeout(Duration::MAX);
     let builder = builder.ping_interval(None).silence_timeout(None).handshake_timeout(Duration::MAX);
-    let builder = builder.max_total_buffered(CEILING).send_buffer(16 * 1024);
+    let builder = builder.max_total_buffered(MEMORY_LIMIT).send_buffer(16 * 1024);
     let mut h = Harness::with(builder);
     let mut readers: Vec<(Raw, usize)> = (0..READERS).map(|_| (h.connect().0, 0)).collect();
     let mut non_readers = NonReaders::default();
@@ -141,7 +141,7 @@ fn non_readers_stay_within_max_total_buffered() {
             non_readers.poll(&mut h.server);
             deadline.check("the reading clients");
         }
-        assert!(h.server.stats().buffered <= CEILING as u64, "{}", h.server.stats());
+        assert!(h.server.stats().buffered <= MEMORY_LIMIT as u64, "{}", h.server.stats());
         if number.is_multiple_of(16) {
             most = most.max(resident());
             non_readers.refill(&h);
@@ -160,8 +160,8 @@ fn non_readers_stay_within_max_total_buffered() {
         non_readers.shed,
         non_readers.rejected
     );
-    assert!(grown > CEILING / 2, "there was no load: {grown} bytes");
-    assert!(grown < CEILING + CONSTANT, "{grown} bytes");
+    assert!(grown > MEMORY_LIMIT / 2, "there was no load: {grown} bytes");
+    assert!(grown < MEMORY_LIMIT + CONSTANT, "{grown} bytes");
     assert!(
         non_readers.shed > NON_READERS * 3 / 4
             && non_readers.rejected > non_readers.unanswered
