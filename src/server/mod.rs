@@ -1,5 +1,5 @@
-//! The poll loop. What the application says and asks is in `commands.rs` and `queries.rs`, what other threads
-//! say in `handle.rs`.
+//! The poll loop. The calls of the application are in `commands.rs`, `rooms.rs`, `respond.rs` and
+//! `queries.rs`, those of other threads in `handle.rs`.
 
 pub(crate) mod builder;
 mod commands;
@@ -36,20 +36,27 @@ pub use handle::Handle;
 
 /// A WebSocket server that its program polls.
 ///
-/// | kind | methods |
-/// |---|---|
-/// | make one | [`bind`](Server::bind), [`builder`](Server::builder) |
-/// | do the I/O | [`poll_once`](Server::poll_once), [`poll_for`](Server::poll_for), [`poll_wait`](Server::poll_wait), [`flush`](Server::flush), [`run`](Server::run) |
-/// | say something | [`send`](Server::send), [`broadcast`](Server::broadcast), [`ping`](Server::ping), [`close`](Server::close), [`shutdown`](Server::shutdown), … |
-/// | connect to others | [`connect`](Server::connect), [`connect_with`](Server::connect_with) |
-/// | answer requests | [`accept`](Server::accept), [`accept_with`](Server::accept_with), [`reject`](Server::reject), [`respond`](Server::respond) |
-/// | ask | [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt), [`stats`](Server::stats), … |
-/// | sit in another loop | [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd` |
-/// | be heard from other threads | [`handle`](Server::handle) |
+/// The kinds of method:
 ///
-/// Dropping it drops every connection without a close frame; [`shutdown`](Server::shutdown) first to be
-/// polite. Nothing happens between calls: there is no thread and no runtime behind it. What is said is queued
-/// and leaves at the next flush; every poll begins with one.
+/// - Create a server: [`bind`](Server::bind), [`builder`](Server::builder).
+/// - Do the I/O: [`poll_once`](Server::poll_once), [`poll_for`](Server::poll_for),
+///   [`poll_wait`](Server::poll_wait), [`flush`](Server::flush), [`run`](Server::run).
+/// - Send and close: [`send`](Server::send), [`broadcast`](Server::broadcast),
+///   [`publish`](Server::publish), [`ping`](Server::ping), [`close`](Server::close),
+///   [`shutdown`](Server::shutdown), …
+/// - Connect to other servers: [`connect`](Server::connect),
+///   [`connect_with`](Server::connect_with).
+/// - Respond to requests: [`accept`](Server::accept), [`accept_with`](Server::accept_with),
+///   [`reject`](Server::reject), [`respond`](Server::respond).
+/// - Query: [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt),
+///   [`stats`](Server::stats), …
+/// - Run inside another event loop: [`next_timeout`](Server::next_timeout), `AsFd`, `AsRawFd`.
+/// - Control the server from other threads: [`handle`](Server::handle).
+///
+/// Nothing happens between calls: there is no thread and no runtime behind a server. Messages are
+/// queued and leave at the next flush, with which every poll begins. Dropping the server drops all
+/// connections without a close frame; [`shutdown`](Server::shutdown) closes them in an orderly way
+/// first.
 ///
 /// # Examples
 ///
@@ -77,12 +84,12 @@ pub struct Server {
     host: Host,
     /// Made with the first handle.
     mailbox: Option<Mailbox<Command, Waker>>,
-    /// A closure of a handle has the server: it must not poll.
+    /// A closure of [`Handle::call`] is using the server, and must not poll.
     in_call: bool,
 }
 
 impl Server {
-    /// The kernel counts milliseconds in 32 bits; for longer it is asked again.
+    /// The longest single sleep. The kernel counts milliseconds in 32 bits, so longer sleeps are split.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
     pub(crate) fn new(config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
@@ -94,19 +101,19 @@ impl Server {
         Server { engine, host, mailbox: None, in_call: false }
     }
 
-    /// Flushes what is queued, does the I/O that is ready within the budgets, fires due timers. Never
-    /// blocks.
+    /// Flushes queued messages, does the I/O that is ready, within the budgets, and fires timers
+    /// that are due. Never blocks.
     ///
     /// # Errors
     ///
-    /// Only if the poller itself fails; what befalls a client is an event. Inside a closure of
-    /// [`Handle::call`] it is always [`ResourceBusy`](io::ErrorKind::ResourceBusy).
+    /// Only if the poller itself fails; the failure of a connection is an event. Inside a closure
+    /// of [`Handle::call`] always [`ResourceBusy`](io::ErrorKind::ResourceBusy).
     pub fn poll_once(&mut self) -> io::Result<Tick> {
         self.poll_for(Duration::ZERO)
     }
 
-    /// As [`poll_once`](Server::poll_once), but sleeps up to `timeout` while there is nothing to do.
-    /// Wakes for I/O, for a deadline, for a [`Handle`] and for a signal; a tick may be empty.
+    /// Same as [`poll_once`](Server::poll_once), but sleeps up to `timeout` while there is nothing
+    /// to do. I/O, a deadline, a [`Handle`] and a signal end the sleep, so a tick may be empty.
     ///
     /// # Errors
     ///
@@ -129,7 +136,7 @@ impl Server {
         self.poll_wait(Some(timeout))
     }
 
-    /// As [`poll_for`](Server::poll_for); `None` sleeps until something happens.
+    /// Same as [`poll_for`](Server::poll_for); `None` sleeps until something happens.
     ///
     /// # Errors
     ///
@@ -150,8 +157,8 @@ impl Server {
         let Server { host, engine, .. } = self;
         engine.start_poll(called, now, full);
         host.report(|index, readiness| engine.ready(index, readiness, now));
-        // What ended the sleep is done now, not one frame later. Not before the events: they are told once,
-        // and a command may panic.
+        // Commands that ended the sleep run now and not one frame later. They run after the
+        // readiness events, which the kernel reports only once, because a command may panic.
         if slept && self.carry_out(&mut commands) {
             now = self.now();
             self.engine.flush(now);
@@ -172,14 +179,14 @@ impl Server {
         Ok(self.engine.finish_tick(now, more))
     }
 
-    /// Writes everything queued now, one write per client. Call it at the end of a frame; a loop that
-    /// only polls need not. Work: O(clients that something is queued for).
+    /// Writes everything that is queued now, one write per client. Call it at the end of a frame; a
+    /// loop that only polls need not. Work: O(clients with queued output).
     pub fn flush(&mut self) {
         self.engine.flush(self.now());
     }
 
-    /// Polls until a [`shutdown`](Server::shutdown) is complete, calling `on_event` for each event: for
-    /// a program whose whole job is the server.
+    /// Polls until a [`shutdown`](Server::shutdown) is complete, and calls `on_event` for each
+    /// event. For a program that does nothing but run the server.
     ///
     /// # Errors
     ///
@@ -212,11 +219,11 @@ impl Server {
         Ok(())
     }
 
-    /// How long the program may sleep before it has to poll again: zero if something is queued, was
-    /// carried over, or was asked for by a [`Handle`], `None` if only I/O can make work.
+    /// How long the program may sleep before it has to poll again: zero if output is queued, work
+    /// was left over or a [`Handle`] has sent a command; `None` if only I/O can cause work.
     ///
-    /// For a foreign event loop: wait for the server's descriptor to become readable or for this time to
-    /// pass, then call [`poll_once`](Server::poll_once).
+    /// For use inside another event loop: wait until the server's descriptor becomes readable or
+    /// this time has passed, then call [`poll_once`](Server::poll_once).
     ///
     /// # Examples
     ///
@@ -226,7 +233,7 @@ impl Server {
     /// # fn main() -> std::io::Result<()> {
     /// let mut server = tickws::Server::bind("127.0.0.1:0")?;
     /// server.poll_once()?;
-    /// assert_eq!(server.next_timeout(), None); // nobody is connected and no timer is set
+    /// assert_eq!(server.next_timeout(), None); // no client is connected and no timer is set
     /// server.set_timer(Duration::from_secs(1));
     /// assert!(server.next_timeout() <= Some(Duration::from_millis(1001)));
     /// # Ok(())
@@ -241,7 +248,7 @@ impl Server {
         self.host.now()
     }
 
-    /// `limit`, or less if something is due before.
+    /// `limit`, or less if something is due earlier.
     fn sleep_time(&mut self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
         if limit == Some(Duration::ZERO) || self.has_commands() || self.backlog() {
             return Some(Duration::ZERO);
@@ -250,7 +257,7 @@ impl Server {
         [limit, due].into_iter().flatten().min().map(|sleep| sleep.min(Self::MAX_SLEEP))
     }
 
-    /// Whether a listener may have connections that this poll has not taken.
+    /// Whether a listener may have connections that this poll has not accepted.
     fn backlog(&mut self) -> bool {
         self.host.has_backlog(self.engine.connection_count())
     }
@@ -292,7 +299,8 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Readable when a poll would find I/O to do, or a [`Handle`] has called. That of a simulated server never is.
+/// Readable if a poll would find I/O to do or a command of a [`Handle`]. The descriptor of a
+/// simulated server never becomes readable.
 #[cfg(unix)]
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -300,7 +308,8 @@ impl AsFd for Server {
     }
 }
 
-/// Readable when a poll would find I/O to do, or a [`Handle`] has called. That of a simulated server never is.
+/// Readable if a poll would find I/O to do or a command of a [`Handle`]. The descriptor of a
+/// simulated server never becomes readable.
 #[cfg(unix)]
 impl AsRawFd for Server {
     fn as_raw_fd(&self) -> RawFd {

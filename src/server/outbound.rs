@@ -1,4 +1,4 @@
-//! Connections that go out.
+//! Outbound connections.
 
 use std::time::Instant;
 
@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Server {
-    /// Connects to a WebSocket server at `ws://host[:port][/path][?query]`, in this same loop. As
-    /// [`connect_with`](Server::connect_with) with nothing but the URL.
+    /// Connects to the WebSocket server at `ws://host[:port][/path][?query]`, in the same loop.
+    /// Short for [`connect_with`](Server::connect_with) with only the URL.
     ///
     /// # Errors
     ///
@@ -43,37 +43,40 @@ impl Server {
         self.connect_with(Connect::new(url))
     }
 
-    /// Begins to connect, and never blocks: the id is known at once, and [`Event::Open`](crate::Event::Open)
-    /// comes when the handshake is complete, or [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it
-    /// fails. From `Open` on it is a client as all others are: the same events, limits, pings, rooms and
-    /// [`broadcast`](Server::broadcast)s. It takes no place of `max_connections`. Before `Open` it is not
-    /// among [`clients`](Server::clients), and what is sent to it is up to [`WhileDown`](crate::WhileDown).
+    /// Begins to connect, and never blocks. The id is valid from now on.
+    /// [`Event::Open`](crate::Event::Open) follows when the handshake is complete, or
+    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
     ///
-    /// An IP address and `localhost` need no resolving. The first other name starts a thread, the only one
-    /// that the library ever starts, as the system's resolver blocks; give the [`addrs`](Connect::addrs) to
-    /// do without. As many attempts as `accept_budget` begin in one poll, the rest in the next.
+    /// From `Open` on the connection is a client like all others, with the same events, limits,
+    /// pings, rooms and [`broadcast`](Server::broadcast)s. It does not count towards
+    /// `max_connections`. Before `Open` it is not among the [`clients`](Server::clients), and
+    /// [`WhileDown`](crate::WhileDown) decides about messages that are sent to it.
+    ///
+    /// IP addresses and `localhost` are not looked up. The first other name starts a thread, the
+    /// only one that the library ever starts, because the resolver of the system blocks. If
+    /// [`addrs`](Connect::addrs) are given, no name is looked up. At most `accept_budget` attempts
+    /// begin in one poll, and the others in the next.
     ///
     /// # Errors
     ///
-    /// What can be told at once: a URL, a header or a subprotocol that cannot be, `wss://`, a server that is
-    /// shutting down.
+    /// An invalid URL, header or subprotocol, `wss://`, or a server that is shutting down.
     pub fn connect_with(&mut self, connect: Connect) -> Result<ClientId, ConnectError> {
         self.engine.connect(connect.into_plan()?, self.now())
     }
 
-    /// What an outbound connection has in common with those that a [`Reconnect`](crate::Reconnect) policy
-    /// brings about after it. Answers from `connect` on, until the connection has ended; `None` for a client
-    /// that has connected to us.
+    /// The id that an outbound connection shares with the connections that its
+    /// [`Reconnect`](crate::Reconnect) policy makes after it. Available from `connect` until the
+    /// connection has ended. `None` for a client that connected to this server.
     pub fn link(&self, client: ClientId) -> Option<LinkId> {
         self.engine.link(client)
     }
 
-    /// The head of the response that opened an outbound connection: its headers. `None` for all others.
+    /// The head of the response that opened an outbound connection. `None` for other clients.
     pub fn response(&self, client: ClientId) -> Option<&Response<()>> {
         self.engine.response(client)
     }
 
-    /// Does for outbound connections what only the poll loop can, within the budget.
+    /// Opens sockets and looks up names for outbound connections, within the budget.
     pub(super) fn dial(&mut self, budget: &mut usize, now: Instant) {
         for (id, addrs) in self.host.resolved() {
             self.engine.resolved(id, addrs, now);

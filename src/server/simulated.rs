@@ -1,4 +1,4 @@
-//! A server in a simulated network: the same in all but where its sockets and its time come from.
+//! A server in a simulated network. Only its sockets, its clock and its random numbers differ.
 
 use super::Server;
 use crate::{
@@ -17,12 +17,12 @@ impl Server {
         server
     }
 
-    /// How its [recording](crate::ServerBuilder::record) goes; `None` without one.
+    /// The state of the [recording](crate::ServerBuilder::record); `None` without one.
     pub fn recording(&self) -> Option<Recording> {
         self.engine.recording()
     }
 
-    /// Its number in this network; `None` if it is not there.
+    /// The number of this server in the network; `None` if it is not part of it.
     pub(crate) fn number_in(&self, network: &Shared) -> Option<usize> {
         match &self.host {
             Host::Simulated(host) => host.number(network),
