@@ -17,7 +17,7 @@ fn random_pushes_and_writes_match_the_model() {
 
 /// The fuzz target that runs the same steps.
 pub(crate) fn target(data: &[u8]) {
-    play(Pair::with(Rng::tape(data)));
+    play(Pair::with(Rng::from_bytes(data)));
 }
 
 fn play(mut pair: Pair) {

@@ -81,12 +81,12 @@ macro_rules! recorded_at {
 }
 
 impl RecordedEngine {
-    pub(crate) fn new(config: Config, mut services: Hooks, now: Instant) -> Self {
-        let Some(sink) = services.record.take() else {
-            return RecordedEngine { engine: Engine::new(config, services, now), recorder: None };
+    pub(crate) fn new(config: Config, mut hooks: Hooks, now: Instant) -> Self {
+        let Some(sink) = hooks.record.take() else {
+            return RecordedEngine { engine: Engine::new(config, hooks, now), recorder: None };
         };
-        let recorder = Recorder::new(sink.0, &Header::new(&config, &services), now);
-        let mut engine = Engine::new(config, hooks::recorded(services, &recorder), now);
+        let recorder = Recorder::new(sink.0, &Header::new(&config, &hooks), now);
+        let mut engine = Engine::new(config, hooks::recorded(hooks, &recorder), now);
         engine.keep_no_buffers();
         let mut recorded = RecordedEngine { engine, recorder: Some(recorder.clone()) };
         match Entropy::new() {

@@ -27,8 +27,8 @@ fn call<T>(recorder: &Recorder, closure: impl FnOnce() -> T) -> T {
 }
 
 /// Wraps the closures so that each result is recorded.
-pub(super) fn recorded(services: Hooks, recorder: &Recorder) -> Hooks {
-    let Hooks { on_upgrade, on_http, static_files, .. } = services;
+pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
+    let Hooks { on_upgrade, on_http, static_files, .. } = hooks;
     Hooks {
         static_files,
         on_upgrade: on_upgrade.map(|mut decide| {

@@ -1,4 +1,4 @@
-//! Random numbers for the unit tests. The same seed, or the same tape, gives the same stream.
+//! Random numbers for the unit tests. The same seed, or the same bytes, gives the same stream.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ pub(crate) struct Rng(Source);
 enum Source {
     Seed(fastrand::Rng),
     /// The bytes chosen by a fuzzer, followed by zeros.
-    Tape(VecDeque<u8>),
+    Bytes(VecDeque<u8>),
 }
 
 impl Rng {
@@ -21,13 +21,13 @@ impl Rng {
 
     /// Takes its numbers from `bytes`. A small range uses few bytes, so that a fuzzer can control
     /// each choice.
-    pub(crate) fn tape(bytes: &[u8]) -> Self {
-        Rng(Source::Tape(bytes.to_vec().into()))
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Rng(Source::Bytes(bytes.to_vec().into()))
     }
 
-    /// Whether a tape is used up. A seed never is.
+    /// Whether all bytes are used up. A seed never is.
     pub(crate) fn is_spent(&self) -> bool {
-        matches!(&self.0, Source::Tape(tape) if tape.is_empty())
+        matches!(&self.0, Source::Bytes(bytes) if bytes.is_empty())
     }
 
     pub(crate) fn next(&mut self) -> u64 {
@@ -38,7 +38,7 @@ impl Rng {
     pub(crate) fn below(&mut self, end: usize) -> usize {
         match &mut self.0 {
             Source::Seed(rng) => rng.usize(..end),
-            Source::Tape(_) => {
+            Source::Bytes(_) => {
                 let len = (usize::BITS - (end - 1).leading_zeros()).div_ceil(8);
                 (self.number(len as usize) % end as u64) as usize
             }
@@ -57,21 +57,21 @@ impl Rng {
         let mut bytes = vec![0; len];
         match &mut self.0 {
             Source::Seed(rng) => rng.fill(&mut bytes),
-            // A long payload repeats its first bytes, so that it does not use up the tape.
-            Source::Tape(tape) => {
-                let some: Vec<u8> = tape.drain(..len.min(32).min(tape.len())).collect();
+            // A long payload repeats its first bytes, so that it does not use up the source.
+            Source::Bytes(source) => {
+                let some: Vec<u8> = source.drain(..len.min(32).min(source.len())).collect();
                 bytes.iter_mut().zip(some.iter().cycle()).for_each(|(to, from)| *to = *from);
             }
         }
         bytes
     }
 
-    /// A number from `len` bytes of a tape, or any number from a seed.
+    /// A number from `len` bytes of the source, or any number from a seed.
     fn number(&mut self, len: usize) -> u64 {
         match &mut self.0 {
             Source::Seed(rng) => rng.u64(..),
-            Source::Tape(tape) => {
-                tape.drain(..len.min(tape.len())).fold(0, |number, byte| number << 8 | u64::from(byte))
+            Source::Bytes(bytes) => {
+                bytes.drain(..len.min(bytes.len())).fold(0, |number, byte| number << 8 | u64::from(byte))
             }
         }
     }

@@ -275,7 +275,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
         expected.push(Outcome::Close(code, reason.into()));
     }
     while endpoint.outbox.has_work() {
-        // A spent tape yields zeros, and would flush byte by byte.
+        // A source without bytes yields zeros, and would flush byte by byte.
         endpoint.flush(if rng.is_spent() { usize::MAX } else { 1 + rng.len(50_000) });
     }
     let found = theirs(peer, &endpoint.written, limits);

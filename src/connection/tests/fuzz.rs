@@ -35,18 +35,18 @@ fn raw(side: Side, data: &[u8]) {
 
 /// Frames with at most one flaw, generated from the bytes.
 pub(crate) fn flawed(data: &[u8]) {
-    let [kind, cuts, tape @ ..] = data else { return };
+    let [kind, cuts, choices @ ..] = data else { return };
     let side = SIDES[usize::from(kind % 2)];
-    let stream = stream(Rng::tape(tape), side);
+    let stream = stream(Rng::from_bytes(choices), side);
     same(&stream.bytes, *cuts, |pieces| run(side, stream.limits, pieces.iter().copied()));
     hold(side, &stream, &mut Rng::new(u64::from(*cuts)));
 }
 
 /// Frames that we send, to a kernel that takes any part of them.
 pub(crate) fn sending(data: &[u8]) {
-    let [kind, keys, tape @ ..] = data else { return };
+    let [kind, keys, choices @ ..] = data else { return };
     let side = SIDES[usize::from(kind % 2)];
-    send(side, &mut Rng::tape(tape), Rng::new(u64::from(*keys)));
+    send(side, &mut Rng::from_bytes(choices), Rng::new(u64::from(*keys)));
 }
 
 /// Arbitrary bytes, received by a server that has negotiated compression.

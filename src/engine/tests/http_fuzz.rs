@@ -179,7 +179,7 @@ fn one_fate(bytes: &[u8], hooks_on: bool, rng: &mut Rng) -> Fate {
     whole
 }
 
-/// The entry point of the fuzz target: the first byte selects the services and seeds the splits.
+/// The entry point of the fuzz target: the first byte selects the hooks and seeds the splits.
 pub(crate) fn target(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     one_fate(bytes, kind & 1 == 0, &mut Rng::new(u64::from(*kind)));

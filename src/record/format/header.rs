@@ -29,8 +29,8 @@ pub(crate) struct Header {
 codec_struct!(Header { library, config, on_upgrade, on_http, assets });
 
 impl Header {
-    pub(crate) fn new(config: &Config, services: &Hooks) -> Self {
-        let Hooks { on_upgrade, on_http, static_files, record: _ } = services;
+    pub(crate) fn new(config: &Config, hooks: &Hooks) -> Self {
+        let Hooks { on_upgrade, on_http, static_files, record: _ } = hooks;
         Header {
             library: env!("CARGO_PKG_VERSION").to_owned(),
             config: config.clone(),

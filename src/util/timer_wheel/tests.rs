@@ -80,7 +80,7 @@ fn behaves_like_a_sorted_set() {
 /// The fuzz target that runs the same steps.
 pub(crate) fn target(data: &[u8]) {
     let Some((kind, steps)) = data.split_first() else { return };
-    play(&mut Rng::tape(steps), *kind);
+    play(&mut Rng::from_bytes(steps), *kind);
 }
 
 /// Runs up to 3,000 steps on the wheel and the set.

@@ -387,7 +387,7 @@ fn play(rng: &mut Rng) -> Pair {
 
 /// The fuzz target that runs the same steps as the seeds below.
 pub(crate) fn target(data: &[u8]) {
-    play(&mut Rng::tape(data)).end();
+    play(&mut Rng::from_bytes(data)).end();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::*;
 
 /// Exchanges messages with plain flate2 on several connections.
 pub(crate) fn talking(data: &[u8]) {
-    talk(&mut Rng::tape(data));
+    talk(&mut Rng::from_bytes(data));
 }
 
 /// Inflates arbitrary bytes, and compares the result with plain flate2.
