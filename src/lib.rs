@@ -59,6 +59,7 @@
 //! tick each have a limit; [`ServerBuilder`] lists the limits and what happens beyond them.
 //!
 //! [`faults`] lists how the server reacts to faults of peers, of the network and of the host.
+//! [`architecture`] describes the code for those who change it: laws, folders and data flow.
 //!
 //! # Features
 //!
@@ -88,6 +89,8 @@
 // Fuzz builds compile the models that tests use, but not the tests that use them.
 #![cfg_attr(fuzzing, allow(dead_code, unused_imports))]
 
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod architecture {}
 mod client;
 mod config;
 mod connection;
