@@ -66,6 +66,7 @@ impl Deadlines {
     }
 
     /// The first deadline of an open connection. While reading is `paused`, silence does not count.
+    #[inline]
     pub(crate) fn next(&self, config: &Config, paused: bool) -> Option<Instant> {
         self.all(config, paused).into_iter().flatten().map(|(when, _)| when).min()
     }

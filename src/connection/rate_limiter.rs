@@ -108,6 +108,7 @@ impl RateLimiter {
     }
 
     /// When the pause ends; `None` if the client is not paused.
+    #[inline]
     pub(crate) fn resume_at(&self) -> Option<Instant> {
         self.resume_at
     }

@@ -376,6 +376,7 @@ impl<S> Slot<S> {
         }
     }
 
+    #[inline]
     pub(crate) fn next_deadline(&self, config: &Config) -> Option<Instant> {
         let next = self.deadlines.next(config, self.is_paused());
         next.into_iter().chain(self.resume_at()).min()

@@ -168,11 +168,15 @@ impl TickBuffer {
         event_budget.saturating_sub(self.records.len() - self.uncharged + self.charged)
     }
 
-    /// Leaves the records that come on top of the event budget uncharged, and as many others as it
-    /// takes to have room for `least` events. Writes, dials and calls of the application are not
-    /// limited by that budget: if their events were charged, a tick could be full before its first
-    /// read, and so could every tick after it.
+    /// Does not charge the records of kinds that the event budget does not limit, nor as many others
+    /// as it takes to have room for `least` events. The budget does not limit writes, outbound
+    /// connections and calls of the application. If their events were charged, a tick could be full
+    /// before its first read, and so could every tick after it.
+    #[inline]
     pub(crate) fn leave_room(&mut self, event_budget: usize, least: usize) {
+        if self.records.is_empty() {
+            return;
+        }
         let on_top = self.records.iter().filter(|record| record.comes_on_top()).count();
         let others = self.records.len() - on_top;
         self.excess = self.excess.max(others.saturating_sub(event_budget.saturating_sub(least)));

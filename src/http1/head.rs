@@ -236,18 +236,21 @@ pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
 }
 
 /// The value of the header if exactly one line has this name.
+#[inline]
 pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
 /// The elements of a list (RFC 9110 §5.6.1), over one header line or several.
+#[inline]
 pub(crate) fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = request.headers().get_all(name).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Whether a list contains this token, compared without case.
+#[inline]
 pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
     list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }

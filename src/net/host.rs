@@ -118,6 +118,7 @@ impl Host {
     }
 
     /// Whether connections may wait to be accepted; `connections` are open now.
+    #[inline]
     pub(crate) fn has_backlog(&mut self, connections: usize) -> bool {
         match self {
             Host::Kernel(kernel) => kernel.has_backlog(connections),
@@ -127,6 +128,7 @@ impl Host {
     }
 
     /// Accepts once, from one listener after the other. `None`: there is nothing to accept now.
+    #[inline]
     pub(crate) fn accept(&mut self, now: Instant, connections: usize) -> Option<Accepted> {
         match self {
             Host::Kernel(kernel) => kernel.accept(now, connections),
@@ -184,12 +186,13 @@ impl Host {
         }
     }
 
-    /// The names found since the last call.
-    pub(crate) fn resolved(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+    /// The addresses of names found since the last call. `None` if no name was ever looked up.
+    #[inline]
+    pub(crate) fn resolved(&mut self) -> Option<Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)>> {
         match self {
             Host::Kernel(kernel) => kernel.resolved(),
             #[cfg(feature = "sim")]
-            Host::Simulated(_) => Vec::new(),
+            Host::Simulated(_) => None,
         }
     }
 }

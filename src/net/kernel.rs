@@ -101,6 +101,7 @@ impl Kernel {
         outcome
     }
 
+    #[inline]
     pub(super) fn has_full_report(&self) -> bool {
         self.events.iter().count() == Self::EVENTS
     }
@@ -132,10 +133,12 @@ impl Kernel {
         self.listeners.iter().filter_map(Listener::local_addr).collect()
     }
 
+    #[inline]
     pub(super) fn has_backlog(&mut self, connections: usize) -> bool {
         self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(clock(), connections)
     }
 
+    #[inline]
     pub(super) fn accept(&mut self, now: Instant, connections: usize) -> Option<Accepted> {
         let count = self.listeners.len();
         let next = (1..=count)
@@ -185,7 +188,8 @@ impl Kernel {
         resolver.ask(id, host, port)
     }
 
-    pub(super) fn resolved(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
-        self.resolver.as_mut().map(Resolver::take).unwrap_or_default()
+    #[inline]
+    pub(super) fn resolved(&mut self) -> Option<Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)>> {
+        self.resolver.as_mut().map(Resolver::take)
     }
 }

@@ -12,6 +12,7 @@ pub(super) enum Chunk {
 }
 
 impl Chunk {
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Chunk::Owned(buffer) => buffer,
@@ -20,6 +21,7 @@ impl Chunk {
     }
 
     /// Memory owned by this outbox alone.
+    #[inline]
     pub(super) fn held(&self) -> usize {
         match self {
             Chunk::Owned(buffer) => size_of::<Chunk>() + buffer.capacity(),

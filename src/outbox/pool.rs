@@ -51,6 +51,7 @@ impl OutboxPool {
         &self.shared
     }
 
+    #[inline]
     pub(super) fn give_chunk(&mut self, chunk: Chunk) {
         if let Chunk::Owned(mut buffer) = chunk {
             buffer.clear();
@@ -58,6 +59,7 @@ impl OutboxPool {
         }
     }
 
+    #[inline]
     pub(super) fn give_priority(&mut self, mut priority_frames: Box<PriorityFrames>) {
         priority_frames.clear();
         if priority_frames.held() <= 2 * AHEAD_MAX && self.spare_priority.len() < Self::MAX_SPARE_PRIORITY {

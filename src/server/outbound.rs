@@ -78,8 +78,10 @@ impl Server {
 
     /// Opens sockets and looks up names for outbound connections, within the budget.
     pub(super) fn dial(&mut self, budget: &mut usize, now: Instant) {
-        for (id, addrs) in self.host.resolved() {
-            self.engine.resolved(id, addrs, now);
+        if let Some(found) = self.host.resolved() {
+            for (id, addrs) in found {
+                self.engine.resolved(id, addrs, now);
+            }
         }
         while *budget > 0
             && let Some(order) = self.engine.next_dial(now)
