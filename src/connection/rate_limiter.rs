@@ -59,8 +59,8 @@ impl RateLimiter {
     }
 
     /// The most bytes that the next read may take. Zero: process the held message first. `None`:
-    /// call [`pause`](RateLimiter::pause). Under [`Limit::Close`] it is one byte more than there are
-    /// tokens, to detect the excess.
+    /// call [`pause`](RateLimiter::pause). Under [`Limit::Close`] it is one byte more than there
+    /// are tokens, to detect the excess.
     pub(crate) fn may_read(&self, now: Instant) -> Option<usize> {
         if self.lacking(now).next().is_some() {
             return None;

@@ -27,8 +27,6 @@ mod receive;
 pub(crate) mod rooms;
 mod send;
 #[cfg(any(test, fuzzing))]
-mod sim;
-#[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 mod throttle;
 mod timers;

@@ -12,6 +12,7 @@ mod direct_write;
 mod faults;
 mod files;
 mod handshake;
+mod host;
 pub(crate) mod http_fuzz;
 mod invariants;
 mod isolation;
@@ -32,8 +33,12 @@ use std::time::Duration;
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::sim::{Frame, Host, Peer};
-use crate::{ClientId, CloseReason, Event, Tick, config::Config};
+use crate::{
+    ClientId, CloseReason, Event, Tick,
+    config::Config,
+    net::sim::{Frame, Peer},
+};
+use host::Host;
 
 const TEXT: OpCode = OpCode::Data(Data::Text);
 const BINARY: OpCode = OpCode::Data(Data::Binary);

@@ -168,10 +168,10 @@ impl TickBuffer {
         event_budget.saturating_sub(self.records.len() - self.uncharged + self.charged)
     }
 
-    /// Does not charge the records of kinds that the event budget does not limit, nor as many others
-    /// as it takes to have room for `least` events. The budget does not limit writes, outbound
-    /// connections and calls of the application. If their events were charged, a tick could be full
-    /// before its first read, and so could every tick after it.
+    /// Does not charge the records of kinds that the event budget does not limit, nor as many
+    /// others as it takes to have room for `least` events. The budget does not limit writes,
+    /// outbound connections and calls of the application. If their events were charged, a tick
+    /// could be full before its first read, and so could every tick after it.
     #[inline]
     pub(crate) fn leave_room(&mut self, event_budget: usize, least: usize) {
         if self.records.is_empty() {

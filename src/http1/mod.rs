@@ -1,6 +1,6 @@
-//! Plain HTTP/1.1 (RFC 9110, RFC 9112), as far as a WebSocket server needs it: heads, bodies, responses
-//! and static files. Knows no socket. The module is not called `http`, as the public `tickws::http` is
-//! the crate of that name.
+//! Plain HTTP/1.1 (RFC 9110, RFC 9112), as far as a WebSocket server needs it: heads, bodies,
+//! responses and static files. Uses no socket. The module is not called `http`, because the public
+//! `tickws::http` is the crate of that name.
 
 pub(crate) mod authority;
 pub(crate) mod head;

@@ -1,4 +1,5 @@
-//! The system beneath a server, be it the kernel or a simulated network: its clock, sockets and names.
+//! The system beneath a server, be it the kernel or a simulated network: its clock, sockets and
+//! names.
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -14,12 +15,13 @@ pub(crate) use super::kernel::Accepted;
 use super::sim_host::SimHost;
 use super::{
     kernel::{self, Kernel},
+    resolver::Resolved,
     socket::Socket,
 };
 use crate::{engine::Readiness, error::ConnectError, id::ClientId};
 
-/// Every operation of a server on the world outside, once. Without the feature `sim` there is one variant, and
-/// nothing is left of the matches.
+/// Every operation of a server on the world outside, once. Without the feature `sim` there is one
+/// variant, and nothing is left of the matches.
 #[derive(Debug)]
 pub(crate) enum Host {
     Kernel(Kernel),
@@ -87,7 +89,8 @@ impl Host {
         }
     }
 
-    /// Calls `ready` with the token of each connection that became ready by the end of the last sleep.
+    /// Calls `ready` with the token of each connection that became ready by the end of the last
+    /// sleep.
     #[inline]
     pub(crate) fn report(&mut self, ready: impl FnMut(usize, Readiness)) {
         match self {
@@ -172,7 +175,8 @@ impl Host {
         }
     }
 
-    /// Looks a name up for a connection. `None`: [`resolved`](Host::resolved) gives the result later.
+    /// Looks a name up for a connection. `None`: [`resolved`](Host::resolved) gives the result
+    /// later.
     pub(crate) fn resolve(
         &mut self,
         id: ClientId,
@@ -188,7 +192,7 @@ impl Host {
 
     /// The addresses of names found since the last call. `None` if no name was ever looked up.
     #[inline]
-    pub(crate) fn resolved(&mut self) -> Option<Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)>> {
+    pub(crate) fn resolved(&mut self) -> Option<Vec<Resolved>> {
         match self {
             Host::Kernel(kernel) => kernel.resolved(),
             #[cfg(feature = "sim")]

@@ -1,4 +1,5 @@
-//! The system that a server runs on: its poller, its listeners and its clock. The only file that reads the clock.
+//! The system that a server runs on: its poller, its listeners and its clock. The only file that
+//! reads the clock.
 
 use std::{
     io,
@@ -11,7 +12,7 @@ use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
 
 use super::{
     listener::{self, Backoff, Listener},
-    resolver::Resolver,
+    resolver::{Resolved, Resolver},
     socket::Socket,
 };
 use crate::{engine::Readiness, error::ConnectError, id::ClientId};
@@ -21,7 +22,8 @@ pub(crate) fn clock() -> Instant {
     Instant::now()
 }
 
-/// The token of the event that ends a sleep. Clients have the tokens from zero, the waker has the top one.
+/// The token of the event that ends a sleep. Clients have the tokens from zero, the waker has the
+/// top one.
 const WAKER: Token = Token(usize::MAX);
 
 /// Listeners take the tokens from below the waker's downwards.
@@ -59,7 +61,8 @@ pub(crate) struct Kernel {
     events: Events,
     pub(super) waker: Arc<Waker>,
     listeners: Vec<Listener>,
-    /// The listener that the last accept was from; the one behind it is first next time, so that none starves.
+    /// The listener that the last accept was from; the one behind it is first next time, so that
+    /// none starves.
     last_listener: usize,
     backoff: Backoff,
     /// Made when the first name has to be resolved.
@@ -189,7 +192,7 @@ impl Kernel {
     }
 
     #[inline]
-    pub(super) fn resolved(&mut self) -> Option<Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)>> {
+    pub(super) fn resolved(&mut self) -> Option<Vec<Resolved>> {
         self.resolver.as_mut().map(Resolver::take)
     }
 }

@@ -11,7 +11,8 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-/// How long accepting rests when the process is out of descriptors; a closed connection ends it early.
+/// How long accepting rests when the process is out of descriptors; a closed connection ends it
+/// early.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// One listening socket, registered edge-triggered.
@@ -24,13 +25,13 @@ pub(crate) struct Listener {
     ready: bool,
 }
 
-/// What an accept gave.
+/// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// The backlog is empty.
     Empty,
-    /// That connection is lost; the next may be fine.
+    /// A connection was lost before it was accepted; the next may be fine.
     Lost,
     /// No descriptors or no memory: trying again at once would spin.
     Exhausted(io::Error),
@@ -142,8 +143,8 @@ fn kind(error: &io::Error) -> ErrorClass {
         | NetworkUnreachable | PermissionDenied | TimedOut => ErrorClass::Lost,
         // EINVAL, EOPNOTSUPP: it does not listen. Somebody has shut it down.
         InvalidInput | Unsupported => ErrorClass::Dead,
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM have no kinds of their own; anything unknown is treated as
-        // gravely, so that it cannot spin.
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM have no kinds of their own; anything unknown is treated
+        // as gravely, so that it cannot spin.
         _ => ErrorClass::Exhausted,
     }
 }

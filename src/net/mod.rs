@@ -4,7 +4,8 @@ pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod listener;
 pub(crate) mod resolver;
-#[cfg(feature = "sim")]
+#[cfg(any(feature = "sim", test, fuzzing))]
+#[cfg_attr(not(feature = "sim"), allow(dead_code, unused_imports))]
 pub(crate) mod sim;
 #[cfg(feature = "sim")]
 pub(crate) mod sim_host;

@@ -1,5 +1,5 @@
-//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many seconds if a
-//! network is bad.
+//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many
+//! seconds if a network is bad.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,13 +19,16 @@ use crate::{error::ConnectError, id::ClientId};
 type Name = (String, u16);
 type Found = (Name, Result<Vec<SocketAddr>, String>);
 
-/// The one thread that the library ever starts, and only when the first name has to be resolved. It ends when
-/// the server is dropped, or when the name is found that it looks for by then.
+/// The client that waited for a name, and the addresses found.
+pub(crate) type Resolved = (ClientId, Result<Vec<SocketAddr>, ConnectError>);
+
+/// The one thread that the library ever starts, and only when the first name has to be resolved. It
+/// ends when the server is dropped, or when the name is found that it looks for by then.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     names: SyncSender<Name>,
     found: Arc<Mutex<Vec<Found>>>,
-    /// Who waits for each name. However many want one, it is looked up once.
+    /// The connections that wait for each name. A name that many want is looked up once.
     waiting: HashMap<Name, BTreeSet<ClientId>>,
 }
 
@@ -66,8 +69,8 @@ impl Resolver {
         }
     }
 
-    /// Takes what was found since the last call.
-    pub(crate) fn take(&mut self) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+    /// Takes the results since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Resolved> {
         let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
         let mut results = Vec::new();
         for (name, outcome) in found {
@@ -114,10 +117,7 @@ mod tests {
         ClientId::new(serial, serial)
     }
 
-    fn wait(
-        poll: &mut Poll,
-        resolver: &mut Resolver,
-    ) -> Vec<(ClientId, Result<Vec<SocketAddr>, ConnectError>)> {
+    fn wait(poll: &mut Poll, resolver: &mut Resolver) -> Vec<Resolved> {
         let mut events = Events::with_capacity(4);
         loop {
             let taken = resolver.take();

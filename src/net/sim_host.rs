@@ -12,7 +12,7 @@ use super::socket::Socket;
 use crate::{
     engine::Readiness,
     error::ConnectError,
-    net::sim::{Dice, Shared, SimSocket},
+    net::sim::{Shared, SimRng, SimSocket},
     util::entropy::Entropy,
 };
 
@@ -36,7 +36,7 @@ impl SimHost {
         }
     }
 
-    /// Its number in this network; `None` if it belongs to another.
+    /// The host's number in this network; `None` if it belongs to another.
     pub(crate) fn number(&self, network: &Shared) -> Option<usize> {
         self.network.is(network).then_some(self.number)
     }
@@ -57,8 +57,8 @@ impl SimHost {
 
     /// Numbers that are the same for the same seed: here they need not be hard to guess.
     pub(crate) fn entropy(&self) -> Entropy {
-        let mut dice = Dice::new(u64::from_le_bytes(self.network.lock().random()));
-        Entropy::of(move |bytes| dice.fill(bytes))
+        let mut rng = SimRng::new(u64::from_le_bytes(self.network.lock().random()));
+        Entropy::of(move |bytes| rng.fill(bytes))
     }
 
     pub(super) fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {

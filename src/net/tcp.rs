@@ -17,7 +17,8 @@ impl Stream for TcpStream {
             return Err(error);
         }
         match self.peer_addr() {
-            // A socket whose own port was asked for, and given to it by chance, is connected to itself.
+            // A socket whose own port was asked for, and given to it by chance, is connected to
+            // itself.
             Ok(peer) if self.local_addr().is_ok_and(|own| own == peer) => {
                 Err(io::ErrorKind::ConnectionRefused.into())
             }
@@ -34,7 +35,7 @@ impl Stream for TcpStream {
             // The peer has reset it already; the first read will tell.
             log::debug!("no TCP_NODELAY: {error}");
         }
-        // Not set on the listener: not every system hands it on to what is accepted.
+        // Some systems do not hand it on from the listener to accepted sockets.
         if let Some(bytes) = config.send_buffer
             && let Err(error) = SockRef::from(self).set_send_buffer_size(bytes)
         {

@@ -89,7 +89,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// The longest single sleep. The kernel counts milliseconds in 32 bits, so longer sleeps are split.
+    /// The longest single sleep. The kernel counts milliseconds in 32 bits, so that longer sleeps
+    /// are split.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
     pub(crate) fn new(config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {

@@ -31,7 +31,9 @@ impl Server {
     /// loop {
     ///     for event in &server.poll_wait(None)? {
     ///         match event {
-    ///             Event::Open { client, .. } if client == upstream => server.send(upstream, "hello")?,
+    ///             Event::Open { client, .. } if client == upstream => {
+    ///                 server.send(upstream, "hello")?
+    ///             }
     ///             Event::ConnectFailed { client, error, .. } => println!("{client}: {error}"),
     ///             event => println!("{event:?}"),
     ///         }

@@ -9,16 +9,16 @@ use crate::{
     net::sim::{Received, Shared},
 };
 
-/// One client of a simulated server, as a test plays it.
+/// One client of a simulated server, controlled by a test.
 ///
-/// It speaks RFC 6455 by itself: masks what it says, answers pings and close frames when they arrive, and hangs
-/// up when the server does. Everything else is the test's. Dropping it closes its socket, as a process that ends
-/// does.
+/// It follows RFC 6455: it masks its frames, answers pings and close frames when they arrive, and
+/// closes its socket when the server does. Dropping it closes its socket, like the end of a
+/// process.
 ///
 /// # Panics
 ///
-/// Where anything arrives for it that a server may not send, be it a frame behind the close frame or an answer to
-/// another client's key: then this library is at fault.
+/// If the server violates the protocol, for example with a frame behind its close frame or a
+/// response to the key of another client. Then this library is at fault.
 ///
 /// # Examples
 ///
@@ -50,7 +50,7 @@ pub struct SimClient {
 
 impl SimClient {
     pub(super) fn new(network: Shared, host: usize) -> Self {
-        let number = network.lock().add_speaker(host);
+        let number = network.lock().add_client(host);
         SimClient { network, number }
     }
 
@@ -58,8 +58,10 @@ impl SimClient {
         self.network.lock().ask(self.number, path, headers);
     }
 
-    /// Sends a message in one frame, as soon as the server has opened the WebSocket. What the network has no room
-    /// for waits here. After [`close`](Self::close) and the like, and where the server has refused, it goes nowhere.
+    /// Sends a message in one frame, as soon as the server has opened the WebSocket. Bytes for
+    /// which the network has no room wait here. The message is dropped after
+    /// [`close`](Self::close), [`finish`](Self::finish) or [`reset`](Self::reset), and if the
+    /// server rejected the upgrade.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
         let message = message.into();
         let opcode = match message {
@@ -69,13 +71,13 @@ impl SimClient {
         self.network.lock().say_frame(self.number, OpCode::Data(opcode), message.as_bytes());
     }
 
-    /// Sends a ping; of more than 125 bytes only the first 125 (RFC 6455 §5.5).
+    /// Sends a ping with at most the first 125 bytes of the body (RFC 6455 §5.5).
     pub fn ping(&mut self, body: &[u8]) {
         let body = &body[..body.len().min(125)];
         self.network.lock().say_frame(self.number, OpCode::Control(Control::Ping), body);
     }
 
-    /// Begins the close handshake; the reason is cut at 123 bytes. 1005 sends an empty frame.
+    /// Begins the close handshake. The reason is cut at 123 bytes; 1005 sends an empty frame.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) {
         let code = u16::from(code.into());
         let mut end = reason.len().min(123);
@@ -87,48 +89,49 @@ impl SimClient {
         self.network.lock().say_frame(self.number, OpCode::Control(Control::Close), body);
     }
 
-    /// Sends bytes as they are: a plain request, half a frame, garbage.
+    /// Sends bytes unchanged, for plain requests, partial frames or invalid input.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.network.lock().say(self.number, bytes);
     }
 
-    /// Sends FIN behind everything said, and goes on hearing.
+    /// Sends FIN behind everything queued, and still receives.
     pub fn finish(&mut self) {
         self.network.lock().say_end(self.number);
     }
 
-    /// Resets the connection: both sides see it at once, and what was on its way is lost.
+    /// Resets the connection. Both sides see it at once, and bytes on their way are lost.
     pub fn reset(&mut self) {
         self.network.lock().say_reset(self.number);
     }
 
-    /// Reads nothing until [`resume`](Self::resume), not even pings: the buffers fill, and the server has to
-    /// wait. What was [`received`](Self::received) before stays.
+    /// Reads nothing until [`resume`](Self::resume), not even pings: the buffers fill, and writes
+    /// of the server would block. Messages that arrived before can still be
+    /// [`received`](Self::received).
     pub fn stall(&mut self) {
         self.network.lock().stall(self.number, true);
     }
 
-    /// Reads again, beginning with what has come meanwhile.
+    /// Reads again, beginning with the bytes that arrived during the pause.
     pub fn resume(&mut self) {
         self.network.lock().stall(self.number, false);
     }
 
-    /// The status of the server's answer, 101 for a WebSocket; `None` before it has arrived.
+    /// The status of the response, 101 for a WebSocket; `None` before it has arrived.
     pub fn status(&self) -> Option<u16> {
         self.network.lock().status(self.number)
     }
 
-    /// The head of the server's answer, up to the empty line; empty before it has arrived.
+    /// The head of the response, up to the empty line; empty before it has arrived.
     pub fn response_head(&self) -> String {
         self.network.lock().response_head(self.number)
     }
 
-    /// Takes what has arrived behind an answer that opened no WebSocket.
+    /// Takes the bytes that arrived behind the head of a response that opened no WebSocket.
     pub fn body(&mut self) -> Vec<u8> {
         self.network.lock().body(self.number)
     }
 
-    /// Takes what has arrived since the last call, in order.
+    /// Takes the messages that arrived since the last call, in order.
     pub fn received(&mut self) -> Vec<Received> {
         self.network.lock().heard(self.number)
     }

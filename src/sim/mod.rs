@@ -1,16 +1,22 @@
-//! A whole server in memory, under a virtual clock and a seed: for tests of what is built on this library.
+//! A whole server in memory, with a virtual clock and a seed, for tests of programs that use this
+//! library.
 //!
-//! [`Sim::server`] gives the very same [`Server`] that a program binds to a port, so the program's own code runs
-//! unchanged; only its sockets and its clock are simulated. Time stands still but for [`Sim::advance`] and a
-//! server that sleeps ([`poll_for`](Server::poll_for), [`poll_wait`](Server::poll_wait), [`run`](Server::run)):
-//! then it jumps to whatever comes next, so a test of an hour takes a moment. The network behaves as its
-//! [`Weather`] says. The same seed and the same calls give the same events and the same bytes at the same times.
+//! [`Sim::server`] returns the same [`Server`] that a program binds to a port, so that the
+//! program's own code runs unchanged; only sockets and clock are simulated. Time passes only in
+//! [`Sim::advance`] and while a server sleeps ([`poll_for`](Server::poll_for),
+//! [`poll_wait`](Server::poll_wait), [`run`](Server::run)). A sleep jumps to the next arrival or
+//! deadline, so a test of an hour takes a moment. The network behaves as its [`Weather`] says. The
+//! same seed and the same calls give the same events and the same bytes at the same times.
 //!
-//! Within a poll no time passes, so a `time_budget` never ends one. What is not simulated: [`Handle`](crate::Handle)s
-//! on other threads work, but when they are heard is up to those threads, and a sleep without an end does not wait for
-//! them; a listener keeps as many waiting as come, and each client comes from an address of its own; files that are
-//! served are read from the disk; names are not resolved unless [`Sim::name`] knows them. Clients do not offer
-//! compression.
+//! Differences from a real server:
+//!
+//! - No time passes within a poll, so a `time_budget` never ends one.
+//! - A [`Handle`](crate::Handle) works on other threads, but the threads decide when its commands
+//!   arrive, and a sleep without a timeout does not wait for them.
+//! - The backlog of a listener has no limit, and each client has an address of its own.
+//! - Served files are read from the disk.
+//! - Only names set with [`Sim::name`] can be resolved.
+//! - Clients do not offer compression.
 //!
 //! # Examples
 //!
@@ -18,12 +24,14 @@
 //! use std::time::Duration;
 //! use tickws::{Event, Message, Server, sim::{Received, Sim, Weather}};
 //!
-//! /// The game: nothing here knows of the simulation.
+//! /// The game, which does not know that it is simulated.
 //! fn frame(server: &mut Server) -> std::io::Result<()> {
 //!     for event in &server.poll_once()? {
 //!         match event {
 //!             Event::Open { client, .. } => _ = server.join(client, "lobby"),
-//!             Event::Message { client, message } => _ = server.publish_except("lobby", client, message),
+//!             Event::Message { client, message } => {
+//!                 server.publish_except("lobby", client, message);
+//!             }
 //!             _ => {}
 //!         }
 //!     }
@@ -71,9 +79,9 @@ use crate::{
     server::{Server, builder::ServerBuilder},
 };
 
-/// A simulated network with its clock, and everyone in it.
+/// A simulated network with its clock, servers and clients.
 ///
-/// Clones are the same network.
+/// A clone is the same network.
 #[derive(Debug, Clone)]
 pub struct Sim {
     network: Shared,
@@ -92,51 +100,53 @@ impl Sim {
 
     /// Changes the weather. A connection keeps the [`buffer`](Weather::buffer) that it began with.
     pub fn set_weather(&self, weather: Weather) {
-        self.network.lock().weather = weather;
+        self.network.lock().conditions = weather;
     }
 
-    /// Builds a server in this network. It listens at the one address that
-    /// [`local_addrs`](Server::local_addrs) tells; sockets that the builder was given are closed.
+    /// Builds a server in this network. It listens at one address, which
+    /// [`local_addrs`](Server::local_addrs) returns. Sockets that the builder was given are closed.
     ///
     /// Servers of one network can [`connect`](Server::connect) to each other.
     ///
     /// # Errors
     ///
-    /// As [`ServerBuilder::build`]. Its polls fail with [`Deadlock`](io::ErrorKind::Deadlock) where the real one
-    /// would sleep for ever.
+    /// Same as [`ServerBuilder::build`]. A poll of the server that would sleep for ever fails with
+    /// [`Deadlock`](io::ErrorKind::Deadlock).
     pub fn server(&self, builder: ServerBuilder) -> io::Result<Server> {
         let (config, hooks, _) = builder.into_parts()?;
         Ok(Server::simulated(config, hooks, self.network.clone()))
     }
 
-    /// A client that asks `server` for a WebSocket at `path`. It is open once the server has polled, its bytes
-    /// have arrived, and the server has polled again.
+    /// A client that requests a WebSocket at `path` from `server`. It is open after the server has
+    /// polled, its bytes have arrived, and the server has polled again.
     ///
-    /// A server that is not of this network refuses the connection.
+    /// The connection is refused if `server` is not in this network.
     pub fn connect(&self, server: &Server, path: &str) -> SimClient {
         self.connect_with(server, path, &[])
     }
 
-    /// As [`connect`](Sim::connect), with more headers: `Origin`, `Cookie`, `Sec-WebSocket-Protocol`, ….
+    /// Same as [`connect`](Sim::connect), with more headers: `Origin`, `Cookie`,
+    /// `Sec-WebSocket-Protocol`, ….
     pub fn connect_with(&self, server: &Server, path: &str, headers: &[(&str, &str)]) -> SimClient {
         let mut client = self.open(server);
         client.ask(path, headers);
         client
     }
 
-    /// A connection on which nothing has been said: for what is no WebSocket, see [`SimClient::raw`].
+    /// A connection without a request. Use [`SimClient::raw`] to send plain HTTP or invalid bytes.
     pub fn open(&self, server: &Server) -> SimClient {
-        // No host has the last number.
+        // No host has this number.
         SimClient::new(self.network.clone(), server.number_in(&self.network).unwrap_or(usize::MAX))
     }
 
-    /// Makes a name known to the servers' [`connect`](Server::connect): `ws://feed.example/`.
+    /// Sets the address of a host name for [`connect`](Server::connect), e.g. of
+    /// `ws://feed.example/`.
     pub fn name(&self, name: &str, addr: SocketAddr) {
         self.network.lock().name(name.to_owned(), addr);
     }
 
-    /// Lets time pass, and everything arrive that arrives in it. No server does anything meanwhile: for it, this
-    /// is a long frame, or a laptop that was closed.
+    /// Lets time pass, and delivers the bytes that arrive in it. No server polls meanwhile, as in a
+    /// long frame or on a laptop that is suspended.
     pub fn advance(&self, by: Duration) {
         self.network.lock().advance(by);
     }
@@ -146,19 +156,20 @@ impl Sim {
         self.network.lock().now()
     }
 
-    /// How much time has passed since the beginning.
+    /// The time since the network was created.
     pub fn elapsed(&self) -> Duration {
         self.network.lock().elapsed()
     }
 
-    /// Whether nothing is on its way, and no server has anything to hear in its next poll. Timers and deadlines,
-    /// and what servers have queued or carried over, are theirs: see [`Server::next_timeout`].
+    /// Whether no bytes are on their way and the next poll of each server has no readiness to
+    /// report. Timers, queued messages and work left over are not considered: see
+    /// [`Server::next_timeout`].
     pub fn is_quiet(&self) -> bool {
         self.network.lock().is_quiet()
     }
 
-    /// A digest of every byte that has arrived so far, with where and when: the same for the same seed and the
-    /// same calls.
+    /// A digest of every byte that has arrived so far, and of the place and the time of its
+    /// arrival. It is the same for the same seed and the same calls.
     ///
     /// # Examples
     ///

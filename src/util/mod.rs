@@ -1,8 +1,10 @@
-//! Small parts that know nothing of the server: buffers, timers, clocks' arithmetic, random numbers.
+//! Small parts that know nothing of the server: buffers, timers, clocks' arithmetic, random
+//! numbers.
 
 pub(crate) mod buffer_pool;
 pub(crate) mod entropy;
-#[cfg(feature = "sim")]
+#[cfg(any(feature = "sim", test, fuzzing))]
+#[cfg_attr(not(feature = "sim"), allow(dead_code))]
 pub(crate) mod fnv;
 pub(crate) mod http_syntax;
 pub(crate) mod packed_duration;

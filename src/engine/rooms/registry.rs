@@ -20,9 +20,9 @@ use crate::{
 /// its [`RoomId`] is stale and matches no room, even if the name or the slot is reused.
 ///
 /// The registry does not know which clients are connected: the caller must call
-/// [`leave_all`](RoomRegistry::leave_all) when a client's connection ends. Clients are compared by their
-/// whole ids. A client for which this call was missed stays a member, but the client that reuses
-/// its index does not inherit its memberships, and a stale id affects no newer client.
+/// [`leave_all`](RoomRegistry::leave_all) when a client's connection ends. Clients are compared by
+/// their whole ids. A client for which this call was missed stays a member, but the client that
+/// reuses its index does not inherit its memberships, and a stale id affects no newer client.
 ///
 /// The order of members and of a client's rooms is unspecified and changes as members leave. It is
 /// deterministic: it depends only on the earlier calls.

@@ -153,7 +153,8 @@ impl<S: Stream> Engine<S> {
         self.deliver(Audience::Everyone, message, None, except)
     }
 
-    /// Queues one message for all of `audience` but `except`. It is framed once; a large one is shared.
+    /// Queues one message for all of `audience` but `except`. It is framed once; a large one is
+    /// shared.
     pub(crate) fn deliver(
         &mut self,
         audience: Audience<'_>,

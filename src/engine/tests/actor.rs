@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, time::Instant};
 
 use super::*;
-use crate::{engine::sim::masked, error::PeerMisbehaved, util::test_rng::Rng};
+use crate::{error::PeerMisbehaved, net::sim::masked, util::test_rng::Rng};
 
 /// How a user ended its side.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,12 +22,12 @@ const SEEDS: u64 = 130;
 
 #[test]
 fn in_calm_weather_every_request_is_answered_in_order() {
-    run(0, SEEDS, "in_calm_weather_every", |seed| World::new(seed).run());
+    run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
 fn in_foul_weather_no_answer_is_doubled_or_mixed_up() {
-    run(1, SEEDS, "in_foul_weather_no", |seed| World::new(seed).run());
+    run(1, SEEDS, |seed| World::new(seed).run());
 }
 
 /// The expected response to a request.

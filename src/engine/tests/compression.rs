@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     Outgoing, Prepared, SendOptions, SendTerms,
     config::compression::{Deflate, DeflateMode},
-    engine::sim::masked,
     error::PeerMisbehaved,
+    net::sim::masked,
 };
 
 fn config(mode: DeflateMode) -> Config {

@@ -5,10 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use super::*;
 use crate::{
     Decision, Timeout,
-    engine::{
-        hooks::Hooks,
-        sim::{Call, Fault},
-    },
+    engine::hooks::Hooks,
+    net::sim::{Call, Fault},
 };
 
 const EINTR: i32 = 4;

@@ -13,12 +13,12 @@ const SEEDS: u64 = 1_500;
 
 #[test]
 fn mutated_requests_have_one_fate_however_they_are_split() {
-    run(0, SEEDS, "mutated_requests_have", |seed| fuzz(seed, true));
+    run(0, SEEDS, |seed| fuzz(seed, true));
 }
 
 #[test]
 fn mutated_requests_have_one_fate_where_only_upgrades_are_served() {
-    run(1, SEEDS, "mutated_requests_have", |seed| fuzz(seed, false));
+    run(1, SEEDS, |seed| fuzz(seed, false));
 }
 
 const CORPUS: &[&str] = &[

@@ -1,12 +1,7 @@
 //! Invariants of the engine's state, checked after every poll.
 
 use super::*;
-use crate::{
-    Pressure,
-    connection::slot::Stage,
-    engine::{Engine, sim::SimStream},
-    proto::frame::Header,
-};
+use crate::{Pressure, connection::slot::Stage, engine::Engine, net::sim::SimSocket, proto::frame::Header};
 
 impl Host {
     /// Panics if the engine's state is inconsistent.
@@ -24,10 +19,10 @@ impl Host {
             stats.opened + stats.rejected.total() + stats.http_only + handshakes,
             "{stats}"
         );
-        assert!(engine.inbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
-        assert!(engine.outbound.bytes() <= Engine::<SimStream>::POOL_BYTES);
+        assert!(engine.inbound.bytes() <= Engine::<SimSocket>::POOL_BYTES);
+        assert!(engine.outbound.bytes() <= Engine::<SimSocket>::POOL_BYTES);
 
-        let memory = |of: &dyn Fn(&crate::connection::slot::Slot<SimStream>) -> usize| -> usize {
+        let memory = |of: &dyn Fn(&crate::connection::slot::Slot<SimSocket>) -> usize| -> usize {
             engine.clients.iter().map(|(_, client)| of(client)).sum()
         };
         assert_eq!(engine.memory_limit.inbound, memory(&|client| client.inbound_memory()));
@@ -35,7 +30,7 @@ impl Host {
             engine.outbound.held() - engine.outbound.shared().get(),
             memory(&|client| client.outbox.memory())
         );
-        let pending = |client: &crate::connection::slot::Slot<SimStream>| {
+        let pending = |client: &crate::connection::slot::Slot<SimSocket>| {
             client.open().and_then(|open| open.pending.as_ref()).map_or(0, |pending| pending.memory())
         };
         assert_eq!(engine.pending_pool.held(), memory(&pending));

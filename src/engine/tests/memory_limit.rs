@@ -253,7 +253,7 @@ fn no_more_clients_are_closed_than_necessary() {
     for shared in [false, true] {
         let mut host = Host::new(memory_limit());
         let (talker, talker_id) = host.open();
-        talker.raw(&crate::engine::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
+        talker.raw(&crate::net::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
         let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
         // The first frame of each client is half sent.
         let first = Prepared::new(&[7; 15 * KB]);
@@ -316,7 +316,7 @@ fn partial_messages_count_and_the_largest_is_closed() {
     let mut host = Host::new(memory_limit());
     let mut peers: Vec<_> = (0..10).map(|_| host.open()).collect();
     for (number, (peer, _)) in peers.iter_mut().enumerate() {
-        let mut bytes = crate::engine::sim::masked(BINARY, true, &vec![number as u8; 200 * KB], 3);
+        let mut bytes = crate::net::sim::masked(BINARY, true, &vec![number as u8; 200 * KB], 3);
         bytes.truncate((60 + 5 * number) * KB);
         peer.raw(&bytes);
     }
@@ -330,7 +330,7 @@ fn partial_messages_count_and_the_largest_is_closed() {
     assert!(host.engine.pressure() < Pressure::NotReading);
     // The clients that are left can complete their messages.
     let (peer, client) = peers.iter_mut().find(|(_, id)| ended.iter().all(|(gone, _)| gone != id)).unwrap();
-    peer.raw(&crate::engine::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
+    peer.raw(&crate::net::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
     let mut heard = Vec::new();
     (0..20).for_each(|_| heard.extend(messages(&host.poll())));
     assert_eq!(heard.len(), 1, "{heard:?}");

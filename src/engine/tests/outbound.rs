@@ -8,11 +8,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use tungstenite::handshake::derive_accept_key;
 
-use super::{MS, SEC, TEXT, closes, count, messages, text};
+use super::{Host, MS, Peer, SEC, TEXT, closes, count, messages, text};
 use crate::{
     ClientId, CloseReason, Connect, ConnectError, ConnectStep, Event, Reconnect, SendError, Tick, WhileDown,
     config::Config,
-    engine::sim::{Host, Peer, dialing::Outcome},
+    net::sim::Outcome,
     proto::frame::{Header, write_frame},
 };
 

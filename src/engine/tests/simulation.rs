@@ -6,14 +6,12 @@
 
 mod clock;
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{actor::Actor, *};
+use super::{actor::Actor, receiver::frame_len, *};
 use crate::{
-    CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, engine::sim::masked,
+    CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId,
+    net::sim::{masked, seeds},
     util::test_rng::Rng,
 };
 use clock::{Moments, Timers, check_deadlines};
@@ -23,44 +21,33 @@ const SEEDS: u64 = 130;
 
 #[test]
 fn in_calm_weather_an_orderly_end_loses_nothing() {
-    run(0, SEEDS, "in_calm_weather_an", |seed| World::new(seed).run());
+    run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
 fn in_foul_weather_nothing_is_doubled_reordered_or_stuck() {
-    run(1, SEEDS, "in_foul_weather_nothing", |seed| World::new(seed).run());
+    run(1, SEEDS, |seed| World::new(seed).run());
 }
 
 #[cfg(feature = "deflate")]
 #[test]
 fn compressed_in_calm_weather() {
-    run(0, SEEDS / 4, "compressed_in_calm_weather", |seed| World::compressed(seed).run());
+    run(0, SEEDS / 4, |seed| World::compressed(seed).run());
 }
 
 #[cfg(feature = "deflate")]
 #[test]
 fn compressed_in_foul_weather() {
-    run(1, SEEDS / 4, "compressed_in_foul_weather", |seed| World::compressed(seed).run());
+    run(1, SEEDS / 4, |seed| World::compressed(seed).run());
 }
 
 /// Runs `world`, which returns a digest of all events, with seeds of one parity.
-pub(super) fn run(parity: u64, default: u64, test: &str, world: impl Fn(u64) -> u64) {
-    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match number("TICKWS_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..2 * number("TICKWS_SIM_SEEDS").unwrap_or(default),
-    };
-    for seed in seeds.filter(|seed| seed % 2 == parity) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let hash = world(seed);
-            // The same seed must give the same events and bytes.
-            assert!(seed % 20 > 1 || world(seed) == hash, "not deterministic");
-        }));
-        if let Err(panic) = outcome {
-            eprintln!("repeat with: TICKWS_SIM_SEED={seed} cargo test --all-features --lib {test}");
-            std::panic::resume_unwind(panic);
-        }
-    }
+pub(super) fn run(parity: u64, default: u64, world: impl Fn(u64) -> u64) {
+    seeds::run(default, (parity, 2), |seed| {
+        let hash = world(seed);
+        // The same seed must give the same events and bytes.
+        assert!(seed % 20 > 1 || world(seed) == hash, "not deterministic");
+    });
 }
 
 /// A broadcast for the others sheds a client that holds much: the payload of its close frame is as
@@ -436,13 +423,7 @@ impl World {
         let shed = engine.stats().closed.shed;
         let delivery = engine.broadcast(message.into(), except);
         assert_eq!(delivery.queued + delivery.dropped + delivery.overflowed, reachable, "{delivery:?}");
-        let header = if message.len() < 126 {
-            2
-        } else if message.len() < 65_536 {
-            4
-        } else {
-            10
-        };
+        let len = frame_len(message.len());
         let mut queued = 0;
         for (actor, before) in self.actors.iter_mut().zip(before) {
             let after = of(engine, actor);
@@ -454,7 +435,7 @@ impl World {
             if let Some(open) = actor.id.and_then(takes).filter(|_| after > before) {
                 // The length of a compressed message is not known.
                 let deflates = open.connection.deflates();
-                assert!(deflates || after == before + header + message.len(), "{before} and {after} bytes");
+                assert!(deflates || after == before + len, "{before} and {after} bytes");
                 assert!(actor.id != except);
                 actor.queued.push_back((message.as_text().is_some(), message.as_bytes().to_vec()));
                 queued += 1;
@@ -522,6 +503,7 @@ impl World {
         self.step();
         self.host.check_empty();
         assert_eq!(self.host.engine.is_drained(), shutdown);
+        self.host.land();
         for actor in &mut self.actors {
             actor.listen(usize::MAX);
             assert!(actor.id.is_none() || actor.reason.is_some(), "never closed: {:?}", actor.id);

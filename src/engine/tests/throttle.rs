@@ -2,7 +2,7 @@
 //! against no client.
 
 use super::*;
-use crate::{CloseCode, Limit, Timeout, engine::sim::masked};
+use crate::{CloseCode, Limit, Timeout, net::sim::masked};
 
 fn per_second(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>) -> Config {
     Config { rate_limit, max_messages_per_second: messages, max_bytes_per_second: bytes, ..Config::default() }

@@ -5,10 +5,7 @@ use std::collections::VecDeque;
 use tungstenite::{Bytes, http::Response};
 
 use super::*;
-use crate::{
-    RequestId, UpgradeId,
-    engine::{hooks::Hooks, sim::Host},
-};
+use crate::{RequestId, UpgradeId, engine::hooks::Hooks};
 
 /// A response that a client got.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

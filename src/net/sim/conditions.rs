@@ -1,4 +1,4 @@
-//! How badly a simulated network behaves, and the dice that it throws.
+//! The conditions of a simulated network, and its random numbers.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -6,8 +6,9 @@ use crate::util::split_mix::SplitMix;
 
 /// How a simulated network behaves.
 ///
-/// Whatever the weather, it behaves as TCP may: bytes arrive in order, whole and once, or the connection is
-/// reset. All chances are in percent of the calls or pieces that they are about; what is above 100 counts as 100.
+/// Whatever the weather, it behaves as TCP may: bytes arrive in order, whole and once, or the
+/// connection is reset. All chances are in percent of the calls or pieces that they are about; what
+/// is above 100 counts as 100.
 ///
 /// # Examples
 ///
@@ -27,6 +28,9 @@ pub struct Weather {
     pub(super) partial_writes: u8,
     pub(super) interrupts: u8,
     pub(super) late_readiness: u8,
+    /// How often a connection is reported readable though nothing has changed; only in this crate's
+    /// own tests.
+    pub(super) spurious_readiness: u8,
     pub(super) shuffles: bool,
     pub(super) resets: u8,
 }
@@ -48,13 +52,15 @@ impl Weather {
             partial_writes: 0,
             interrupts: 0,
             late_readiness: 0,
+            spurious_readiness: 0,
             shuffles: false,
             resets: 0,
         }
     }
 
-    /// Everything that a network may do without losing a connection: up to 80 ms of latency, reads and writes in
-    /// pieces, interrupted calls, readiness that comes late and in any order. No resets.
+    /// Everything that a network may do without losing a connection: up to 80 ms of latency, reads
+    /// and writes in pieces, interrupted calls, readiness that comes late and in any order. No
+    /// resets.
     pub const fn foul() -> Self {
         Weather {
             latency: Duration::from_millis(1)..=Duration::from_millis(80),
@@ -63,6 +69,7 @@ impl Weather {
             partial_writes: 20,
             interrupts: 2,
             late_readiness: 20,
+            spurious_readiness: 0,
             shuffles: true,
             resets: 0,
         }
@@ -75,8 +82,8 @@ impl Weather {
         self
     }
 
-    /// Bytes that each direction of a connection holds, on the way or unread, before its writer has to wait; at
-    /// least one. Calm: 256 KiB, foul: 64 KiB.
+    /// Bytes that each direction of a connection holds, on the way or unread, before its writer has
+    /// to wait; at least one. Calm: 256 KiB, foul: 64 KiB.
     #[must_use]
     pub fn buffer(mut self, bytes: usize) -> Self {
         self.buffer = bytes.max(1);
@@ -90,7 +97,8 @@ impl Weather {
         self
     }
 
-    /// How often the kernel takes less than a server writes, or nothing (`WouldBlock`), though there is room.
+    /// How often the kernel takes less than a server writes, or nothing (`WouldBlock`), though
+    /// there is room.
     #[must_use]
     pub fn partial_writes(mut self, percent: u8) -> Self {
         self.partial_writes = percent;
@@ -128,13 +136,13 @@ impl Weather {
     }
 }
 
-/// The same throws for the same seed.
+/// The same numbers for the same seed.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(SplitMix);
+pub(crate) struct SimRng(SplitMix);
 
-impl Dice {
+impl SimRng {
     pub(crate) fn new(seed: u64) -> Self {
-        Dice(SplitMix::new(seed))
+        SimRng(SplitMix::new(seed))
     }
 
     /// Below `end`; zero if that is zero.
@@ -143,7 +151,7 @@ impl Dice {
     }
 
     pub(crate) fn percent(&mut self, chance: u8) -> bool {
-        // What never happens takes no throw: a setting at zero changes nothing else.
+        // A certain outcome takes no number: a setting at zero changes nothing else.
         chance > 0 && self.below(100) < usize::from(chance)
     }
 

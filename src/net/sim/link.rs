@@ -2,58 +2,66 @@
 
 use std::{collections::VecDeque, io::ErrorKind, net::SocketAddr, time::Instant};
 
-/// What is on its way.
+use super::probe::Probe;
+
+/// A piece in flight.
 #[derive(Debug)]
-pub(super) enum Parcel {
+pub(super) enum Segment {
     Bytes(Vec<u8>),
     Fin,
     Reset,
-    /// To who connects.
+    /// The answer to the side that connects.
     Connected,
     Refused,
 }
 
-/// One end, and what is on its way to it.
+/// One end, and the segments in flight to it.
 #[derive(Debug)]
 pub(super) struct Half {
-    pub(super) flying: VecDeque<Parcel>,
-    /// No later parcel arrives before this.
+    /// Each with the time of its arrival.
+    pub(super) in_flight: VecDeque<(Instant, Segment)>,
+    /// No later segment arrives before this.
     pub(super) last_at: Instant,
-    pub(super) on_the_way: usize,
+    pub(super) bytes_in_flight: usize,
+    /// Bytes that may be in flight to this end or unread at it.
+    pub(super) buffer: usize,
     pub(super) arrived: VecDeque<u8>,
     pub(super) fin_arrived: bool,
     pub(super) fin_sent: bool,
     pub(super) reset: bool,
-    /// Of a reset, until a read or a write has taken it.
+    /// The error of a reset, until a read or a write has taken it.
     pub(super) error: Option<ErrorKind>,
     pub(super) dropped: bool,
-    /// The kernel took less than was written: it is not to be tried before an edge (law 5).
-    pub(super) refused: bool,
+    /// The kernel took less than was written: no write may be tried before an edge (law 5).
+    pub(super) would_block: bool,
     pub(super) readable_edge: bool,
     pub(super) writable_edge: bool,
-    /// Of who connects: `None` until it is known.
+    /// Whether this side's attempt to connect has succeeded: `None` until it is known.
     pub(super) connected: Option<bool>,
-    /// The client at this end, if it is one's.
-    pub(super) speaker: Option<usize>,
+    /// The simulated peer at this end; `None` at a server's.
+    pub(super) peer: Option<usize>,
+    pub(super) probe: Probe,
 }
 
 impl Half {
-    fn new(now: Instant) -> Self {
+    fn new(buffer: usize, now: Instant) -> Self {
         Half {
-            flying: VecDeque::new(),
+            in_flight: VecDeque::new(),
             last_at: now,
-            on_the_way: 0,
+            bytes_in_flight: 0,
+            buffer,
             arrived: VecDeque::new(),
             fin_arrived: false,
             fin_sent: false,
             reset: false,
             error: None,
             dropped: false,
-            refused: false,
+            would_block: false,
             readable_edge: false,
             writable_edge: false,
             connected: None,
-            speaker: None,
+            peer: None,
+            probe: Probe::default(),
         }
     }
 
@@ -67,29 +75,27 @@ impl Half {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) halves: [Half; 2],
-    /// Where it goes.
+    /// The address that was connected to.
     pub(super) addr: SocketAddr,
-    /// Bytes that each direction holds.
-    buffer: usize,
 }
 
 impl Link {
     pub(super) fn new(addr: SocketAddr, buffer: usize, now: Instant) -> Self {
-        let mut accepted = Half::new(now);
-        // As epoll tells of a new socket.
+        let mut accepted = Half::new(buffer, now);
+        // epoll reports a new socket as writable.
         (accepted.connected, accepted.writable_edge) = (Some(true), true);
-        Link { halves: [Half::new(now), accepted], addr, buffer }
+        Link { halves: [Half::new(buffer, now), accepted], addr }
     }
 
     /// Bytes that this side may write now.
     pub(super) fn room(&self, side: usize) -> usize {
         let to = &self.halves[1 - side];
-        self.buffer.saturating_sub(to.on_the_way + to.arrived.len())
+        to.buffer.saturating_sub(to.bytes_in_flight + to.arrived.len())
     }
 
     /// epoll tells of room when a third of the buffer is free.
     pub(super) fn has_room(&self, side: usize) -> bool {
         let room = self.room(side);
-        self.halves[side].reset || (room > 0 && room * 3 >= self.buffer)
+        self.halves[side].reset || (room > 0 && room * 3 >= self.halves[1 - side].buffer)
     }
 }

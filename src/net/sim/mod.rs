@@ -1,39 +1,53 @@
-//! A network in memory with a clock of its own: what a simulated server has in place of the kernel.
+//! A network in memory with a clock of its own: a simulated server has it in place of the kernel,
+//! and the engine's tests run on it.
 //!
 //! ```text
-//! client ──say──► flying ──latency──► arrived ──read──► Engine
-//! client ◄─hear── arrived ◄──latency── flying ◄──write── Engine
-//!                    └─ edges: something arrived; room came back after a short write
+//! peer ──say──► in flight ──latency──► arrived ──read──► Engine
+//! peer ◄─hear── arrived ◄──latency── in flight ◄──write── Engine
+//!                  └─ edges: something arrived; room came back after a short write
 //! ```
 //!
-//! Edges are told once, as epoll does. The clock moves from one arrival to the next, when a server sleeps or
-//! when it is told to.
+//! Edges are reported once, as epoll does. The clock moves from one arrival to the next, when a
+//! server sleeps or when it is told to.
 
 #![allow(
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "links, hosts and speakers stay, and their numbers are places; a side is 0 or 1; a client that hears what no server may send fails the test"
+    reason = "links, hosts and peers stay, and their numbers are places; a side is 0 or 1; a peer that receives an illegal frame fails the test"
 )]
 
 mod conditions;
+mod frame;
 mod link;
 mod peer;
+mod probe;
+#[cfg(any(test, fuzzing))]
+mod raw;
+pub(crate) mod seeds;
 mod socket;
+#[cfg(any(test, fuzzing))]
+mod wire;
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-pub(crate) use conditions::Dice;
+pub(crate) use conditions::SimRng;
 pub use conditions::Weather;
-use link::{Half, Link, Parcel};
+#[cfg(any(test, fuzzing))]
+pub(crate) use frame::Frame;
+use link::{Half, Link, Segment};
 pub use peer::Received;
-use peer::Speaker;
+use peer::SimPeer;
+#[cfg(any(test, fuzzing))]
+pub(crate) use probe::{Call, Fault};
+#[cfg(any(test, fuzzing))]
+pub(crate) use raw::{Outcome, Peer, masked};
 pub(crate) use socket::SimSocket;
 
 use crate::{
@@ -41,16 +55,23 @@ use crate::{
     util::{fnv::Fnv, time::after},
 };
 
-/// One end of a link: its number, and 0 for who has connected, 1 for who has accepted.
+/// One end of a link: the link's number, and 0 for the side that connected, 1 for the side that
+/// accepted.
 pub(crate) type EndId = (usize, usize);
 
 /// A network that several may hold.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Shared(Arc<Mutex<Network>>);
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Network")
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(seed: u64, weather: Weather, now: Instant) -> Self {
-        Shared(Arc::new(Mutex::new(Network::new(seed, weather, now))))
+    pub(crate) fn new(seed: u64, conditions: Weather, now: Instant) -> Self {
+        Shared(Arc::new(Mutex::new(Network::new(seed, conditions, now))))
     }
 
     /// Whether both are the same network.
@@ -64,13 +85,13 @@ impl Shared {
     }
 }
 
-/// Where a server is in the network.
+/// A server's place in the network.
 #[derive(Debug)]
 struct Host {
     addr: SocketAddr,
     listens: bool,
     backlog: VecDeque<(EndId, SocketAddr)>,
-    /// Its ends, and what each is called by the server.
+    /// Its ends, each with its token.
     ends: Vec<(EndId, usize)>,
 }
 
@@ -78,13 +99,13 @@ struct Host {
 pub(crate) struct Network {
     start: Instant,
     now: Instant,
-    pub(crate) weather: Weather,
-    dice: Dice,
+    pub(crate) conditions: Weather,
+    rng: SimRng,
     links: Vec<Link>,
     hosts: Vec<Host>,
-    speakers: Vec<Speaker>,
+    peers: Vec<SimPeer>,
     names: BTreeMap<String, SocketAddr>,
-    /// When the next parcel of an end arrives; the count keeps those of one moment in order.
+    /// When the next segment of an end arrives; the count keeps those of one moment in order.
     due: BinaryHeap<Reverse<(Instant, u64, EndId)>>,
     posted: u64,
     /// Covers all bytes written and read, each with its time.
@@ -92,15 +113,15 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    fn new(seed: u64, weather: Weather, now: Instant) -> Self {
+    fn new(seed: u64, conditions: Weather, now: Instant) -> Self {
         Network {
             start: now,
             now,
-            weather,
-            dice: Dice::new(seed),
+            conditions,
+            rng: SimRng::new(seed),
             links: Vec::new(),
             hosts: Vec::new(),
-            speakers: Vec::new(),
+            peers: Vec::new(),
             names: BTreeMap::new(),
             due: BinaryHeap::new(),
             posted: 0,
@@ -147,11 +168,11 @@ impl Network {
         self.due.is_empty() && self.hosts.iter().all(idle)
     }
 
-    /// Sleeps as a server does: until it has something to hear, or `timeout` is over. `false`: nothing will ever
-    /// end this sleep.
+    /// Sleeps as a server does: until there is something to report to it, or `timeout` is over.
+    /// `false`: nothing will ever end this sleep.
     pub(crate) fn sleep(&mut self, host: usize, timeout: Option<Duration>) -> bool {
         let end = timeout.map(|timeout| after(self.now, timeout));
-        // What is here by now is here, slept or not.
+        // Segments that are due arrive, slept or not.
         while self.step(self.now) {}
         loop {
             if self.has_news(&self.hosts[host]) {
@@ -193,13 +214,13 @@ impl Network {
         self.hosts[host].listens
     }
 
-    /// The kernel refuses those that it has not handed over.
+    /// Connections that were not accepted are reset, as the kernel does.
     pub(crate) fn stop_listening(&mut self, host: usize) {
         self.hosts[host].listens = false;
         for ((link, side), _) in std::mem::take(&mut self.hosts[host].backlog) {
             let half = self.half((link, side));
             (half.dropped, half.arrived) = (true, VecDeque::new());
-            self.post((link, 1 - side), Parcel::Reset);
+            self.post((link, 1 - side), Segment::Reset);
         }
     }
 
@@ -219,51 +240,60 @@ impl Network {
         self.hosts[host].backlog.pop_front()
     }
 
-    /// From here on the host hears of this end, under the server's name for it.
+    /// From here on the host is told of this end, under this token.
     pub(crate) fn watch(&mut self, host: usize, id: EndId, token: usize) {
         self.hosts[host].ends.push((id, token));
     }
 
-    /// What a poll of this host is told.
+    /// The readiness that a poll of this host is told of.
     pub(crate) fn report(&mut self, host: usize) -> Vec<(usize, Readiness)> {
-        let Network { hosts, links, dice, weather, .. } = self;
+        let Network { hosts, links, rng, conditions, .. } = self;
         let ends = &mut hosts[host].ends;
         ends.retain(|((link, side), _)| !links[*link].halves[*side].dropped);
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         for ((link, side), token) in ends.iter() {
             let link = &mut links[*link];
             let has_room = link.has_room(*side);
             let half = &mut link.halves[*side];
-            if !(half.readable_edge || half.writable_edge) || dice.percent(weather.late_readiness) {
+            let has_edge = half.readable_edge || half.writable_edge;
+            let reported = match has_edge {
+                true => !rng.percent(conditions.late_readiness),
+                false => rng.percent(conditions.spurious_readiness),
+            };
+            if !reported {
                 continue;
             }
-            let readable = std::mem::take(&mut half.readable_edge);
+            let readable = std::mem::take(&mut half.readable_edge) || !has_edge;
             // epoll adds what else is true.
             let writable = std::mem::take(&mut half.writable_edge) || (readable && has_room);
-            half.refused &= !writable;
+            half.would_block &= !writable;
             let read_closed = half.fin_arrived || half.reset;
-            told.push((*token, Readiness { readable, writable, read_closed, urgent: false }));
+            reports.push((*token, Readiness { readable, writable, read_closed, urgent: false }));
         }
-        if weather.shuffles {
-            for last in (1..told.len()).rev() {
-                told.swap(last, dice.below(last + 1));
+        if conditions.shuffles {
+            for last in (1..reports.len()).rev() {
+                reports.swap(last, rng.below(last + 1));
             }
         }
-        told
+        reports
     }
 
     // ---- links ----
 
-    /// A connection to `addr`; `from`: of whom. Who connects hears later what becomes of it.
+    fn add_link(&mut self, addr: SocketAddr) -> usize {
+        self.links.push(Link::new(addr, self.conditions.buffer, self.now));
+        self.links.len() - 1
+    }
+
+    /// A connection from `from` to `addr`. The side that connects learns later what becomes of it.
     fn link(&mut self, from: SocketAddr, addr: SocketAddr) -> usize {
-        let number = self.links.len();
-        self.links.push(Link::new(addr, self.weather.buffer, self.now));
+        let number = self.add_link(addr);
         match self.hosts.iter().position(|host| host.addr == addr && host.listens) {
             Some(host) => {
                 self.hosts[host].backlog.push_back(((number, 1), from));
-                self.post((number, 0), Parcel::Connected);
+                self.post((number, 0), Segment::Connected);
             }
-            None => self.post((number, 0), Parcel::Refused),
+            None => self.post((number, 0), Segment::Refused),
         }
         number
     }
@@ -281,64 +311,69 @@ impl Network {
     }
 
     /// Sends to an end.
-    fn post(&mut self, to: EndId, parcel: Parcel) {
-        let wait = self.dice.within(&self.weather.latency);
+    fn post(&mut self, to: EndId, segment: Segment) {
+        let wait = self.rng.within(&self.conditions.latency);
         let half = &mut self.links[to.0].halves[to.1];
         let at = after(self.now, wait).max(half.last_at);
         half.last_at = at;
-        if let Parcel::Bytes(bytes) = &parcel {
-            half.on_the_way += bytes.len();
+        if let Segment::Bytes(bytes) = &segment {
+            half.bytes_in_flight += bytes.len();
         }
-        half.flying.push_back(parcel);
+        half.in_flight.push_back((at, segment));
         self.due.push(Reverse((at, self.posted, to)));
         self.posted += 1;
     }
 
-    /// Sends bytes to an end, in pieces if the weather is like that.
+    /// Sends bytes to an end, in pieces if the conditions say so.
     fn post_bytes(&mut self, to: EndId, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
-            if self.dice.percent(self.weather.resets) {
+            if self.rng.percent(self.conditions.resets) {
                 return self.reset_link(to.0);
             }
-            let cut = rest.len() > 1 && self.dice.percent(self.weather.short_reads);
-            let count = if cut { 1 + self.dice.below(rest.len() - 1) } else { rest.len() };
+            let cut = rest.len() > 1 && self.rng.percent(self.conditions.short_reads);
+            let count = if cut { 1 + self.rng.below(rest.len() - 1) } else { rest.len() };
             let (piece, left) = rest.split_at(count);
-            self.post(to, Parcel::Bytes(piece.to_vec()));
+            self.post(to, Segment::Bytes(piece.to_vec()));
             rest = left;
         }
     }
 
-    /// The first parcel on its way to an end is there.
-    fn arrive(&mut self, to: EndId) {
-        let (link, side) = to;
-        let Some(parcel) = self.links[link].halves[side].flying.pop_front() else { return };
-        let half = &mut self.links[link].halves[side];
-        match parcel {
-            Parcel::Bytes(bytes) => {
-                half.on_the_way -= bytes.len();
+    /// The first segment in flight to an end arrives, if it is due. `false`: there is none.
+    fn arrive(&mut self, to: EndId) -> bool {
+        let now = self.now;
+        let half = self.half(to);
+        if half.in_flight.front().is_none_or(|(at, _)| *at > now) {
+            return false;
+        }
+        let Some((_, segment)) = half.in_flight.pop_front() else { return false };
+        match segment {
+            Segment::Bytes(bytes) => {
+                half.bytes_in_flight -= bytes.len();
                 if half.dropped {
-                    return self.reset_end((link, 1 - side));
+                    self.reset_end((to.0, 1 - to.1));
+                    return true;
                 }
                 if half.reset {
-                    return;
+                    return true;
                 }
                 half.arrived.extend(&bytes);
                 half.readable_edge = true;
                 self.note(to, &bytes);
             }
-            Parcel::Fin => {
+            Segment::Fin => {
                 half.fin_arrived = true;
                 half.readable_edge = true;
             }
-            Parcel::Connected => (half.connected, half.writable_edge) = (Some(true), true),
-            Parcel::Refused => {
+            Segment::Connected => (half.connected, half.writable_edge) = (Some(true), true),
+            Segment::Refused => {
                 half.connected = Some(false);
                 half.break_off(io::ErrorKind::ConnectionRefused);
             }
-            Parcel::Reset => half.break_off(io::ErrorKind::ConnectionReset),
+            Segment::Reset => half.break_off(io::ErrorKind::ConnectionReset),
         }
         self.hear(to);
+        true
     }
 
     /// Both ends see a reset, at once.
@@ -363,10 +398,11 @@ impl Network {
             return;
         }
         let unread = !half.arrived.is_empty();
+        half.probe.aborted = unread;
         half.arrived = VecDeque::new();
-        // As Linux does: what was not read is answered with RST.
+        // As Linux does: unread input is answered with RST.
         match unread {
-            true => self.post((link, 1 - side), Parcel::Reset),
+            true => self.post((link, 1 - side), Segment::Reset),
             false => self.finish(id),
         }
     }
@@ -376,7 +412,7 @@ impl Network {
         let (link, side) = id;
         let half = &mut self.links[link].halves[side];
         if !std::mem::replace(&mut half.fin_sent, true) && !half.reset {
-            self.post((link, 1 - side), Parcel::Fin);
+            self.post((link, 1 - side), Segment::Fin);
         }
     }
 
@@ -384,7 +420,7 @@ impl Network {
     fn make_room(&mut self, read: EndId) {
         let writer = (read.0, 1 - read.1);
         let link = &mut self.links[writer.0];
-        if link.halves[writer.1].refused && link.has_room(writer.1) {
+        if link.halves[writer.1].would_block && link.has_room(writer.1) {
             link.halves[writer.1].writable_edge = true;
         }
         self.say_more(writer);

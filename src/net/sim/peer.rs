@@ -1,5 +1,5 @@
-//! A simulated client: says what it is told to, hears what comes, and answers pings and close frames as a browser
-//! does.
+//! The simulated peer of a connection. By itself it answers pings and close frames as a browser
+//! does; one that stalls reads nothing, and a test may take its bytes and play it instead.
 
 use std::{
     collections::VecDeque,
@@ -9,16 +9,15 @@ use std::{
 
 use tungstenite::{
     handshake::derive_accept_key,
-    protocol::frame::coding::{Control, Data, OpCode},
+    protocol::frame::coding::{Control, OpCode},
 };
 
-use super::{EndId, Network};
-use crate::proto::{
-    close,
-    frame::{Header, write_frame},
+use super::{
+    EndId, Network,
+    frame::{Frame, head_of, masked},
 };
 
-/// What a simulated client has heard.
+/// Something that a simulated client has received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Received {
@@ -42,18 +41,18 @@ pub enum Received {
 }
 
 #[derive(Debug)]
-pub(super) struct Speaker {
-    link: usize,
-    /// Said, and not taken by the network.
-    unsaid: VecDeque<u8>,
-    /// FIN follows what is unsaid.
-    wants_end: bool,
-    /// Heard, and no frame yet.
+pub(super) struct SimPeer {
+    pub(super) end: EndId,
+    /// Bytes that the network has not taken yet.
+    pub(super) unsaid: VecDeque<u8>,
+    /// FIN follows the unsaid bytes.
+    pub(super) wants_end: bool,
+    /// Bytes received that are no whole frame yet.
     inbox: Vec<u8>,
     /// Frames that wait for the server's 101.
     early: Vec<u8>,
     ends_early: bool,
-    /// What a 101 has to accept; `None` if the request was the test's own.
+    /// The key that a 101 has to accept; `None` if the request was the test's own.
     accept: Option<String>,
     status: Option<u16>,
     head: String,
@@ -66,16 +65,24 @@ pub(super) struct Speaker {
 
 impl Network {
     /// A client connects to `host`.
-    pub(crate) fn add_speaker(&mut self, host: usize) -> usize {
-        let number = self.speakers.len();
-        let ip = Ipv4Addr::from(0x0a01_0001 + number as u32);
-        let from = SocketAddr::from((ip, self.next_port()));
-        // Nobody is there: the connection is refused.
+    pub(crate) fn add_client(&mut self, host: usize) -> usize {
+        let ip = Ipv4Addr::from(0x0a01_0001 + self.peers.len() as u32);
+        self.connect_client(host, SocketAddr::from((ip, self.next_port())))
+    }
+
+    /// A client connects to `host` from this address.
+    pub(super) fn connect_client(&mut self, host: usize, from: SocketAddr) -> usize {
+        // Nobody listens there: the connection is refused.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let link = self.link(from, self.hosts.get(host).map_or(nowhere, |host| host.addr));
-        self.half((link, 0)).speaker = Some(number);
-        self.speakers.push(Speaker {
-            link,
+        self.add_peer((link, 0))
+    }
+
+    pub(super) fn add_peer(&mut self, end: EndId) -> usize {
+        let number = self.peers.len();
+        self.half(end).peer = Some(number);
+        self.peers.push(SimPeer {
+            end,
             unsaid: VecDeque::new(),
             wants_end: false,
             inbox: Vec::new(),
@@ -95,71 +102,69 @@ impl Network {
 
     pub(crate) fn random<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
-        self.dice.fill(&mut bytes);
+        self.rng.fill(&mut bytes);
         bytes
     }
 
     // ---- to the server ----
 
     /// Asks for a WebSocket.
-    pub(crate) fn ask(&mut self, speaker: usize, path: &str, headers: &[(&str, &str)]) {
+    pub(crate) fn ask(&mut self, peer: usize, path: &str, headers: &[(&str, &str)]) {
         let key = data_encoding::BASE64.encode(&self.random::<16>());
-        let host = self.links[self.speakers[speaker].link].addr;
+        let host = self.links[self.peers[peer].end.0].addr;
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
         );
-        self.speakers[speaker].accept = Some(derive_accept_key(key.as_bytes()));
-        self.say(speaker, head.as_bytes());
+        self.peers[peer].accept = Some(derive_accept_key(key.as_bytes()));
+        self.say(peer, head.as_bytes());
     }
 
-    pub(crate) fn say(&mut self, speaker: usize, bytes: &[u8]) {
-        let Speaker { link, unsaid, over, wants_end, .. } = &mut self.speakers[speaker];
+    pub(crate) fn say(&mut self, peer: usize, bytes: &[u8]) {
+        let SimPeer { end, unsaid, over, wants_end, .. } = &mut self.peers[peer];
         if *over || *wants_end {
             return;
         }
         unsaid.extend(bytes);
-        let end = (*link, 0);
+        let end = *end;
         self.say_more(end);
     }
 
-    pub(crate) fn say_frame(&mut self, speaker: usize, opcode: OpCode, payload: &[u8]) {
+    pub(crate) fn say_frame(&mut self, peer: usize, opcode: OpCode, payload: &[u8]) {
         // RFC 6455 §5.5.1: nothing follows a close frame.
-        if self.speakers[speaker].says_close {
+        if self.peers[peer].says_close {
             return;
         }
-        self.speakers[speaker].says_close = opcode == OpCode::Control(Control::Close);
-        let key = self.random();
-        let mut bytes = Vec::with_capacity(payload.len() + 14);
-        write_frame(&mut bytes, opcode, payload, Some(key));
-        match self.speakers[speaker].status {
-            Some(101) => self.say(speaker, &bytes),
+        self.peers[peer].says_close = opcode == OpCode::Control(Control::Close);
+        let bytes = masked(opcode, true, payload, self.random());
+        match self.peers[peer].status {
+            Some(101) => self.say(peer, &bytes),
             Some(_) => {}
-            None => self.speakers[speaker].early.extend(bytes),
+            None => self.peers[peer].early.extend(bytes),
         }
     }
 
-    pub(crate) fn say_end(&mut self, speaker: usize) {
+    pub(crate) fn say_end(&mut self, peer: usize) {
         // Behind what waits for the 101.
-        let Speaker { status, early, ends_early, .. } = &mut self.speakers[speaker];
+        let SimPeer { status, early, ends_early, .. } = &mut self.peers[peer];
         if status.is_none() && !early.is_empty() {
             *ends_early = true;
             return;
         }
-        self.speakers[speaker].wants_end = true;
-        self.say_more((self.speakers[speaker].link, 0));
+        self.peers[peer].wants_end = true;
+        self.say_more(self.peers[peer].end);
     }
 
-    pub(crate) fn say_reset(&mut self, speaker: usize) {
-        self.reset_link(self.speakers[speaker].link);
+    pub(crate) fn say_reset(&mut self, peer: usize) {
+        self.reset_link(self.peers[peer].end.0);
     }
 
-    /// As much of what a client has to say as there is room for.
+    /// Sends as many of the peer's unsaid bytes as there is room for.
     pub(super) fn say_more(&mut self, writer: EndId) {
-        let Some(speaker) = self.half(writer).speaker else { return };
+        let Some(peer) = self.half(writer).peer else { return };
         let room = self.links[writer.0].room(writer.1);
-        let Speaker { unsaid, wants_end, .. } = &mut self.speakers[speaker];
+        let SimPeer { unsaid, wants_end, .. } = &mut self.peers[peer];
         let count = unsaid.len().min(room);
         let bytes: Vec<u8> = unsaid.drain(..count).collect();
         let ends = *wants_end && unsaid.is_empty();
@@ -178,108 +183,107 @@ impl Network {
     /// Something has arrived at an end; if a client is there, it hears it.
     pub(super) fn hear(&mut self, end: EndId) {
         let half = self.half(end);
-        let Some(speaker) = half.speaker else { return };
+        let Some(peer) = half.peer else { return };
         (half.readable_edge, half.writable_edge) = (false, false);
-        let Network { links, speakers, .. } = self;
-        if speakers[speaker].stalls || speakers[speaker].over {
+        let Network { links, peers, .. } = self;
+        if peers[peer].stalls || peers[peer].over {
             return;
         }
         let half = &mut links[end.0].halves[end.1];
         let arrived = mem::take(&mut half.arrived);
         let (ends, breaks) = (half.fin_arrived, half.reset);
-        self.speakers[speaker].inbox.extend(arrived);
+        self.peers[peer].inbox.extend(arrived);
         self.make_room(end);
-        self.understand(speaker);
+        self.understand(peer);
         // An answer of its own has met a reset.
-        if self.speakers[speaker].over {
+        if self.peers[peer].over {
             return;
         }
         let heard = if breaks {
             Received::Reset
         } else if ends {
-            self.speakers[speaker].early.clear();
-            self.say_end(speaker);
+            self.peers[peer].early.clear();
+            self.say_end(peer);
             Received::End
         } else {
             return;
         };
-        self.speakers[speaker].heard.push(heard);
-        self.speakers[speaker].over = true;
+        self.peers[peer].heard.push(heard);
+        self.peers[peer].over = true;
     }
 
-    /// Takes the whole frames out of the inbox, and then answers those that want one: an answer may meet a reset,
-    /// and that is heard behind what was here before.
-    fn understand(&mut self, speaker: usize) {
-        self.speakers[speaker].read_head();
-        if self.speakers[speaker].status.is_some() {
-            let early = mem::take(&mut self.speakers[speaker].early);
-            if self.speakers[speaker].status == Some(101) {
-                self.say(speaker, &early);
+    /// Takes the whole frames out of the inbox, and then answers those that want one: an answer may
+    /// meet a reset, and that is heard behind what was here before.
+    fn understand(&mut self, peer: usize) {
+        self.peers[peer].read_head();
+        if self.peers[peer].status.is_some() {
+            let early = mem::take(&mut self.peers[peer].early);
+            if self.peers[peer].status == Some(101) {
+                self.say(peer, &early);
             }
-            if mem::take(&mut self.speakers[speaker].ends_early) {
-                self.say_end(speaker);
+            if mem::take(&mut self.peers[peer].ends_early) {
+                self.say_end(peer);
             }
         }
-        for (control, payload) in self.speakers[speaker].read_frames() {
-            self.say_frame(speaker, OpCode::Control(control), &payload);
+        for (control, payload) in self.peers[peer].read_frames() {
+            self.say_frame(peer, OpCode::Control(control), &payload);
         }
     }
 
     // ---- for its owner ----
 
-    pub(crate) fn stall(&mut self, speaker: usize, stalls: bool) {
-        self.speakers[speaker].stalls = stalls;
+    pub(crate) fn stall(&mut self, peer: usize, stalls: bool) {
+        self.peers[peer].stalls = stalls;
         if !stalls {
-            self.hear((self.speakers[speaker].link, 0));
+            self.hear(self.peers[peer].end);
         }
     }
 
-    pub(crate) fn heard(&mut self, speaker: usize) -> Vec<Received> {
-        mem::take(&mut self.speakers[speaker].heard)
+    pub(crate) fn heard(&mut self, peer: usize) -> Vec<Received> {
+        mem::take(&mut self.peers[peer].heard)
     }
 
-    pub(crate) fn status(&self, speaker: usize) -> Option<u16> {
-        self.speakers[speaker].status
+    pub(crate) fn status(&self, peer: usize) -> Option<u16> {
+        self.peers[peer].status
     }
 
-    pub(crate) fn response_head(&self, speaker: usize) -> String {
-        self.speakers[speaker].head.clone()
+    pub(crate) fn response_head(&self, peer: usize) -> String {
+        self.peers[peer].head.clone()
     }
 
-    /// What came behind a head that opens no WebSocket.
-    pub(crate) fn body(&mut self, speaker: usize) -> Vec<u8> {
-        match self.speakers[speaker].status {
+    /// The bytes behind a head that opens no WebSocket.
+    pub(crate) fn body(&mut self, peer: usize) -> Vec<u8> {
+        match self.peers[peer].status {
             Some(101) => Vec::new(),
-            _ => mem::take(&mut self.speakers[speaker].inbox),
+            _ => mem::take(&mut self.peers[peer].inbox),
         }
     }
 
-    pub(crate) fn is_over(&self, speaker: usize) -> bool {
-        self.speakers[speaker].over
+    pub(crate) fn is_over(&self, peer: usize) -> bool {
+        self.peers[peer].over
     }
 
     /// The client's socket is closed.
-    pub(crate) fn hang_up(&mut self, speaker: usize) {
-        let Speaker { unsaid, over, link, wants_end, .. } = &mut self.speakers[speaker];
+    pub(crate) fn hang_up(&mut self, peer: usize) {
+        let SimPeer { unsaid, over, end, wants_end, .. } = &mut self.peers[peer];
         (*wants_end, *over) = (true, true);
         unsaid.clear();
-        let end = (*link, 0);
+        let end = *end;
         self.drop_end(end);
     }
 }
 
-impl Speaker {
+impl SimPeer {
     fn read_head(&mut self) {
         if self.status.is_some() {
             return;
         }
-        let Some(end) = self.inbox.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return };
-        let head: Vec<u8> = self.inbox.drain(..end + 4).collect();
+        let Some((status, head)) = head_of(&self.inbox) else { return };
+        self.status = Some(status);
         // The application's headers may be in any encoding.
-        self.head = String::from_utf8_lossy(&head).into_owned();
-        let status = self.head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        self.status = Some(status.expect("tickws answers with a status"));
-        if let (Some(101), Some(accept)) = (self.status, &self.accept) {
+        self.head = String::from_utf8_lossy(head).into_owned();
+        self.inbox.drain(..head.len());
+        if let (101, Some(accept)) = (status, &self.accept) {
             let accepts = |line: &str| {
                 let (name, value) = line.split_once(':').unwrap_or_default();
                 name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
@@ -292,43 +296,29 @@ impl Speaker {
     fn read_frames(&mut self) -> Vec<(Control, Vec<u8>)> {
         let (mut at, mut answers) = (0, Vec::new());
         while self.status == Some(101)
-            && let Some((header, taken)) =
-                Header::parse(&self.inbox[at..]).expect("tickws sends legal frames")
-            && let Some(payload) = self.inbox[at + taken..].get(..header.len as usize)
+            && let Some((frame, size)) = Frame::read(&self.inbox[at..], None)
         {
-            assert!(!self.hears_close, "tickws sends {header:?} behind its close frame");
-            let whole = header.fin && header.opcode != OpCode::Data(Data::Continue);
-            assert!(whole && !header.rsv1 && header.mask.is_none(), "tickws sends {header:?}");
-            at += taken + payload.len();
-            let heard = match header.opcode {
-                OpCode::Data(Data::Text) => Received::Text(text(payload)),
-                OpCode::Data(_) => Received::Binary(payload.to_vec()),
-                OpCode::Control(Control::Ping) => {
-                    answers.push((Control::Pong, payload.to_vec()));
+            assert!(!self.hears_close, "tickws sends {frame:?} behind its close frame");
+            at += size;
+            let heard = match frame {
+                Frame::Text(text) => Received::Text(text),
+                Frame::Binary(bytes) => Received::Binary(bytes),
+                Frame::Pong(body) => Received::Pong(body),
+                Frame::Ping(body) => {
+                    answers.push((Control::Pong, body));
                     continue;
                 }
-                OpCode::Control(Control::Pong) => Received::Pong(payload.to_vec()),
-                OpCode::Control(_) => {
-                    answers.push((Control::Close, payload.to_vec()));
+                Frame::Close(code, reason) => {
+                    let body = [&code.to_be_bytes()[..], reason.as_bytes()].concat();
+                    answers.push((Control::Close, if code == 1005 { Vec::new() } else { body }));
                     self.hears_close = true;
-                    closed(payload)
+                    Received::Close { code, reason }
                 }
             };
             self.heard.push(heard);
         }
         self.inbox.drain(..at);
         answers
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("tickws sends UTF-8")
-}
-
-fn closed(payload: &[u8]) -> Received {
-    match close::parse_body(payload).expect("tickws sends legal close frames") {
-        None => Received::Close { code: 1005, reason: String::new() },
-        Some((code, reason)) => Received::Close { code, reason: reason.to_owned() },
     }
 }
 
@@ -347,19 +337,19 @@ mod tests {
         let shared = Shared::new(1, Weather::calm(), Instant::now());
         let mut network = shared.lock();
         let host = network.add_host();
-        let speaker = network.add_speaker(host);
-        network.ask(speaker, "/", &[]);
+        let peer = network.add_client(host);
+        network.ask(peer, "/", &[]);
         network.advance(Duration::ZERO);
         let (id, _) = network.accept(host).expect("a client");
         drop(network);
         let mut socket = SimSocket::new(&shared, id);
         let read = socket.read(&mut [0; 1000]).expect("a request");
         assert!(read > 100);
-        (shared, speaker, socket)
+        (shared, peer, socket)
     }
 
-    fn accept(shared: &Shared, speaker: usize) -> String {
-        let accept = shared.lock().speakers[speaker].accept.clone().expect("a key");
+    fn accept(shared: &Shared, peer: usize) -> String {
+        let accept = shared.lock().peers[peer].accept.clone().expect("a key");
         format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
     }
 
@@ -390,8 +380,8 @@ mod tests {
             ("a text that is none", false, b"\x81\x01\xff"),
             ("a reason that is none", false, b"\x88\x03\x03\xe8\xff"),
         ] {
-            let (shared, speaker, mut socket) = pair();
-            let head = accept(&shared, speaker);
+            let (shared, peer, mut socket) = pair();
+            let head = accept(&shared, peer);
             say(&shared, &mut socket, head.as_bytes());
             let outcome = catch_unwind(AssertUnwindSafe(|| say(&shared, &mut socket, bytes)));
             assert_eq!(outcome.is_ok(), legal, "{what}");

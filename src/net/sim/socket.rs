@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
-use super::{EndId, Network, Shared};
+use super::{EndId, Network, Shared, probe::Call};
 use crate::{config::Config, engine::Stream};
 
 /// Closed when it is dropped.
@@ -20,10 +20,11 @@ impl SimSocket {
 
 impl Network {
     fn read(&mut self, id: EndId, buf: &mut [u8]) -> io::Result<usize> {
-        if self.dice.percent(self.weather.interrupts) {
+        self.half(id).probe.enter(Call::Read)?;
+        if self.rng.percent(self.conditions.interrupts) {
             return Err(ErrorKind::Interrupted.into());
         }
-        let short = self.dice.percent(self.weather.short_reads);
+        let short = self.rng.percent(self.conditions.short_reads);
         let half = &mut self.links[id.0].halves[id.1];
         let most = buf.len().min(half.arrived.len());
         if most == 0 {
@@ -33,10 +34,11 @@ impl Network {
                 None => Err(ErrorKind::WouldBlock.into()),
             };
         }
-        let count = if short { 1 + self.dice.below(most) } else { most }.min(most);
+        let count = if short { 1 + self.rng.below(most) } else { most }.min(most);
         let half = self.half(id);
         half.arrived.read_exact(&mut buf[..count])?;
-        // As if the rest had come after the read: a short read has drained the socket.
+        half.probe.bytes_read += count as u64;
+        // A short read has drained the socket: the rest counts as arrived after it.
         half.readable_edge |= count < most;
         self.make_room(id);
         Ok(count)
@@ -45,30 +47,35 @@ impl Network {
     fn write(&mut self, id: EndId, parts: &[&[u8]]) -> io::Result<usize> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let (link, side) = id;
-        assert!(!self.half(id).fin_sent, "tickws writes after FIN");
-        assert!(!self.half(id).refused, "tickws repeats a write without a writable event");
+        let half = self.half(id);
+        assert!(!half.fin_sent, "tickws writes after FIN");
+        assert!(!half.would_block, "tickws repeats a write without a writable event");
+        assert!(len > 0, "tickws writes nothing");
+        half.probe.enter(Call::Write)?;
         if self.half(id).reset {
             return Err(self.half(id).error.take().unwrap_or(ErrorKind::BrokenPipe).into());
         }
-        if self.dice.percent(self.weather.interrupts) {
+        if self.rng.percent(self.conditions.interrupts) {
             return Err(ErrorKind::Interrupted.into());
         }
         let mut count = len.min(self.links[link].room(side));
-        if self.dice.percent(self.weather.partial_writes) {
-            count = self.dice.below(count + 1);
+        if self.rng.percent(self.conditions.partial_writes) {
+            count = self.rng.below(count + 1);
         }
-        let has_room = self.links[link].has_room(side);
         let half = self.half(id);
-        half.refused = count < len;
-        // There is room after all: the edge comes at the next poll.
-        half.writable_edge |= half.refused && has_room;
+        half.probe.bytes_written += count as u64;
+        half.would_block = count < len;
         let mut left = count;
         for part in parts {
             let (taken, _) = part.split_at(part.len().min(left));
             left -= taken.len();
             self.post_bytes((link, 1 - side), taken);
         }
-        if count == 0 && len > 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+        // There is room after all: the edge comes at the next poll.
+        let has_room = self.links[link].has_room(side);
+        let half = self.half(id);
+        half.writable_edge |= half.would_block && has_room;
+        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
     }
 }
 
@@ -96,7 +103,10 @@ impl Write for SimSocket {
 impl Stream for SimSocket {
     fn shutdown_write(&mut self) -> io::Result<()> {
         let mut network = self.network.lock();
-        if network.half(self.id).reset {
+        let half = network.half(self.id);
+        assert!(!half.fin_sent, "tickws sends FIN twice");
+        half.probe.enter(Call::Shutdown)?;
+        if half.reset {
             return Err(ErrorKind::NotConnected.into());
         }
         network.finish(self.id);
@@ -116,5 +126,106 @@ impl Stream for SimSocket {
 impl Drop for SimSocket {
     fn drop(&mut self) {
         self.network.lock().drop_end(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::net::sim::{Call, Fault, Peer, Weather};
+
+    const HOST: usize = 0;
+
+    /// A peer, and the socket that a server has accepted from it.
+    fn pair(conditions: Weather) -> (Shared, Peer, SimSocket) {
+        let network = Shared::new(1, conditions, Instant::now());
+        network.lock().add_host();
+        let peer = Peer::connect(&network, HOST, 1);
+        let (id, _) = network.lock().accept(HOST).expect("a connection");
+        network.lock().watch(HOST, id, 7);
+        assert_eq!(reports(&network), [(true, false)], "a new socket is writable");
+        (network.clone(), peer, SimSocket::new(&network, id))
+    }
+
+    /// Whether the socket is reported writable and readable, once for each report.
+    fn reports(network: &Shared) -> Vec<(bool, bool)> {
+        let mut network = network.lock();
+        network.advance(Duration::ZERO);
+        let reports = network.report(HOST);
+        reports.into_iter().map(|(_, ready)| (ready.writable, ready.readable)).collect()
+    }
+
+    #[test]
+    fn calls_that_no_server_may_make_are_not_hidden() {
+        type Misuse = fn(&mut SimSocket);
+        let calls: [(&str, Misuse); 4] = [
+            ("a write of nothing", |socket| _ = socket.write(b"")),
+            ("a write repeated without an edge", |socket| {
+                assert_eq!(socket.write(&[0; 20]).expect("some room"), 10);
+                let _ = socket.write(&[0; 10]);
+            }),
+            ("a write after FIN", |socket| {
+                socket.shutdown_write().expect("the first");
+                let _ = socket.write(b"x");
+            }),
+            ("FIN twice", |socket| {
+                socket.shutdown_write().expect("the first");
+                let _ = socket.shutdown_write();
+            }),
+        ];
+        for (what, call) in calls {
+            let (_network, peer, mut socket) = pair(Weather::calm());
+            peer.windows(10, 10);
+            let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut socket)));
+            let panic = outcome.expect_err(what);
+            let message = panic.downcast_ref::<&str>().expect("a message");
+            assert!(message.starts_with("tickws "), "{what}: {message}");
+        }
+    }
+
+    #[test]
+    fn room_is_reported_once_a_third_of_the_window_is_free() {
+        let (network, mut peer, mut socket) = pair(Weather::calm());
+        peer.windows(90, 90);
+        assert_eq!(socket.write(&[0; 100]).expect("some room"), 90);
+        assert_eq!((peer.read(29), reports(&network)), (29, vec![]));
+        assert_eq!((peer.read(1), reports(&network)), (1, vec![(true, false)]));
+        assert_eq!((reports(&network), peer.unread()), (vec![], 60));
+        assert_eq!(socket.write(&[0; 100]).expect("some room"), 30);
+    }
+
+    #[test]
+    fn input_waits_for_the_window_and_a_closed_socket_resets() {
+        let (network, peer, mut socket) = pair(Weather::calm());
+        peer.windows(4, 4);
+        peer.raw(b"abcdef");
+        assert_eq!((reports(&network), peer.pending()), (vec![(true, true)], 6));
+        let mut bytes = [0; 9];
+        assert_eq!((socket.read(&mut bytes).expect("input"), &bytes[..4]), (4, &b"abcd"[..]));
+        assert_eq!((reports(&network), peer.calls()), (vec![(true, true)], (1, 0)));
+        drop(socket);
+        assert!(peer.was_aborted() && peer.at_end(), "unread input is answered with RST");
+    }
+
+    #[test]
+    fn a_chosen_call_fails_once() {
+        let (_network, peer, mut socket) = pair(Weather::calm());
+        peer.will_fail(Fault { call: Call::Read, after: 1, errno: 5 });
+        let mut read = || socket.read(&mut [0; 9]).expect_err("no input").raw_os_error();
+        assert_eq!([read(), read(), read()], [None, Some(5), None]);
+        assert!(!peer.is_to_fail());
+    }
+
+    #[test]
+    fn readiness_may_be_reported_for_nothing() {
+        let (network, _peer, mut socket) = pair(Weather::calm());
+        network.lock().conditions = Weather { spurious_readiness: 100, ..Weather::calm() };
+        assert_eq!(reports(&network), [(true, true)]);
+        assert_eq!(socket.read(&mut [0; 9]).expect_err("no input").kind(), ErrorKind::WouldBlock);
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the single rules, then of all of them against a naive model.
 //!
-//! `TICKWS_ROOMS_SEEDS=20000 cargo test --lib registry` tries more; a failure prints the seed that repeats
-//! it.
+//! `TICKWS_ROOMS_SEEDS=20000 cargo test --lib registry` tries more; a failure prints the seed that
+//! repeats it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,9 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::*;
 use crate::{
-    Overflow, PeerMisbehaved, Room, RoomId,
-    engine::{Engine, sim::SimStream},
-    util::test_rng::Rng,
+    Overflow, PeerMisbehaved, Room, RoomId, engine::Engine, net::sim::SimSocket, util::test_rng::Rng,
 };
 
 /// The members of each room, or the connections of each user. No set is empty.
@@ -506,7 +504,7 @@ impl World<'_> {
     // ---- all queries ----
 
     fn compare(&mut self) {
-        let Engine::<SimStream> { rooms, users, .. } = &self.host.engine;
+        let Engine::<SimSocket> { rooms, users, .. } = &self.host.engine;
         for (registry, rooms_by_name) in [(rooms, &self.rooms), (users, &self.users)] {
             assert_eq!(registry.room_count(), rooms_by_name.len());
             for (name, expected) in rooms_by_name {

@@ -1,11 +1,12 @@
-//! The peer's side of compression, by flate2 used in the plainest way: one stream in each direction.
+//! The peer's side of compression, by flate2 used in the plainest way: one stream in each
+//! direction.
 
 #[cfg(feature = "deflate")]
 mod wired {
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
     #[derive(Debug)]
-    pub(in crate::engine) struct StreamSlot {
+    pub(crate) struct StreamSlot {
         inflater: Decompress,
         compressor: Compress,
         server_alone: bool,
@@ -13,11 +14,11 @@ mod wired {
     }
 
     impl StreamSlot {
-        pub(in crate::engine) const OFFER: &str =
+        pub(crate) const OFFER: &str =
             "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
-        /// As the response says, if it does.
-        pub(in crate::engine) fn of(head: &str) -> Option<StreamSlot> {
+        /// The compression that the response agrees to; `None` without one.
+        pub(crate) fn of(head: &str) -> Option<StreamSlot> {
             let mut lines = head.lines().filter_map(|line| line.split_once(": "));
             let (_, answer) =
                 lines.rfind(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))?;
@@ -38,7 +39,7 @@ mod wired {
             })
         }
 
-        pub(in crate::engine) fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
+        pub(crate) fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
             if self.server_alone {
                 self.inflater.reset(false);
             }
@@ -50,7 +51,7 @@ mod wired {
             out
         }
 
-        pub(in crate::engine) fn compress(&mut self, body: &[u8]) -> Vec<u8> {
+        pub(crate) fn compress(&mut self, body: &[u8]) -> Vec<u8> {
             if self.client_alone {
                 self.compressor.reset();
             }
@@ -64,25 +65,25 @@ mod wired {
 }
 
 #[cfg(feature = "deflate")]
-pub(in crate::engine) use wired::StreamSlot;
+pub(crate) use wired::StreamSlot;
 
 #[cfg(not(feature = "deflate"))]
 #[derive(Debug)]
-pub(in crate::engine) enum StreamSlot {}
+pub(crate) enum StreamSlot {}
 
 #[cfg(not(feature = "deflate"))]
 impl StreamSlot {
-    pub(in crate::engine) const OFFER: &str = "";
+    pub(crate) const OFFER: &str = "";
 
-    pub(in crate::engine) fn of(_: &str) -> Option<StreamSlot> {
+    pub(crate) fn of(_: &str) -> Option<StreamSlot> {
         None
     }
 
-    pub(in crate::engine) fn inflate(&mut self, _: &[u8]) -> Vec<u8> {
+    pub(crate) fn inflate(&mut self, _: &[u8]) -> Vec<u8> {
         match *self {}
     }
 
-    pub(in crate::engine) fn compress(&mut self, _: &[u8]) -> Vec<u8> {
+    pub(crate) fn compress(&mut self, _: &[u8]) -> Vec<u8> {
         match *self {}
     }
 }
