@@ -28,6 +28,7 @@ mod simulation;
 mod starvation;
 mod throttle;
 mod web;
+mod world;
 
 use std::time::Duration;
 

@@ -10,6 +10,8 @@ pub(crate) mod http_syntax;
 pub(crate) mod packed_duration;
 pub(crate) mod split_mix;
 #[cfg(any(test, fuzzing))]
+pub(crate) mod test_dir;
+#[cfg(any(test, fuzzing))]
 pub(crate) mod test_rng;
 pub(crate) mod time;
 pub(crate) mod timer_wheel;

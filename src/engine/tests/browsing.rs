@@ -11,7 +11,11 @@ use std::{
 
 use tungstenite::http::HeaderMap;
 
-use super::{simulation::run, web::*, *};
+use super::{
+    web::*,
+    world::{RandomWorld, run},
+    *,
+};
 use crate::{
     CloseCode, Decision, Limit, Message, Pressure, RequestId, RespondError, UpgradeError, UpgradeId,
     engine::hooks::Hooks, util::test_rng::Rng,
@@ -245,6 +249,8 @@ struct World {
     host: Host,
     rng: Rng,
     users: Vec<User>,
+    /// The most users at a time.
+    most: usize,
     calm: bool,
     /// A closure responds to plain requests, so that the application gets none.
     is_closure: bool,
@@ -295,6 +301,7 @@ impl World {
             host,
             rng,
             users: Vec::new(),
+            most: 0,
             calm,
             is_closure,
             transcript: DefaultHasher::new(),
@@ -307,32 +314,8 @@ impl World {
     }
 
     fn run(mut self) -> u64 {
-        let most = 5 + self.rng.below(20);
-        for _ in 0..250 {
-            for _ in 0..1 + self.rng.below(8) {
-                if self.users.len() < most && self.rng.one_in(3) {
-                    self.connect();
-                }
-                if !self.users.is_empty() {
-                    let who = self.rng.below(self.users.len());
-                    self.users[who].act(&mut self.rng, self.calm);
-                }
-            }
-            if self.rng.one_in(2) {
-                self.application_acts();
-            }
-            self.step();
-            let pause = match self.rng.below(1_000) {
-                0..4 if !self.calm => 30 * SEC,
-                4..20 if !self.calm => 3 * SEC,
-                20..600 => MS * self.rng.below(17) as u32,
-                _ => Duration::ZERO,
-            };
-            self.host.advance(pause);
-        }
-        self.settle();
-        self.finish();
-        self.transcript.finish()
+        self.most = 5 + self.rng.below(20);
+        self.play(250)
     }
 
     fn connect(&mut self) {
@@ -352,6 +335,79 @@ impl World {
             reads: true,
             echoes: VecDeque::new(),
         });
+    }
+
+    /// Responds to some of the waiting requests, in random order.
+    fn application_acts(&mut self) {
+        let now = self.host.now;
+        for _ in 0..self.rng.below(4).min(self.waiting.len()) {
+            let who = self.rng.below(self.waiting.len());
+            // Under bad conditions some requests get no response, and may be gone later.
+            if !self.calm
+                && self.users.iter().any(|user| user.port == self.waiting[who].1 && user.requests % 5 == 4)
+            {
+                continue;
+            }
+            let (id, _, body) = self.waiting.swap_remove(who);
+            self.respond(id, body);
+        }
+        let mut ids: Vec<_> = self.pending.keys().copied().collect();
+        ids.sort();
+        for id in ids {
+            if !self.rng.one_in(4) {
+                continue;
+            }
+            match self.pending[&id] {
+                None => continue,
+                Some(true) => {
+                    self.host.engine.accept_upgrade(id, HeaderMap::new(), now).expect("it waits");
+                }
+                Some(false) => {
+                    self.host.engine.reject_upgrade(id, &status(401, "no"), now).expect("it waits")
+                }
+            }
+            self.pending.remove(&id);
+            let again = self.host.engine.accept_upgrade(id, HeaderMap::new(), now);
+            assert_eq!(again, Err(UpgradeError::Gone(id)));
+        }
+    }
+
+    fn respond(&mut self, id: RequestId, body: Vec<u8>) {
+        let now = self.host.now;
+        let mut answer = ok(body);
+        if self.rng.one_in(20) {
+            answer.headers_mut().insert("transfer-encoding", "chunked".parse().unwrap());
+            let refused = self.host.engine.respond(id, answer.clone(), now);
+            assert!(refused.is_err());
+            answer.headers_mut().clear();
+        }
+        match self.host.engine.respond(id, answer, now) {
+            Ok(()) => {}
+            Err(RespondError::Gone(_)) => assert!(!self.calm),
+            Err(error) => panic!("{error}"),
+        }
+        assert_eq!(self.host.engine.respond(id, ok("again"), now), Err(RespondError::Gone(id)));
+    }
+}
+
+impl RandomWorld for World {
+    fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    fn act(&mut self) {
+        for _ in 0..1 + self.rng.below(8) {
+            if self.users.len() < self.most && self.rng.one_in(3) {
+                self.connect();
+            }
+            if !self.users.is_empty() {
+                let who = self.rng.below(self.users.len());
+                self.users[who].act(&mut self.rng, self.calm);
+            }
+        }
+        if self.rng.one_in(2) {
+            self.application_acts();
+        }
     }
 
     fn step(&mut self) {
@@ -412,56 +468,13 @@ impl World {
         assert!(stats.opened >= self.opens && stats.closed.total() >= self.closes);
     }
 
-    /// Responds to some of the waiting requests, in random order.
-    fn application_acts(&mut self) {
-        let now = self.host.now;
-        for _ in 0..self.rng.below(4).min(self.waiting.len()) {
-            let who = self.rng.below(self.waiting.len());
-            // Under bad conditions some requests get no response, and may be gone later.
-            if !self.calm
-                && self.users.iter().any(|user| user.port == self.waiting[who].1 && user.requests % 5 == 4)
-            {
-                continue;
-            }
-            let (id, _, body) = self.waiting.swap_remove(who);
-            self.respond(id, body);
+    fn pause(&mut self) -> Duration {
+        match self.rng.below(1_000) {
+            0..4 if !self.calm => 30 * SEC,
+            4..20 if !self.calm => 3 * SEC,
+            20..600 => MS * self.rng.below(17) as u32,
+            _ => Duration::ZERO,
         }
-        let mut ids: Vec<_> = self.pending.keys().copied().collect();
-        ids.sort();
-        for id in ids {
-            if !self.rng.one_in(4) {
-                continue;
-            }
-            match self.pending[&id] {
-                None => continue,
-                Some(true) => {
-                    self.host.engine.accept_upgrade(id, HeaderMap::new(), now).expect("it waits");
-                }
-                Some(false) => {
-                    self.host.engine.reject_upgrade(id, &status(401, "no"), now).expect("it waits")
-                }
-            }
-            self.pending.remove(&id);
-            let again = self.host.engine.accept_upgrade(id, HeaderMap::new(), now);
-            assert_eq!(again, Err(UpgradeError::Gone(id)));
-        }
-    }
-
-    fn respond(&mut self, id: RequestId, body: Vec<u8>) {
-        let now = self.host.now;
-        let mut answer = ok(body);
-        if self.rng.one_in(20) {
-            answer.headers_mut().insert("transfer-encoding", "chunked".parse().unwrap());
-            let refused = self.host.engine.respond(id, answer.clone(), now);
-            assert!(refused.is_err());
-            answer.headers_mut().clear();
-        }
-        match self.host.engine.respond(id, answer, now) {
-            Ok(()) => {}
-            Err(RespondError::Gone(_)) => assert!(!self.calm),
-            Err(error) => panic!("{error}"),
-        }
-        assert_eq!(self.host.engine.respond(id, ok("again"), now), Err(RespondError::Gone(id)));
     }
 
     /// Sends everything that was begun, and reads everything.
@@ -512,23 +525,20 @@ impl World {
         assert!(self.pending.is_empty(), "neither answered nor reported gone");
     }
 
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
-        for _ in 0..60_000 {
-            self.application_acts();
-            self.step();
-            if !self.calm {
-                self.host.advance(MS);
-                // Requests that were given up get no response any more.
-                if self.rng.one_in(50) {
-                    for (id, _, body) in std::mem::take(&mut self.waiting) {
-                        self.respond(id, body);
-                    }
+    fn digest(&self) -> u64 {
+        self.transcript.finish()
+    }
+
+    fn wait(&mut self) {
+        if !self.calm {
+            self.host.advance(MS);
+            // Requests that were given up get no response any more.
+            if self.rng.one_in(50) {
+                for (id, _, body) in std::mem::take(&mut self.waiting) {
+                    self.respond(id, body);
                 }
             }
-            if done(self) {
-                return;
-            }
         }
-        panic!("never {what}: {} connections", self.host.engine.connection_count());
+        self.application_acts();
     }
 }

@@ -1,25 +1,16 @@
 //! Static files for slow readers, and files that change while they are served.
 
-use std::{
-    env, fs,
-    path::PathBuf,
-    process,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::fs;
 
 use super::{web::*, *};
-use crate::{CloseCode, engine::hooks::Hooks};
+use crate::{CloseCode, engine::hooks::Hooks, util::test_dir::TestDir};
 
-/// A served folder, removed when the test ends.
-struct Folder(PathBuf);
+/// A served folder.
+struct Folder(TestDir);
 
 impl Folder {
     fn new() -> Folder {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("tickws-files-{}-{count}", process::id()));
-        fs::create_dir(&path).unwrap();
-        Folder(path)
+        Folder(TestDir::new())
     }
 
     /// Writes a file in which no two pieces are equal.
@@ -33,12 +24,6 @@ impl Folder {
         let mut hooks = Hooks::default();
         hooks.static_files.serve_dir("/", &self.0).unwrap();
         Host::with_hooks(config, hooks, None)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{simulation::run, web::*, *};
+use super::{web::*, world::run, *};
 use crate::{Decision, engine::hooks::Hooks, util::test_rng::Rng};
 
 const SEEDS: u64 = 1_500;

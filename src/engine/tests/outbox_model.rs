@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{
     receiver::{Receiver, frame_len, numbered},
-    simulation::run,
+    world::{RandomWorld, run},
     *,
 };
 use crate::{
@@ -36,6 +36,8 @@ struct World {
     host: Host,
     rng: Rng,
     receivers: Vec<Receiver>,
+    /// Bounds the actions of the application between two polls.
+    busy: usize,
     calm: bool,
     max_buffered: usize,
     /// Some worlds have no pings, so that the buffer limit is exact.
@@ -70,6 +72,7 @@ impl World {
             pings: rng.one_in(2),
             rng,
             receivers: Vec::new(),
+            busy: 0,
             number: 0,
             queued: 0,
             dropped: 0,
@@ -81,26 +84,9 @@ impl World {
         for _ in 0..2 + self.rng.below(4) {
             self.connect();
         }
-        let busy = self.rng.pick(&[2, 8, 30]);
-        for _ in 0..120 + self.rng.below(80) {
-            for _ in 0..self.rng.below(busy) {
-                self.application_acts();
-                self.check_caps();
-            }
-            for _ in 0..self.rng.below(3) {
-                self.receiver_acts();
-            }
-            self.step();
-            let pause = match self.rng.below(100) {
-                0 if !self.calm => 4 * SEC,
-                0..60 => MS * self.rng.below(17) as u32,
-                _ => Duration::ZERO,
-            };
-            self.host.advance(pause);
-        }
-        self.settle();
-        self.finish();
-        self.transcript.finish()
+        self.busy = self.rng.pick(&[2, 8, 30]);
+        let rounds = 120 + self.rng.below(80);
+        self.play(rounds)
     }
 
     fn connect(&mut self) {
@@ -121,44 +107,6 @@ impl World {
             }
         }
         panic!("no handshake");
-    }
-
-    /// One poll, after which the receivers read.
-    fn step(&mut self) {
-        let now = self.host.now;
-        self.receivers.iter_mut().for_each(|receiver| receiver.before_flush(now));
-        let tick = self.host.poll();
-        self.host.check();
-        self.note_closing();
-        for event in &tick {
-            match event {
-                Event::Close { client, reason } => {
-                    let who =
-                        self.receivers.iter().position(|receiver| receiver.id == client).expect("known");
-                    // Messages queued before the next flush still leave.
-                    if self.rng.one_in(2) {
-                        self.say(who);
-                    }
-                    let receiver = &mut self.receivers[who];
-                    assert_eq!(receiver.reason.replace(reason.clone()), None, "closed twice");
-                    ("close", client, reason.to_string()).hash(&mut self.transcript);
-                }
-                Event::Drained { client } => ("drained", client).hash(&mut self.transcript),
-                other => panic!("{other:?}"),
-            }
-        }
-        drop(tick);
-        for receiver in &mut self.receivers {
-            receiver.after_poll(&self.host);
-            let most = self.rng.pick(&[1, 50, 400, 10_000, usize::MAX]);
-            let frames = receiver.listen(most);
-            frames.hash(&mut self.transcript);
-        }
-        self.note_closing();
-        let stats = self.host.engine.stats();
-        assert_eq!((stats.messages_out, stats.dropped), (self.queued, self.dropped));
-        let replaced: u64 = self.receivers.iter().map(|receiver| receiver.tally().0).sum();
-        assert_eq!(stats.replaced, replaced);
     }
 
     fn check_caps(&mut self) {
@@ -355,6 +303,70 @@ impl World {
             receiver.closing |= open.is_none_or(|open| !open.connection.close_state().may_send_data());
         }
     }
+}
+
+impl RandomWorld for World {
+    const PATIENCE: usize = 100_000;
+
+    fn host(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
+    fn act(&mut self) {
+        for _ in 0..self.rng.below(self.busy) {
+            self.application_acts();
+            self.check_caps();
+        }
+        for _ in 0..self.rng.below(3) {
+            self.receiver_acts();
+        }
+    }
+
+    /// One poll, after which the receivers read.
+    fn step(&mut self) {
+        let now = self.host.now;
+        self.receivers.iter_mut().for_each(|receiver| receiver.before_flush(now));
+        let tick = self.host.poll();
+        self.host.check();
+        self.note_closing();
+        for event in &tick {
+            match event {
+                Event::Close { client, reason } => {
+                    let who =
+                        self.receivers.iter().position(|receiver| receiver.id == client).expect("known");
+                    // Messages queued before the next flush still leave.
+                    if self.rng.one_in(2) {
+                        self.say(who);
+                    }
+                    let receiver = &mut self.receivers[who];
+                    assert_eq!(receiver.reason.replace(reason.clone()), None, "closed twice");
+                    ("close", client, reason.to_string()).hash(&mut self.transcript);
+                }
+                Event::Drained { client } => ("drained", client).hash(&mut self.transcript),
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(tick);
+        for receiver in &mut self.receivers {
+            receiver.after_poll(&self.host);
+            let most = self.rng.pick(&[1, 50, 400, 10_000, usize::MAX]);
+            let frames = receiver.listen(most);
+            frames.hash(&mut self.transcript);
+        }
+        self.note_closing();
+        let stats = self.host.engine.stats();
+        assert_eq!((stats.messages_out, stats.dropped), (self.queued, self.dropped));
+        let replaced: u64 = self.receivers.iter().map(|receiver| receiver.tally().0).sum();
+        assert_eq!(stats.replaced, replaced);
+    }
+
+    fn pause(&mut self) -> Duration {
+        match self.rng.below(100) {
+            0 if !self.calm => 4 * SEC,
+            0..60 => MS * self.rng.below(17) as u32,
+            _ => Duration::ZERO,
+        }
+    }
 
     /// Lets all receivers read everything, while nothing new is sent.
     fn settle(&mut self) {
@@ -415,13 +427,7 @@ impl World {
         }
     }
 
-    fn until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) {
-        for _ in 0..100_000 {
-            self.step();
-            if done(self) {
-                return;
-            }
-        }
-        panic!("never {what}: {:?}", self.host);
+    fn digest(&self) -> u64 {
+        self.transcript.finish()
     }
 }

@@ -8,28 +8,22 @@ mod hostile;
 mod links;
 
 use std::{
-    env, fs,
+    fs,
     io::Read,
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use tungstenite::http::{HeaderMap, Method, Response, header};
 
 use super::{Content, StaticFiles};
-use crate::error::ConfigError;
+use crate::{error::ConfigError, util::test_dir::TestDir};
 
 /// A folder `root` that is served, and files beside it that must not be.
-struct Folder(PathBuf);
+struct Folder(TestDir);
 
 impl Folder {
     fn new() -> Folder {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let base = env::temp_dir().join(format!("tickws-site-{}-{count}", process::id()));
-        fs::create_dir(&base).unwrap();
-        let folder = Folder(base.canonicalize().unwrap());
+        let folder = Folder(TestDir::new());
         for path in [
             "outside.txt",
             "outside/index.html",
@@ -67,12 +61,6 @@ impl Folder {
         let mut static_files = StaticFiles::default();
         static_files.serve_dir(prefix, &self.root()).unwrap();
         static_files
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
