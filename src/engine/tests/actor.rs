@@ -168,8 +168,8 @@ impl Actor {
         };
         let mut opcode = if is_text { TEXT } else { BINARY };
         let mut at = 0;
-        let compressed = match &mut self.peer.wire {
-            Some(wire) if !rng.one_in(4) => Some(wire.compress(&body)),
+        let compressed = match &mut self.peer.deflate {
+            Some(deflate) if !rng.one_in(4) => Some(deflate.compress(&body)),
             _ => None,
         };
         let payload = compressed.as_ref().unwrap_or(&body);
@@ -243,7 +243,7 @@ impl Actor {
             (b"\x88\x82\0\0\0\0\x03\xed", InvalidCloseCode(1005)),
         ];
         let (bytes, mut violation) = rng.pick(&choices);
-        if self.peer.wire.is_some() && bytes[0] == 0xc1 {
+        if self.peer.deflate.is_some() && bytes[0] == 0xc1 {
             // RSV1 is valid with compression, but the payload is not.
             violation = CorruptDeflate;
         }

@@ -24,7 +24,7 @@ fn open(host: &mut Host) -> (Peer, ClientId) {
 
 /// One compressed binary message.
 fn compressed(peer: &mut Peer, message: &[u8]) -> Vec<u8> {
-    let payload = peer.wire.as_mut().unwrap().compress(message);
+    let payload = peer.deflate.as_mut().unwrap().compress(message);
     let mut frame = masked(BINARY, true, &payload, 7);
     frame[0] |= 0x40;
     frame
@@ -44,7 +44,7 @@ fn compression_is_negotiated_only_if_both_sides_want_it() {
             peer.handshake();
             host.settle();
             peer.frames();
-            assert_eq!(peer.wire.is_some(), wanted && offered);
+            assert_eq!(peer.deflate.is_some(), wanted && offered);
             let id = host.engine.clients().max().unwrap();
             assert_eq!(host.engine.get(id).unwrap().open().unwrap().connection.deflates(), wanted && offered);
             host.engine.send(id, line(1).as_str().into()).unwrap();

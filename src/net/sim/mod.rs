@@ -17,6 +17,8 @@
 )]
 
 mod conditions;
+#[cfg(any(test, fuzzing))]
+mod deflate;
 mod frame;
 mod link;
 mod peer;
@@ -25,8 +27,6 @@ mod probe;
 mod raw;
 pub(crate) mod seeds;
 mod socket;
-#[cfg(any(test, fuzzing))]
-mod wire;
 
 use std::{
     cmp::Reverse,

@@ -7,10 +7,10 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
     EndId, Network, Shared, SimSocket, Weather,
+    deflate::PeerDeflate,
     frame::{self, Frame, Inflate, head_of},
     link::{Half, Segment},
     probe::Fault,
-    wire::StreamSlot,
 };
 
 /// The result of connecting to an address.
@@ -69,9 +69,10 @@ pub(crate) struct Peer {
     status: Option<u16>,
     closed: bool,
     key: u8,
-    /// It offers compression, and this is what came of it.
+    /// Whether the handshake offers compression.
     pub(crate) offers: bool,
-    pub(crate) wire: Option<StreamSlot>,
+    /// The compression that the server's response agreed to.
+    pub(crate) deflate: Option<PeerDeflate>,
 }
 
 impl fmt::Debug for Peer {
@@ -98,7 +99,7 @@ impl Peer {
             closed: false,
             key: 0,
             offers: false,
-            wire: None,
+            deflate: None,
         }
     }
 
@@ -152,7 +153,7 @@ impl Peer {
 
     /// The request that `handshake` sends.
     pub(crate) fn head(&self) -> String {
-        let offer = if self.offers { StreamSlot::OFFER } else { "" };
+        let offer = if self.offers { PeerDeflate::OFFER } else { "" };
         format!("{}{offer}\r\n", Self::HEAD.trim_end_matches("\r\n\r\n").to_owned() + "\r\n")
     }
 
@@ -264,7 +265,7 @@ impl Peer {
             let Some((status, head)) = head_of(&self.inbox) else { return vec![] };
             let text = std::str::from_utf8(head).expect("a head is ASCII");
             if self.offers {
-                self.wire = StreamSlot::of(text);
+                self.deflate = PeerDeflate::from_response(text);
             }
             let len = head.len();
             self.status = Some(status);
@@ -272,7 +273,7 @@ impl Peer {
         }
         let (mut at, mut frames) = (0, Vec::new());
         while self.status == Some(101) {
-            let mut inflate = self.wire.as_mut().map(|wire| |payload: &[u8]| wire.inflate(payload));
+            let mut inflate = self.deflate.as_mut().map(|deflate| |payload: &[u8]| deflate.inflate(payload));
             let inflate = inflate.as_mut().map(|inflate| inflate as Inflate<'_>);
             let Some((frame, size)) = Frame::read(&self.inbox[at..], inflate) else { break };
             assert!(!self.closed, "{frame:?} after a close frame");

@@ -1,62 +1,63 @@
-//! The peer's side of compression, by flate2 used in the plainest way: one stream in each
-//! direction.
+//! The compression of a test peer (RFC 7692): one flate2 stream in each direction.
 
 #[cfg(feature = "deflate")]
-mod wired {
+mod enabled {
     use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
     #[derive(Debug)]
-    pub(crate) struct StreamSlot {
+    pub(crate) struct PeerDeflate {
         inflater: Decompress,
         compressor: Compress,
-        server_alone: bool,
-        client_alone: bool,
+        server_no_context_takeover: bool,
+        client_no_context_takeover: bool,
     }
 
-    impl StreamSlot {
+    impl PeerDeflate {
         pub(crate) const OFFER: &str =
             "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
-        /// The compression that the response agrees to; `None` without one.
-        pub(crate) fn of(head: &str) -> Option<StreamSlot> {
+        /// The compression that the head of a response agrees to; `None` without one.
+        pub(crate) fn from_response(head: &str) -> Option<PeerDeflate> {
             let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-            let (_, answer) =
+            let (_, agreed) =
                 lines.rfind(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"))?;
             let bits = |name: &str| {
-                let (_, value) = answer.split_once(name)?;
+                let (_, value) = agreed.split_once(name)?;
                 value.split(';').next()?.parse::<u8>().ok()
             };
-            assert!(answer.starts_with("permessage-deflate"), "{answer}");
+            assert!(agreed.starts_with("permessage-deflate"), "{agreed}");
             let client = bits("client_max_window_bits=").unwrap_or(15);
-            Some(StreamSlot {
+            Some(PeerDeflate {
                 inflater: Decompress::new_with_window_bits(
                     false,
                     bits("server_max_window_bits=").unwrap_or(15),
                 ),
                 compressor: Compress::new_with_window_bits(Compression::new(4), false, client),
-                server_alone: answer.contains("server_no_context_takeover"),
-                client_alone: answer.contains("client_no_context_takeover"),
+                server_no_context_takeover: agreed.contains("server_no_context_takeover"),
+                client_no_context_takeover: agreed.contains("client_no_context_takeover"),
             })
         }
 
         pub(crate) fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
-            if self.server_alone {
+            if self.server_no_context_takeover {
                 self.inflater.reset(false);
             }
-            // More than any message here.
+            // `decompress_vec` does not grow the vector; no test sends a longer message.
             let mut out = Vec::with_capacity(1 << 20);
             for part in [payload, &[0, 0, 0xff, 0xff]] {
-                self.inflater.decompress_vec(part, &mut out, FlushDecompress::Sync).expect("legal");
+                self.inflater
+                    .decompress_vec(part, &mut out, FlushDecompress::Sync)
+                    .expect("tickws compresses as RFC 7692 says");
             }
             out
         }
 
         pub(crate) fn compress(&mut self, body: &[u8]) -> Vec<u8> {
-            if self.client_alone {
+            if self.client_no_context_takeover {
                 self.compressor.reset();
             }
             let mut out = Vec::with_capacity(2 * body.len() + 100);
-            self.compressor.compress_vec(body, &mut out, FlushCompress::Sync).expect("room");
+            self.compressor.compress_vec(body, &mut out, FlushCompress::Sync).expect("a compressed message");
             assert!(out.ends_with(&[0, 0, 0xff, 0xff]));
             out.truncate(out.len() - 4);
             out
@@ -65,17 +66,17 @@ mod wired {
 }
 
 #[cfg(feature = "deflate")]
-pub(crate) use wired::StreamSlot;
+pub(crate) use enabled::PeerDeflate;
 
 #[cfg(not(feature = "deflate"))]
 #[derive(Debug)]
-pub(crate) enum StreamSlot {}
+pub(crate) enum PeerDeflate {}
 
 #[cfg(not(feature = "deflate"))]
-impl StreamSlot {
+impl PeerDeflate {
     pub(crate) const OFFER: &str = "";
 
-    pub(crate) fn of(_: &str) -> Option<StreamSlot> {
+    pub(crate) fn from_response(_: &str) -> Option<PeerDeflate> {
         None
     }
 
