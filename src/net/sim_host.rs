@@ -1,4 +1,4 @@
-//! The simulated host: a server's clock, sockets and names in a simulated network.
+//! The clock, sockets and names of a server in a simulated network.
 
 #[cfg(unix)]
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ use crate::{
 pub(crate) struct SimHost {
     network: Shared,
     number: usize,
-    /// For foreign event loops: an empty poller, opened when it is first asked for.
+    /// An empty poller whose descriptor an external event loop gets; opened at the first use.
     #[cfg(unix)]
     descriptor: OnceLock<mio::Poll>,
 }
@@ -41,11 +41,11 @@ impl SimHost {
         self.network.is(network).then_some(self.number)
     }
 
-    /// A descriptor that is never ready: a simulated server is polled by its own clock.
+    /// A descriptor that is never ready, as a simulated server is polled by the network's clock.
     #[cfg(unix)]
     #[allow(
         clippy::expect_used,
-        reason = "a test's process has run out of descriptors, and this call cannot say so"
+        reason = "the call has no error, and only fails if a test process is out of descriptors"
     )]
     pub(super) fn descriptor(&self) -> &mio::Poll {
         self.descriptor.get_or_init(|| mio::Poll::new().expect("a descriptor for the simulated server"))
@@ -55,7 +55,7 @@ impl SimHost {
         self.network.lock().now()
     }
 
-    /// Numbers that are the same for the same seed: here they need not be hard to guess.
+    /// Random numbers that depend on the seed only. They are not secret.
     pub(crate) fn entropy(&self) -> Entropy {
         let mut rng = SimRng::new(u64::from_le_bytes(self.network.lock().random()));
         Entropy::of(move |bytes| rng.fill(bytes))
@@ -64,7 +64,10 @@ impl SimHost {
     pub(super) fn sleep(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self.network.lock().sleep(self.number, timeout) {
             true => Ok(()),
-            false => Err(io::Error::new(ErrorKind::Deadlock, "nothing will ever end this sleep")),
+            false => Err(io::Error::new(
+                ErrorKind::Deadlock,
+                "the sleep would never end: set a timeout or a timer",
+            )),
         }
     }
 
@@ -74,8 +77,7 @@ impl SimHost {
     }
 
     pub(super) fn local_addr(&self) -> Option<SocketAddr> {
-        let network = self.network.lock();
-        network.listens(self.number).then(|| network.host_addr(self.number))
+        self.network.lock().local_addr(self.number)
     }
 
     pub(super) fn has_backlog(&self) -> bool {
@@ -87,7 +89,7 @@ impl SimHost {
         Some((Socket::Sim(SimSocket::new(&self.network, id)), remote))
     }
 
-    /// Reports on the socket come under this token.
+    /// Reports the readiness of the socket under this token from now on.
     pub(super) fn watch(&self, socket: &SimSocket, token: usize) {
         self.network.lock().watch(self.number, socket.id, token);
     }
@@ -97,12 +99,12 @@ impl SimHost {
     }
 
     pub(super) fn connect(&self, token: usize, addr: SocketAddr) -> Socket {
-        let id = self.network.lock().dial(self.number, token, addr);
+        let id = self.network.lock().connect(self.number, token, addr);
         Socket::Sim(SimSocket::new(&self.network, id))
     }
 
     pub(super) fn resolve(&self, host: String, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-        match self.network.lock().resolve(&host) {
+        match self.network.lock().names.get(&host) {
             Some(addr) => Ok(vec![SocketAddr::new(addr.ip(), port)]),
             None => {
                 let error = "the simulated network has no such name".to_owned();

@@ -1,6 +1,8 @@
 //! A client in a simulated network.
 
-#![allow(clippy::indexing_slicing, reason = "up to a length that is below the slice's")]
+#![allow(clippy::indexing_slicing, reason = "the end of each range is at most the length of the slice")]
+
+use std::mem;
 
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
@@ -42,7 +44,7 @@ use crate::{
 /// # }
 /// ```
 #[derive(Debug)]
-#[must_use = "a client that is dropped hangs up"]
+#[must_use = "dropping the client closes its socket"]
 pub struct SimClient {
     network: Shared,
     number: usize,
@@ -54,8 +56,8 @@ impl SimClient {
         SimClient { network, number }
     }
 
-    pub(super) fn ask(&mut self, path: &str, headers: &[(&str, &str)]) {
-        self.network.lock().ask(self.number, path, headers);
+    pub(super) fn request_upgrade(&mut self, path: &str, headers: &[(&str, &str)]) {
+        self.network.lock().request_upgrade(self.number, path, headers);
     }
 
     /// Sends a message in one frame, as soon as the server has opened the WebSocket. Bytes for
@@ -68,82 +70,79 @@ impl SimClient {
             Message::Text(_) => Data::Text,
             Message::Binary(_) => Data::Binary,
         };
-        self.network.lock().say_frame(self.number, OpCode::Data(opcode), message.as_bytes());
+        self.network.lock().send_frame(self.number, OpCode::Data(opcode), message.as_bytes());
     }
 
     /// Sends a ping with at most the first 125 bytes of the body (RFC 6455 §5.5).
     pub fn ping(&mut self, body: &[u8]) {
         let body = &body[..body.len().min(125)];
-        self.network.lock().say_frame(self.number, OpCode::Control(Control::Ping), body);
+        self.network.lock().send_frame(self.number, OpCode::Control(Control::Ping), body);
     }
 
     /// Begins the close handshake. The reason is cut at 123 bytes; 1005 sends an empty frame.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) {
         let code = u16::from(code.into());
-        let mut end = reason.len().min(123);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let body = [&code.to_be_bytes()[..], &reason.as_bytes()[..end]].concat();
-        let body = if code == 1005 { &[] } else { &body[..] };
-        self.network.lock().say_frame(self.number, OpCode::Control(Control::Close), body);
+        let reason = (0..=123).rev().find_map(|end| reason.get(..end)).unwrap_or_default();
+        self.network.lock().send_close(self.number, code, reason);
     }
 
     /// Sends bytes unchanged, for plain requests, partial frames or invalid input.
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.network.lock().say(self.number, bytes);
+        self.network.lock().send(self.number, bytes);
     }
 
     /// Sends FIN behind everything queued, and still receives.
     pub fn finish(&mut self) {
-        self.network.lock().say_end(self.number);
+        self.network.lock().send_fin(self.number);
     }
 
     /// Resets the connection. Both sides see it at once, and bytes on their way are lost.
     pub fn reset(&mut self) {
-        self.network.lock().say_reset(self.number);
+        self.network.lock().reset_peer(self.number);
     }
 
     /// Reads nothing until [`resume`](Self::resume), not even pings: the buffers fill, and writes
     /// of the server would block. Messages that arrived before can still be
     /// [`received`](Self::received).
     pub fn stall(&mut self) {
-        self.network.lock().stall(self.number, true);
+        self.network.lock().set_paused(self.number, true);
     }
 
     /// Reads again, beginning with the bytes that arrived during the pause.
     pub fn resume(&mut self) {
-        self.network.lock().stall(self.number, false);
+        self.network.lock().set_paused(self.number, false);
     }
 
     /// The status of the response, 101 for a WebSocket; `None` before it has arrived.
     pub fn status(&self) -> Option<u16> {
-        self.network.lock().status(self.number)
+        self.network.lock().peer(self.number).inbox.status
     }
 
     /// The head of the response, up to the empty line; empty before it has arrived.
     pub fn response_head(&self) -> String {
-        self.network.lock().response_head(self.number)
+        self.network.lock().peer(self.number).head.clone()
     }
 
     /// Takes the bytes that arrived behind the head of a response that opened no WebSocket.
     pub fn body(&mut self) -> Vec<u8> {
-        self.network.lock().body(self.number)
+        let mut network = self.network.lock();
+        let inbox = &mut network.peer(self.number).inbox;
+        if inbox.status == Some(101) { Vec::new() } else { mem::take(&mut inbox.bytes) }
     }
 
     /// Takes the messages that arrived since the last call, in order.
     pub fn received(&mut self) -> Vec<Received> {
-        self.network.lock().heard(self.number)
+        mem::take(&mut self.network.lock().peer(self.number).received)
     }
 
     /// Whether the connection has ended for this client: nothing more will be received.
     pub fn is_over(&self) -> bool {
-        self.network.lock().is_over(self.number)
+        self.network.lock().peer(self.number).ended
     }
 }
 
 impl Drop for SimClient {
     fn drop(&mut self) {
-        self.network.lock().hang_up(self.number);
+        self.network.lock().close_socket(self.number);
     }
 }

@@ -129,7 +129,7 @@ impl Sim {
     /// `Sec-WebSocket-Protocol`, ….
     pub fn connect_with(&self, server: &Server, path: &str, headers: &[(&str, &str)]) -> SimClient {
         let mut client = self.open(server);
-        client.ask(path, headers);
+        client.request_upgrade(path, headers);
         client
     }
 
@@ -142,7 +142,7 @@ impl Sim {
     /// Sets the address of a host name for [`connect`](Server::connect), e.g. of
     /// `ws://feed.example/`.
     pub fn name(&self, name: &str, addr: SocketAddr) {
-        self.network.lock().name(name.to_owned(), addr);
+        self.network.lock().names.insert(name.to_owned(), addr);
     }
 
     /// Lets time pass, and delivers the bytes that arrive in it. No server polls meanwhile, as in a

@@ -106,7 +106,7 @@ impl Actor {
             100..106 => self.reads = !self.reads,
             106 => {
                 self.half_close();
-                self.peer.hang_up();
+                self.peer.close_socket();
                 self.deaf = true;
             }
             107 => {
@@ -140,9 +140,9 @@ impl Actor {
         match rng.below(if calm { 1_000 } else { 20 }) {
             0 => self.peer.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
             1 => self.peer.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-            2 => self.peer.raw(&self.peer.head().as_bytes()[..rng.below(Peer::HEAD.len())]),
+            2 => self.peer.raw(&self.peer.request().as_bytes()[..rng.below(Peer::REQUEST.len())]),
             3 => {
-                self.peer.raw(&self.peer.head().as_bytes()[..rng.below(Peer::HEAD.len())]);
+                self.peer.raw(&self.peer.request().as_bytes()[..rng.below(Peer::REQUEST.len())]);
                 self.half_close();
             }
             _ => self.peer.handshake(),

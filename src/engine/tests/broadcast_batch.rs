@@ -112,7 +112,7 @@ fn batched_and_immediate_broadcasts_are_equivalent() {
         let config = Config { max_buffered: 2_000, overflow, ..Config::default() };
         let mut sides = [with(5, config.clone()), with(5, config)];
         for (number, (peer, _)) in sides.iter().flat_map(|(_, peers)| peers).enumerate() {
-            peer.windows(1 << 20, [1 << 20, 900, 60][number % 5 % 3]);
+            peer.set_buffers(1 << 20, [1 << 20, 900, 60][number % 5 % 3]);
         }
         for step in 0..120 {
             let (act, who, len, key) = (rng.below(20), rng.below(5), rng.below(400), rng.below(3) as u64);

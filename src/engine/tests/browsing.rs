@@ -115,12 +115,12 @@ impl User {
                 expected = Expected { status, body: Vec::new(), is_last: status != 101 };
                 // RFC 6455 §4.1: the client waits for the response.
                 self.is_done = true;
-                Peer::HEAD.replace("/chat?room=1", &format!("/{what}/{tag}")).into_bytes()
+                Peer::REQUEST.replace("/chat?room=1", &format!("/{what}/{tag}")).into_bytes()
             }
             15 => {
                 expected = Expected { status: 503, body: Vec::new(), is_last: true };
                 self.is_done = true;
-                Peer::HEAD.replace("/chat?room=1", &format!("/laternever/{tag}")).into_bytes()
+                Peer::REQUEST.replace("/chat?room=1", &format!("/laternever/{tag}")).into_bytes()
             }
             16 => {
                 self.to_ask.push_back(format!("/{tag}/never"));
@@ -130,7 +130,7 @@ impl User {
             _ => {
                 // The client sends a frame before the response.
                 (self.is_done, self.is_lost) = (true, true);
-                [Peer::HEAD.replace("/chat?room=1", &format!("/later/{tag}")).as_bytes(), b"\x81\x80abcd"]
+                [Peer::REQUEST.replace("/chat?room=1", &format!("/later/{tag}")).as_bytes(), b"\x81\x80abcd"]
                     .concat()
             }
         };
@@ -320,8 +320,10 @@ impl World {
 
     fn connect(&mut self) {
         let web = Web::new(&mut self.host);
-        web.peer
-            .windows(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&[1_000, 20_000, 256 * 1024]));
+        web.peer.set_buffers(
+            self.rng.pick(&[100, 5_000, 256 * 1024]),
+            self.rng.pick(&[1_000, 20_000, 256 * 1024]),
+        );
         self.users.push(User {
             port: web.peer.port,
             web,

@@ -43,7 +43,7 @@ fn large_messages_take_few_reads_and_delay_others_by_one_round() {
     for size in [20_000, 65_536, 200_000, 1 << 20] {
         let mut host = Host::new(Config::default());
         let mut flooders: Vec<_> = (0..3).map(|_| host.open().0).collect();
-        flooders.iter().for_each(|flooder| flooder.windows(4 << 20, 256 * 1024));
+        flooders.iter().for_each(|flooder| flooder.set_buffers(4 << 20, 256 * 1024));
         let (mut peer, client) = host.open();
         let before: usize = flooders.iter().map(|flooder| flooder.calls().0).sum();
         let (mut polls, mut got) = (0, 0);
@@ -151,7 +151,7 @@ fn postponed_client_is_served_after_quiet_ones() {
 fn frame_flood_is_read_in_small_pieces() {
     let mut host = Host::new(Config::default());
     let (mut flooder, client) = host.open();
-    flooder.windows(4 << 20, 256 * 1024);
+    flooder.set_buffers(4 << 20, 256 * 1024);
     (0..50_000).for_each(|_| flooder.ping(b"x"));
     let mut most = 0;
     for poll in 0.. {
@@ -242,7 +242,7 @@ fn a_message_far_larger_than_a_block_comes_whole() {
     for read_budget in [1_000, 256 * 1024, usize::MAX] {
         let mut host = Host::new(Config { read_budget, max_message_size: 4 << 20, ..Config::default() });
         let (mut peer, client) = host.open();
-        peer.windows(8 << 20, 1_000);
+        peer.set_buffers(8 << 20, 1_000);
         let bytes: Vec<u8> = (0..3 << 20).map(|i: u32| (i.wrapping_mul(i) >> 7) as u8).collect();
         peer.binary(&bytes);
         peer.text("next");

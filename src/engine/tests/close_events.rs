@@ -45,7 +45,7 @@ fn sends_in_the_tick_of_a_close_precede_the_close_reply() {
 fn half_closed_peer_gets_its_replies() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(1_000, 500);
+    peer.set_buffers(1_000, 500);
     peer.text("one");
     peer.text("two");
     peer.fin();
@@ -209,7 +209,7 @@ fn failed_connection_is_reported_while_paused() {
     host.engine.pause_reading(client).unwrap();
     peer.text("unread");
     host.settle();
-    peer.hang_up();
+    peer.close_socket();
     assert_eq!(host.settle(), 0, "it is paused, after all");
     host.engine.send(client, "are you there?".into()).unwrap();
     host.settle();
@@ -244,7 +244,7 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
     leaving.fin();
     let _ = host.poll();
     let mut shaking = host.connect();
-    shaking.raw(&Peer::HEAD.as_bytes()[..50]);
+    shaking.raw(&Peer::REQUEST.as_bytes()[..50]);
     host.settle();
     assert!(!host.engine.is_drained());
     host.engine.send(one, "the last word".into()).unwrap();
@@ -325,7 +325,7 @@ fn failed_handshakes_are_counted_by_reason() {
     let mut plain = host.connect();
     plain.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
     let mut foreign = host.connect();
-    foreign.raw(Peer::HEAD.replace("Upgrade:", "Origin: https://evil.example\r\nUpgrade:").as_bytes());
+    foreign.raw(Peer::REQUEST.replace("Upgrade:", "Origin: https://evil.example\r\nUpgrade:").as_bytes());
     let mut eager = host.connect();
     eager.handshake();
     eager.text("before the answer");
@@ -353,7 +353,7 @@ fn broken_connection_is_read_first_after_a_host_pause() {
     // The last messages have arrived but are unread when a write fails.
     assert_eq!(host.poll().len(), 1);
     peer.text("the very last");
-    peer.arrive();
+    peer.deliver();
     peer.reset(false);
     host.engine.send(id, crate::Message::Text("hello?").into()).unwrap();
     host.engine.flush(host.now);

@@ -32,7 +32,7 @@ fn handshake_timeout_covers_the_whole_head() {
     host.advance(MS / 3);
     let accepted = host.elapsed();
     let slow = host.connect();
-    for byte in Peer::HEAD.as_bytes().chunks(1).take(10) {
+    for byte in Peer::REQUEST.as_bytes().chunks(1).take(10) {
         slow.raw(byte);
         assert_eq!(host.settle(), 0);
         host.advance(SEC - MS / 9);
@@ -168,7 +168,7 @@ fn a_pong_gives_the_round_trip_time() {
 fn write_timeout_spares_a_slow_reader_that_makes_progress() {
     let mut host = Host::new(Config { max_buffered: 10_000, ping_interval: None, ..Config::default() });
     let (mut peer, client) = host.open();
-    peer.windows(1_000, 100);
+    peer.set_buffers(1_000, 100);
     host.engine.send(client, (&[7; 1_000]).into()).unwrap();
     let mut taken = host.elapsed();
     host.settle();
@@ -227,7 +227,7 @@ fn lingering_ends_at_close_timeout() {
     ended.close(1000);
     let refused = host.connect();
     refused.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    stuck.windows(1_000, 0);
+    stuck.set_buffers(1_000, 0);
     host.engine.send(client, (&[7; 1_000]).into()).unwrap();
     stuck.fin();
     // None of the peers closes its socket, and one accepts no bytes.

@@ -48,7 +48,7 @@ fn unwritten_rest_stays_in_order() {
     for window in [0, 1, 9, 10, 11, 5_000, LARGE + 9] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
-        peer.windows(1 << 20, window);
+        peer.set_buffers(1 << 20, window);
         host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
         assert_eq!(host.engine.buffered(client), LARGE + 10 - window);
         host.check();
@@ -57,7 +57,7 @@ fn unwritten_rest_stays_in_order() {
         host.engine.send(client, "after".into()).unwrap();
         // The simulated stream panics if it is written to before its writable event.
         host.settle();
-        peer.windows(1 << 20, 50_000);
+        peer.set_buffers(1 << 20, 50_000);
         let mut frames = Vec::new();
         while frames.len() < 4 {
             peer.read(usize::MAX);
@@ -77,7 +77,7 @@ fn unwritten_rest_stays_in_order() {
 fn write_timeout_of_a_direct_write_counts_from_the_flush() {
     let mut host = Host::new(Config { write_timeout: 10 * SEC, ..Config::default() });
     let (peer, client) = host.open();
-    peer.windows(1 << 20, 5_000);
+    peer.set_buffers(1 << 20, 5_000);
     host.engine.flush(host.now);
     // The application computed for longer than the write timeout.
     host.advance(11 * SEC);
@@ -94,7 +94,7 @@ fn write_timeout_of_a_direct_write_counts_from_the_flush() {
 fn drained_is_reported_when_the_rest_was_written() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(1 << 20, 60_000);
+    peer.set_buffers(1 << 20, 60_000);
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
     assert_eq!(host.settle(), 0);
     peer.read(usize::MAX);
@@ -124,7 +124,7 @@ fn close_frame_follows_a_direct_write() {
     for window in [5_000, 1 << 20] {
         let mut host = Host::new(Config::default());
         let (mut peer, client) = host.open();
-        peer.windows(1 << 20, window);
+        peer.set_buffers(1 << 20, window);
         host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
         host.engine.close(client, crate::CloseCode::Normal, "done", host.now).unwrap();
         assert_eq!(host.engine.send(client, (&payload(2, LARGE)).into()), Err(SendError::Closing(client)));
@@ -150,7 +150,7 @@ fn max_buffered_counts_only_the_unwritten_rest() {
         host.engine.send(client, (&payload(number, LARGE)).into()).unwrap();
         assert_eq!(peer.frames().len(), 1);
     }
-    peer.windows(1 << 20, 20_000);
+    peer.set_buffers(1 << 20, 20_000);
     host.engine.send(client, (&payload(3, LARGE)).into()).unwrap();
     assert_eq!(host.engine.send(client, (&payload(4, 20_000)).into()), Err(SendError::Dropped(client)));
     assert_eq!(host.engine.send(client, (&payload(4, 19_990)).into()), Ok(()));
@@ -162,7 +162,7 @@ fn memory_limit_counts_the_unwritten_rest() {
     let (mut peer, client) = host.open();
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
     assert_eq!((peer.frames().len(), host.engine.stats().closed.shed), (1, 0));
-    peer.windows(1 << 20, 10_000);
+    peer.set_buffers(1 << 20, 10_000);
     host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
     assert_eq!(host.engine.stats().closed.shed, 1);
 }
@@ -180,7 +180,7 @@ fn direct_writes_arrive_whole_and_in_order_under_faults() {
         let client = host.engine.clients().next().unwrap();
         let (mut sent, mut got, mut number) = (Vec::new(), Vec::new(), 0);
         peer.read(usize::MAX);
-        peer.windows(1 << 20, rng.pick(&[30_000, 60_000, 400_000]));
+        peer.set_buffers(1 << 20, rng.pick(&[30_000, 60_000, 400_000]));
         for _ in 0..60 {
             for _ in 0..rng.below(3) {
                 let size = rng.pick(&[5, 2_000, 16 * 1024 - 1, 16 * 1024, 70_000]);

@@ -36,15 +36,15 @@ impl Scene {
         let mut host = Host::new(Config { max_buffered: 1 << 20, ..Config::default() });
         let peers = [host.connect(), host.connect()];
         if let Some(fault) = fault {
-            peers[0].will_fail(fault);
+            peers[0].inject_fault(fault);
         }
         let mut scene = Scene { host, peers, stories: [Story::default(), Story::default()] };
         scene.each(|peer| {
-            peer.windows(256 * 1024, 20_000);
+            peer.set_buffers(256 * 1024, 20_000);
             // The head arrives in two pieces.
-            peer.raw(&Peer::HEAD.as_bytes()[..40]);
+            peer.raw(&Peer::REQUEST.as_bytes()[..40]);
         });
-        scene.each(|peer| peer.raw(&Peer::HEAD.as_bytes()[40..]));
+        scene.each(|peer| peer.raw(&Peer::REQUEST.as_bytes()[40..]));
         scene.each(|peer| peer.text("hello"));
         scene.each(|peer| peer.ping(b"are you there?"));
         // Large messages leave and arrive in parts.
@@ -122,7 +122,7 @@ fn io_error_at_any_call_ends_only_that_client() {
             for errno in ERRORS {
                 let fault = Fault { call, after, errno };
                 let scene = Scene::play(Some(fault));
-                assert!(!scene.peers[0].is_to_fail(), "{fault:?} never came");
+                assert!(!scene.peers[0].has_pending_fault(), "{fault:?} never came");
                 let [story, other] = &scene.stories;
                 assert!(other == witness, "{fault:?} has struck the other: {other:?}");
                 assert!(victim.heard.starts_with(&story.heard), "{fault:?}: {story:?}");
@@ -149,7 +149,7 @@ fn eintr_at_any_call_changes_nothing() {
     for (call, count) in [(Call::Read, reads), (Call::Write, writes)] {
         for after in 0..count {
             let scene = Scene::play(Some(Fault { call, after, errno: EINTR }));
-            assert!(!scene.peers[0].is_to_fail());
+            assert!(!scene.peers[0].has_pending_fault());
             assert!(scene.stories == calm.stories, "{call:?} {after}: {:?}", scene.stories);
         }
     }
@@ -161,11 +161,11 @@ fn input_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut asking, closing) = (host.connect(), host.open());
     let (mut leaving, client) = closing;
-    asking.raw(&Peer::HEAD.as_bytes()[..40]);
+    asking.raw(&Peer::REQUEST.as_bytes()[..40]);
     host.engine.close(client, 4000.into(), "enough", host.now).unwrap();
     host.settle();
     // The rest of a head and the reply to a close frame arrive in time, but unread.
-    asking.raw(&Peer::HEAD.as_bytes()[40..]);
+    asking.raw(&Peer::REQUEST.as_bytes()[40..]);
     leaving.close(4000);
     host.advance(30 * SEC);
     let mut ends = Vec::new();
@@ -183,7 +183,7 @@ fn input_during_a_process_stop_is_in_time() {
 fn repeated_process_stops_do_not_extend_a_deadline_forever() {
     let mut host = Host::new(Config::default());
     let slow = host.connect();
-    for byte in Peer::HEAD.as_bytes().chunks(1).take(5) {
+    for byte in Peer::REQUEST.as_bytes().chunks(1).take(5) {
         slow.raw(byte);
         host.advance(30 * SEC);
         host.settle();
@@ -196,7 +196,7 @@ fn repeated_process_stops_do_not_extend_a_deadline_forever() {
 fn output_taken_during_a_process_stop_is_in_time() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(1_000, 1_000);
+    peer.set_buffers(1_000, 1_000);
     host.engine.send(client, crate::Message::Binary(&[7; 1_500]).into()).unwrap();
     host.settle();
     host.advance(SEC);

@@ -33,7 +33,7 @@ fn large_file_reaches_a_slow_reader_in_little_memory() {
     let content = folder.write("large", 3_000_000);
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
-    web.peer.windows(1_000, 30_000);
+    web.peer.set_buffers(1_000, 30_000);
     web.ask(get("/large"));
     web.ask(get("/large").replace("GET", "HEAD"));
     let (mut most, mut answers) = (0, Vec::new());
@@ -61,7 +61,7 @@ fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
     let content = folder.write("log", 500_000);
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
-    web.peer.windows(1_000, 10_000);
+    web.peer.set_buffers(1_000, 10_000);
     web.ask(get("/log"));
     web.ask(get("/log"));
     host.settle();
@@ -108,7 +108,7 @@ fn reader_that_stalls_or_leaves_a_file_is_dropped() {
     for leaves in [false, true] {
         let mut host = folder.host(Config::default());
         let mut web = Web::new(&mut host);
-        web.peer.windows(1_000, 10_000);
+        web.peer.set_buffers(1_000, 10_000);
         web.ask(get("/large"));
         host.settle();
         web.peer.read(5_000);
@@ -137,7 +137,7 @@ fn shutdown_lets_a_file_transfer_finish() {
     let content = folder.write("large", 500_000);
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
-    web.peer.windows(1_000, 10_000);
+    web.peer.set_buffers(1_000, 10_000);
     web.ask(get("/large"));
     web.ask(get("/large"));
     host.settle();

@@ -15,7 +15,7 @@ use crate::{
 
 /// An upgrade request for a path, with extra header lines.
 fn head(path: &str, extra: &str) -> String {
-    Peer::HEAD.replace("/chat?room=1", path).replace("\r\n\r\n", &format!("\r\n{extra}\r\n"))
+    Peer::REQUEST.replace("/chat?room=1", path).replace("\r\n\r\n", &format!("\r\n{extra}\r\n"))
 }
 
 fn deciding(
@@ -382,7 +382,7 @@ fn client_that_leaves_or_sends_early_is_reported_gone_once() {
 fn upgrade_and_upgrade_gone_may_share_a_tick() {
     let mut host = deferring(Config::default());
     let mut web = Web::new(&mut host);
-    web.ask(Peer::HEAD);
+    web.ask(Peer::REQUEST);
     web.peer.fin();
     let _ = host.poll();
     let tick = host.poll();
@@ -436,7 +436,7 @@ fn undecided_upgrade_gets_503_at_handshake_timeout() {
             host.advance(30 * SEC);
         }
         let start = host.now;
-        web.ask(Peer::HEAD);
+        web.ask(Peer::REQUEST);
         let mut ids = Vec::new();
         for _ in 0..3 {
             ids.extend(upgrades(&host.poll()));
@@ -509,7 +509,7 @@ fn memory_limit_sheds_pending_upgrades_and_reports_them() {
     // An accepted client takes the memory in which the others wait.
     let client = host.engine.accept_upgrade(ids[0], HeaderMap::new(), host.now).unwrap();
     host.engine.send(client, (&vec![7; 70_000]).into()).unwrap();
-    webs[0].peer.windows(1_000, 100);
+    webs[0].peer.set_buffers(1_000, 100);
     for _ in 0..100 {
         let tick = host.poll();
         host.check();

@@ -1,9 +1,9 @@
-//! An engine on a simulated network, polled as a server polls it, with a clock that stands until it
-//! is moved.
+//! An engine on a simulated network, polled as a server polls it. Its clock moves only when a test
+//! moves it.
 //!
-//! In calm conditions everything written is there when the other side reads. In harsh conditions it
-//! takes some polls and comes in pieces: the network has a clock of its own, which moves at random
-//! between two polls, however still the engine's clock stands. The same seed, the same run.
+//! In calm conditions all bytes arrive before the other side reads. In harsh conditions they take
+//! some polls and arrive in pieces: the network's clock moves by a random step in each poll, also
+//! while the engine's clock does not move. A run depends on the seed only.
 
 use std::{
     collections::HashMap,
@@ -25,18 +25,18 @@ use crate::{
 /// The engine's number in its network.
 const HOST: usize = 0;
 
-/// Outbound connections: the world outside, and what was asked of it.
+/// The outcomes of outbound connections, and a log of the attempts.
 #[derive(Debug, Default)]
-pub(super) struct Dialing {
+pub(super) struct Outbound {
     pub(super) outcomes: HashMap<SocketAddr, Outcome>,
     pub(super) names: HashMap<String, Vec<SocketAddr>>,
-    /// When each address was tried.
+    /// The time and the address of each attempt.
     pub(super) log: Vec<(Duration, SocketAddr)>,
-    /// The servers' ends of connections, until a test takes them.
+    /// The remote ends of the connections; a test takes them.
     pub(super) peers: Vec<Peer>,
 }
 
-/// An engine, its network, and its clock: polls as `Server::poll_wait` does.
+/// An engine with its network and its clock. It polls as `Server::poll_wait` does.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(in crate::engine) engine: Engine<SimSocket>,
@@ -45,7 +45,7 @@ pub(super) struct Host {
     network: Shared,
     chaos: Option<Rng>,
     connected: u16,
-    pub(super) dialing: Dialing,
+    pub(super) outbound: Outbound,
     /// Turns given to clients in the last poll.
     pub(super) turns: usize,
 }
@@ -59,7 +59,7 @@ impl Host {
         Self::with_hooks(config, Hooks::default(), chaos)
     }
 
-    /// `chaos`: the conditions are harsh, and everything that is up to chance comes from there.
+    /// With `chaos`, the conditions are harsh and take their random numbers from it.
     pub(super) fn with_hooks(config: Config, hooks: Hooks, mut chaos: Option<Rng>) -> Self {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
@@ -75,22 +75,22 @@ impl Host {
             network,
             chaos,
             connected: 0,
-            dialing: Dialing::default(),
+            outbound: Outbound::default(),
             turns: 0,
         }
     }
 
-    /// A new connection; nothing has been sent on it. Accepted by the next poll.
+    /// Connects a peer, which has sent nothing yet. The next poll accepts it.
     pub(super) fn connect(&mut self) -> Peer {
         self.connected += 1;
         Peer::connect(&self.network, HOST, self.connected)
     }
 
-    /// A client whose handshake is over and whose `Open` has been handed out.
+    /// Connects a peer, and completes its handshake up to its `Open` event.
     pub(super) fn open(&mut self) -> (Peer, crate::ClientId) {
         let mut peer = self.connect();
         peer.handshake();
-        // Accepted, read, answered.
+        // The first poll accepts, the second reads the request, the third writes the response.
         assert_eq!([self.poll().len(), self.poll().len(), self.poll().len()], [0, 1, 0]);
         assert_eq!(peer.frames(), []);
         assert_eq!(peer.status(), Some(101));
@@ -106,15 +106,15 @@ impl Host {
         self.now - self.start
     }
 
-    /// One poll at the present moment.
+    /// Polls without moving the engine's clock.
     pub(super) fn poll(&mut self) -> Tick {
         self.poll_after(Duration::ZERO)
     }
 
-    /// One poll in which nothing happens for some time.
+    /// Polls, and moves the engine's clock by `wait` during the sleep.
     pub(super) fn poll_after(&mut self, wait: Duration) -> Tick {
         self.engine.flush(self.now);
-        self.carry_out_dials();
+        self.execute_orders();
         let called = self.now;
         self.advance(wait);
         let step = self.chaos.as_mut().map_or(0, |rng| rng.below(Weather::STEP.as_millis() as usize));
@@ -124,14 +124,17 @@ impl Host {
         for (index, readiness) in reports {
             self.engine.ready(index, readiness, self.now);
         }
-        while let Some((id, remote)) = self.next_accepted() {
+        loop {
+            // The lock is released before the socket is used.
+            let accepted = self.network.lock().accept(HOST);
+            let Some((id, remote)) = accepted else { break };
             let socket = SimSocket::new(&self.network, id);
             if let Some(index) = self.engine.accept(socket, remote, self.now) {
                 self.network.lock().watch(HOST, id, index);
             }
         }
         self.engine.fire_timers(self.now);
-        self.carry_out_dials();
+        self.execute_orders();
         self.turns = 0;
         while self.engine.service_next(self.now) {
             self.turns += 1;
@@ -139,17 +142,12 @@ impl Host {
         self.engine.finish_tick(self.now, false)
     }
 
-    /// Everything in flight arrives, and nobody does anything meanwhile.
-    pub(super) fn land(&mut self) {
+    /// Delivers everything in flight, without a poll.
+    pub(super) fn deliver_all(&mut self) {
         self.network.lock().advance(SEC);
     }
 
-    /// The network is free again before the connection is used.
-    fn next_accepted(&self) -> Option<((usize, usize), SocketAddr)> {
-        self.network.lock().accept(HOST)
-    }
-
-    /// Polls until nothing is left to do at this moment, and gives the number of events.
+    /// Polls until nothing is left to do at this time, and returns the number of events.
     pub(super) fn settle(&mut self) -> usize {
         let mut events = 0;
         for _ in 0..100_000 {
@@ -158,20 +156,22 @@ impl Host {
                 return events;
             }
         }
-        panic!("the engine never comes to rest: {:?}", self.engine.next_timeout(self.now));
+        panic!("the engine is never idle: {:?}", self.engine.next_timeout(self.now));
     }
 
-    /// Whether time has to pass, or a peer to act, before anything happens.
+    /// Whether a poll at this time would do nothing.
     pub(super) fn is_quiet(&mut self) -> bool {
-        self.engine.next_timeout(self.now) != Some(Duration::ZERO) && self.network.lock().is_still()
+        let mut network = self.network.lock();
+        network.advance(Duration::ZERO);
+        self.engine.next_timeout(self.now) != Some(Duration::ZERO) && network.is_quiet()
     }
 
-    fn carry_out_dials(&mut self) {
+    fn execute_orders(&mut self) {
         while let Some(order) = self.engine.next_dial(self.now) {
             match order {
                 Order::Nothing => {}
                 Order::Resolve(id, host, port) => {
-                    let found = self.dialing.names.get(&host).cloned();
+                    let found = self.outbound.names.get(&host).cloned();
                     let error = ConnectError::Resolve { host, error: "unknown".into() };
                     let addrs = found.ok_or(error);
                     let addrs = addrs.map(|addrs| {
@@ -180,8 +180,8 @@ impl Host {
                     self.engine.resolved(id, addrs, self.now);
                 }
                 Order::Connect(id, addr) => {
-                    self.dialing.log.push((self.elapsed(), addr));
-                    let outcome = self.dialing.outcomes.get(&addr).copied().unwrap_or_default();
+                    self.outbound.log.push((self.elapsed(), addr));
+                    let outcome = self.outbound.outcomes.get(&addr).copied().unwrap_or_default();
                     if outcome == Outcome::Unreachable {
                         self.engine.dialed(id, Err(ErrorKind::NetworkUnreachable.into()), self.now);
                         continue;
@@ -189,7 +189,7 @@ impl Host {
                     let (at, port) = ((HOST, id.index()), self.connected + 1);
                     let (socket, peer) = Peer::accept(&self.network, at, addr, outcome, port);
                     self.connected += u16::from(peer.is_some());
-                    self.dialing.peers.extend(peer);
+                    self.outbound.peers.extend(peer);
                     self.engine.dialed(id, Ok(socket), self.now);
                 }
             }

@@ -139,7 +139,7 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
     // A response to HEAD has no body. Responses are therefore told apart by their beginning, not by
     // the request.
     let stats = host.engine.stats();
-    while let Some(head) = peer.answer(true) {
+    while let Some(head) = peer.response(true) {
         let status = peer.status().expect("of this answer");
         let length =
             |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok();

@@ -21,7 +21,7 @@ fn panicking_closure_loses_no_message_of_the_same_tick() {
         let mut web = Web::new(&mut host);
         let _ = host.poll();
         peer.text("hello");
-        web.ask(if upgrade { Peer::HEAD.replace("/chat", "/panic") } else { get("/") });
+        web.ask(if upgrade { Peer::REQUEST.replace("/chat", "/panic") } else { get("/") });
         assert!(catch_unwind(AssertUnwindSafe(|| host.poll())).is_err());
         peer.text("there");
         let mut got = messages(&host.poll());
@@ -81,7 +81,7 @@ fn last_response_may_leave_slowly() {
         ["GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "GET / HTTP/1.0\r\nHost: a\r\n\r\n"]
     {
         let mut web = Web::new(&mut host);
-        web.peer.windows(1_000, 1_000);
+        web.peer.set_buffers(1_000, 1_000);
         web.ask(request);
         host.settle();
         while web.peer.read(1_000) > 0 {
@@ -116,7 +116,7 @@ fn pending_upgrades_are_counted_with_their_headers() {
     let mut host = Host::with_hooks(Config::default(), hooks, None);
     let mut web = Web::new(&mut host);
     let many: String = (0..90).map(|number| format!("a{number}:\r\n")).collect();
-    web.ask(Peer::HEAD.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));
+    web.ask(Peer::REQUEST.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));
     host.settle();
     host.check();
     let held = host.engine.total_buffered();

@@ -13,7 +13,7 @@ fn memory_limit() -> Config {
 /// A client whose socket accepts only 100 bytes.
 fn deaf(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
-    peer.windows(256 * 1024, 100);
+    peer.set_buffers(256 * 1024, 100);
     (peer, client)
 }
 
@@ -53,11 +53,11 @@ fn memory_pressure_first_rejects_new_connections() {
     assert_eq!(closes(&host.poll()), []);
 
     // Between 5/8 and 3/4 of the limit the pressure stays; below it ends.
-    slow.windows(256 * 1024, 60 * KB);
+    slow.set_buffers(256 * 1024, 60 * KB);
     slow.frames();
     host.settle();
     assert_eq!(host.engine.pressure(), Pressure::Refusing);
-    slow.windows(256 * 1024, 1 << 20);
+    slow.set_buffers(256 * 1024, 1 << 20);
     slow.frames();
     assert_eq!(pressures(&host.poll()), [Pressure::Low]);
     host.open();
@@ -86,7 +86,7 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
     assert_eq!(host.engine.stats().reading_stops, 1);
 
     // Reading resumes once the slow client has taken enough, and no message was lost.
-    slow.windows(256 * 1024, 1 << 20);
+    slow.set_buffers(256 * 1024, 1 << 20);
     host.poll();
     slow.frames();
     let mut heard = Vec::new();
@@ -106,7 +106,7 @@ fn reading_resumes_only_below_the_lower_threshold() {
     queue(&mut host, slow_id, 360);
     queue(&mut host, other, 350);
     assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
-    slow.windows(256 * 1024, 60 * KB);
+    slow.set_buffers(256 * 1024, 60 * KB);
     slow.frames();
     host.settle();
     assert!((600 * KB..700 * KB).contains(&host.engine.total_buffered()));
@@ -158,7 +158,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
     assert_eq!(messages(&tick), [(talker_id, b"heard in the end".to_vec())]);
 
     // The client gets 1013 behind the frame that was half sent.
-    large.windows(256 * 1024, 1 << 20);
+    large.set_buffers(256 * 1024, 1 << 20);
     let mut frames = Vec::new();
     for _ in 0..3 {
         frames.extend(large.frames());
@@ -166,7 +166,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
     }
     assert!(matches!(&frames[..], [Frame::Binary(bytes), Frame::Close(1013, _)] if bytes.len() == 10 * KB));
     for (peer, _) in &mut small {
-        peer.windows(256 * 1024, 1 << 20);
+        peer.set_buffers(256 * 1024, 1 << 20);
         host.settle();
         assert_eq!((peer.frames().len(), peer.rest().len()), (13, 0));
     }
@@ -183,14 +183,14 @@ fn held_back_client_is_read_after_each_pause() {
         queue(&mut host, slow_id, 370);
         talker.text("hear me");
         assert_eq!(messages(&host.poll()), []);
-        slow.windows(256 * 1024, 1 << 20);
+        slow.set_buffers(256 * 1024, 1 << 20);
         slow.frames();
         let mut heard = Vec::new();
         (0..3).for_each(|_| heard.extend(messages(&host.poll())));
         assert_eq!(heard, [(talker_id, b"hear me".to_vec())]);
         assert_eq!(host.engine.stats().reading_stops, round);
         slow.frames();
-        slow.windows(256 * 1024, 100);
+        slow.set_buffers(256 * 1024, 100);
     }
 }
 
@@ -281,7 +281,7 @@ fn data_drained_during_a_host_pause_prevents_closing() {
     queue(&mut host, slow_id, 380);
     queue(&mut host, other, 340);
     assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
-    slow.windows(256 * 1024, 1 << 20);
+    slow.set_buffers(256 * 1024, 1 << 20);
     slow.frames();
     host.advance(SEC);
     let tick = host.poll();
@@ -363,7 +363,7 @@ fn shared_frame_counts_once_towards_the_memory_limit() {
     let total = host.engine.total_buffered();
     assert!((300 * KB..330 * KB).contains(&total), "{total}");
     for (peer, _) in &mut all {
-        peer.windows(256 * 1024, 1 << 20);
+        peer.set_buffers(256 * 1024, 1 << 20);
     }
     host.settle();
     assert_eq!(host.engine.total_buffered(), 0);

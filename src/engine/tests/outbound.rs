@@ -79,7 +79,7 @@ fn open(host: &mut Host, connect: impl Into<Connect>) -> (ClientId, Peer) {
 /// Polls until the newest connection arrives at the server, and accepts it.
 fn answer(host: &mut Host) -> Peer {
     host.settle();
-    let mut peer = host.dialing.peers.pop().expect("a connection");
+    let mut peer = host.outbound.peers.pop().expect("a connection");
     let accept = accept_of(&mut peer);
     peer.raw(accept.as_bytes());
     let opened = host.poll();
@@ -122,8 +122,8 @@ fn outbound_connection_opens_exchanges_messages_and_closes() {
     assert_eq!(host.engine.send(id, "early".into()), Err(SendError::Connecting(id)));
     assert_eq!((host.engine.client_count(), host.engine.remote_addr(id)), (0, None));
     host.settle();
-    let mut peer = host.dialing.peers.pop().unwrap();
-    assert_eq!(host.dialing.log, [(Duration::ZERO, addr(1))]);
+    let mut peer = host.outbound.peers.pop().unwrap();
+    assert_eq!(host.outbound.log, [(Duration::ZERO, addr(1))]);
     let accept = accept_of(&mut peer);
     // Frames in the same segment as the 101 response, the last one incomplete.
     let frames = [plain("one"), plain("two"), plain("three")].concat();
@@ -191,15 +191,15 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
     use Outcome::{Connects, Refused, Silence, Unreachable};
     let mut host = host();
     let outcomes = [(1, Silence), (2, Refused), (3, Unreachable), (4, Silence), (5, Connects)];
-    host.dialing.outcomes = outcomes.into_iter().map(|(last, outcome)| (addr(last), outcome)).collect();
-    host.dialing.names.insert("a.example".into(), (1..=5).map(addr).collect());
+    host.outbound.outcomes = outcomes.into_iter().map(|(last, outcome)| (addr(last), outcome)).collect();
+    host.outbound.names.insert("a.example".into(), (1..=5).map(addr).collect());
     let id = dial(&mut host, "ws://a.example:9001/");
-    while host.dialing.peers.is_empty() {
+    while host.outbound.peers.is_empty() {
         assert!(host.poll().is_empty());
         pass(&mut host);
     }
     // Each address that never answers has an equal share of what is left of the 10 s.
-    let times: Vec<_> = host.dialing.log.iter().map(|(at, addr)| (at.as_millis(), addr.ip())).collect();
+    let times: Vec<_> = host.outbound.log.iter().map(|(at, addr)| (at.as_millis(), addr.ip())).collect();
     let expected = [(0, 1), (2000, 2), (2000, 3), (2000, 4), (6000, 5)];
     assert_eq!(times, expected.map(|(at, last)| (at, addr(last).ip())));
     // The handshake has the rest of the 10 s.
@@ -234,7 +234,7 @@ fn each_connect_failure_has_its_error_and_ends_the_id() {
     ];
     for (url, outcome, mut expected) in cases {
         let mut host = host();
-        host.dialing.outcomes.insert(addr(1), outcome);
+        host.outbound.outcomes.insert(addr(1), outcome);
         let id = dial(&mut host, url);
         if outcome == Outcome::Silence {
             // A single address has the whole time.
@@ -255,7 +255,7 @@ fn stall_fin_or_reset_at_any_byte_fails_the_attempt() {
         let mut host = host();
         dial(&mut host, URL);
         host.settle();
-        let mut peer = host.dialing.peers.pop().unwrap();
+        let mut peer = host.outbound.peers.pop().unwrap();
         accept_of(&mut peer).len()
     };
     for end in 0..whole {
@@ -263,7 +263,7 @@ fn stall_fin_or_reset_at_any_byte_fails_the_attempt() {
             let mut host = host();
             let id = dial(&mut host, URL);
             host.settle();
-            let mut peer = host.dialing.peers.pop().unwrap();
+            let mut peer = host.outbound.peers.pop().unwrap();
             let accept = accept_of(&mut peer);
             peer.raw(&accept.as_bytes()[..end]);
             assert_eq!(host.settle(), 0);
@@ -291,7 +291,7 @@ fn rejection_with_a_stalled_body_is_reported_as_rejection() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
-    let peer = host.dialing.peers.pop().unwrap();
+    let peer = host.outbound.peers.pop().unwrap();
     peer.raw(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nwho are");
     let tick = next_tick(&mut host);
     let [(failed, ConnectError::Refused(refusal))] = &failures(&tick)[..] else { panic!("{tick:?}") };
@@ -303,7 +303,7 @@ fn response_that_arrived_during_a_host_pause_is_in_time() {
     let mut host = host();
     let id = dial(&mut host, URL);
     host.settle();
-    let mut peer = host.dialing.peers.pop().unwrap();
+    let mut peer = host.outbound.peers.pop().unwrap();
     let accept = accept_of(&mut peer);
     peer.raw(accept.as_bytes());
     let tick = host.poll_after(60 * SEC);
@@ -312,7 +312,7 @@ fn response_that_arrived_during_a_host_pause_is_in_time() {
     // Half a response is not enough, and the deadline is not extended again.
     let id = dial(&mut host, URL);
     host.settle();
-    let mut peer = host.dialing.peers.pop().unwrap();
+    let mut peer = host.outbound.peers.pop().unwrap();
     let accept = accept_of(&mut peer);
     peer.raw(&accept.as_bytes()[..50]);
     assert!(host.poll_after(60 * SEC).is_empty());

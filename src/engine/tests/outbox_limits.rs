@@ -8,7 +8,7 @@ use crate::{Overflow, PeerMisbehaved, SendError, util::test_rng::Rng};
 /// A client whose socket accepts no bytes for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
-    peer.windows(1_000, 0);
+    peer.set_buffers(1_000, 0);
     (peer, client)
 }
 
@@ -33,7 +33,7 @@ fn overflow_disconnects_after_queued_messages_left() {
     assert_eq!(host.engine.send(client, (&message).into()), Err(SendError::NotConnected(client)));
     // The client lingers, and its socket becomes writable in time.
     host.advance(9 * SEC);
-    peer.windows(1_000, 100_000);
+    peer.set_buffers(1_000, 100_000);
     host.settle();
     let sent = Frame::Binary(message.to_vec());
     assert_eq!(peer.frames(), [sent.clone(), sent.clone(), sent, Frame::Close(1013, "too slow".into())]);
@@ -52,7 +52,7 @@ fn drop_newest_keeps_the_client_and_reports_the_drop() {
     assert_eq!(host.engine.send(client, (&[9; 10]).into()), Ok(()), "this one fits");
     assert_eq!(host.settle(), 0);
     assert_eq!(host.engine.stats().dropped, 1);
-    peer.windows(1_000, 100_000);
+    peer.set_buffers(1_000, 100_000);
     let tick = host.poll();
     assert_eq!(count(&tick, |event| matches!(event, Event::Drained { client: id } if *id == client)), 1);
     assert_eq!(peer.frames(), [Frame::Binary(vec![7; 900]), Frame::Binary(vec![9; 10])]);
@@ -132,7 +132,7 @@ fn the_delivery_of_a_broadcast_adds_up() {
 fn drained_is_reported_once_per_congestion() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(1_000, 500);
+    peer.set_buffers(1_000, 500);
     let drained = |tick: &Tick| count(tick, |event| matches!(event, Event::Drained { .. }));
     for round in 1..=3 {
         host.engine.send(client, (&[7; 100]).into()).unwrap();
@@ -152,7 +152,7 @@ fn drained_is_reported_once_per_congestion() {
 fn control_frames_overtake_queued_data_at_a_frame_boundary() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(100_000, 100);
+    peer.set_buffers(100_000, 100);
     (0..3).for_each(|_| host.engine.send(client, (&[7; 300]).into()).unwrap());
     host.settle();
     (0..1_000_u32).for_each(|number| peer.ping(&number.to_be_bytes()));
@@ -238,7 +238,7 @@ fn random_input_never_panics() {
             host.check();
         }
         peer.reset(rng.one_in(2));
-        raw.hang_up();
+        raw.close_socket();
         host.settle();
         host.check_empty();
     }
@@ -248,7 +248,7 @@ fn random_input_never_panics() {
 fn blocked_write_is_not_repeated_before_a_writable_event() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(1_000, 100);
+    peer.set_buffers(1_000, 100);
     let sent: Vec<u8> = (0..=255).cycle().take(1_500).collect();
     host.engine.send(client, (&sent).into()).unwrap();
     let mut frames = Vec::new();

@@ -92,7 +92,7 @@ impl World {
     fn connect(&mut self) {
         let mut peer = self.host.connect();
         let sizes = [200, 1_000, 10_000, 256 * 1024];
-        peer.windows(1_000, self.rng.pick(&sizes));
+        peer.set_buffers(1_000, self.rng.pick(&sizes));
         peer.handshake();
         for _ in 0..10_000 {
             let tick = self.host.poll();
@@ -142,7 +142,7 @@ impl World {
                 (receiver.ended, receiver.deaf) = (true, true);
             }
             203 if !calm => {
-                receiver.peer.hang_up();
+                receiver.peer.close_socket();
                 (receiver.ended, receiver.deaf) = (true, true);
             }
             _ => {}
@@ -413,7 +413,7 @@ impl RandomWorld for World {
         });
         self.step();
         self.host.check_empty();
-        self.host.land();
+        self.host.deliver_all();
         for receiver in &mut self.receivers {
             receiver.listen(usize::MAX);
             let reason = receiver.reason.clone().expect("closed");

@@ -10,11 +10,11 @@ use crate::{
 /// now.
 fn blocked(host: &mut Host, begun: usize) -> (Peer, ClientId) {
     let (mut peer, client) = host.open();
-    peer.windows(100_000, 1);
+    peer.set_buffers(100_000, 1);
     host.engine.send(client, (&vec![0; begun]).into()).unwrap();
     host.settle();
     peer.read(1);
-    peer.windows(100_000, 0);
+    peer.set_buffers(100_000, 0);
     (peer, client)
 }
 
@@ -36,7 +36,7 @@ fn latest(host: &mut Host, client: ClientId, key: impl Into<LatestKey>, message:
 
 /// Unblocks the socket and reads everything.
 fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
-    peer.windows(100_000, 1 << 20);
+    peer.set_buffers(100_000, 1 << 20);
     let mut frames = Vec::new();
     for _ in 0..20 {
         host.settle();
@@ -111,7 +111,7 @@ fn high_priority_keeps_order_and_takes_one_write() {
 fn high_priority_between_two_writes_keeps_its_order() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(100_000, 10);
+    peer.set_buffers(100_000, 10);
     // The first message is half sent when the third is queued.
     send(&mut host, client, "first.....................", high());
     send(&mut host, client, "second", high());
@@ -162,7 +162,7 @@ fn newer_value_takes_the_position_of_the_older_one() {
 fn partly_written_value_is_not_replaced() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    peer.windows(100_000, 3);
+    peer.set_buffers(100_000, 3);
     latest(&mut host, client, 1, "old value");
     host.settle();
     latest(&mut host, client, 1, "new value");
@@ -331,13 +331,13 @@ fn abrupt_end_frees_all_pending_messages() {
         match end {
             0 => host.engine.disconnect(client).unwrap(),
             1 => peer.reset(false),
-            2 => peer.hang_up(),
+            2 => peer.close_socket(),
             // The write timeout passes.
             _ => host.advance(10 * SEC),
         }
         host.settle();
         if end == 2 {
-            peer.windows(100_000, 1 << 20);
+            peer.set_buffers(100_000, 1 << 20);
             host.settle();
             peer.reset(true);
         }
@@ -367,12 +367,12 @@ fn slow_client_has_few_framed_bytes() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
     (0..2_000).for_each(|number| latest(&mut host, client, number, "a value of thirty bytes or so"));
-    peer.windows(100_000, 1_000);
+    peer.set_buffers(100_000, 1_000);
     host.settle();
     let framed = host.engine.get(client).unwrap().outbox.len();
     assert!(framed < 5_000, "{framed} bytes are framed");
     // Once the client has caught up, one write takes all.
-    peer.windows(100_000, 1 << 20);
+    peer.set_buffers(100_000, 1 << 20);
     let drained = |tick: &Tick| count(tick, |event| matches!(event, Event::Drained { .. }));
     let mut events = 0;
     for _ in 0..10 {
@@ -391,7 +391,7 @@ fn slow_client_has_few_framed_bytes() {
 fn oldest(window: usize, rate: usize, latest: bool) -> Duration {
     let mut host = Host::new(Config { max_buffered: 64 << 20, ..Config::default() });
     let (mut peer, client) = host.open();
-    peer.windows(100_000, window);
+    peer.set_buffers(100_000, window);
     let mut worst = Duration::ZERO;
     let mut allowed = 0;
     for step in 0..6_000 {

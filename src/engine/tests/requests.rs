@@ -259,7 +259,7 @@ fn reset_during_a_response_discards_pipelined_requests() {
     // The pipelined requests are unparsed until the first response has left.
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
-    web.peer.windows(10_000, 1_000);
+    web.peer.set_buffers(10_000, 1_000);
     for _ in 0..5 {
         web.ask(get("/"));
     }
@@ -371,7 +371,7 @@ fn panicking_closure_loses_no_message_of_other_clients() {
     let _ = host.poll();
     one.text("before");
     webs[0].ask(get("/"));
-    webs[1].ask(Peer::HEAD.replace("/chat", "/bug"));
+    webs[1].ask(Peer::REQUEST.replace("/chat", "/bug"));
     two.text("behind");
     let mut heard = Vec::new();
     for _ in 0..6 {
@@ -457,7 +457,7 @@ fn upgrade_after_plain_requests_ends_http() {
         if !pipelined {
             host.settle();
         }
-        web.ask(Peer::HEAD);
+        web.ask(Peer::REQUEST);
         let mut opened = None;
         for _ in 0..20 {
             let tick = host.poll();
@@ -492,7 +492,7 @@ fn upgrade_after_plain_requests_ends_http() {
 #[test]
 fn upgrade_clears_the_http_deadlines() {
     let (mut host, mut web) = served();
-    web.ask(Peer::HEAD);
+    web.ask(Peer::REQUEST);
     host.settle();
     assert_eq!(statuses(&web.answers()), [101]);
     host.advance(53 * SEC);

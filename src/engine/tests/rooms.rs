@@ -96,7 +96,7 @@ fn publish_latest_replaces_per_member() {
             host.engine.join(client, "lobby".into()).unwrap();
         }
         let (_, outsider) = host.open();
-        slow.windows(1_000, 100);
+        slow.set_buffers(1_000, 100);
         // This message blocks the ones that follow.
         host.engine.send(slow_id, (&[7; 200]).into()).unwrap();
         host.settle();
@@ -111,7 +111,7 @@ fn publish_latest_replaces_per_member() {
         assert_eq!(fast.frames(), (0..5).map(|number| text(&position(number))).collect::<Vec<_>>());
         assert_eq!(host.engine.stats().replaced, 4);
         assert_eq!(host.engine.buffered(outsider), 0);
-        slow.windows(1_000, 100_000);
+        slow.set_buffers(1_000, 100_000);
         slow.read(10);
         host.settle();
         assert_eq!(slow.frames(), [Frame::Binary(vec![7; 200]), text(&position(4))]);

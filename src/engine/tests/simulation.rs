@@ -160,7 +160,7 @@ impl World {
         let mut peer = self.host.connect();
         peer.offers = self.compresses && !self.rng.one_in(4);
         let sizes = [1_000, 20_000, 256 * 1024];
-        peer.windows(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&sizes));
+        peer.set_buffers(self.rng.pick(&[100, 5_000, 256 * 1024]), self.rng.pick(&sizes));
         self.actors.push(Actor::new(peer));
         self.moments.push(Moments::new(self.host.now));
     }
@@ -178,7 +178,7 @@ impl World {
             }
             if let Some(rate) = config.max_bytes_per_second.filter(|_| actor.reason.is_none()) {
                 // The byte that proves the excess is read as well.
-                let read = u128::from(actor.peer.traffic().0) - actor.peer.head().len() as u128;
+                let read = u128::from(actor.peer.traffic().0) - actor.peer.request().len() as u128;
                 assert!(read <= allowed(rate as u64) + 1, "too many bytes: {actor:?}");
             }
         }
@@ -506,7 +506,7 @@ impl RandomWorld for World {
         self.step();
         self.host.check_empty();
         assert_eq!(self.host.engine.is_drained(), shutdown);
-        self.host.land();
+        self.host.deliver_all();
         for actor in &mut self.actors {
             actor.listen(usize::MAX);
             assert!(actor.id.is_none() || actor.reason.is_some(), "never closed: {:?}", actor.id);

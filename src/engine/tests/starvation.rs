@@ -10,7 +10,7 @@ fn a_carry_longer_than_the_block_is_parsed_and_the_others_are_read() {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let (mut flooder, client) = host.open();
         let (mut peer, other) = host.open();
-        flooder.windows(4 << 20, 1 << 20);
+        flooder.set_buffers(4 << 20, 1 << 20);
         flooder.binary(&vec![1; 20_000]);
         assert_eq!(host.poll().len(), 1);
         let pings = 30_000;
@@ -42,7 +42,7 @@ fn events_of_the_flush_take_nothing_from_input_and_timers() {
     for event_budget in [1, 2, 3] {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let mut slow: Vec<_> = (0..4).map(|_| host.open()).collect();
-        slow.iter().for_each(|(peer, _)| peer.windows(256 * 1024, 100));
+        slow.iter().for_each(|(peer, _)| peer.set_buffers(256 * 1024, 100));
         let (mut peer, client) = host.open();
         host.engine.set_timer(MS, true, host.now);
         let (mut heard, mut fired, mut drained) = (0, 0, 0);

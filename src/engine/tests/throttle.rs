@@ -142,7 +142,7 @@ fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
     let (mut peer, client) = open(&mut host);
     numbered(0..2).iter().for_each(|bytes| peer.binary(bytes));
     peer.close(1000);
-    peer.windows(26, 5_000);
+    peer.set_buffers(26, 5_000);
     // The excess byte is carried behind a message that the tick had no room for.
     assert_eq!(host.poll().len(), 1);
     host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
@@ -217,7 +217,7 @@ fn paused_flood_is_delivered_at_the_rate_without_busy_polls() {
                     ..per_second(Limit::Pause, messages, bytes)
                 });
                 let (mut peer, client) = open(&mut host);
-                peer.windows(5_000, 5_000);
+                peer.set_buffers(5_000, 5_000);
                 numbered(0..10_000).iter().for_each(|bytes| peer.binary(bytes));
                 peer.close(1000);
                 let mut got = settle(&mut host).0;
@@ -393,7 +393,7 @@ fn application_pause_and_limit_pause_are_independent() {
 fn throttled(config: Config) -> (Host, Peer, ClientId) {
     let mut host = Host::new(config);
     let (mut peer, client) = open(&mut host);
-    peer.windows(5_000, 100_000);
+    peer.set_buffers(5_000, 100_000);
     numbered(0..1_000).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(settle(&mut host).0.len(), 10);
     assert!(is_throttled(&host, client) && peer.pending() > 0);
@@ -451,7 +451,7 @@ fn throttled_client_ends_when_its_connection_ends() {
 
         // The peer is gone: input that has arrived is delivered at once, then the end is reported.
         let (mut host, peer, client) = throttled(config);
-        peer.hang_up();
+        peer.close_socket();
         host.engine.send(client, "hello?".into()).unwrap();
         host.settle();
         host.engine.send(client, "hello?".into()).unwrap();
@@ -469,7 +469,7 @@ fn failed_write_does_not_bypass_the_closing_limit() {
     host.engine.pause_reading(client).unwrap();
     numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(host.settle(), 0);
-    peer.hang_up();
+    peer.close_socket();
     host.engine.send(client, "hello?".into()).unwrap();
     assert_eq!(host.settle(), 0);
     host.engine.send(client, "hello?".into()).unwrap();

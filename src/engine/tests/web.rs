@@ -66,7 +66,7 @@ impl Web {
         let mut answers = Vec::new();
         while self.peer.status() != Some(101) {
             let to_head = self.heads.front().copied().unwrap_or(false);
-            let Some((head, body)) = self.peer.answer(to_head) else { break };
+            let Some((head, body)) = self.peer.response(to_head) else { break };
             let status = self.peer.status().expect("of this answer");
             if status == 100 {
                 self.continued += 1;

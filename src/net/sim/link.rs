@@ -1,27 +1,26 @@
-//! One connection: two ends, and what is on its way to each.
+//! One connection: two ends, and the segments in flight to each.
 
 use std::{collections::VecDeque, io::ErrorKind, net::SocketAddr, time::Instant};
 
 use super::probe::Probe;
 
-/// A piece in flight.
+/// A piece of one direction of a connection.
 #[derive(Debug)]
 pub(super) enum Segment {
     Bytes(Vec<u8>),
     Fin,
     Reset,
-    /// The answer to the side that connects.
+    /// The connection was established; sent to the side that connects.
     Connected,
+    /// The connection was refused; sent to the side that connects.
     Refused,
 }
 
 /// One end, and the segments in flight to it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Half {
-    /// Each with the time of its arrival.
+    /// Segments with the times of their arrival, in order.
     pub(super) in_flight: VecDeque<(Instant, Segment)>,
-    /// No later segment arrives before this.
-    pub(super) last_at: Instant,
     pub(super) bytes_in_flight: usize,
     /// Bytes that may be in flight to this end or unread at it.
     pub(super) buffer: usize,
@@ -29,40 +28,23 @@ pub(super) struct Half {
     pub(super) fin_arrived: bool,
     pub(super) fin_sent: bool,
     pub(super) reset: bool,
-    /// The error of a reset, until a read or a write has taken it.
+    /// The error of a reset, until a read or a write returns it.
     pub(super) error: Option<ErrorKind>,
     pub(super) dropped: bool,
-    /// The kernel took less than was written: no write may be tried before an edge (law 5).
+    /// A write was short: no write may follow before a writable event (law 5, ARCHITECTURE.md).
     pub(super) would_block: bool,
     pub(super) readable_edge: bool,
     pub(super) writable_edge: bool,
-    /// Whether this side's attempt to connect has succeeded: `None` until it is known.
+    /// Whether this side has connected; `None` while the attempt is in progress.
     pub(super) connected: Option<bool>,
-    /// The simulated peer at this end; `None` at a server's.
+    /// The simulated peer at this end; `None` at the end of a server.
     pub(super) peer: Option<usize>,
     pub(super) probe: Probe,
 }
 
 impl Half {
-    fn new(buffer: usize, now: Instant) -> Self {
-        Half {
-            in_flight: VecDeque::new(),
-            last_at: now,
-            bytes_in_flight: 0,
-            buffer,
-            arrived: VecDeque::new(),
-            fin_arrived: false,
-            fin_sent: false,
-            reset: false,
-            error: None,
-            dropped: false,
-            would_block: false,
-            readable_edge: false,
-            writable_edge: false,
-            connected: None,
-            peer: None,
-            probe: Probe::default(),
-        }
+    fn new(buffer: usize) -> Self {
+        Half { buffer, ..Half::default() }
     }
 
     pub(super) fn break_off(&mut self, error: ErrorKind) {
@@ -75,25 +57,25 @@ impl Half {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) halves: [Half; 2],
-    /// The address that was connected to.
+    /// The address that side 0 connected to.
     pub(super) addr: SocketAddr,
 }
 
 impl Link {
-    pub(super) fn new(addr: SocketAddr, buffer: usize, now: Instant) -> Self {
-        let mut accepted = Half::new(buffer, now);
+    pub(super) fn new(addr: SocketAddr, buffer: usize) -> Self {
+        let mut accepted = Half::new(buffer);
         // epoll reports a new socket as writable.
         (accepted.connected, accepted.writable_edge) = (Some(true), true);
-        Link { halves: [Half::new(buffer, now), accepted], addr }
+        Link { halves: [Half::new(buffer), accepted], addr }
     }
 
-    /// Bytes that this side may write now.
+    /// The number of bytes that this side may write now.
     pub(super) fn room(&self, side: usize) -> usize {
         let to = &self.halves[1 - side];
         to.buffer.saturating_sub(to.bytes_in_flight + to.arrived.len())
     }
 
-    /// epoll tells of room when a third of the buffer is free.
+    /// Whether this side is writable: as with epoll, once a third of the buffer is free.
     pub(super) fn has_room(&self, side: usize) -> bool {
         let room = self.room(side);
         self.halves[side].reset || (room > 0 && room * 3 >= self.halves[1 - side].buffer)

@@ -1,19 +1,19 @@
-//! A network in memory with a clock of its own: a simulated server has it in place of the kernel,
-//! and the engine's tests run on it.
+//! A network in memory with a clock of its own. It replaces the kernel for a simulated server and
+//! for the engine's tests.
 //!
 //! ```text
-//! peer ──say──► in flight ──latency──► arrived ──read──► Engine
-//! peer ◄─hear── arrived ◄──latency── in flight ◄──write── Engine
-//!                  └─ edges: something arrived; room came back after a short write
+//! peer ────send───► in flight ──latency──► arrived ──read──► Engine
+//! peer ◄──deliver── arrived ◄──latency── in flight ◄──write── Engine
+//!                      └─ edges: bytes arrived; room came back after a short write
 //! ```
 //!
-//! Edges are reported once, as epoll does. The clock moves from one arrival to the next, when a
-//! server sleeps or when it is told to.
+//! Edges are reported once, as epoll does. The clock moves in [`Network::advance`] and while a
+//! server sleeps, from one arrival to the next.
 
 #![allow(
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "links, hosts and peers stay, and their numbers are places; a side is 0 or 1; a peer that receives an illegal frame fails the test"
+    reason = "links, hosts and peers are never removed and their numbers are indices; a side is 0 or 1; an illegal frame of the server fails the test"
 )]
 
 mod conditions;
@@ -55,11 +55,10 @@ use crate::{
     util::{fnv::Fnv, time::after},
 };
 
-/// One end of a link: the link's number, and 0 for the side that connected, 1 for the side that
-/// accepted.
+/// One end of a link: the link's number, and its side: 0 connected, 1 accepted.
 pub(crate) type EndId = (usize, usize);
 
-/// A network that several may hold.
+/// A handle of a network; clones refer to the same network.
 #[derive(Clone)]
 pub(crate) struct Shared(Arc<Mutex<Network>>);
 
@@ -71,7 +70,19 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(seed: u64, conditions: Weather, now: Instant) -> Self {
-        Shared(Arc::new(Mutex::new(Network::new(seed, conditions, now))))
+        Shared(Arc::new(Mutex::new(Network {
+            start: now,
+            now,
+            conditions,
+            rng: SimRng::new(seed),
+            links: Vec::new(),
+            hosts: Vec::new(),
+            peers: Vec::new(),
+            names: BTreeMap::new(),
+            due: BinaryHeap::new(),
+            posted: 0,
+            digest: Fnv::new(),
+        })))
     }
 
     /// Whether both are the same network.
@@ -80,18 +91,18 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Network> {
-        // A test that panics still drops its sockets.
+        // A test that panics poisons the lock, and still drops its sockets.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A server's place in the network.
+/// A server in the network.
 #[derive(Debug)]
 struct Host {
     addr: SocketAddr,
     listens: bool,
     backlog: VecDeque<(EndId, SocketAddr)>,
-    /// Its ends, each with its token.
+    /// The ends whose readiness is reported, with their tokens.
     ends: Vec<(EndId, usize)>,
 }
 
@@ -104,31 +115,15 @@ pub(crate) struct Network {
     links: Vec<Link>,
     hosts: Vec<Host>,
     peers: Vec<SimPeer>,
-    names: BTreeMap<String, SocketAddr>,
-    /// When the next segment of an end arrives; the count keeps those of one moment in order.
+    pub(crate) names: BTreeMap<String, SocketAddr>,
+    /// The times at which segments arrive at an end; the count orders those of one moment.
     due: BinaryHeap<Reverse<(Instant, u64, EndId)>>,
     posted: u64,
-    /// Covers all bytes written and read, each with its time.
+    /// The digest of all bytes that arrived, with times and ends.
     digest: Fnv,
 }
 
 impl Network {
-    fn new(seed: u64, conditions: Weather, now: Instant) -> Self {
-        Network {
-            start: now,
-            now,
-            conditions,
-            rng: SimRng::new(seed),
-            links: Vec::new(),
-            hosts: Vec::new(),
-            peers: Vec::new(),
-            names: BTreeMap::new(),
-            due: BinaryHeap::new(),
-            posted: 0,
-            digest: Fnv::new(),
-        }
-    }
-
     // ---- the clock ----
 
     pub(crate) fn now(&self) -> Instant {
@@ -143,14 +138,14 @@ impl Network {
         self.digest.value()
     }
 
-    /// Lets time pass, and everything arrive that arrives in it.
+    /// Moves the clock, and delivers the segments that arrive meanwhile.
     pub(crate) fn advance(&mut self, by: Duration) {
         let end = after(self.now, by);
         while self.step(end) {}
         self.now = end;
     }
 
-    /// The next arrival, if it comes by `end`.
+    /// Delivers the next segment if it arrives by `end`; returns whether it does.
     fn step(&mut self, end: Instant) -> bool {
         let Some(&Reverse((at, _, id))) = self.due.peek() else { return false };
         if at > end {
@@ -162,20 +157,19 @@ impl Network {
         true
     }
 
-    /// Nothing is on its way, and nothing waits for a server to take it.
+    /// Whether no segment is in flight and no host has readiness to report.
     pub(crate) fn is_quiet(&self) -> bool {
-        let idle = |host: &Host| !self.has_news(host);
-        self.due.is_empty() && self.hosts.iter().all(idle)
+        self.due.is_empty() && !self.hosts.iter().any(|host| self.has_readiness(host))
     }
 
-    /// Sleeps as a server does: until there is something to report to it, or `timeout` is over.
-    /// `false`: nothing will ever end this sleep.
+    /// Moves the clock until this host has readiness to report or `timeout` is over. `false` if
+    /// neither can happen.
     pub(crate) fn sleep(&mut self, host: usize, timeout: Option<Duration>) -> bool {
         let end = timeout.map(|timeout| after(self.now, timeout));
-        // Segments that are due arrive, slept or not.
+        // Segments that are due arrive even if readiness is known already.
         while self.step(self.now) {}
         loop {
-            if self.has_news(&self.hosts[host]) {
+            if self.has_readiness(&self.hosts[host]) {
                 return true;
             }
             let until = end.or_else(|| self.due.peek().map(|Reverse((at, ..))| *at));
@@ -187,17 +181,17 @@ impl Network {
         }
     }
 
-    fn has_news(&self, host: &Host) -> bool {
-        let news = |((link, side), _): &(EndId, usize)| {
+    fn has_readiness(&self, host: &Host) -> bool {
+        let is_ready = |((link, side), _): &(EndId, usize)| {
             let half = &self.links[*link].halves[*side];
             !half.dropped && (half.readable_edge || half.writable_edge)
         };
-        !host.backlog.is_empty() || host.ends.iter().any(news)
+        !host.backlog.is_empty() || host.ends.iter().any(is_ready)
     }
 
     // ---- hosts ----
 
-    /// A place for a server.
+    /// Adds a host, which listens.
     pub(crate) fn add_host(&mut self) -> usize {
         let number = self.hosts.len();
         let ip = Ipv4Addr::from(0x0a00_0001 + number as u32);
@@ -206,15 +200,12 @@ impl Network {
         number
     }
 
-    pub(crate) fn host_addr(&self, host: usize) -> SocketAddr {
-        self.hosts[host].addr
+    /// The address that the host listens on.
+    pub(crate) fn local_addr(&self, host: usize) -> Option<SocketAddr> {
+        self.hosts[host].listens.then_some(self.hosts[host].addr)
     }
 
-    pub(crate) fn listens(&self, host: usize) -> bool {
-        self.hosts[host].listens
-    }
-
-    /// Connections that were not accepted are reset, as the kernel does.
+    /// Stops listening, and resets the connections of the backlog as the kernel does.
     pub(crate) fn stop_listening(&mut self, host: usize) {
         self.hosts[host].listens = false;
         for ((link, side), _) in std::mem::take(&mut self.hosts[host].backlog) {
@@ -222,14 +213,6 @@ impl Network {
             (half.dropped, half.arrived) = (true, VecDeque::new());
             self.post((link, 1 - side), Segment::Reset);
         }
-    }
-
-    pub(crate) fn name(&mut self, name: String, addr: SocketAddr) {
-        self.names.insert(name, addr);
-    }
-
-    pub(crate) fn resolve(&self, name: &str) -> Option<SocketAddr> {
-        self.names.get(name).copied()
     }
 
     pub(crate) fn has_backlog(&self, host: usize) -> bool {
@@ -240,12 +223,12 @@ impl Network {
         self.hosts[host].backlog.pop_front()
     }
 
-    /// From here on the host is told of this end, under this token.
+    /// Reports the readiness of this end to the host under this token from now on.
     pub(crate) fn watch(&mut self, host: usize, id: EndId, token: usize) {
         self.hosts[host].ends.push((id, token));
     }
 
-    /// The readiness that a poll of this host is told of.
+    /// Takes the readiness that a poll of this host reports, with tokens.
     pub(crate) fn report(&mut self, host: usize) -> Vec<(usize, Readiness)> {
         let Network { hosts, links, rng, conditions, .. } = self;
         let ends = &mut hosts[host].ends;
@@ -264,7 +247,7 @@ impl Network {
                 continue;
             }
             let readable = std::mem::take(&mut half.readable_edge) || !has_edge;
-            // epoll adds what else is true.
+            // An event of epoll has the full readiness, not only its cause.
             let writable = std::mem::take(&mut half.writable_edge) || (readable && has_room);
             half.would_block &= !writable;
             let read_closed = half.fin_arrived || half.reset;
@@ -281,11 +264,11 @@ impl Network {
     // ---- links ----
 
     fn add_link(&mut self, addr: SocketAddr) -> usize {
-        self.links.push(Link::new(addr, self.conditions.buffer, self.now));
+        self.links.push(Link::new(addr, self.conditions.buffer));
         self.links.len() - 1
     }
 
-    /// A connection from `from` to `addr`. The side that connects learns later what becomes of it.
+    /// Adds a link from `from` to `addr`. A segment reports the outcome to the side that connects.
     fn link(&mut self, from: SocketAddr, addr: SocketAddr) -> usize {
         let number = self.add_link(addr);
         match self.hosts.iter().position(|host| host.addr == addr && host.listens) {
@@ -298,8 +281,8 @@ impl Network {
         number
     }
 
-    /// A server connects.
-    pub(crate) fn dial(&mut self, host: usize, token: usize, addr: SocketAddr) -> EndId {
+    /// Connects a host to `addr`, and reports the readiness of its end under this token.
+    pub(crate) fn connect(&mut self, host: usize, token: usize, addr: SocketAddr) -> EndId {
         let from = SocketAddr::new(self.hosts[host].addr.ip(), self.next_port());
         let id = (self.link(from, addr), 0);
         self.watch(host, id, token);
@@ -310,12 +293,13 @@ impl Network {
         1024 + (self.links.len() % 64_000) as u16
     }
 
-    /// Sends to an end.
+    /// Sends a segment to an end.
     fn post(&mut self, to: EndId, segment: Segment) {
         let wait = self.rng.within(&self.conditions.latency);
         let half = &mut self.links[to.0].halves[to.1];
-        let at = after(self.now, wait).max(half.last_at);
-        half.last_at = at;
+        // Segments arrive in order.
+        let last_at = half.in_flight.back().map_or(self.now, |(at, _)| *at);
+        let at = after(self.now, wait).max(last_at);
         if let Segment::Bytes(bytes) = &segment {
             half.bytes_in_flight += bytes.len();
         }
@@ -339,7 +323,7 @@ impl Network {
         }
     }
 
-    /// The first segment in flight to an end arrives, if it is due. `false`: there is none.
+    /// Delivers the first segment in flight to an end if it is due; returns whether it is.
     fn arrive(&mut self, to: EndId) -> bool {
         let now = self.now;
         let half = self.half(to);
@@ -359,7 +343,7 @@ impl Network {
                 }
                 half.arrived.extend(&bytes);
                 half.readable_edge = true;
-                self.note(to, &bytes);
+                self.add_to_digest(to, &bytes);
             }
             Segment::Fin => {
                 half.fin_arrived = true;
@@ -372,11 +356,11 @@ impl Network {
             }
             Segment::Reset => half.break_off(io::ErrorKind::ConnectionReset),
         }
-        self.hear(to);
+        self.deliver(to);
         true
     }
 
-    /// Both ends see a reset, at once.
+    /// Resets both ends at once.
     fn reset_link(&mut self, link: usize) {
         self.reset_end((link, 0));
         self.reset_end((link, 1));
@@ -386,11 +370,11 @@ impl Network {
         let half = &mut self.links[id.0].halves[id.1];
         if !half.reset && !half.dropped {
             half.break_off(io::ErrorKind::ConnectionReset);
-            self.hear(id);
+            self.deliver(id);
         }
     }
 
-    /// The owner of an end closes it.
+    /// Closes an end. The other end gets FIN, or RST if input was unread, as on Linux.
     fn drop_end(&mut self, id: EndId) {
         let (link, side) = id;
         let half = &mut self.links[link].halves[side];
@@ -400,14 +384,13 @@ impl Network {
         let unread = !half.arrived.is_empty();
         half.probe.aborted = unread;
         half.arrived = VecDeque::new();
-        // As Linux does: unread input is answered with RST.
         match unread {
             true => self.post((link, 1 - side), Segment::Reset),
             false => self.finish(id),
         }
     }
 
-    /// FIN behind everything written, once.
+    /// Sends FIN behind the bytes written; only the first call does.
     fn finish(&mut self, id: EndId) {
         let (link, side) = id;
         let half = &mut self.links[link].halves[side];
@@ -416,18 +399,18 @@ impl Network {
         }
     }
 
-    /// Room has come back in front of the end that writes to this one.
+    /// Continues the output to an end from which bytes were read.
     fn make_room(&mut self, read: EndId) {
         let writer = (read.0, 1 - read.1);
         let link = &mut self.links[writer.0];
         if link.halves[writer.1].would_block && link.has_room(writer.1) {
             link.halves[writer.1].writable_edge = true;
         }
-        self.say_more(writer);
+        self.send_unsent(writer);
     }
 
-    /// Adds to the digest.
-    fn note(&mut self, id: EndId, bytes: &[u8]) {
+    /// Adds bytes that arrived to the digest.
+    fn add_to_digest(&mut self, id: EndId, bytes: &[u8]) {
         let stamp = [self.elapsed().as_nanos() as u64, id.0 as u64, id.1 as u64];
         stamp.iter().for_each(|number| self.digest.add(&number.to_le_bytes()));
         self.digest.add(bytes);

@@ -1,5 +1,5 @@
-//! The simulated peer of a connection. By itself it answers pings and close frames as a browser
-//! does; one that stalls reads nothing, and a test may take its bytes and play it instead.
+//! The simulated peer of a connection. It answers pings and close frames as a browser does. A paused
+//! peer reads nothing; a test may read its bytes and reply to them instead.
 
 use std::{
     collections::VecDeque,
@@ -14,10 +14,10 @@ use tungstenite::{
 
 use super::{
     EndId, Network,
-    frame::{Frame, head_of, masked},
+    frame::{Frame, Inbox, close_body, masked},
 };
 
-/// Something that a simulated client has received.
+/// Input of a simulated client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Received {
@@ -25,54 +25,53 @@ pub enum Received {
     Text(String),
     /// A binary message.
     Binary(Vec<u8>),
-    /// The answer to a ping of its own.
+    /// The server's reply to a ping of this client.
     Pong(Vec<u8>),
-    /// A close frame; it has been answered unless it was the answer.
+    /// A close frame. The client has replied with a close frame, unless it sent one before.
     Close {
-        /// 1005 if there was none (RFC 6455 §7.1.5).
+        /// 1005 if the frame had no code (RFC 6455 §7.1.5).
         code: u16,
-        /// Why, often empty.
+        /// The reason, often empty.
         reason: String,
     },
-    /// The server has hung up (FIN), and so has the client now.
+    /// The server sent FIN, and the client has replied with FIN.
     End,
-    /// The connection was refused, or is reset: what was on its way is lost.
+    /// The connection was refused or reset. Bytes in flight are lost.
     Reset,
 }
 
-#[derive(Debug)]
-pub(super) struct SimPeer {
+#[derive(Debug, Default)]
+pub(crate) struct SimPeer {
     pub(super) end: EndId,
-    /// Bytes that the network has not taken yet.
-    pub(super) unsaid: VecDeque<u8>,
-    /// FIN follows the unsaid bytes.
-    pub(super) wants_end: bool,
-    /// Bytes received that are no whole frame yet.
-    inbox: Vec<u8>,
+    /// Bytes that wait for room in the network.
+    pub(super) unsent: VecDeque<u8>,
+    /// FIN follows the unsent bytes.
+    fin_queued: bool,
+    pub(crate) inbox: Inbox,
     /// Frames that wait for the server's 101.
-    early: Vec<u8>,
-    ends_early: bool,
-    /// The key that a 101 has to accept; `None` if the request was the test's own.
+    queued_before_101: Vec<u8>,
+    /// FIN follows the frames that wait for the 101.
+    fin_before_101: bool,
+    /// The key that a 101 has to accept; `None` if the test wrote the request itself.
     accept: Option<String>,
-    status: Option<u16>,
-    head: String,
-    heard: Vec<Received>,
-    stalls: bool,
-    says_close: bool,
-    hears_close: bool,
-    over: bool,
+    /// The head of the response.
+    pub(crate) head: String,
+    pub(crate) received: Vec<Received>,
+    paused: bool,
+    close_sent: bool,
+    pub(crate) ended: bool,
 }
 
 impl Network {
-    /// A client connects to `host`.
+    /// Adds a client that connects to `host`.
     pub(crate) fn add_client(&mut self, host: usize) -> usize {
         let ip = Ipv4Addr::from(0x0a01_0001 + self.peers.len() as u32);
         self.connect_client(host, SocketAddr::from((ip, self.next_port())))
     }
 
-    /// A client connects to `host` from this address.
+    /// Adds a client that connects to `host` from this address.
     pub(super) fn connect_client(&mut self, host: usize, from: SocketAddr) -> usize {
-        // Nobody listens there: the connection is refused.
+        // No host has this address: the connection is refused.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let link = self.link(from, self.hosts.get(host).map_or(nowhere, |host| host.addr));
         self.add_peer((link, 0))
@@ -81,23 +80,12 @@ impl Network {
     pub(super) fn add_peer(&mut self, end: EndId) -> usize {
         let number = self.peers.len();
         self.half(end).peer = Some(number);
-        self.peers.push(SimPeer {
-            end,
-            unsaid: VecDeque::new(),
-            wants_end: false,
-            inbox: Vec::new(),
-            early: Vec::new(),
-            ends_early: false,
-            accept: None,
-            status: None,
-            head: String::new(),
-            heard: Vec::new(),
-            stalls: false,
-            says_close: false,
-            hears_close: false,
-            over: false,
-        });
+        self.peers.push(SimPeer { end, ..SimPeer::default() });
         number
+    }
+
+    pub(crate) fn peer(&mut self, number: usize) -> &mut SimPeer {
+        &mut self.peers[number]
     }
 
     pub(crate) fn random<const N: usize>(&mut self) -> [u8; N] {
@@ -106,10 +94,10 @@ impl Network {
         bytes
     }
 
-    // ---- to the server ----
+    // ---- from the peer to the server ----
 
-    /// Asks for a WebSocket.
-    pub(crate) fn ask(&mut self, peer: usize, path: &str, headers: &[(&str, &str)]) {
+    /// Sends an opening handshake (RFC 6455 §4.1).
+    pub(crate) fn request_upgrade(&mut self, peer: usize, path: &str, headers: &[(&str, &str)]) {
         let key = data_encoding::BASE64.encode(&self.random::<16>());
         let host = self.links[self.peers[peer].end.0].addr;
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -117,157 +105,144 @@ impl Network {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
         );
-        self.peers[peer].accept = Some(derive_accept_key(key.as_bytes()));
-        self.say(peer, head.as_bytes());
+        self.peer(peer).accept = Some(derive_accept_key(key.as_bytes()));
+        self.send(peer, head.as_bytes());
     }
 
-    pub(crate) fn say(&mut self, peer: usize, bytes: &[u8]) {
-        let SimPeer { end, unsaid, over, wants_end, .. } = &mut self.peers[peer];
-        if *over || *wants_end {
+    pub(crate) fn send(&mut self, peer: usize, bytes: &[u8]) {
+        let SimPeer { end, unsent, ended, fin_queued, .. } = self.peer(peer);
+        if *ended || *fin_queued {
             return;
         }
-        unsaid.extend(bytes);
+        unsent.extend(bytes);
         let end = *end;
-        self.say_more(end);
+        self.send_unsent(end);
     }
 
-    pub(crate) fn say_frame(&mut self, peer: usize, opcode: OpCode, payload: &[u8]) {
-        // RFC 6455 §5.5.1: nothing follows a close frame.
-        if self.peers[peer].says_close {
+    /// Sends a frame, or queues it until the server's 101.
+    pub(crate) fn send_frame(&mut self, peer: usize, opcode: OpCode, payload: &[u8]) {
+        // No frame follows a close frame (RFC 6455 §5.5.1).
+        if self.peer(peer).close_sent {
             return;
         }
-        self.peers[peer].says_close = opcode == OpCode::Control(Control::Close);
+        self.peer(peer).close_sent = opcode == OpCode::Control(Control::Close);
         let bytes = masked(opcode, true, payload, self.random());
-        match self.peers[peer].status {
-            Some(101) => self.say(peer, &bytes),
+        match self.peer(peer).inbox.status {
+            Some(101) => self.send(peer, &bytes),
             Some(_) => {}
-            None => self.peers[peer].early.extend(bytes),
+            None => self.peer(peer).queued_before_101.extend(bytes),
         }
     }
 
-    pub(crate) fn say_end(&mut self, peer: usize) {
-        // Behind what waits for the 101.
-        let SimPeer { status, early, ends_early, .. } = &mut self.peers[peer];
-        if status.is_none() && !early.is_empty() {
-            *ends_early = true;
+    pub(crate) fn send_close(&mut self, peer: usize, code: u16, reason: &str) {
+        self.send_frame(peer, OpCode::Control(Control::Close), &close_body(code, reason));
+    }
+
+    /// Sends FIN behind everything queued.
+    pub(crate) fn send_fin(&mut self, peer: usize) {
+        let SimPeer { end, inbox, queued_before_101, fin_before_101, fin_queued, .. } = self.peer(peer);
+        if inbox.status.is_none() && !queued_before_101.is_empty() {
+            *fin_before_101 = true;
             return;
         }
-        self.peers[peer].wants_end = true;
-        self.say_more(self.peers[peer].end);
+        *fin_queued = true;
+        let end = *end;
+        self.send_unsent(end);
     }
 
-    pub(crate) fn say_reset(&mut self, peer: usize) {
+    pub(crate) fn reset_peer(&mut self, peer: usize) {
         self.reset_link(self.peers[peer].end.0);
     }
 
-    /// Sends as many of the peer's unsaid bytes as there is room for.
-    pub(super) fn say_more(&mut self, writer: EndId) {
+    /// Sends as many of the peer's unsent bytes as there is room for.
+    pub(super) fn send_unsent(&mut self, writer: EndId) {
         let Some(peer) = self.half(writer).peer else { return };
         let room = self.links[writer.0].room(writer.1);
-        let SimPeer { unsaid, wants_end, .. } = &mut self.peers[peer];
-        let count = unsaid.len().min(room);
-        let bytes: Vec<u8> = unsaid.drain(..count).collect();
-        let ends = *wants_end && unsaid.is_empty();
+        let SimPeer { unsent, fin_queued, .. } = self.peer(peer);
+        let count = unsent.len().min(room);
+        let bytes: Vec<u8> = unsent.drain(..count).collect();
+        let sends_fin = *fin_queued && unsent.is_empty();
         let half = self.half(writer);
         if half.reset || half.fin_sent {
             return;
         }
         self.post_bytes((writer.0, 1 - writer.1), &bytes);
-        if ends {
+        if sends_fin {
             self.finish(writer);
         }
     }
 
-    // ---- from the server ----
+    // ---- from the server to the peer ----
 
-    /// Something has arrived at an end; if a client is there, it hears it.
-    pub(super) fn hear(&mut self, end: EndId) {
+    /// Passes the input that arrived at an end to the peer there, unless the peer is paused.
+    pub(super) fn deliver(&mut self, end: EndId) {
         let half = self.half(end);
         let Some(peer) = half.peer else { return };
         (half.readable_edge, half.writable_edge) = (false, false);
-        let Network { links, peers, .. } = self;
-        if peers[peer].stalls || peers[peer].over {
+        if self.peer(peer).paused || self.peer(peer).ended {
             return;
         }
-        let half = &mut links[end.0].halves[end.1];
+        let half = self.half(end);
         let arrived = mem::take(&mut half.arrived);
-        let (ends, breaks) = (half.fin_arrived, half.reset);
-        self.peers[peer].inbox.extend(arrived);
+        let (fin_arrived, reset) = (half.fin_arrived, half.reset);
+        self.peer(peer).inbox.bytes.extend(arrived);
         self.make_room(end);
-        self.understand(peer);
-        // An answer of its own has met a reset.
-        if self.peers[peer].over {
+        self.process_inbox(peer);
+        // A reply of the peer may have met a reset, which is then reported already.
+        if self.peer(peer).ended {
             return;
         }
-        let heard = if breaks {
+        let last = if reset {
             Received::Reset
-        } else if ends {
-            self.peers[peer].early.clear();
-            self.say_end(peer);
+        } else if fin_arrived {
+            self.peer(peer).queued_before_101.clear();
+            self.send_fin(peer);
             Received::End
         } else {
             return;
         };
-        self.peers[peer].heard.push(heard);
-        self.peers[peer].over = true;
+        self.peer(peer).received.push(last);
+        self.peer(peer).ended = true;
     }
 
-    /// Takes the whole frames out of the inbox, and then answers those that want one: an answer may
-    /// meet a reset, and that is heard behind what was here before.
-    fn understand(&mut self, peer: usize) {
-        self.peers[peer].read_head();
-        if self.peers[peer].status.is_some() {
-            let early = mem::take(&mut self.peers[peer].early);
-            if self.peers[peer].status == Some(101) {
-                self.say(peer, &early);
+    /// Reports all complete frames, and replies to them afterwards: a reply may meet a reset, which
+    /// is reported behind the frames.
+    fn process_inbox(&mut self, peer: usize) {
+        self.peer(peer).read_head();
+        if self.peer(peer).inbox.status.is_some() {
+            let queued = mem::take(&mut self.peer(peer).queued_before_101);
+            if self.peer(peer).inbox.status == Some(101) {
+                self.send(peer, &queued);
             }
-            if mem::take(&mut self.peers[peer].ends_early) {
-                self.say_end(peer);
+            if mem::take(&mut self.peer(peer).fin_before_101) {
+                self.send_fin(peer);
             }
         }
-        for (control, payload) in self.peers[peer].read_frames() {
-            self.say_frame(peer, OpCode::Control(control), &payload);
+        let frames = self.peer(peer).inbox.take_frames(|_| None);
+        self.peer(peer).received.extend(frames.iter().cloned().filter_map(Received::from_frame));
+        for frame in frames {
+            match frame {
+                Frame::Ping(body) => self.send_frame(peer, OpCode::Control(Control::Pong), &body),
+                Frame::Close(code, reason) => self.send_close(peer, code, &reason),
+                _ => {}
+            }
         }
     }
 
-    // ---- for its owner ----
+    // ---- the peer's socket ----
 
-    pub(crate) fn stall(&mut self, peer: usize, stalls: bool) {
-        self.peers[peer].stalls = stalls;
-        if !stalls {
-            self.hear(self.peers[peer].end);
+    pub(crate) fn set_paused(&mut self, peer: usize, paused: bool) {
+        self.peer(peer).paused = paused;
+        if !paused {
+            self.deliver(self.peers[peer].end);
         }
     }
 
-    pub(crate) fn heard(&mut self, peer: usize) -> Vec<Received> {
-        mem::take(&mut self.peers[peer].heard)
-    }
-
-    pub(crate) fn status(&self, peer: usize) -> Option<u16> {
-        self.peers[peer].status
-    }
-
-    pub(crate) fn response_head(&self, peer: usize) -> String {
-        self.peers[peer].head.clone()
-    }
-
-    /// The bytes behind a head that opens no WebSocket.
-    pub(crate) fn body(&mut self, peer: usize) -> Vec<u8> {
-        match self.peers[peer].status {
-            Some(101) => Vec::new(),
-            _ => mem::take(&mut self.peers[peer].inbox),
-        }
-    }
-
-    pub(crate) fn is_over(&self, peer: usize) -> bool {
-        self.peers[peer].over
-    }
-
-    /// The client's socket is closed.
-    pub(crate) fn hang_up(&mut self, peer: usize) {
-        let SimPeer { unsaid, over, end, wants_end, .. } = &mut self.peers[peer];
-        (*wants_end, *over) = (true, true);
-        unsaid.clear();
+    /// Closes the peer's socket.
+    pub(crate) fn close_socket(&mut self, peer: usize) {
+        let SimPeer { unsent, ended, end, fin_queued, .. } = self.peer(peer);
+        (*fin_queued, *ended) = (true, true);
+        unsent.clear();
         let end = *end;
         self.drop_end(end);
     }
@@ -275,15 +250,13 @@ impl Network {
 
 impl SimPeer {
     fn read_head(&mut self) {
-        if self.status.is_some() {
+        if self.inbox.status.is_some() {
             return;
         }
-        let Some((status, head)) = head_of(&self.inbox) else { return };
-        self.status = Some(status);
+        let Some(head) = self.inbox.take_head() else { return };
         // The application's headers may be in any encoding.
-        self.head = String::from_utf8_lossy(head).into_owned();
-        self.inbox.drain(..head.len());
-        if let (101, Some(accept)) = (status, &self.accept) {
+        self.head = String::from_utf8_lossy(&head).into_owned();
+        if let (Some(101), Some(accept)) = (self.inbox.status, &self.accept) {
             let accepts = |line: &str| {
                 let (name, value) = line.split_once(':').unwrap_or_default();
                 name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
@@ -291,34 +264,18 @@ impl SimPeer {
             assert!(self.head.lines().any(accepts), "tickws accepts another key: {}", self.head);
         }
     }
+}
 
-    /// Hears all whole frames; gives the answers to them.
-    fn read_frames(&mut self) -> Vec<(Control, Vec<u8>)> {
-        let (mut at, mut answers) = (0, Vec::new());
-        while self.status == Some(101)
-            && let Some((frame, size)) = Frame::read(&self.inbox[at..], None)
-        {
-            assert!(!self.hears_close, "tickws sends {frame:?} behind its close frame");
-            at += size;
-            let heard = match frame {
-                Frame::Text(text) => Received::Text(text),
-                Frame::Binary(bytes) => Received::Binary(bytes),
-                Frame::Pong(body) => Received::Pong(body),
-                Frame::Ping(body) => {
-                    answers.push((Control::Pong, body));
-                    continue;
-                }
-                Frame::Close(code, reason) => {
-                    let body = [&code.to_be_bytes()[..], reason.as_bytes()].concat();
-                    answers.push((Control::Close, if code == 1005 { Vec::new() } else { body }));
-                    self.hears_close = true;
-                    Received::Close { code, reason }
-                }
-            };
-            self.heard.push(heard);
-        }
-        self.inbox.drain(..at);
-        answers
+impl Received {
+    /// `None` for a ping: the peer replies to it and does not report it.
+    fn from_frame(frame: Frame) -> Option<Received> {
+        Some(match frame {
+            Frame::Text(text) => Received::Text(text),
+            Frame::Binary(bytes) => Received::Binary(bytes),
+            Frame::Pong(body) => Received::Pong(body),
+            Frame::Ping(_) => return None,
+            Frame::Close(code, reason) => Received::Close { code, reason },
+        })
     }
 }
 
@@ -332,13 +289,13 @@ mod tests {
 
     use crate::net::sim::{Shared, SimSocket, Weather};
 
-    /// A server of the test's own, and a client whose request it has read.
+    /// A client, and the server's socket, from which the request was read.
     fn pair() -> (Shared, usize, SimSocket) {
         let shared = Shared::new(1, Weather::calm(), Instant::now());
         let mut network = shared.lock();
         let host = network.add_host();
         let peer = network.add_client(host);
-        network.ask(peer, "/", &[]);
+        network.request_upgrade(peer, "/", &[]);
         network.advance(Duration::ZERO);
         let (id, _) = network.accept(host).expect("a client");
         drop(network);
@@ -353,46 +310,46 @@ mod tests {
         format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
     }
 
-    fn say(shared: &Shared, socket: &mut SimSocket, bytes: &[u8]) {
+    fn send(shared: &Shared, socket: &mut SimSocket, bytes: &[u8]) {
         assert_eq!(socket.write(bytes).expect("room"), bytes.len());
         shared.lock().advance(Duration::ZERO);
     }
 
     #[test]
-    fn what_no_server_may_send_is_not_hidden() {
+    fn illegal_frames_of_a_server_panic() {
         let close = b"\x88\x02\x03\xe8";
         for (what, legal, bytes) in [
             ("a message", true, &b"\x81\x01a"[..]),
             ("two messages and a close", true, b"\x81\x01a\x82\x01\xff\x88\x02\x03\xe8"),
             ("an empty close", true, b"\x88\x00"),
-            ("a code of its own", true, b"\x88\x02\x0f\xa0"),
+            ("a private close code", true, b"\x88\x02\x0f\xa0"),
             ("half a close code", false, b"\x88\x01\x03"),
-            ("a close code that is never sent", false, b"\x88\x02\x03\xed"),
-            ("a close code of nobody", false, b"\x88\x02\x00\x01"),
+            ("a reserved close code", false, b"\x88\x02\x03\xed"),
+            ("an unused close code", false, b"\x88\x02\x00\x01"),
             ("a second close", false, &[&close[..], close].concat()),
-            ("a message behind a close", false, &[&close[..], b"\x81\x01a"].concat()),
-            ("the end of a message that has not begun", false, b"\x80\x01a"),
-            ("the beginning of a message", false, b"\x01\x01a"),
-            ("a bit of no extension", false, b"\xc1\x01a"),
+            ("a message after a close", false, &[&close[..], b"\x81\x01a"].concat()),
+            ("a continuation without a message", false, b"\x80\x01a"),
+            ("a fragmented message", false, b"\x01\x01a"),
+            ("RSV1 without an extension", false, b"\xc1\x01a"),
             ("a masked frame", false, b"\x81\x81\0\0\0\0a"),
             ("a reserved opcode", false, b"\x83\x00"),
-            ("a long ping", false, b"\x89\x7e\x00\x7e"),
-            ("a text that is none", false, b"\x81\x01\xff"),
-            ("a reason that is none", false, b"\x88\x03\x03\xe8\xff"),
+            ("a ping of 126 bytes", false, b"\x89\x7e\x00\x7e"),
+            ("a text that is not UTF-8", false, b"\x81\x01\xff"),
+            ("a reason that is not UTF-8", false, b"\x88\x03\x03\xe8\xff"),
         ] {
             let (shared, peer, mut socket) = pair();
             let head = accept(&shared, peer);
-            say(&shared, &mut socket, head.as_bytes());
-            let outcome = catch_unwind(AssertUnwindSafe(|| say(&shared, &mut socket, bytes)));
+            send(&shared, &mut socket, head.as_bytes());
+            let outcome = catch_unwind(AssertUnwindSafe(|| send(&shared, &mut socket, bytes)));
             assert_eq!(outcome.is_ok(), legal, "{what}");
         }
     }
 
     #[test]
-    fn an_answer_to_another_key_is_not_hidden() {
+    fn response_to_another_key_panics() {
         let (shared, _, mut socket) = pair();
         let head =
             "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        assert!(catch_unwind(AssertUnwindSafe(|| say(&shared, &mut socket, head.as_bytes()))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| send(&shared, &mut socket, head.as_bytes()))).is_err());
     }
 }

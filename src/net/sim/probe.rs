@@ -1,11 +1,10 @@
-//! The engine's tests look into a server's end: calls, bytes, and errors of the kernel at a call of
-//! their choice.
+//! Counters of a server's end, and errors that a test injects into its calls.
 
 #![cfg_attr(not(any(test, fuzzing)), allow(dead_code))]
 
 use std::io;
 
-/// A call to a stream.
+/// A kind of call to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     Read,
@@ -13,11 +12,11 @@ pub(crate) enum Call {
     Shutdown,
 }
 
-/// An error that one call gives, once.
+/// An error that one call returns, once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub(crate) call: Call,
-    /// Calls of that kind before it.
+    /// The number of calls of this kind that succeed before.
     pub(crate) after: usize,
     pub(crate) errno: i32,
 }
@@ -25,8 +24,8 @@ pub(crate) struct Fault {
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     pub(crate) fault: Option<Fault>,
-    pub(crate) read_calls: usize,
-    pub(crate) write_calls: usize,
+    /// Calls so far, by kind.
+    pub(crate) calls: [usize; 3],
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
     /// The end was closed while input was unread.
@@ -34,24 +33,15 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Counts a call, and gives the error that it was chosen for.
+    /// Counts a call. Fails if a fault was injected into this call.
     pub(super) fn enter(&mut self, call: Call) -> io::Result<()> {
-        match call {
-            Call::Read => self.read_calls += 1,
-            Call::Write => self.write_calls += 1,
-            Call::Shutdown => {}
+        self.calls[call as usize] += 1;
+        if let Some(fault) = self.fault.take_if(|fault| fault.call == call && fault.after == 0) {
+            return Err(io::Error::from_raw_os_error(fault.errno));
         }
-        match &mut self.fault {
-            Some(fault) if fault.call == call && fault.after == 0 => {
-                let error = io::Error::from_raw_os_error(fault.errno);
-                self.fault = None;
-                Err(error)
-            }
-            Some(fault) if fault.call == call => {
-                fault.after -= 1;
-                Ok(())
-            }
-            _ => Ok(()),
+        if let Some(fault) = self.fault.as_mut().filter(|fault| fault.call == call) {
+            fault.after -= 1;
         }
+        Ok(())
     }
 }

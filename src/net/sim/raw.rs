@@ -1,14 +1,14 @@
-//! Peers that a test plays byte by byte, with windows, outcomes and errors of its choice. They
-//! speak WebSocket, and check that the server does; the network reads nothing for them.
+//! A peer that a test controls byte by byte. It parses the server's bytes only when the test reads
+//! them, and panics if a frame is illegal.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, mem, net::SocketAddr, time::Duration};
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
-    EndId, Network, Shared, SimSocket, Weather,
+    EndId, Shared, SimSocket, Weather,
     deflate::PeerDeflate,
-    frame::{self, Frame, Inflate, head_of},
+    frame::{self, Frame, Inbox, close_body, parse_head},
     link::{Half, Segment},
     probe::Fault,
 };
@@ -18,11 +18,11 @@ use super::{
 pub(crate) enum Outcome {
     #[default]
     Connects,
-    /// The kernel says no later.
+    /// The connection is refused after a round trip.
     Refused,
-    /// The kernel says no at once.
+    /// The call to connect fails.
     Unreachable,
-    /// No answer ever comes.
+    /// The connection is neither established nor refused.
     Silence,
 }
 
@@ -39,35 +39,18 @@ impl Weather {
         }
     }
 
-    /// The most that the network's clock should move between two polls in harsh conditions.
+    /// The longest time that should pass between two polls in harsh conditions.
     pub(crate) const STEP: Duration = Duration::from_millis(20);
 }
 
-impl Network {
-    /// Whether servers have nothing to be told of, and nothing is in flight but what a peer finds
-    /// if it reads now.
-    pub(crate) fn is_still(&self) -> bool {
-        let lands = |half: &Half| match half.peer {
-            None => half.in_flight.is_empty(),
-            Some(_) => half.in_flight.iter().all(|(at, _)| *at <= self.now),
-        };
-        self.due.iter().all(|entry| {
-            let (link, side) = entry.0.2;
-            lands(&self.links[link].halves[side])
-        }) && !self.hosts.iter().any(|host| self.has_news(host))
-    }
-}
-
-/// A peer without a will of its own.
+/// A paused [`SimPeer`](super::peer::SimPeer) whose bytes the test reads and sends.
 pub(crate) struct Peer {
     network: Shared,
     number: usize,
     end: EndId,
     pub(crate) port: u16,
-    /// From the server, not parsed yet.
-    inbox: Vec<u8>,
-    status: Option<u16>,
-    closed: bool,
+    /// Bytes that were read and not parsed yet.
+    inbox: Inbox,
     key: u8,
     /// Whether the handshake offers compression.
     pub(crate) offers: bool,
@@ -77,30 +60,22 @@ pub(crate) struct Peer {
 
 impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Peer { port, status, closed, inbox, .. } = self;
-        write!(f, "Peer {{ port: {port}, status: {status:?}, closed: {closed}, unparsed: {} }}", inbox.len())
+        let (port, Inbox { bytes, status, close_received }) = (self.port, &self.inbox);
+        let unparsed = bytes.len();
+        write!(
+            f,
+            "Peer {{ port: {port}, status: {status:?}, closed: {close_received}, unparsed: {unparsed} }}"
+        )
     }
 }
 
 impl Peer {
     fn new(network: &Shared, number: usize, port: u16) -> Self {
-        let end = {
-            let mut network = network.lock();
-            network.stall(number, true);
-            network.peers[number].end
-        };
-        Peer {
-            network: network.clone(),
-            number,
-            end,
-            port,
-            inbox: Vec::new(),
-            status: None,
-            closed: false,
-            key: 0,
-            offers: false,
-            deflate: None,
-        }
+        let mut net = network.lock();
+        net.set_paused(number, true);
+        let end = net.peer(number).end;
+        let (network, inbox) = (network.clone(), Inbox::default());
+        Peer { network, number, end, port, inbox, key: 0, offers: false, deflate: None }
     }
 
     /// Connects to a host, from this port.
@@ -109,8 +84,8 @@ impl Peer {
         Peer::new(network, number, port)
     }
 
-    /// A host connects to `addr`, and this is what comes of it: a peer accepts if it
-    /// [`Connects`](Outcome::Connects), and is known by `port`.
+    /// Connects a host to `addr` with this outcome. If it [`Connects`](Outcome::Connects), a peer
+    /// with this `port` accepts.
     pub(crate) fn accept(
         network: &Shared,
         (host, token): (usize, usize),
@@ -137,31 +112,31 @@ impl Peer {
         (self.end.0, 1 - self.end.1)
     }
 
-    fn of<T>(&self, end: EndId, ask: impl FnOnce(&mut Half) -> T) -> T {
-        ask(self.network.lock().half(end))
+    fn server_half<T>(&self, get: impl FnOnce(&mut Half) -> T) -> T {
+        get(self.network.lock().half(self.server()))
     }
 
-    // ---- to the server ----
+    // ---- from the peer to the server ----
 
-    pub(crate) const HEAD: &str = "GET /chat?room=1 HTTP/1.1\r\nHost: a.example\r\n\
+    pub(crate) const REQUEST: &str = "GET /chat?room=1 HTTP/1.1\r\nHost: a.example\r\n\
         Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
     pub(crate) fn handshake(&mut self) {
-        self.raw(self.head().as_bytes());
+        self.raw(self.request().as_bytes());
     }
 
     /// The request that `handshake` sends.
-    pub(crate) fn head(&self) -> String {
+    pub(crate) fn request(&self) -> String {
         let offer = if self.offers { PeerDeflate::OFFER } else { "" };
-        format!("{}{offer}\r\n", Self::HEAD.trim_end_matches("\r\n\r\n").to_owned() + "\r\n")
+        format!("{}\r\n{offer}\r\n", Self::REQUEST.trim_end())
     }
 
     pub(crate) fn raw(&self, bytes: &[u8]) {
-        self.network.lock().say(self.number, bytes);
+        self.network.lock().send(self.number, bytes);
     }
 
-    /// One masked frame.
+    /// Sends one masked frame.
     pub(crate) fn frame(&mut self, opcode: OpCode, fin: bool, payload: &[u8]) {
         self.key = self.key.wrapping_add(37);
         self.raw(&masked(opcode, fin, payload, self.key));
@@ -184,37 +159,37 @@ impl Peer {
     }
 
     pub(crate) fn close(&mut self, code: u16) {
-        let body = if code == 1005 { Vec::new() } else { code.to_be_bytes().to_vec() };
-        self.frame(OpCode::Control(Control::Close), true, &body);
+        self.frame(OpCode::Control(Control::Close), true, &close_body(code, ""));
     }
 
-    /// Everything in flight arrives, and the server is not told of it yet.
-    pub(crate) fn arrive(&self) {
+    /// Delivers all bytes in flight to the server's socket. Its readiness is not reported yet.
+    pub(crate) fn deliver(&self) {
         let (mut network, server) = (self.network.lock(), self.server());
         let now = network.now;
         network.half(server).in_flight.iter_mut().for_each(|(at, _)| *at = now);
         while network.arrive(server) {}
     }
 
-    /// FIN; it goes on reading.
+    /// Sends FIN, and can still read.
     pub(crate) fn fin(&self) {
-        self.network.lock().say_end(self.number);
+        self.network.lock().send_fin(self.number);
     }
 
-    /// Closes the socket: FIN behind everything said, and RST to whatever comes.
-    pub(crate) fn hang_up(&self) {
-        self.of(self.end, |half| {
-            half.dropped = true;
-            half.arrived.clear();
-        });
-        self.fin();
+    /// Closes the socket: sends FIN behind everything queued, and RST when more bytes arrive.
+    pub(crate) fn close_socket(&self) {
+        let mut network = self.network.lock();
+        let half = network.half(self.end);
+        half.dropped = true;
+        half.arrived.clear();
+        network.send_fin(self.number);
     }
 
-    /// RST: everything in flight is lost; `purge`: also input that the server has not read yet.
+    /// Sends RST: all bytes in flight are lost. `purge` discards also the input that the server has
+    /// not read yet.
     pub(crate) fn reset(&self, purge: bool) {
         let mut network = self.network.lock();
-        network.reset_link(self.end.0);
-        network.peers[self.number].unsaid.clear();
+        network.reset_peer(self.number);
+        network.peer(self.number).unsent.clear();
         for end in [self.end, self.server()] {
             let half = network.half(end);
             half.in_flight.clear();
@@ -225,76 +200,66 @@ impl Peer {
         }
     }
 
-    /// The sizes of the kernel's buffers, on the server's side.
-    pub(crate) fn windows(&self, receive: usize, send: usize) {
+    /// Sets the sizes of the kernel's buffers on the server's side.
+    pub(crate) fn set_buffers(&self, receive: usize, send: usize) {
         let mut network = self.network.lock();
-        network.half(self.server()).buffer = receive;
-        network.half(self.end).buffer = send;
-        network.make_room(self.server());
-        network.make_room(self.end);
+        for (end, size) in [(self.server(), receive), (self.end, send)] {
+            network.half(end).buffer = size;
+            network.make_room(end);
+        }
     }
 
-    // ---- from the server ----
+    // ---- from the server to the peer ----
 
-    /// Takes up to `most` bytes off the wire.
+    /// Reads up to `most` bytes that have arrived, and returns their number.
     pub(crate) fn read(&mut self, most: usize) -> usize {
         let mut network = self.network.lock();
         while network.arrive(self.end) {}
         let arrived = &mut network.half(self.end).arrived;
         let count = arrived.len().min(most);
-        self.inbox.extend(arrived.drain(..count));
+        self.inbox.bytes.extend(arrived.drain(..count));
         network.make_room(self.end);
         count
     }
 
-    /// Reads everything, whatever it is.
+    /// Reads everything that has arrived, and returns it unparsed.
     pub(crate) fn take_all(&mut self) -> Vec<u8> {
         self.read(usize::MAX);
-        std::mem::take(&mut self.inbox)
+        mem::take(&mut self.inbox.bytes)
     }
 
-    /// Reads everything and gives the frames that are complete. Panics if one is illegal.
+    /// Reads everything that has arrived, and returns the complete frames. Panics if one is illegal.
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         self.read(usize::MAX);
         self.parse()
     }
 
-    /// The complete frames of what was read.
+    /// Returns the complete frames of the bytes that were read. Panics if one is illegal.
     pub(crate) fn parse(&mut self) -> Vec<Frame> {
-        if self.status.is_none() {
-            let Some((status, head)) = head_of(&self.inbox) else { return vec![] };
-            let text = std::str::from_utf8(head).expect("a head is ASCII");
+        if self.inbox.status.is_none() {
+            let Some(head) = self.take_head() else { return vec![] };
             if self.offers {
-                self.deflate = PeerDeflate::from_response(text);
+                self.deflate = PeerDeflate::from_response(&head);
             }
-            let len = head.len();
-            self.status = Some(status);
-            self.inbox.drain(..len);
         }
-        let (mut at, mut frames) = (0, Vec::new());
-        while self.status == Some(101) {
-            let mut inflate = self.deflate.as_mut().map(|deflate| |payload: &[u8]| deflate.inflate(payload));
-            let inflate = inflate.as_mut().map(|inflate| inflate as Inflate<'_>);
-            let Some((frame, size)) = Frame::read(&self.inbox[at..], inflate) else { break };
-            assert!(!self.closed, "{frame:?} after a close frame");
-            at += size;
-            self.closed = matches!(frame, Frame::Close(..));
-            frames.push(frame);
-        }
-        self.inbox.drain(..at);
-        frames
+        let Peer { inbox, deflate, .. } = self;
+        inbox.take_frames(|payload| Some(deflate.as_mut()?.inflate(payload)))
     }
 
-    /// The next HTTP answer of what was read, if it is whole: its head and its body. Frames follow
-    /// a 101. `to_head`: it has no body, whatever length it names (RFC 9112 §6.3).
-    pub(crate) fn answer(&mut self, to_head: bool) -> Option<(String, Vec<u8>)> {
-        let (status, head) = head_of(&self.inbox)?;
-        let end = head.len();
-        let head = std::str::from_utf8(head).expect("a head is ASCII").to_owned();
+    fn take_head(&mut self) -> Option<String> {
+        Some(String::from_utf8(self.inbox.take_head()?).expect("a head is ASCII"))
+    }
+
+    /// Returns the head and the body of the next response of the bytes that were read, if it is
+    /// complete. Frames follow a 101. A response to HEAD has no body, whatever length it names (RFC
+    /// 9112 §6.3).
+    pub(crate) fn response(&mut self, to_head: bool) -> Option<(String, Vec<u8>)> {
+        let (status, end) = parse_head(&self.inbox.bytes)?;
         let len = match status {
             _ if to_head => 0,
             100..200 | 204 | 304 => 0,
             _ => {
+                let head = std::str::from_utf8(&self.inbox.bytes[..end]).expect("a head is ASCII");
                 let lines = head.lines().filter_map(|line| line.split_once(": "));
                 let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
                 let (_, len) = lengths.next().expect("a length");
@@ -302,29 +267,29 @@ impl Peer {
                 len.parse().expect("digits")
             }
         };
-        let body = self.inbox.get(end..end + len)?.to_vec();
-        self.inbox.drain(..end + len);
-        self.status = Some(status);
-        Some((head, body))
+        if self.inbox.bytes.len() < end + len {
+            return None;
+        }
+        Some((self.take_head()?, self.take(len)))
     }
 
-    /// Up to `most` bytes of what was read.
+    /// Returns up to `most` bytes of those that were read.
     pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
-        let most = most.min(self.inbox.len());
-        self.inbox.drain(..most).collect()
+        let most = most.min(self.inbox.bytes.len());
+        self.inbox.bytes.drain(..most).collect()
     }
 
-    /// The status of the server's HTTP response, once it was read.
+    /// The status of the last response that was parsed.
     pub(crate) fn status(&self) -> Option<u16> {
-        self.status
+        self.inbox.status
     }
 
-    /// Bytes that were read and are no frame: a piece of one, or the body of an HTTP response.
+    /// Bytes that were read and are not parsed: a piece of a frame, or the body of a response.
     pub(crate) fn rest(&self) -> &[u8] {
-        &self.inbox
+        &self.inbox.bytes
     }
 
-    /// Everything was read, and FIN or RST came behind it.
+    /// Whether everything was read and FIN or RST followed it.
     pub(crate) fn at_end(&self) -> bool {
         let mut network = self.network.lock();
         while network.arrive(self.end) {}
@@ -332,51 +297,52 @@ impl Peer {
         half.arrived.is_empty() && half.bytes_in_flight == 0 && (half.fin_arrived || half.reset)
     }
 
-    /// The server's end is closed.
+    /// Whether the server's socket is closed.
     pub(crate) fn is_dropped(&self) -> bool {
-        self.of(self.server(), |half| half.dropped)
+        self.server_half(|half| half.dropped)
     }
 
-    /// The server closed while input was unread.
+    /// Whether the server closed its socket while input was unread.
     pub(crate) fn was_aborted(&self) -> bool {
-        self.of(self.server(), |half| half.probe.aborted)
+        self.server_half(|half| half.probe.aborted)
     }
 
-    /// Bytes written by the server and not read by the peer.
+    /// The number of bytes that the server has written and the peer has not read.
     pub(crate) fn unread(&self) -> usize {
-        self.of(self.end, |half| half.bytes_in_flight + half.arrived.len())
-    }
-
-    /// Bytes written by the peer and not read by the server.
-    pub(crate) fn pending(&self) -> usize {
         let mut network = self.network.lock();
-        let unsaid = network.peers[self.number].unsaid.len();
-        let half = network.half(self.server());
-        unsaid + half.bytes_in_flight + half.arrived.len()
+        let half = network.half(self.end);
+        half.bytes_in_flight + half.arrived.len()
     }
 
-    /// Reads and writes of the server so far.
+    /// The number of bytes that the peer has sent and the server has not read.
+    pub(crate) fn pending(&self) -> usize {
+        let unsent = self.network.lock().peer(self.number).unsent.len();
+        self.server_half(|half| unsent + half.bytes_in_flight + half.arrived.len())
+    }
+
+    /// The number of reads and of writes of the server.
     pub(crate) fn calls(&self) -> (usize, usize) {
-        self.of(self.server(), |half| (half.probe.read_calls, half.probe.write_calls))
+        let [reads, writes, _] = self.server_half(|half| half.probe.calls);
+        (reads, writes)
     }
 
-    /// Bytes read and written by the server so far.
+    /// The number of bytes that the server has read and written.
     pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.of(self.server(), |half| (half.probe.bytes_read, half.probe.bytes_written))
+        self.server_half(|half| (half.probe.bytes_read, half.probe.bytes_written))
     }
 
-    /// The server's end of this connection will fail.
-    pub(crate) fn will_fail(&self, fault: Fault) {
-        self.of(self.server(), |half| half.probe.fault = Some(fault));
+    /// Makes a later call of the server on this connection fail.
+    pub(crate) fn inject_fault(&self, fault: Fault) {
+        self.server_half(|half| half.probe.fault = Some(fault));
     }
 
-    /// Whether it has not failed yet.
-    pub(crate) fn is_to_fail(&self) -> bool {
-        self.of(self.server(), |half| half.probe.fault.is_some())
+    /// Whether the injected fault has not occurred yet.
+    pub(crate) fn has_pending_fault(&self) -> bool {
+        self.server_half(|half| half.probe.fault.is_some())
     }
 }
 
-/// A client's frame.
+/// A frame of a client, with a masking key that depends on `key`.
 pub(crate) fn masked(opcode: OpCode, fin: bool, payload: &[u8], key: u8) -> Vec<u8> {
     frame::masked(opcode, fin, payload, [key, 1, key ^ 0x5a, 0x80])
 }

@@ -180,7 +180,7 @@ mod tests {
         ];
         for (what, call) in calls {
             let (_network, peer, mut socket) = pair(Weather::calm());
-            peer.windows(10, 10);
+            peer.set_buffers(10, 10);
             let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut socket)));
             let panic = outcome.expect_err(what);
             let message = panic.downcast_ref::<&str>().expect("a message");
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn room_is_reported_once_a_third_of_the_window_is_free() {
         let (network, mut peer, mut socket) = pair(Weather::calm());
-        peer.windows(90, 90);
+        peer.set_buffers(90, 90);
         assert_eq!(socket.write(&[0; 100]).expect("some room"), 90);
         assert_eq!((peer.read(29), reports(&network)), (29, vec![]));
         assert_eq!((peer.read(1), reports(&network)), (1, vec![(true, false)]));
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn input_waits_for_the_window_and_a_closed_socket_resets() {
         let (network, peer, mut socket) = pair(Weather::calm());
-        peer.windows(4, 4);
+        peer.set_buffers(4, 4);
         peer.raw(b"abcdef");
         assert_eq!((reports(&network), peer.pending()), (vec![(true, true)], 6));
         let mut bytes = [0; 9];
@@ -215,10 +215,10 @@ mod tests {
     #[test]
     fn a_chosen_call_fails_once() {
         let (_network, peer, mut socket) = pair(Weather::calm());
-        peer.will_fail(Fault { call: Call::Read, after: 1, errno: 5 });
+        peer.inject_fault(Fault { call: Call::Read, after: 1, errno: 5 });
         let mut read = || socket.read(&mut [0; 9]).expect_err("no input").raw_os_error();
         assert_eq!([read(), read(), read()], [None, Some(5), None]);
-        assert!(!peer.is_to_fail());
+        assert!(!peer.has_pending_fault());
     }
 
     #[test]

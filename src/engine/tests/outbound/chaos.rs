@@ -49,10 +49,10 @@ impl World {
         host.engine.seed_jitter(rng.next());
         let outcomes = [Outcome::Connects, Outcome::Refused, Outcome::Unreachable, Outcome::Silence];
         for (last, outcome) in outcomes.into_iter().enumerate() {
-            host.dialing.outcomes.insert(addr(last as u8 + 1), outcome);
+            host.outbound.outcomes.insert(addr(last as u8 + 1), outcome);
         }
-        host.dialing.names.insert("some.example".into(), vec![addr(2), addr(3), addr(1)]);
-        host.dialing.names.insert("none.example".into(), vec![addr(4), addr(2)]);
+        host.outbound.names.insert("some.example".into(), vec![addr(2), addr(3), addr(1)]);
+        host.outbound.names.insert("none.example".into(), vec![addr(4), addr(2)]);
         World { host, rng, known: HashMap::new(), remotes: Vec::new(), events: [0; 5] }
     }
 
@@ -150,7 +150,7 @@ impl World {
             1 => peer.reset(self.rng.one_in(2)),
             2 => peer.raw(b"\x88\x02\x03\xe9"),
             3 => peer.raw(b"\xff\xff"),
-            4 => peer.hang_up(),
+            4 => peer.close_socket(),
             _ => {
                 peer.raw(&plain(&format!("{said} z")));
                 *said += 1;
@@ -206,7 +206,7 @@ impl World {
                 other => panic!("{other:?}"),
             }
         }
-        for peer in std::mem::take(&mut self.host.dialing.peers) {
+        for peer in std::mem::take(&mut self.host.outbound.peers) {
             let (inbox, heard) = (Vec::new(), None);
             self.remotes.push(Remote { peer, inbox, answered: false, ended: false, said: 0, heard });
         }

@@ -21,7 +21,7 @@ fn any_amount_of_data_behind_the_101_is_read() {
         let (mut other, other_id) = host.open();
         let id = dial(&mut host, URL);
         host.settle();
-        let mut peer = host.dialing.peers.pop().unwrap();
+        let mut peer = host.outbound.peers.pop().unwrap();
         let accept = accept_of(&mut peer);
         let frames = plain(&"x".repeat(len)).repeat(count);
         peer.raw(&[accept.as_bytes(), &frames].concat());
@@ -75,7 +75,7 @@ fn disconnect_after_an_overflow_is_not_reconnected() {
 #[test]
 fn waiting_address_keeps_the_deadline_of_the_attempt() {
     let mut host = host();
-    host.dialing.outcomes.insert(addr(1), Outcome::Unreachable);
+    host.outbound.outcomes.insert(addr(1), Outcome::Unreachable);
     let connect = Connect::new(URL).addrs([addr(1), addr(2)]);
     let id = dial(&mut host, connect);
     // The host's budget is used up when the first address has failed.
@@ -87,7 +87,7 @@ fn waiting_address_keeps_the_deadline_of_the_attempt() {
     host.engine.fire_timers(host.now);
     assert_eq!(failures(&host.engine.finish_tick(host.now, false)), []);
     answer(&mut host);
-    assert_eq!(host.dialing.log.last().unwrap().1, addr(2));
+    assert_eq!(host.outbound.log.last().unwrap().1, addr(2));
 }
 
 /// A closure may panic: the attempt that it was called for still ends with its event.

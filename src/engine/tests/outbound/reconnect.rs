@@ -10,7 +10,7 @@ use crate::LinkId;
 
 /// The time of each attempt, in milliseconds since the start.
 fn attempts(host: &Host) -> Vec<u128> {
-    host.dialing.log.iter().map(|(at, _)| at.as_millis()).collect()
+    host.outbound.log.iter().map(|(at, _)| at.as_millis()).collect()
 }
 
 /// The fields of a `Reconnecting` event.
@@ -36,7 +36,7 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
     let run = |seed| {
         let mut host = Host::new(Config::default());
         host.engine.seed_jitter(seed);
-        host.dialing.outcomes.insert(addr(1), Outcome::Refused);
+        host.outbound.outcomes.insert(addr(1), Outcome::Refused);
         let id = dial(&mut host, Connect::new(URL).reconnect(policy().max_tries(8)));
         let mut announced = Vec::new();
         let failed = loop {
@@ -100,7 +100,7 @@ fn a_lost_connection_gets_a_new_id_and_the_same_link() {
 #[test]
 fn attempt_count_resets_only_after_a_stable_connection() {
     let mut host = host();
-    host.dialing.outcomes.insert(addr(1), Outcome::Connects);
+    host.outbound.outcomes.insert(addr(1), Outcome::Connects);
     dial(&mut host, Connect::new(URL).reconnect(policy()));
     let mut lose = |open_for: Duration| {
         let peer = answer(&mut host);
@@ -149,7 +149,7 @@ fn connection_ended_by_the_application_is_not_reconnected() {
         peer.fin();
         host.settle();
         assert_eq!(host.engine.connection_count(), 0, "{how}");
-        assert_eq!(host.dialing.log.len(), 1);
+        assert_eq!(host.outbound.log.len(), 1);
     }
 }
 
@@ -171,7 +171,7 @@ fn before_attempt_runs_for_each_attempt_and_may_end_it() {
     let id = dial(&mut host, connect);
     for number in 0..2 {
         host.settle();
-        let mut peer = host.dialing.peers.pop().unwrap();
+        let mut peer = host.outbound.peers.pop().unwrap();
         let request = String::from_utf8(peer.take_all()).unwrap();
         assert!(request.starts_with(&format!("GET /chat?t={number} HTTP/1.1\r\n")), "{request}");
         assert_eq!(request.matches("x-token: ").count(), 1);
@@ -199,8 +199,8 @@ fn thousand_reconnects_are_spread_by_the_policy() {
         let (id, peer) = open(&mut host, Connect::new(URL).reconnect(policy()));
         links.insert(host.engine.link(id).unwrap(), peer);
     }
-    host.dialing.outcomes.insert(addr(1), Outcome::Refused);
-    host.dialing.log.clear();
+    host.outbound.outcomes.insert(addr(1), Outcome::Refused);
+    host.outbound.log.clear();
     let down = host.elapsed();
     for peer in links.values() {
         peer.fin();
@@ -208,7 +208,7 @@ fn thousand_reconnects_are_spread_by_the_policy() {
     let mut back = Vec::new();
     while back.len() < CLIENTS {
         if host.elapsed() - down > 2 * SEC {
-            host.dialing.outcomes.insert(addr(1), Outcome::Connects);
+            host.outbound.outcomes.insert(addr(1), Outcome::Connects);
         }
         let tick = host.poll();
         assert_eq!(count(&tick, |event| matches!(event, Event::ConnectFailed { .. })), 0);
@@ -218,10 +218,10 @@ fn thousand_reconnects_are_spread_by_the_policy() {
                 assert!(links.contains_key(&host.engine.link(client).unwrap()));
             }
         }
-        for mut peer in std::mem::take(&mut host.dialing.peers) {
+        for mut peer in std::mem::take(&mut host.outbound.peers) {
             let request = peer.take_all();
             if request.is_empty() {
-                host.dialing.peers.push(peer);
+                host.outbound.peers.push(peer);
                 continue;
             }
             let request = String::from_utf8(request).unwrap();
@@ -242,7 +242,7 @@ fn thousand_reconnects_are_spread_by_the_policy() {
     // its share.
     let tenth = |at: Duration| (at - down).as_millis() / 100;
     let mut herd = [0; 10];
-    for (at, _) in host.dialing.log.iter().take(CLIENTS).filter(|(at, _)| *at - down < SEC) {
+    for (at, _) in host.outbound.log.iter().take(CLIENTS).filter(|(at, _)| *at - down < SEC) {
         herd[tenth(*at) as usize] += 1;
     }
     // Later attempts of other clients are among them, but hardly any in the first tenth.

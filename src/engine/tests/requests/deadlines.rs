@@ -124,7 +124,7 @@ fn slow_response_does_not_count_as_idle_time() {
     let config = Config { keep_alive_timeout: SEC, ..Config::default() };
     let mut host = serving(config, |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
-    web.peer.windows(1_000, 1_000);
+    web.peer.set_buffers(1_000, 1_000);
     web.ask(get("/large"));
     host.settle();
     // The client reads a thousand bytes every 900 ms.
@@ -144,7 +144,7 @@ fn slow_response_does_not_count_as_idle_time() {
 fn client_that_does_not_read_its_response_is_dropped() {
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
-    web.peer.windows(1_000, 1_000);
+    web.peer.set_buffers(1_000, 1_000);
     web.ask(get("/large"));
     host.settle();
     let start = host.now;

@@ -374,7 +374,7 @@ impl World<'_> {
         let member = &mut self.members[at];
         if self.calm && !member.deaf && self.rng.one_in(4) {
             member.stuck = !member.stuck && member.state == State::Open;
-            member.peer.windows(256 * 1024, if member.stuck { 0 } else { 256 * 1024 });
+            member.peer.set_buffers(256 * 1024, if member.stuck { 0 } else { 256 * 1024 });
         }
         if member.mute {
             return;
@@ -391,7 +391,7 @@ impl World<'_> {
             1 => member.peer.fin(),
             2 => member.peer.raw(b"\x81\x01a"),
             3 => member.peer.reset(self.rng.one_in(2)),
-            4 => member.peer.hang_up(),
+            4 => member.peer.close_socket(),
             _ => {}
         }
     }
@@ -555,7 +555,7 @@ impl World<'_> {
             }
         }
         for member in &mut self.members {
-            member.peer.windows(256 * 1024, 256 * 1024);
+            member.peer.set_buffers(256 * 1024, 256 * 1024);
             member.stuck = false;
         }
         // All clients read their messages, then all leave.
