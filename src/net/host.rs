@@ -1,4 +1,4 @@
-//! The system beneath a server, be it the kernel or a simulated network: its clock, sockets and
+//! The system that a server runs on, the kernel or a simulated network: its clock, sockets and
 //! names.
 
 #[cfg(unix)]
@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{engine::Readiness, error::ConnectError, id::ClientId};
 
-/// Every operation of a server on the world outside, once. Without the feature `sim` there is one
-/// variant, and nothing is left of the matches.
+/// The operations of a server on its system. Without the feature `sim` there is one variant, and
+/// the matches compile to nothing.
 #[derive(Debug)]
 pub(crate) enum Host {
     Kernel(Kernel),
@@ -29,16 +29,16 @@ pub(crate) enum Host {
     Simulated(SimHost),
 }
 
-/// Ends the current or, if the owner is awake, the next sleep of the mailbox's owner.
+/// Ends the current sleep of a mailbox's owner, or the next one if the owner is awake.
 pub(crate) trait Wake {
     fn wake(&self) -> io::Result<()>;
 }
 
-/// Ends the sleep of a server, for other threads.
+/// Ends the sleep of a server from another thread.
 #[derive(Debug)]
 pub(crate) enum Waker {
     Kernel(Arc<mio::Waker>),
-    /// A simulated sleep is over before another thread can end it.
+    /// Does nothing: a simulated sleep never waits for other threads.
     #[cfg(feature = "sim")]
     Simulated,
 }
@@ -69,7 +69,7 @@ impl Host {
         }
     }
 
-    /// Waits until there is something to report or the time is up.
+    /// Waits until there is readiness to report or `timeout` is over.
     #[inline]
     pub(crate) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
@@ -79,7 +79,7 @@ impl Host {
         }
     }
 
-    /// Whether there may be more to report than one report holds.
+    /// Whether the last report was full, so that more readiness may wait in the system.
     #[inline]
     pub(crate) fn has_full_report(&self) -> bool {
         match self {
@@ -89,8 +89,8 @@ impl Host {
         }
     }
 
-    /// Calls `ready` with the token of each connection that became ready by the end of the last
-    /// sleep.
+    /// Calls `ready` with the token and the readiness of each connection that became ready by the
+    /// end of the last sleep.
     #[inline]
     pub(crate) fn report(&mut self, ready: impl FnMut(usize, Readiness)) {
         match self {
@@ -100,7 +100,7 @@ impl Host {
         }
     }
 
-    /// Ends a sleep from other threads.
+    /// A handle with which other threads end a sleep.
     pub(crate) fn waker(&self) -> Waker {
         match self {
             Host::Kernel(kernel) => Waker::Kernel(Arc::clone(&kernel.waker)),
@@ -111,7 +111,7 @@ impl Host {
 
     // ---- listening ----
 
-    /// The addresses listened on, without those of dead listeners.
+    /// The addresses of the listeners that still accept.
     pub(crate) fn local_addrs(&self) -> Vec<SocketAddr> {
         match self {
             Host::Kernel(kernel) => kernel.local_addrs(),
@@ -120,7 +120,7 @@ impl Host {
         }
     }
 
-    /// Whether connections may wait to be accepted; `connections` are open now.
+    /// Whether connections may wait to be accepted. `connections` is the number of open ones.
     #[inline]
     pub(crate) fn has_backlog(&mut self, connections: usize) -> bool {
         match self {
@@ -130,7 +130,7 @@ impl Host {
         }
     }
 
-    /// Accepts once, from one listener after the other. `None`: there is nothing to accept now.
+    /// Accepts once, from the listeners in turn; `None` if no listener is ready.
     #[inline]
     pub(crate) fn accept(&mut self, now: Instant, connections: usize) -> Option<Accepted> {
         match self {
@@ -152,7 +152,8 @@ impl Host {
 
     // ---- connections ----
 
-    /// Reports on the socket come under this token from now on. Nothing is re-registered later.
+    /// Reports the readiness of the socket under this token from now on. Called once for each
+    /// socket.
     pub(crate) fn watch(&self, socket: &mut Socket, token: usize) -> io::Result<()> {
         match (self, socket) {
             (Host::Kernel(kernel), Socket::Tcp(stream)) => kernel.watch(stream, token),
@@ -166,7 +167,7 @@ impl Host {
         }
     }
 
-    /// Begins to connect; reports on the socket come under this token.
+    /// Starts to connect, and reports the readiness of the socket under this token.
     pub(crate) fn connect(&self, token: usize, addr: SocketAddr) -> io::Result<Socket> {
         match self {
             Host::Kernel(kernel) => kernel.connect(token, addr),
@@ -175,7 +176,7 @@ impl Host {
         }
     }
 
-    /// Looks a name up for a connection. `None`: [`resolved`](Host::resolved) gives the result
+    /// Resolves a name for a connection. `None` if [`resolved`](Host::resolved) returns the result
     /// later.
     pub(crate) fn resolve(
         &mut self,
@@ -190,7 +191,7 @@ impl Host {
         }
     }
 
-    /// The addresses of names found since the last call. `None` if no name was ever looked up.
+    /// Takes the results since the last call; `None` if no name was ever resolved.
     #[inline]
     pub(crate) fn resolved(&mut self) -> Option<Vec<Resolved>> {
         match self {

@@ -1,5 +1,5 @@
-//! The system that a server runs on: its poller, its listeners and its clock. The only file that
-//! reads the clock.
+//! The kernel as the system of a server: poller, listeners and clock. No other file reads the
+//! clock (law 4, ARCHITECTURE.md).
 
 use std::{
     io,
@@ -17,21 +17,20 @@ use super::{
 };
 use crate::{engine::Readiness, error::ConnectError, id::ClientId};
 
-/// The one place that reads the clock.
+/// Reads the clock.
 pub(crate) fn clock() -> Instant {
     Instant::now()
 }
 
-/// The token of the event that ends a sleep. Clients have the tokens from zero, the waker has the
-/// top one.
+/// The token of the waker's events, the highest. Clients have the tokens from zero upwards.
 const WAKER: Token = Token(usize::MAX);
 
-/// Listeners take the tokens from below the waker's downwards.
+/// The token of a listener. Listeners have the tokens below the waker's, downwards.
 const fn listener_token(index: usize) -> Token {
     Token(WAKER.0 - 1 - index)
 }
 
-/// The readiness that a client's socket is watched for.
+/// The kinds of readiness for which a client's socket is registered.
 fn interest() -> Interest {
     let interest = Interest::READABLE | Interest::WRITABLE;
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -47,11 +46,11 @@ fn is_interrupted(outcome: &io::Result<()>) -> bool {
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Connection(Socket, SocketAddr),
-    /// This one gave no connection; the next accept may.
+    /// This accept returned no connection; the next one may.
     Nothing,
-    /// A listener died. Reported once for each.
+    /// A listener no longer accepts. Reported once for each.
     Dead,
-    /// The process is out of descriptors or memory: accepting rests until then.
+    /// The process is out of descriptors or memory; accepting pauses until this time.
     Exhausted(Instant),
 }
 
@@ -61,16 +60,16 @@ pub(crate) struct Kernel {
     events: Events,
     pub(super) waker: Arc<Waker>,
     listeners: Vec<Listener>,
-    /// The listener that the last accept was from; the one behind it is first next time, so that
-    /// none starves.
+    /// The listener of the last accept. The next accept starts at the following listener, so that
+    /// no listener starves.
     last_listener: usize,
     backoff: Backoff,
-    /// Made when the first name has to be resolved.
+    /// The resolver; created when the first name has to be resolved.
     resolver: Option<Resolver>,
 }
 
 impl Kernel {
-    /// Kernel events taken in one poll; more wait for the next.
+    /// The maximum number of kernel events in one poll; others are reported by the next poll.
     const EVENTS: usize = 1024;
 
     pub(super) fn new(sockets: Vec<TcpListener>) -> io::Result<Self> {
@@ -94,7 +93,8 @@ impl Kernel {
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut outcome = self.poll.poll(&mut self.events, timeout);
         if is_interrupted(&outcome) {
-            // Perhaps by SIGCONT, a day later: events have to be taken before deadlines are judged.
+            // A SIGCONT may end a suspension of many hours. Input that arrived meanwhile has to be
+            // read before deadlines are checked.
             outcome = self.poll.poll(&mut self.events, Some(Duration::ZERO));
         }
         if is_interrupted(&outcome) {
@@ -138,7 +138,7 @@ impl Kernel {
 
     #[inline]
     pub(super) fn has_backlog(&mut self, connections: usize) -> bool {
-        self.listeners.iter().any(Listener::is_ready) && !self.backoff.rests(clock(), connections)
+        self.listeners.iter().any(Listener::is_ready) && !self.backoff.is_active(clock(), connections)
     }
 
     #[inline]
@@ -147,7 +147,7 @@ impl Kernel {
         let next = (1..=count)
             .map(|step| (self.last_listener + step) % count)
             .find(|index| self.listeners.get(*index).is_some_and(Listener::is_ready))?;
-        if self.backoff.rests(now, connections) {
+        if self.backoff.is_active(now, connections) {
             return None;
         }
         self.last_listener = next;
@@ -188,11 +188,11 @@ impl Kernel {
                 Err(error) => return Err(ConnectError::Resolve { host, error: error.to_string() }),
             },
         };
-        resolver.ask(id, host, port)
+        resolver.start(id, host, port)
     }
 
     #[inline]
     pub(super) fn resolved(&mut self) -> Option<Vec<Resolved>> {
-        self.resolver.as_mut().map(Resolver::take)
+        self.resolver.as_mut().map(Resolver::take_results)
     }
 }

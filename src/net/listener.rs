@@ -1,4 +1,4 @@
-//! Listening sockets, and what a failed accept means.
+//! Listening sockets, and the classes of errors of accept(2).
 
 use std::{
     io,
@@ -11,17 +11,17 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-/// How long accepting rests when the process is out of descriptors; a closed connection ends it
-/// early.
+/// The pause of accepting after the process ran out of descriptors. A closed connection ends the
+/// pause early.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// One listening socket, registered edge-triggered.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// `None` once it has died.
+    /// `None` after an error that is final.
     socket: Option<TcpListener>,
     addr: SocketAddr,
-    /// The backlog may hold connections. Cleared when an accept would block.
+    /// Whether the backlog may hold connections; cleared when an accept would block.
     ready: bool,
 }
 
@@ -31,11 +31,11 @@ pub(crate) enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// The backlog is empty.
     Empty,
-    /// A connection was lost before it was accepted; the next may be fine.
+    /// A connection was lost before it was accepted; the backlog may hold others.
     Lost,
-    /// No descriptors or no memory: trying again at once would spin.
+    /// The process is out of descriptors or memory. An immediate retry would spin.
     Exhausted(io::Error),
-    /// The socket listens no more, and never will: it was closed. Said once.
+    /// The socket no longer listens, because it was shut down. Returned once.
     Dead,
 }
 
@@ -45,11 +45,11 @@ impl Listener {
         let addr = socket.local_addr()?;
         let mut socket = TcpListener::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
-        // A socket that was handed over may have a backlog from before.
+        // A socket from another process may already have connections in its backlog.
         Ok(Listener { socket: Some(socket), addr, ready: true })
     }
 
-    /// `None` of a dead one.
+    /// The address; `None` if the socket no longer listens.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         self.socket.is_some().then_some(self.addr)
     }
@@ -69,7 +69,7 @@ impl Listener {
         };
         match socket.accept() {
             Ok((stream, remote)) => Accepted::Connection(stream, remote),
-            Err(error) => match kind(&error) {
+            Err(error) => match classify(&error) {
                 ErrorClass::Empty => {
                     self.ready = false;
                     Accepted::Empty
@@ -77,7 +77,7 @@ impl Listener {
                 ErrorClass::Exhausted => Accepted::Exhausted(error),
                 ErrorClass::Lost => Accepted::Lost,
                 ErrorClass::Dead => {
-                    log::error!("nobody listens at {} any more: {error}", self.addr);
+                    log::error!("the listener at {} was shut down and accepts no more: {error}", self.addr);
                     (self.socket, self.ready) = (None, false);
                     Accepted::Dead
                 }
@@ -86,26 +86,23 @@ impl Listener {
     }
 }
 
-/// Accepting rests after the process ran out of descriptors.
+/// The pause of accepting after the process ran out of descriptors or memory.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     until: Option<Instant>,
-    /// Connections at that time: one fewer means a free descriptor.
+    /// The number of connections at the start of the pause; with fewer, a descriptor is free.
     connections: usize,
     logged: bool,
 }
 
 impl Backoff {
-    /// Whether accepting still rests; `connections` are open now.
-    pub(crate) fn rests(&mut self, now: Instant, connections: usize) -> bool {
-        let rests = self.until.is_some_and(|until| now < until && connections >= self.connections);
-        if !rests {
-            self.until = None;
-        }
-        rests
+    /// Whether accepting is paused. `connections` is the number of open ones.
+    pub(crate) fn is_active(&mut self, now: Instant, connections: usize) -> bool {
+        self.until = self.until.filter(|until| now < *until && connections >= self.connections);
+        self.until.is_some()
     }
 
-    /// Begins a rest; gives its end. Logged once until accepting works again.
+    /// Starts a pause and returns its end. Logs only the first pause until an accept succeeds.
     pub(crate) fn begin(&mut self, error: &io::Error, now: Instant, connections: usize) -> Instant {
         if !std::mem::replace(&mut self.logged, true) {
             log::warn!("accepting pauses with {connections} connections open: {error}");
@@ -115,10 +112,10 @@ impl Backoff {
         until
     }
 
-    /// An accept worked.
+    /// Notes that an accept succeeded.
     pub(crate) fn end(&mut self) {
         if std::mem::take(&mut self.logged) {
-            log::info!("accepting again");
+            log::info!("accepting works again");
         }
     }
 }
@@ -131,20 +128,20 @@ enum ErrorClass {
     Dead,
 }
 
-fn kind(error: &io::Error) -> ErrorClass {
+fn classify(error: &io::Error) -> ErrorClass {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, InvalidInput, NetworkDown,
         NetworkUnreachable, PermissionDenied, TimedOut, Unsupported, WouldBlock,
     };
     match error.kind() {
         WouldBlock => ErrorClass::Empty,
-        // accept(2): what befell the connection before it was accepted is reported here, too.
+        // accept(2) also returns errors that a connection had before it was accepted.
         ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkDown
         | NetworkUnreachable | PermissionDenied | TimedOut => ErrorClass::Lost,
-        // EINVAL, EOPNOTSUPP: it does not listen. Somebody has shut it down.
+        // EINVAL, EOPNOTSUPP: the socket does not listen, because it was shut down.
         InvalidInput | Unsupported => ErrorClass::Dead,
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM have no kinds of their own; anything unknown is treated
-        // as gravely, so that it cannot spin.
+        // EMFILE, ENFILE, ENOBUFS and ENOMEM have no `ErrorKind`. An unknown error also pauses
+        // accepting, so that it cannot make the loop spin.
         _ => ErrorClass::Exhausted,
     }
 }
@@ -154,14 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_accept_may_say() {
-        let class = |errno: i32| kind(&io::Error::from_raw_os_error(errno));
+    fn accept_errors_are_classified() {
+        let class = |errno: i32| classify(&io::Error::from_raw_os_error(errno));
         assert_eq!(class(11), ErrorClass::Empty, "EAGAIN");
         // EPERM, EINTR, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH
         for errno in [1, 4, 100, 101, 103, 104, 110, 113] {
             assert_eq!(class(errno), ErrorClass::Lost, "{errno}");
         }
-        // ENOMEM, ENFILE, EMFILE, ENOBUFS, and what nobody has thought of
+        // ENOMEM, ENFILE, EMFILE, ENOBUFS, and an unknown error
         for errno in [12, 23, 24, 105, 9999] {
             assert_eq!(class(errno), ErrorClass::Exhausted, "{errno}");
         }

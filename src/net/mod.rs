@@ -1,4 +1,4 @@
-//! Sockets behind mio, and what stands in for them in a simulated network.
+//! Sockets, listeners and the clock: those of the kernel, through mio, or of a simulated network.
 
 pub(crate) mod host;
 pub(crate) mod kernel;

@@ -1,5 +1,5 @@
-//! Names of hosts, resolved on a thread of their own: the system's resolver blocks, for many
-//! seconds if a network is bad.
+//! Resolves host names on a separate thread, because the system's resolver may block for many
+//! seconds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,21 +22,21 @@ type Found = (Name, Result<Vec<SocketAddr>, String>);
 /// The client that waited for a name, and the addresses found.
 pub(crate) type Resolved = (ClientId, Result<Vec<SocketAddr>, ConnectError>);
 
-/// The one thread that the library ever starts, and only when the first name has to be resolved. It
-/// ends when the server is dropped, or when the name is found that it looks for by then.
+/// The resolver thread: the only thread that the library starts, and only when the first name has
+/// to be resolved. It ends after the server is dropped, once the current look-up returns.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     names: SyncSender<Name>,
     found: Arc<Mutex<Vec<Found>>>,
-    /// The connections that wait for each name. A name that many want is looked up once.
+    /// The connections that wait for each name. Connections to the same name share one look-up.
     waiting: HashMap<Name, BTreeSet<ClientId>>,
 }
 
 impl Resolver {
-    /// Names that wait for the thread.
+    /// The maximum number of names that wait for the thread.
     const MAX_NAMES: usize = 64;
 
-    /// Connections that wait for one name.
+    /// The maximum number of connections that wait for one name.
     const MAX_WAITING: usize = 65_536;
 
     pub(crate) fn new(waker: Arc<Waker>) -> io::Result<Self> {
@@ -49,11 +49,11 @@ impl Resolver {
         Ok(Resolver { names, found, waiting: HashMap::new() })
     }
 
-    /// Begins to resolve; `take` brings the result.
-    pub(crate) fn ask(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
+    /// Starts to resolve a name; [`take_results`](Self::take_results) returns the result later.
+    pub(crate) fn start(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {
         let name = (host, port);
         if let Some(waiting) = self.waiting.get_mut(&name) {
-            // Some may have been given up meanwhile, and a name may take its time.
+            // Attempts that were given up stay in the set until the name is resolved.
             if waiting.len() >= Self::MAX_WAITING {
                 return Err(ConnectError::ResolverBusy);
             }
@@ -70,7 +70,7 @@ impl Resolver {
     }
 
     /// Takes the results since the last call.
-    pub(crate) fn take(&mut self) -> Vec<Resolved> {
+    pub(crate) fn take_results(&mut self) -> Vec<Resolved> {
         let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
         let mut results = Vec::new();
         for (name, outcome) in found {
@@ -89,7 +89,7 @@ fn look_up((host, port): &Name) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// Until the resolver is dropped.
+/// Resolves names until the resolver is dropped.
 fn look_up_all(
     inbox: &Receiver<Name>,
     results: &Mutex<Vec<Found>>,
@@ -120,50 +120,50 @@ mod tests {
     fn wait(poll: &mut Poll, resolver: &mut Resolver) -> Vec<Resolved> {
         let mut events = Events::with_capacity(4);
         loop {
-            let taken = resolver.take();
+            let taken = resolver.take_results();
             if !taken.is_empty() {
                 return taken;
             }
             poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
-            assert!(!events.is_empty(), "nobody woke the loop");
+            assert!(!events.is_empty(), "the loop was not woken");
         }
     }
 
     #[test]
-    fn a_name_is_found_or_not_and_the_loop_is_woken() {
+    fn result_of_a_look_up_wakes_the_loop() {
         let mut poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let mut resolver = Resolver::new(waker).unwrap();
-        // `localhost` is known without a network.
-        resolver.ask(id(1), "localhost".into(), 7).unwrap();
+        // `localhost` is resolved without a network.
+        resolver.start(id(1), "localhost".into(), 7).unwrap();
         let found = wait(&mut poll, &mut resolver);
         assert_eq!(found[0].0, id(1));
         assert!(found[0].1.as_ref().unwrap().iter().all(|addr| addr.ip().is_loopback() && addr.port() == 7));
-        // RFC 6761 §6.4: never exists.
-        resolver.ask(id(2), "no name".into(), 7).unwrap();
+        // A name with a space never exists.
+        resolver.start(id(2), "no name".into(), 7).unwrap();
         let failed = wait(&mut poll, &mut resolver);
         assert!(matches!(&failed[..], [(_, Err(ConnectError::Resolve { host, .. }))] if host == "no name"));
     }
 
     #[test]
-    fn one_name_is_looked_up_once_and_the_queue_is_bounded() {
-        // A thread that never comes to it.
+    fn same_name_is_looked_up_once_and_the_queue_is_bounded() {
+        // No thread takes names from this queue.
         let (names, inbox) = mpsc::sync_channel(Resolver::MAX_NAMES);
         let found = Arc::default();
         let mut resolver = Resolver { names, found, waiting: HashMap::new() };
         for serial in 0..1000 {
-            resolver.ask(id(serial), "a.example".into(), 80).unwrap();
-            resolver.ask(id(serial), "a.example".into(), 80).unwrap();
+            resolver.start(id(serial), "a.example".into(), 80).unwrap();
+            resolver.start(id(serial), "a.example".into(), 80).unwrap();
         }
         for serial in 1..Resolver::MAX_NAMES as u32 {
-            resolver.ask(id(serial), format!("{serial}.example"), 80).unwrap();
+            resolver.start(id(serial), format!("{serial}.example"), 80).unwrap();
         }
-        let busy = resolver.ask(id(1), "one.too.many".into(), 80);
+        let busy = resolver.start(id(1), "one.too.many".into(), 80);
         assert_eq!(busy, Err(ConnectError::ResolverBusy));
         assert_eq!(inbox.try_iter().count(), Resolver::MAX_NAMES);
         let addrs = vec![SocketAddr::from(([1, 2, 3, 4], 80))];
         resolver.found.lock().unwrap().push((("a.example".into(), 80), Ok(addrs.clone())));
-        let results = resolver.take();
+        let results = resolver.take_results();
         assert_eq!(results.len(), 1000);
         assert!(results.iter().all(|(_, outcome)| outcome.as_ref() == Ok(&addrs)));
     }

@@ -1,4 +1,4 @@
-//! The stream type of a server: TCP, or with the feature `sim` also a connection in memory.
+//! The stream type of a server: TCP, or with the feature `sim` a simulated connection.
 
 use std::io::{self, IoSlice, Read, Write};
 
@@ -8,7 +8,7 @@ use mio::net::TcpStream;
 use crate::net::sim::SimSocket;
 use crate::{config::Config, engine::Stream};
 
-/// One of the two. Without the feature it is a TCP socket and nothing besides.
+/// A TCP or a simulated stream. Without the feature `sim` it is only a TCP stream.
 #[derive(Debug)]
 pub(crate) enum Socket {
     Tcp(TcpStream),

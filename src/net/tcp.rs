@@ -1,4 +1,4 @@
-//! A client's socket.
+//! TCP as the stream of a connection.
 
 use std::{io, net::Shutdown};
 
@@ -17,8 +17,8 @@ impl Stream for TcpStream {
             return Err(error);
         }
         match self.peer_addr() {
-            // A socket whose own port was asked for, and given to it by chance, is connected to
-            // itself.
+            // TCP self-connect: the kernel chose the destination port as the local port, so that
+            // the socket is connected to itself.
             Ok(peer) if self.local_addr().is_ok_and(|own| own == peer) => {
                 Err(io::ErrorKind::ConnectionRefused.into())
             }
@@ -32,14 +32,14 @@ impl Stream for TcpStream {
         if config.nodelay
             && let Err(error) = self.set_nodelay(true)
         {
-            // The peer has reset it already; the first read will tell.
-            log::debug!("no TCP_NODELAY: {error}");
+            // The peer has reset the connection already; the first read returns the error.
+            log::debug!("cannot set TCP_NODELAY: {error}");
         }
-        // Some systems do not hand it on from the listener to accepted sockets.
+        // On some systems accepted sockets do not inherit the size from the listener.
         if let Some(bytes) = config.send_buffer
             && let Err(error) = SockRef::from(self).set_send_buffer_size(bytes)
         {
-            log::debug!("no send buffer of {bytes} bytes: {error}");
+            log::debug!("cannot set the send buffer to {bytes} bytes: {error}");
         }
     }
 }
@@ -54,7 +54,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_socket_that_met_itself_is_not_connected() {
+    fn socket_connected_to_itself_is_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         socket.connect(&socket.local_addr().unwrap()).unwrap();

@@ -13,14 +13,14 @@ use crate::{
 
 /// One client of a simulated server, controlled by a test.
 ///
-/// It follows RFC 6455: it masks its frames, answers pings and close frames when they arrive, and
-/// closes its socket when the server does. Dropping it closes its socket, like the end of a
+/// It follows RFC 6455: it masks its frames, replies to pings and close frames when they arrive,
+/// and closes its socket when the server does. Dropping it closes its socket, like the exit of a
 /// process.
 ///
 /// # Panics
 ///
-/// If the server violates the protocol, for example with a frame behind its close frame or a
-/// response to the key of another client. Then this library is at fault.
+/// If the server violates the protocol, for example with a frame after its close frame or a wrong
+/// `Sec-WebSocket-Accept`. This is a bug of the library.
 ///
 /// # Examples
 ///
@@ -60,10 +60,9 @@ impl SimClient {
         self.network.lock().request_upgrade(self.number, path, headers);
     }
 
-    /// Sends a message in one frame, as soon as the server has opened the WebSocket. Bytes for
-    /// which the network has no room wait here. The message is dropped after
-    /// [`close`](Self::close), [`finish`](Self::finish) or [`reset`](Self::reset), and if the
-    /// server rejected the upgrade.
+    /// Sends a message in one frame, once the response 101 has arrived. Bytes for which the network
+    /// has no room are queued. The message is dropped after [`close`](Self::close),
+    /// [`finish`](Self::finish) or [`reset`](Self::reset), and if the server rejected the upgrade.
     pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
         let message = message.into();
         let opcode = match message {
@@ -73,13 +72,14 @@ impl SimClient {
         self.network.lock().send_frame(self.number, OpCode::Data(opcode), message.as_bytes());
     }
 
-    /// Sends a ping with at most the first 125 bytes of the body (RFC 6455 §5.5).
+    /// Sends a ping with the body, cut at 125 bytes (RFC 6455 §5.5).
     pub fn ping(&mut self, body: &[u8]) {
         let body = &body[..body.len().min(125)];
         self.network.lock().send_frame(self.number, OpCode::Control(Control::Ping), body);
     }
 
-    /// Begins the close handshake. The reason is cut at 123 bytes; 1005 sends an empty frame.
+    /// Starts the closing handshake (RFC 6455 §7.1.2). The reason is cut at 123 bytes. The code
+    /// 1005 sends an empty close frame.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) {
         let code = u16::from(code.into());
         let reason = (0..=123).rev().find_map(|end| reason.get(..end)).unwrap_or_default();
@@ -91,51 +91,51 @@ impl SimClient {
         self.network.lock().send(self.number, bytes);
     }
 
-    /// Sends FIN behind everything queued, and still receives.
+    /// Sends FIN behind everything queued. The client still receives.
     pub fn finish(&mut self) {
         self.network.lock().send_fin(self.number);
     }
 
-    /// Resets the connection. Both sides see it at once, and bytes on their way are lost.
+    /// Resets the connection on both sides at once. Bytes in flight are lost.
     pub fn reset(&mut self) {
         self.network.lock().reset_peer(self.number);
     }
 
-    /// Reads nothing until [`resume`](Self::resume), not even pings: the buffers fill, and writes
-    /// of the server would block. Messages that arrived before can still be
+    /// Stops reading until [`resume`](Self::resume): buffers fill up and writes of the server would
+    /// block. Pings get no reply. Messages that arrived before can still be
     /// [`received`](Self::received).
     pub fn stall(&mut self) {
         self.network.lock().set_paused(self.number, true);
     }
 
-    /// Reads again, beginning with the bytes that arrived during the pause.
+    /// Resumes reading with the bytes that arrived during the pause.
     pub fn resume(&mut self) {
         self.network.lock().set_paused(self.number, false);
     }
 
-    /// The status of the response, 101 for a WebSocket; `None` before it has arrived.
+    /// The status of the response, 101 for a WebSocket; `None` before the response has arrived.
     pub fn status(&self) -> Option<u16> {
         self.network.lock().peer(self.number).inbox.status
     }
 
-    /// The head of the response, up to the empty line; empty before it has arrived.
+    /// The head of the response, up to the empty line; empty before the response has arrived.
     pub fn response_head(&self) -> String {
         self.network.lock().peer(self.number).head.clone()
     }
 
-    /// Takes the bytes that arrived behind the head of a response that opened no WebSocket.
+    /// Takes the bytes that arrived behind the head of a response other than 101.
     pub fn body(&mut self) -> Vec<u8> {
         let mut network = self.network.lock();
         let inbox = &mut network.peer(self.number).inbox;
         if inbox.status == Some(101) { Vec::new() } else { mem::take(&mut inbox.bytes) }
     }
 
-    /// Takes the messages that arrived since the last call, in order.
+    /// Takes the input since the last call, in order.
     pub fn received(&mut self) -> Vec<Received> {
         mem::take(&mut self.network.lock().peer(self.number).received)
     }
 
-    /// Whether the connection has ended for this client: nothing more will be received.
+    /// Whether the connection has ended for this client. It receives nothing more.
     pub fn is_over(&self) -> bool {
         self.network.lock().peer(self.number).ended
     }

@@ -2,17 +2,18 @@
 //! library.
 //!
 //! [`Sim::server`] returns the same [`Server`] that a program binds to a port, so that the
-//! program's own code runs unchanged; only sockets and clock are simulated. Time passes only in
+//! program's code runs unchanged; only the sockets and the clock are simulated. Time passes only in
 //! [`Sim::advance`] and while a server sleeps ([`poll_for`](Server::poll_for),
 //! [`poll_wait`](Server::poll_wait), [`run`](Server::run)). A sleep jumps to the next arrival or
-//! deadline, so a test of an hour takes a moment. The network behaves as its [`Weather`] says. The
-//! same seed and the same calls give the same events and the same bytes at the same times.
+//! deadline, so that a test of an hour takes milliseconds. [`Weather`] sets the behaviour of the
+//! network. The same seed and the same calls give the same events, and the same bytes at the same
+//! times.
 //!
 //! Differences from a real server:
 //!
-//! - No time passes within a poll, so a `time_budget` never ends one.
-//! - A [`Handle`](crate::Handle) works on other threads, but the threads decide when its commands
-//!   arrive, and a sleep without a timeout does not wait for them.
+//! - No time passes within a poll, so a `time_budget` never ends a poll.
+//! - A [`Handle`](crate::Handle) works on other threads, but the time at which its commands arrive
+//!   is not deterministic, and a sleep without a timeout does not wait for them.
 //! - The backlog of a listener has no limit, and each client has an address of its own.
 //! - Served files are read from the disk.
 //! - Only names set with [`Sim::name`] can be resolved.
@@ -24,7 +25,7 @@
 //! use std::time::Duration;
 //! use tickws::{Event, Message, Server, sim::{Received, Sim, Weather}};
 //!
-//! /// The game, which does not know that it is simulated.
+//! /// The code of the game, the same with real sockets.
 //! fn frame(server: &mut Server) -> std::io::Result<()> {
 //!     for event in &server.poll_once()? {
 //!         match event {
@@ -88,37 +89,39 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// A network in [calm](Weather::calm) weather.
+    /// Creates a network in [calm](Weather::calm) weather.
     pub fn new(seed: u64) -> Self {
         Sim::with_weather(seed, Weather::calm())
     }
 
-    /// A network in any weather.
+    /// Creates a network in this weather.
     pub fn with_weather(seed: u64, weather: Weather) -> Self {
         Sim { network: Shared::new(seed, weather, kernel::clock()) }
     }
 
-    /// Changes the weather. A connection keeps the [`buffer`](Weather::buffer) that it began with.
+    /// Changes the weather. Existing connections keep their [`buffer`](Weather::buffer).
     pub fn set_weather(&self, weather: Weather) {
         self.network.lock().conditions = weather;
     }
 
-    /// Builds a server in this network. It listens at one address, which
-    /// [`local_addrs`](Server::local_addrs) returns. Sockets that the builder was given are closed.
+    /// Builds a server in this network. It listens on one address, which
+    /// [`local_addrs`](Server::local_addrs) returns. Listeners that were passed to the builder are
+    /// closed.
     ///
     /// Servers of one network can [`connect`](Server::connect) to each other.
     ///
     /// # Errors
     ///
-    /// Same as [`ServerBuilder::build`]. A poll of the server that would sleep for ever fails with
-    /// [`Deadlock`](io::ErrorKind::Deadlock).
+    /// Same as [`ServerBuilder::build`]. A poll of the server whose sleep would never end fails
+    /// with [`Deadlock`](io::ErrorKind::Deadlock).
     pub fn server(&self, builder: ServerBuilder) -> io::Result<Server> {
         let (config, hooks, _) = builder.into_parts()?;
         Ok(Server::simulated(config, hooks, self.network.clone()))
     }
 
-    /// A client that requests a WebSocket at `path` from `server`. It is open after the server has
-    /// polled, its bytes have arrived, and the server has polled again.
+    /// Connects a client that requests a WebSocket at `path`. The WebSocket is open after the
+    /// server has accepted the connection in a poll, the request has arrived, and the server has
+    /// polled again.
     ///
     /// The connection is refused if `server` is not in this network.
     pub fn connect(&self, server: &Server, path: &str) -> SimClient {
@@ -133,25 +136,26 @@ impl Sim {
         client
     }
 
-    /// A connection without a request. Use [`SimClient::raw`] to send plain HTTP or invalid bytes.
+    /// Connects a client that sends no request. Use [`SimClient::raw`] to send plain HTTP or
+    /// invalid bytes.
     pub fn open(&self, server: &Server) -> SimClient {
-        // No host has this number.
+        // No host has the number `usize::MAX`, so the connection is refused.
         SimClient::new(self.network.clone(), server.number_in(&self.network).unwrap_or(usize::MAX))
     }
 
-    /// Sets the address of a host name for [`connect`](Server::connect), e.g. of
+    /// Sets the address of a host name for [`Server::connect`], e.g. of `feed.example` in
     /// `ws://feed.example/`.
     pub fn name(&self, name: &str, addr: SocketAddr) {
         self.network.lock().names.insert(name.to_owned(), addr);
     }
 
-    /// Lets time pass, and delivers the bytes that arrive in it. No server polls meanwhile, as in a
-    /// long frame or on a laptop that is suspended.
+    /// Moves the clock and delivers the bytes that arrive meanwhile. No server polls in this time,
+    /// as during a long frame of a game or while a computer is suspended.
     pub fn advance(&self, by: Duration) {
         self.network.lock().advance(by);
     }
 
-    /// The time by this network's clock.
+    /// The time of this network's clock.
     pub fn now(&self) -> Instant {
         self.network.lock().now()
     }
@@ -161,15 +165,14 @@ impl Sim {
         self.network.lock().elapsed()
     }
 
-    /// Whether no bytes are on their way and the next poll of each server has no readiness to
-    /// report. Timers, queued messages and work left over are not considered: see
-    /// [`Server::next_timeout`].
+    /// Whether no bytes are in flight and no server has readiness to report. Timers, queued
+    /// messages and work left over by a poll are not considered: see [`Server::next_timeout`].
     pub fn is_quiet(&self) -> bool {
         self.network.lock().is_quiet()
     }
 
-    /// A digest of every byte that has arrived so far, and of the place and the time of its
-    /// arrival. It is the same for the same seed and the same calls.
+    /// A digest of all bytes that have arrived, with the connection and the time of their arrival.
+    /// It is the same for the same seed and the same calls.
     ///
     /// # Examples
     ///

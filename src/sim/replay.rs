@@ -14,25 +14,26 @@ use crate::{
     stats::Stats,
 };
 
-/// Repeats what a [recorded](crate::ServerBuilder::record) server did: the same engine gets the
-/// same calls at the same times, without sockets, without the application and as fast as it can.
+/// Replays the [recording](crate::ServerBuilder::record) of a server: an engine gets the same calls
+/// at the same times, without sockets, without the application and without waiting.
 ///
-/// Each event, each byte written, each read, each address that was asked for, and how long the
-/// server would sleep is compared with the recording; the first difference is an error that names
-/// its place. Return values that the application got are not compared. A recording of an incident
-/// thus is a test: it passes as long as the engine does the same, and shows what the application
-/// saw.
+/// The replay compares with the recording: each event, each byte written, each read, each address
+/// of an outbound connection, and the timeout of each sleep. The first difference is an error that
+/// names its position. Return values of the application's calls are not compared. The recording of
+/// an incident thus is a test: it passes as long as the engine behaves in the same way, and gives
+/// the events that the application got.
 ///
-/// A [`Prepared`](crate::Prepared) that several servers send is compressed by the first one and
-/// counts towards its `max_total_buffered`. A recording knows nothing of other servers: if another
-/// one sent the message first, with other settings, the replay reports a difference.
+/// A [`Prepared`](crate::Prepared) that several servers send is compressed by the first server and
+/// counts towards the `max_total_buffered` of that server. A recording does not contain other
+/// servers: if another server with other settings sent the message first, the replay reports a
+/// difference.
 ///
 /// The file begins with `tickws\0tape` and the version of the format, 2. Blocks follow, at least
 /// one for each poll: length (32 bits) and digest (64 bits, FNV-1a), both in little endian, then
-/// entries, each a number and its fields in varints. The digests find damage, not forgery. A forged
-/// recording ends as well, with an error or without. Its limits are those in its header, so it may
-/// hold what they allow a server to hold (broadcasts to many, messages that inflate); beyond that
-/// it holds less than 256 bytes for each of its own, and a megabyte.
+/// entries, each a number and its fields in varints. The digests detect damage, not forgery. The
+/// replay of a forged recording terminates, with or without an error. Its memory is bounded by what
+/// the limits in the header allow a server to hold, plus 256 bytes for each byte of the recording,
+/// plus 1 MB.
 ///
 /// # Examples
 ///
@@ -52,14 +53,14 @@ use crate::{
 /// drop(server);
 ///
 /// // The test.
-/// let mut heard = Vec::new();
+/// let mut received = Vec::new();
 /// let replay = Replay::open(&path)?;
 /// replay.run(|event, _at| {
 ///     if let Event::Message { message, .. } = event {
-///         heard.push(message.as_text().unwrap_or_default().to_owned());
+///         received.push(message.as_text().unwrap_or_default().to_owned());
 ///     }
 /// })?;
-/// assert_eq!(heard, ["hello"]);
+/// assert_eq!(received, ["hello"]);
 /// # std::fs::remove_file(path)?;
 /// # Ok(())
 /// # }
@@ -67,7 +68,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Replay {
     replayer: Replayer,
-    /// An error has ended the replay.
+    /// Whether an error has ended the replay.
     failed: bool,
 }
 
@@ -83,24 +84,24 @@ impl Replay {
         Replay::new(BufReader::new(File::open(path)?))
     }
 
-    /// As [`open`](Replay::open), from any reader. The recording is read as the replay goes on:
+    /// Same as [`open`](Replay::open), from any reader. The recording is read during the replay;
     /// memory holds the entries of one poll at a time.
     ///
     /// # Errors
     ///
-    /// As [`open`](Replay::open).
+    /// Same as [`open`](Replay::open).
     pub fn new(recording: impl Read + Send + 'static) -> Result<Self, ReplayError> {
         Ok(Replay { replayer: Replayer::new(Box::new(recording), kernel::clock())?, failed: false })
     }
 
-    /// Replays to the end of the next poll and gives the tick that the application got. `None` if
-    /// the server was dropped instead.
+    /// Replays to the end of the next poll and returns the tick that the application got; `None` if
+    /// the recorded server was dropped instead.
     ///
     /// # Errors
     ///
     /// [`ReplayError::Diverged`] with the first difference, [`ReplayError::Truncated`] if the
-    /// recording ends before the server was dropped, [`ReplayError::Corrupt`] if it is damaged or
-    /// goes on after that. An error ends the replay: further calls give `None`.
+    /// recording ends before the server was dropped, [`ReplayError::Corrupt`] if the recording is
+    /// damaged or continues after that. An error ends the replay: further calls return `None`.
     pub fn next_tick(&mut self) -> Result<Option<Tick>, ReplayError> {
         if self.failed {
             return Ok(None);
@@ -110,11 +111,12 @@ impl Replay {
         outcome
     }
 
-    /// Replays to the end; `on_event` gets each event and the time since the server was built.
+    /// Replays to the end and returns the counters of the server. Calls `on_event` with each event
+    /// and the time since the server was built.
     ///
     /// # Errors
     ///
-    /// As [`next_tick`](Replay::next_tick).
+    /// Same as [`next_tick`](Replay::next_tick).
     pub fn run(mut self, mut on_event: impl FnMut(Event<'_>, Duration)) -> Result<Stats, ReplayError> {
         while let Some(tick) = self.next_tick()? {
             for event in &tick {
@@ -134,7 +136,8 @@ impl Replay {
         self.replayer.stats()
     }
 
-    /// The version of this library that recorded. Another version may differ for good reason.
+    /// The version of the library that made the recording. Another version may behave differently
+    /// on purpose, for example after a fix.
     pub fn version(&self) -> &str {
         self.replayer.version()
     }

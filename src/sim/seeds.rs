@@ -5,12 +5,12 @@ use crate::net::sim::seeds;
 /// Calls `world` with the seeds below `count`. If it panics, prints the command that repeats the
 /// failure.
 ///
-/// With `TICKWS_SIM_SEEDS=100000` in the environment that many seeds are tried instead, and with
-/// `TICKWS_SIM_SEED=17` only that one.
+/// `TICKWS_SIM_SEEDS=100000` in the environment replaces `count`. `TICKWS_SIM_SEED=17` runs only
+/// that seed.
 ///
 /// # Panics
 ///
-/// If `world` panics; no further seed is tried.
+/// If `world` panics. No further seed is run.
 ///
 /// # Examples
 ///
@@ -20,7 +20,7 @@ use crate::net::sim::seeds;
 /// for_each_seed(20, |seed| {
 ///     let sim = Sim::with_weather(seed, Weather::foul());
 ///     let mut server = sim.server(Server::builder()).unwrap();
-///     // ... a game, and what must hold of it
+///     // ... a game and its assertions
 ///     assert!(server.poll_once().unwrap().is_empty());
 /// });
 /// ```

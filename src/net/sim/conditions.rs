@@ -6,9 +6,8 @@ use crate::util::split_mix::SplitMix;
 
 /// How a simulated network behaves.
 ///
-/// Whatever the weather, it behaves as TCP may: bytes arrive in order, whole and once, or the
-/// connection is reset. All chances are in percent of the calls or pieces that they are about; what
-/// is above 100 counts as 100.
+/// In any weather it is a correct TCP: all bytes arrive once and in order, or the connection is
+/// reset. Chances are in percent of the affected calls or pieces; values above 100 count as 100.
 ///
 /// # Examples
 ///
@@ -28,14 +27,14 @@ pub struct Weather {
     pub(super) partial_writes: u8,
     pub(super) interrupts: u8,
     pub(super) late_readiness: u8,
-    /// How often a connection is reported readable though nothing has changed; only in this crate's
-    /// own tests.
+    /// The chance that a connection is reported readable without new input. Only used by the tests
+    /// of this crate.
     pub(super) spurious_readiness: u8,
     pub(super) shuffles: bool,
     pub(super) resets: u8,
 }
 
-/// The weather of [`calm`](Weather::calm).
+/// Same as [`calm`](Weather::calm).
 impl Default for Weather {
     fn default() -> Self {
         Weather::calm()
@@ -43,7 +42,7 @@ impl Default for Weather {
 }
 
 impl Weather {
-    /// Nothing takes time, and nothing happens by chance.
+    /// No latency and no random behaviour.
     pub const fn calm() -> Self {
         Weather {
             latency: Duration::ZERO..=Duration::ZERO,
@@ -58,9 +57,8 @@ impl Weather {
         }
     }
 
-    /// Everything that a network may do without losing a connection: up to 80 ms of latency, reads
-    /// and writes in pieces, interrupted calls, readiness that comes late and in any order. No
-    /// resets.
+    /// All behaviour that a connection survives: up to 80 ms of latency, short reads and writes,
+    /// interrupted calls, readiness that is late and in random order. No resets.
     pub const fn foul() -> Self {
         Weather {
             latency: Duration::from_millis(1)..=Duration::from_millis(80),
@@ -75,60 +73,63 @@ impl Weather {
         }
     }
 
-    /// How long each piece takes, evenly spread; those of one direction never overtake each other.
+    /// Sets the latency of each piece, uniformly distributed. Pieces of one direction stay in
+    /// order.
     #[must_use]
     pub fn latency(mut self, latency: RangeInclusive<Duration>) -> Self {
         self.latency = latency;
         self
     }
 
-    /// Bytes that each direction of a connection holds, on the way or unread, before its writer has
-    /// to wait; at least one. Calm: 256 KiB, foul: 64 KiB.
+    /// Sets the maximum number of bytes in flight or unread in each direction of a connection, at
+    /// least 1. Further writes would block. Default: 256 KiB if calm, 64 KiB if foul.
     #[must_use]
     pub fn buffer(mut self, bytes: usize) -> Self {
         self.buffer = bytes.max(1);
         self
     }
 
-    /// How often bytes arrive, and are read, in smaller pieces than they were sent in.
+    /// Sets the chance that bytes arrive or are read in smaller pieces than they were sent.
     #[must_use]
     pub fn short_reads(mut self, percent: u8) -> Self {
         self.short_reads = percent;
         self
     }
 
-    /// How often the kernel takes less than a server writes, or nothing (`WouldBlock`), though
-    /// there is room.
+    /// Sets the chance that a write of a server is short or returns `WouldBlock` though there is
+    /// room.
     #[must_use]
     pub fn partial_writes(mut self, percent: u8) -> Self {
         self.partial_writes = percent;
         self
     }
 
-    /// How often a server's call is interrupted by a signal.
+    /// Sets the chance that a call of a server fails with `Interrupted`. At most 90.
     #[must_use]
     pub fn interrupts(mut self, percent: u8) -> Self {
-        // At 100 a call would be repeated for ever.
+        // With 100 a call would be repeated without end.
         self.interrupts = if percent > 90 { 90 } else { percent };
         self
     }
 
-    /// How often a server hears one poll later that a connection is ready.
+    /// Sets the chance that a poll reports the readiness of a connection only in the next poll. At
+    /// most 90.
     #[must_use]
     pub fn late_readiness(mut self, percent: u8) -> Self {
-        // At 100 it would never hear.
+        // With 100 readiness would never be reported.
         self.late_readiness = if percent > 90 { 90 } else { percent };
         self
     }
 
-    /// Whether connections are reported ready in any order instead of that of their coming.
+    /// Sets whether ready connections are reported in random order instead of the order in which
+    /// they were opened.
     #[must_use]
     pub fn shuffles(mut self, shuffles: bool) -> Self {
         self.shuffles = shuffles;
         self
     }
 
-    /// How often a piece meets a router that has forgotten the connection: both ends see a reset.
+    /// Sets the chance that a piece resets the connection for both ends.
     #[must_use]
     pub fn resets(mut self, percent: u8) -> Self {
         self.resets = percent;
@@ -136,7 +137,7 @@ impl Weather {
     }
 }
 
-/// The same numbers for the same seed.
+/// The random numbers of a network. They depend on the seed only.
 #[derive(Debug, Clone)]
 pub(crate) struct SimRng(SplitMix);
 
@@ -145,13 +146,13 @@ impl SimRng {
         SimRng(SplitMix::new(seed))
     }
 
-    /// Below `end`; zero if that is zero.
+    /// A number below `end`, or zero if `end` is zero.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         ((u128::from(self.0.next()) * end as u128) >> 64) as usize
     }
 
     pub(crate) fn percent(&mut self, chance: u8) -> bool {
-        // A certain outcome takes no number: a setting at zero changes nothing else.
+        // A chance of zero takes no number, so that it does not change other random choices.
         chance > 0 && self.below(100) < usize::from(chance)
     }
 

@@ -1,5 +1,5 @@
-//! The simulated peer of a connection. It answers pings and close frames as a browser does. A paused
-//! peer reads nothing; a test may read its bytes and reply to them instead.
+//! The simulated peer of a connection. It answers pings and close frames as a browser does. A
+//! paused peer reads nothing; a test may read its bytes and reply to them instead.
 
 use std::{
     collections::VecDeque,

@@ -228,7 +228,8 @@ impl Peer {
         mem::take(&mut self.inbox.bytes)
     }
 
-    /// Reads everything that has arrived, and returns the complete frames. Panics if one is illegal.
+    /// Reads everything that has arrived, and returns the complete frames. Panics if one is
+    /// illegal.
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         self.read(usize::MAX);
         self.parse()

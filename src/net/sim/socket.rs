@@ -1,11 +1,11 @@
-//! A server's end of a link.
+//! The simulated socket: an end of a link that belongs to a server.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 use super::{EndId, Network, Shared, probe::Call};
 use crate::{config::Config, engine::Stream};
 
-/// Closed when it is dropped.
+/// A socket of a simulated server. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct SimSocket {
     network: Shared,
@@ -38,7 +38,7 @@ impl Network {
         let half = self.half(id);
         half.arrived.read_exact(&mut buf[..count])?;
         half.probe.bytes_read += count as u64;
-        // A short read has drained the socket: the rest counts as arrived after it.
+        // The engine takes a short read as the end of the input, so the rest needs a new edge.
         half.readable_edge |= count < most;
         self.make_room(id);
         Ok(count)
@@ -71,7 +71,7 @@ impl Network {
             left -= taken.len();
             self.post_bytes((link, 1 - side), taken);
         }
-        // There is room after all: the edge comes at the next poll.
+        // After a short write in spite of room, the next poll reports a writable edge.
         let has_room = self.links[link].has_room(side);
         let half = self.half(id);
         half.writable_edge |= half.would_block && has_room;
@@ -141,7 +141,7 @@ mod tests {
 
     const HOST: usize = 0;
 
-    /// A peer, and the socket that a server has accepted from it.
+    /// A peer, and the accepted socket of the server.
     fn pair(conditions: Weather) -> (Shared, Peer, SimSocket) {
         let network = Shared::new(1, conditions, Instant::now());
         network.lock().add_host();
@@ -152,7 +152,7 @@ mod tests {
         (network.clone(), peer, SimSocket::new(&network, id))
     }
 
-    /// Whether the socket is reported writable and readable, once for each report.
+    /// Whether the socket is writable and readable, for each report.
     fn reports(network: &Shared) -> Vec<(bool, bool)> {
         let mut network = network.lock();
         network.advance(Duration::ZERO);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_no_server_may_make_are_not_hidden() {
+    fn illegal_calls_of_a_server_panic() {
         type Misuse = fn(&mut SimSocket);
         let calls: [(&str, Misuse); 4] = [
             ("a write of nothing", |socket| _ = socket.write(b"")),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_reported_once_a_third_of_the_window_is_free() {
+    fn room_is_reported_once_a_third_of_the_buffer_is_free() {
         let (network, mut peer, mut socket) = pair(Weather::calm());
         peer.set_buffers(90, 90);
         assert_eq!(socket.write(&[0; 100]).expect("some room"), 90);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn input_waits_for_the_window_and_a_closed_socket_resets() {
+    fn input_waits_for_room_and_closing_with_unread_input_resets() {
         let (network, peer, mut socket) = pair(Weather::calm());
         peer.set_buffers(4, 4);
         peer.raw(b"abcdef");
@@ -209,11 +209,11 @@ mod tests {
         assert_eq!((socket.read(&mut bytes).expect("input"), &bytes[..4]), (4, &b"abcd"[..]));
         assert_eq!((reports(&network), peer.calls()), (vec![(true, true)], (1, 0)));
         drop(socket);
-        assert!(peer.was_aborted() && peer.at_end(), "unread input is answered with RST");
+        assert!(peer.was_aborted() && peer.at_end(), "closing with unread input sends RST");
     }
 
     #[test]
-    fn a_chosen_call_fails_once() {
+    fn injected_fault_fails_one_call() {
         let (_network, peer, mut socket) = pair(Weather::calm());
         peer.inject_fault(Fault { call: Call::Read, after: 1, errno: 5 });
         let mut read = || socket.read(&mut [0; 9]).expect_err("no input").raw_os_error();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn readiness_may_be_reported_for_nothing() {
+    fn spurious_readiness_reads_would_block() {
         let (network, _peer, mut socket) = pair(Weather::calm());
         network.lock().conditions = Weather { spurious_readiness: 100, ..Weather::calm() };
         assert_eq!(reports(&network), [(true, true)]);
