@@ -25,7 +25,7 @@ pub(super) struct Actor {
     pub(super) reason: Option<CloseReason>,
 
     // ---- from the user to the server ----
-    shook: bool,
+    handshake_sent: bool,
     /// Messages that were sent whole before `ended`.
     pub(super) sent: Vec<(bool, Vec<u8>)>,
     pub(super) delivered: usize,
@@ -43,7 +43,7 @@ pub(super) struct Actor {
     pongs: Vec<u32>,
     pub(super) closed_with: Option<u16>,
     /// Its socket is closed, so that nothing is known about later messages.
-    pub(super) deaf: bool,
+    pub(super) socket_closed: bool,
 
     // ---- calls of the application ----
     pub(super) paused: bool,
@@ -59,7 +59,7 @@ impl Actor {
             id: None,
             since: None,
             reason: None,
-            shook: false,
+            handshake_sent: false,
             sent: Vec::new(),
             delivered: 0,
             ended: None,
@@ -71,7 +71,7 @@ impl Actor {
             reads: true,
             pongs: Vec::new(),
             closed_with: None,
-            deaf: false,
+            socket_closed: false,
             paused: false,
             closing: false,
             disconnected: false,
@@ -84,8 +84,8 @@ impl Actor {
 
     /// Acts at random. `calm`: the action must lose no data.
     pub(super) fn act(&mut self, rng: &mut Rng, calm: bool) {
-        if !self.shook {
-            return self.shake(rng, calm);
+        if !self.handshake_sent {
+            return self.send_handshake(rng, calm);
         }
         if self.ended.is_some() || self.peer.status() != Some(101) {
             return;
@@ -107,7 +107,7 @@ impl Actor {
             106 => {
                 self.half_close();
                 self.peer.close_socket();
-                self.deaf = true;
+                self.socket_closed = true;
             }
             107 => {
                 // The last byte of a frame may be missing.
@@ -116,7 +116,7 @@ impl Actor {
             }
             _ => {
                 self.peer.reset(rng.one_in(2));
-                (self.ended, self.deaf) = (Some(Ended::Reset), true);
+                (self.ended, self.socket_closed) = (Some(Ended::Reset), true);
             }
         }
     }
@@ -124,7 +124,7 @@ impl Actor {
     /// Completes what was begun and reads everything, but begins nothing new.
     pub(super) fn rest(&mut self) {
         self.reads = true;
-        if self.shook {
+        if self.handshake_sent {
             self.flush_draft();
         }
     }
@@ -135,8 +135,8 @@ impl Actor {
         }
     }
 
-    fn shake(&mut self, rng: &mut Rng, calm: bool) {
-        self.shook = true;
+    fn send_handshake(&mut self, rng: &mut Rng, calm: bool) {
+        self.handshake_sent = true;
         match rng.below(if calm { 1_000 } else { 20 }) {
             0 => self.peer.raw(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
             1 => self.peer.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
@@ -255,8 +255,8 @@ impl Actor {
     }
 
     /// Reads some of the received bytes, and replies as RFC 6455 requires.
-    pub(super) fn listen(&mut self, most: usize) -> Vec<Frame> {
-        if self.deaf {
+    pub(super) fn read(&mut self, most: usize) -> Vec<Frame> {
+        if self.socket_closed {
             return Vec::new();
         }
         if self.reads {
@@ -327,7 +327,7 @@ impl Actor {
                 true
             }
             CloseReason::Io(_) => {
-                assert!(self.deaf && !calm, "an I/O error out of nothing");
+                assert!(self.socket_closed && !calm, "an I/O error out of nothing");
                 false
             }
             CloseReason::Disconnected => {
@@ -368,7 +368,7 @@ impl Actor {
         let Some(reason) = &self.reason else { return };
         let orderly = !matches!(reason, CloseReason::Io(_) | CloseReason::Timeout(_));
         // A disconnect by the application in the tick of the end may also lose data.
-        if !calm || !orderly || self.disconnected || self.deaf {
+        if !calm || !orderly || self.disconnected || self.socket_closed {
             return;
         }
         assert!(!self.peer.was_aborted(), "closed with input unread");

@@ -57,14 +57,14 @@ struct User {
     /// Nothing is known about further responses: a request was rejected or invalid, or the user
     /// left.
     is_lost: bool,
-    is_deaf: bool,
+    is_closed: bool,
     reads: bool,
     echoes: VecDeque<String>,
 }
 
 impl User {
     /// Queues a request; several in a row make a pipeline.
-    fn ask(&mut self, rng: &mut Rng, calm: bool) {
+    fn send_request(&mut self, rng: &mut Rng, calm: bool) {
         self.requests += 1;
         let tag = format!("{}/{}", self.port, self.requests);
         let closes = rng.one_in(15);
@@ -75,7 +75,7 @@ impl User {
             0..5 => {
                 is_asked = true;
                 let path = if rng.one_in(6) { format!("/{tag}/big") } else { format!("/{tag}") };
-                expected.body = answer_to("GET", &path, b"");
+                expected.body = response_to("GET", &path, b"");
                 self.to_ask.push_back(path.clone());
                 format!("GET {path} HTTP/1.1\r\nHost: a\r\n{extra}\r\n").into_bytes()
             }
@@ -88,7 +88,7 @@ impl User {
                 is_asked = true;
                 let len = rng.pick(&[0, 1, 10, 3_000]);
                 let (path, body) = (format!("/{tag}"), rng.bytes(len));
-                expected.body = answer_to("POST", &path, &body);
+                expected.body = response_to("POST", &path, &body);
                 self.to_ask.push_back(path.clone());
                 let extra =
                     if rng.one_in(3) { extra.to_owned() + "Expect: 100-continue\r\n" } else { extra.into() };
@@ -142,7 +142,7 @@ impl User {
     }
 
     fn act(&mut self, rng: &mut Rng, calm: bool) {
-        if self.is_deaf {
+        if self.is_closed {
             return;
         }
         match rng.below(if calm { 40 } else { 50 }) {
@@ -155,7 +155,7 @@ impl User {
             0..10 if !self.is_done && self.requests < 12 => {
                 for _ in 0..rng.pick(&[1, 1, 2, 5]) {
                     if !self.is_done {
-                        self.ask(rng, calm);
+                        self.send_request(rng, calm);
                     }
                 }
             }
@@ -171,7 +171,7 @@ impl User {
             }
             47 if rng.one_in(2) => {
                 self.web.peer.reset(rng.one_in(2));
-                (self.is_deaf, self.is_lost, self.is_done) = (true, true, true);
+                (self.is_closed, self.is_lost, self.is_done) = (true, true, true);
             }
             _ => {}
         }
@@ -184,30 +184,34 @@ impl User {
     }
 
     /// Reads responses and compares them with the model.
-    fn listen(&mut self, most: usize, calm: bool, transcript: &mut DefaultHasher) {
-        if self.is_deaf {
+    fn read(&mut self, most: usize, calm: bool, transcript: &mut DefaultHasher) {
+        if self.is_closed {
             return;
         }
         if self.reads {
             self.web.peer.read(most);
         }
-        for answer in self.web.parse() {
-            answer.hash(transcript);
+        for response in self.web.parse() {
+            response.hash(transcript);
             let expected = self.expected.pop_front();
             // Deadlines and the limits on connections and memory may cause a 503.
-            if !calm && matches!(answer.status, 503) && answer.is_last() {
+            if !calm && matches!(response.status, 503) && response.is_last() {
                 (self.is_lost, self.is_done) = (true, true);
                 self.expected.clear();
                 continue;
             }
-            let expected = expected.unwrap_or_else(|| panic!("an answer to nothing: {answer:?}"));
-            if self.is_lost && self.expected.is_empty() && matches!(answer.status, 400 | 101) {
+            let expected = expected.unwrap_or_else(|| panic!("a response to nothing: {response:?}"));
+            if self.is_lost && self.expected.is_empty() && matches!(response.status, 400 | 101) {
                 continue;
             }
-            assert_eq!(answer.status, expected.status, "{answer:?}");
-            assert_eq!(answer.is_last(), expected.is_last, "{answer:?}");
-            if answer.status == 200 {
-                assert!(answer.body == expected.body, "another's answer: {:?}", answer.text());
+            assert_eq!(response.status, expected.status, "{response:?}");
+            assert_eq!(response.is_last(), expected.is_last, "{response:?}");
+            if response.status == 200 {
+                assert!(
+                    response.body == expected.body,
+                    "the response to another request: {:?}",
+                    response.text()
+                );
             }
             if expected.is_last {
                 self.expected.clear();
@@ -238,7 +242,7 @@ impl User {
 const STATIC: usize = 30_000;
 
 /// The body with which the application responds to a request.
-fn answer_to(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+fn response_to(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
     let sum = body.iter().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
     let text = format!("{method} {path} {} {sum}", body.len());
     let times = if path.ends_with("/big") { 1_000 } else { 1 };
@@ -292,7 +296,7 @@ impl World {
         };
         if is_closure {
             hooks.on_http = Some(Box::new(|request| {
-                ok(answer_to(request.method().as_str(), request.uri().path(), request.body()))
+                ok(response_to(request.method().as_str(), request.uri().path(), request.body()))
             }));
         }
         hooks.static_files.serve_bytes("/static", "text/plain", vec![b's'; STATIC]).unwrap();
@@ -333,7 +337,7 @@ impl World {
             to_ask: VecDeque::new(),
             is_done: false,
             is_lost: false,
-            is_deaf: false,
+            is_closed: false,
             reads: true,
             echoes: VecDeque::new(),
         });
@@ -376,14 +380,14 @@ impl World {
 
     fn respond(&mut self, id: RequestId, body: Vec<u8>) {
         let now = self.host.now;
-        let mut answer = ok(body);
+        let mut response = ok(body);
         if self.rng.one_in(20) {
-            answer.headers_mut().insert("transfer-encoding", "chunked".parse().unwrap());
-            let refused = self.host.engine.respond(id, answer.clone(), now);
+            response.headers_mut().insert("transfer-encoding", "chunked".parse().unwrap());
+            let refused = self.host.engine.respond(id, response.clone(), now);
             assert!(refused.is_err());
-            answer.headers_mut().clear();
+            response.headers_mut().clear();
         }
-        match self.host.engine.respond(id, answer, now) {
+        match self.host.engine.respond(id, response, now) {
             Ok(()) => {}
             Err(RespondError::Gone(_)) => assert!(!self.calm),
             Err(error) => panic!("{error}"),
@@ -430,11 +434,11 @@ impl RandomWorld for World {
                     if let Some(position) = known {
                         // A user's next request must not be passed on before the previous one has
                         // ended.
-                        panic!("asked again before an answer: {:?}", self.waiting[position]);
+                        panic!("asked again before a response: {:?}", self.waiting[position]);
                     }
                     (request_id, path).hash(&mut self.transcript);
                     if !path.ends_with("/never") {
-                        self.waiting.push((request_id, port, answer_to(method, path, request.body())));
+                        self.waiting.push((request_id, port, response_to(method, path, request.body())));
                     }
                 }
                 Event::Upgrade { upgrade, request } => {
@@ -464,7 +468,7 @@ impl RandomWorld for World {
         drop(tick);
         let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
         for user in &mut self.users {
-            user.listen(most, self.calm, &mut self.transcript);
+            user.read(most, self.calm, &mut self.transcript);
         }
         let stats = self.host.engine.stats();
         assert!(stats.opened >= self.opens && stats.closed.total() >= self.closes);
@@ -486,12 +490,12 @@ impl RandomWorld for World {
             user.write(usize::MAX);
         }
         self.until("at rest", |world| {
-            let heard = |user: &User| user.is_deaf || user.web.peer.unread() == 0;
+            let has_read_all = |user: &User| user.is_closed || user.web.peer.unread() == 0;
             world.host.is_quiet()
                 && world.waiting.is_empty()
                 && world.pending.is_empty()
                 && world.host.engine.pressure() < Pressure::NotReading
-                && world.users.iter().all(heard)
+                && world.users.iter().all(has_read_all)
         });
         for user in self.users.iter().filter(|_| self.calm) {
             assert!(user.expected.is_empty(), "not answered: {user:?}");

@@ -229,7 +229,7 @@ fn the_read_budget_is_per_client_and_poll() {
         let tick = host.poll();
         host.check();
         assert_eq!(host.engine.stats().bytes_in - before, 20);
-        assert!(tick.more(), "poll {poll}: nobody said that it was all");
+        assert!(tick.more(), "poll {poll}: `more` is missing");
         assert_eq!(messages(&tick).iter().filter(|(from, _)| *from == other).count(), 1);
         delivered.extend(messages(&tick).into_iter().filter(|(from, _)| *from == id));
     }

@@ -238,13 +238,13 @@ fn failed_connection_cannot_be_paused() {
 #[test]
 fn shutdown_closes_all_with_1001_and_reports_completion() {
     let mut host = Host::new(Config::default());
-    let (mut polite, one) = host.open();
+    let (mut open, one) = host.open();
     let (mut stubborn, two) = host.open();
     let (leaving, _) = host.open();
     leaving.fin();
     let _ = host.poll();
-    let mut shaking = host.connect();
-    shaking.raw(&Peer::REQUEST.as_bytes()[..50]);
+    let mut unfinished = host.connect();
+    unfinished.raw(&Peer::REQUEST.as_bytes()[..50]);
     host.settle();
     assert!(!host.engine.is_drained());
     host.engine.send(one, "the last word".into()).unwrap();
@@ -253,15 +253,15 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
     let mut late = host.connect();
     late.handshake();
     host.settle();
-    assert_eq!(polite.frames(), [text("the last word"), Frame::Close(1001, String::new())]);
+    assert_eq!(open.frames(), [text("the last word"), Frame::Close(1001, String::new())]);
     assert_eq!(stubborn.frames(), [Frame::Close(1001, String::new())]);
-    refused(&mut shaking, 503);
+    refused(&mut unfinished, 503);
     refused(&mut late, 503);
-    polite.close(1001);
+    open.close(1001);
     let tick = host.poll();
     assert_eq!(closes(&tick), [(one, CloseReason::Shutdown)]);
     host.settle();
-    for peer in [&polite, &shaking, &late] {
+    for peer in [&open, &unfinished, &late] {
         assert!(peer.at_end());
         peer.fin();
     }

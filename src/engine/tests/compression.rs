@@ -178,23 +178,23 @@ fn small_decompression_bombs_are_spread_over_ticks() {
     let bombs: Vec<u8> = (0..40).flat_map(|_| compressed(&mut peer, &message)).collect();
     assert!(bombs.len() < 64 * 1024);
     peer.raw(&bombs);
-    let (mut got, mut said, mut heard) = (0, 0, 0);
+    let (mut got, mut sent, mut received) = (0, 0, 0);
     for _ in 0..200 {
-        if said == heard {
+        if sent == received {
             other.text("me too");
-            said += 1;
+            sent += 1;
         }
         let tick = host.poll();
         let new = messages(&tick);
         let bytes: usize = new.iter().map(|(_, bytes)| bytes.len()).sum();
         assert!(bytes <= 2 << 20, "{bytes} in one tick");
         got += new.iter().filter(|(client, _)| *client == id).count();
-        heard += new.iter().filter(|(client, _)| *client == other_id).count();
+        received += new.iter().filter(|(client, _)| *client == other_id).count();
         // No client waits for more than two ticks.
-        assert!(said - heard <= 1);
+        assert!(sent - received <= 1);
     }
     assert_eq!(got, 40);
-    assert!(heard > 90, "{heard}");
+    assert!(received > 90, "{received}");
 }
 
 /// Messages that arrive after our close frame are discarded, but cost the same work.

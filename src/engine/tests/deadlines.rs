@@ -154,7 +154,7 @@ fn a_pong_gives_the_round_trip_time() {
     host.advance(25 * MS);
     peer.pong(b"what?");
     host.settle();
-    assert_eq!(host.engine.rtt(client), None, "not the answer to our ping");
+    assert_eq!(host.engine.rtt(client), None, "not the pong for our ping");
     peer.pong(body);
     host.settle();
     assert_eq!(host.engine.rtt(client), Some(25 * MS));

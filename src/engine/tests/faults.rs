@@ -83,7 +83,7 @@ impl Scene {
                 return;
             }
         }
-        panic!("it never comes to rest");
+        panic!("it is never idle");
     }
 
     fn note(&mut self, event: Event<'_>) {

@@ -34,21 +34,21 @@ fn large_file_reaches_a_slow_reader_in_little_memory() {
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(1_000, 30_000);
-    web.ask(get("/large"));
-    web.ask(get("/large").replace("GET", "HEAD"));
-    let (mut most, mut answers) = (0, Vec::new());
+    web.send_request(get("/large"));
+    web.send_request(get("/large").replace("GET", "HEAD"));
+    let (mut most, mut responses) = (0, Vec::new());
     while host.settle() + web.peer.read(10_000) > 0 {
         host.check();
         most = most.max(host.engine.total_buffered());
         // The transfer takes far longer than any deadline.
         host.advance(SEC);
-        answers.extend(web.parse());
+        responses.extend(web.parse());
     }
-    answers.extend(web.parse());
+    responses.extend(web.parse());
     assert!(most < 300_000, "{most} bytes");
-    assert_eq!(answers.len(), 2);
-    assert!(answers[0].body == content);
-    assert_eq!((answers[1].field("content-length"), answers[1].body.len()), (Some("3000000"), 0));
+    assert_eq!(responses.len(), 2);
+    assert!(responses[0].body == content);
+    assert_eq!((responses[1].field("content-length"), responses[1].body.len()), (Some("3000000"), 0));
     web.peer.fin();
     host.settle();
     assert_eq!(host.engine.stats().http_only, 1);
@@ -62,8 +62,8 @@ fn a_file_that_shrinks_while_it_is_served_ends_the_connection() {
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(1_000, 10_000);
-    web.ask(get("/log"));
-    web.ask(get("/log"));
+    web.send_request(get("/log"));
+    web.send_request(get("/log"));
     host.settle();
     fs::write(folder.0.join("log"), &content[..200_000]).unwrap();
     while host.settle() + web.peer.read(10_000) > 0 {
@@ -93,11 +93,11 @@ fn file_shorter_than_its_stated_length_ends_the_connection() {
     hooks.static_files.serve_dir("/", std::path::Path::new("/sys/kernel")).unwrap();
     let mut host = Host::with_hooks(Config::default(), hooks, None);
     let mut web = Web::new(&mut host);
-    web.ask(get("/uevent_seqnum"));
-    web.ask(get("/uevent_seqnum"));
+    web.send_request(get("/uevent_seqnum"));
+    web.send_request(get("/uevent_seqnum"));
     host.settle();
     host.check();
-    assert_eq!(web.answers(), []);
+    assert_eq!(web.responses(), []);
     assert!(web.peer.at_end());
 }
 
@@ -109,7 +109,7 @@ fn reader_that_stalls_or_leaves_a_file_is_dropped() {
         let mut host = folder.host(Config::default());
         let mut web = Web::new(&mut host);
         web.peer.set_buffers(1_000, 10_000);
-        web.ask(get("/large"));
+        web.send_request(get("/large"));
         host.settle();
         web.peer.read(5_000);
         host.settle();
@@ -138,15 +138,15 @@ fn shutdown_lets_a_file_transfer_finish() {
     let mut host = folder.host(Config::default());
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(1_000, 10_000);
-    web.ask(get("/large"));
-    web.ask(get("/large"));
+    web.send_request(get("/large"));
+    web.send_request(get("/large"));
     host.settle();
     host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
     while host.settle() + web.peer.read(10_000) > 0 {
         host.check();
     }
-    let answers = web.parse();
-    assert!(answers.len() == 1 && answers[0].body == content);
+    let responses = web.parse();
+    assert!(responses.len() == 1 && responses[0].body == content);
     assert!(web.peer.at_end());
     web.peer.fin();
     host.settle();

@@ -32,14 +32,14 @@ fn deferring(config: Config) -> Host {
 
 /// The response to a request, which must come at once.
 #[track_caller]
-fn answer_to(host: &mut Host, request: &str) -> Answer {
+fn response_to(host: &mut Host, request: &str) -> WebResponse {
     let mut web = Web::new(host);
-    web.ask(request);
+    web.send_request(request);
     host.settle();
     host.check();
-    let answer = web.answer();
-    assert_eq!(answer.status == 101, !web.peer.at_end());
-    answer
+    let response = web.response();
+    assert_eq!(response.status == 101, !web.peer.at_end());
+    response
 }
 
 fn subprotocols(names: &[&str]) -> Config {
@@ -62,7 +62,7 @@ fn pending(host: &mut Host) -> (Web, UpgradeId) {
 
 fn pending_at(host: &mut Host, path: &str) -> (Web, UpgradeId) {
     let mut web = Web::new(host);
-    web.ask(head(path, ""));
+    web.send_request(head(path, ""));
     for _ in 0..10 {
         let tick = host.poll();
         host.check();
@@ -107,13 +107,13 @@ fn upgrades_are_accepted_only_at_configured_paths() {
         ("*", 400),
         ("a.example:80", 400),
     ] {
-        assert_eq!(answer_to(&mut host, &head(path, "")).status, status, "{path}");
+        assert_eq!(response_to(&mut host, &head(path, "")).status, status, "{path}");
     }
     assert_eq!(host.engine.stats().rejected.path, 10);
     // The origin is checked first, so that a foreign page learns nothing about paths.
-    assert_eq!(answer_to(&mut host, &head("/no", "Origin: https://evil.example\r\n")).status, 403);
+    assert_eq!(response_to(&mut host, &head("/no", "Origin: https://evil.example\r\n")).status, 403);
     // A plain request to a WebSocket path gets 426, and elsewhere as well if nothing is served.
-    assert_eq!(answer_to(&mut host, &get("/ws")).status, 426);
+    assert_eq!(response_to(&mut host, &get("/ws")).status, 426);
 }
 
 #[test]
@@ -128,10 +128,10 @@ fn server_preference_selects_the_subprotocol() {
         for required in [false, true] {
             let config = Config { require_subprotocol: required, ..subprotocols(&["v3", "v2", "v1"]) };
             let mut host = Host::new(config);
-            let answer = answer_to(&mut host, &head("/", offer));
+            let response = response_to(&mut host, &head("/", offer));
             let refused = required && chosen.is_none();
-            assert_eq!(answer.status, if refused { 400 } else { 101 }, "{offer:?}");
-            assert_eq!(answer.field("sec-websocket-protocol"), chosen);
+            assert_eq!(response.status, if refused { 400 } else { 101 }, "{offer:?}");
+            assert_eq!(response.field("sec-websocket-protocol"), chosen);
             assert_eq!(host.engine.stats().rejected.subprotocol, u64::from(refused));
             if let Some(client) = host.engine.clients().next() {
                 assert_eq!(host.engine.subprotocol(client), chosen);
@@ -139,7 +139,7 @@ fn server_preference_selects_the_subprotocol() {
         }
     }
     let mut host = Host::new(subprotocols(&["v1"]));
-    assert_eq!(answer_to(&mut host, &head("/", "Sec-WebSocket-Protocol: v1, v1\r\n")).status, 400);
+    assert_eq!(response_to(&mut host, &head("/", "Sec-WebSocket-Protocol: v1, v1\r\n")).status, 400);
 }
 
 // ---- by a closure ----
@@ -160,11 +160,11 @@ fn on_upgrade_sees_the_request_and_adds_headers() {
         Decision::Accept
     });
     let request = head("/room?token=7", "X-Token: 7\r\nSec-WebSocket-Protocol: v1, v2, v9\r\n");
-    let answer = answer_to(&mut host, &request);
-    assert_eq!(answer.status, 101);
-    assert_eq!(answer.field("sec-websocket-protocol"), Some("v1"));
-    assert_eq!(answer.head.matches("set-cookie: ").count(), 2, "{}", answer.head);
-    assert!(!answer.head.contains("evil") && !answer.head.contains("mine"));
+    let response = response_to(&mut host, &request);
+    assert_eq!(response.status, 101);
+    assert_eq!(response.field("sec-websocket-protocol"), Some("v1"));
+    assert_eq!(response.head.matches("set-cookie: ").count(), 2, "{}", response.head);
+    assert!(!response.head.contains("evil") && !response.head.contains("mine"));
     let client = host.engine.clients().next().unwrap();
     assert_eq!(host.engine.subprotocol(client), Some("v1"));
 }
@@ -180,7 +180,7 @@ fn on_upgrade_is_called_only_for_acceptable_requests() {
         (get("/ws"), 426),
         (post("/ws", "x"), 405),
     ] {
-        assert_eq!(answer_to(&mut host, &request).status, status);
+        assert_eq!(response_to(&mut host, &request).status, status);
     }
 }
 
@@ -188,16 +188,16 @@ fn on_upgrade_is_called_only_for_acceptable_requests() {
 fn on_upgrade_may_reject_with_any_valid_response() {
     let mut host = deciding(Config::default(), |request, _| {
         let path = request.uri().path();
-        let mut answer = Response::new(Bytes::from_static(b"who are you?\n"));
-        *answer.status_mut() = path[1..4].parse().unwrap();
+        let mut response = Response::new(Bytes::from_static(b"who are you?\n"));
+        *response.status_mut() = path[1..4].parse().unwrap();
         let (name, value) = match &path[4..] {
             "/te" => ("transfer-encoding", "chunked"),
             "/long" => ("content-length", "14"),
             "/keep" => ("connection", "keep-alive"),
             _ => ("www-authenticate", "Bearer"),
         };
-        answer.headers_mut().insert(name, value.parse().unwrap());
-        Decision::Reject(answer)
+        response.headers_mut().insert(name, value.parse().unwrap());
+        Decision::Reject(response)
     });
     for (path, status, body) in [
         ("/401", 401, "who are you?\n"),
@@ -212,9 +212,9 @@ fn on_upgrade_may_reject_with_any_valid_response() {
         ("/401/long", 500, "the application failed\n"),
         ("/401/keep", 500, "the application failed\n"),
     ] {
-        let answer = answer_to(&mut host, &head(path, ""));
-        assert_eq!((answer.status, answer.text(), answer.is_last()), (status, body, true), "{path}");
-        assert_eq!(answer.field("www-authenticate").is_some(), status != 500);
+        let response = response_to(&mut host, &head(path, ""));
+        assert_eq!((response.status, response.text(), response.is_last()), (status, body, true), "{path}");
+        assert_eq!(response.field("www-authenticate").is_some(), status != 500);
     }
     let stats = host.engine.stats();
     assert_eq!((stats.rejected.application, stats.opened), (11, 0));
@@ -229,7 +229,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
         Decision::Defer
     });
     let mut web = Web::new(&mut host);
-    web.ask(head("/chat", "Sec-WebSocket-Protocol: v2, v1\r\n"));
+    web.send_request(head("/chat", "Sec-WebSocket-Protocol: v2, v1\r\n"));
     let _ = host.poll();
     let tick = host.poll();
     let Some(Event::Upgrade { upgrade, request }) = tick.iter().next() else { panic!("{tick:?}") };
@@ -239,7 +239,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
         assert_eq!(host.settle(), 0);
         host.check();
     }
-    assert_eq!((web.answers(), host.engine.client_count()), (vec![], 0));
+    assert_eq!((web.responses(), host.engine.client_count()), (vec![], 0));
     let headers =
         fields(&[("set-cookie", b"late=1"), ("set-cookie", b"late=2"), ("sec-websocket-protocol", b"v2")]);
     let client = host.engine.accept_upgrade(upgrade, headers, host.now).unwrap();
@@ -248,10 +248,10 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
     host.check();
     assert_eq!(opened(&host.poll()), [client]);
     host.settle();
-    let answer = web.answer();
-    assert_eq!((answer.status, answer.field("sec-websocket-protocol")), (101, Some("v2")));
+    let response = web.response();
+    assert_eq!((response.status, response.field("sec-websocket-protocol")), (101, Some("v2")));
     for cookie in ["early=1", "late=1", "late=2"] {
-        assert!(answer.head.contains(&format!("set-cookie: {cookie}\r\n")), "{}", answer.head);
+        assert!(response.head.contains(&format!("set-cookie: {cookie}\r\n")), "{}", response.head);
     }
     assert_eq!(web.peer.frames(), [text("welcome")]);
     // Frames may follow the 101 at once, and the handshake deadline no longer applies.
@@ -275,7 +275,7 @@ fn deferred_upgrade_is_decided_once() {
         assert_eq!(host.engine.reject_upgrade(id, &no(), host.now), Err(UpgradeError::Gone(id)));
         host.settle();
     }
-    assert_eq!(web.answer().status, 101);
+    assert_eq!(web.response().status, 101);
 
     let (mut web, id) = pending(&mut host);
     host.engine.reject_upgrade(id, &no(), host.now).unwrap();
@@ -285,8 +285,8 @@ fn deferred_upgrade_is_decided_once() {
         assert_eq!(host.engine.reject_upgrade(id, &no(), host.now), Err(UpgradeError::Gone(id)));
         assert_eq!(host.settle(), 0, "no UpgradeGone for what was answered");
     }
-    let answer = web.answer();
-    assert_eq!((answer.status, answer.text(), answer.is_last()), (401, "no", true));
+    let response = web.response();
+    assert_eq!((response.status, response.text(), response.is_last()), (401, "no", true));
     assert!(web.peer.at_end());
     assert_eq!((host.engine.stats().opened, host.engine.stats().rejected.application), (1, 1));
 
@@ -332,12 +332,12 @@ fn invalid_response_leaves_the_upgrade_waiting() {
 
     assert_eq!(host.settle(), 0);
     host.check();
-    assert_eq!(web.answers(), []);
+    assert_eq!(web.responses(), []);
     host.engine.accept_upgrade(id, fields(&[("x-good", b"1")]), host.now).unwrap();
     host.settle();
-    let answer = web.answer();
-    assert_eq!((answer.status, answer.field("x-good")), (101, Some("1")));
-    assert_eq!(answer.field("set-cookie"), None, "all of a set of headers, or none");
+    let response = web.response();
+    assert_eq!((response.status, response.field("x-good")), (101, Some("1")));
+    assert_eq!(response.field("set-cookie"), None, "all of a set of headers, or none");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn client_that_leaves_or_sends_early_is_reported_gone_once() {
         Junk,
         Request,
     }
-    for (how, answer) in
+    for (how, response) in
         [(Leave::Fin, None), (Leave::Reset, None), (Leave::Junk, Some(400)), (Leave::Request, Some(400))]
     {
         let mut host = deferring(Config::default());
@@ -357,7 +357,7 @@ fn client_that_leaves_or_sends_early_is_reported_gone_once() {
             Leave::Fin => web.peer.fin(),
             Leave::Reset => web.peer.reset(true),
             Leave::Junk => web.peer.text("too early"),
-            Leave::Request => web.ask(get("/")),
+            Leave::Request => web.send_request(get("/")),
         }
         let mut ends = Vec::new();
         for _ in 0..5 {
@@ -367,13 +367,13 @@ fn client_that_leaves_or_sends_early_is_reported_gone_once() {
         assert_eq!(ends, [id]);
         let error = host.engine.accept_upgrade(id, HeaderMap::new(), host.now);
         assert_eq!(error, Err(UpgradeError::Gone(id)));
-        let answers: Vec<_> = web.answers().iter().map(|answer| answer.status).collect();
-        assert_eq!(answers, answer.into_iter().collect::<Vec<_>>());
+        let responses: Vec<_> = web.responses().iter().map(|response| response.status).collect();
+        assert_eq!(responses, response.into_iter().collect::<Vec<_>>());
         web.peer.fin();
         host.settle();
         let stats = host.engine.stats();
-        assert_eq!(stats.rejected.bad_request, u64::from(answer.is_some()));
-        assert_eq!(stats.rejected.gone, u64::from(answer.is_none()));
+        assert_eq!(stats.rejected.bad_request, u64::from(response.is_some()));
+        assert_eq!(stats.rejected.gone, u64::from(response.is_none()));
         host.check_empty();
     }
 }
@@ -382,7 +382,7 @@ fn client_that_leaves_or_sends_early_is_reported_gone_once() {
 fn upgrade_and_upgrade_gone_may_share_a_tick() {
     let mut host = deferring(Config::default());
     let mut web = Web::new(&mut host);
-    web.ask(Peer::REQUEST);
+    web.send_request(Peer::REQUEST);
     web.peer.fin();
     let _ = host.poll();
     let tick = host.poll();
@@ -430,13 +430,13 @@ fn undecided_upgrade_gets_503_at_handshake_timeout() {
         let mut host = Host::with_hooks(config.clone(), hooks, None);
         let mut web = Web::new(&mut host);
         if served {
-            web.ask(get("/"));
+            web.send_request(get("/"));
             host.settle();
-            assert_eq!(web.answer().status, 200);
+            assert_eq!(web.response().status, 200);
             host.advance(30 * SEC);
         }
         let start = host.now;
-        web.ask(Peer::REQUEST);
+        web.send_request(Peer::REQUEST);
         let mut ids = Vec::new();
         for _ in 0..3 {
             ids.extend(upgrades(&host.poll()));
@@ -453,8 +453,8 @@ fn undecided_upgrade_gets_503_at_handshake_timeout() {
         let waited = host.now - start;
         assert!(4 * SEC <= waited && waited < 4 * SEC + 2 * MS, "{waited:?}");
         host.settle();
-        let answer = web.answer();
-        assert_eq!((answer.status, answer.is_last()), (503, true));
+        let response = web.response();
+        assert_eq!((response.status, response.is_last()), (503, true));
         assert_eq!((host.engine.stats().rejected.unanswered, host.engine.stats().http_only), (1, 0));
         let late = host.engine.reject_upgrade(ids[0], &status(401, ""), host.now);
         assert_eq!(late, Err(UpgradeError::Gone(ids[0])));
@@ -470,7 +470,7 @@ fn shutdown_ends_pending_upgrades() {
     assert_eq!(error, Err(UpgradeError::Gone(id)));
     assert_eq!(gone(&host.poll()), [id]);
     host.settle();
-    assert_eq!(web.answer().status, 503);
+    assert_eq!(web.response().status, 503);
     web.peer.fin();
     host.settle();
     assert_eq!(host.engine.stats().rejected.at_capacity, 1);
@@ -484,7 +484,7 @@ fn memory_limit_sheds_pending_upgrades_and_reports_them() {
     let mut host = deferring(Config { max_total_buffered: Some(80_000), ..Config::default() });
     let mut webs: Vec<_> = (0..20).map(|_| Web::new(&mut host)).collect();
     for web in &mut webs {
-        web.ask(head("/", &filler));
+        web.send_request(head("/", &filler));
     }
     let (mut ids, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..3 {
@@ -497,7 +497,7 @@ fn memory_limit_sheds_pending_upgrades_and_reports_them() {
     assert!(host.engine.total_buffered() > 60_000, "{}", host.engine.total_buffered());
     let mut more: Vec<_> = (0..20).map(|_| Web::new(&mut host)).collect();
     for web in &mut more {
-        web.ask(head("/", &filler));
+        web.send_request(head("/", &filler));
     }
     for _ in 0..100 {
         let tick = host.poll();

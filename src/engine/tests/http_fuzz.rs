@@ -94,7 +94,7 @@ fn mutated(rng: &mut Rng) -> Vec<u8> {
 /// The outcome of a connection.
 #[derive(Debug, PartialEq, Eq)]
 struct Fate {
-    answers: Vec<(u16, Vec<u8>)>,
+    responses: Vec<(u16, Vec<u8>)>,
     /// The requests that the application or the closure got.
     asked: Vec<String>,
     is_ended: bool,
@@ -112,7 +112,7 @@ fn host(hooks_on: bool) -> Host {
 fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> Fate {
     let mut host = host(hooks_on);
     let mut peer = host.connect();
-    let mut fate = Fate { answers: Vec::new(), asked: Vec::new(), is_ended: false };
+    let mut fate = Fate { responses: Vec::new(), asked: Vec::new(), is_ended: false };
     let mut at = 0;
     let mut is_over = false;
     while !is_over {
@@ -125,10 +125,10 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
             host.check();
             for event in &tick {
                 let Event::Http { request_id, request } = event else { panic!("{event:?}") };
-                let said = format!("{} {} {:?}", request.method(), request.uri(), request.body());
-                let answer = ok(format!("{} bytes", request.body().len()));
-                host.engine.respond(request_id, answer, host.now).expect("it waits");
-                fate.asked.push(said);
+                let line = format!("{} {} {:?}", request.method(), request.uri(), request.body());
+                let response = ok(format!("{} bytes", request.body().len()));
+                host.engine.respond(request_id, response, host.now).expect("it waits");
+                fate.asked.push(line);
             }
             if tick.is_empty() && host.is_quiet() {
                 break;
@@ -140,7 +140,7 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
     // the request.
     let stats = host.engine.stats();
     while let Some(head) = peer.response(true) {
-        let status = peer.status().expect("of this answer");
+        let status = peer.status().expect("of this response");
         let length =
             |line: &str| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok();
         let len = head.0.lines().find_map(length).unwrap_or(0);
@@ -149,12 +149,12 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
         // bytes were split, so that both rejections count as equal.
         let upgrade = status == 403 || body.starts_with(b"wait for the 101 response");
         if status != 100 {
-            fate.answers.push(if upgrade { (0, Vec::new()) } else { (status, body) });
+            fate.responses.push(if upgrade { (0, Vec::new()) } else { (status, body) });
         }
     }
-    assert_eq!(peer.rest(), b"", "neither an answer nor its body");
+    assert_eq!(peer.rest(), b"", "neither a response nor its body");
     fate.is_ended = peer.at_end();
-    let finals = fate.answers.len() as u64;
+    let finals = fate.responses.len() as u64;
     assert_eq!(finals, stats.http_requests + stats.rejected.total(), "{fate:?}, {stats}");
     // Nothing follows a rejection.
     assert!(stats.rejected.total() <= 1 && (stats.rejected.total() == 0 || fate.is_ended));
@@ -190,6 +190,6 @@ fn fuzz(seed: u64, hooks_on: bool) -> u64 {
     let bytes = mutated(&mut rng);
     let whole = one_fate(&bytes, hooks_on, &mut rng);
     let mut hasher = DefaultHasher::new();
-    (whole.asked, whole.answers, whole.is_ended).hash(&mut hasher);
+    (whole.asked, whole.responses, whole.is_ended).hash(&mut hasher);
     hasher.finish()
 }

@@ -57,7 +57,7 @@ impl Host {
             let reported = client.open().is_some_and(|open| open.reported);
             assert!(
                 !reported || engine.ended.iter().any(|(ended, _)| *ended == id),
-                "no farewell: {}",
+                "no final close frame: {}",
                 state()
             );
             let resume_at = client.resume_at();
@@ -65,37 +65,45 @@ impl Host {
             // A close handshake is read to its end, without a rate limit.
             let limited = client.open().is_some_and(|open| open.rate_limiter.is_some());
             let closing = client.open().is_some_and(|open| open.pending_reason.is_some());
-            assert!(!limited || is_limited && !closing, "a limiter for nothing: {}", state());
+            assert!(!limited || is_limited && !closing, "a rate limiter without need: {}", state());
             // The response to the current request must leave first.
             let waits =
                 matches!(client.stage, Stage::Handshake(_) | Stage::Request(_)) && !client.takes_request();
             if !client.in_ready && !client.held_back && !client.is_paused() && !reported && !waits {
-                assert!(!client.readable, "nobody reads: {}", state());
+                assert!(!client.readable, "readable and not on the ready list: {}", state());
                 let stuck = client.open().is_some() && is_parsable(&client.unparsed);
-                assert!(!stuck, "carried over and forgotten: {}", state());
+                assert!(!stuck, "parsable input is not on the ready list: {}", state());
             }
             let pending = client.has_output() && client.failed.is_none();
-            assert!(!pending || client.in_dirty || client.outbox.is_blocked(), "nobody writes: {}", state());
+            assert!(
+                !pending || client.in_dirty || client.outbox.is_blocked(),
+                "output and not on the dirty list: {}",
+                state()
+            );
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
             let wanted = client.next_deadline(&engine.config);
             let is_woken_by = |at| client.timer.is_some_and(|key| engine.wheel.fires_by(key, at));
-            assert!(resume_at.is_none_or(is_woken_by), "no alarm: {}", state());
-            assert!(wanted.is_none_or(is_woken_by), "no alarm: {}", state());
+            assert!(resume_at.is_none_or(is_woken_by), "no timer: {}", state());
+            assert!(wanted.is_none_or(is_woken_by), "no timer: {}", state());
             timers += usize::from(client.timer.is_some());
             let pending = client.open().and_then(|open| open.pending.as_ref());
-            assert!(pending.is_none() || client.in_dirty || client.backed_up, "nobody waits: {}", state());
+            assert!(
+                pending.is_none() || client.in_dirty || client.backed_up,
+                "pending messages without a writer: {}",
+                state()
+            );
             if !client.outbox.has_work() {
                 assert_eq!(client.outbox.capacity(), 0, "{}", state());
             }
             assert!(client.unparsed.is_empty() == (client.unparsed.capacity() == 0), "{}", state());
             let lingers = matches!(client.stage, Stage::Linger { .. });
-            assert!(!lingers || client.inbound_memory() == 0, "kept for nothing: {}", state());
+            assert!(!lingers || client.inbound_memory() == 0, "input of a closed connection: {}", state());
         }
         assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
         let rest = engine.wheel.len() - timers;
-        // A shutdown has an alarm of its own, and so has the memory limit.
+        // A shutdown has its own timer, and so does the memory limit.
         let own = usize::from(engine.shutting_down) + usize::from(engine.pressure() > Pressure::Refusing);
-        assert!(rest <= own, "{rest} alarms for nobody");
+        assert!(rest <= own, "{rest} timers without an owner");
     }
 
     /// Checks that nothing is held when no client is left.

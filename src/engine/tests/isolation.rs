@@ -21,7 +21,7 @@ fn panicking_closure_loses_no_message_of_the_same_tick() {
         let mut web = Web::new(&mut host);
         let _ = host.poll();
         peer.text("hello");
-        web.ask(if upgrade { Peer::REQUEST.replace("/chat", "/panic") } else { get("/") });
+        web.send_request(if upgrade { Peer::REQUEST.replace("/chat", "/panic") } else { get("/") });
         assert!(catch_unwind(AssertUnwindSafe(|| host.poll())).is_err());
         peer.text("there");
         let mut got = messages(&host.poll());
@@ -42,15 +42,15 @@ fn thousand_requests_are_spread_over_several_polls() {
     let mut webs: Vec<_> = (0..1_000).map(|_| Web::new(&mut host)).collect();
     let (mut peer, id) = host.open();
     for web in &mut webs {
-        web.ask(get("/"));
-        web.ask(get("/"));
+        web.send_request(get("/"));
+        web.send_request(get("/"));
     }
     peer.text("hello");
-    let (mut most, mut answered, mut heard) = (0, 0, vec![]);
+    let (mut most, mut answered, mut received) = (0, 0, vec![]);
     for _ in 0..200 {
         let tick = host.poll();
         host.check();
-        heard.extend(messages(&tick));
+        received.extend(messages(&tick));
         let now = host.engine.stats().http_requests;
         most = most.max(now - answered);
         answered = now;
@@ -59,7 +59,7 @@ fn thousand_requests_are_spread_over_several_polls() {
         }
         assert!(tick.next_timeout() == Some(Duration::ZERO) || !tick.more());
     }
-    assert_eq!((answered, heard), (2_000, vec![(id, b"hello".to_vec())]));
+    assert_eq!((answered, received), (2_000, vec![(id, b"hello".to_vec())]));
     assert!(most <= 64, "{most} in one poll");
 }
 
@@ -68,8 +68,8 @@ fn a_large_body_is_read_in_turns() {
     let mut host = asking();
     let mut webs: Vec<_> = (0..2).map(|_| Web::new(&mut host)).collect();
     let _ = host.poll();
-    webs[0].ask(post("/large", &"x".repeat(60_000)));
-    webs[1].ask(post("/small", "x"));
+    webs[0].send_request(post("/large", &"x".repeat(60_000)));
+    webs[1].send_request(post("/small", "x"));
     let paths: Vec<_> = settle_asked(&mut host).into_iter().map(|(_, path, _)| path).collect();
     assert_eq!(paths, ["/small", "/large"]);
 }
@@ -82,14 +82,14 @@ fn last_response_may_leave_slowly() {
     {
         let mut web = Web::new(&mut host);
         web.peer.set_buffers(1_000, 1_000);
-        web.ask(request);
+        web.send_request(request);
         host.settle();
         while web.peer.read(1_000) > 0 {
             host.check();
             host.advance(900 * MS);
             host.settle();
         }
-        assert_eq!(web.answer().body, vec![7; 20_000]);
+        assert_eq!(web.response().body, vec![7; 20_000]);
         assert!(web.peer.at_end());
         web.peer.fin();
         host.settle();
@@ -116,7 +116,7 @@ fn pending_upgrades_are_counted_with_their_headers() {
     let mut host = Host::with_hooks(Config::default(), hooks, None);
     let mut web = Web::new(&mut host);
     let many: String = (0..90).map(|number| format!("a{number}:\r\n")).collect();
-    web.ask(Peer::REQUEST.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));
+    web.send_request(Peer::REQUEST.replace("\r\n\r\n", &format!("\r\n{many}\r\n")));
     host.settle();
     host.check();
     let held = host.engine.total_buffered();

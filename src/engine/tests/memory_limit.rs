@@ -11,7 +11,7 @@ fn memory_limit() -> Config {
 }
 
 /// A client whose socket accepts only 100 bytes.
-fn deaf(host: &mut Host) -> (Peer, ClientId) {
+fn blocked_client(host: &mut Host) -> (Peer, ClientId) {
     let (peer, client) = host.open();
     peer.set_buffers(256 * 1024, 100);
     (peer, client)
@@ -36,8 +36,8 @@ fn pressures(tick: &Tick) -> Vec<Pressure> {
 #[test]
 fn memory_pressure_first_rejects_new_connections() {
     let mut host = Host::new(memory_limit());
-    let (mut slow, slow_id) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (mut slow, slow_id) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     queue(&mut host, slow_id, 300);
     queue(&mut host, other, 200);
     assert_eq!(pressures(&host.poll()), []);
@@ -67,8 +67,8 @@ fn memory_pressure_first_rejects_new_connections() {
 fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
     let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
-    let (mut slow, slow_id) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (mut slow, slow_id) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     talker.text("before");
     assert_eq!(messages(&host.poll()).len(), 1);
     queue(&mut host, slow_id, 350);
@@ -89,11 +89,11 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
     slow.set_buffers(256 * 1024, 1 << 20);
     host.poll();
     slow.frames();
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..5 {
-        heard.extend(messages(&host.poll()));
+        received.extend(messages(&host.poll()));
     }
-    assert_eq!(heard, ["0", "1", "2"].map(|text| (talker_id, text.into())));
+    assert_eq!(received, ["0", "1", "2"].map(|text| (talker_id, text.into())));
     assert_eq!(talker.frames().len(), 5, "the pongs");
     assert_eq!(host.engine.stats().closed.total(), 0);
 }
@@ -101,8 +101,8 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
 #[test]
 fn reading_resumes_only_below_the_lower_threshold() {
     let mut host = Host::new(memory_limit());
-    let (mut slow, slow_id) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (mut slow, slow_id) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     queue(&mut host, slow_id, 360);
     queue(&mut host, other, 350);
     assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
@@ -117,8 +117,8 @@ fn reading_resumes_only_below_the_lower_threshold() {
 fn closing_clients_are_read_despite_memory_pressure() {
     let mut host = Host::new(memory_limit());
     let (mut leaving, leaving_id) = host.open();
-    let (_slow, slow) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (_slow, slow) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     queue(&mut host, slow, 360);
     queue(&mut host, other, 360);
     leaving.text("unread");
@@ -140,13 +140,13 @@ fn closing_clients_are_read_despite_memory_pressure() {
 fn lasting_memory_pressure_closes_the_largest_clients() {
     let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
-    let mut small: Vec<_> = (0..3).map(|_| deaf(&mut host)).collect();
-    let (mut large, large_id) = deaf(&mut host);
+    let mut small: Vec<_> = (0..3).map(|_| blocked_client(&mut host)).collect();
+    let (mut large, large_id) = blocked_client(&mut host);
     for (_, client) in &small {
         queue(&mut host, *client, 130);
     }
     queue(&mut host, large_id, 380);
-    talker.text("heard in the end");
+    talker.text("received at the end");
     assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
     host.advance(249 * MS);
     assert_eq!(host.poll().len(), 0);
@@ -155,7 +155,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
     assert_eq!(closes(&tick), [(large_id, CloseReason::Shed)]);
     assert_eq!(pressures(&tick), [Pressure::Low]);
     assert_eq!(host.engine.stats().closed.shed, 1);
-    assert_eq!(messages(&tick), [(talker_id, b"heard in the end".to_vec())]);
+    assert_eq!(messages(&tick), [(talker_id, b"received at the end".to_vec())]);
 
     // The client gets 1013 behind the frame that was half sent.
     large.set_buffers(256 * 1024, 1 << 20);
@@ -176,18 +176,18 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
 fn held_back_client_is_read_after_each_pause() {
     let mut host = Host::new(memory_limit());
     let (mut talker, talker_id) = host.open();
-    let (mut slow, slow_id) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (mut slow, slow_id) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     queue(&mut host, other, 350);
     for round in 1..=3 {
         queue(&mut host, slow_id, 370);
-        talker.text("hear me");
+        talker.text("received in spite of it");
         assert_eq!(messages(&host.poll()), []);
         slow.set_buffers(256 * 1024, 1 << 20);
         slow.frames();
-        let mut heard = Vec::new();
-        (0..3).for_each(|_| heard.extend(messages(&host.poll())));
-        assert_eq!(heard, [(talker_id, b"hear me".to_vec())]);
+        let mut received = Vec::new();
+        (0..3).for_each(|_| received.extend(messages(&host.poll())));
+        assert_eq!(received, [(talker_id, b"received in spite of it".to_vec())]);
         assert_eq!(host.engine.stats().reading_stops, round);
         slow.frames();
         slow.set_buffers(256 * 1024, 100);
@@ -198,7 +198,7 @@ fn held_back_client_is_read_after_each_pause() {
 fn broken_connection_is_reported_while_reading_is_stopped() {
     let mut host = Host::new(memory_limit());
     let (mut broken, broken_id) = host.open();
-    let [(_slow, slow), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
+    let [(_slow, slow), (_other, other)] = [blocked_client(&mut host), blocked_client(&mut host)];
     queue(&mut host, slow, 360);
     queue(&mut host, other, 360);
     broken.text("unread");
@@ -213,7 +213,7 @@ fn broken_connection_is_reported_while_reading_is_stopped() {
 #[test]
 fn lingering_client_counts_towards_the_memory_limit() {
     let mut host = Host::new(memory_limit());
-    let [(leaving, leaving_id), (_other, other)] = [deaf(&mut host), deaf(&mut host)];
+    let [(leaving, leaving_id), (_other, other)] = [blocked_client(&mut host), blocked_client(&mut host)];
     queue(&mut host, leaving_id, 390);
     while host.engine.send(leaving_id, (&[7; 10 * KB]).into()).is_ok() {}
     assert_eq!(closes(&host.poll()), [(leaving_id, CloseReason::Overflow)]);
@@ -229,7 +229,7 @@ fn lingering_client_counts_towards_the_memory_limit() {
 fn memory_limit_holds_between_flushes_in_every_lane() {
     for latest in [false, true] {
         let mut host = Host::new(memory_limit());
-        let all: Vec<_> = (0..5).map(|_| deaf(&mut host).1).collect();
+        let all: Vec<_> = (0..5).map(|_| blocked_client(&mut host).1).collect();
         for number in 0..40u32 {
             for client in &all {
                 let message = Prepared::new(&[7; 900]);
@@ -254,7 +254,7 @@ fn no_more_clients_are_closed_than_necessary() {
         let mut host = Host::new(memory_limit());
         let (talker, talker_id) = host.open();
         talker.raw(&crate::net::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
-        let all: Vec<_> = (0..45).map(|_| deaf(&mut host)).collect();
+        let all: Vec<_> = (0..45).map(|_| blocked_client(&mut host)).collect();
         // The first frame of each client is half sent.
         let first = Prepared::new(&[7; 15 * KB]);
         for (_, client) in &all {
@@ -276,8 +276,8 @@ fn no_more_clients_are_closed_than_necessary() {
 #[test]
 fn data_drained_during_a_host_pause_prevents_closing() {
     let mut host = Host::new(memory_limit());
-    let (mut slow, slow_id) = deaf(&mut host);
-    let (_other, other) = deaf(&mut host);
+    let (mut slow, slow_id) = blocked_client(&mut host);
+    let (_other, other) = blocked_client(&mut host);
     queue(&mut host, slow_id, 380);
     queue(&mut host, other, 340);
     assert_eq!(pressures(&host.poll()), [Pressure::NotReading]);
@@ -292,7 +292,7 @@ fn data_drained_during_a_host_pause_prevents_closing() {
 fn exceeding_the_memory_limit_closes_the_largest_at_once() {
     let mut host = Host::new(memory_limit());
     let healthy: Vec<_> = (0..5).map(|_| host.open()).collect();
-    let all: Vec<_> = (0..5).map(|_| deaf(&mut host)).collect();
+    let all: Vec<_> = (0..5).map(|_| blocked_client(&mut host)).collect();
     let mut ended = Vec::new();
     let mut sent = 0;
     while ended.is_empty() {
@@ -331,10 +331,10 @@ fn partial_messages_count_and_the_largest_is_closed() {
     // The clients that are left can complete their messages.
     let (peer, client) = peers.iter_mut().find(|(_, id)| ended.iter().all(|(gone, _)| gone != id)).unwrap();
     peer.raw(&crate::net::sim::masked(BINARY, true, &vec![0; 200 * KB], 3)[60 * KB..]);
-    let mut heard = Vec::new();
-    (0..20).for_each(|_| heard.extend(messages(&host.poll())));
-    assert_eq!(heard.len(), 1, "{heard:?}");
-    assert_eq!((heard[0].0, heard[0].1.len()), (*client, 200 * KB));
+    let mut received = Vec::new();
+    (0..20).for_each(|_| received.extend(messages(&host.poll())));
+    assert_eq!(received.len(), 1, "{received:?}");
+    assert_eq!((received[0].0, received[0].1.len()), (*client, 200 * KB));
 }
 
 #[test]
@@ -357,7 +357,7 @@ fn incomplete_request_heads_count_towards_the_memory_limit() {
 #[test]
 fn shared_frame_counts_once_towards_the_memory_limit() {
     let mut host = Host::new(memory_limit());
-    let mut all: Vec<_> = (0..50).map(|_| deaf(&mut host)).collect();
+    let mut all: Vec<_> = (0..50).map(|_| blocked_client(&mut host)).collect();
     assert_eq!(host.engine.broadcast((&vec![7; 300 * KB]).into(), None).queued, 50);
     assert_eq!(pressures(&host.poll()), []);
     let total = host.engine.total_buffered();
@@ -375,7 +375,7 @@ fn shared_frame_counts_once_towards_the_memory_limit() {
 #[test]
 fn nothing_is_shed_without_a_memory_limit() {
     let mut host = Host::new(Config { max_total_buffered: None, max_buffered: 1 << 20, ..Config::default() });
-    let all: Vec<_> = (0..4).map(|_| deaf(&mut host)).collect();
+    let all: Vec<_> = (0..4).map(|_| blocked_client(&mut host)).collect();
     for (_, client) in &all {
         queue(&mut host, *client, 1_000);
     }

@@ -71,13 +71,13 @@ fn unmask(bytes: &[u8]) -> Vec<Vec<u8>> {
 /// Opens an outbound connection.
 fn open(host: &mut Host, connect: impl Into<Connect>) -> (ClientId, Peer) {
     let id = dial(host, connect);
-    let peer = answer(host);
+    let peer = respond(host);
     assert!(host.engine.clients().any(|open| open == id));
     (id, peer)
 }
 
 /// Polls until the newest connection arrives at the server, and accepts it.
-fn answer(host: &mut Host) -> Peer {
+fn respond(host: &mut Host) -> Peer {
     host.settle();
     let mut peer = host.outbound.peers.pop().expect("a connection");
     let accept = accept_of(&mut peer);
@@ -198,7 +198,7 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
         assert!(host.poll().is_empty());
         pass(&mut host);
     }
-    // Each address that never answers has an equal share of what is left of the 10 s.
+    // Each address that never responds has an equal share of what is left of the 10 s.
     let times: Vec<_> = host.outbound.log.iter().map(|(at, addr)| (at.as_millis(), addr.ip())).collect();
     let expected = [(0, 1), (2000, 2), (2000, 3), (2000, 4), (6000, 5)];
     assert_eq!(times, expected.map(|(at, last)| (at, addr(last).ip())));
@@ -386,7 +386,7 @@ fn kept_messages_leave_first_and_the_oldest_are_dropped() {
     }
     assert_eq!(host.engine.stats().dropped, 1);
     assert!(host.engine.total_buffered() > 0);
-    let mut peer = answer(&mut host);
+    let mut peer = respond(&mut host);
     host.engine.send(id, "four".into()).unwrap();
     host.settle();
     assert_eq!(unmask(&peer.take_all()), [&b"two"[..], b"three", b"four"]);

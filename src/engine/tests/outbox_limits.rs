@@ -1,6 +1,6 @@
 //! Laws 2, 3 and 5 (ARCHITECTURE.md): a message that does not fit follows the overflow policy, and
-//! the application is told; bad input ends only its own connection, with the right code; a message
-//! leaves whole, and no byte twice.
+//! the application gets its reason; bad input ends only its own connection, with the right code; a
+//! message leaves whole, and no byte twice.
 
 use super::*;
 use crate::{Overflow, PeerMisbehaved, SendError, util::test_rng::Rng};
@@ -205,7 +205,7 @@ fn bad_input_ends_its_own_connection_with_the_right_code() {
             // Input behind the violation is discarded.
             (0..100).for_each(|_| peer.text("and another thing"));
             host.settle();
-            assert!(matches!(&peer.frames()[..], [Frame::Close(said, _)] if said == code), "{bytes:x?}");
+            assert!(matches!(&peer.frames()[..], [Frame::Close(sent, _)] if sent == code), "{bytes:x?}");
             peer.fin();
             host.settle();
             assert!(peer.is_dropped() && !peer.was_aborted());

@@ -139,11 +139,11 @@ impl World {
             }
             202 if !calm => {
                 receiver.peer.reset(self.rng.one_in(2));
-                (receiver.ended, receiver.deaf) = (true, true);
+                (receiver.ended, receiver.socket_closed) = (true, true);
             }
             203 if !calm => {
                 receiver.peer.close_socket();
-                (receiver.ended, receiver.deaf) = (true, true);
+                (receiver.ended, receiver.socket_closed) = (true, true);
             }
             _ => {}
         }
@@ -162,7 +162,7 @@ impl World {
             }
             52 => _ = engine.set_overflow(id, self.rng.pick(&[Overflow::DropNewest, Overflow::Disconnect])),
             53..55 => engine.flush(now),
-            _ => self.say(who),
+            _ => self.send_one(who),
         }
         self.note_closing();
     }
@@ -197,7 +197,7 @@ impl World {
     }
 
     /// Sends one message to one client, in a random way.
-    fn say(&mut self, who: usize) {
+    fn send_one(&mut self, who: usize) {
         let (number, is_text, payload) = self.message();
         let id = self.receivers[who].id;
         let now = self.host.now;
@@ -336,7 +336,7 @@ impl RandomWorld for World {
                         self.receivers.iter().position(|receiver| receiver.id == client).expect("known");
                     // Messages queued before the next flush still leave.
                     if self.rng.one_in(2) {
-                        self.say(who);
+                        self.send_one(who);
                     }
                     let receiver = &mut self.receivers[who];
                     assert_eq!(receiver.reason.replace(reason.clone()), None, "closed twice");
@@ -350,7 +350,7 @@ impl RandomWorld for World {
         for receiver in &mut self.receivers {
             receiver.after_poll(&self.host);
             let most = self.rng.pick(&[1, 50, 400, 10_000, usize::MAX]);
-            let frames = receiver.listen(most);
+            let frames = receiver.read(most);
             frames.hash(&mut self.transcript);
         }
         self.note_closing();
@@ -372,7 +372,7 @@ impl RandomWorld for World {
     fn settle(&mut self) {
         self.receivers.iter_mut().for_each(|receiver| receiver.reads = true);
         self.until("at rest", |world| {
-            world.host.is_quiet() && world.receivers.iter().all(|r| r.deaf || r.peer.unread() == 0)
+            world.host.is_quiet() && world.receivers.iter().all(|r| r.socket_closed || r.peer.unread() == 0)
         });
         let mut gone = false;
         let mut expired = 0;
@@ -415,10 +415,10 @@ impl RandomWorld for World {
         self.host.check_empty();
         self.host.deliver_all();
         for receiver in &mut self.receivers {
-            receiver.listen(usize::MAX);
+            receiver.read(usize::MAX);
             let reason = receiver.reason.clone().expect("closed");
             let orderly = !matches!(reason, CloseReason::Io(_) | CloseReason::Timeout(_));
-            if orderly && self.calm && !receiver.deaf && !receiver.disconnected {
+            if orderly && self.calm && !receiver.socket_closed && !receiver.disconnected {
                 receiver.check_complete();
                 assert!(
                     receiver.heard_close || reason == CloseReason::Eof || reason.code() == CloseCode::Normal

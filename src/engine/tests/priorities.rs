@@ -35,7 +35,7 @@ fn latest(host: &mut Host, client: ClientId, key: impl Into<LatestKey>, message:
 }
 
 /// Unblocks the socket and reads everything.
-fn hear(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
+fn read_all(host: &mut Host, peer: &mut Peer) -> Vec<Frame> {
     peer.set_buffers(100_000, 1 << 20);
     let mut frames = Vec::new();
     for _ in 0..20 {
@@ -67,7 +67,7 @@ fn high_priority_overtakes_a_megabyte_of_normal_priority() {
     let (mut peer, client) = blocked(&mut host, 10);
     (0..1_000).for_each(|_| host.engine.send(client, (&[7; 1_000]).into()).unwrap());
     send(&mut host, client, "fire!", high());
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(frames[..2], [Frame::Binary(vec![0; 10]), text("fire!")]);
     assert_eq!(frames.len(), 1_002);
     nothing_is_held(&host, client);
@@ -84,7 +84,7 @@ fn all_high_priority_messages_come_first() {
         // Messages of normal priority between them leave in the same write.
         host.engine.send(client, (&[7; 100]).into()).unwrap();
     }
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames[1..21]), names);
     assert_eq!(frames.len(), 1 + 20 + 120);
 }
@@ -119,7 +119,7 @@ fn high_priority_between_two_writes_keeps_its_order() {
     host.settle();
     send(&mut host, client, "third", high());
     host.engine.send(client, "more data".into()).unwrap();
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["first", "second", "third", "data", "more data"]);
 }
 
@@ -134,7 +134,7 @@ fn pong_overtakes_unsent_high_priority() {
     host.settle();
     send(&mut host, client, "two", high());
     host.engine.send(client, "data".into()).unwrap();
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(frames[1], Frame::Pong(b"2".to_vec()));
     assert_eq!(texts(&frames), ["one", "two", "data"]);
 }
@@ -151,7 +151,7 @@ fn newer_value_takes_the_position_of_the_older_one() {
     latest(&mut host, client, 7, "7");
     latest(&mut host, client, "7", "another");
     assert_eq!(host.engine.buffered(client), 11 + "a2, which is longerx7yanother".len());
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["a2, which is longer", "x", "7", "y", "another"]);
     let stats = host.engine.stats();
     assert_eq!((stats.messages_out, stats.replaced, stats.expired), (8, 2, 0));
@@ -167,7 +167,7 @@ fn partly_written_value_is_not_replaced() {
     host.settle();
     latest(&mut host, client, 1, "new value");
     latest(&mut host, client, 1, "newest value");
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["old value", "newest value"]);
     assert_eq!(host.engine.stats().replaced, 1);
 }
@@ -187,7 +187,7 @@ fn value_that_changes_priority_moves_to_the_end() {
     assert_eq!(host.engine.stats().replaced, 2);
     send(&mut host, client, "back", keyed(SendOptions::default()));
     send(&mut host, client, "forth", keyed(high()));
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["urgent", "more urgent", "forth", "x", "other"]);
     assert_eq!(host.engine.stats().replaced, 4);
 }
@@ -201,7 +201,7 @@ fn expired_messages_are_not_sent_and_are_counted() {
     send(&mut host, client, "short and urgent", SendOptions { expires_in: Some(100 * MS), ..high() });
     host.advance(100 * MS);
     host.settle();
-    assert_eq!(texts(&hear(&mut host, &mut peer)), ["long"]);
+    assert_eq!(texts(&read_all(&mut host, &mut peer)), ["long"]);
     assert_eq!(host.engine.stats().expired, 2);
     // An expired message alone causes no write, and leaves no state behind.
     send(&mut host, client, "now or never", within(Duration::ZERO));
@@ -230,7 +230,7 @@ fn expired_messages_make_room_before_overflow() {
         let full = host.engine.send(client, "a few bytes more than fit".into());
         let (overflowed, dropped) = (SendError::Overflow(client), SendError::Dropped(client));
         assert_eq!(full, Err(if overflow == Overflow::Disconnect { overflowed } else { dropped }));
-        let frames = hear(&mut host, &mut peer);
+        let frames = read_all(&mut host, &mut peer);
         assert_eq!(texts(&frames), ["1", "new"]);
         let ended = frames.last() == Some(&Frame::Close(1013, "too slow".into()));
         assert_eq!(ended, overflow == Overflow::Disconnect);
@@ -255,7 +255,7 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     host.engine.now = host.now;
     assert_eq!(host.engine.send(client, (&large).into()), Ok(()));
     assert_eq!(host.engine.stats().expired, 2);
-    assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(large.to_vec())]);
+    assert_eq!(read_all(&mut host, &mut peer), [Frame::Binary(large.to_vec())]);
     nothing_is_held(&host, client);
     // A pending message also costs its overhead, and its key if that is a name.
     let most = 1_000 - Pending::OVERHEAD;
@@ -265,7 +265,7 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     assert_eq!(host.engine.send_latest(client, "abc".into(), (&vec![7; most - 2]).into()), too_large(1_001));
     let delivery = host.engine.deliver(Audience::Everyone, (&vec![7; most + 1]).into(), Some(1.into()), None);
     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (0, 1, 0));
-    assert_eq!(hear(&mut host, &mut peer), [Frame::Binary(vec![8; most])]);
+    assert_eq!(read_all(&mut host, &mut peer), [Frame::Binary(vec![8; most])]);
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn close_frame_follows_all_pending_messages() {
     host.engine.close(client, CloseCode::from(4000), "enough", host.now).unwrap();
     let refused = host.engine.send_latest(client, 1.into(), "more".into());
     assert_eq!(refused, Err(SendError::Closing(client)));
-    let frames = hear(&mut host, &mut peer);
+    let frames = read_all(&mut host, &mut peer);
     assert_eq!(frames.len(), 1 + 1 + 500 + 1);
     assert_eq!(frames[1], text("urgent"));
     for (number, frame) in frames[2..502].iter().enumerate() {
@@ -307,7 +307,7 @@ fn pending_messages_reach_a_peer_that_sent_close_or_fin() {
             peer.fin()
         }
         host.settle();
-        let frames = hear(&mut host, &mut peer);
+        let frames = read_all(&mut host, &mut peer);
         assert_eq!(frames.len(), 1 + 1 + 500 + usize::from(closes));
         assert_eq!(frames[1], text("urgent"));
         assert_eq!(frames.last() == Some(&Frame::Close(1001, String::new())), closes);
@@ -442,7 +442,7 @@ fn pending_message_to_many_is_held_once() {
     assert!((50_000..100_000).contains(&held), "{held} bytes for 40 times the same");
     drop(large);
     for (peer, client) in &mut clients {
-        assert_eq!(hear(&mut host, peer).len(), 3);
+        assert_eq!(read_all(&mut host, peer).len(), 3);
         assert_eq!(host.engine.buffered(*client), 0);
     }
     assert_eq!((host.engine.outbound.held(), host.engine.pending_pool.held()), (0, 0));

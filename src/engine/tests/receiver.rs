@@ -38,7 +38,7 @@ pub(super) struct Receiver {
     pub(super) reads: bool,
     pub(super) reason: Option<CloseReason>,
     /// Its socket is closed, so that nothing is known about later messages.
-    pub(super) deaf: bool,
+    pub(super) socket_closed: bool,
     /// Nothing more can be queued.
     pub(super) closing: bool,
     /// The peer has sent FIN or a close frame.
@@ -102,7 +102,7 @@ impl Receiver {
             id,
             reads: true,
             reason: None,
-            deaf: false,
+            socket_closed: false,
             closing: false,
             ended: false,
             disconnected: false,
@@ -226,8 +226,8 @@ impl Receiver {
     }
 
     /// Reads up to `most` bytes.
-    pub(super) fn listen(&mut self, most: usize) -> Vec<Frame> {
-        if self.deaf {
+    pub(super) fn read(&mut self, most: usize) -> Vec<Frame> {
+        if self.socket_closed {
             return Vec::new();
         }
         if self.reads {

@@ -3,7 +3,7 @@
 mod deadlines;
 
 use super::{web::*, *};
-use crate::{CloseCode, Pressure, RespondError, engine::tests::web::Answer};
+use crate::{CloseCode, Pressure, RespondError, engine::tests::web::WebResponse};
 use deadlines::time_to_end;
 
 const POST_HEAD: &str = "POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n";
@@ -16,14 +16,14 @@ fn served() -> (Host, Web) {
 fn served_with(config: Config) -> (Host, Web) {
     let mut host = answering(config);
     let mut web = Web::new(&mut host);
-    web.ask(get("/first"));
+    web.send_request(get("/first"));
     host.settle();
-    assert_eq!(web.answer().text(), "GET /first ");
+    assert_eq!(web.response().text(), "GET /first ");
     (host, web)
 }
 
-fn statuses(answers: &[Answer]) -> Vec<u16> {
-    answers.iter().map(|answer| answer.status).collect()
+fn statuses(responses: &[WebResponse]) -> Vec<u16> {
+    responses.iter().map(|response| response.status).collect()
 }
 
 // ---- order ----
@@ -45,13 +45,13 @@ fn pipelined_requests_are_answered_in_order_bodies_included() {
     web.peer.raw(wire.as_bytes());
     host.settle();
     host.check();
-    let answers = web.answers();
-    assert_eq!(statuses(&answers), [200; 20]);
-    for (number, answer) in answers.iter().enumerate() {
+    let responses = web.responses();
+    assert_eq!(statuses(&responses), [200; 20]);
+    for (number, response) in responses.iter().enumerate() {
         let body = if number % 3 == 0 { "b".repeat(number * 40) } else { String::new() };
         let method = if number % 3 == 0 { "POST" } else { "GET" };
-        assert_eq!(answer.text(), format!("{method} /{number} {body}"));
-        assert!(!answer.is_last());
+        assert_eq!(response.text(), format!("{method} /{number} {body}"));
+        assert!(!response.is_last());
     }
     assert_eq!(host.engine.stats().http_requests, 20);
     web.peer.fin();
@@ -65,17 +65,17 @@ fn next_request_is_parsed_after_the_previous_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
     for request in [get("/1"), post("/2", "two"), get("/3")] {
-        web.ask(request);
+        web.send_request(request);
     }
     for (path, body) in [("/1", ""), ("/2", "two"), ("/3", "")] {
         let asked = settle_asked(&mut host);
         let [(id, at, came)] = &asked[..] else { panic!("{asked:?}") };
         assert_eq!((&at[..], &came[..]), (path, body.as_bytes()));
-        assert_eq!(web.answers(), []);
+        assert_eq!(web.responses(), []);
         host.advance(SEC);
         host.engine.respond(*id, ok(format!("to {path}")), host.now).unwrap();
         host.engine.flush(host.now);
-        assert_eq!(web.answer().text(), format!("to {path}"));
+        assert_eq!(web.response().text(), format!("to {path}"));
     }
     assert_eq!(settle_asked(&mut host), []);
 }
@@ -87,7 +87,7 @@ fn late_responses_in_any_order_reach_their_clients() {
     let mut webs: Vec<_> = (0..50).map(|_| Web::new(&mut host)).collect();
     for (number, web) in webs.iter_mut().enumerate() {
         for request in 0..4 {
-            web.ask(post(&format!("/{number}/{request}"), "x"));
+            web.send_request(post(&format!("/{number}/{request}"), "x"));
         }
     }
     let mut waiting = Vec::new();
@@ -99,7 +99,7 @@ fn late_responses_in_any_order_reach_their_clients() {
     }
     host.settle();
     for (number, web) in webs.iter_mut().enumerate() {
-        let got: Vec<_> = web.answers().iter().map(|answer| answer.text().to_owned()).collect();
+        let got: Vec<_> = web.responses().iter().map(|response| response.text().to_owned()).collect();
         assert_eq!(got, [0, 1, 2, 3].map(|request| format!("/{number}/{request}")));
     }
 }
@@ -107,13 +107,13 @@ fn late_responses_in_any_order_reach_their_clients() {
 #[test]
 fn valid_request_is_answered_before_a_malformed_one() {
     let (mut host, mut web) = served();
-    web.ask(get("/good"));
-    web.ask("GET / HTTP/1.1\nHost: a\n\n");
-    web.ask(get("/never"));
+    web.send_request(get("/good"));
+    web.send_request("GET / HTTP/1.1\nHost: a\n\n");
+    web.send_request(get("/never"));
     host.settle();
-    let answers = web.answers();
-    assert_eq!(statuses(&answers), [200, 400]);
-    assert!(!answers[0].is_last() && answers[1].is_last());
+    let responses = web.responses();
+    assert_eq!(statuses(&responses), [200, 400]);
+    assert!(!responses[0].is_last() && responses[1].is_last());
     assert!(web.peer.at_end());
     assert_eq!(host.engine.stats().rejected.bad_request, 1);
 }
@@ -127,11 +127,11 @@ fn connection_close_and_http_1_0_end_the_connection() {
         "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
     ] {
         let (mut host, mut web) = served();
-        web.ask(request);
-        web.ask(get("/never"));
+        web.send_request(request);
+        web.send_request(get("/never"));
         host.settle();
-        let answer = web.answer();
-        assert!(answer.status == 200 && answer.is_last(), "{answer:?}");
+        let response = web.response();
+        assert!(response.status == 200 && response.is_last(), "{response:?}");
         assert!(web.peer.at_end());
         web.peer.fin();
         host.settle();
@@ -147,9 +147,9 @@ fn connection_close_and_http_1_0_end_the_connection() {
 fn expect_continue_gets_100_before_the_body() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
-    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
+    web.send_request(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
     assert_eq!(settle_asked(&mut host), []);
-    assert_eq!((web.answers(), web.continued), (vec![], 1));
+    assert_eq!((web.responses(), web.continued), (vec![], 1));
     web.peer.raw(b"he");
     assert_eq!(settle_asked(&mut host), []);
     web.peer.raw(b"llo");
@@ -157,17 +157,17 @@ fn expect_continue_gets_100_before_the_body() {
     assert_eq!(asked[0].2, b"hello");
     host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
     host.settle();
-    assert_eq!((web.answer().text(), web.continued), ("thanks", 1));
+    assert_eq!((web.response().text(), web.continued), ("thanks", 1));
 
     // A client that sends its body at once gets no 100, and neither does HTTP/1.0.
-    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\nhello"));
+    web.send_request(format!("{POST_HEAD}Expect: 100-continue\r\n\r\nhello"));
     let asked = settle_asked(&mut host);
     host.engine.respond(asked[0].0, ok("thanks"), host.now).unwrap();
     host.settle();
-    assert_eq!((web.answers().len(), web.continued), (1, 1));
-    web.ask("POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!((web.responses().len(), web.continued), (1, 1));
+    web.send_request("POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(settle_asked(&mut host), []);
-    assert_eq!((web.answers(), web.continued), (vec![], 1));
+    assert_eq!((web.responses(), web.continued), (vec![], 1));
 }
 
 #[test]
@@ -175,9 +175,9 @@ fn rejected_body_gets_no_100_continue() {
     let config = Config { http: true, max_body_size: 4, ..Config::default() };
     let mut host = Host::new(config);
     let mut web = Web::new(&mut host);
-    web.ask(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
+    web.send_request(format!("{POST_HEAD}Expect: 100-continue\r\n\r\n"));
     host.settle();
-    assert_eq!((web.answer().status, web.continued), (413, 0));
+    assert_eq!((web.response().status, web.continued), (413, 0));
     assert!(web.peer.at_end());
     assert_eq!(host.engine.stats().rejected.bad_body, 1);
 }
@@ -213,15 +213,15 @@ fn memory_of_a_body_grows_as_it_arrives() {
 fn half_closed_client_gets_its_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
-    web.ask(get("/1"));
-    web.ask(post("/2", "two"));
+    web.send_request(get("/1"));
+    web.send_request(post("/2", "two"));
     web.peer.fin();
     for path in ["/1", "/2"] {
         let asked = settle_asked(&mut host);
         assert_eq!(asked[0].1, path);
         host.engine.respond(asked[0].0, ok("here"), host.now).unwrap();
         host.engine.flush(host.now);
-        assert_eq!(web.answer().text(), "here");
+        assert_eq!(web.response().text(), "here");
     }
     host.settle();
     assert!(web.peer.at_end() && !web.peer.was_aborted());
@@ -247,7 +247,7 @@ fn client_that_leaves_mid_request_is_freed() {
             }
             host.settle();
             assert!(web.peer.is_dropped());
-            assert_eq!(web.answers(), []);
+            assert_eq!(web.responses(), []);
             assert_eq!(host.engine.stats().rejected.gone, 1);
             host.check();
         }
@@ -261,7 +261,7 @@ fn reset_during_a_response_discards_pipelined_requests() {
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(10_000, 1_000);
     for _ in 0..5 {
-        web.ask(get("/"));
+        web.send_request(get("/"));
     }
     host.settle();
     host.check();
@@ -277,7 +277,7 @@ fn reset_during_a_response_discards_pipelined_requests() {
 fn request_waits_for_one_valid_response() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
-    web.ask(get("/"));
+    web.send_request(get("/"));
     let asked = settle_asked(&mut host);
     let id = asked[0].0;
     let mut bad = Vec::new();
@@ -294,31 +294,31 @@ fn request_waits_for_one_valid_response() {
         ("Trailer", "x"),
         ("Keep-Alive", "timeout=5"),
     ] {
-        let mut answer = ok("four");
-        answer.headers_mut().append(
+        let mut response = ok("four");
+        response.headers_mut().append(
             tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
             value.parse().unwrap(),
         );
-        bad.push(answer);
+        bad.push(response);
     }
     let before = host.engine.stats();
-    for answer in bad {
-        let status = answer.status().is_informational();
-        let error = host.engine.respond(id, answer, host.now).unwrap_err();
+    for response in bad {
+        let status = response.status().is_informational();
+        let error = host.engine.respond(id, response, host.now).unwrap_err();
         assert_eq!(matches!(error, RespondError::Status(_)), status, "{error}");
         assert!(status || matches!(error, RespondError::Header(_)), "{error}");
     }
     assert_eq!(host.engine.stats(), before);
     host.settle();
-    assert_eq!(web.answers(), []);
+    assert_eq!(web.responses(), []);
     host.engine.respond(id, status(418, "tea"), host.now).unwrap();
     assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
     host.settle();
-    assert_eq!(web.answer().status, 418);
+    assert_eq!(web.response().status, 418);
     assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
 
     // The next request of this connection, and the next connection of this slot, have new ids.
-    web.ask(get("/next"));
+    web.send_request(get("/next"));
     let next = settle_asked(&mut host)[0].0;
     assert_eq!(next.index(), id.index());
     assert_eq!(host.engine.respond(id, ok("again"), host.now), Err(RespondError::Gone(id)));
@@ -326,29 +326,29 @@ fn request_waits_for_one_valid_response() {
     host.engine.respond(next, ok("to nobody"), host.now).unwrap();
     host.settle();
     let mut other = Web::new(&mut host);
-    other.ask(get("/other"));
+    other.send_request(get("/other"));
     assert_eq!(settle_asked(&mut host)[0].0.index(), id.index());
     for stale in [id, next] {
         assert_eq!(host.engine.respond(stale, ok("again"), host.now), Err(RespondError::Gone(stale)));
     }
-    assert_eq!(other.answers(), []);
+    assert_eq!(other.responses(), []);
 }
 
 #[test]
 fn invalid_response_of_a_closure_becomes_500() {
     let mut host = serving(Config::default(), |request| {
-        let mut answer = ok("four");
+        let mut response = ok("four");
         match request.uri().path() {
-            "/status" => *answer.status_mut() = tungstenite::http::StatusCode::CONTINUE,
-            _ => _ = answer.headers_mut().insert("content-length", 17.into()),
+            "/status" => *response.status_mut() = tungstenite::http::StatusCode::CONTINUE,
+            _ => _ = response.headers_mut().insert("content-length", 17.into()),
         }
-        answer
+        response
     });
     let mut web = Web::new(&mut host);
     for path in ["/status", "/length"] {
-        web.ask(get(path));
+        web.send_request(get(path));
         host.settle();
-        assert_eq!((web.answer().status, web.peer.at_end()), (500, false));
+        assert_eq!((web.response().status, web.peer.at_end()), (500, false));
     }
 }
 
@@ -370,21 +370,21 @@ fn panicking_closure_loses_no_message_of_other_clients() {
     let mut webs = [Web::new(&mut host), Web::new(&mut host)];
     let _ = host.poll();
     one.text("before");
-    webs[0].ask(get("/"));
-    webs[1].ask(Peer::REQUEST.replace("/chat", "/bug"));
+    webs[0].send_request(get("/"));
+    webs[1].send_request(Peer::REQUEST.replace("/chat", "/bug"));
     two.text("behind");
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..6 {
         // The host goes on polling after a panic.
         let poll = std::panic::AssertUnwindSafe(|| host.poll());
-        heard.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
+        received.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
     }
     host.engine.flush(host.now);
-    assert_eq!(heard, [(first, b"before".to_vec()), (second, b"behind".to_vec())]);
+    assert_eq!(received, [(first, b"before".to_vec()), (second, b"behind".to_vec())]);
     for web in &mut webs {
         time_to_end(&mut host, web);
     }
-    assert_eq!((webs[0].answer().status, webs[1].answers()), (503, vec![]));
+    assert_eq!((webs[0].response().status, webs[1].responses()), (503, vec![]));
     assert_eq!(host.engine.client_count(), 2);
 }
 
@@ -393,22 +393,22 @@ fn shutdown_responds_to_all_requests_and_closes() {
     let mut host = asking();
     let mut webs: Vec<_> = (0..4).map(|_| Web::new(&mut host)).collect();
     let [idle, waiting, body, head] = &mut webs[..] else { unreachable!() };
-    idle.ask(get("/"));
-    waiting.ask(get("/"));
+    idle.send_request(get("/"));
+    waiting.send_request(get("/"));
     let asked = settle_asked(&mut host);
     host.engine.respond(asked[0].0, ok("done"), host.now).unwrap();
-    body.ask(format!("{POST_HEAD}\r\nhel"));
-    head.ask(&get("/")[..20]);
+    body.send_request(format!("{POST_HEAD}\r\nhel"));
+    head.send_request(&get("/")[..20]);
     host.settle();
     host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
     let late = host.engine.respond(asked[1].0, ok("late"), host.now);
     assert_eq!(late, Err(RespondError::Gone(asked[1].0)));
     host.settle();
     host.check();
-    assert_eq!(idle.answer().status, 200);
+    assert_eq!(idle.response().status, 200);
     for web in [waiting, body, head] {
-        let answer = web.answer();
-        assert!(answer.status == 503 && answer.is_last(), "{answer:?}");
+        let response = web.response();
+        assert!(response.status == 503 && response.is_last(), "{response:?}");
     }
     for web in &webs {
         assert!(web.peer.at_end());
@@ -426,11 +426,11 @@ fn response_above_the_memory_limit_ends_only_its_connection() {
         let config = Config { max_total_buffered: Some(20_000), ..Config::default() };
         let mut host = serving(config, move |_| ok(vec![7; len]));
         let mut web = Web::new(&mut host);
-        web.ask(get("/"));
-        web.ask(get("/"));
+        web.send_request(get("/"));
+        web.send_request(get("/"));
         host.settle();
         host.check();
-        assert_eq!((web.answers(), web.peer.is_dropped()), (vec![], true));
+        assert_eq!((web.responses(), web.peer.is_dropped()), (vec![], true));
         assert_eq!(host.engine.stats().rejected.overloaded, 1);
         assert_eq!(host.engine.pressure(), Pressure::Low);
         host.check_empty();
@@ -439,7 +439,7 @@ fn response_above_the_memory_limit_ends_only_its_connection() {
     let config = Config { max_total_buffered: Some(20_000), http: true, ..Config::default() };
     let mut host = Host::new(config);
     let mut web = Web::new(&mut host);
-    web.ask(get("/"));
+    web.send_request(get("/"));
     let asked = settle_asked(&mut host);
     host.engine.respond(asked[0].0, ok(vec![7; 30_000]), host.now).unwrap();
     host.settle();
@@ -453,11 +453,11 @@ fn response_above_the_memory_limit_ends_only_its_connection() {
 fn upgrade_after_plain_requests_ends_http() {
     for pipelined in [false, true] {
         let (mut host, mut web) = served();
-        web.ask(get("/1"));
+        web.send_request(get("/1"));
         if !pipelined {
             host.settle();
         }
-        web.ask(Peer::REQUEST);
+        web.send_request(Peer::REQUEST);
         let mut opened = None;
         for _ in 0..20 {
             let tick = host.poll();
@@ -469,8 +469,8 @@ fn upgrade_after_plain_requests_ends_http() {
             opened = opened.or(tick.iter().find_map(open));
         }
         let client = opened.expect("an upgrade");
-        let answers = web.answers();
-        assert_eq!(statuses(&answers), [200, 101]);
+        let responses = web.responses();
+        assert_eq!(statuses(&responses), [200, 101]);
         web.peer.text("hello");
         let tick = host.poll();
         assert_eq!(messages(&tick), [(client, b"hello".to_vec())]);
@@ -492,9 +492,9 @@ fn upgrade_after_plain_requests_ends_http() {
 #[test]
 fn upgrade_clears_the_http_deadlines() {
     let (mut host, mut web) = served();
-    web.ask(Peer::REQUEST);
+    web.send_request(Peer::REQUEST);
     host.settle();
-    assert_eq!(statuses(&web.answers()), [101]);
+    assert_eq!(statuses(&web.responses()), [101]);
     host.advance(53 * SEC);
     host.settle();
     host.check();

@@ -169,7 +169,7 @@ impl World {
     /// client.
     fn check_rates(&self) {
         let config = self.host.engine.config();
-        for actor in self.actors.iter().filter(|actor| !actor.deaf && !actor.closing) {
+        for actor in self.actors.iter().filter(|actor| !actor.socket_closed && !actor.closing) {
             let Some(since) = actor.since else { continue };
             let time = (self.host.now - since + SEC).as_nanos();
             let allowed = |rate: u64| u128::from(rate) * time / 1_000_000_000;
@@ -391,7 +391,10 @@ impl RandomWorld for World {
                     let bytes = message.as_bytes();
                     // A failed write ends the pause, because received data is delivered before the
                     // end.
-                    assert!(!paused[who] || self.actors[who].deaf, "a message of one that is paused");
+                    assert!(
+                        !paused[who] || self.actors[who].socket_closed,
+                        "a message of one that is paused"
+                    );
                     assert!(!closing[who], "a message of one that we are closing");
                     self.actors[who].deliver(message.as_text().is_some(), bytes);
                     self.messages_in += 1;
@@ -435,7 +438,7 @@ impl RandomWorld for World {
         self.check_clock();
         for actor in &mut self.actors {
             let most = self.rng.pick(&[1, 100, 10_000, usize::MAX]);
-            let frames = actor.listen(most);
+            let frames = actor.read(most);
             frames.hash(&mut self.transcript);
         }
         let stats = self.host.engine.stats();
@@ -473,9 +476,10 @@ impl RandomWorld for World {
             assert!(self.host.engine.cancel_timer(timer));
         }
         self.until("at rest", |world| {
-            let heard = |actor: &Actor| actor.deaf || actor.ended.is_some() || actor.peer.unread() == 0;
+            let has_read_all =
+                |actor: &Actor| actor.socket_closed || actor.ended.is_some() || actor.peer.unread() == 0;
             let reading = world.host.engine.pressure() < Pressure::NotReading;
-            let quiet = world.host.is_quiet() && reading && world.actors.iter().all(heard);
+            let quiet = world.host.is_quiet() && reading && world.actors.iter().all(has_read_all);
             let throttled = world.host.engine.clients.iter().any(|(_, client)| client.resume_at().is_some());
             if quiet && throttled {
                 let timeout = world.host.engine.next_timeout(world.host.now);
@@ -483,8 +487,10 @@ impl RandomWorld for World {
             }
             quiet && !throttled
         });
-        for actor in
-            self.actors.iter().filter(|actor| actor.is_open() && !actor.deaf && actor.ended.is_none())
+        for actor in self
+            .actors
+            .iter()
+            .filter(|actor| actor.is_open() && !actor.socket_closed && actor.ended.is_none())
         {
             actor.check_open();
         }
@@ -508,7 +514,7 @@ impl RandomWorld for World {
         assert_eq!(self.host.engine.is_drained(), shutdown);
         self.host.deliver_all();
         for actor in &mut self.actors {
-            actor.listen(usize::MAX);
+            actor.read(usize::MAX);
             assert!(actor.id.is_none() || actor.reason.is_some(), "never closed: {:?}", actor.id);
             assert!(actor.peer.is_dropped());
             actor.check_closed(self.calm);

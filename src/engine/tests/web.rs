@@ -9,13 +9,13 @@ use crate::{RequestId, UpgradeId, engine::hooks::Hooks};
 
 /// A response that a client got.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Answer {
+pub(super) struct WebResponse {
     pub(super) status: u16,
     pub(super) head: String,
     pub(super) body: Vec<u8>,
 }
 
-impl Answer {
+impl WebResponse {
     pub(super) fn field(&self, name: &str) -> Option<&str> {
         let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
@@ -45,7 +45,7 @@ impl Web {
     }
 
     /// Sends one whole request.
-    pub(super) fn ask(&mut self, request: impl AsRef<[u8]>) {
+    pub(super) fn send_request(&mut self, request: impl AsRef<[u8]>) {
         self.note(request.as_ref());
         self.peer.raw(request.as_ref());
     }
@@ -56,34 +56,34 @@ impl Web {
     }
 
     /// Reads everything, and returns the responses that are complete.
-    pub(super) fn answers(&mut self) -> Vec<Answer> {
+    pub(super) fn responses(&mut self) -> Vec<WebResponse> {
         self.peer.read(usize::MAX);
         self.parse()
     }
 
     /// The complete responses in what was read.
-    pub(super) fn parse(&mut self) -> Vec<Answer> {
-        let mut answers = Vec::new();
+    pub(super) fn parse(&mut self) -> Vec<WebResponse> {
+        let mut responses = Vec::new();
         while self.peer.status() != Some(101) {
             let to_head = self.heads.front().copied().unwrap_or(false);
             let Some((head, body)) = self.peer.response(to_head) else { break };
-            let status = self.peer.status().expect("of this answer");
+            let status = self.peer.status().expect("of this response");
             if status == 100 {
                 self.continued += 1;
                 continue;
             }
             self.heads.pop_front();
-            answers.push(Answer { status, head, body });
+            responses.push(WebResponse { status, head, body });
         }
-        answers
+        responses
     }
 
     /// Reads everything, which must be one response.
     #[track_caller]
-    pub(super) fn answer(&mut self) -> Answer {
-        let mut answers = self.answers();
-        assert_eq!(answers.len(), 1, "{answers:?}");
-        answers.remove(0)
+    pub(super) fn response(&mut self) -> WebResponse {
+        let mut responses = self.responses();
+        assert_eq!(responses.len(), 1, "{responses:?}");
+        responses.remove(0)
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) fn settle_asked(host: &mut Host) -> Vec<(RequestId, String, Vec<u8>)>
             return all;
         }
     }
-    panic!("the engine never comes to rest");
+    panic!("the engine is never idle");
 }
 
 pub(super) fn upgrades(tick: &Tick) -> Vec<UpgradeId> {

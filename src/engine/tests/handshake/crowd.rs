@@ -25,7 +25,7 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
         let mut host = Host::with_hooks(config, hooks, Some(Rng::new(rng.next())));
         let mut webs: Vec<_> = (0..COUNT).map(|_| Web::new(&mut host)).collect();
         for (number, web) in webs.iter_mut().enumerate() {
-            web.ask(head(&format!("/{number}"), ""));
+            web.send_request(head(&format!("/{number}"), ""));
         }
         // The undecided upgrades in any order, the path of each upgrade, and the outcomes.
         let mut waiting: Vec<UpgradeId> = Vec::new();
@@ -107,7 +107,7 @@ fn a_thousand_pending_upgrades_have_one_outcome_each() {
         assert_eq!(count(|outcome| *outcome == Outcome::Rejected), stats.rejected.application);
         assert!(stats.rejected.unanswered > 0 && stats.rejected.gone > 0 && stats.rejected.bad_request > 0);
         for (number, web) in webs.iter_mut().enumerate() {
-            statuses[number] = web.answers().first().map_or(0, |answer| answer.status);
+            statuses[number] = web.responses().first().map_or(0, |response| response.status);
             web.peer.reset(true);
         }
         for _ in 0..50 {

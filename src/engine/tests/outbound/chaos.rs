@@ -11,8 +11,8 @@ struct Known {
     open: bool,
     over: bool,
     /// Messages received from its server, and messages that `send` accepted.
-    heard: u32,
-    said: u32,
+    received: u32,
+    sent: u32,
     cancelled: bool,
 }
 
@@ -22,9 +22,9 @@ struct Remote {
     inbox: Vec<u8>,
     answered: bool,
     ended: bool,
-    said: u32,
+    sent: u32,
     /// The number of the last message received; numbers must rise.
-    heard: Option<u32>,
+    received: Option<u32>,
 }
 
 struct World {
@@ -80,13 +80,13 @@ impl World {
             1 => known.cancelled |= self.host.engine.disconnect(id).is_ok(),
             _ => {
                 let padding = "x".repeat(self.rng.below(3000));
-                let message = format!("{} {padding}", known.said);
+                let message = format!("{} {padding}", known.sent);
                 let sent = self.host.engine.send(id, (&message).into());
                 if known.over {
                     // Until the next flush the id may still be known.
                     assert!(!matches!(sent, Err(SendError::Connecting(_))));
                 } else if sent.is_ok() {
-                    known.said += 1;
+                    known.sent += 1;
                 }
             }
         }
@@ -94,7 +94,7 @@ impl World {
 
     /// A server does something, valid or not.
     fn remote(&mut self, which: usize) {
-        let Remote { peer, inbox, answered, ended, said, heard } = &mut self.remotes[which];
+        let Remote { peer, inbox, answered, ended, sent, received } = &mut self.remotes[which];
         inbox.extend(peer.take_all());
         if *ended {
             return;
@@ -119,8 +119,8 @@ impl World {
                     let mut bytes = format!("{good}\r\n").into_bytes();
                     let count = self.rng.pick(&[0, 1, 20]);
                     for _ in 0..count {
-                        bytes.extend(plain(&format!("{said} {}", "y".repeat(self.rng.below(8000)))));
-                        *said += 1;
+                        bytes.extend(plain(&format!("{sent} {}", "y".repeat(self.rng.below(8000)))));
+                        *sent += 1;
                     }
                     peer.raw(&bytes);
                     return;
@@ -140,8 +140,8 @@ impl World {
             if header.opcode == TEXT {
                 let text = String::from_utf8(bytes).unwrap();
                 let number: u32 = text.split(' ').next().unwrap().parse().unwrap();
-                assert!(heard.is_none_or(|heard| heard < number), "out of order");
-                *heard = Some(number);
+                assert!(received.is_none_or(|received| received < number), "out of order");
+                *received = Some(number);
             }
             inbox.drain(..size + header.len as usize);
         }
@@ -152,8 +152,8 @@ impl World {
             3 => peer.raw(b"\xff\xff"),
             4 => peer.close_socket(),
             _ => {
-                peer.raw(&plain(&format!("{said} z")));
-                *said += 1;
+                peer.raw(&plain(&format!("{sent} z")));
+                *sent += 1;
                 return;
             }
         }
@@ -173,8 +173,12 @@ impl World {
                     let known = self.known.get_mut(&client).expect("known");
                     assert!(known.open && !known.over);
                     let text = message.as_text().unwrap();
-                    assert_eq!(text.split(' ').next(), Some(&*known.heard.to_string()), "not the next one");
-                    known.heard += 1;
+                    assert_eq!(
+                        text.split(' ').next(),
+                        Some(&*known.received.to_string()),
+                        "not the next one"
+                    );
+                    known.received += 1;
                     self.events[1] += 1;
                 }
                 Event::Close { client, .. } => {
@@ -207,8 +211,8 @@ impl World {
             }
         }
         for peer in std::mem::take(&mut self.host.outbound.peers) {
-            let (inbox, heard) = (Vec::new(), None);
-            self.remotes.push(Remote { peer, inbox, answered: false, ended: false, said: 0, heard });
+            let (inbox, received) = (Vec::new(), None);
+            self.remotes.push(Remote { peer, inbox, answered: false, ended: false, sent: 0, received });
         }
         self.remotes.retain(|remote| !remote.peer.is_dropped());
     }

@@ -25,7 +25,7 @@ fn any_amount_of_data_behind_the_101_is_read() {
         let accept = accept_of(&mut peer);
         let frames = plain(&"x".repeat(len)).repeat(count);
         peer.raw(&[accept.as_bytes(), &frames].concat());
-        let (mut got, mut heard) = (0, 0);
+        let (mut got, mut received) = (0, 0);
         for poll in 0..100 {
             if poll == 2 {
                 other.text("me too");
@@ -34,11 +34,11 @@ fn any_amount_of_data_behind_the_101_is_read() {
             for (client, message) in messages(&tick) {
                 match client == id {
                     true => got += usize::from(message.len() == len),
-                    false => heard += usize::from(client == other_id),
+                    false => received += usize::from(client == other_id),
                 }
             }
         }
-        assert_eq!((got, heard), (count, 1), "{count} messages of {len} bytes");
+        assert_eq!((got, received), (count, 1), "{count} messages of {len} bytes");
     }
 }
 
@@ -86,7 +86,7 @@ fn waiting_address_keeps_the_deadline_of_the_attempt() {
     host.engine.start_poll(host.now, host.now, false);
     host.engine.fire_timers(host.now);
     assert_eq!(failures(&host.engine.finish_tick(host.now, false)), []);
-    answer(&mut host);
+    respond(&mut host);
     assert_eq!(host.outbound.log.last().unwrap().1, addr(2));
 }
 

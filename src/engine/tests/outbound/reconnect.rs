@@ -89,7 +89,7 @@ fn a_lost_connection_gets_a_new_id_and_the_same_link() {
     assert_eq!(host.settle(), 0);
     assert_eq!(host.engine.send(id, "hi".into()), Err(SendError::NotConnected(id)));
     host.advance(wait + MS);
-    let mut peer = answer(&mut host);
+    let mut peer = respond(&mut host);
     assert!(host.now - lost <= wait + 2 * MS);
     assert_eq!(host.engine.clients().collect::<Vec<_>>(), [next]);
     host.engine.send(next, "back".into()).unwrap();
@@ -103,7 +103,7 @@ fn attempt_count_resets_only_after_a_stable_connection() {
     host.outbound.outcomes.insert(addr(1), Outcome::Connects);
     dial(&mut host, Connect::new(URL).reconnect(policy()));
     let mut lose = |open_for: Duration| {
-        let peer = answer(&mut host);
+        let peer = respond(&mut host);
         // Pings are due in 54 s.
         host.poll_after(open_for);
         peer.fin();
@@ -123,7 +123,7 @@ fn an_unstable_server_uses_up_the_tries() {
     peer.fin();
     let tick = host.poll();
     host.advance(reconnects(&tick)[0].3 + MS);
-    peer = answer(&mut host);
+    peer = respond(&mut host);
     peer.fin();
     let tick = host.poll();
     assert_eq!(closes(&tick).len(), 1);

@@ -30,9 +30,9 @@ fn idle_connection_is_kept_for_keep_alive_timeout() {
     let (mut host, mut web) = served_with(config);
     for _ in 0..5 {
         host.advance(6 * SEC + 990 * MS);
-        web.ask(get("/again"));
+        web.send_request(get("/again"));
         host.settle();
-        assert_eq!(web.answer().status, 200);
+        assert_eq!(web.response().status, 200);
     }
     assert_about(time_to_end(&mut host, &mut web), 7 * SEC);
     assert_eq!(host.engine.stats().http_only, 1);
@@ -44,13 +44,13 @@ fn idle_connection_is_kept_for_keep_alive_timeout() {
 fn request_during_a_host_pause_keeps_its_connection() {
     let (mut host, mut web) = served();
     let mut idle = Web::new(&mut host);
-    idle.ask(get("/"));
+    idle.send_request(get("/"));
     host.settle();
-    assert_eq!(idle.answer().status, 200);
-    web.ask(get("/again"));
+    assert_eq!(idle.response().status, 200);
+    web.send_request(get("/again"));
     host.advance(60 * SEC);
     host.settle();
-    assert_eq!(web.answer().text(), "GET /again ");
+    assert_eq!(web.response().text(), "GET /again ");
     assert!(idle.peer.is_dropped() && !web.peer.is_dropped());
 }
 
@@ -102,14 +102,14 @@ fn unanswered_request_gets_503() {
         let mut host = asking();
         let mut web = Web::new(&mut host);
         host.advance(SEC);
-        web.ask(if head { get("/").replace("GET", "HEAD") } else { get("/") });
-        web.ask(get("/never"));
+        web.send_request(if head { get("/").replace("GET", "HEAD") } else { get("/") });
+        web.send_request(get("/never"));
         let asked = settle_asked(&mut host);
         assert_eq!(asked.len(), 1);
         assert_about(time_to_end(&mut host, &mut web), 10 * SEC);
-        let answer = web.answer();
-        assert_eq!((answer.status, answer.is_last()), (503, true));
-        assert_eq!(web.peer.rest(), b"", "RFC 9110 §9.3.2: nothing behind the answer to a HEAD");
+        let response = web.response();
+        assert_eq!((response.status, response.is_last()), (503, true));
+        assert_eq!(web.peer.rest(), b"", "RFC 9110 §9.3.2: nothing behind the response to a HEAD");
         assert_eq!(host.engine.stats().rejected.unanswered, 1);
         let late = host.engine.respond(asked[0].0, ok("late"), host.now);
         assert_eq!(late, Err(RespondError::Gone(asked[0].0)));
@@ -125,7 +125,7 @@ fn slow_response_does_not_count_as_idle_time() {
     let mut host = serving(config, |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(1_000, 1_000);
-    web.ask(get("/large"));
+    web.send_request(get("/large"));
     host.settle();
     // The client reads a thousand bytes every 900 ms.
     while web.peer.read(1_000) > 0 {
@@ -133,9 +133,9 @@ fn slow_response_does_not_count_as_idle_time() {
         host.advance(900 * MS);
         host.settle();
     }
-    assert_eq!(web.answer().body, vec![7; 20_000]);
+    assert_eq!(web.response().body, vec![7; 20_000]);
     // The keep-alive time counts from the last byte of the response.
-    web.ask(get("/again"));
+    web.send_request(get("/again"));
     host.settle();
     assert!(web.peer.unread() > 0);
 }
@@ -145,7 +145,7 @@ fn client_that_does_not_read_its_response_is_dropped() {
     let mut host = serving(Config::default(), |_| ok(vec![7; 20_000]));
     let mut web = Web::new(&mut host);
     web.peer.set_buffers(1_000, 1_000);
-    web.ask(get("/large"));
+    web.send_request(get("/large"));
     host.settle();
     let start = host.now;
     while !web.peer.is_dropped() {

@@ -34,12 +34,12 @@ struct Member {
     overflow: Overflow,
     /// Messages that were queued for it and not read yet.
     expected: VecDeque<String>,
-    /// It reads nothing for now.
+    /// The member reads nothing at present.
     stuck: bool,
-    /// It sends nothing any more.
-    mute: bool,
-    /// Messages under way to it may be lost.
-    deaf: bool,
+    /// The member has stopped sending.
+    done_sending: bool,
+    /// Messages in flight to the member may be lost.
+    may_miss: bool,
     close_seen: bool,
 }
 
@@ -302,7 +302,7 @@ impl World<'_> {
             let member = &mut self.members[self.by_id[&id]];
             // Queued messages are discarded: no more of them may arrive.
             member.expected.clear();
-            member.deaf |= !self.calm || member.stuck;
+            member.may_miss |= !self.calm || member.stuck;
         }
     }
 
@@ -363,8 +363,8 @@ impl World<'_> {
                 overflow: self.host.engine.config().overflow,
                 expected: VecDeque::new(),
                 stuck: false,
-                mute: false,
-                deaf: false,
+                done_sending: false,
+                may_miss: false,
                 close_seen: false,
             });
         }
@@ -372,11 +372,11 @@ impl World<'_> {
         let at = self.by_id[&id];
         self.read(at);
         let member = &mut self.members[at];
-        if self.calm && !member.deaf && self.rng.one_in(4) {
+        if self.calm && !member.may_miss && self.rng.one_in(4) {
             member.stuck = !member.stuck && member.state == State::Open;
             member.peer.set_buffers(256 * 1024, if member.stuck { 0 } else { 256 * 1024 });
         }
-        if member.mute {
+        if member.done_sending {
             return;
         }
         // The application may let it join because of this message, in the tick of its `Close`.
@@ -384,8 +384,8 @@ impl World<'_> {
             member.peer.text("let me in");
         }
         let way = self.rng.below(40);
-        member.mute = way < 5;
-        member.deaf |= matches!(way, 3 | 4);
+        member.done_sending = way < 5;
+        member.may_miss |= matches!(way, 3 | 4);
         match way {
             0 => member.peer.close(1000),
             1 => member.peer.fin(),
@@ -399,7 +399,7 @@ impl World<'_> {
     /// Reads messages, which must be exactly those that were queued, in order.
     fn read(&mut self, at: usize) {
         let member = &mut self.members[at];
-        if member.deaf {
+        if member.may_miss {
             return;
         }
         for frame in member.peer.frames() {
@@ -409,11 +409,11 @@ impl World<'_> {
                     self.visited.queued += 1;
                 }
                 Frame::Close(code, _) => {
-                    if !std::mem::replace(&mut member.mute, true) {
+                    if !std::mem::replace(&mut member.done_sending, true) {
                         member.peer.close(code);
                     }
                 }
-                other => panic!("nobody sent {other:?}"),
+                other => panic!("unexpected {other:?}"),
             }
         }
     }
@@ -427,8 +427,8 @@ impl World<'_> {
         for at in 0..self.members.len() {
             self.read(at);
             let member = &self.members[at];
-            let complete = !self.calm || member.stuck || member.deaf || member.expected.is_empty();
-            assert!(complete, "not told: {:?}", member.expected);
+            let complete = !self.calm || member.stuck || member.may_miss || member.expected.is_empty();
+            assert!(complete, "not received: {:?}", member.expected);
         }
         // A client reported closed has left its rooms before the application gets the event.
         for (id, reason) in closes(&tick) {
@@ -441,7 +441,7 @@ impl World<'_> {
                 Event::Pressure { .. } => unreachable!("no ceiling is near"),
                 Event::Open { client, .. } => {
                     assert!(!known.contains(&client));
-                    let port = self.host.engine.remote_addr(client).expect("nobody leaves before").port();
+                    let port = self.host.engine.remote_addr(client).expect("a connected client").port();
                     let at = self.members.iter().position(|member| member.peer.port == port).expect("known");
                     let again = self.by_id.keys().any(|id| id.index() == client.index());
                     self.visited.slots_used_again += usize::from(again);
@@ -487,7 +487,7 @@ impl World<'_> {
             CloseReason::Overflow => ("overflow", State::Gone),
             CloseReason::Disconnected => ("disconnected", State::Gone),
             CloseReason::Io(_) => {
-                assert!(member.deaf);
+                assert!(member.may_miss);
                 ("io", State::Gone)
             }
             // The peer replied in time, or the connection failed.
@@ -495,7 +495,7 @@ impl World<'_> {
                 Some(_) => ("local", State::Leaving(self.flushes)),
                 None => ("local, cut short", State::Gone),
             },
-            other => panic!("nobody asked for {other}"),
+            other => panic!("unexpected reason {other}"),
         };
         *self.visited.reasons.entry(name).or_default() += 1;
         self.forget(id, state);
@@ -534,7 +534,7 @@ impl World<'_> {
     fn settle(&mut self) {
         for _ in 0..10_000 {
             self.poll();
-            if self.host.is_quiet() && self.members.iter().all(|m| m.deaf || m.peer.unread() == 0) {
+            if self.host.is_quiet() && self.members.iter().all(|m| m.may_miss || m.peer.unread() == 0) {
                 return;
             }
         }
@@ -561,7 +561,7 @@ impl World<'_> {
         // All clients read their messages, then all leave.
         self.settle();
         for member in &mut self.members {
-            assert!(member.deaf || member.expected.is_empty(), "not told: {:?}", member.expected);
+            assert!(member.may_miss || member.expected.is_empty(), "not received: {:?}", member.expected);
             member.peer.fin();
         }
         self.settle();
