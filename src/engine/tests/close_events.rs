@@ -353,7 +353,7 @@ fn broken_connection_is_read_first_after_a_host_pause() {
     // The last messages have arrived but are unread when a write fails.
     assert_eq!(host.poll().len(), 1);
     peer.text("the very last");
-    peer.deliver();
+    host.deliver_all();
     peer.reset(false);
     host.engine.send(id, crate::Message::Text("hello?").into()).unwrap();
     host.engine.flush(host.now);

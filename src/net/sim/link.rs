@@ -43,10 +43,6 @@ pub(super) struct Half {
 }
 
 impl Half {
-    fn new(buffer: usize) -> Self {
-        Half { buffer, ..Half::default() }
-    }
-
     pub(super) fn break_off(&mut self, error: ErrorKind) {
         self.reset = true;
         self.error = Some(error);
@@ -63,10 +59,10 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(addr: SocketAddr, buffer: usize) -> Self {
-        let mut accepted = Half::new(buffer);
+        let half = || Half { buffer, ..Half::default() };
         // epoll reports a new socket as writable.
-        (accepted.connected, accepted.writable_edge) = (Some(true), true);
-        Link { halves: [Half::new(buffer), accepted], addr }
+        let accepted = Half { connected: Some(true), writable_edge: true, ..half() };
+        Link { halves: [half(), accepted], addr }
     }
 
     /// The number of bytes that this side may write now.

@@ -94,17 +94,16 @@ impl Peer {
         port: u16,
     ) -> (SimSocket, Option<Peer>) {
         let mut net = network.lock();
-        let link = net.add_link(addr);
-        net.watch(host, (link, 0), token);
+        let end = (net.add_link(addr), 0);
+        net.watch(host, end, token);
         match outcome {
-            Outcome::Connects => net.post((link, 0), Segment::Connected),
-            Outcome::Refused => net.post((link, 0), Segment::Refused),
+            Outcome::Connects => net.post(end, Segment::Connected),
+            Outcome::Refused => net.post(end, Segment::Refused),
             Outcome::Unreachable | Outcome::Silence => {}
         }
-        let number = (outcome == Outcome::Connects).then(|| net.add_peer((link, 1)));
+        let number = (outcome == Outcome::Connects).then(|| net.add_peer((end.0, 1)));
         drop(net);
-        let peer = number.map(|number| Peer::new(network, number, port));
-        (SimSocket::new(network, (link, 0)), peer)
+        (SimSocket::new(network, end), number.map(|number| Peer::new(network, number, port)))
     }
 
     /// The server's end.
@@ -160,14 +159,6 @@ impl Peer {
 
     pub(crate) fn close(&mut self, code: u16) {
         self.frame(OpCode::Control(Control::Close), true, &close_body(code, ""));
-    }
-
-    /// Delivers all bytes in flight to the server's socket. Its readiness is not reported yet.
-    pub(crate) fn deliver(&self) {
-        let (mut network, server) = (self.network.lock(), self.server());
-        let now = network.now;
-        network.half(server).in_flight.iter_mut().for_each(|(at, _)| *at = now);
-        while network.arrive(server) {}
     }
 
     /// Sends FIN, and can still read.
