@@ -180,6 +180,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Opens the connection at `index`, whose handshake with this `request` is complete.
+    #[inline]
     pub(super) fn open_connection(
         &mut self,
         index: usize,
