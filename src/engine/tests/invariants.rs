@@ -57,7 +57,7 @@ impl Host {
             let reported = client.open().is_some_and(|open| open.reported);
             assert!(
                 !reported || engine.ended.iter().any(|(ended, _)| *ended == id),
-                "no farewell: {}",
+                "no final close is due: {}",
                 state()
             );
             let resume_at = client.resume_at();
