@@ -194,8 +194,8 @@ impl<S: Stream> Engine<S> {
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
         let mut start = client.unparsed.len();
-        // A turn with room for a large message may leave more unparsed input than `LARGE_TURN`. Only
-        // an empty block has room for that.
+        // A turn with room for a large message may leave more unparsed input than `LARGE_TURN`.
+        // Only an empty block has room for that.
         if base > 0 && base + start > Self::LARGE_TURN {
             self.tick.put_block(block);
             return Turn::NoRoom;

@@ -4,7 +4,8 @@
 use super::*;
 
 /// A read for large messages takes up to 320 KiB. If small frames follow the large message, most of
-/// the read stays unparsed until the next polls: more than the part of the block for small messages.
+/// the read stays unparsed until the next polls: more than the part of the block for small
+/// messages.
 #[test]
 fn unparsed_input_longer_than_the_block_stops_no_client() {
     for event_budget in [2048, 100, 2, 1] {
