@@ -153,6 +153,7 @@ pub(crate) struct Provenance {
 }
 
 impl Open {
+    #[inline(always)]
     pub(crate) fn new(
         connection: Connection,
         rate_limiter: Option<Box<RateLimiter>>,

@@ -78,9 +78,9 @@ impl<S: Stream> Engine<S> {
                 Stage::Request(exchange) => match &mut exchange.step {
                     Step::File { close, .. } => *close = true,
                     Step::Last => {}
-                    _ => self.refuse(index, Rejection::AtCapacity, now),
+                    _ => self.reject(index, Rejection::AtCapacity, now),
                 },
-                Stage::Handshake(_) => self.refuse(index, Rejection::AtCapacity, now),
+                Stage::Handshake(_) => self.reject(index, Rejection::AtCapacity, now),
                 Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
                 Stage::Open(open) if open.accepts_messages() => {
                     self.begin_close(index, code, "", CloseReason::Shutdown, now);
@@ -237,12 +237,6 @@ impl<S: Stream> Engine<S> {
         self.ended = ended;
     }
 
-    /// Queues an HTTP response after which the connection is closed.
-    pub(super) fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
-        self.clients[index].outbox.push_raw(response, &mut self.outbound);
-        self.linger(index, now);
-    }
-
     /// Moves a connection to `Linger`: its output is written to the end, its input is discarded.
     pub(super) fn linger(&mut self, index: usize, now: Instant) {
         let deadline = after(now, self.config.close_timeout);
@@ -319,7 +313,7 @@ impl<S: Stream> Engine<S> {
         match &client.stage {
             _ if client.is_responded() => self.stats.http_only += 1,
             Stage::Request(exchange) if matches!(exchange.step, Step::Upgrade { .. } | Step::Http { .. }) => {
-                return self.refuse(index, Rejection::NoResponse, now);
+                return self.reject(index, Rejection::NoResponse, now);
             }
             Stage::Handshake(_) | Stage::Request(_) => self.stats.rejected.timeout += 1,
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}

@@ -8,7 +8,7 @@ use tungstenite::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, reject::rejection_bytes};
 use crate::{
     connection::{
         Connection, Role,
@@ -26,7 +26,7 @@ use crate::{
         head::{HeadReader, Request},
         rejection::Rejection,
         request::HttpRequest,
-        response::{self, Unfit},
+        response::Unfit,
     },
     id::{ClientId, UpgradeId},
 };
@@ -36,7 +36,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn decide(&mut self, index: usize, request: Request, head: usize, now: Instant) {
         let (opening, chosen) = match self.check(&request) {
             Ok(checked) => checked,
-            Err(rejection) => return self.refuse(index, rejection, now),
+            Err(rejection) => return self.reject(index, rejection, now),
         };
         let remote = self.clients[index].remote;
         let Some(on_upgrade) = &mut self.hooks.on_upgrade else {
@@ -46,14 +46,14 @@ impl<S: Stream> Engine<S> {
         let mut response = UpgradeResponse::new(opening.offered.clone(), chosen);
         match on_upgrade(&HttpRequest::new(&request, &[], remote), &mut response) {
             Decision::Accept => self.upgrade(index, Arc::new(request), opening, response, now),
-            Decision::Reject(response) => match rejection(&response) {
-                Ok(bytes) => self.reject(index, &bytes, now),
+            Decision::Reject(response) => match rejection_bytes(&response) {
+                Ok(bytes) => self.reject_by_application(index, &bytes, now),
                 Err(unfit) => {
                     log::error!(
                         "the application's rejection cannot be sent, so the client gets 500: {unfit:?}"
                     );
-                    let bytes = rejection(&internal_error()).unwrap_or_default();
-                    self.reject(index, &bytes, now);
+                    let bytes = rejection_bytes(&internal_error()).unwrap_or_default();
+                    self.reject_by_application(index, &bytes, now);
                 }
             },
             Decision::Defer => {
@@ -118,12 +118,12 @@ impl<S: Stream> Engine<S> {
         if self.pending(id).is_none() {
             return Err(UpgradeError::Gone(id));
         }
-        let bytes = rejection(response).map_err(|unfit| match unfit {
+        let bytes = rejection_bytes(response).map_err(|unfit| match unfit {
             Unfit::Status(status) => UpgradeError::Status(status),
             Unfit::Header(error) => UpgradeError::Header(error),
         })?;
         self.take_pending(id.index());
-        self.reject(id.index(), &bytes, now);
+        self.reject_by_application(id.index(), &bytes, now);
         Ok(())
     }
 
@@ -167,7 +167,7 @@ impl<S: Stream> Engine<S> {
         });
         // Every header value was checked when it was added.
         let Ok(response) = opening.accept(&headers) else {
-            return self.refuse(index, Rejection::BadRequest("the request head is malformed"), now);
+            return self.reject(index, Rejection::BadRequest("the request head is malformed"), now);
         };
         self.clients[index].outbox.push_raw(&response, &mut self.outbound);
         let provenance = Provenance {
@@ -180,6 +180,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Opens the connection at `index`, whose handshake with this `request` is complete.
+    #[inline]
     pub(super) fn open_connection(
         &mut self,
         index: usize,
@@ -198,27 +199,6 @@ impl<S: Stream> Engine<S> {
         self.rearm(index);
         self.make_dirty(index);
     }
-
-    /// Rejects an upgrade by decision of the application.
-    fn reject(&mut self, index: usize, response: &[u8], now: Instant) {
-        self.stats.rejected.application += 1;
-        self.respond_and_close(index, response, now);
-    }
-}
-
-/// The bytes of a rejection, behind which the connection is closed.
-fn rejection(response: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
-    let status = response.status();
-    if status.is_informational() || status.is_success() {
-        return Err(Unfit::Status(status));
-    }
-    let head =
-        response::response_head(status, response.headers(), response.body().len() as u64, false, true)?;
-    let mut bytes = head.bytes;
-    if head.has_body {
-        bytes.extend_from_slice(response.body());
-    }
-    Ok(bytes)
 }
 
 fn internal_error() -> Response<Bytes> {

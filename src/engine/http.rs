@@ -125,7 +125,7 @@ impl<S: Stream> Engine<S> {
                         self.requested(index, head, used < bytes.len(), now);
                         return used;
                     }
-                    Err(rejection) => self.refuse(index, rejection, now),
+                    Err(rejection) => self.reject(index, rejection, now),
                 }
             }
             Stage::Request(exchange) => match &mut exchange.step {
@@ -143,7 +143,7 @@ impl<S: Stream> Engine<S> {
                     return count;
                 }
                 // RFC 6455 §4.1: the client must wait for the response before it sends anything.
-                _ => self.refuse(index, Rejection::JunkAfterRequest, now),
+                _ => self.reject(index, Rejection::JunkAfterRequest, now),
             },
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
         }
@@ -156,14 +156,14 @@ impl<S: Stream> Engine<S> {
         if !self.serves_http() || handshake::server::is_upgrade(&request) {
             return match more {
                 true => {
-                    self.refuse(index, handshake::server::early_data(&request, &self.config.origins), now)
+                    self.reject(index, handshake::server::early_data(&request, &self.config.origins), now)
                 }
                 false => self.decide(index, request, head, now),
             };
         }
         let len = match response::body_len(&request, self.config.max_body_size) {
             Ok(len) => len,
-            Err(rejection) => return self.refuse(index, rejection, now),
+            Err(rejection) => return self.reject(index, rejection, now),
         };
         if len > 0 && !more && response::expects_continue(&request) {
             self.clients[index].outbox.push_raw(response::CONTINUE, &mut self.outbound);
@@ -210,7 +210,7 @@ impl<S: Stream> Engine<S> {
             self.clients[index].deadlines.close_by(deadline);
             self.tick.http(id, request, body, remote);
         } else if self.is_socket_only(request.uri().path()) {
-            self.refuse(index, Rejection::UpgradeRequired, now);
+            self.reject(index, Rejection::UpgradeRequired, now);
         } else {
             self.respond_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
         }
@@ -384,18 +384,6 @@ impl<S: Stream> Engine<S> {
             }
             _ => {}
         }
-    }
-
-    /// Rejects a request, and closes the connection behind the response.
-    pub(super) fn refuse(&mut self, index: usize, rejection: Rejection, now: Instant) {
-        self.stats.rejected.count(rejection);
-        let client = &self.clients[index];
-        log::debug!("rejected {}: {}", client.remote, rejection.status());
-        let response = match &client.stage {
-            Stage::Request(exchange) if *exchange.request.method() == Method::HEAD => rejection.head(),
-            _ => rejection.response(),
-        };
-        self.respond_and_close(index, &response, now);
     }
 }
 

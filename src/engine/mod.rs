@@ -24,6 +24,7 @@ mod http;
 mod memory_limit;
 mod outbound;
 mod receive;
+mod reject;
 pub(crate) mod rooms;
 mod send;
 #[cfg(any(test, fuzzing))]

@@ -189,12 +189,13 @@ impl<S: Stream> Engine<S> {
     fn read_block(&mut self, index: usize, mut budget: usize, now: Instant) -> Turn {
         let client = &self.clients[index];
         let small = if client.is_frame_flood() { Self::FLOOD_TURN } else { self.turn() };
-        // Each turn copies what is carried: before more is read, most of that has to be parsed.
+        // Each turn copies the unparsed input, so most of it is parsed before more is read.
         let expects_large = client.expects_large() && client.unparsed.len() < Self::TURN;
         let (mut block, mut base) = self.tick.take_block();
         let client = &mut self.clients[index];
         let mut start = client.unparsed.len();
-        // A bulky turn may leave more than that to be carried. Only an empty block has room for it.
+        // A turn with room for a large message may leave more unparsed input than `LARGE_TURN`.
+        // Only an empty block has room for that.
         if base > 0 && base + start > Self::LARGE_TURN {
             self.tick.put_block(block);
             return Turn::NoRoom;

@@ -236,7 +236,6 @@ pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
 }
 
 /// The value of the header if exactly one line has this name.
-#[inline]
 pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
@@ -250,7 +249,6 @@ pub(crate) fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = 
 }
 
 /// Whether a list contains this token, compared without case.
-#[inline]
 pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
     list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }

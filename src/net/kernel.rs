@@ -90,6 +90,7 @@ impl Kernel {
         })
     }
 
+    #[inline]
     pub(super) fn sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let mut outcome = self.poll.poll(&mut self.events, timeout);
         if is_interrupted(&outcome) {

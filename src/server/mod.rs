@@ -1,6 +1,7 @@
 //! The poll loop. The calls of the application are in `commands.rs`, `rooms.rs`, `respond.rs` and
 //! `queries.rs`, those of other threads in `handle.rs`.
 
+mod accept;
 pub(crate) mod builder;
 mod commands;
 mod handle;
@@ -16,18 +17,15 @@ mod simulated;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
 use crate::{
     config::Config,
-    engine::{Stream, hooks::Hooks},
+    engine::hooks::Hooks,
     event::{Event, tick::Tick},
-    net::{
-        host::{Accepted, Host, Waker},
-        socket::Socket,
-    },
+    net::host::{Host, Waker},
     record::RecordedEngine,
     server::mailbox::Mailbox,
 };
@@ -164,7 +162,7 @@ impl Server {
             now = self.now();
             self.engine.flush(now);
         }
-        self.admit(now);
+        self.accept_connections(now);
         self.engine.fire_timers(now);
         self.dial(&mut dials, now);
         let stop = self.engine.config().time_budget.and_then(|budget| now.checked_add(budget));
@@ -176,7 +174,7 @@ impl Server {
         if self.engine.only_lingers() {
             self.host.stop_listening();
         }
-        let more = full || self.backlog() || self.has_commands() || self.engine.has_dials();
+        let more = full || self.has_backlog() || self.has_commands() || self.engine.has_dials();
         Ok(self.engine.finish_tick(now, more))
     }
 
@@ -251,43 +249,11 @@ impl Server {
 
     /// `limit`, or less if something is due earlier.
     fn sleep_time(&mut self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
-        if limit == Some(Duration::ZERO) || self.has_commands() || self.backlog() {
+        if limit == Some(Duration::ZERO) || self.has_commands() || self.has_backlog() {
             return Some(Duration::ZERO);
         }
         let due = self.engine.next_timeout(now);
         [limit, due].into_iter().flatten().min().map(|sleep| sleep.min(Self::MAX_SLEEP))
-    }
-
-    /// Whether a listener may have connections that this poll has not accepted.
-    fn backlog(&mut self) -> bool {
-        self.host.has_backlog(self.engine.connection_count())
-    }
-
-    /// Accepts within the budget.
-    fn admit(&mut self, now: Instant) {
-        for _ in 0..self.engine.config().accept_budget {
-            match self.host.accept(now, self.engine.connection_count()) {
-                Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
-                Some(Accepted::Nothing) => {}
-                Some(Accepted::Dead) => self.engine.count_lost_listener(),
-                Some(Accepted::Exhausted(until)) => {
-                    self.engine.count_pause();
-                    self.engine.wake_at(until);
-                    return;
-                }
-                None => return,
-            }
-        }
-    }
-
-    fn register(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
-        stream.tune(self.engine.config());
-        let Some(index) = self.engine.accept(stream, remote, now) else { return };
-        let Some(stream) = self.engine.stream_mut(index) else { return };
-        if let Err(error) = self.host.watch(stream, index) {
-            log::warn!("cannot watch {remote}: {error}");
-            self.engine.abandon(index);
-        }
     }
 }
 

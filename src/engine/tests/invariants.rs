@@ -57,7 +57,7 @@ impl Host {
             let reported = client.open().is_some_and(|open| open.reported);
             assert!(
                 !reported || engine.ended.iter().any(|(ended, _)| *ended == id),
-                "no final close frame: {}",
+                "no final close is due: {}",
                 state()
             );
             let resume_at = client.resume_at();
@@ -77,7 +77,7 @@ impl Host {
             let pending = client.has_output() && client.failed.is_none();
             assert!(
                 !pending || client.in_dirty || client.outbox.is_blocked(),
-                "output and not on the dirty list: {}",
+                "output not listed: {}",
                 state()
             );
             assert!(!client.in_dirty || engine.dirty.contains(&index), "{}", state());
@@ -89,7 +89,7 @@ impl Host {
             let pending = client.open().and_then(|open| open.pending.as_ref());
             assert!(
                 pending.is_none() || client.in_dirty || client.backed_up,
-                "pending messages without a writer: {}",
+                "pending not listed: {}",
                 state()
             );
             if !client.outbox.has_work() {

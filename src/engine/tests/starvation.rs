@@ -1,11 +1,13 @@
-//! Every poll makes progress: neither a peer nor an event keeps the engine from reading the others.
+//! Every poll makes progress: neither a client nor an event keeps the engine from reading the other
+//! clients.
 
 use super::*;
 
 /// A read for large messages takes up to 320 KiB. If small frames follow the large message, most of
-/// that is carried to the next polls: more than the part of the block that is for small messages.
+/// the read stays unparsed until the next polls: more than the part of the block for small
+/// messages.
 #[test]
-fn a_carry_longer_than_the_block_is_parsed_and_the_others_are_read() {
+fn unparsed_input_longer_than_the_block_stops_no_client() {
     for event_budget in [2048, 100, 2, 1] {
         let mut host = Host::new(Config { event_budget, ..Config::default() });
         let (mut flooder, client) = host.open();
@@ -22,7 +24,7 @@ fn a_carry_longer_than_the_block_is_parsed_and_the_others_are_read() {
             let tick = host.poll();
             let new = [messages(&tick), messages(&host.poll())].concat();
             host.check();
-            assert!(new.contains(&(other, vec![round])), "round {round} was not heard in two polls");
+            assert!(new.contains(&(other, vec![round])), "round {round} was not reported in two polls");
             most = most.max(host.engine.clients[client.index()].unparsed.len());
             (round, polls) = (round.wrapping_add(1), polls + 2);
             if new.contains(&(client, b"end".to_vec())) {
@@ -30,7 +32,7 @@ fn a_carry_longer_than_the_block_is_parsed_and_the_others_are_read() {
             }
             assert!(polls < 3 * pings, "the flooder itself is starved");
         }
-        assert!(most > 100_000, "{most} bytes were carried, which is no test of a long carry");
+        assert!(most > 100_000, "{most} bytes were unparsed, which is too few for this test");
         host.settle();
     }
 }

@@ -438,7 +438,7 @@ impl World<'_> {
         self.compare();
         for event in &tick {
             match event {
-                Event::Pressure { .. } => unreachable!("no ceiling is near"),
+                Event::Pressure { .. } => unreachable!("the memory limit is far"),
                 Event::Open { client, .. } => {
                     assert!(!known.contains(&client));
                     let port = self.host.engine.remote_addr(client).expect("a connected client").port();

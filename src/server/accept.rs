@@ -1,0 +1,44 @@
+//! Accepting connections, within the budget of a poll.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::Server;
+use crate::{
+    engine::Stream,
+    net::{host::Accepted, socket::Socket},
+};
+
+impl Server {
+    /// Whether a listener may have connections that this poll has not accepted.
+    pub(super) fn has_backlog(&mut self) -> bool {
+        self.host.has_backlog(self.engine.connection_count())
+    }
+
+    /// Accepts up to `accept_budget` connections.
+    pub(super) fn accept_connections(&mut self, now: Instant) {
+        for _ in 0..self.engine.config().accept_budget {
+            match self.host.accept(now, self.engine.connection_count()) {
+                Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
+                Some(Accepted::Nothing) => {}
+                Some(Accepted::Dead) => self.engine.count_lost_listener(),
+                Some(Accepted::Exhausted(until)) => {
+                    self.engine.count_pause();
+                    self.engine.wake_at(until);
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Hands an accepted connection to the engine, and watches its socket.
+    fn register(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
+        stream.tune(self.engine.config());
+        let Some(index) = self.engine.accept(stream, remote, now) else { return };
+        let Some(stream) = self.engine.stream_mut(index) else { return };
+        if let Err(error) = self.host.watch(stream, index) {
+            log::warn!("cannot watch {remote}: {error}");
+            self.engine.abandon(index);
+        }
+    }
+}
