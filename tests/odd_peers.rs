@@ -125,7 +125,7 @@ fn messages_before_a_reset_are_not_lost() {
 }
 
 #[test]
-fn a_half_closed_client_is_read_and_answered() {
+fn a_half_closed_client_is_read_and_gets_replies() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let mut bytes = Vec::new();

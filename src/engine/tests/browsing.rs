@@ -25,12 +25,12 @@ use crate::{
 const SEEDS: u64 = 130;
 
 #[test]
-fn in_calm_weather_every_request_is_answered_in_order() {
+fn in_calm_weather_responses_come_whole_and_in_order() {
     run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
-fn in_foul_weather_no_answer_is_doubled_or_mixed_up() {
+fn in_foul_weather_no_response_is_doubled_or_mixed_up() {
     run(1, SEEDS, |seed| World::new(seed).run());
 }
 

@@ -29,7 +29,7 @@ fn statuses(responses: &[WebResponse]) -> Vec<u16> {
 // ---- order ----
 
 #[test]
-fn pipelined_requests_are_answered_in_order_bodies_included() {
+fn pipelined_requests_get_responses_in_order_bodies_included() {
     let mut host = answering(Config::default());
     let mut web = Web::new(&mut host);
     let mut wire = String::new();
@@ -105,7 +105,7 @@ fn late_responses_in_any_order_reach_their_clients() {
 }
 
 #[test]
-fn valid_request_is_answered_before_a_malformed_one() {
+fn valid_request_gets_its_response_before_a_malformed_one() {
     let (mut host, mut web) = served();
     web.send_request(get("/good"));
     web.send_request("GET / HTTP/1.1\nHost: a\n\n");

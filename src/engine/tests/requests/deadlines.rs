@@ -97,7 +97,7 @@ fn dripping_body_shares_the_deadline_of_its_head() {
 }
 
 #[test]
-fn unanswered_request_gets_503() {
+fn request_without_a_response_gets_503() {
     for head in [false, true] {
         let mut host = asking();
         let mut web = Web::new(&mut host);
