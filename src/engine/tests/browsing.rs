@@ -34,6 +34,21 @@ fn in_foul_weather_no_response_is_doubled_or_mixed_up() {
     run(1, SEEDS, |seed| World::new(seed).run());
 }
 
+/// Seed 10358 had a user that happened to send no request before the shutdown. The model must
+/// expect the 503 that such a user gets.
+#[test]
+fn a_user_without_a_request_gets_503_at_shutdown() {
+    let mut world = World::new(0);
+    world.connect();
+    (0..3).for_each(|_| world.step());
+    world.settle();
+    world.shut_down();
+    assert_eq!(world.users[0].expected.len(), 1);
+    world.users[0].is_done = true;
+    world.until("gone", |world| world.host.engine.connection_count() == 0);
+    assert_eq!(world.users[0].expected.len(), 0, "the response did not come");
+}
+
 /// The expected response to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Expected {
@@ -322,6 +337,15 @@ impl World {
         self.play(250)
     }
 
+    fn shut_down(&mut self) {
+        self.host.engine.shutdown(CloseCode::Away, 60 * SEC, self.host.now);
+        // A connection on which no request was sent gets a response all the same.
+        let silent = |user: &&mut User| user.requests == 0 && !user.is_closed;
+        for user in self.users.iter_mut().filter(silent) {
+            user.expected.push_back(Expected { status: 503, body: Vec::new(), is_last: true });
+        }
+    }
+
     fn connect(&mut self) {
         let web = Web::new(&mut self.host);
         web.peer.set_buffers(
@@ -510,7 +534,7 @@ impl RandomWorld for World {
     fn finish(&mut self) {
         let shutdown = self.rng.one_in(2);
         if shutdown {
-            self.host.engine.shutdown(CloseCode::Away, 60 * SEC, self.host.now);
+            self.shut_down();
         } else {
             for user in &mut self.users {
                 user.is_done = true;
