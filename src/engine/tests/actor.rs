@@ -150,7 +150,7 @@ impl Actor {
     }
 
     /// Sends a message in frames of random sizes, with pings between them.
-    fn message(&mut self, rng: &mut Rng) {
+    pub(super) fn message(&mut self, rng: &mut Rng) {
         let len = match rng.below(80) {
             0 => rng.below(100_000),
             1..6 => rng.below(5_000),
