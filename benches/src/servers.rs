@@ -102,8 +102,9 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
 
 /// Prints the address of a server before any client connects.
 pub fn announce(addr: impl Display) -> Outcome<()> {
-    println!("{addr}");
-    Ok(std::io::stdout().flush()?)
+    let mut output = std::io::stdout();
+    writeln!(output, "{addr}")?;
+    Ok(output.flush()?)
 }
 
 /// A server process, ended when dropped.

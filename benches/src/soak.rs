@@ -139,11 +139,13 @@ fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome
         "{:>6} {:>12} {:>5} {:>6} {:>9} {:>9} {:>10} {:>10} | {:>8} {:>10} {:>10}",
         "s", "resident", "files", "open", "opened", "in", "out", "buffered", "sessions", "sent", "received"
     );
-    let mut scraper = TcpStream::connect(server)?;
     while begin.elapsed() < time {
         thread::sleep(EVERY.min(time.saturating_sub(begin.elapsed())));
         let now = sample(pid)?;
-        let (_, metrics) = scripts::get(&mut scraper, "/metrics")?;
+        // One connection per request: the server drops a connection that is idle for as long as the
+        // interval between two requests.
+        let (_, metrics) = scripts::get(&mut TcpStream::connect(server)?, "/metrics")?;
+        crowd.tally.lock().expect("no client panics").plain += 1;
         let counters = columns.map(|name| metric(&metrics, name).unwrap_or("?"));
         let [open, opened, messages_in, messages_out, buffered] = counters;
         let tally = *crowd.tally.lock().expect("no client panics");
@@ -161,8 +163,6 @@ fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome
             break;
         }
     }
-    // This connection counts as one of the plain HTTP connections.
-    crowd.tally.lock().expect("no client panics").plain += 1;
     Ok(samples)
 }
 

@@ -3,10 +3,15 @@
 //!
 //! A binary message is a command, given by its first byte; a text is echoed.
 
-use std::{collections::HashMap, io::Read, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    io::{self, Read, Write},
+    thread,
+    time::Duration,
+};
 
 use tickws::{
-    ClientId, CloseCode, Connect, Event, Handle, HandleError, Message, Overflow, Reconnect, SendError,
+    ClientId, CloseCode, Connect, Event, Handle, HandleError, Message, OverflowPolicy, Reconnect, SendError,
     Server, WhileDown,
 };
 
@@ -109,7 +114,7 @@ impl Game {
     /// Sends far more than may be buffered to a client that does not read. Messages beyond the cap
     /// are dropped.
     fn blast(&mut self, server: &mut Server, client: ClientId, filler: &[u8]) {
-        self.faults += u64::from(server.set_overflow(client, Overflow::DropNewest).is_err());
+        self.faults += u64::from(server.set_overflow(client, OverflowPolicy::DropNewest).is_err());
         let accepted = self.blasts.entry(client).or_default();
         for number in 0..1000 {
             if server.send(client, &numbered(b'b', 0, number, filler)).is_ok() {
@@ -165,14 +170,16 @@ fn publish_news(handle: &Handle) {
 }
 
 fn stop_at_end_of_input(handle: &Handle) {
-    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    let _ = io::stdin().read_to_end(&mut Vec::new());
     let _ = handle.shutdown(CloseCode::Away, Duration::from_secs(5));
 }
 
 /// Prints the counters for the verdict.
 fn report(server: &Server, game: &Game) -> Outcome<()> {
     let stats = server.stats();
-    println!(
+    // The pipe is closed if the parent process has failed: an error, not a panic.
+    writeln!(
+        io::stdout(),
         "{}",
         serde_json::json!({
             "accepted": stats.accepted, "rejected": stats.rejected.total(), "http_only": stats.http_only,
@@ -181,6 +188,6 @@ fn report(server: &Server, game: &Game) -> Outcome<()> {
             "messages_in": stats.messages_in, "messages_out": stats.messages_out, "dropped": stats.dropped,
             "faults": game.faults, "upstream": game.returned, "stats": stats.to_string(),
         })
-    );
+    )?;
     Ok(())
 }
