@@ -27,7 +27,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 use support::{Bench, Outcome, cpu_time, frame, median, raise_descriptor_limit, read_head, request};
-use tickws::{ClientId, CloseReason, Event, Server, Timeout};
+use tickws::{ClientId, CloseReason, Event, Server, TimeoutKind};
 
 const PAYLOAD: usize = 125;
 const EVERY: Duration = Duration::from_millis(250);
@@ -130,7 +130,7 @@ fn serve() -> Outcome<()> {
                 Event::Close { client, reason } => {
                     slow.retain(|id| *id != client);
                     let policy =
-                        matches!(reason, CloseReason::Overflow | CloseReason::Timeout(Timeout::Write));
+                        matches!(reason, CloseReason::Overflow | CloseReason::Timeout(TimeoutKind::Write));
                     closed += usize::from(policy);
                 }
                 Event::Message { client, message } => {

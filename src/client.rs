@@ -11,7 +11,7 @@ use crate::{
         connect::Connect,
         send_options::{LatestKey, SendTerms},
     },
-    error::{CloseError, ConnectError, NotConnected, SendError},
+    error::{CloseError, ConnectError, NotConnectedError, SendError},
     event::{Event, tick::Tick},
     id::{ClientId, LinkId},
     outbox::prepared::Outgoing,
@@ -184,8 +184,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`NotConnected`] if the connection is over already.
-    pub fn disconnect(&mut self) -> Result<(), NotConnected> {
+    /// [`NotConnectedError`] if the connection is over already.
+    pub fn disconnect(&mut self) -> Result<(), NotConnectedError> {
         self.server.disconnect(self.id)
     }
 

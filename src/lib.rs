@@ -128,12 +128,12 @@ pub use config::compression::{Deflate, DeflateMode};
 pub use config::connect::{Attempt, Connect, WhileDown};
 pub use config::reconnect::Reconnect;
 pub use config::send_options::{LatestKey, Priority, SendOptions, SendTerms};
-pub use config::{Limit, Overflow};
+pub use config::{OverflowPolicy, RateLimitPolicy};
 pub use error::{
-    CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError, NotConnected,
-    PeerMisbehaved, Refusal, RespondError, SendError, UpgradeError,
+    CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError,
+    NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
 };
-pub use event::close_reason::{CloseReason, Timeout};
+pub use event::close_reason::{CloseReason, TimeoutKind};
 pub use event::delivery::Delivery;
 pub use event::pressure::Pressure;
 pub use event::tick::Tick;
@@ -147,7 +147,7 @@ pub use message::{Message, NotData};
 pub use outbox::prepared::{Outgoing, Prepared};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
-pub use stats::{Closed, Rejected, Stats};
+pub use stats::{CloseCounts, RejectCounts, Stats};
 pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::coding::CloseCode};
 
 /// Compiles the README's programs as doctests. They need every feature, because the README shows

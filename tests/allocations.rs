@@ -12,7 +12,7 @@ use std::{
 };
 
 use counting::{Counting, allocations};
-use tickws::{Event, Limit, Prepared, Priority, SendOptions, Server, ServerBuilder};
+use tickws::{Event, Prepared, Priority, RateLimitPolicy, SendOptions, Server, ServerBuilder};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -240,7 +240,7 @@ fn the_steady_state_allocates_nothing() {
 #[test]
 fn rate_limits_allocate_nothing() {
     let builder = Server::builder().max_messages_per_second(40).max_bytes_per_second(1_000_000);
-    let mut bench = Bench::with(builder.rate_limit(Limit::Pause), 1);
+    let mut bench = Bench::with(builder.rate_limit(RateLimitPolicy::Pause), 1);
     // One message at a time, so that every pause begins in the same state. A machine that is slower
     // than the rate limit is never paused.
     let small = frame(2, &[7; 100]);

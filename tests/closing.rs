@@ -6,7 +6,7 @@ mod support;
 use std::{io::ErrorKind, net::TcpStream, time::Duration};
 
 use support::{Deadline, Harness, Seen, dial, raw};
-use tickws::{CloseCode, CloseError, CloseReason, Event, SendError, Server, Timeout};
+use tickws::{CloseCode, CloseError, CloseReason, Event, SendError, Server, TimeoutKind};
 use tungstenite::{Error, Message, protocol::CloseFrame};
 
 // ---- pings ----
@@ -160,7 +160,7 @@ fn an_unanswered_close_is_dropped_at_close_timeout() {
     let mut h = Harness::with(Server::builder().close_timeout(Duration::from_millis(50)));
     let (mut raw, id) = h.connect();
     h.server.close(id, 1000, "").unwrap();
-    assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Close));
+    assert_eq!(h.close_reason(id), CloseReason::Timeout(TimeoutKind::Close));
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1000, ""));
     assert_eq!(h.read_to_end(&mut raw), b"");
     assert_eq!(h.server.stats().closed.close_timeout, 1);

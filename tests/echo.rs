@@ -3,7 +3,7 @@
 mod support;
 
 use support::{Harness, Seen, dial, echo, raw};
-use tickws::{CloseCode, CloseReason, PeerMisbehaved, Server};
+use tickws::{CloseCode, CloseReason, ProtocolError, Server};
 use tungstenite::{Error, Message};
 
 /// A payload in which a shift, a swap or a missing piece shows.
@@ -81,7 +81,7 @@ fn a_message_above_the_limit_closes_with_1009() {
     });
     let id = first_opened(&h);
     let reason = h.close_reason(id);
-    assert_eq!(reason, CloseReason::Protocol(PeerMisbehaved::FrameTooBig { len: 1001, max: 1000 }));
+    assert_eq!(reason, CloseReason::Protocol(ProtocolError::FrameTooBig { len: 1001, max: 1000 }));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn fragments_that_sum_above_the_limit_close_with_1009() {
     h.write(&mut raw, &raw::masked(true, raw::CONTINUE, &[2; 401]));
     let frame = h.frame(&mut raw);
     assert_eq!((frame.opcode, &frame.payload[..2]), (raw::CLOSE, &1009u16.to_be_bytes()[..]));
-    assert!(matches!(h.close_reason(id), CloseReason::Protocol(PeerMisbehaved::MessageTooBig { .. })));
+    assert!(matches!(h.close_reason(id), CloseReason::Protocol(ProtocolError::MessageTooBig { .. })));
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn max_frame_size_may_be_below_max_message_size() {
     h.until_seen("the message", 1, |seen| *seen == Seen::Binary(id, vec![1; 200]));
     h.write(&mut raw, &raw::binary(&[1; 101]));
     let reason = h.close_reason(id);
-    assert_eq!(reason, CloseReason::Protocol(PeerMisbehaved::FrameTooBig { len: 101, max: 100 }));
+    assert_eq!(reason, CloseReason::Protocol(ProtocolError::FrameTooBig { len: 101, max: 100 }));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_header_that_claims_gigabytes_closes_with_1009() {
     h.write(&mut raw, &[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]);
     let frame = h.frame(&mut raw);
     assert_eq!((frame.opcode, &frame.payload[..2]), (raw::CLOSE, &1009u16.to_be_bytes()[..]));
-    assert!(matches!(h.close_reason(id), CloseReason::Protocol(PeerMisbehaved::FrameTooBig { .. })));
+    assert!(matches!(h.close_reason(id), CloseReason::Protocol(ProtocolError::FrameTooBig { .. })));
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use support::{Harness, Seen, raw};
-use tickws::{ClientId, CloseError, CloseReason, NotConnected, Overflow, SendError, Server};
+use tickws::{ClientId, CloseError, CloseReason, NotConnectedError, OverflowPolicy, SendError, Server};
 
 /// Checks every call that takes an id.
 fn assert_stale(h: &mut Harness, id: ClientId) {
@@ -14,10 +14,10 @@ fn assert_stale(h: &mut Harness, id: ClientId) {
     assert_eq!(server.send(id, &[0; 2 << 20]), Err(SendError::NotConnected(id)));
     assert_eq!(server.ping(id), Err(SendError::NotConnected(id)));
     assert_eq!(server.close(id, 1000, ""), Err(CloseError::NotConnected(id)));
-    assert_eq!(server.disconnect(id), Err(NotConnected(id)));
-    assert_eq!(server.set_overflow(id, Overflow::DropNewest), Err(NotConnected(id)));
-    assert_eq!(server.pause_reading(id), Err(NotConnected(id)));
-    assert_eq!(server.resume_reading(id), Err(NotConnected(id)));
+    assert_eq!(server.disconnect(id), Err(NotConnectedError(id)));
+    assert_eq!(server.set_overflow(id, OverflowPolicy::DropNewest), Err(NotConnectedError(id)));
+    assert_eq!(server.pause_reading(id), Err(NotConnectedError(id)));
+    assert_eq!(server.resume_reading(id), Err(NotConnectedError(id)));
     assert_eq!(server.remote_addr(id), None);
     assert_eq!(server.rtt(id), None);
     assert_eq!(server.buffered(id), 0);

@@ -5,7 +5,7 @@ mod support;
 use std::{collections::BTreeMap, time::Duration};
 
 use support::{Harness, Seen, raw};
-use tickws::{Overflow, Prepared, Priority, SendOptions, Server};
+use tickws::{OverflowPolicy, Prepared, Priority, SendOptions, Server};
 
 const KEYS: u32 = 50;
 
@@ -35,7 +35,7 @@ fn plain(number: u32) -> Vec<u8> {
 
 #[test]
 fn a_late_reader_gets_latest_values_and_all_other_messages() {
-    let mut h = Harness::with(Server::builder().max_buffered(1 << 20).overflow(Overflow::DropNewest));
+    let mut h = Harness::with(Server::builder().max_buffered(1 << 20).overflow(OverflowPolicy::DropNewest));
     let (mut slow, id) = h.connect();
     let mut number = fill_send_buffers(&mut h, id);
     let filled = number;

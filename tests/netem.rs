@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use line::{Line, SERVER};
 use support::{Harness, Seen, raw, raw::Raw};
-use tickws::{ClientId, CloseReason, Server, ServerBuilder, Timeout};
+use tickws::{ClientId, CloseReason, Server, ServerBuilder, TimeoutKind};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -133,7 +133,7 @@ fn a_cut_link_ends_its_client_at_silence_timeout() {
         ended.is_some()
     });
     let (reason, after) = ended.unwrap();
-    assert_eq!(reason, CloseReason::Timeout(Timeout::Silence));
+    assert_eq!(reason, CloseReason::Timeout(TimeoutKind::Silence));
     eprintln!("after the link was cut, silence was noticed in {after:?}; silence_timeout is 600 ms");
     assert_eq!(h.server.stats().closed.silence, 1);
     // The peer behind the cut link has seen neither FIN nor RST.
@@ -151,7 +151,7 @@ fn a_cut_link_with_queued_data_ends_at_write_timeout() {
     let (_far, far_id) = open(&mut h, &line);
     line.cut();
     h.server.send(far_id, &vec![7u8; 16 << 20][..]).unwrap();
-    assert_eq!(h.close_reason(far_id), CloseReason::Timeout(Timeout::Write));
+    assert_eq!(h.close_reason(far_id), CloseReason::Timeout(TimeoutKind::Write));
     assert_eq!((h.server.stats().buffered, h.server.stats().closed.write_timeout), (0, 1));
 }
 

@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{Harness, Seen, raw};
-use tickws::{CloseReason, SendError, Server, Timeout};
+use tickws::{CloseReason, SendError, Server, TimeoutKind};
 
 #[test]
 fn a_client_may_send_one_byte_at_a_time() {
@@ -48,7 +48,7 @@ fn invalid_utf8_is_rejected_at_its_first_byte() {
     h.write(&mut raw, &frame[..9]);
     let close = h.frame(&mut raw);
     assert_eq!((close.opcode, &close.payload[..2]), (raw::CLOSE, &1007u16.to_be_bytes()[..]));
-    assert!(matches!(h.close_reason(id), CloseReason::Protocol(tickws::PeerMisbehaved::InvalidUtf8)));
+    assert!(matches!(h.close_reason(id), CloseReason::Protocol(tickws::ProtocolError::InvalidUtf8)));
 }
 
 #[cfg(unix)]
@@ -210,7 +210,7 @@ fn silence_and_lifetime_close_a_connection() {
         .handshake_timeout(Duration::from_secs(60));
     let mut h = Harness::with(builder);
     let (mut silent, id) = h.connect();
-    assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Silence));
+    assert_eq!(h.close_reason(id), CloseReason::Timeout(TimeoutKind::Silence));
     silent.read_some();
     assert!(silent.take_frames().iter().any(|frame| frame.opcode == raw::PING), "the peer was pinged first");
 
@@ -219,7 +219,7 @@ fn silence_and_lifetime_close_a_connection() {
     let close = h.frame(&mut old);
     assert_eq!((close.opcode, &close.payload[..2]), (raw::CLOSE, &1001u16.to_be_bytes()[..]));
     h.write(&mut old, &raw::close(1001, ""));
-    assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Lifetime));
+    assert_eq!(h.close_reason(id), CloseReason::Timeout(TimeoutKind::Lifetime));
 }
 
 /// On Linux a read stops at the urgent mark although the socket is not drained.

@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 use support::{Deadline, Harness, PATIENCE, Seen, blocking::Blocking};
 use tickws::{
-    Client, ClientId, CloseReason, Connect, ConnectError, Event, PeerMisbehaved, Reconnect, Server, WhileDown,
+    Client, ClientId, CloseReason, Connect, ConnectError, Event, ProtocolError, Reconnect, Server, WhileDown,
 };
 use tungstenite::{
     Message,
@@ -316,7 +316,7 @@ fn a_server_that_masks_frames_is_closed_with_1002() {
     let builder = Server::builder().close_timeout(Duration::from_millis(100));
     let mut h = Harness::with(builder);
     let id = open(&mut h, format!("ws://{addr}/"));
-    assert_eq!(h.close_reason(id), CloseReason::Protocol(PeerMisbehaved::MaskedFrame));
+    assert_eq!(h.close_reason(id), CloseReason::Protocol(ProtocolError::MaskedFrame));
     h.until("the end of the socket", |_| thread.is_finished());
     thread.join().unwrap();
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use support::{Harness, Seen, raw};
-use tickws::{ClientId, CloseReason, Limit, Server};
+use tickws::{ClientId, CloseReason, RateLimitPolicy, Server};
 
 /// A binary message whose first 4 bytes are its number.
 fn numbered(number: u32, len: usize) -> Vec<u8> {
@@ -61,7 +61,7 @@ fn a_paused_flooder_is_held_back_and_loses_nothing() {
     let limits =
         [Server::builder().max_messages_per_second(4_000), Server::builder().max_bytes_per_second(4_000_000)];
     for builder in limits {
-        let mut h = Harness::with(builder.rate_limit(Limit::Pause));
+        let mut h = Harness::with(builder.rate_limit(RateLimitPolicy::Pause));
         let (mut flooder, flooder_id) = h.connect();
         // A small send buffer limits the bytes that are in flight.
         #[cfg(unix)]

@@ -15,7 +15,7 @@ use support::{
 };
 use tickws::{
     Server,
-    sim::{Recording, Replay, ReplayError, Sim, SimClient, Weather, for_each_seed},
+    sim::{NetworkConditions, Recording, Replay, ReplayError, Sim, SimClient, for_each_seed},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -35,7 +35,7 @@ fn path(rng: &mut fastrand::Rng) -> &'static str {
 /// its application saw, and its counters.
 fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
     let memory = Memory::new(usize::MAX);
-    let sim = Sim::with_weather(seed, Weather::foul().resets((seed % 3) as u8));
+    let sim = Sim::with_conditions(seed, NetworkConditions::foul().resets((seed % 3) as u8));
     let mut server = sim.server(App::builder(seed).record(memory.clone())).unwrap();
     let mut other = sim.server(Server::builder()).unwrap();
     let (mut app, mut rng) = (App::new(seed), fastrand::Rng::with_seed(seed));

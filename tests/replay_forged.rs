@@ -14,7 +14,7 @@ use app::{App, Memory};
 use counting::{Counting, peak};
 use tickws::{
     Server,
-    sim::{Replay, Sim, Weather},
+    sim::{NetworkConditions, Replay, Sim},
 };
 
 #[global_allocator]
@@ -66,7 +66,7 @@ fn replay(recording: Vec<u8>) -> usize {
 /// The recording of a server that does a bit of everything.
 fn recording(seed: u64) -> Vec<u8> {
     let memory = Memory::new(usize::MAX);
-    let sim = Sim::with_weather(seed, Weather::foul());
+    let sim = Sim::with_conditions(seed, NetworkConditions::foul());
     let mut server = sim.server(App::builder(seed).record(memory.clone())).unwrap();
     let mut other = sim.server(Server::builder()).unwrap();
     sim.name("other.example", other.local_addrs()[0]);

@@ -5,7 +5,7 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use support::{Harness, dial, raw};
-use tickws::{CloseReason, Delivery, Event, JoinError, Message, NotConnected, Server};
+use tickws::{CloseReason, Delivery, Event, JoinError, Message, NotConnectedError, Server};
 
 fn delivery(queued: usize) -> Delivery {
     let mut delivery = Delivery::default();
@@ -165,7 +165,7 @@ fn a_closed_client_has_left_its_rooms_at_its_close_event() {
         });
         h.step();
         assert_eq!(h.server.join(id, "lobby"), Err(JoinError::NotConnected(id)));
-        assert_eq!(h.server.leave_all(id), Err(NotConnected(id)));
+        assert_eq!(h.server.leave_all(id), Err(NotConnectedError(id)));
         assert_eq!(h.frame(&mut stays), raw::Frame::new(raw::TEXT, "it left"));
     }
 }

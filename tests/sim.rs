@@ -9,9 +9,9 @@ use std::{io::ErrorKind, time::Duration};
 
 use game::{Game, Player};
 use tickws::{
-    Bytes, CloseReason, Event, Overflow, Server,
+    Bytes, CloseReason, Event, OverflowPolicy, Server,
     http::{HeaderValue, Response},
-    sim::{Received, Sim, SimClient, Weather, for_each_seed},
+    sim::{NetworkConditions, Received, Sim, SimClient, for_each_seed},
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -41,8 +41,8 @@ fn open(sim: &Sim, server: &mut Server) -> SimClient {
 
 /// Plays a whole game: players come, talk, change rooms, stall, leave and reset. Then checks its
 /// invariants.
-fn play(seed: u64, weather: Weather) -> (u64, u64) {
-    let sim = Sim::with_weather(seed, weather);
+fn play(seed: u64, conditions: NetworkConditions) -> (u64, u64) {
+    let sim = Sim::with_conditions(seed, conditions);
     let mut server = sim.server(Game::builder()).unwrap();
     let mut game = Game::default();
     game.late = FRAME + MS;
@@ -80,31 +80,31 @@ fn play(seed: u64, weather: Weather) -> (u64, u64) {
 }
 
 #[test]
-fn a_game_loses_nothing_in_any_weather() {
+fn a_game_loses_nothing_in_any_conditions() {
     for_each_seed(100, |seed| {
-        play(seed, Weather::calm());
-        play(seed, Weather::foul());
-        play(seed, Weather::foul().buffer(500).partial_writes(60).short_reads(70));
+        play(seed, NetworkConditions::calm());
+        play(seed, NetworkConditions::foul());
+        play(seed, NetworkConditions::foul().buffer(500).partial_writes(60).short_reads(70));
     });
 }
 
 #[test]
 fn a_game_survives_resets() {
-    for_each_seed(100, |seed| _ = play(seed, Weather::foul().resets(2)));
+    for_each_seed(100, |seed| _ = play(seed, NetworkConditions::foul().resets(2)));
 }
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_events() {
     for_each_seed(30, |seed| {
-        let weather = Weather::foul().resets((seed % 2) as u8);
-        assert_eq!(play(seed, weather.clone()), play(seed, weather.clone()));
-        assert_ne!(play(seed, weather.clone()), play(seed + 1, weather));
+        let conditions = NetworkConditions::foul().resets((seed % 2) as u8);
+        assert_eq!(play(seed, conditions.clone()), play(seed, conditions.clone()));
+        assert_ne!(play(seed, conditions.clone()), play(seed + 1, conditions));
     });
 }
 
 #[test]
 fn a_sleeping_server_jumps_to_the_next_event() {
-    let sim = Sim::with_weather(1, Weather::calm().latency(30 * MS..=30 * MS));
+    let sim = Sim::with_conditions(1, NetworkConditions::calm().latency(30 * MS..=30 * MS));
     let mut server = sim.server(Server::builder()).unwrap();
     let client = sim.connect(&server, "/");
     // The connection exists at once, but its request takes 30 ms.
@@ -141,8 +141,8 @@ fn a_sleep_without_an_end_is_an_error() {
 
 #[test]
 fn a_stalled_client_catches_up_or_is_dropped() {
-    let sim = Sim::with_weather(3, Weather::calm().buffer(1000));
-    let builder = Server::builder().max_buffered(10_000).overflow(Overflow::Disconnect);
+    let sim = Sim::with_conditions(3, NetworkConditions::calm().buffer(1000));
+    let builder = Server::builder().max_buffered(10_000).overflow(OverflowPolicy::Disconnect);
     let mut server = sim.server(builder.write_timeout(Duration::from_secs(5))).unwrap();
     let mut client = open(&sim, &mut server);
     let id = server.clients().next().unwrap();
@@ -192,7 +192,7 @@ fn a_silent_client_is_pinged_and_answers_as_time_jumps() {
 
 #[test]
 fn two_servers_of_one_network_exchange_messages() {
-    let sim = Sim::with_weather(5, Weather::foul());
+    let sim = Sim::with_conditions(5, NetworkConditions::foul());
     let mut hub = sim.server(Server::builder()).unwrap();
     let mut edge = sim.server(Server::builder()).unwrap();
     sim.name("hub.example", hub.local_addrs()[0]);
@@ -240,7 +240,7 @@ fn plain_http_wrong_origins_and_other_networks() {
 
 #[test]
 fn after_a_shutdown_no_client_is_accepted() {
-    let sim = Sim::with_weather(7, Weather::foul());
+    let sim = Sim::with_conditions(7, NetworkConditions::foul());
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
     server.shutdown(1001, Duration::from_secs(5));
@@ -297,13 +297,13 @@ fn latin() -> Response<Bytes> {
 /// The client's close frame is answered with a reset, as by a router that lost the connection.
 #[test]
 fn nothing_is_received_after_a_reset() {
-    let sim = Sim::with_weather(10, Weather::calm().latency(MS..=MS));
+    let sim = Sim::with_conditions(10, NetworkConditions::calm().latency(MS..=MS));
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
     server.broadcast("before");
     server.shutdown(1001, Duration::from_secs(5));
     server.poll_once().unwrap();
-    sim.set_weather(Weather::calm().resets(100));
+    sim.set_conditions(NetworkConditions::calm().resets(100));
     sim.advance(2 * MS);
     let received = client.received();
     assert!(
@@ -316,7 +316,7 @@ fn nothing_is_received_after_a_reset() {
 #[test]
 fn time_may_jump_by_any_duration() {
     for by in [Duration::from_secs(1 << 40), Duration::MAX] {
-        let sim = Sim::with_weather(11, Weather::foul());
+        let sim = Sim::with_conditions(11, NetworkConditions::foul());
         let mut server = sim.server(Server::builder()).unwrap();
         let mut client = open(&sim, &mut server);
         server.set_interval(MS);
@@ -345,7 +345,7 @@ fn time_may_jump_by_any_duration() {
 #[test]
 fn simulation_parts_may_be_dropped_in_any_order() {
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
-        let sim = Sim::with_weather(12, Weather::foul());
+        let sim = Sim::with_conditions(12, NetworkConditions::foul());
         let mut one = Some(sim.server(Server::builder()).unwrap());
         let mut two = Some(sim.server(Server::builder()).unwrap());
         let addr = two.as_ref().unwrap().local_addrs()[0];

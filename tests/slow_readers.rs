@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use support::{Deadline, Harness, Seen, raw};
-use tickws::{CloseReason, Overflow, SendError, Server, Timeout};
+use tickws::{CloseReason, OverflowPolicy, SendError, Server, TimeoutKind};
 
 const CHUNK: usize = 32 * 1024;
 /// The cap of a client's outbox in these tests.
@@ -77,7 +77,7 @@ fn an_overflowed_client_gets_its_queue_and_then_1013() {
 
 #[test]
 fn drop_newest_keeps_the_client_and_reports_drained() {
-    let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
+    let builder = Server::builder().max_buffered(CAP).overflow(OverflowPolicy::DropNewest);
     let mut h = Harness::with(builder);
     let (mut slow, id) = h.connect();
     let (sent, error) = fill(&mut h, id);
@@ -109,7 +109,7 @@ fn drop_newest_keeps_the_client_and_reports_drained() {
 
 #[test]
 fn drained_also_follows_a_drop_within_one_tick() {
-    let mut h = Harness::with(Server::builder().max_buffered(1000).overflow(Overflow::DropNewest));
+    let mut h = Harness::with(Server::builder().max_buffered(1000).overflow(OverflowPolicy::DropNewest));
     let (mut raw, id) = h.connect();
     h.server.send(id, &[1; 900]).unwrap();
     assert_eq!(h.server.send(id, &[2; 900]), Err(SendError::Dropped(id)));
@@ -123,10 +123,10 @@ fn set_overflow_applies_to_one_client() {
     let mut h = Harness::with(Server::builder().max_buffered(CAP));
     let (_tolerated, tolerated) = h.connect();
     let (_other, other) = h.connect();
-    h.server.set_overflow(tolerated, Overflow::DropNewest).unwrap();
+    h.server.set_overflow(tolerated, OverflowPolicy::DropNewest).unwrap();
     assert_eq!(fill(&mut h, tolerated).1, SendError::Dropped(tolerated));
     assert_eq!(fill(&mut h, other).1, SendError::Overflow(other));
-    h.server.set_overflow(tolerated, Overflow::Disconnect).unwrap();
+    h.server.set_overflow(tolerated, OverflowPolicy::Disconnect).unwrap();
     assert_eq!(h.server.send(tolerated, &chunk(0)), Err(SendError::Overflow(tolerated)));
     assert_eq!(h.server.clients().count(), h.server.client_count());
 }
@@ -181,13 +181,13 @@ fn a_client_that_reads_nothing_is_closed_at_write_timeout() {
             h.step();
         }
     }
-    assert_eq!(h.close_reason(id), CloseReason::Timeout(Timeout::Write));
+    assert_eq!(h.close_reason(id), CloseReason::Timeout(TimeoutKind::Write));
     assert_eq!(h.server.stats().closed.write_timeout, 1);
 }
 
 #[test]
 fn pongs_precede_queued_data() {
-    let builder = Server::builder().max_buffered(CAP).overflow(Overflow::DropNewest);
+    let builder = Server::builder().max_buffered(CAP).overflow(OverflowPolicy::DropNewest);
     let mut h = Harness::with(builder);
     let (mut slow, id) = h.connect();
     let (sent, _) = fill(&mut h, id);

@@ -16,7 +16,7 @@ use crate::{error::ConfigError, util::http_syntax::is_token};
 /// Policy for a message that would take a client's outbox above `max_buffered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Overflow {
+pub enum OverflowPolicy {
     /// Close the client with 1013 (try again later). `send` returns
     /// [`SendError::Overflow`](crate::SendError::Overflow).
     #[default]
@@ -29,7 +29,7 @@ pub enum Overflow {
 /// Policy for a client above `max_messages_per_second` or `max_bytes_per_second`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Limit {
+pub enum RateLimitPolicy {
     /// Close the client with 1008 (policy violation), reported as
     /// [`CloseReason::RateLimited`](crate::CloseReason::RateLimited). Messages that were complete
     /// before the excess are delivered; the message that exceeds the limit is not.
@@ -102,7 +102,7 @@ pub(crate) struct Config {
     pub(crate) max_lifetime: Option<Duration>,
 
     pub(crate) max_buffered: usize,
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: OverflowPolicy,
 
     /// `None`: no memory limit.
     pub(crate) max_total_buffered: Option<usize>,
@@ -118,7 +118,7 @@ pub(crate) struct Config {
     pub(crate) time_budget: Option<Duration>,
     pub(crate) max_messages_per_second: Option<u32>,
     pub(crate) max_bytes_per_second: Option<usize>,
-    pub(crate) rate_limit: Limit,
+    pub(crate) rate_limit: RateLimitPolicy,
     pub(crate) nodelay: bool,
     /// `None`: the system's default and tuning.
     pub(crate) send_buffer: Option<usize>,
@@ -152,7 +152,7 @@ impl Default for Config {
             close_timeout: Duration::from_secs(10),
             max_lifetime: None,
             max_buffered: 1024 * 1024,
-            overflow: Overflow::Disconnect,
+            overflow: OverflowPolicy::Disconnect,
             max_total_buffered: Some(1024 * 1024 * 1024),
             max_rooms: 64 * 1024,
             max_rooms_per_client: 1024,
@@ -165,7 +165,7 @@ impl Default for Config {
             time_budget: None,
             max_messages_per_second: None,
             max_bytes_per_second: None,
-            rate_limit: Limit::Close,
+            rate_limit: RateLimitPolicy::Close,
             nodelay: true,
             send_buffer: None,
             handle_queue: 1024,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     config::Config,
-    event::close_reason::Timeout,
+    event::close_reason::TimeoutKind,
     util::{packed_duration::PackedDuration, time::after},
 };
 
@@ -12,7 +12,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Ping,
-    Timeout(Timeout),
+    Timeout(TimeoutKind),
 }
 
 /// The instants from which a client's deadlines are computed. A message only sets `heard` and
@@ -100,10 +100,13 @@ impl Deadlines {
         };
         let stuck = self.stuck.and_then(|since| after(at(since), Some(config.write_timeout)));
         [
-            due(self.close_by.map(at), Due::Timeout(Timeout::Close)),
-            due(stuck, Due::Timeout(Timeout::Write)),
-            due(silence, Due::Timeout(Timeout::Silence)),
-            due(after(self.opened, unless(closing, config.max_lifetime)), Due::Timeout(Timeout::Lifetime)),
+            due(self.close_by.map(at), Due::Timeout(TimeoutKind::Close)),
+            due(stuck, Due::Timeout(TimeoutKind::Write)),
+            due(silence, Due::Timeout(TimeoutKind::Silence)),
+            due(
+                after(self.opened, unless(closing, config.max_lifetime)),
+                Due::Timeout(TimeoutKind::Lifetime),
+            ),
             due(after(at(self.pinged), unless(closing, config.ping_interval)), Due::Ping),
         ]
     }
@@ -123,13 +126,13 @@ mod tests {
         assert_eq!(deadlines.due(&config, false, at(53)), None);
         assert_eq!(deadlines.due(&config, false, at(54)), Some(Due::Ping));
         deadlines.pinged(at(54));
-        assert_eq!(deadlines.due(&config, false, at(60)), Some(Due::Timeout(Timeout::Silence)));
+        assert_eq!(deadlines.due(&config, false, at(60)), Some(Due::Timeout(TimeoutKind::Silence)));
         assert_eq!(deadlines.due(&config, true, at(60)), None, "paused");
         deadlines.heard(at(60));
         deadlines.stuck_since(at(61));
-        assert_eq!(deadlines.due(&config, false, at(71)), Some(Due::Timeout(Timeout::Write)));
+        assert_eq!(deadlines.due(&config, false, at(71)), Some(Due::Timeout(TimeoutKind::Write)));
         deadlines.unstuck();
-        assert_eq!(deadlines.due(&config, false, at(100)), Some(Due::Timeout(Timeout::Lifetime)));
+        assert_eq!(deadlines.due(&config, false, at(100)), Some(Due::Timeout(TimeoutKind::Lifetime)));
         deadlines.close_by(at(110));
         assert_eq!(deadlines.next(&config, false), Some(at(110)), "only the close deadline is left");
     }

@@ -21,7 +21,7 @@ use tungstenite::protocol::frame::coding::{Control as ControlCode, Data, OpCode}
 
 use crate::{
     config::{MessageLimits, send_options::Priority},
-    error::PeerMisbehaved,
+    error::ProtocolError,
     message::Kind,
     outbox::{Control, Outbox, OutboxPool, pending::Pending, prepared::Prepared},
     proto::{
@@ -157,7 +157,7 @@ impl Connection {
         bytes: &mut [u8],
         at: &mut usize,
         io: &mut Io<'_>,
-    ) -> Result<Option<Received>, PeerMisbehaved> {
+    ) -> Result<Option<Received>, ProtocolError> {
         if !self.close.may_receive() {
             *at = bytes.len();
             return Ok(None);
@@ -190,7 +190,7 @@ impl Connection {
                     unmask(payload, &header);
                     let kind = if data == Data::Text { Kind::Text } else { Kind::Binary };
                     if kind == Kind::Text && !utf8::is_valid(payload) {
-                        return Err(PeerMisbehaved::InvalidUtf8);
+                        return Err(ProtocolError::InvalidUtf8);
                     }
                     return Ok(Some(Received::InPlace(kind, start..*at)));
                 }
@@ -228,7 +228,7 @@ impl Connection {
         limits: MessageLimits,
         inbound: &mut BufferPool,
         codec: &mut Codec,
-    ) -> Result<Option<Received>, PeerMisbehaved> {
+    ) -> Result<Option<Received>, ProtocolError> {
         self.assembler.arrived(count)?;
         Ok(self.finish_frame(limits, inbound, codec)?.map(Received::Assembled))
     }
@@ -375,17 +375,17 @@ impl Connection {
         self.assembler.release(pool);
     }
 
-    fn check(&self, header: &Header) -> Result<(), PeerMisbehaved> {
+    fn check(&self, header: &Header) -> Result<(), ProtocolError> {
         // §5.2, RFC 7692 §6: only the first frame of a compressed message may set RSV1.
         if header.rsv1
             && (self.deflate.is_none() || !matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary)))
         {
-            return Err(PeerMisbehaved::ReservedBits);
+            return Err(ProtocolError::ReservedBits);
         }
         // §5.1: a client masks all its frames, a server none.
         match (&self.role, header.mask) {
-            (Role::Server, None) => Err(PeerMisbehaved::UnmaskedFrame),
-            (Role::Client(_), Some(_)) => Err(PeerMisbehaved::MaskedFrame),
+            (Role::Server, None) => Err(ProtocolError::UnmaskedFrame),
+            (Role::Client(_), Some(_)) => Err(ProtocolError::MaskedFrame),
             _ => Ok(()),
         }
     }
@@ -405,7 +405,7 @@ impl Connection {
         header: Header,
         data: Data,
         limits: MessageLimits,
-    ) -> Result<(), PeerMisbehaved> {
+    ) -> Result<(), ProtocolError> {
         let compressed = header.rsv1 || self.assembler.is_compressed();
         self.assembler.begin_frame(&header, data, if compressed { limits.compressed() } else { limits })
     }
@@ -417,7 +417,7 @@ impl Connection {
         limits: MessageLimits,
         inbound: &mut BufferPool,
         codec: &mut Codec,
-    ) -> Result<Option<Assembled>, PeerMisbehaved> {
+    ) -> Result<Option<Assembled>, ProtocolError> {
         let compressed = self.assembler.is_compressed();
         match self.assembler.finish_frame()? {
             Some(Assembled { kind, buffer, len }) if compressed => {
@@ -437,14 +437,14 @@ impl Connection {
         limits: MessageLimits,
         inbound: &mut BufferPool,
         codec: &mut Codec,
-    ) -> Result<Assembled, PeerMisbehaved> {
+    ) -> Result<Assembled, ProtocolError> {
         // Unreachable: `check` has rejected RSV1 without compression.
-        let deflate = self.deflate.as_mut().ok_or(PeerMisbehaved::ReservedBits)?;
+        let deflate = self.deflate.as_mut().ok_or(ProtocolError::ReservedBits)?;
         let mut buffer = inbound.take(payload.len().saturating_mul(4));
         buffer.clear();
         deflate.inflate(codec, payload, &mut buffer, limits.message)?;
         if kind == Kind::Text && !utf8::is_valid(&buffer) {
-            return Err(PeerMisbehaved::InvalidUtf8);
+            return Err(ProtocolError::InvalidUtf8);
         }
         let len = buffer.len();
         Ok(Assembled { kind, buffer, len })
@@ -473,7 +473,7 @@ impl Connection {
         bytes: &mut [u8],
         at: &mut usize,
         io: &mut Io<'_>,
-    ) -> Result<Option<Received>, PeerMisbehaved> {
+    ) -> Result<Option<Received>, ProtocolError> {
         check_size(&self.assembler, &header, data, io.limits.compressed())?;
         *at = start + header.len as usize;
         let payload = &mut bytes[start..*at];
@@ -506,7 +506,7 @@ impl Connection {
         code: ControlCode,
         payload: &[u8],
         io: &mut Io<'_>,
-    ) -> Result<Option<Received>, PeerMisbehaved> {
+    ) -> Result<Option<Received>, ProtocolError> {
         match code {
             // §5.5.2: each ping gets a pong, but none may follow our close frame (§5.5.1).
             ControlCode::Ping if self.close.may_send_data() => {

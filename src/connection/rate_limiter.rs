@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    config::{Config, Limit},
+    config::{Config, RateLimitPolicy},
     util::time::after,
 };
 
@@ -22,7 +22,7 @@ const NANOS: u64 = 1_000_000_000;
 /// The state of one client under `max_messages_per_second`, `max_bytes_per_second`, or both.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
-    policy: Limit,
+    policy: RateLimitPolicy,
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
     /// When reading resumes; `None` while the client is not paused.
@@ -30,7 +30,7 @@ pub(crate) struct RateLimiter {
     /// The unparsed input begins with a message that the tick or the limit had no room for. It is
     /// processed before anything is read.
     pub(crate) held: bool,
-    /// The bytes received exceed the limit ([`Limit::Close`]).
+    /// The bytes received exceed the limit ([`RateLimitPolicy::Close`]).
     exceeded: bool,
 }
 
@@ -45,7 +45,7 @@ impl RateLimiter {
         })
     }
 
-    pub(crate) fn policy(&self) -> Limit {
+    pub(crate) fn policy(&self) -> RateLimitPolicy {
         self.policy
     }
 
@@ -59,8 +59,8 @@ impl RateLimiter {
     }
 
     /// The most bytes that the next read may take. Zero: process the held message first. `None`:
-    /// call [`pause`](RateLimiter::pause). Under [`Limit::Close`] it is one byte more than there
-    /// are tokens, to detect the excess.
+    /// call [`pause`](RateLimiter::pause). Under [`RateLimitPolicy::Close`] it is one byte more
+    /// than there are tokens, to detect the excess.
     pub(crate) fn may_read(&self, now: Instant) -> Option<usize> {
         if self.lacking(now).next().is_some() {
             return None;
@@ -70,7 +70,7 @@ impl RateLimiter {
         }
         let tokens = self.bytes.as_ref().map_or(u64::MAX, |bytes| bytes.tokens(now));
         let tokens = usize::try_from(tokens).unwrap_or(usize::MAX);
-        Some(tokens.saturating_add(usize::from(self.policy == Limit::Close)))
+        Some(tokens.saturating_add(usize::from(self.policy == RateLimitPolicy::Close)))
     }
 
     /// Counts bytes that were read. Returns `false` if they exceed the limit.
@@ -78,7 +78,7 @@ impl RateLimiter {
         if let Some(bytes) = &mut self.bytes
             && count > 0
         {
-            self.exceeded |= self.policy == Limit::Close && !bytes.holds(count as u64, now);
+            self.exceeded |= self.policy == RateLimitPolicy::Close && !bytes.holds(count as u64, now);
             bytes.take(count as u64);
         }
         !self.exceeded
@@ -92,14 +92,15 @@ impl RateLimiter {
     /// Counts a message. Returns `false` if it exceeds the limit.
     pub(crate) fn message(&mut self, now: Instant) -> bool {
         let Some(messages) = &mut self.messages else { return true };
-        let fits = messages.holds(1, now) || self.policy != Limit::Close;
+        let fits = messages.holds(1, now) || self.policy != RateLimitPolicy::Close;
         messages.take(u64::from(fits));
         fits
     }
 
     /// Whether the next message has to wait.
     pub(crate) fn is_out_of_messages(&self, now: Instant) -> bool {
-        self.policy == Limit::Pause && self.messages.as_ref().is_some_and(|messages| !messages.holds(1, now))
+        self.policy == RateLimitPolicy::Pause
+            && self.messages.as_ref().is_some_and(|messages| !messages.holds(1, now))
     }
 
     /// Pauses the client until its buckets have tokens again.
@@ -122,7 +123,7 @@ impl RateLimiter {
     /// counted already.
     fn lacking(&self, now: Instant) -> impl Iterator<Item = &Bucket> {
         let bytes = self.bytes.iter().filter(|_| !self.held);
-        let pausing = self.policy == Limit::Pause;
+        let pausing = self.policy == RateLimitPolicy::Pause;
         self.messages.iter().chain(bytes).filter(move |bucket| pausing && !bucket.holds(1, now))
     }
 
@@ -279,7 +280,7 @@ mod tests {
     }
 
     fn rate_limiter(
-        rate_limit: Limit,
+        rate_limit: RateLimitPolicy,
         messages: Option<u32>,
         bytes: Option<usize>,
         now: Instant,
@@ -302,7 +303,7 @@ mod tests {
     fn a_burst_fits_and_the_next_message_exceeds_the_limit() {
         let start = Instant::now();
         for rate in [1, 3, 7, 1_000, 999_999] {
-            let mut rate_limiter = rate_limiter(Limit::Close, Some(rate), None, start);
+            let mut rate_limiter = rate_limiter(RateLimitPolicy::Close, Some(rate), None, start);
             assert!((0..rate).all(|_| rate_limiter.message(start)), "{rate}");
             assert!(!rate_limiter.message(start), "{rate}");
             let interval = Duration::from_nanos(NANOS.div_ceil(rate.into()));
@@ -315,7 +316,7 @@ mod tests {
     #[test]
     fn limit_close_reads_one_byte_more_to_detect_excess() {
         let start = Instant::now();
-        let mut rate_limiter = rate_limiter(Limit::Close, None, Some(100), start);
+        let mut rate_limiter = rate_limiter(RateLimitPolicy::Close, None, Some(100), start);
         assert_eq!(rate_limiter.may_read(start), Some(101));
         assert!(rate_limiter.received(100, start) && !rate_limiter.is_exceeded());
         assert_eq!(rate_limiter.may_read(start), Some(1));
@@ -326,7 +327,7 @@ mod tests {
     #[test]
     fn limit_pause_waits_for_all_buckets_but_held_only_for_messages() {
         let start = Instant::now();
-        let mut rate_limiter = rate_limiter(Limit::Pause, Some(10), Some(1_600), start);
+        let mut rate_limiter = rate_limiter(RateLimitPolicy::Pause, Some(10), Some(1_600), start);
         assert_eq!(rate_limiter.may_read(start), Some(1_600));
         assert!(rate_limiter.received(1_600, start));
         assert_eq!(rate_limiter.may_read(start), None);
@@ -346,7 +347,7 @@ mod tests {
     #[test]
     fn saved_tokens_are_kept_while_a_message_is_held() {
         let start = Instant::now();
-        let mut rate_limiter = rate_limiter(Limit::Close, Some(10), None, start);
+        let mut rate_limiter = rate_limiter(RateLimitPolicy::Close, Some(10), None, start);
         let now = start + Duration::from_secs(5);
         rate_limiter.held = true;
         rate_limiter.caught_up(now);

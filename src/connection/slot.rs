@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Limit, Overflow},
+    config::{Config, OverflowPolicy, RateLimitPolicy},
     connection::{
         Connection,
         deadlines::Deadlines,
@@ -126,7 +126,7 @@ pub(crate) struct Open {
     /// `Close` has been reported. The next flush sends the final close frame after the
     /// application's last messages.
     pub(crate) reported: bool,
-    pub(crate) overflow: Option<Overflow>,
+    pub(crate) overflow: Option<OverflowPolicy>,
     /// The last message was large, so the next may be large too.
     pub(crate) expects_large: bool,
     /// The client sent more frames in one turn than a poll takes, and has not been drained since.
@@ -373,7 +373,7 @@ impl<S> Slot<S> {
     pub(crate) fn end_pauses(&mut self) {
         self.paused = false;
         if let Some((open, _)) = self.open_mut() {
-            open.rate_limiter.take_if(|rate_limiter| rate_limiter.policy() == Limit::Pause);
+            open.rate_limiter.take_if(|rate_limiter| rate_limiter.policy() == RateLimitPolicy::Pause);
         }
     }
 

@@ -21,14 +21,14 @@ const HELLO: &str = "Hello";
 fn a_single_frame_unmasked_text_message() {
     let bytes = b"\x81\x05\x48\x65\x6c\x6c\x6f";
     expect(Side::Client, bytes, &[text(HELLO)]);
-    expect(Side::Server, bytes, &[Outcome::Broken(PeerMisbehaved::UnmaskedFrame)]);
+    expect(Side::Server, bytes, &[Outcome::Broken(ProtocolError::UnmaskedFrame)]);
 }
 
 #[test]
 fn a_single_frame_masked_text_message() {
     let bytes = b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58";
     expect(Side::Server, bytes, &[text(HELLO)]);
-    expect(Side::Client, bytes, &[Outcome::Broken(PeerMisbehaved::MaskedFrame)]);
+    expect(Side::Client, bytes, &[Outcome::Broken(ProtocolError::MaskedFrame)]);
 }
 
 #[test]
@@ -165,15 +165,15 @@ fn fragments_out_of_order_are_violations() {
     for side in SIDES {
         for first in [0x80, 0x00] {
             let (at, violation) = breaks(side, LIMITS, &side.gets(first, b"x"));
-            assert_eq!(violation, PeerMisbehaved::UnexpectedContinuation);
+            assert_eq!(violation, ProtocolError::UnexpectedContinuation);
             assert_eq!(at, side.gets(first, b"").len(), "known by the header");
             // The same behind a complete message.
             let behind = [side.gets(0x01, b"a"), side.gets(0x80, b"b"), side.gets(first, b"x")].concat();
-            assert_eq!(breaks(side, LIMITS, &behind).1, PeerMisbehaved::UnexpectedContinuation);
+            assert_eq!(breaks(side, LIMITS, &behind).1, ProtocolError::UnexpectedContinuation);
         }
         for first in [0x81, 0x82, 0x01, 0x02] {
             let bytes = [side.gets(0x01, b"a"), side.gets(first, b"b")].concat();
-            assert_eq!(breaks(side, LIMITS, &bytes).1, PeerMisbehaved::ExpectedContinuation);
+            assert_eq!(breaks(side, LIMITS, &bytes).1, ProtocolError::ExpectedContinuation);
         }
     }
 }
@@ -219,7 +219,7 @@ fn invalid_text_fails_at_its_first_invalid_byte() {
             let long = [payload, &[b'.'; 300]].concat();
             let bytes = side.gets(0x81, &long);
             let head = bytes.len() - long.len();
-            let expected = (head + known, PeerMisbehaved::InvalidUtf8);
+            let expected = (head + known, ProtocolError::InvalidUtf8);
             assert_eq!(breaks(side, LIMITS, &bytes), expected, "{payload:x?}");
 
             // The same, split over two frames at any place.
@@ -230,7 +230,7 @@ fn invalid_text_fails_at_its_first_invalid_byte() {
                 let at =
                     if known <= cut { first.len() - cut + known } else { first.len() + head + known - cut };
                 let found = breaks(side, LIMITS, &[first, second].concat());
-                assert_eq!(found, (at, PeerMisbehaved::InvalidUtf8), "{payload:x?} cut at {cut}");
+                assert_eq!(found, (at, ProtocolError::InvalidUtf8), "{payload:x?} cut at {cut}");
             }
         }
     }
@@ -241,9 +241,9 @@ fn text_that_ends_inside_a_code_point_fails_at_its_end() {
     for side in SIDES {
         for payload in [&b"ok \xf0\x9f\xa6"[..], b"\xc3", b"\xe2\x82"] {
             let bytes = side.gets(0x81, payload);
-            assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), PeerMisbehaved::InvalidUtf8));
+            assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), ProtocolError::InvalidUtf8));
             let bytes = [side.gets(0x01, payload), side.gets(0x00, b""), side.gets(0x80, b"")].concat();
-            assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), PeerMisbehaved::InvalidUtf8));
+            assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), ProtocolError::InvalidUtf8));
         }
         // Binary payloads are not validated.
         let bytes = [side.gets(0x02, b"\xff\xc3"), side.gets(0x80, b"\xed\xa0")].concat();
@@ -259,7 +259,7 @@ fn invalid_text_is_found_in_payload_that_is_read_directly() {
         payload[30_000] = 0xff;
         let bytes = side.gets(0x81, &payload);
         let at = bytes.len() - payload.len() + 30_001;
-        assert_eq!(breaks(side, LIMITS, &bytes), (at, PeerMisbehaved::InvalidUtf8));
+        assert_eq!(breaks(side, LIMITS, &bytes), (at, ProtocolError::InvalidUtf8));
         payload[29_999..30_003].copy_from_slice("🦀".as_bytes());
         expect(side, &side.gets(0x81, &payload), &[text(std::str::from_utf8(&payload).unwrap())]);
     }
@@ -269,7 +269,7 @@ fn invalid_text_is_found_in_payload_that_is_read_directly() {
 
 #[test]
 fn sizes_above_a_limit_fail_at_the_header() {
-    use PeerMisbehaved::*;
+    use ProtocolError::*;
     let limits = MessageLimits { frame: 200, message: 300 };
     for side in SIDES {
         let outcome = any_way(side, limits, &side.gets(0x82, &[1; 200])).0;
@@ -322,10 +322,10 @@ fn four_mib_in_fragments_of_64_bytes_are_legal() {
     // A message inside this message, and a limit of one byte less, are violations.
     let more = [side.gets(0x02, b"x"), bytes].concat();
     let found = run(side, limits, more.chunks(64 * 1024)).0;
-    assert_eq!(found, [Outcome::Broken(PeerMisbehaved::ExpectedContinuation)]);
+    assert_eq!(found, [Outcome::Broken(ProtocolError::ExpectedContinuation)]);
     let limits = MessageLimits { frame: 4 << 20, message: (4 << 20) - 1 };
     let found = run(side, limits, more[side.gets(0x02, b"x").len()..].chunks(64 * 1024)).0;
-    let too_big = PeerMisbehaved::MessageTooBig { len: 4 << 20, max: (4 << 20) - 1 };
+    let too_big = ProtocolError::MessageTooBig { len: 4 << 20, max: (4 << 20) - 1 };
     assert_eq!(found, [Outcome::Broken(too_big)]);
 }
 
@@ -349,7 +349,7 @@ fn empty_fragments_in_a_row_are_capped() {
         assert_eq!(written, side.sends(0x8a, b"between"));
 
         let bytes = [side.gets(0x01, b""), empty(63), side.gets(0x8a, b"between"), empty(1)].concat();
-        assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), PeerMisbehaved::EmptyFragments));
+        assert_eq!(breaks(side, LIMITS, &bytes), (bytes.len(), ProtocolError::EmptyFragments));
         // Empty messages do not count as empty fragments.
         let bytes = side.gets(0x82, b"").repeat(200);
         assert_eq!(run(side, LIMITS, [&bytes[..]]).0.len(), 200);
@@ -383,8 +383,8 @@ fn small_reads_do_not_copy_the_message_each_time() {
 
 /// Streams with a violation: the side that receives it, its bytes, the violation and its close
 /// code.
-fn violations() -> Vec<(Side, Vec<u8>, PeerMisbehaved, u16)> {
-    use PeerMisbehaved::*;
+fn violations() -> Vec<(Side, Vec<u8>, ProtocolError, u16)> {
+    use ProtocolError::*;
     let mut list = vec![
         (Side::Server, frame(0x81, None, b"a"), UnmaskedFrame, 1002),
         (Side::Server, frame(0x89, None, b""), UnmaskedFrame, 1002),
@@ -444,25 +444,25 @@ fn violations() -> Vec<(Side, Vec<u8>, PeerMisbehaved, u16)> {
 fn every_violation_is_found_and_has_its_close_code() {
     // No wildcard, so that a new variant has to be added here, and then to the list.
     let number = |violation| match violation {
-        PeerMisbehaved::UnmaskedFrame => 0,
-        PeerMisbehaved::MaskedFrame => 1,
-        PeerMisbehaved::ReservedBits => 2,
-        PeerMisbehaved::ReservedOpcode(_) => 3,
-        PeerMisbehaved::FragmentedControl => 4,
-        PeerMisbehaved::ControlTooLong => 5,
-        PeerMisbehaved::LengthNotMinimal => 6,
-        PeerMisbehaved::LengthOverflow => 7,
-        PeerMisbehaved::UnexpectedContinuation => 8,
-        PeerMisbehaved::ExpectedContinuation => 9,
-        PeerMisbehaved::InvalidUtf8 => 10,
-        PeerMisbehaved::FrameTooBig { .. } => 11,
-        PeerMisbehaved::MessageTooBig { .. } => 12,
-        PeerMisbehaved::EmptyFragments => 13,
-        PeerMisbehaved::CloseBodyTooShort => 14,
-        PeerMisbehaved::InvalidCloseCode(_) => 15,
-        PeerMisbehaved::InvalidCloseReason => 16,
+        ProtocolError::UnmaskedFrame => 0,
+        ProtocolError::MaskedFrame => 1,
+        ProtocolError::ReservedBits => 2,
+        ProtocolError::ReservedOpcode(_) => 3,
+        ProtocolError::FragmentedControl => 4,
+        ProtocolError::ControlTooLong => 5,
+        ProtocolError::LengthNotMinimal => 6,
+        ProtocolError::LengthOverflow => 7,
+        ProtocolError::UnexpectedContinuation => 8,
+        ProtocolError::ExpectedContinuation => 9,
+        ProtocolError::InvalidUtf8 => 10,
+        ProtocolError::FrameTooBig { .. } => 11,
+        ProtocolError::MessageTooBig { .. } => 12,
+        ProtocolError::EmptyFragments => 13,
+        ProtocolError::CloseBodyTooShort => 14,
+        ProtocolError::InvalidCloseCode(_) => 15,
+        ProtocolError::InvalidCloseReason => 16,
         // Needs compression: tested in `deflate`.
-        PeerMisbehaved::CorruptDeflate => 17,
+        ProtocolError::CorruptDeflate => 17,
     };
     let mut seen = [false; 17];
     for (side, bytes, violation, code) in violations() {

@@ -11,8 +11,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
     connection::slot::{FinalClose, Stage, Step},
-    error::{CloseError, ConnectError, NotConnected, PeerMisbehaved},
-    event::close_reason::{CloseReason, Timeout},
+    error::{CloseError, ConnectError, NotConnectedError, ProtocolError},
+    event::close_reason::{CloseReason, TimeoutKind},
     http1::rejection::Rejection,
     id::ClientId,
     proto::close::{self, MAX_REASON},
@@ -35,7 +35,7 @@ impl<S: Stream> Engine<S> {
         if self.cancel_dial(id) {
             return Ok(());
         }
-        let (open, ..) = self.open_mut(id).map_err(|NotConnected(id)| CloseError::NotConnected(id))?;
+        let (open, ..) = self.open_mut(id).map_err(|NotConnectedError(id)| CloseError::NotConnected(id))?;
         if !open.accepts_messages() {
             return Err(CloseError::Closing(id));
         }
@@ -46,7 +46,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Drops the connection without a close frame.
-    pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnected> {
+    pub(crate) fn disconnect(&mut self, id: ClientId) -> Result<(), NotConnectedError> {
         self.flush_batch();
         if self.cancel_dial(id) {
             return Ok(());
@@ -120,7 +120,7 @@ impl<S: Stream> Engine<S> {
         self.end(index, CloseReason::Peer { code: code.into(), text }, final_close);
     }
 
-    pub(super) fn ended_by_violation(&mut self, index: usize, violation: PeerMisbehaved) {
+    pub(super) fn ended_by_violation(&mut self, index: usize, violation: ProtocolError) {
         // RFC 6455 §7.1.7: fail the connection with the fitting code. The text helps the developer
         // of the peer.
         let mut text = violation.to_string();
@@ -328,7 +328,7 @@ impl<S: Stream> Engine<S> {
             match self.clients[index].stage {
                 Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
                 Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
-                _ => self.remove(index, CloseReason::Timeout(Timeout::Close)),
+                _ => self.remove(index, CloseReason::Timeout(TimeoutKind::Close)),
             }
         }
     }

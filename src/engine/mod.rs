@@ -52,7 +52,7 @@ use crate::{
         hooks::Hooks,
         rooms::registry::{RegistryLimits, RoomRegistry},
     },
-    error::NotConnected,
+    error::NotConnectedError,
     event::{
         tick::{Recycler, Tick},
         tick_buffer::TickBuffer,
@@ -349,10 +349,13 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The open connection with this id, and its outbox.
-    fn open_mut(&mut self, id: ClientId) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnected> {
+    fn open_mut(
+        &mut self,
+        id: ClientId,
+    ) -> Result<(&mut Open, &mut Outbox, &mut OutboxPool), NotConnectedError> {
         let Engine { clients, outbound, .. } = self;
         let client = slot_mut(clients, id);
-        let (open, outbox) = client.and_then(Slot::open_mut).ok_or(NotConnected(id))?;
+        let (open, outbox) = client.and_then(Slot::open_mut).ok_or(NotConnectedError(id))?;
         Ok((open, outbox, outbound))
     }
 

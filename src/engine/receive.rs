@@ -12,7 +12,7 @@ use crate::{
         rate_limiter::RateLimiter,
         slot::{Slot, Stage},
     },
-    error::PeerMisbehaved,
+    error::ProtocolError,
     event::tick_buffer::TickBuffer,
     message::Kind,
     util::buffer_pool::BufferPool,
@@ -43,7 +43,7 @@ pub(super) enum Turn {
     /// The client exceeded a rate limit. The text is the close reason for the peer.
     Excess(&'static str),
     /// The peer violated the protocol.
-    Violation(PeerMisbehaved),
+    Violation(ProtocolError),
     /// The peer's close frame arrived.
     Closed { code: u16, text: String },
 }
@@ -311,7 +311,7 @@ impl<S: Stream> Engine<S> {
                 stats.messages_in += (tick.records().len() - before) as u64;
                 if !valid {
                     at = bytes.len();
-                    break Some(Turn::Violation(PeerMisbehaved::InvalidUtf8));
+                    break Some(Turn::Violation(ProtocolError::InvalidUtf8));
                 }
                 // The next message may be a short one of the other kind.
                 if at > from {

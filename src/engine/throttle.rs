@@ -7,7 +7,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream};
 use crate::{
-    connection::slot::FinalClose, error::NotConnected, event::close_reason::CloseReason, id::ClientId,
+    connection::slot::FinalClose, error::NotConnectedError, event::close_reason::CloseReason, id::ClientId,
 };
 
 /// The close reasons sent to a client that exceeded a rate limit.
@@ -17,7 +17,7 @@ pub(super) const TOO_MANY_BYTES: &str = "too many bytes per second";
 impl<S: Stream> Engine<S> {
     /// Stops reading from this client: its messages wait in the kernel, and TCP slows the peer
     /// down.
-    pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnected> {
+    pub(crate) fn pause_reading(&mut self, id: ClientId) -> Result<(), NotConnectedError> {
         let (open, ..) = self.open_mut(id)?;
         // A close handshake must be read to its end, and so must the rest of a broken connection.
         let closing = open.pending_reason.is_some() || open.reported;
@@ -26,7 +26,7 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    pub(crate) fn resume_reading(&mut self, id: ClientId, now: Instant) -> Result<(), NotConnected> {
+    pub(crate) fn resume_reading(&mut self, id: ClientId, now: Instant) -> Result<(), NotConnectedError> {
         self.open_mut(id)?;
         let client = &mut self.clients[id.index()];
         if std::mem::take(&mut client.paused) {

@@ -7,7 +7,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::{Engine, Stream};
 use crate::{
     connection::{deadlines::Due, slot::Stage},
-    event::close_reason::{CloseReason, Timeout},
+    event::close_reason::{CloseReason, TimeoutKind},
     id::TimerId,
     util::{time::after, timer_wheel},
 };
@@ -124,13 +124,13 @@ impl<S: Stream> Engine<S> {
                 }
             }
             // Unread input is a sign of life.
-            Some(Due::Timeout(Timeout::Silence)) if client.readable => client.deadlines.heard(now),
-            Some(Due::Timeout(Timeout::Close)) if client.failed.is_some() && client.open().is_some() => {
+            Some(Due::Timeout(TimeoutKind::Silence)) if client.readable => client.deadlines.heard(now),
+            Some(Due::Timeout(TimeoutKind::Close)) if client.failed.is_some() && client.open().is_some() => {
                 return self.broken_is_due(index, now);
             }
             // The input may have arrived in time while the host was away. The grace period is given
             // once only; otherwise an occasional byte could extend it for ever.
-            Some(Due::Timeout(Timeout::Close))
+            Some(Due::Timeout(TimeoutKind::Close))
                 if client.readable
                     && client.awaits_input()
                     && !std::mem::replace(&mut client.grace_used, true) =>
@@ -140,7 +140,7 @@ impl<S: Stream> Engine<S> {
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {
                 // The connection is not idle while its response leaves or its next request is
                 // unread.
-                (Stage::Handshake(_), Timeout::Close)
+                (Stage::Handshake(_), TimeoutKind::Close)
                     if client.is_idle_http() && (client.outbox.has_work() || client.readable) =>
                 {
                     client.deadlines.close_by(after(now, self.config.keep_alive_timeout));
@@ -149,8 +149,10 @@ impl<S: Stream> Engine<S> {
                 (Stage::Handshake(_) | Stage::Request(_) | Stage::Linger { .. }, _) => {
                     return self.overdue(index, now);
                 }
-                (Stage::Open(open), Timeout::Lifetime) if open.connection.close_state().may_send_data() => {
-                    let reason = CloseReason::Timeout(Timeout::Lifetime);
+                (Stage::Open(open), TimeoutKind::Lifetime)
+                    if open.connection.close_state().may_send_data() =>
+                {
+                    let reason = CloseReason::Timeout(TimeoutKind::Lifetime);
                     self.begin_close(index, CloseCode::Away, "maximum lifetime", reason, now);
                 }
                 (Stage::Open(_), timeout) => return self.remove(index, CloseReason::Timeout(timeout)),

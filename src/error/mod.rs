@@ -18,7 +18,7 @@ pub use connect::{ConnectError, ConnectStep, Refusal};
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("client {0} is not connected: forget its id when you see its Close event")]
-pub struct NotConnected(pub ClientId);
+pub struct NotConnectedError(pub ClientId);
 
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -45,12 +45,14 @@ pub enum SendError {
         /// The client's cap in bytes.
         max: usize,
     },
-    /// The outbox is full and the policy is [`Overflow::DropNewest`](crate::Overflow::DropNewest):
-    /// this message was dropped, the connection stays.
+    /// The outbox is full and the policy is
+    /// [`OverflowPolicy::DropNewest`](crate::OverflowPolicy::DropNewest): this message was dropped,
+    /// the connection stays.
     #[error("the outbox of client {0} is full: this message was dropped")]
     Dropped(ClientId),
-    /// The outbox is full and the policy is [`Overflow::Disconnect`](crate::Overflow::Disconnect):
-    /// the client is now being closed with 1013.
+    /// The outbox is full and the policy is
+    /// [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect): the client is now being
+    /// closed with 1013.
     #[error("the outbox of client {0} is full: it is being disconnected")]
     Overflow(ClientId),
 }
@@ -244,7 +246,7 @@ pub enum ConfigError {
 /// How the peer violated RFC 6455 or exceeded a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub enum PeerMisbehaved {
+pub enum ProtocolError {
     /// A client must mask every frame (§5.1).
     #[error("the client sent an unmasked frame")]
     UnmaskedFrame,
@@ -311,15 +313,15 @@ pub enum PeerMisbehaved {
     InvalidCloseReason,
 }
 
-impl PeerMisbehaved {
+impl ProtocolError {
     /// The close code to send for this violation (RFC 6455 §7.4.1).
     pub fn close_code(self) -> CloseCode {
         match self {
-            PeerMisbehaved::InvalidUtf8
-            | PeerMisbehaved::InvalidCloseReason
-            | PeerMisbehaved::CorruptDeflate => CloseCode::Invalid,
-            PeerMisbehaved::FrameTooBig { .. } | PeerMisbehaved::MessageTooBig { .. } => CloseCode::Size,
-            PeerMisbehaved::EmptyFragments => CloseCode::Policy,
+            ProtocolError::InvalidUtf8
+            | ProtocolError::InvalidCloseReason
+            | ProtocolError::CorruptDeflate => CloseCode::Invalid,
+            ProtocolError::FrameTooBig { .. } | ProtocolError::MessageTooBig { .. } => CloseCode::Size,
+            ProtocolError::EmptyFragments => CloseCode::Policy,
             _ => CloseCode::Protocol,
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::error::PeerMisbehaved;
+use crate::error::ProtocolError;
 
 /// Why a connection ended, from [`Event::Close`](crate::Event::Close).
 ///
@@ -42,8 +42,9 @@ pub enum CloseReason {
     /// [`Server::shutdown`](crate::Server::shutdown) was called.
     Shutdown,
     /// A deadline passed.
-    Timeout(Timeout),
-    /// The outbox was full under [`Overflow::Disconnect`](crate::Overflow::Disconnect); closed with
+    Timeout(TimeoutKind),
+    /// The outbox was full under [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect);
+    /// closed with
     /// 1013.
     Overflow,
     /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or
@@ -51,10 +52,10 @@ pub enum CloseReason {
     /// 1013, and its buffers were dropped.
     Shed,
     /// The peer sent more than `max_messages_per_second` or `max_bytes_per_second` allows under
-    /// [`Limit::Close`](crate::Limit::Close); closed with 1008.
+    /// [`RateLimitPolicy::Close`](crate::RateLimitPolicy::Close); closed with 1008.
     RateLimited,
-    /// The peer violated the protocol; closed with [`PeerMisbehaved::close_code`].
-    Protocol(PeerMisbehaved),
+    /// The peer violated the protocol; closed with [`ProtocolError::close_code`].
+    Protocol(ProtocolError),
     /// The peer ended the TCP connection without a close frame.
     Eof,
     /// Reading or writing failed, for instance with
@@ -65,7 +66,7 @@ pub enum CloseReason {
 /// Which deadline ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Timeout {
+pub enum TimeoutKind {
     /// No byte, not even a pong, arrived within `silence_timeout`.
     Silence,
     /// Bytes were queued, and none could be written within `write_timeout`.
@@ -86,7 +87,7 @@ impl CloseReason {
                 !matches!(code, CloseCode::Normal | CloseCode::Away | CloseCode::Status)
             }
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
-            CloseReason::Timeout(timeout) => *timeout != Timeout::Lifetime,
+            CloseReason::Timeout(timeout) => *timeout != TimeoutKind::Lifetime,
             CloseReason::Overflow | CloseReason::Shed | CloseReason::RateLimited => true,
             CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
         }
@@ -97,7 +98,7 @@ impl CloseReason {
     pub fn code(&self) -> CloseCode {
         match self {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
-            CloseReason::Shutdown | CloseReason::Timeout(Timeout::Lifetime) => CloseCode::Away,
+            CloseReason::Shutdown | CloseReason::Timeout(TimeoutKind::Lifetime) => CloseCode::Away,
             CloseReason::Overflow | CloseReason::Shed => CloseCode::Again,
             CloseReason::RateLimited => CloseCode::Policy,
             CloseReason::Protocol(violation) => violation.close_code(),
@@ -115,12 +116,12 @@ impl fmt::Display for CloseReason {
             CloseReason::Local { code, text } => closed_with(f, "this side", *code, text),
             CloseReason::Disconnected => f.write_str("disconnected by the application"),
             CloseReason::Shutdown => f.write_str("the server shut down"),
-            CloseReason::Timeout(Timeout::Silence) => f.write_str("the peer was silent for too long"),
-            CloseReason::Timeout(Timeout::Write) => f.write_str("the peer took no data for too long"),
-            CloseReason::Timeout(Timeout::Close) => {
+            CloseReason::Timeout(TimeoutKind::Silence) => f.write_str("the peer was silent for too long"),
+            CloseReason::Timeout(TimeoutKind::Write) => f.write_str("the peer took no data for too long"),
+            CloseReason::Timeout(TimeoutKind::Close) => {
                 f.write_str("the peer did not answer the close frame in time")
             }
-            CloseReason::Timeout(Timeout::Lifetime) => {
+            CloseReason::Timeout(TimeoutKind::Lifetime) => {
                 f.write_str("the connection reached its maximum lifetime")
             }
             CloseReason::Overflow => f.write_str("the peer reads too slowly: its outbox was full"),
@@ -156,12 +157,12 @@ mod tests {
         for code in [1002, 1006, 1011, 4000] {
             assert!(peer(code).is_unexpected(), "{code}");
         }
-        assert!(CloseReason::Timeout(Timeout::Silence).is_unexpected());
-        assert!(!CloseReason::Timeout(Timeout::Lifetime).is_unexpected());
-        assert_eq!(CloseReason::Timeout(Timeout::Silence).code(), CloseCode::Abnormal);
+        assert!(CloseReason::Timeout(TimeoutKind::Silence).is_unexpected());
+        assert!(!CloseReason::Timeout(TimeoutKind::Lifetime).is_unexpected());
+        assert_eq!(CloseReason::Timeout(TimeoutKind::Silence).code(), CloseCode::Abnormal);
         assert!(CloseReason::RateLimited.is_unexpected());
         assert_eq!(u16::from(CloseReason::RateLimited.code()), 1008);
-        assert_eq!(CloseReason::Protocol(PeerMisbehaved::InvalidUtf8).code(), CloseCode::Invalid);
+        assert_eq!(CloseReason::Protocol(ProtocolError::InvalidUtf8).code(), CloseCode::Invalid);
     }
 
     #[test]

@@ -18,10 +18,12 @@ pub struct Delivery {
     /// Clients that the message was queued for.
     pub queued: usize,
     /// Clients that miss it and stay connected: their outbox is full under
-    /// [`Overflow::DropNewest`](crate::Overflow::DropNewest), or the message alone exceeds
+    /// [`OverflowPolicy::DropNewest`](crate::OverflowPolicy::DropNewest), or the message alone
+    /// exceeds
     /// `max_buffered`.
     pub dropped: usize,
-    /// Clients whose outbox is full under [`Overflow::Disconnect`](crate::Overflow::Disconnect):
-    /// they are being closed with 1013.
+    /// Clients whose outbox is full under
+    /// [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect): they are being closed
+    /// with 1013.
     pub overflowed: usize,
 }

@@ -9,7 +9,7 @@ use tungstenite::protocol::frame::coding::Data;
 
 use crate::{
     config::MessageLimits,
-    error::PeerMisbehaved,
+    error::ProtocolError,
     message::Kind,
     proto::{frame::Header, mask::apply_mask_at, utf8::Utf8Validator},
     util::buffer_pool::BufferPool,
@@ -78,7 +78,7 @@ impl Assembler {
         header: &Header,
         data: Data,
         limits: MessageLimits,
-    ) -> Result<(), PeerMisbehaved> {
+    ) -> Result<(), ProtocolError> {
         debug_assert!(!self.in_frame);
         check_size(self, header, data, limits)?;
         match data {
@@ -90,7 +90,7 @@ impl Assembler {
         if header.len == 0 && !header.fin {
             self.empty_run += 1;
             if self.empty_run > Self::MAX_EMPTY_RUN {
-                return Err(PeerMisbehaved::EmptyFragments);
+                return Err(ProtocolError::EmptyFragments);
             }
         } else {
             self.empty_run = 0;
@@ -101,7 +101,7 @@ impl Assembler {
     }
 
     /// Takes payload, still masked, from the front of `bytes`; returns the number of bytes taken.
-    pub(crate) fn absorb(&mut self, bytes: &[u8], pool: &mut BufferPool) -> Result<usize, PeerMisbehaved> {
+    pub(crate) fn absorb(&mut self, bytes: &[u8], pool: &mut BufferPool) -> Result<usize, ProtocolError> {
         let count = bytes.len().min(usize::try_from(self.frame_left).unwrap_or(usize::MAX));
         if self.buffer.capacity() == 0 && count > 0 {
             // The length of a first fragment does not tell how large the message is.
@@ -142,7 +142,7 @@ impl Assembler {
     }
 
     /// Unmasks and validates `count` bytes that were read into `room` or copied.
-    pub(crate) fn arrived(&mut self, count: usize) -> Result<(), PeerMisbehaved> {
+    pub(crate) fn arrived(&mut self, count: usize) -> Result<(), ProtocolError> {
         let new = &mut self.buffer[self.filled..self.filled + count];
         if let Some(key) = self.mask {
             apply_mask_at(new, key, usize::from(self.phase));
@@ -157,7 +157,7 @@ impl Assembler {
     }
 
     /// Ends the frame if all of it has arrived, and returns the message if this was its last frame.
-    pub(crate) fn finish_frame(&mut self) -> Result<Option<Assembled>, PeerMisbehaved> {
+    pub(crate) fn finish_frame(&mut self) -> Result<Option<Assembled>, ProtocolError> {
         if !self.in_frame || self.frame_left > 0 {
             return Ok(None);
         }
@@ -190,19 +190,19 @@ pub(crate) fn check_size(
     header: &Header,
     data: Data,
     limits: MessageLimits,
-) -> Result<(), PeerMisbehaved> {
+) -> Result<(), ProtocolError> {
     match (data, assembler.in_message()) {
-        (Data::Continue, false) => return Err(PeerMisbehaved::UnexpectedContinuation),
-        (Data::Text | Data::Binary, true) => return Err(PeerMisbehaved::ExpectedContinuation),
-        (Data::Reserved(code), _) => return Err(PeerMisbehaved::ReservedOpcode(code)),
+        (Data::Continue, false) => return Err(ProtocolError::UnexpectedContinuation),
+        (Data::Text | Data::Binary, true) => return Err(ProtocolError::ExpectedContinuation),
+        (Data::Reserved(code), _) => return Err(ProtocolError::ReservedOpcode(code)),
         _ => {}
     }
     if header.len > limits.frame {
-        return Err(PeerMisbehaved::FrameTooBig { len: header.len, max: limits.frame });
+        return Err(ProtocolError::FrameTooBig { len: header.len, max: limits.frame });
     }
     let len = (assembler.filled as u64).saturating_add(header.len);
     if len > limits.message {
-        return Err(PeerMisbehaved::MessageTooBig { len, max: limits.message });
+        return Err(ProtocolError::MessageTooBig { len, max: limits.message });
     }
     Ok(())
 }
@@ -267,7 +267,7 @@ mod tests {
             assembler.finish_frame().unwrap();
             outcome = assembler.begin_frame(&header(Data::Continue, false, 0), Data::Continue, LIMITS);
         }
-        assert_eq!(outcome, Err(PeerMisbehaved::EmptyFragments));
+        assert_eq!(outcome, Err(ProtocolError::EmptyFragments));
     }
 
     #[test]
@@ -275,13 +275,13 @@ mod tests {
         let limits = MessageLimits { frame: 10, message: 15 };
         let mut assembler = Assembler::default();
         let frame = assembler.begin_frame(&header(Data::Binary, false, 11), Data::Binary, limits);
-        assert_eq!(frame, Err(PeerMisbehaved::FrameTooBig { len: 11, max: 10 }));
+        assert_eq!(frame, Err(ProtocolError::FrameTooBig { len: 11, max: 10 }));
         let mut assembler = Assembler::default();
         let mut pool = BufferPool::new(0);
         assembler.begin_frame(&header(Data::Binary, false, 10), Data::Binary, limits).unwrap();
         assembler.absorb(&[0; 10], &mut pool).unwrap();
         assembler.finish_frame().unwrap();
         let message = assembler.begin_frame(&header(Data::Continue, true, 6), Data::Continue, limits);
-        assert_eq!(message, Err(PeerMisbehaved::MessageTooBig { len: 16, max: 15 }));
+        assert_eq!(message, Err(ProtocolError::MessageTooBig { len: 16, max: 15 }));
     }
 }

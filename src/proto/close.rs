@@ -2,7 +2,7 @@
 //!
 //! Codes are plain `u16` here: tungstenite's `CloseCode` treats the registered 1014 as invalid.
 
-use crate::error::{CloseError, PeerMisbehaved};
+use crate::error::{CloseError, ProtocolError};
 
 /// The longest reason in bytes: a control payload of 125 less the 2 of the code (§5.5, §5.5.1).
 pub(crate) const MAX_REASON: usize = 123;
@@ -28,22 +28,22 @@ pub(crate) fn may_be_sent(code: u16) -> bool {
 ///
 /// # Errors
 ///
-/// [`CloseBodyTooShort`](PeerMisbehaved::CloseBodyTooShort),
-/// [`InvalidCloseCode`](PeerMisbehaved::InvalidCloseCode) or
-/// [`InvalidCloseReason`](PeerMisbehaved::InvalidCloseReason).
-pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, PeerMisbehaved> {
+/// [`CloseBodyTooShort`](ProtocolError::CloseBodyTooShort),
+/// [`InvalidCloseCode`](ProtocolError::InvalidCloseCode) or
+/// [`InvalidCloseReason`](ProtocolError::InvalidCloseReason).
+pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, ProtocolError> {
     if body.is_empty() {
         return Ok(None);
     }
     // "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer (in
     // network byte order) representing a status code" (§5.5.1)
-    let (code, reason) = body.split_first_chunk().ok_or(PeerMisbehaved::CloseBodyTooShort)?;
+    let (code, reason) = body.split_first_chunk().ok_or(ProtocolError::CloseBodyTooShort)?;
     let code = u16::from_be_bytes(*code);
     if !may_be_sent(code) {
-        return Err(PeerMisbehaved::InvalidCloseCode(code));
+        return Err(ProtocolError::InvalidCloseCode(code));
     }
     // "the body MAY contain UTF-8-encoded data with value /reason/" (§5.5.1)
-    let reason = std::str::from_utf8(reason).map_err(|_| PeerMisbehaved::InvalidCloseReason)?;
+    let reason = std::str::from_utf8(reason).map_err(|_| ProtocolError::InvalidCloseReason)?;
     Ok(Some((code, reason)))
 }
 
@@ -152,7 +152,7 @@ mod tests {
             };
             assert_eq!(may_be_sent(code), expected, "{code}");
             let parsed = parse_body(&code.to_be_bytes()).map(|body| body.is_some());
-            let refused = Err(PeerMisbehaved::InvalidCloseCode(code));
+            let refused = Err(ProtocolError::InvalidCloseCode(code));
             assert_eq!(parsed, if expected { Ok(true) } else { refused });
         }
     }
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn malformed_bodies_are_violations() {
         assert_eq!(parse_body(&[]), Ok(None));
-        assert_eq!(parse_body(&[3]), Err(PeerMisbehaved::CloseBodyTooShort));
-        assert_eq!(parse_body(&[3, 237, b'x']), Err(PeerMisbehaved::InvalidCloseCode(1005)));
+        assert_eq!(parse_body(&[3]), Err(ProtocolError::CloseBodyTooShort));
+        assert_eq!(parse_body(&[3, 237, b'x']), Err(ProtocolError::InvalidCloseCode(1005)));
         for reason in [&[0xff][..], &[0xe2, 0x82], &[0xed, 0xa0, 0x80]] {
             let body = [&[3, 232], reason].concat();
-            assert_eq!(parse_body(&body), Err(PeerMisbehaved::InvalidCloseReason));
+            assert_eq!(parse_body(&body), Err(ProtocolError::InvalidCloseReason));
         }
     }
 

@@ -7,7 +7,7 @@
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use crate::{error::PeerMisbehaved, message::Kind, proto::mask::apply_mask};
+use crate::{error::ProtocolError, message::Kind, proto::mask::apply_mask};
 
 /// "All control frames MUST have a payload length of 125 bytes or less" (§5.5).
 pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
@@ -56,14 +56,14 @@ impl Header {
     /// # Errors
     ///
     /// A violation is reported at the first byte that proves it, even in an incomplete header.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, PeerMisbehaved> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, ProtocolError> {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         let opcode = parse_first(first)?;
 
         let Some((&second, rest)) = rest.split_first() else { return Ok(None) };
         // A control frame never has an extended length (§5.5), so 126 and 127 are too long as well.
         if is_control(opcode) && usize::from(second & LENGTH) > MAX_CONTROL_PAYLOAD {
-            return Err(PeerMisbehaved::ControlTooLong);
+            return Err(ProtocolError::ControlTooLong);
         }
         let Some((len, rest)) = parse_length(second & LENGTH, rest)? else { return Ok(None) };
 
@@ -210,45 +210,45 @@ fn write(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
 }
 
 /// Checks the rules that the first byte alone can violate, and returns its opcode.
-fn parse_first(first: u8) -> Result<OpCode, PeerMisbehaved> {
+fn parse_first(first: u8) -> Result<OpCode, ProtocolError> {
     // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values."
     // (§5.2). No supported extension defines RSV2 or RSV3.
     if first & RSV2_RSV3 != 0 {
-        return Err(PeerMisbehaved::ReservedBits);
+        return Err(ProtocolError::ReservedBits);
     }
     // "If an unknown opcode is received, the receiving endpoint MUST _Fail the WebSocket
     // Connection_." (§5.2)
     let opcode = OpCode::from(first & OPCODE);
     if let OpCode::Data(Data::Reserved(code)) | OpCode::Control(Control::Reserved(code)) = opcode {
-        return Err(PeerMisbehaved::ReservedOpcode(code));
+        return Err(ProtocolError::ReservedOpcode(code));
     }
     // "All control frames … MUST NOT be fragmented." (§5.5)
     if is_control(opcode) && first & FIN == 0 {
-        return Err(PeerMisbehaved::FragmentedControl);
+        return Err(ProtocolError::FragmentedControl);
     }
     Ok(opcode)
 }
 
 /// Returns the payload length and the bytes behind it; `None` if the length is incomplete.
-fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, PeerMisbehaved> {
+fn parse_length(short: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, ProtocolError> {
     match short {
         LENGTH_16 => {
             let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
             let len = u16::from_be_bytes(*bytes);
             // "the minimal number of bytes MUST be used to encode the length" (§5.2)
             if len <= 125 {
-                return Err(PeerMisbehaved::LengthNotMinimal);
+                return Err(ProtocolError::LengthNotMinimal);
             }
             Ok(Some((len.into(), rest)))
         }
         LENGTH_64 => {
             // "the most significant bit MUST be 0" (§5.2)
             if rest.first().is_some_and(|byte| byte & 0x80 != 0) {
-                return Err(PeerMisbehaved::LengthOverflow);
+                return Err(ProtocolError::LengthOverflow);
             }
             // After six zero bytes the length fits into 16 bits, whatever the last two bytes are.
             if rest.starts_with(&[0; 6]) {
-                return Err(PeerMisbehaved::LengthNotMinimal);
+                return Err(ProtocolError::LengthNotMinimal);
             }
             let Some((bytes, rest)) = rest.split_first_chunk() else { return Ok(None) };
             Ok(Some((u64::from_be_bytes(*bytes), rest)))
@@ -366,7 +366,7 @@ mod tests {
                 }
                 Ok(None) => assert_eq!(read.unwrap(), None, "{bytes:x?}"),
                 // tungstenite reports a reserved opcode only when the header is complete.
-                Err(PeerMisbehaved::ReservedOpcode(_)) => assert!(!matches!(read, Ok(Some(_))), "{bytes:x?}"),
+                Err(ProtocolError::ReservedOpcode(_)) => assert!(!matches!(read, Ok(Some(_))), "{bytes:x?}"),
                 // tungstenite leaves all other checks to the caller of its parser.
                 Err(_) => {}
             }
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn violations_are_reported_by_the_first_byte_that_proves_them() {
-        use PeerMisbehaved::*;
+        use ProtocolError::*;
         for (bytes, expected) in [
             (&b"\xa1"[..], ReservedBits),
             (b"\x83", ReservedOpcode(3)),

@@ -5,7 +5,7 @@
     reason = "at most three bytes are pending, so a fourth ends a sequence within `point`"
 )]
 
-use crate::error::PeerMisbehaved;
+use crate::error::ProtocolError;
 
 /// Payloads up to this many bytes are first checked for plain ASCII: at 125 bytes 4 ns instead of
 /// 10, for about 1 ns more if the text is not ASCII. Longer payloads gain nothing measurable.
@@ -40,15 +40,15 @@ impl Utf8Validator {
     ///
     /// # Errors
     ///
-    /// [`PeerMisbehaved::InvalidUtf8`] as soon as the text cannot become valid any more.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), PeerMisbehaved> {
+    /// [`ProtocolError::InvalidUtf8`] as soon as the text cannot become valid any more.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
         // "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream
         // is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket
         // Connection_." (§8.1)
         let rest = self.complete_pending(bytes)?;
         let Err(error) = simdutf8::compat::from_utf8(rest) else { return Ok(()) };
         if error.error_len().is_some() {
-            return Err(PeerMisbehaved::InvalidUtf8);
+            return Err(ProtocolError::InvalidUtf8);
         }
         // No `error_len`: the input ends inside a code point that is valid so far.
         self.set_pending(&rest[error.valid_up_to()..]);
@@ -59,13 +59,13 @@ impl Utf8Validator {
     ///
     /// # Errors
     ///
-    /// [`PeerMisbehaved::InvalidUtf8`] if it stops inside a code point.
-    pub(crate) fn finish(&self) -> Result<(), PeerMisbehaved> {
-        if self.len == 0 { Ok(()) } else { Err(PeerMisbehaved::InvalidUtf8) }
+    /// [`ProtocolError::InvalidUtf8`] if it stops inside a code point.
+    pub(crate) fn finish(&self) -> Result<(), ProtocolError> {
+        if self.len == 0 { Ok(()) } else { Err(ProtocolError::InvalidUtf8) }
     }
 
     /// Completes the pending code point byte by byte, and returns the bytes behind it.
-    fn complete_pending<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], PeerMisbehaved> {
+    fn complete_pending<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], ProtocolError> {
         let mut rest = bytes;
         while self.len > 0 {
             let Some((&byte, after)) = rest.split_first() else { break };
@@ -77,7 +77,7 @@ impl Utf8Validator {
             point[len] = byte;
             match std::str::from_utf8(&point[..=len]) {
                 Ok(_) => self.len = 0,
-                Err(error) if error.error_len().is_some() => return Err(PeerMisbehaved::InvalidUtf8),
+                Err(error) if error.error_len().is_some() => return Err(ProtocolError::InvalidUtf8),
                 Err(_) => self.set_pending(&point[..=len]),
             }
         }
@@ -220,7 +220,7 @@ mod tests {
             let mut validator = Utf8Validator::default();
             let (last, before) = bytes.split_last().unwrap();
             before.iter().for_each(|&byte| validator.feed(&[byte]).unwrap());
-            validator.feed(&[*last]) == Err(PeerMisbehaved::InvalidUtf8)
+            validator.feed(&[*last]) == Err(ProtocolError::InvalidUtf8)
         };
         assert!(refused(&[0xe0, 0x80]), "overlong");
         assert!(refused(&[0xf0, 0x8f]), "overlong");
@@ -263,7 +263,7 @@ mod tests {
         validator.feed("ok ".as_bytes()).unwrap();
         validator.feed(&[0xf0, 0x9f, 0xa6]).unwrap();
         validator.feed(&[]).unwrap();
-        assert_eq!(validator.finish(), Err(PeerMisbehaved::InvalidUtf8));
+        assert_eq!(validator.finish(), Err(ProtocolError::InvalidUtf8));
         validator.feed(&[0x80]).unwrap();
         assert_eq!(validator.finish(), Ok(()));
     }

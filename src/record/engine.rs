@@ -25,12 +25,12 @@ use super::{
 };
 use crate::{
     config::{
-        Config, Overflow,
+        Config, OverflowPolicy,
         connect::Plan,
         send_options::{LatestKey, SendTerms},
     },
     engine::{Audience, Engine, Order, Readiness, hooks::Hooks},
-    error::{CloseError, ConnectError, JoinError, NotConnected, RespondError, SendError, UpgradeError},
+    error::{CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError, UpgradeError},
     event::{delivery::Delivery, tick::Tick},
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
     net::socket::Socket,
@@ -197,19 +197,19 @@ impl RecordedEngine {
     // ---- calls by the application ----
 
     recorded! {
-        fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Disconnect { client };
-        fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> =
+        fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Disconnect { client };
+        fn set_overflow(&mut self, client: ClientId, overflow: OverflowPolicy) -> Result<(), NotConnectedError> =
             Entry::SetOverflow { client, overflow };
-        fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Pause { client };
+        fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Pause { client };
         fn cancel_timer(&mut self, timer: TimerId) -> bool = Entry::CancelTimer { timer };
         fn join(&mut self, client: ClientId, room: Room<'_>) -> Result<(), JoinError> =
             Entry::Join { client, room: copy_room(room) };
-        fn leave(&mut self, client: ClientId, room: Room<'_>) -> Result<bool, NotConnected> =
+        fn leave(&mut self, client: ClientId, room: Room<'_>) -> Result<bool, NotConnectedError> =
             Entry::Leave { client, room: copy_room(room) };
-        fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnected> = Entry::LeaveAll { client };
-        fn set_user(&mut self, client: ClientId, key: &str) -> Result<(), NotConnected> =
+        fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnectedError> = Entry::LeaveAll { client };
+        fn set_user(&mut self, client: ClientId, key: &str) -> Result<(), NotConnectedError> =
             Entry::SetUser { client, key: key.to_owned() };
-        fn clear_user(&mut self, client: ClientId) -> Result<bool, NotConnected> = Entry::ClearUser { client };
+        fn clear_user(&mut self, client: ClientId) -> Result<bool, NotConnectedError> = Entry::ClearUser { client };
     }
 
     recorded_at! {
@@ -218,7 +218,7 @@ impl RecordedEngine {
             Entry::Close { client, code: code.into(), reason: reason.to_owned() };
         fn shutdown(&mut self, code: CloseCode, deadline: Duration) =
             Entry::Shutdown { code: code.into(), deadline };
-        fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnected> = Entry::Resume { client };
+        fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Resume { client };
         fn set_timer(&mut self, delay: Duration, repeat: bool) -> TimerId = Entry::SetTimer { delay, repeat };
         fn accept_upgrade(&mut self, upgrade: UpgradeId, headers: HeaderMap) -> Result<ClientId, UpgradeError> =
             Entry::AcceptUpgrade { upgrade, headers: headers.clone() };

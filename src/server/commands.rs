@@ -8,10 +8,10 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::Server;
 use crate::{
     config::{
-        Overflow,
+        OverflowPolicy,
         send_options::{LatestKey, SendTerms},
     },
-    error::{CloseError, NotConnected, SendError},
+    error::{CloseError, NotConnectedError, SendError},
     event::delivery::Delivery,
     id::{ClientId, TimerId},
     outbox::prepared::Outgoing,
@@ -163,7 +163,7 @@ impl Server {
     /// # Errors
     ///
     /// The id is stale.
-    pub fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnected> {
+    pub fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnectedError> {
         self.engine.disconnect(client)
     }
 
@@ -215,14 +215,18 @@ impl Server {
     /// # Examples
     ///
     /// ```
-    /// use tickws::{ClientId, NotConnected, Overflow, Server};
+    /// use tickws::{ClientId, NotConnectedError, OverflowPolicy, Server};
     ///
     /// /// A spectator may miss messages, a player may not.
-    /// fn spectate(server: &mut Server, client: ClientId) -> Result<(), NotConnected> {
-    ///     server.set_overflow(client, Overflow::DropNewest)
+    /// fn spectate(server: &mut Server, client: ClientId) -> Result<(), NotConnectedError> {
+    ///     server.set_overflow(client, OverflowPolicy::DropNewest)
     /// }
     /// ```
-    pub fn set_overflow(&mut self, client: ClientId, overflow: Overflow) -> Result<(), NotConnected> {
+    pub fn set_overflow(
+        &mut self,
+        client: ClientId,
+        overflow: OverflowPolicy,
+    ) -> Result<(), NotConnectedError> {
         self.engine.set_overflow(client, overflow)
     }
 
@@ -234,17 +238,18 @@ impl Server {
     /// # Errors
     ///
     /// The id is stale.
-    pub fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnected> {
+    pub fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> {
         self.engine.pause_reading(client)
     }
 
     /// Resumes reading from a paused client; has no effect on other clients. A pause by
-    /// [`Limit::Pause`](crate::Limit::Pause) is independent of this one and goes on.
+    /// [`RateLimitPolicy::Pause`](crate::RateLimitPolicy::Pause) is independent of this one and
+    /// goes on.
     ///
     /// # Errors
     ///
     /// The id is stale.
-    pub fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnected> {
+    pub fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> {
         self.engine.resume_reading(client, self.now())
     }
 

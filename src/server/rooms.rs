@@ -4,7 +4,7 @@ use super::Server;
 use crate::{
     config::send_options::LatestKey,
     engine::Audience,
-    error::{JoinError, NotConnected},
+    error::{JoinError, NotConnectedError},
     event::delivery::Delivery,
     id::{ClientId, Room, RoomId},
     outbox::prepared::Outgoing,
@@ -43,7 +43,11 @@ impl Server {
     /// # Errors
     ///
     /// The client's id is stale.
-    pub fn leave<'r>(&mut self, client: ClientId, room: impl Into<Room<'r>>) -> Result<bool, NotConnected> {
+    pub fn leave<'r>(
+        &mut self,
+        client: ClientId,
+        room: impl Into<Room<'r>>,
+    ) -> Result<bool, NotConnectedError> {
         self.engine.leave(client, room.into())
     }
 
@@ -52,7 +56,7 @@ impl Server {
     /// # Errors
     ///
     /// The client's id is stale.
-    pub fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnected> {
+    pub fn leave_all(&mut self, client: ClientId) -> Result<usize, NotConnectedError> {
         self.engine.leave_all(client)
     }
 
@@ -152,15 +156,15 @@ impl Server {
     /// # Examples
     ///
     /// ```
-    /// use tickws::{ClientId, NotConnected, Server};
+    /// use tickws::{ClientId, NotConnectedError, Server};
     ///
-    /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnected> {
+    /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnectedError> {
     ///     server.set_user(client, "ada")?;
     ///     server.send_to_user("ada", "you signed in on one more device"); // on all of them
     ///     Ok(())
     /// }
     /// ```
-    pub fn set_user(&mut self, client: ClientId, key: impl AsRef<str>) -> Result<(), NotConnected> {
+    pub fn set_user(&mut self, client: ClientId, key: impl AsRef<str>) -> Result<(), NotConnectedError> {
         self.engine.set_user(client, key.as_ref())
     }
 
@@ -169,7 +173,7 @@ impl Server {
     /// # Errors
     ///
     /// The client's id is stale.
-    pub fn clear_user(&mut self, client: ClientId) -> Result<bool, NotConnected> {
+    pub fn clear_user(&mut self, client: ClientId) -> Result<bool, NotConnectedError> {
         self.engine.clear_user(client)
     }
 

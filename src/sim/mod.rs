@@ -5,9 +5,9 @@
 //! program's code runs unchanged; only the sockets and the clock are simulated. Time passes only in
 //! [`Sim::advance`] and while a server sleeps ([`poll_for`](Server::poll_for),
 //! [`poll_wait`](Server::poll_wait), [`run`](Server::run)). A sleep jumps to the next arrival or
-//! deadline, so that a test of an hour takes milliseconds. [`Weather`] sets the behaviour of the
-//! network. The same seed and the same calls give the same events, and the same bytes at the same
-//! times.
+//! deadline, so that a test of an hour takes milliseconds. [`NetworkConditions`] sets the behaviour
+//! of the network. The same seed and the same calls give the same events, and the same bytes at the
+//! same times.
 //!
 //! Differences from a real server:
 //!
@@ -23,7 +23,7 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use tickws::{Event, Message, Server, sim::{Received, Sim, Weather}};
+//! use tickws::{Event, Message, Server, sim::{Received, Sim, NetworkConditions}};
 //!
 //! /// The code of the game, the same with real sockets.
 //! fn frame(server: &mut Server) -> std::io::Result<()> {
@@ -41,7 +41,7 @@
 //! }
 //!
 //! # fn main() -> std::io::Result<()> {
-//! let sim = Sim::with_weather(42, Weather::foul());
+//! let sim = Sim::with_conditions(42, NetworkConditions::foul());
 //! let mut server = sim.server(Server::builder())?;
 //! let (mut ada, mut bob) = (sim.connect(&server, "/"), sim.connect(&server, "/"));
 //! for number in 0..100 {
@@ -72,7 +72,7 @@ pub use replay::Replay;
 pub use seeds::for_each_seed;
 
 pub use crate::{
-    net::sim::{Received, Weather},
+    net::sim::{NetworkConditions, Received},
     record::{Divergence, Recording, ReplayError},
 };
 use crate::{
@@ -89,19 +89,20 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Creates a network in [calm](Weather::calm) weather.
+    /// Creates a network in [calm](NetworkConditions::calm) conditions.
     pub fn new(seed: u64) -> Self {
-        Sim::with_weather(seed, Weather::calm())
+        Sim::with_conditions(seed, NetworkConditions::calm())
     }
 
-    /// Creates a network in this weather.
-    pub fn with_weather(seed: u64, weather: Weather) -> Self {
-        Sim { network: Shared::new(seed, weather, kernel::clock()) }
+    /// Creates a network with these conditions.
+    pub fn with_conditions(seed: u64, conditions: NetworkConditions) -> Self {
+        Sim { network: Shared::new(seed, conditions, kernel::clock()) }
     }
 
-    /// Changes the weather. Existing connections keep their [`buffer`](Weather::buffer).
-    pub fn set_weather(&self, weather: Weather) {
-        self.network.lock().conditions = weather;
+    /// Changes the conditions. Existing connections keep their
+    /// [`buffer`](NetworkConditions::buffer).
+    pub fn set_conditions(&self, conditions: NetworkConditions) {
+        self.network.lock().conditions = conditions;
     }
 
     /// Builds a server in this network. It listens on one address, which

@@ -15,10 +15,10 @@ use crate::net::sim::seeds;
 /// # Examples
 ///
 /// ```
-/// use tickws::{Server, sim::{Sim, Weather, for_each_seed}};
+/// use tickws::{Server, sim::{Sim, NetworkConditions, for_each_seed}};
 ///
 /// for_each_seed(20, |seed| {
-///     let sim = Sim::with_weather(seed, Weather::foul());
+///     let sim = Sim::with_conditions(seed, NetworkConditions::foul());
 ///     let mut server = sim.server(Server::builder()).unwrap();
 ///     // ... a game and its assertions
 ///     assert!(server.poll_once().unwrap().is_empty());

@@ -5,7 +5,7 @@ mod prometheus;
 use std::fmt;
 
 use crate::{
-    event::close_reason::{CloseReason, Timeout},
+    event::close_reason::{CloseReason, TimeoutKind},
     http1::rejection::Rejection,
 };
 
@@ -19,7 +19,7 @@ pub struct Stats {
     /// TCP connections accepted.
     pub accepted: u64,
     /// Connections that never became a WebSocket, by cause.
-    pub rejected: Rejected,
+    pub rejected: RejectCounts,
     /// Responses sent to plain HTTP requests.
     pub http_requests: u64,
     /// Connections that ended after plain HTTP requests, without an upgrade request.
@@ -37,7 +37,8 @@ pub struct Stats {
     pub buffered: u64,
     /// Messages received, reported as events.
     pub messages_in: u64,
-    /// Times that a rate limit paused a client under [`Limit::Pause`](crate::Limit::Pause).
+    /// Times that a rate limit paused a client under
+    /// [`RateLimitPolicy::Pause`](crate::RateLimitPolicy::Pause).
     pub throttled: u64,
     /// Messages queued. A broadcast counts once per client.
     pub messages_out: u64,
@@ -45,8 +46,8 @@ pub struct Stats {
     pub bytes_in: u64,
     /// Bytes written to sockets, HTTP and framing included.
     pub bytes_out: u64,
-    /// Messages dropped under [`Overflow::DropNewest`](crate::Overflow::DropNewest), broadcasts
-    /// larger than `max_buffered`, and messages that
+    /// Messages dropped under [`OverflowPolicy::DropNewest`](crate::OverflowPolicy::DropNewest),
+    /// broadcasts larger than `max_buffered`, and messages that
     /// [`WhileDown::KeepLast`](crate::WhileDown::KeepLast) did not keep.
     pub dropped: u64,
     /// Queued messages replaced by a newer one with the same [`LatestKey`](crate::LatestKey).
@@ -59,7 +60,7 @@ pub struct Stats {
     /// Pings sent.
     pub pings: u64,
     /// WebSocket connections ended, by cause.
-    pub closed: Closed,
+    pub closed: CloseCounts,
     /// Times that reading stopped for all clients because of `max_total_buffered`.
     pub reading_stops: u64,
     /// Times that accepting paused because the process was out of descriptors or memory.
@@ -72,7 +73,7 @@ pub struct Stats {
 /// Connections that never became a WebSocket, by cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Rejected {
+pub struct RejectCounts {
     /// 400: not HTTP, or an upgrade request that violates RFC 6455 §4.1.
     pub bad_request: u64,
     /// 405 and 426: an HTTP request, but not for a WebSocket of version 13.
@@ -106,7 +107,7 @@ pub struct Rejected {
 /// Ended WebSocket connections by cause, one counter for each [`CloseReason`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Closed {
+pub struct CloseCounts {
     /// [`CloseReason::Peer`].
     pub peer: u64,
     /// [`CloseReason::Local`].
@@ -115,13 +116,13 @@ pub struct Closed {
     pub disconnected: u64,
     /// [`CloseReason::Shutdown`].
     pub shutdown: u64,
-    /// [`Timeout::Silence`].
+    /// [`TimeoutKind::Silence`].
     pub silence: u64,
-    /// [`Timeout::Write`].
+    /// [`TimeoutKind::Write`].
     pub write_timeout: u64,
-    /// [`Timeout::Close`].
+    /// [`TimeoutKind::Close`].
     pub close_timeout: u64,
-    /// [`Timeout::Lifetime`].
+    /// [`TimeoutKind::Lifetime`].
     pub lifetime: u64,
     /// [`CloseReason::Overflow`].
     pub overflow: u64,
@@ -137,7 +138,7 @@ pub struct Closed {
     pub io: u64,
 }
 
-impl Rejected {
+impl RejectCounts {
     /// The sum of all causes.
     pub fn total(&self) -> u64 {
         self.bad_request
@@ -173,7 +174,7 @@ impl Rejected {
     }
 }
 
-impl Closed {
+impl CloseCounts {
     /// The sum of all causes.
     pub fn total(&self) -> u64 {
         self.timeouts()
@@ -200,10 +201,10 @@ impl Closed {
             CloseReason::Local { .. } => &mut self.local,
             CloseReason::Disconnected => &mut self.disconnected,
             CloseReason::Shutdown => &mut self.shutdown,
-            CloseReason::Timeout(Timeout::Silence) => &mut self.silence,
-            CloseReason::Timeout(Timeout::Write) => &mut self.write_timeout,
-            CloseReason::Timeout(Timeout::Close) => &mut self.close_timeout,
-            CloseReason::Timeout(Timeout::Lifetime) => &mut self.lifetime,
+            CloseReason::Timeout(TimeoutKind::Silence) => &mut self.silence,
+            CloseReason::Timeout(TimeoutKind::Write) => &mut self.write_timeout,
+            CloseReason::Timeout(TimeoutKind::Close) => &mut self.close_timeout,
+            CloseReason::Timeout(TimeoutKind::Lifetime) => &mut self.lifetime,
             CloseReason::Overflow => &mut self.overflow,
             CloseReason::Shed => &mut self.shed,
             CloseReason::RateLimited => &mut self.rate_limited,
@@ -264,7 +265,7 @@ mod tests {
         let mut stats = Stats { open: 2, opened: 4, messages_in: 9, ..Stats::default() };
         assert!(stats.to_string().ends_with("| closed none"), "{stats}");
         stats.closed.count(&CloseReason::Eof);
-        stats.closed.count(&CloseReason::Timeout(Timeout::Silence));
+        stats.closed.count(&CloseReason::Timeout(TimeoutKind::Silence));
         stats.rejected.count(Rejection::AtCapacity);
         assert!(stats.to_string().starts_with("2 open (4 opened, 1 rejected) | in 9 messages"), "{stats}");
         assert!(stats.to_string().ends_with("closed 1 silence, 1 eof"), "{stats}");

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{Closed, Rejected, Stats};
+use super::{CloseCounts, RejectCounts, Stats};
 
 /// Writes a metric for each field. The struct is destructured without `..`, so that a field without
 /// a line here does not compile.
@@ -74,9 +74,9 @@ impl Stats {
     }
 }
 
-fn rejections(text: &mut String, name: &str, help: &str, rejected: &Rejected) -> fmt::Result {
+fn rejections(text: &mut String, name: &str, help: &str, rejected: &RejectCounts) -> fmt::Result {
     let causes = causes!(
-        Rejected {
+        RejectCounts {
             bad_request,
             not_an_upgrade,
             head_too_large,
@@ -97,9 +97,9 @@ fn rejections(text: &mut String, name: &str, help: &str, rejected: &Rejected) ->
     by_cause(text, name, help, &causes)
 }
 
-fn closes(text: &mut String, name: &str, help: &str, closed: &Closed) -> fmt::Result {
+fn closes(text: &mut String, name: &str, help: &str, closed: &CloseCounts) -> fmt::Result {
     let causes = causes!(
-        Closed {
+        CloseCounts {
             peer,
             local,
             disconnected,
@@ -215,8 +215,9 @@ mod tests {
         (stats.bytes_out, stats.dropped, stats.replaced, stats.expired) = (9, 10, 11, 12);
         (stats.undelivered, stats.pings, stats.reading_stops, stats.accept_pauses) = (13, 14, 15, 16);
         stats.listeners_lost = 17;
-        stats.rejected = Rejected { bad_request: 20, timeout: 21, gone: 22, ..Rejected::default() };
-        stats.closed = Closed { peer: 30, write_timeout: 31, close_timeout: 32, io: 33, ..Closed::default() };
+        stats.rejected = RejectCounts { bad_request: 20, timeout: 21, gone: 22, ..RejectCounts::default() };
+        stats.closed =
+            CloseCounts { peer: 30, write_timeout: 31, close_timeout: 32, io: 33, ..CloseCounts::default() };
         let samples = parse(&stats.to_prometheus());
         assert_eq!(samples, fields(&stats));
         assert!(samples.len() > 35, "{}", samples.len());

@@ -8,8 +8,8 @@ use std::{
 };
 
 use tickws::{
-    Bytes, ClientId, Connect, Decision, Event, Overflow, Prepared, Priority, Reconnect, SendOptions, Server,
-    ServerBuilder, TimerId, WhileDown,
+    Bytes, ClientId, Connect, Decision, Event, OverflowPolicy, Prepared, Priority, Reconnect, SendOptions,
+    Server, ServerBuilder, TimerId, WhileDown,
     http::{HeaderMap, HeaderValue, Response},
 };
 
@@ -70,7 +70,7 @@ impl App {
         let mut asked = 0;
         let builder = Server::builder()
             .max_buffered(rng.usize(20_000..100_000))
-            .overflow(if rng.bool() { Overflow::Disconnect } else { Overflow::DropNewest })
+            .overflow(if rng.bool() { OverflowPolicy::Disconnect } else { OverflowPolicy::DropNewest })
             .event_budget(rng.usize(2..50))
             .read_budget(rng.usize(500..50_000))
             .max_rooms(5)
@@ -157,7 +157,7 @@ impl App {
             8 => _ = server.ping(client),
             9 if rng.u8(..4) == 0 => _ = server.close(client, 4000, "enough"),
             10 if rng.u8(..4) == 0 => _ = server.disconnect(client),
-            11 => _ = server.set_overflow(client, Overflow::DropNewest),
+            11 => _ = server.set_overflow(client, OverflowPolicy::DropNewest),
             12 => _ = server.pause_reading(client),
             13..16 => _ = server.resume_reading(client),
             16 => self.timers.push(server.set_timer(ms)),

@@ -18,7 +18,7 @@ fn received_codes_are_accepted_or_violations_as_in_the_rfc() {
             let expected = if allowed {
                 closed(code, "")
             } else {
-                Outcome::Broken(PeerMisbehaved::InvalidCloseCode(code))
+                Outcome::Broken(ProtocolError::InvalidCloseCode(code))
             };
             let bytes = close_frame(side, code, "");
             assert_eq!(
@@ -42,7 +42,7 @@ fn received_codes_are_accepted_or_violations_as_in_the_rfc() {
 
 #[test]
 fn close_bodies_are_checked() {
-    use PeerMisbehaved::*;
+    use ProtocolError::*;
     for side in SIDES {
         expect(side, &side.gets(0x88, b""), &[closed(1005, "")]);
         expect(side, &side.gets(0x88, b"\x03"), &[Outcome::Broken(CloseBodyTooShort)]);
@@ -159,6 +159,6 @@ fn a_violation_after_our_close_is_reported() {
         let mut endpoint = Endpoint::new(side, LIMITS);
         endpoint.close(Some((1000, "")));
         endpoint.read(&side.gets(0x88, b"\x00\x00"));
-        assert_eq!(endpoint.outcomes, [Outcome::Broken(PeerMisbehaved::InvalidCloseCode(0))]);
+        assert_eq!(endpoint.outcomes, [Outcome::Broken(ProtocolError::InvalidCloseCode(0))]);
     }
 }

@@ -62,7 +62,7 @@ fn gets(first: u8, payload: &[u8]) -> Vec<u8> {
     Side::Server.gets(first, payload)
 }
 
-fn broken(violation: PeerMisbehaved) -> (Vec<Outcome>, Vec<u8>) {
+fn broken(violation: ProtocolError) -> (Vec<Outcome>, Vec<u8>) {
     (vec![Outcome::Broken(violation)], vec![])
 }
 
@@ -99,7 +99,7 @@ fn compressed_fragments_may_have_control_frames_between() {
 
 #[test]
 fn rsv1_is_allowed_only_on_the_first_frame_of_a_message() {
-    let reserved = broken(PeerMisbehaved::ReservedBits);
+    let reserved = broken(ProtocolError::ReservedBits);
     let hello = [gets(0x41, &SMALL[..3]), gets(0xc0, &SMALL[3..])].concat();
     assert_eq!(outcomes(LIMITS, &hello), reserved);
     assert_eq!(outcomes(LIMITS, &[gets(0x01, b"a"), gets(0xc0, b"b")].concat()), reserved);
@@ -114,12 +114,12 @@ fn rsv1_is_allowed_only_on_the_first_frame_of_a_message() {
 #[test]
 fn damaged_data_and_invalid_text_are_violations() {
     for payload in [&[0xff, 0xff][..], &SMALL[..5], b"", &[0xf2, 0x48, 0xcd]] {
-        assert_eq!(outcomes(LIMITS, &gets(0xc2, payload)), broken(PeerMisbehaved::CorruptDeflate));
+        assert_eq!(outcomes(LIMITS, &gets(0xc2, payload)), broken(ProtocolError::CorruptDeflate));
     }
-    assert_eq!(u16::from(PeerMisbehaved::CorruptDeflate.close_code()), 1007);
+    assert_eq!(u16::from(ProtocolError::CorruptDeflate.close_code()), 1007);
     // A stored block with the single byte 0xff.
     let bad = [0, 1, 0, 0xfe, 0xff, 0xff, 0];
-    assert_eq!(outcomes(LIMITS, &gets(0xc1, &bad)), broken(PeerMisbehaved::InvalidUtf8));
+    assert_eq!(outcomes(LIMITS, &gets(0xc1, &bad)), broken(ProtocolError::InvalidUtf8));
     assert_eq!(outcomes(LIMITS, &gets(0xc2, &bad)), (vec![binary(b"\xff")], vec![]));
 }
 
@@ -137,7 +137,7 @@ fn limits_apply_to_the_inflated_message() {
     let zeros = vec![0; 1_001];
     assert_eq!(
         outcomes(limits, &framed(&zeros)),
-        broken(PeerMisbehaved::MessageTooBig { len: 1_001, max: 1_000 })
+        broken(ProtocolError::MessageTooBig { len: 1_001, max: 1_000 })
     );
     assert_eq!(outcomes(limits, &framed(&noise[..1_000])), (vec![binary(&noise[..1_000])], vec![]));
     // Other implementations may send stored blocks: longer than the message, and legal.
@@ -151,11 +151,11 @@ fn limits_apply_to_the_inflated_message() {
         .collect();
     assert!(stored.len() > 1_000);
     assert_eq!(outcomes(limits, &gets(0xc2, &stored)), (vec![binary(&noise[..1_000])], vec![]));
-    let too_long = PeerMisbehaved::FrameTooBig { len: 2_000, max: 1_189 };
+    let too_long = ProtocolError::FrameTooBig { len: 2_000, max: 1_189 };
     assert_eq!(outcomes(limits, &gets(0xc2, &noise)), broken(too_long));
     // An incomplete message: the compressed bytes held have a limit of their own.
     let pieces = [gets(0x42, &noise[..1_000]), gets(0x00, &noise[..190])].concat();
-    let too_big = PeerMisbehaved::MessageTooBig { len: 1_190, max: 1_189 };
+    let too_big = ProtocolError::MessageTooBig { len: 1_190, max: 1_189 };
     assert_eq!(outcomes(limits, &pieces), broken(too_big));
 }
 

@@ -54,7 +54,7 @@ pub(super) struct Found {
     end: End,
 }
 
-fn ours(side: Side, stream: &Stream, rng: &mut Rng) -> (Found, Option<PeerMisbehaved>) {
+fn ours(side: Side, stream: &Stream, rng: &mut Rng) -> (Found, Option<ProtocolError>) {
     let (mut outcomes, pongs) = run(side, stream.limits, rng.cut(&stream.bytes));
     let (end, violation) = match outcomes.last() {
         Some(Outcome::Broken(violation)) => (End::Failed(violation.close_code().into()), Some(*violation)),
@@ -122,21 +122,21 @@ fn theirs(side: Side, bytes: &[u8], limits: MessageLimits) -> Found {
 }
 
 /// Compares our outcome with that of tungstenite.
-fn agree(stream: &Stream, ours: &Found, violation: Option<PeerMisbehaved>, theirs: &Found) {
+fn agree(stream: &Stream, ours: &Found, violation: Option<ProtocolError>, theirs: &Found) {
     let context = || format!("{} (tidy: {}), ours {violation:?}", stream.flaw, stream.tidy);
     match violation {
-        Some(PeerMisbehaved::LengthNotMinimal | PeerMisbehaved::EmptyFragments) => {
+        Some(ProtocolError::LengthNotMinimal | ProtocolError::EmptyFragments) => {
             assert!(theirs.outcomes.starts_with(&ours.outcomes), "{}", context());
             assert!(theirs.pongs.starts_with(&ours.pongs), "{}", context());
             return;
         }
         // tungstenite may read a different length: the rest is not compared.
-        Some(PeerMisbehaved::ControlTooLong) if !stream.tidy => {
+        Some(ProtocolError::ControlTooLong) if !stream.tidy => {
             assert!(theirs.outcomes.starts_with(&ours.outcomes), "{}", context());
             assert!(theirs.pongs.starts_with(&ours.pongs), "{}", context());
             return;
         }
-        Some(PeerMisbehaved::InvalidCloseCode(_)) if theirs.end == End::Closed => {
+        Some(ProtocolError::InvalidCloseCode(_)) if theirs.end == End::Closed => {
             let (close, before) = theirs.outcomes.split_last().unwrap();
             assert_eq!(close, &Outcome::Close(1002, "Protocol violation".into()), "{}", context());
             assert_eq!((&ours.outcomes[..], &ours.pongs), (before, &theirs.pongs), "{}", context());
@@ -158,7 +158,7 @@ fn agree(stream: &Stream, ours: &Found, violation: Option<PeerMisbehaved>, their
         (End::Failed(_), End::Open) if !stream.tidy => {}
         // The stream has two violations.
         (End::Failed(_), End::Failed(_)) if !stream.tidy => {}
-        (End::Failed(1002), End::Failed(1009)) if violation == Some(PeerMisbehaved::LengthOverflow) => {}
+        (End::Failed(1002), End::Failed(1009)) if violation == Some(ProtocolError::LengthOverflow) => {}
         (ours, theirs) => panic!("ours {ours:?}, theirs {theirs:?}: {}", context()),
     }
 }

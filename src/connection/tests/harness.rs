@@ -9,7 +9,7 @@ use std::{
 use crate::{
     config::{Config, MessageLimits},
     connection::{Connection, Io, Received, Role},
-    error::PeerMisbehaved,
+    error::ProtocolError,
     message::Kind,
     outbox::{Outbox, OutboxPool},
     proto::deflate::Codec,
@@ -86,7 +86,7 @@ pub(super) enum Outcome {
     Text(String),
     Binary(Vec<u8>),
     Close(u16, String),
-    Broken(PeerMisbehaved),
+    Broken(ProtocolError),
 }
 
 impl std::fmt::Debug for Outcome {
@@ -274,10 +274,10 @@ impl Endpoint {
                 self.outcomes.push(match (kind, text_) {
                     (Kind::Binary, _) => binary(&block[range.clone()]),
                     (Kind::Text, Ok(payload)) => text(payload),
-                    (Kind::Text, Err(_)) => Outcome::Broken(PeerMisbehaved::InvalidUtf8),
+                    (Kind::Text, Err(_)) => Outcome::Broken(ProtocolError::InvalidUtf8),
                 });
                 if *kind == Kind::Text
-                    && self.outcomes.last() == Some(&Outcome::Broken(PeerMisbehaved::InvalidUtf8))
+                    && self.outcomes.last() == Some(&Outcome::Broken(ProtocolError::InvalidUtf8))
                 {
                     self.ended = true;
                     return false;
@@ -287,7 +287,7 @@ impl Endpoint {
     }
 
     /// Records the result; returns whether `receive` may have more.
-    fn note(&mut self, result: Result<Option<Received>, PeerMisbehaved>, block: &[u8]) -> bool {
+    fn note(&mut self, result: Result<Option<Received>, ProtocolError>, block: &[u8]) -> bool {
         let outcome = match result {
             Ok(None | Some(Received::Unfinished(_))) => return false,
             Ok(Some(Received::InPlace(kind, range))) => message(kind, &block[range]),
@@ -376,7 +376,7 @@ pub(super) fn expect(side: Side, bytes: &[u8], expected: &[Outcome]) {
 
 /// The violation in which `bytes` end, and after how many bytes it is reported.
 #[track_caller]
-pub(super) fn breaks(side: Side, limits: MessageLimits, bytes: &[u8]) -> (usize, PeerMisbehaved) {
+pub(super) fn breaks(side: Side, limits: MessageLimits, bytes: &[u8]) -> (usize, ProtocolError) {
     any_way(side, limits, bytes);
     let mut endpoint = Endpoint::new(side, limits);
     for (at, byte) in bytes.iter().enumerate() {

@@ -5,7 +5,7 @@ pub(crate) mod registry;
 use super::{Engine, Stream};
 use crate::{
     engine::rooms::registry::{RegistryLimits, RoomRegistry},
-    error::{JoinError, NotConnected},
+    error::{JoinError, NotConnectedError},
     id::{ClientId, Room},
 };
 
@@ -27,22 +27,22 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn join(&mut self, id: ClientId, room: Room<'_>) -> Result<(), JoinError> {
-        if self.may_join(id).map_err(|NotConnected(id)| JoinError::NotConnected(id))? {
+        if self.may_join(id).map_err(|NotConnectedError(id)| JoinError::NotConnected(id))? {
             self.rooms.join(id, room)?;
         }
         Ok(())
     }
 
-    pub(crate) fn leave(&mut self, id: ClientId, room: Room<'_>) -> Result<bool, NotConnected> {
+    pub(crate) fn leave(&mut self, id: ClientId, room: Room<'_>) -> Result<bool, NotConnectedError> {
         Ok(self.may_join(id)? && self.rooms.leave(id, room))
     }
 
-    pub(crate) fn leave_all(&mut self, id: ClientId) -> Result<usize, NotConnected> {
+    pub(crate) fn leave_all(&mut self, id: ClientId) -> Result<usize, NotConnectedError> {
         Ok(if self.may_join(id)? { self.rooms.leave_all(id) } else { 0 })
     }
 
     /// Makes a client a connection of this user, and of no other.
-    pub(crate) fn set_user(&mut self, id: ClientId, key: &str) -> Result<(), NotConnected> {
+    pub(crate) fn set_user(&mut self, id: ClientId, key: &str) -> Result<(), NotConnectedError> {
         if self.may_join(id)? && !self.users.contains(id, key.into()) {
             self.users.leave_all(id);
             let joined = self.users.join(id, key.into());
@@ -51,15 +51,15 @@ impl<S: Stream> Engine<S> {
         Ok(())
     }
 
-    pub(crate) fn clear_user(&mut self, id: ClientId) -> Result<bool, NotConnected> {
+    pub(crate) fn clear_user(&mut self, id: ClientId) -> Result<bool, NotConnectedError> {
         Ok(self.may_join(id)? && self.users.leave_all(id) > 0)
     }
 
     /// `false`: the client's `Close` was reported, so it has left all rooms and cannot join any.
     /// This is no error, because the application may still be handling earlier events of the same
     /// tick.
-    fn may_join(&self, id: ClientId) -> Result<bool, NotConnected> {
-        self.get(id).map(|client| client.is_live()).ok_or(NotConnected(id))
+    fn may_join(&self, id: ClientId) -> Result<bool, NotConnectedError> {
+        self.get(id).map(|client| client.is_live()).ok_or(NotConnectedError(id))
     }
 
     /// Removes a client that was reported closed from its rooms and from its user.

@@ -11,11 +11,11 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use super::{Engine, Stream, note_dirty, slot_mut};
 use crate::{
     config::{
-        Overflow,
+        OverflowPolicy,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
     },
     connection::slot::{FinalClose, Open, Slot, Stage},
-    error::{NotConnected, SendError},
+    error::{NotConnectedError, SendError},
     event::{close_reason::CloseReason, delivery::Delivery},
     id::{ClientId, Room},
     message::Kind,
@@ -211,7 +211,7 @@ impl<S: Stream> Engine<S> {
         self.flush_batch();
         let max = self.config.max_buffered;
         let (open, outbox, pool) =
-            self.open_mut(id).map_err(|NotConnected(id)| SendError::NotConnected(id))?;
+            self.open_mut(id).map_err(|NotConnectedError(id)| SendError::NotConnected(id))?;
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));
         }
@@ -222,7 +222,11 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Overrides the server's overflow policy for one client.
-    pub(crate) fn set_overflow(&mut self, id: ClientId, overflow: Overflow) -> Result<(), NotConnected> {
+    pub(crate) fn set_overflow(
+        &mut self,
+        id: ClientId,
+        overflow: OverflowPolicy,
+    ) -> Result<(), NotConnectedError> {
         self.flush_batch();
         self.open_mut(id)?.0.overflow = Some(overflow);
         Ok(())
@@ -236,13 +240,13 @@ impl<S: Stream> Engine<S> {
             return SendError::Closing(id);
         }
         match open.overflow.unwrap_or(default) {
-            Overflow::DropNewest => {
+            OverflowPolicy::DropNewest => {
                 self.stats.dropped += 1;
                 // A `Drained` event follows each drop, even if the next flush writes everything.
                 self.clients[id.index()].backed_up = true;
                 SendError::Dropped(id)
             }
-            Overflow::Disconnect => {
+            OverflowPolicy::Disconnect => {
                 // The close is reported now. Queued messages and 1013 still leave while it lingers.
                 self.queue_close(id.index(), CloseCode::Again, "too slow");
                 self.end(id.index(), CloseReason::Overflow, FinalClose::Silent);

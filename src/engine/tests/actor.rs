@@ -4,13 +4,13 @@
 use std::{collections::VecDeque, time::Instant};
 
 use super::*;
-use crate::{error::PeerMisbehaved, net::sim::masked, util::test_rng::Rng};
+use crate::{error::ProtocolError, net::sim::masked, util::test_rng::Rng};
 
 /// How a user ended its side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     Close(u16),
-    Garbage(PeerMisbehaved),
+    Garbage(ProtocolError),
     /// The user sent FIN, or closed its socket.
     Fin,
     Reset,
@@ -228,9 +228,9 @@ impl Actor {
     }
 
     fn garbage(&mut self, rng: &mut Rng) {
-        use PeerMisbehaved::*;
+        use ProtocolError::*;
         self.flush_draft();
-        let choices: [(&[u8], PeerMisbehaved); 10] = [
+        let choices: [(&[u8], ProtocolError); 10] = [
             (b"\x81\x01a", UnmaskedFrame),
             (b"\xc1\x80abcd", ReservedBits),
             (b"\xa1\x80abcd", ReservedBits),

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     SendError, SendOptions,
     config::{
-        Overflow,
+        OverflowPolicy,
         send_options::{LatestKey, Priority},
     },
     event::delivery::Delivery,
@@ -108,7 +108,7 @@ fn new_client_gets_only_later_broadcasts() {
 fn batched_and_immediate_broadcasts_are_equivalent() {
     for seed in 0..300 {
         let mut rng = Rng::new(seed);
-        let overflow = if rng.one_in(2) { Overflow::DropNewest } else { Overflow::Disconnect };
+        let overflow = if rng.one_in(2) { OverflowPolicy::DropNewest } else { OverflowPolicy::Disconnect };
         let config = Config { max_buffered: 2_000, overflow, ..Config::default() };
         let mut sides = [with(5, config.clone()), with(5, config)];
         for (number, (peer, _)) in sides.iter().flat_map(|(_, peers)| peers).enumerate() {

@@ -17,20 +17,20 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, Decision, Limit, Message, Pressure, RequestId, RespondError, UpgradeError, UpgradeId,
-    engine::hooks::Hooks, util::test_rng::Rng,
+    CloseCode, Decision, Message, Pressure, RateLimitPolicy, RequestId, RespondError, UpgradeError,
+    UpgradeId, engine::hooks::Hooks, util::test_rng::Rng,
 };
 
 /// The number of seeds for each kind of conditions.
 const SEEDS: u64 = 130;
 
 #[test]
-fn in_calm_weather_responses_come_whole_and_in_order() {
+fn in_calm_conditions_responses_come_whole_and_in_order() {
     run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
-fn in_foul_weather_no_response_is_doubled_or_mixed_up() {
+fn in_foul_conditions_no_response_is_doubled_or_mixed_up() {
     run(1, SEEDS, |seed| World::new(seed).run());
 }
 
@@ -298,7 +298,7 @@ impl World {
             keep_alive_timeout: rng.pick(&[patience / 10, patience, 10 * patience]),
             max_connections: rng.pick(&[None, None, Some(10)]).filter(|_| !calm),
             max_total_buffered: rng.pick(&[None, Some(60_000), Some(1 << 20)]).filter(|_| !calm),
-            rate_limit: Limit::Pause,
+            rate_limit: RateLimitPolicy::Pause,
             ..Config::default()
         };
         let mut hooks = Hooks {

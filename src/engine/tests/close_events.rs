@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::{CloseCode, CloseError, NotConnected, SendError};
+use crate::{CloseCode, CloseError, NotConnectedError, SendError};
 
 fn refused(peer: &mut Peer, status: u16) {
     peer.read(usize::MAX);
@@ -69,16 +69,19 @@ fn stale_id_never_reaches_the_next_client_of_its_slot() {
     for round in 0..20 {
         let (mut peer, client) = host.open();
         assert_eq!(client.index(), 0, "the slot is used again");
-        let not = NotConnected(client);
+        let not = NotConnectedError(client);
         for old in &stale {
             let old: ClientId = *old;
             let engine = &mut host.engine;
             assert_eq!(engine.send(old, "psst".into()), Err(SendError::NotConnected(old)));
             assert_eq!(engine.ping(old, host.now), Err(SendError::NotConnected(old)));
-            assert_eq!(engine.disconnect(old), Err(NotConnected(old)));
-            assert_eq!(engine.pause_reading(old), Err(NotConnected(old)));
-            assert_eq!(engine.resume_reading(old, host.now), Err(NotConnected(old)));
-            assert_eq!(engine.set_overflow(old, crate::Overflow::DropNewest), Err(NotConnected(old)));
+            assert_eq!(engine.disconnect(old), Err(NotConnectedError(old)));
+            assert_eq!(engine.pause_reading(old), Err(NotConnectedError(old)));
+            assert_eq!(engine.resume_reading(old, host.now), Err(NotConnectedError(old)));
+            assert_eq!(
+                engine.set_overflow(old, crate::OverflowPolicy::DropNewest),
+                Err(NotConnectedError(old))
+            );
             let closing = engine.close(old, CloseCode::Normal, "", host.now);
             assert_eq!(closing, Err(CloseError::NotConnected(old)));
             assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));

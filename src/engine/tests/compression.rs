@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     Outgoing, Prepared, SendOptions, SendTerms,
     config::compression::{Deflate, DeflateMode},
-    error::PeerMisbehaved,
+    error::ProtocolError,
     net::sim::masked,
 };
 
@@ -159,7 +159,7 @@ fn decompression_bomb_gets_1009_and_affects_no_other_client() {
     let (_, reason) = &reasons[0];
     assert_eq!(reasons.len(), 1);
     let CloseReason::Protocol(violation) = reason else { panic!("{reason}") };
-    assert!(matches!(violation, PeerMisbehaved::MessageTooBig { max: 100_000, .. }), "{violation}");
+    assert!(matches!(violation, ProtocolError::MessageTooBig { max: 100_000, .. }), "{violation}");
     assert!(matches!(peer.frames()[..], [Frame::Close(1009, _)]));
     assert_eq!(most, 0);
     host.engine.send(id, "still here".into()).unwrap();

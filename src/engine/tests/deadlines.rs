@@ -2,7 +2,7 @@
 //! wakes the host for each.
 
 use super::*;
-use crate::{CloseCode, Timeout, TimerId};
+use crate::{CloseCode, TimeoutKind, TimerId};
 
 /// Sleeps for `next_timeout` between polls until `done`; returns the time since the start.
 fn sleep_until(host: &mut Host, mut done: impl FnMut(&mut Host, &Tick) -> bool) -> Duration {
@@ -22,7 +22,7 @@ fn assert_on_time(at: Duration, due: Duration) {
     assert!(due <= at && at < due + MS, "due at {due:?}, came at {at:?}");
 }
 
-fn timed_out(tick: &Tick, client: ClientId, timeout: Timeout) -> bool {
+fn timed_out(tick: &Tick, client: ClientId, timeout: TimeoutKind) -> bool {
     closes(tick) == [(client, CloseReason::Timeout(timeout))]
 }
 
@@ -54,7 +54,7 @@ fn idle_client_is_pinged_and_silent_client_is_dropped() {
     assert_on_time(at, opened + 54 * SEC);
     host.settle();
     assert!(matches!(peer.frames()[..], [Frame::Ping(_)]));
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, TimeoutKind::Silence));
     assert_on_time(at, opened + 60 * SEC);
     assert!(peer.is_dropped());
     assert_eq!(host.engine.stats().closed.silence, 1);
@@ -74,7 +74,7 @@ fn any_received_byte_resets_the_silence_timeout() {
         peer.raw(byte);
         assert_eq!(host.settle(), 0);
     }
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, TimeoutKind::Silence));
     assert_on_time(at, heard + 60 * SEC);
 }
 
@@ -97,7 +97,7 @@ fn host_pause_does_not_count_as_silence() {
     host.settle();
     // The time from `ping_interval` to `silence_timeout`.
     let asked = host.elapsed();
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, lost, Timeout::Silence));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, lost, TimeoutKind::Silence));
     assert_on_time(at, asked + 6 * SEC);
 }
 
@@ -107,7 +107,7 @@ fn silent_client_is_dropped_even_with_rare_polls() {
     let (_peer, client) = host.open();
     let end = (0..20).find_map(|_| {
         host.advance(10 * SEC);
-        timed_out(&host.poll(), client, Timeout::Silence).then(|| host.elapsed())
+        timed_out(&host.poll(), client, TimeoutKind::Silence).then(|| host.elapsed())
     });
     assert!(end.is_some_and(|end| end <= 70 * SEC), "{end:?}");
 }
@@ -139,7 +139,7 @@ fn paused_client_does_not_count_as_silent() {
     }
     host.engine.resume_reading(client, host.now).unwrap();
     let resumed = host.elapsed();
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Silence));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, TimeoutKind::Silence));
     assert_on_time(at, resumed + 60 * SEC);
 }
 
@@ -180,7 +180,7 @@ fn write_timeout_spares_a_slow_reader_that_makes_progress() {
         taken = host.elapsed();
         host.settle();
     }
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Write));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, TimeoutKind::Write));
     assert_on_time(at, taken + 10 * SEC);
     assert_eq!(host.engine.stats().closed.write_timeout, 1);
 }
@@ -194,7 +194,7 @@ fn unanswered_close_frame_ends_at_close_timeout() {
     host.settle();
     peer.text("let me finish");
     host.settle();
-    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, Timeout::Close));
+    let at = sleep_until(&mut host, |_, tick| timed_out(tick, client, TimeoutKind::Close));
     assert_on_time(at, asked + 10 * SEC);
     assert_eq!(peer.frames(), [Frame::Close(1000, String::new())]);
     host.check_empty();
@@ -215,7 +215,7 @@ fn max_lifetime_closes_with_1001() {
     assert!(matches!(frames[..], [Frame::Close(1001, _)]), "{frames:?}");
     peer.close(1001);
     let tick = host.poll();
-    assert!(timed_out(&tick, client, Timeout::Lifetime), "{tick:?}");
+    assert!(timed_out(&tick, client, TimeoutKind::Lifetime), "{tick:?}");
     assert_eq!(host.engine.stats().closed.lifetime, 1);
 }
 
@@ -434,5 +434,5 @@ fn silence_counts_again_after_a_pause() {
     assert_eq!((host.settle(), host.engine.next_timeout(host.now)), (0, None));
     host.engine.resume_reading(client, host.now).unwrap();
     host.advance(60 * SEC);
-    assert_eq!(closes(&host.poll()), [(client, CloseReason::Timeout(crate::Timeout::Silence))]);
+    assert_eq!(closes(&host.poll()), [(client, CloseReason::Timeout(crate::TimeoutKind::Silence))]);
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::{Message, SendError, config::Overflow, util::test_rng::Rng};
+use crate::{Message, SendError, config::OverflowPolicy, util::test_rng::Rng};
 
 const LARGE: usize = 100_000;
 
@@ -139,7 +139,8 @@ fn close_frame_follows_a_direct_write() {
 
 #[test]
 fn max_buffered_counts_only_the_unwritten_rest() {
-    let config = Config { max_buffered: LARGE + 10, overflow: Overflow::DropNewest, ..Config::default() };
+    let config =
+        Config { max_buffered: LARGE + 10, overflow: OverflowPolicy::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
     let (len, max) = (LARGE + 11, LARGE + 10);

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::*;
 use crate::{
-    Decision, Timeout,
+    Decision, TimeoutKind,
     engine::hooks::Hooks,
     net::sim::{Call, Fault},
 };
@@ -256,6 +256,6 @@ fn only_silent_clients_are_dropped_after_a_process_stop() {
     let mut ends = closes(&host.poll());
     ends.sort_by_key(|(client, _)| *client);
     let dead = peers.iter().skip(1).step_by(2);
-    let dead: Vec<_> = dead.map(|(_, id)| (*id, CloseReason::Timeout(Timeout::Silence))).collect();
+    let dead: Vec<_> = dead.map(|(_, id)| (*id, CloseReason::Timeout(TimeoutKind::Silence))).collect();
     assert_eq!(ends, dead);
 }

@@ -18,7 +18,7 @@ use crate::{
     engine::{Engine, Order, hooks::Hooks},
     error::ConnectError,
     event::tick::Tick,
-    net::sim::{Outcome, Peer, Shared, SimSocket, Weather},
+    net::sim::{NetworkConditions, Outcome, Peer, Shared, SimSocket},
     util::test_rng::Rng,
 };
 
@@ -64,8 +64,8 @@ impl Host {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         let network = match &mut chaos {
-            None => Shared::new(0, Weather::calm(), start),
-            Some(rng) => Shared::new(rng.next(), Weather::harsh(), start),
+            None => Shared::new(0, NetworkConditions::calm(), start),
+            Some(rng) => Shared::new(rng.next(), NetworkConditions::harsh(), start),
         };
         assert_eq!(network.lock().add_host(), HOST);
         Host {
@@ -117,7 +117,8 @@ impl Host {
         self.execute_orders();
         let called = self.now;
         self.advance(wait);
-        let step = self.chaos.as_mut().map_or(0, |rng| rng.below(Weather::STEP.as_millis() as usize));
+        let step =
+            self.chaos.as_mut().map_or(0, |rng| rng.below(NetworkConditions::STEP.as_millis() as usize));
         self.network.lock().advance(Duration::from_millis(step as u64));
         self.engine.start_poll(called, self.now, false);
         let reports = self.network.lock().report(HOST);

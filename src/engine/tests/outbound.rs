@@ -171,7 +171,7 @@ fn outbound_connections_have_pings_and_silence_timeout() {
     host.settle();
     assert_eq!(unmask(&peer.take_all()).len(), 1, "a ping");
     let tick = next_tick(&mut host);
-    let silence = CloseReason::Timeout(crate::Timeout::Silence);
+    let silence = CloseReason::Timeout(crate::TimeoutKind::Silence);
     assert_eq!(closes(&tick), [(id, silence)]);
 }
 
@@ -181,7 +181,7 @@ fn masked_frame_from_a_server_is_a_violation() {
     let (id, mut peer) = open(&mut host, URL);
     peer.text("masked");
     let tick = host.poll();
-    assert_eq!(closes(&tick), [(id, CloseReason::Protocol(crate::PeerMisbehaved::MaskedFrame))]);
+    assert_eq!(closes(&tick), [(id, CloseReason::Protocol(crate::ProtocolError::MaskedFrame))]);
     host.settle();
     assert!(unmask(&peer.take_all())[0].starts_with(&1002u16.to_be_bytes()));
 }

@@ -3,7 +3,7 @@
 //! message leaves whole, and no byte twice.
 
 use super::*;
-use crate::{Overflow, PeerMisbehaved, SendError, util::test_rng::Rng};
+use crate::{OverflowPolicy, ProtocolError, SendError, util::test_rng::Rng};
 
 /// A client whose socket accepts no bytes for now.
 fn stuck(host: &mut Host) -> (Peer, ClientId) {
@@ -45,7 +45,7 @@ fn overflow_disconnects_after_queued_messages_left() {
 
 #[test]
 fn drop_newest_keeps_the_client_and_reports_the_drop() {
-    let mut host = Host::new(Config { overflow: Overflow::DropNewest, ..small(1_000) });
+    let mut host = Host::new(Config { overflow: OverflowPolicy::DropNewest, ..small(1_000) });
     let (mut peer, client) = stuck(&mut host);
     assert_eq!(host.engine.send(client, (&[7; 900]).into()), Ok(()));
     assert_eq!(host.engine.send(client, (&[8; 100]).into()), Err(SendError::Dropped(client)));
@@ -60,9 +60,10 @@ fn drop_newest_keeps_the_client_and_reports_the_drop() {
 
 #[test]
 fn overflow_policy_can_be_set_per_client() {
-    for (server, own) in
-        [(Overflow::Disconnect, Overflow::DropNewest), (Overflow::DropNewest, Overflow::Disconnect)]
-    {
+    for (server, own) in [
+        (OverflowPolicy::Disconnect, OverflowPolicy::DropNewest),
+        (OverflowPolicy::DropNewest, OverflowPolicy::Disconnect),
+    ] {
         let mut host = Host::new(Config { overflow: server, ..small(1_000) });
         let clients = [stuck(&mut host), stuck(&mut host)];
         host.engine.set_overflow(clients[1].1, own).unwrap();
@@ -72,8 +73,8 @@ fn overflow_policy_can_be_set_per_client() {
         });
         for (result, policy) in results.into_iter().zip([server, own]) {
             match policy {
-                Overflow::Disconnect => assert!(matches!(result, Err(SendError::Overflow(_)))),
-                Overflow::DropNewest => assert!(matches!(result, Err(SendError::Dropped(_)))),
+                OverflowPolicy::Disconnect => assert!(matches!(result, Err(SendError::Overflow(_)))),
+                OverflowPolicy::DropNewest => assert!(matches!(result, Err(SendError::Dropped(_)))),
             }
         }
         assert_eq!(closes(&host.poll()).len(), 1);
@@ -104,7 +105,7 @@ fn the_delivery_of_a_broadcast_adds_up() {
         let (_closing, closing) = host.open();
         host.engine.close(closing, crate::CloseCode::Normal, "", host.now).unwrap();
         for (_, client) in &keep {
-            host.engine.set_overflow(*client, Overflow::DropNewest).unwrap();
+            host.engine.set_overflow(*client, OverflowPolicy::DropNewest).unwrap();
         }
         let message = vec![7; len];
         for (round, (queued, dropped, overflowed)) in
@@ -169,8 +170,8 @@ fn control_frames_overtake_queued_data_at_a_frame_boundary() {
 
 #[test]
 fn bad_input_ends_its_own_connection_with_the_right_code() {
-    use PeerMisbehaved::*;
-    let cases: &[(&[u8], u16, PeerMisbehaved)] = &[
+    use ProtocolError::*;
+    let cases: &[(&[u8], u16, ProtocolError)] = &[
         (b"\x81\x01a", 1002, UnmaskedFrame),
         (b"\xc1\x80abcd", 1002, ReservedBits),
         (b"\x83\x80abcd", 1002, ReservedOpcode(3)),

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, LatestKey, Message, Outgoing, Overflow, Priority, SendError, SendOptions,
+    CloseCode, LatestKey, Message, Outgoing, OverflowPolicy, Priority, SendError, SendOptions,
     engine::Audience,
     outbox::{pending::Terms, prepared::Prepared},
     util::test_rng::Rng,
@@ -23,12 +23,12 @@ fn framed(host: &Host, id: ClientId) -> usize {
 }
 
 #[test]
-fn in_calm_weather_every_promise_is_kept_and_every_last_value_arrives() {
+fn in_calm_conditions_every_promise_is_kept_and_every_last_value_arrives() {
     run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
-fn in_foul_weather_no_value_is_stale_doubled_or_torn() {
+fn in_foul_conditions_no_value_is_stale_doubled_or_torn() {
     run(1, SEEDS, |seed| World::new(seed).run());
 }
 
@@ -55,7 +55,11 @@ impl World {
         let calm = seed.is_multiple_of(2);
         let config = Config {
             max_buffered: rng.pick(&[3_000, 20_000, 1 << 20]),
-            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest, Overflow::DropNewest]),
+            overflow: rng.pick(&[
+                OverflowPolicy::Disconnect,
+                OverflowPolicy::DropNewest,
+                OverflowPolicy::DropNewest,
+            ]),
             ping_interval: None,
             silence_timeout: None,
             // A slow reader must not run into a timeout.
@@ -160,7 +164,12 @@ impl World {
             51 if !self.calm => {
                 self.receivers[who].disconnected |= engine.disconnect(id).is_ok();
             }
-            52 => _ = engine.set_overflow(id, self.rng.pick(&[Overflow::DropNewest, Overflow::Disconnect])),
+            52 => {
+                _ = engine.set_overflow(
+                    id,
+                    self.rng.pick(&[OverflowPolicy::DropNewest, OverflowPolicy::Disconnect]),
+                )
+            }
             53..55 => engine.flush(now),
             _ => self.send_one(who),
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    CloseCode, LatestKey, Overflow, Prepared, Priority, SendError, SendOptions, engine::Audience,
+    CloseCode, LatestKey, OverflowPolicy, Prepared, Priority, SendError, SendOptions, engine::Audience,
     outbox::pending::Pending,
 };
 
@@ -213,7 +213,7 @@ fn expired_messages_are_not_sent_and_are_counted() {
 
 #[test]
 fn expired_messages_make_room_before_overflow() {
-    for overflow in [Overflow::Disconnect, Overflow::DropNewest] {
+    for overflow in [OverflowPolicy::Disconnect, OverflowPolicy::DropNewest] {
         let mut host = Host::new(Config { max_buffered: 1_000, overflow, ..Config::default() });
         let (mut peer, client) = blocked(&mut host, 10);
         let room = 1_000 - 11;
@@ -229,17 +229,17 @@ fn expired_messages_make_room_before_overflow() {
         assert_eq!(host.engine.stats().expired, 2);
         let full = host.engine.send(client, "a few bytes more than fit".into());
         let (overflowed, dropped) = (SendError::Overflow(client), SendError::Dropped(client));
-        assert_eq!(full, Err(if overflow == Overflow::Disconnect { overflowed } else { dropped }));
+        assert_eq!(full, Err(if overflow == OverflowPolicy::Disconnect { overflowed } else { dropped }));
         let frames = read_all(&mut host, &mut peer);
         assert_eq!(texts(&frames), ["1", "new"]);
         let ended = frames.last() == Some(&Frame::Close(1013, "too slow".into()));
-        assert_eq!(ended, overflow == Overflow::Disconnect);
+        assert_eq!(ended, overflow == OverflowPolicy::Disconnect);
     }
 }
 
 #[test]
 fn plain_message_is_too_large_only_by_its_own_size() {
-    let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
+    let config = Config { max_buffered: 1_000, overflow: OverflowPolicy::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
     let large = [7; 996];
@@ -454,7 +454,7 @@ fn pending_message_to_many_is_held_once() {
 
 #[test]
 fn drained_follows_a_dropped_value() {
-    let config = Config { max_buffered: 1_000, overflow: Overflow::DropNewest, ..Config::default() };
+    let config = Config { max_buffered: 1_000, overflow: OverflowPolicy::DropNewest, ..Config::default() };
     let mut host = Host::new(config);
     let (mut peer, client) = host.open();
     // Both values are queued within one tick, while nothing is blocked.

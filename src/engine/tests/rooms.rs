@@ -3,7 +3,7 @@
 mod model;
 
 use super::*;
-use crate::{CloseCode, Delivery, JoinError, NotConnected, engine::Audience};
+use crate::{CloseCode, Delivery, JoinError, NotConnectedError, engine::Audience};
 
 fn members(host: &Host, room: &str) -> Vec<ClientId> {
     host.engine.rooms().members(room.into()).collect()
@@ -36,10 +36,10 @@ fn join_in_the_tick_of_an_orderly_close_has_no_effect() {
         let _ = host.poll();
         assert_eq!(peer.frames()[0], text("too late"));
         assert_eq!(host.engine.join(client, "lobby".into()), Err(JoinError::NotConnected(client)));
-        assert_eq!(host.engine.leave(client, "lobby".into()), Err(NotConnected(client)));
-        assert_eq!(host.engine.leave_all(client), Err(NotConnected(client)));
-        assert_eq!(host.engine.set_user(client, "ada"), Err(NotConnected(client)));
-        assert_eq!(host.engine.clear_user(client), Err(NotConnected(client)));
+        assert_eq!(host.engine.leave(client, "lobby".into()), Err(NotConnectedError(client)));
+        assert_eq!(host.engine.leave_all(client), Err(NotConnectedError(client)));
+        assert_eq!(host.engine.set_user(client, "ada"), Err(NotConnectedError(client)));
+        assert_eq!(host.engine.clear_user(client), Err(NotConnectedError(client)));
     }
 }
 
@@ -59,7 +59,7 @@ fn failed_connection_is_stale_in_the_tick_of_its_close() {
     assert!(matches!(closes(&tick)[..], [(id, CloseReason::Io(_))] if id == client));
     assert_eq!(messages(&tick), [(client, b"let me in".to_vec())]);
     assert_eq!(host.engine.join(client, "lobby".into()), Err(JoinError::NotConnected(client)));
-    assert_eq!(host.engine.set_user(client, "ada"), Err(NotConnected(client)));
+    assert_eq!(host.engine.set_user(client, "ada"), Err(NotConnectedError(client)));
     assert_eq!(members(&host, "lobby"), [other]);
 }
 

@@ -15,7 +15,8 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, Limit, Message, Overflow, Pressure, SendError, TimerId, net::sim::masked, util::test_rng::Rng,
+    CloseCode, Message, OverflowPolicy, Pressure, RateLimitPolicy, SendError, TimerId, net::sim::masked,
+    util::test_rng::Rng,
 };
 use clock::{Moments, Timers, check_deadlines};
 
@@ -23,24 +24,24 @@ use clock::{Moments, Timers, check_deadlines};
 const SEEDS: u64 = 130;
 
 #[test]
-fn in_calm_weather_an_orderly_end_loses_nothing() {
+fn in_calm_conditions_an_orderly_end_loses_nothing() {
     run(0, SEEDS, |seed| World::new(seed).run());
 }
 
 #[test]
-fn in_foul_weather_nothing_is_doubled_reordered_or_stuck() {
+fn in_foul_conditions_nothing_is_doubled_reordered_or_stuck() {
     run(1, SEEDS, |seed| World::new(seed).run());
 }
 
 #[cfg(feature = "deflate")]
 #[test]
-fn compressed_in_calm_weather() {
+fn compressed_in_calm_conditions() {
     run(0, SEEDS / 4, |seed| World::compressed(seed).run());
 }
 
 #[cfg(feature = "deflate")]
 #[test]
-fn compressed_in_foul_weather() {
+fn compressed_in_foul_conditions() {
     run(1, SEEDS / 4, |seed| World::compressed(seed).run());
 }
 
@@ -73,8 +74,11 @@ fn a_close_frame_as_long_as_a_broadcast_is_not_taken_for_it() {
 #[test]
 fn a_peer_that_has_ended_is_read_to_its_end_before_time_jumps() {
     let mut world = World::new(0);
-    world.host =
-        Host::new(Config { max_messages_per_second: Some(1), rate_limit: Limit::Pause, ..Config::default() });
+    world.host = Host::new(Config {
+        max_messages_per_second: Some(1),
+        rate_limit: RateLimitPolicy::Pause,
+        ..Config::default()
+    });
     (world.event_budget, world.max_buffered) = (2048, 1 << 20);
     for _ in 0..2 {
         world.connect();
@@ -143,14 +147,18 @@ impl World {
             event_budget,
             read_budget: rng.pick(&[60, 1_000, 20_000, 256 * 1024]),
             max_buffered: rng.pick(&[3_000, 50_000, 1 << 20]),
-            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]),
+            overflow: rng.pick(&[OverflowPolicy::Disconnect, OverflowPolicy::DropNewest]),
             max_connections: rng.pick(&[None, None, Some(15)]).filter(|_| !calm),
             max_lifetime: rng.pick(&[None, None, Some(90 * SEC)]).filter(|_| !calm),
             max_message_size: 200_000,
             max_total_buffered: rng.pick(&[None, Some(100_000), Some(1 << 20)]).filter(|_| !calm),
             max_messages_per_second: rng.pick(&[None, None, Some(3), Some(20), Some(200)]),
             max_bytes_per_second: rng.pick(&[None, None, Some(1_000), Some(20_000), Some(200_000)]),
-            rate_limit: if calm { Limit::Pause } else { rng.pick(&[Limit::Close, Limit::Pause]) },
+            rate_limit: if calm {
+                RateLimitPolicy::Pause
+            } else {
+                rng.pick(&[RateLimitPolicy::Close, RateLimitPolicy::Pause])
+            },
             ..config
         };
         let max_buffered = config.max_buffered;
@@ -289,7 +297,7 @@ impl World {
                 assert_eq!(engine.disconnect(id).is_ok(), known);
                 actor.disconnected |= known;
             }
-            17 => _ = engine.set_overflow(id, Overflow::DropNewest),
+            17 => _ = engine.set_overflow(id, OverflowPolicy::DropNewest),
             _ => {}
         }
     }

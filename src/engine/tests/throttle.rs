@@ -2,9 +2,9 @@
 //! against no client.
 
 use super::*;
-use crate::{CloseCode, Limit, Timeout, net::sim::masked};
+use crate::{CloseCode, RateLimitPolicy, TimeoutKind, net::sim::masked};
 
-fn per_second(rate_limit: Limit, messages: Option<u32>, bytes: Option<usize>) -> Config {
+fn per_second(rate_limit: RateLimitPolicy, messages: Option<u32>, bytes: Option<usize>) -> Config {
     Config { rate_limit, max_messages_per_second: messages, max_bytes_per_second: bytes, ..Config::default() }
 }
 
@@ -65,7 +65,7 @@ fn settle(host: &mut Host) -> (Vec<Vec<u8>>, Vec<CloseReason>) {
 fn message_above_the_limit_is_not_delivered_and_closes() {
     for event_budget in [1, 4, 16 * 1024] {
         for large in [false, true] {
-            let config = per_second(Limit::Close, Some(10), None);
+            let config = per_second(RateLimitPolicy::Close, Some(10), None);
             let mut host = Host::new(Config { event_budget, ..config });
             let (mut other, other_id) = open(&mut host);
             let (mut peer, _) = open(&mut host);
@@ -88,7 +88,7 @@ fn message_above_the_limit_is_not_delivered_and_closes() {
 
 #[test]
 fn messages_before_the_byte_limit_are_delivered() {
-    let config = per_second(Limit::Close, None, Some(100_000));
+    let config = per_second(RateLimitPolicy::Close, None, Some(100_000));
     for (event_budget, pieces, len) in [(1, 1, 10), (3, 1, 994), (16_384, 7, 994), (16_384, 1, 30_000)] {
         for read_budget in [1_000, 256 * 1024] {
             for missing in [0, 1] {
@@ -126,7 +126,7 @@ fn byte_above_the_limit_completes_no_message() {
         let header = masked(BINARY, true, &vec![7; len], 7).len() - len;
         for missing in [0, 1] {
             let limit = 10 + len + header - 1 + missing;
-            let mut host = Host::new(per_second(Limit::Close, None, Some(limit)));
+            let mut host = Host::new(per_second(RateLimitPolicy::Close, None, Some(limit)));
             let (mut peer, _) = host.open();
             peer.binary(b"free");
             peer.binary(&vec![7; len]);
@@ -138,7 +138,8 @@ fn byte_above_the_limit_completes_no_message() {
 
 #[test]
 fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
-    let mut host = Host::new(Config { event_budget: 1, ..per_second(Limit::Close, None, Some(25)) });
+    let mut host =
+        Host::new(Config { event_budget: 1, ..per_second(RateLimitPolicy::Close, None, Some(25)) });
     let (mut peer, client) = open(&mut host);
     numbered(0..2).iter().for_each(|bytes| peer.binary(bytes));
     peer.close(1000);
@@ -155,10 +156,10 @@ fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
 
 #[test]
 fn first_cause_in_the_input_ends_the_connection() {
-    let config = per_second(Limit::Close, Some(3), Some(50));
+    let config = per_second(RateLimitPolicy::Close, Some(3), Some(50));
     for (bytes, reason) in [
         (&b"\x88\x80abcd"[..], CloseReason::Peer { code: CloseCode::Status, text: String::new() }),
-        (b"\x83\x80abcd", CloseReason::Protocol(crate::PeerMisbehaved::ReservedOpcode(3))),
+        (b"\x83\x80abcd", CloseReason::Protocol(crate::ProtocolError::ReservedOpcode(3))),
     ] {
         let mut host = Host::new(config.clone());
         let (mut peer, _) = open(&mut host);
@@ -171,7 +172,7 @@ fn first_cause_in_the_input_ends_the_connection() {
 
 #[test]
 fn control_frames_count_as_bytes_only() {
-    let mut host = Host::new(per_second(Limit::Close, Some(1), Some(1_000)));
+    let mut host = Host::new(per_second(RateLimitPolicy::Close, Some(1), Some(1_000)));
     let (mut peer, client) = open(&mut host);
     (0..100).for_each(|_| peer.ping(b"ping"));
     assert_eq!(settle(&mut host), (vec![], vec![]));
@@ -182,7 +183,8 @@ fn control_frames_count_as_bytes_only() {
 
 #[test]
 fn average_rate_holds_and_idle_time_earns_no_credit() {
-    let mut host = Host::new(Config { silence_timeout: None, ..per_second(Limit::Close, Some(10), None) });
+    let mut host =
+        Host::new(Config { silence_timeout: None, ..per_second(RateLimitPolicy::Close, Some(10), None) });
     let (mut peer, client) = open(&mut host);
     // Ten messages at once, then one in each tenth of a second.
     (0..9).for_each(|_| peer.text("burst"));
@@ -214,7 +216,7 @@ fn paused_flood_is_delivered_at_the_rate_without_busy_polls() {
                 let mut host = Host::new(Config {
                     event_budget,
                     read_budget,
-                    ..per_second(Limit::Pause, messages, bytes)
+                    ..per_second(RateLimitPolicy::Pause, messages, bytes)
                 });
                 let (mut peer, client) = open(&mut host);
                 peer.set_buffers(5_000, 5_000);
@@ -248,7 +250,7 @@ fn paused_flood_is_delivered_at_the_rate_without_busy_polls() {
 
 #[test]
 fn large_message_is_read_no_faster_than_the_limit() {
-    let mut host = Host::new(per_second(Limit::Pause, None, Some(50_000)));
+    let mut host = Host::new(per_second(RateLimitPolicy::Pause, None, Some(50_000)));
     let (mut peer, _) = open(&mut host);
     let head = peer.traffic().0;
     let body: Vec<u8> = (0..300_000).map(|i: u32| (i.wrapping_mul(i) >> 7) as u8).collect();
@@ -268,7 +270,7 @@ fn large_message_is_read_no_faster_than_the_limit() {
 
 #[test]
 fn paused_flooders_let_the_host_sleep_and_others_send() {
-    let mut host = Host::new(per_second(Limit::Pause, Some(20), None));
+    let mut host = Host::new(per_second(RateLimitPolicy::Pause, Some(20), None));
     let mut flooders: Vec<_> = (0..200).map(|_| open(&mut host).0).collect();
     let (mut peer, client) = open(&mut host);
     host.advance(10 * SEC);
@@ -302,7 +304,7 @@ fn speaks_while_the_host_sleeps(config: Config, rate: u32) -> (usize, Vec<CloseR
 
 #[test]
 fn input_during_a_host_pause_is_within_the_limit() {
-    for policy in [Limit::Close, Limit::Pause] {
+    for policy in [RateLimitPolicy::Close, RateLimitPolicy::Pause] {
         for (messages, bytes) in [(Some(100), None), (None, Some(1_000)), (Some(100), Some(1_000))] {
             // This also holds if it takes several polls to read everything.
             for (event_budget, read_budget) in [(16_384, 256 * 1024), (7, 256 * 1024), (16_384, 60)] {
@@ -311,8 +313,10 @@ fn input_during_a_host_pause_is_within_the_limit() {
                 assert_eq!((got, ends, throttled), (6 * 250, vec![], 0), "{config:?}");
                 let (got, ends, throttled) = speaks_while_the_host_sleeps(config.clone(), 200);
                 match policy {
-                    Limit::Close => assert!(ends == [CloseReason::RateLimited] && got <= 600, "{got}"),
-                    Limit::Pause => assert!(throttled >= 6 && got <= 100 * 31, "{got}"),
+                    RateLimitPolicy::Close => {
+                        assert!(ends == [CloseReason::RateLimited] && got <= 600, "{got}")
+                    }
+                    RateLimitPolicy::Pause => assert!(throttled >= 6 && got <= 100 * 31, "{got}"),
                 }
             }
         }
@@ -321,7 +325,7 @@ fn input_during_a_host_pause_is_within_the_limit() {
 
 #[test]
 fn input_left_out_by_a_partial_report_is_within_the_limit() {
-    let mut host = Host::new(per_second(Limit::Close, Some(10), None));
+    let mut host = Host::new(per_second(RateLimitPolicy::Close, Some(10), None));
     let (mut peer, _) = open(&mut host);
     let now = |host: &Host| host.now;
     host.advance(5 * SEC);
@@ -340,7 +344,7 @@ fn input_left_out_by_a_partial_report_is_within_the_limit() {
 
 #[test]
 fn time_of_an_application_pause_is_credited() {
-    for policy in [Limit::Close, Limit::Pause] {
+    for policy in [RateLimitPolicy::Close, RateLimitPolicy::Pause] {
         let mut host = Host::new(per_second(policy, Some(10), Some(200)));
         let (mut peer, client) = open(&mut host);
         // Time that was idle before the pause is not credited.
@@ -358,8 +362,10 @@ fn time_of_an_application_pause_is_credited() {
         let (got, ends) = settle(&mut host);
         match policy {
             // 5 s at 10 messages per second, and the burst.
-            Limit::Close => assert_eq!((got.len(), &ends[..]), (60, &[CloseReason::RateLimited][..])),
-            Limit::Pause => {
+            RateLimitPolicy::Close => {
+                assert_eq!((got.len(), &ends[..]), (60, &[CloseReason::RateLimited][..]))
+            }
+            RateLimitPolicy::Pause => {
                 assert_eq!((got.len(), host.engine.stats().throttled), (60, 1));
                 assert_eq!(run(&mut host, 4 * SEC).0.len(), 40);
             }
@@ -369,7 +375,7 @@ fn time_of_an_application_pause_is_credited() {
 
 #[test]
 fn application_pause_and_limit_pause_are_independent() {
-    let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
+    let mut host = Host::new(per_second(RateLimitPolicy::Pause, Some(10), None));
     let (mut peer, client) = open(&mut host);
     numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(settle(&mut host).0, numbered(0..10));
@@ -401,7 +407,8 @@ fn throttled(config: Config) -> (Host, Peer, ClientId) {
 }
 
 fn both() -> [Config; 2] {
-    [(Some(10), None), (None, Some(100))].map(|(messages, bytes)| per_second(Limit::Pause, messages, bytes))
+    [(Some(10), None), (None, Some(100))]
+        .map(|(messages, bytes)| per_second(RateLimitPolicy::Pause, messages, bytes))
 }
 
 #[test]
@@ -420,7 +427,7 @@ fn closing_a_throttled_client_reads_it_without_delay() {
             let reason = match how {
                 0 => CloseReason::Local { code: CloseCode::Normal, text: String::new() },
                 1 => CloseReason::Shutdown,
-                _ => CloseReason::Timeout(Timeout::Lifetime),
+                _ => CloseReason::Timeout(TimeoutKind::Lifetime),
             };
             assert_eq!((got, ends), (vec![], vec![reason]), "its messages mean nothing any more");
             assert!(matches!(peer.frames()[..], [Frame::Close(1000 | 1001, _)]));
@@ -464,7 +471,7 @@ fn throttled_client_ends_when_its_connection_ends() {
 
 #[test]
 fn failed_write_does_not_bypass_the_closing_limit() {
-    let mut host = Host::new(per_second(Limit::Close, Some(10), None));
+    let mut host = Host::new(per_second(RateLimitPolicy::Close, Some(10), None));
     let (mut peer, client) = open(&mut host);
     host.engine.pause_reading(client).unwrap();
     numbered(0..30).iter().for_each(|bytes| peer.binary(bytes));
@@ -482,7 +489,7 @@ fn throttled_client_is_pinged_and_not_silent() {
         ping_interval: Some(2 * SEC),
         silence_timeout: Some(3 * SEC),
         // A message takes 100 s at this rate.
-        ..per_second(Limit::Pause, None, Some(10))
+        ..per_second(RateLimitPolicy::Pause, None, Some(10))
     };
     let mut host = Host::new(config);
     let (mut peer, client) = open(&mut host);
@@ -506,7 +513,7 @@ fn limit_pause_longer_than_silence_timeout_is_not_silence() {
         let mut host = Host::new(Config {
             ping_interval: Some(ping),
             silence_timeout: Some(silence),
-            ..per_second(Limit::Pause, Some(1), None)
+            ..per_second(RateLimitPolicy::Pause, Some(1), None)
         });
         let (mut peer, _) = open(&mut host);
         // The first read takes all of it, so that nothing more arrives from the client.
@@ -521,7 +528,7 @@ fn limit_pause_longer_than_silence_timeout_is_not_silence() {
 
 #[test]
 fn client_that_stops_after_its_burst_is_not_paused() {
-    let mut host = Host::new(per_second(Limit::Pause, Some(10), None));
+    let mut host = Host::new(per_second(RateLimitPolicy::Pause, Some(10), None));
     let (mut peer, client) = host.open();
     numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(settle(&mut host).0, numbered(0..10));
@@ -533,7 +540,7 @@ fn paused_client_without_input_earns_no_credit() {
     let mut host = Host::new(Config {
         event_budget: 1,
         silence_timeout: None,
-        ..per_second(Limit::Close, Some(10), None)
+        ..per_second(RateLimitPolicy::Close, Some(10), None)
     });
     let (mut peer, client) = open(&mut host);
     peer.text("fills the tick");
@@ -552,7 +559,7 @@ fn paused_client_without_input_earns_no_credit() {
 
 #[test]
 fn limit_of_one_per_second_works() {
-    let mut host = Host::new(per_second(Limit::Pause, Some(1), Some(1)));
+    let mut host = Host::new(per_second(RateLimitPolicy::Pause, Some(1), Some(1)));
     let (mut peer, client) = open(&mut host);
     (0..3).for_each(|_| peer.text(""));
     // Each message has 6 bytes, and the first byte is free.

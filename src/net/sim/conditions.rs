@@ -6,21 +6,21 @@ use crate::util::split_mix::SplitMix;
 
 /// How a simulated network behaves.
 ///
-/// In any weather it is a correct TCP: all bytes arrive once and in order, or the connection is
-/// reset. Chances are in percent of the affected calls or pieces; values above 100 count as 100.
+/// Under all conditions it is a correct TCP: all bytes arrive once and in order, or the connection
+/// is reset. Chances are in percent of the affected calls or pieces; values above 100 count as 100.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
-/// use tickws::sim::{Sim, Weather};
+/// use tickws::sim::{Sim, NetworkConditions};
 ///
 /// let ms = Duration::from_millis;
-/// let mobile = Weather::foul().latency(ms(40)..=ms(250)).buffer(16 * 1024);
-/// let sim = Sim::with_weather(7, mobile);
+/// let mobile = NetworkConditions::foul().latency(ms(40)..=ms(250)).buffer(16 * 1024);
+/// let sim = Sim::with_conditions(7, mobile);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Weather {
+pub struct NetworkConditions {
     pub(super) latency: RangeInclusive<Duration>,
     pub(super) buffer: usize,
     pub(super) short_reads: u8,
@@ -34,17 +34,17 @@ pub struct Weather {
     pub(super) resets: u8,
 }
 
-/// Same as [`calm`](Weather::calm).
-impl Default for Weather {
+/// Same as [`calm`](NetworkConditions::calm).
+impl Default for NetworkConditions {
     fn default() -> Self {
-        Weather::calm()
+        NetworkConditions::calm()
     }
 }
 
-impl Weather {
+impl NetworkConditions {
     /// No latency and no random behaviour.
     pub const fn calm() -> Self {
-        Weather {
+        NetworkConditions {
             latency: Duration::ZERO..=Duration::ZERO,
             buffer: 256 * 1024,
             short_reads: 0,
@@ -60,7 +60,7 @@ impl Weather {
     /// All behaviour that a connection survives: up to 80 ms of latency, short reads and writes,
     /// interrupted calls, readiness that is late and in random order. No resets.
     pub const fn foul() -> Self {
-        Weather {
+        NetworkConditions {
             latency: Duration::from_millis(1)..=Duration::from_millis(80),
             buffer: 64 * 1024,
             short_reads: 30,

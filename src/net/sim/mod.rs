@@ -37,8 +37,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use conditions::NetworkConditions;
 pub(crate) use conditions::SimRng;
-pub use conditions::Weather;
 #[cfg(any(test, fuzzing))]
 pub(crate) use frame::Frame;
 use link::{Half, Link, Segment};
@@ -69,7 +69,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(seed: u64, conditions: Weather, now: Instant) -> Self {
+    pub(crate) fn new(seed: u64, conditions: NetworkConditions, now: Instant) -> Self {
         Shared(Arc::new(Mutex::new(Network {
             start: now,
             now,
@@ -110,7 +110,7 @@ struct Host {
 pub(crate) struct Network {
     start: Instant,
     now: Instant,
-    pub(crate) conditions: Weather,
+    pub(crate) conditions: NetworkConditions,
     rng: SimRng,
     links: Vec<Link>,
     hosts: Vec<Host>,

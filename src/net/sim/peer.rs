@@ -287,11 +287,11 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use crate::net::sim::{Shared, SimSocket, Weather};
+    use crate::net::sim::{NetworkConditions, Shared, SimSocket};
 
     /// A client, and the server's socket, from which the request was read.
     fn pair() -> (Shared, usize, SimSocket) {
-        let shared = Shared::new(1, Weather::calm(), Instant::now());
+        let shared = Shared::new(1, NetworkConditions::calm(), Instant::now());
         let mut network = shared.lock();
         let host = network.add_host();
         let peer = network.add_client(host);

@@ -6,7 +6,7 @@ use std::{fmt, mem, net::SocketAddr, time::Duration};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{
-    EndId, Shared, SimSocket, Weather,
+    EndId, NetworkConditions, Shared, SimSocket,
     deflate::PeerDeflate,
     frame::{self, Frame, Inbox, close_body, parse_head},
     link::{Half, Segment},
@@ -26,16 +26,16 @@ pub(crate) enum Outcome {
     Silence,
 }
 
-impl Weather {
+impl NetworkConditions {
     /// Everything that TCP and the kernel may do, at once.
     pub(crate) const fn harsh() -> Self {
-        Weather {
+        NetworkConditions {
             latency: Duration::ZERO..=Self::STEP,
             short_reads: 40,
             late_readiness: 35,
             spurious_readiness: 3,
             buffer: 256 * 1024,
-            ..Weather::foul()
+            ..NetworkConditions::foul()
         }
     }
 

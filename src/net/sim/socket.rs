@@ -137,12 +137,12 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::sim::{Call, Fault, Peer, Weather};
+    use crate::net::sim::{Call, Fault, NetworkConditions, Peer};
 
     const HOST: usize = 0;
 
     /// A peer, and the accepted socket of the server.
-    fn pair(conditions: Weather) -> (Shared, Peer, SimSocket) {
+    fn pair(conditions: NetworkConditions) -> (Shared, Peer, SimSocket) {
         let network = Shared::new(1, conditions, Instant::now());
         network.lock().add_host();
         let peer = Peer::connect(&network, HOST, 1);
@@ -179,7 +179,7 @@ mod tests {
             }),
         ];
         for (what, call) in calls {
-            let (_network, peer, mut socket) = pair(Weather::calm());
+            let (_network, peer, mut socket) = pair(NetworkConditions::calm());
             peer.set_buffers(10, 10);
             let outcome = catch_unwind(AssertUnwindSafe(|| call(&mut socket)));
             let panic = outcome.expect_err(what);
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn room_is_reported_once_a_third_of_the_buffer_is_free() {
-        let (network, mut peer, mut socket) = pair(Weather::calm());
+        let (network, mut peer, mut socket) = pair(NetworkConditions::calm());
         peer.set_buffers(90, 90);
         assert_eq!(socket.write(&[0; 100]).expect("some room"), 90);
         assert_eq!((peer.read(29), reports(&network)), (29, vec![]));
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn input_waits_for_room_and_closing_with_unread_input_resets() {
-        let (network, peer, mut socket) = pair(Weather::calm());
+        let (network, peer, mut socket) = pair(NetworkConditions::calm());
         peer.set_buffers(4, 4);
         peer.raw(b"abcdef");
         assert_eq!((reports(&network), peer.pending()), (vec![(true, true)], 6));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn injected_fault_fails_one_call() {
-        let (_network, peer, mut socket) = pair(Weather::calm());
+        let (_network, peer, mut socket) = pair(NetworkConditions::calm());
         peer.inject_fault(Fault { call: Call::Read, after: 1, errno: 5 });
         let mut read = || socket.read(&mut [0; 9]).expect_err("no input").raw_os_error();
         assert_eq!([read(), read(), read()], [None, Some(5), None]);
@@ -223,8 +223,9 @@ mod tests {
 
     #[test]
     fn spurious_readiness_reads_would_block() {
-        let (network, _peer, mut socket) = pair(Weather::calm());
-        network.lock().conditions = Weather { spurious_readiness: 100, ..Weather::calm() };
+        let (network, _peer, mut socket) = pair(NetworkConditions::calm());
+        network.lock().conditions =
+            NetworkConditions { spurious_readiness: 100, ..NetworkConditions::calm() };
         assert_eq!(reports(&network), [(true, true)]);
         assert_eq!(socket.read(&mut [0; 9]).expect_err("no input").kind(), ErrorKind::WouldBlock);
     }

@@ -2,7 +2,7 @@
 
 use tungstenite::http::header::{HeaderMap, HeaderValue};
 
-use crate::{config::Config, error::PeerMisbehaved};
+use crate::{config::Config, error::ProtocolError};
 
 #[derive(Debug)]
 pub(crate) struct Codec;
@@ -55,7 +55,7 @@ impl PerMessage {
         _: &[u8],
         _: &mut Vec<u8>,
         _: u64,
-    ) -> Result<(), PeerMisbehaved> {
+    ) -> Result<(), ProtocolError> {
         match *self {}
     }
 

@@ -40,7 +40,7 @@ use tungstenite::http::header::{HeaderMap, HeaderValue};
 
 use crate::{
     config::{Config, compression::Deflate},
-    error::PeerMisbehaved,
+    error::ProtocolError,
 };
 use context::Context;
 use negotiation::{Agreed, Way};
@@ -225,7 +225,7 @@ impl Codec {
         payload: &[u8],
         out: &mut Vec<u8>,
         max: u64,
-    ) -> Result<(), PeerMisbehaved> {
+    ) -> Result<(), ProtocolError> {
         let Codec { inflater, context: bytes, .. } = self;
         // The largest window, whichever was agreed on: zlib would allocate a smaller one at each
         // reset.
@@ -250,7 +250,7 @@ impl Codec {
             }
             finals += 1;
             if finals > Self::MAX_FINAL {
-                return Err(PeerMisbehaved::CorruptDeflate);
+                return Err(ProtocolError::CorruptDeflate);
             }
             let context = bytes.len();
             bytes.extend_from_slice(&run.out[run.out.len().saturating_sub(WINDOW)..]);
@@ -268,7 +268,7 @@ impl Codec {
         if !ended && run.feed(&END)? == (END.len(), true) && run.out.len() == len {
             return Ok(());
         }
-        Err(PeerMisbehaved::CorruptDeflate)
+        Err(ProtocolError::CorruptDeflate)
     }
 }
 
@@ -280,17 +280,17 @@ struct Inflation<'i> {
 }
 
 impl Inflation<'_> {
-    fn restart(&mut self, context: &[u8]) -> Result<(), PeerMisbehaved> {
+    fn restart(&mut self, context: &[u8]) -> Result<(), ProtocolError> {
         self.inflater.reset(false);
         if !context.is_empty() {
-            self.inflater.set_dictionary(context).map_err(|_| PeerMisbehaved::CorruptDeflate)?;
+            self.inflater.set_dictionary(context).map_err(|_| ProtocolError::CorruptDeflate)?;
         }
         Ok(())
     }
 
     /// Inflates all of `input`, or up to the end of a final block. Returns how many bytes it took,
     /// and whether a final block ended. Memory grows with the output, and not beyond the limit.
-    fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), PeerMisbehaved> {
+    fn feed(&mut self, input: &[u8]) -> Result<(usize, bool), ProtocolError> {
         let mut used = 0;
         loop {
             if self.out.len() == self.out.capacity() {
@@ -302,12 +302,12 @@ impl Inflation<'_> {
             let status = self
                 .inflater
                 .decompress_vec(&input[used..], self.out, FlushDecompress::Sync)
-                .map_err(|_| PeerMisbehaved::CorruptDeflate)?;
+                .map_err(|_| ProtocolError::CorruptDeflate)?;
             let taken = (self.inflater.total_in() - taken) as usize;
             used += taken;
             let len = self.out.len() as u64;
             if len > self.max {
-                return Err(PeerMisbehaved::MessageTooBig { len, max: self.max });
+                return Err(ProtocolError::MessageTooBig { len, max: self.max });
             }
             if status == Status::StreamEnd {
                 return Ok((used, true));
@@ -317,7 +317,7 @@ impl Inflation<'_> {
                     return Ok((used, false));
                 }
                 if taken == 0 && self.out.len() == given {
-                    return Err(PeerMisbehaved::CorruptDeflate);
+                    return Err(ProtocolError::CorruptDeflate);
                 }
             }
         }
@@ -366,7 +366,7 @@ impl PerMessage {
         payload: &[u8],
         out: &mut Vec<u8>,
         max: u64,
-    ) -> Result<(), PeerMisbehaved> {
+    ) -> Result<(), ProtocolError> {
         codec.inflate(self.received.as_ref(), payload, out, max)?;
         if let Some(context) = &mut self.received {
             context.push(out);

@@ -246,7 +246,7 @@ fn rfc_examples_are_inflated() {
         assert_eq!(out, b"Hello", "{what}");
         assert_eq!(
             connection.inflate(&mut codec, payload, &mut Vec::new(), 4),
-            Err(PeerMisbehaved::MessageTooBig { len: 5, max: 4 }),
+            Err(ProtocolError::MessageTooBig { len: 5, max: 4 }),
             "{what}"
         );
     }
@@ -270,12 +270,12 @@ fn truncated_and_damaged_messages_are_violations() {
         match connection.inflate(&mut codec, &payload[..end], &mut out, 1 << 20) {
             // The cut lies between two blocks, or seems to.
             Ok(()) => missed += 1,
-            Err(error) => assert_eq!(error, PeerMisbehaved::CorruptDeflate),
+            Err(error) => assert_eq!(error, ProtocolError::CorruptDeflate),
         }
     }
     assert!(missed < 4, "{missed} of {}", payload.len());
     // An empty payload has no block that could end.
-    assert_eq!(connection.inflate(&mut codec, &[], &mut Vec::new(), 9), Err(PeerMisbehaved::CorruptDeflate));
+    assert_eq!(connection.inflate(&mut codec, &[], &mut Vec::new(), 9), Err(ProtocolError::CorruptDeflate));
     // Damaged input neither panics, nor exceeds the limit, nor affects the next message.
     for _ in 0..20_000 {
         let mut damaged = payload[..rng.below(payload.len().min(200))].to_vec();
@@ -298,7 +298,7 @@ fn too_many_final_blocks_are_a_violation() {
     let mut codec = codec(Deflate::default());
     let mut connection = codec.open(way(15, false), way(15, true));
     // `03 00` is an empty final block.
-    for (blocks, expected) in [(1, Ok(())), (8, Ok(())), (100_000, Err(PeerMisbehaved::CorruptDeflate))] {
+    for (blocks, expected) in [(1, Ok(())), (8, Ok(())), (100_000, Err(ProtocolError::CorruptDeflate))] {
         let payload = [3, 0].repeat(blocks);
         assert_eq!(connection.inflate(&mut codec, &payload, &mut Vec::new(), 9), expected, "{blocks}");
     }
@@ -341,7 +341,7 @@ fn a_zip_bomb_takes_no_more_memory_than_the_limit() {
     for max in [0, 1, 1_000, 1 << 20] {
         let mut out = Vec::new();
         let outcome = connection.inflate(&mut codec, &bomb, &mut out, max);
-        assert!(matches!(outcome, Err(PeerMisbehaved::MessageTooBig { .. })), "{outcome:?}");
+        assert!(matches!(outcome, Err(ProtocolError::MessageTooBig { .. })), "{outcome:?}");
         assert!(out.capacity() as u64 <= max + 1, "{} for {max}", out.capacity());
     }
     assert_eq!(connection.memory(), 0);

@@ -8,10 +8,10 @@ use tungstenite::http::{Request, Version};
 
 use super::codec::{Decode, Encode, codec_fieldless};
 use crate::{
-    error::{ConnectError, ConnectStep, HeaderError, PeerMisbehaved, Refusal},
+    error::{ConnectError, ConnectStep, HeaderError, ProtocolError, Refusal},
     event::{
         Event,
-        close_reason::{CloseReason, Timeout},
+        close_reason::{CloseReason, TimeoutKind},
         pressure::Pressure,
         tick::Tick,
     },
@@ -22,7 +22,7 @@ use crate::{
 };
 
 codec_fieldless!(Pressure { 0 Low, 1 Refusing, 2 NotReading });
-codec_fieldless!(Timeout { 0 Silence, 1 Write, 2 Close, 3 Lifetime });
+codec_fieldless!(TimeoutKind { 0 Silence, 1 Write, 2 Close, 3 Lifetime });
 codec_fieldless!(ConnectStep { 0 Resolve, 1 Connect, 2 Handshake });
 
 /// The digest of a tick: its events with all that they hold, and when the next poll is due.
@@ -175,38 +175,38 @@ fn put_close_reason(reason: &CloseReason, out: &mut Vec<u8>) {
     }
 }
 
-fn put_violation(violation: PeerMisbehaved, out: &mut Vec<u8>) {
+fn put_violation(violation: ProtocolError, out: &mut Vec<u8>) {
     match violation {
-        PeerMisbehaved::UnmaskedFrame => out.push(0),
-        PeerMisbehaved::MaskedFrame => out.push(1),
-        PeerMisbehaved::ReservedBits => out.push(2),
-        PeerMisbehaved::ReservedOpcode(opcode) => {
+        ProtocolError::UnmaskedFrame => out.push(0),
+        ProtocolError::MaskedFrame => out.push(1),
+        ProtocolError::ReservedBits => out.push(2),
+        ProtocolError::ReservedOpcode(opcode) => {
             out.push(3);
             out.push(opcode);
         }
-        PeerMisbehaved::FragmentedControl => out.push(4),
-        PeerMisbehaved::ControlTooLong => out.push(5),
-        PeerMisbehaved::LengthNotMinimal => out.push(6),
-        PeerMisbehaved::LengthOverflow => out.push(7),
-        PeerMisbehaved::UnexpectedContinuation => out.push(8),
-        PeerMisbehaved::ExpectedContinuation => out.push(9),
-        PeerMisbehaved::InvalidUtf8 => out.push(10),
-        PeerMisbehaved::FrameTooBig { len, max } => {
+        ProtocolError::FragmentedControl => out.push(4),
+        ProtocolError::ControlTooLong => out.push(5),
+        ProtocolError::LengthNotMinimal => out.push(6),
+        ProtocolError::LengthOverflow => out.push(7),
+        ProtocolError::UnexpectedContinuation => out.push(8),
+        ProtocolError::ExpectedContinuation => out.push(9),
+        ProtocolError::InvalidUtf8 => out.push(10),
+        ProtocolError::FrameTooBig { len, max } => {
             out.push(11);
             (len, max).put(out);
         }
-        PeerMisbehaved::MessageTooBig { len, max } => {
+        ProtocolError::MessageTooBig { len, max } => {
             out.push(12);
             (len, max).put(out);
         }
-        PeerMisbehaved::CorruptDeflate => out.push(13),
-        PeerMisbehaved::EmptyFragments => out.push(14),
-        PeerMisbehaved::CloseBodyTooShort => out.push(15),
-        PeerMisbehaved::InvalidCloseCode(code) => {
+        ProtocolError::CorruptDeflate => out.push(13),
+        ProtocolError::EmptyFragments => out.push(14),
+        ProtocolError::CloseBodyTooShort => out.push(15),
+        ProtocolError::InvalidCloseCode(code) => {
             out.push(16);
             code.put(out);
         }
-        PeerMisbehaved::InvalidCloseReason => out.push(17),
+        ProtocolError::InvalidCloseReason => out.push(17),
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
         assert_eq!(bytes(Event::Message { client, message }), [3, 3, 0xac, 2, 0, 0xc8, 1]);
         let reason = &CloseReason::Peer { code: 1000.into(), text: "bye".into() };
         assert_eq!(bytes(Event::Close { client, reason }), *b"\x04\x03\xac\x02\x00\xe8\x07\x03bye");
-        let reason = &CloseReason::Protocol(PeerMisbehaved::FrameTooBig { len: 5, max: 4 });
+        let reason = &CloseReason::Protocol(ProtocolError::FrameTooBig { len: 5, max: 4 });
         assert_eq!(bytes(Event::Close { client, reason }), [4, 3, 0xac, 2, 8, 11, 5, 4]);
         assert_eq!(bytes(Event::Pressure { pressure: Pressure::NotReading }), [6, 2]);
         assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, 2) }), [10, 1, 2]);

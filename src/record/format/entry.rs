@@ -11,7 +11,7 @@ use tungstenite::{
 use super::codec::{Decode, Encode, codec_enum, codec_fieldless, codec_struct};
 use crate::{
     config::{
-        Overflow,
+        OverflowPolicy,
         connect::{Plan, WhileDown},
         reconnect::Reconnect,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
@@ -70,7 +70,7 @@ codec_enum! {
         23 Close { client: ClientId, code: u16, reason: String },
         24 Disconnect { client: ClientId },
         25 Shutdown { code: u16, deadline: Duration },
-        26 SetOverflow { client: ClientId, overflow: Overflow },
+        26 SetOverflow { client: ClientId, overflow: OverflowPolicy },
         27 Pause { client: ClientId },
         28 Resume { client: ClientId },
         29 SetTimer { delay: Duration, repeat: bool },

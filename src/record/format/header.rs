@@ -4,7 +4,7 @@ use tungstenite::Bytes;
 
 use super::codec::{Decode, Encode, codec_fieldless, codec_struct};
 use crate::{
-    config::{Config, Limit, OriginPolicy, Overflow},
+    config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
     engine::hooks::Hooks,
     http1::static_files::StaticFiles,
 };
@@ -149,5 +149,5 @@ impl Decode for OriginPolicy {
     }
 }
 
-codec_fieldless!(Overflow { 0 Disconnect, 1 DropNewest });
-codec_fieldless!(Limit { 0 Close, 1 Pause });
+codec_fieldless!(OverflowPolicy { 0 Disconnect, 1 DropNewest });
+codec_fieldless!(RateLimitPolicy { 0 Close, 1 Pause });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Limit, OriginPolicy, Overflow},
+    config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
     engine::hooks::Hooks,
     error::ConfigError,
     server::Server,
@@ -123,8 +123,8 @@ impl ServerBuilder {
         /// Most bytes queued for one client, framing included. Default 1 MiB.
         max_buffered: usize;
         /// Policy for a message that does not fit into `max_buffered`. Default
-        /// [`Overflow::Disconnect`].
-        overflow: Overflow;
+        /// [`OverflowPolicy::Disconnect`].
+        overflow: OverflowPolicy;
 
         /// Memory limit for all connections together, in bytes: partial messages, request heads and
         /// queued messages. A frame queued for several clients counts once. Near the limit the
@@ -178,9 +178,10 @@ impl ServerBuilder {
         /// flood of pings or pongs. `None`: no limit. Default `None`.
         max_bytes_per_second: impl Into<Option<usize>>;
         /// Policy for a client above either rate limit. A closing client is read without limit, so
-        /// that its close handshake can complete. Under [`Limit::Pause`] the remaining input of a
-        /// broken connection is read without limit too. Default [`Limit::Close`].
-        rate_limit: Limit;
+        /// that its close handshake can complete. Under [`RateLimitPolicy::Pause`] the remaining
+        /// input of a broken connection is read without limit too. Default
+        /// [`RateLimitPolicy::Close`].
+        rate_limit: RateLimitPolicy;
 
         /// Whether to set `TCP_NODELAY` on accepted sockets. Default on, because all queued
         /// messages are written with one write anyway.

@@ -48,7 +48,7 @@ fn unanswered_local_close_is_not_reconnected() {
     let (id, _peer) = open(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
     host.engine.close(id, 1000.into(), "", host.now).unwrap();
     let tick = next_tick(&mut host);
-    assert_eq!(closes(&tick), [(id, CloseReason::Timeout(crate::Timeout::Close))]);
+    assert_eq!(closes(&tick), [(id, CloseReason::Timeout(crate::TimeoutKind::Close))]);
     assert_eq!(reconnecting(&tick), []);
     assert_eq!((host.settle(), host.engine.connection_count()), (0, 0));
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::*;
 use crate::{
-    Overflow, PeerMisbehaved, Room, RoomId, engine::Engine, net::sim::SimSocket, util::test_rng::Rng,
+    OverflowPolicy, ProtocolError, Room, RoomId, engine::Engine, net::sim::SimSocket, util::test_rng::Rng,
 };
 
 /// The members of each room, or the connections of each user. No set is empty.
@@ -31,7 +31,7 @@ struct Member {
     peer: Peer,
     id: Option<ClientId>,
     state: State,
-    overflow: Overflow,
+    overflow: OverflowPolicy,
     /// Messages that were queued for it and not read yet.
     expected: VecDeque<String>,
     /// The member reads nothing at present.
@@ -103,7 +103,7 @@ impl World<'_> {
             max_rooms_per_client: rng.pick(&[2, 100]),
             max_room_name: rng.pick(&[3, 255]),
             max_buffered: rng.pick(&[150, 4_000, 1 << 20]),
-            overflow: rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]),
+            overflow: rng.pick(&[OverflowPolicy::Disconnect, OverflowPolicy::DropNewest]),
             ..Config::default()
         };
         let host = Host::with_chaos(config, (!calm).then(|| Rng::new(rng.next())));
@@ -153,13 +153,13 @@ impl World<'_> {
     }
 
     /// `Ok(false)`: its `Close` was reported, and calls have no effect.
-    fn is_live(&mut self, id: ClientId) -> Result<bool, NotConnected> {
+    fn is_live(&mut self, id: ClientId) -> Result<bool, NotConnectedError> {
         match self.state(id) {
             State::Open | State::Closing => Ok(true),
             State::Leaving(_) => Ok(false),
             State::Shaking | State::Gone => {
                 self.visited.stale_clients += 1;
-                Err(NotConnected(id))
+                Err(NotConnectedError(id))
             }
         }
     }
@@ -180,7 +180,7 @@ impl World<'_> {
         let (is_new, is_in) = (self.members_of(room).is_empty(), self.members_of(room).contains(&id));
         let len = name.as_ref().map_or(0, String::len);
         let expected = match (live, &name, room) {
-            (Err(NotConnected(id)), ..) => Err(JoinError::NotConnected(id)),
+            (Err(NotConnectedError(id)), ..) => Err(JoinError::NotConnected(id)),
             (Ok(false), ..) => {
                 self.visited.joined_while_leaving += 1;
                 Ok(())
@@ -265,7 +265,7 @@ impl World<'_> {
             if frame <= max && waiting + frame <= max {
                 expected.queued += 1;
                 member.expected.push_back(text.clone());
-            } else if frame > max || member.overflow == Overflow::DropNewest {
+            } else if frame > max || member.overflow == OverflowPolicy::DropNewest {
                 expected.dropped += 1;
             } else {
                 expected.overflowed += 1;
@@ -341,7 +341,7 @@ impl World<'_> {
                 self.host.engine.flush(self.host.now);
             }
             _ => {
-                let policy = self.rng.pick(&[Overflow::Disconnect, Overflow::DropNewest]);
+                let policy = self.rng.pick(&[OverflowPolicy::Disconnect, OverflowPolicy::DropNewest]);
                 if self.host.engine.set_overflow(id, policy).is_ok() {
                     self.members[self.by_id[&id]].overflow = policy;
                 }
@@ -480,7 +480,7 @@ impl World<'_> {
             CloseReason::Peer { .. } => ("peer", State::Leaving(self.flushes)),
             CloseReason::Eof => ("eof", State::Leaving(self.flushes)),
             CloseReason::Protocol(violation) => {
-                assert_eq!(*violation, PeerMisbehaved::UnmaskedFrame);
+                assert_eq!(*violation, ProtocolError::UnmaskedFrame);
                 ("protocol", State::Leaving(self.flushes))
             }
             // A flush followed the publish that reported the overflow.

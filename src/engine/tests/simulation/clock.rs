@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::{Timeout, connection::slot::Slot};
+use crate::{TimeoutKind, connection::slot::Slot};
 
 /// A model of the application's timers.
 #[derive(Debug, Default)]
@@ -81,15 +81,15 @@ impl Moments {
     }
 
     /// Checks that a client's timeout was due, in a poll that was not noted yet.
-    pub(super) fn check(&self, timeout: Timeout, actor: &Actor, config: &Config, now: Instant) {
+    pub(super) fn check(&self, timeout: TimeoutKind, actor: &Actor, config: &Config, now: Instant) {
         let (since, wait) = match timeout {
-            Timeout::Silence => {
+            TimeoutKind::Silence => {
                 assert_eq!(actor.peer.traffic().0, self.traffic.0, "it was heard: {actor:?}");
                 (Some(self.heard), config.silence_timeout)
             }
-            Timeout::Write => (Some(self.took), Some(config.write_timeout)),
-            Timeout::Close => (self.closing, Some(config.close_timeout)),
-            Timeout::Lifetime => (Some(self.born), config.max_lifetime),
+            TimeoutKind::Write => (Some(self.took), Some(config.write_timeout)),
+            TimeoutKind::Close => (self.closing, Some(config.close_timeout)),
+            TimeoutKind::Lifetime => (Some(self.born), config.max_lifetime),
         };
         let since = since
             .unwrap_or_else(|| panic!("{timeout:?} without a beginning at {now:?}: {self:?}, {actor:?}"));

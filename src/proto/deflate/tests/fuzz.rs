@@ -20,7 +20,7 @@ pub(crate) fn inflating(data: &[u8]) {
     assert!(out.capacity() as u64 <= max + 1, "{} for {max}", out.capacity());
     match plainly(payload) {
         Plain::Whole(whole) if whole.len() as u64 > max => {
-            assert_eq!(ours, Err(PeerMisbehaved::MessageTooBig { len: max + 1, max }));
+            assert_eq!(ours, Err(ProtocolError::MessageTooBig { len: max + 1, max }));
         }
         Plain::Whole(whole) => {
             assert_eq!(ours, Ok(()));
