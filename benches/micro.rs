@@ -15,6 +15,7 @@ mod library {
             pub(crate) mod registry;
         }
     }
+    pub(crate) mod close_code;
     pub(crate) mod error;
     pub(crate) mod id;
     pub(crate) mod message;
@@ -32,7 +33,7 @@ mod library {
 
 // The paths under which the modules refer to each other.
 use library::engine::rooms::registry;
-use library::{error, id, message, proto, util};
+use library::{close_code, error, id, message, proto, util};
 use util::timer_wheel;
 
 use std::time::{Duration, Instant};

@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         if stop.swap(false, Ordering::Relaxed) {
             info!("closing {} clients", server.client_count());
-            server.shutdown(CloseCode::Away, Duration::from_secs(5));
+            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
         }
     }
     info!("{}", server.stats());

@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread::sleep(next_frame.saturating_duration_since(Instant::now()));
     }
 
-    server.shutdown(CloseCode::Away, Duration::from_secs(1));
+    server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(1));
     server.run(|_, _| {})?;
     Ok(())
 }

@@ -4,9 +4,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{io, time::Duration};
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use crate::{
+    close_code::CloseCode,
     config::{
         connect::Connect,
         send_options::{LatestKey, SendTerms},

@@ -92,6 +92,7 @@
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
 mod client;
+mod close_code;
 mod config;
 mod connection;
 mod engine;
@@ -122,7 +123,9 @@ pub mod sim;
 mod stats;
 mod util;
 
+pub use bytes::{self, Bytes};
 pub use client::Client;
+pub use close_code::CloseCode;
 #[cfg(feature = "deflate")]
 pub use config::compression::{Deflate, DeflateMode};
 pub use config::connect::{Attempt, Connect, WhileDown};
@@ -139,16 +142,16 @@ pub use event::pressure::Pressure;
 pub use event::tick::Tick;
 pub use event::{Event, Events};
 pub use handshake::decision::{Decision, UpgradeResponse};
-pub use http1::request::HttpRequest;
+pub use http;
+pub use http1::{head::Request, request::HttpRequest};
 pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
-pub use message::{Message, NotData};
+pub use message::Message;
 pub use outbox::prepared::{Outgoing, Prepared};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{CloseCounts, RejectCounts, Stats};
-pub use tungstenite::{Bytes, handshake::server::Request, http, protocol::frame::coding::CloseCode};
 
 /// Compiles the README's programs as doctests. They need every feature, because the README shows
 /// all of them.

@@ -1,7 +1,5 @@
 //! The message as an application sees it: text or binary, borrowed.
 
-use thiserror::Error;
-
 /// A whole message, received or to send.
 ///
 /// Only data messages appear here: the library handles pings, pongs, close frames and fragments
@@ -96,50 +94,5 @@ impl<'a, const N: usize> From<&'a [u8; N]> for Message<'a> {
 impl<'a> From<&'a Vec<u8>> for Message<'a> {
     fn from(bytes: &'a Vec<u8>) -> Self {
         Message::Binary(bytes)
-    }
-}
-
-impl From<Message<'_>> for tungstenite::Message {
-    fn from(message: Message<'_>) -> Self {
-        match message {
-            Message::Text(text) => tungstenite::Message::text(text),
-            Message::Binary(bytes) => tungstenite::Message::binary(bytes.to_vec()),
-        }
-    }
-}
-
-/// The `tungstenite::Message` is not a data message: it is a ping, a pong, a close or a raw frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a control message has no counterpart: only text and binary messages convert")]
-pub struct NotData;
-
-impl<'a> TryFrom<&'a tungstenite::Message> for Message<'a> {
-    type Error = NotData;
-
-    fn try_from(message: &'a tungstenite::Message) -> Result<Self, NotData> {
-        match message {
-            tungstenite::Message::Text(text) => Ok(Message::Text(text)),
-            tungstenite::Message::Binary(bytes) => Ok(Message::Binary(bytes)),
-            _ => Err(NotData),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_messages_round_trip_through_tungstenite() {
-        for message in [Message::Text("καλημέρα"), Message::Binary(&[0, 255])] {
-            let theirs = tungstenite::Message::from(message);
-            assert_eq!(Message::try_from(&theirs), Ok(message));
-        }
-    }
-
-    #[test]
-    fn control_messages_do_not_convert() {
-        let ping = tungstenite::Message::Ping(Default::default());
-        assert_eq!(Message::try_from(&ping), Err(NotData));
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 /// Each folder of `src`, lowest floor first. Folders of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["util", "id", "message"],
+    &["util", "id", "message", "close_code"],
     &["error"],
     &["config"],
     &["proto"],

@@ -138,7 +138,7 @@ fn commands_for_closed_clients_are_counted() {
     h.settle();
     let handle = h.server.handle();
     handle.send(id, "gone").unwrap();
-    handle.close(id, CloseCode::Normal, "").unwrap();
+    handle.close(id, CloseCode::NORMAL_CLOSURE, "").unwrap();
     handle.disconnect(id).unwrap();
     handle.broadcast("to no clients").unwrap();
     h.step();
@@ -353,7 +353,7 @@ fn a_shutdown_from_another_thread_ends_run() {
     let handle = h.server.handle();
     let addr = h.addr;
     let server = run(h.server);
-    handle.shutdown(CloseCode::Restart, PATIENCE).unwrap();
+    handle.shutdown(CloseCode::SERVICE_RESTART, PATIENCE).unwrap();
     let deadline = Deadline::new();
     while raw.input().len() < 4 {
         raw.read_some();

@@ -71,7 +71,7 @@ fn losing_the_last_listener_keeps_clients_and_still_sleeps() {
     assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "the server may sleep");
     h.write(&mut raw, &raw::text("still here"));
     h.until("a message", |h| h.texts(id) == ["still here"]);
-    h.server.shutdown(CloseCode::Away, PATIENCE);
+    h.server.shutdown(CloseCode::GOING_AWAY, PATIENCE);
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1001, ""));
     h.write(&mut raw, &raw::close(1001, ""));
     assert_eq!(h.read_to_end(&mut raw), b"");
@@ -194,7 +194,7 @@ fn an_application_that_polls_rarely_loses_no_client() {
     }
     assert_eq!(raw.take_frames().pop(), Some(raw::Frame::new(raw::CLOSE, "")));
     let ends: Vec<_> = h.seen.iter().filter(|seen| matches!(seen, Seen::Close(..))).collect();
-    let reason = CloseReason::Peer { code: CloseCode::Status, text: String::new() };
+    let reason = CloseReason::Peer { code: CloseCode::NO_STATUS_RECEIVED, text: String::new() };
     assert!(matches!(ends[..], [Seen::Close(_, end)] if *end == reason), "{ends:?}");
 }
 

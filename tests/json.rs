@@ -53,7 +53,7 @@ fn a_bad_envelope_gets_an_error_and_the_connection_stays() {
             socket.send(message).unwrap();
             let response = socket.read().unwrap();
             let Envelope { r#type, data }: Envelope<String> =
-                Message::try_from(&response).unwrap().parse_json().unwrap();
+                Message::Text(response.to_text().unwrap()).parse_json().unwrap();
             assert_eq!(r#type, "error");
             data
         };

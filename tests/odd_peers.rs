@@ -36,7 +36,7 @@ fn a_client_may_send_one_byte_at_a_time() {
     write_slowly(&mut h, &mut raw, &raw::close(1000, "done"));
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1000, "done"));
     let reason = h.close_reason(id);
-    assert_eq!(reason, CloseReason::Peer { code: tickws::CloseCode::Normal, text: "done".into() });
+    assert_eq!(reason, CloseReason::Peer { code: tickws::CloseCode::NORMAL_CLOSURE, text: "done".into() });
 }
 
 #[test]

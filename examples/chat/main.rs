@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         if stop.swap(false, Ordering::Relaxed) {
-            server.shutdown(CloseCode::Away, Duration::from_secs(5));
+            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
         }
     }
     Ok(())

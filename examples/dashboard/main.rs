@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         server.flush();
         if stop.swap(false, Ordering::Relaxed) {
-            server.shutdown(CloseCode::Away, Duration::from_secs(2));
+            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(2));
         }
         if !tick.more() {
             thread::sleep(TICK);

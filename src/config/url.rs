@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tungstenite::http::{
+use http::{
     Uri,
     uri::{PathAndQuery, Scheme},
 };

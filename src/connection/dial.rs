@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Instant};
 
-use tungstenite::http::Response;
+use http::Response;
 
 use crate::{
     config::{connect::Plan, send_options::LatestKey},

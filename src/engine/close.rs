@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::{Engine, Stream, timers::Alarm};
 use crate::{
+    close_code::CloseCode,
     connection::slot::{FinalClose, Stage, Step},
     error::{CloseError, ConnectError, NotConnectedError, ProtocolError},
     event::close_reason::{CloseReason, TimeoutKind},
@@ -64,7 +63,7 @@ impl<S: Stream> Engine<S> {
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }
-        let code = if close::may_be_sent(code.into()) { code } else { CloseCode::Away };
+        let code = if code.is_sendable() { code } else { CloseCode::GOING_AWAY };
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
             let client = &mut self.clients[index];

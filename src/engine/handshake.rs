@@ -3,10 +3,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{Engine, Stream, reject::rejection_bytes};
 use crate::{

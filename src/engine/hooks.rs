@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use tungstenite::{Bytes, http::Response};
+use bytes::Bytes;
+use http::Response;
 
 use crate::{
     handshake::decision::{Decision, UpgradeResponse},

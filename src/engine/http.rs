@@ -6,10 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderValue, Method, Response, StatusCode, header},
-};
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
     Engine, Stream,

@@ -8,10 +8,9 @@
 
 use std::time::{Duration, Instant};
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::{Engine, Stream, slot_mut, timers::Alarm};
 use crate::{
+    close_code::CloseCode,
     connection::slot::{FinalClose, Slot, Stage},
     error::ConnectError,
     event::{close_reason::CloseReason, pressure::Pressure},
@@ -182,7 +181,7 @@ impl<S: Stream> Engine<S> {
         if !may_say || rest > (freed / 2).clamp(Self::MIN_REST, Self::MAX_REST) {
             return self.remove(index, CloseReason::Shed);
         }
-        self.queue_close(index, CloseCode::Again, "the server is overloaded");
+        self.queue_close(index, CloseCode::TRY_AGAIN_LATER, "the server is overloaded");
         self.end(index, CloseReason::Shed, FinalClose::Silent);
         self.make_dirty(index);
     }

@@ -101,7 +101,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// The head of the 101 response that opened an outbound connection.
-    pub(crate) fn response(&self, id: ClientId) -> Option<&tungstenite::http::Response<()>> {
+    pub(crate) fn response(&self, id: ClientId) -> Option<&http::Response<()>> {
         Some(&self.get(id)?.open()?.provenance.as_ref()?.outbound.as_ref()?.response)
     }
 

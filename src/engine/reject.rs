@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use tungstenite::{
-    Bytes,
-    http::{Method, Response},
-};
+use bytes::Bytes;
+use http::{Method, Response};
 
 use super::{Engine, Stream};
 use crate::{

@@ -3,11 +3,10 @@
 
 use std::time::Instant;
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::{Engine, Stream};
 use crate::{
-    connection::slot::FinalClose, error::NotConnectedError, event::close_reason::CloseReason, id::ClientId,
+    close_code::CloseCode, connection::slot::FinalClose, error::NotConnectedError,
+    event::close_reason::CloseReason, id::ClientId,
 };
 
 /// The close reasons sent to a client that exceeded a rate limit.
@@ -42,7 +41,7 @@ impl<S: Stream> Engine<S> {
 
     /// Closes a client with 1008, the code for a violated policy (RFC 6455 §7.4.1).
     pub(super) fn ended_by_limit(&mut self, index: usize, text: &str) {
-        let final_close = FinalClose::Close(Some((CloseCode::Policy.into(), text.to_owned())));
+        let final_close = FinalClose::Close(Some((CloseCode::POLICY_VIOLATION.into(), text.to_owned())));
         self.end(index, CloseReason::RateLimited, final_close);
     }
 

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::{Engine, Stream};
 use crate::{
+    close_code::CloseCode,
     connection::{deadlines::Due, slot::Stage},
     event::close_reason::{CloseReason, TimeoutKind},
     id::TimerId,
@@ -153,7 +152,7 @@ impl<S: Stream> Engine<S> {
                     if open.connection.close_state().may_send_data() =>
                 {
                     let reason = CloseReason::Timeout(TimeoutKind::Lifetime);
-                    self.begin_close(index, CloseCode::Away, "maximum lifetime", reason, now);
+                    self.begin_close(index, CloseCode::GOING_AWAY, "maximum lifetime", reason, now);
                 }
                 (Stage::Open(_), timeout) => return self.remove(index, CloseReason::Timeout(timeout)),
             },

@@ -2,11 +2,9 @@
 
 use std::{fmt, io, net::SocketAddr};
 
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use thiserror::Error;
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, StatusCode},
-};
 
 use super::HeaderError;
 

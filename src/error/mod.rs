@@ -5,11 +5,9 @@ mod connect;
 
 use std::{io, path::PathBuf, time::Duration};
 
+use crate::close_code::CloseCode;
+use http::{HeaderName, StatusCode};
 use thiserror::Error;
-use tungstenite::{
-    http::{HeaderName, StatusCode},
-    protocol::frame::coding::CloseCode,
-};
 
 use crate::id::{ClientId, RequestId, RoomId, UpgradeId};
 
@@ -319,10 +317,12 @@ impl ProtocolError {
         match self {
             ProtocolError::InvalidUtf8
             | ProtocolError::InvalidCloseReason
-            | ProtocolError::CorruptDeflate => CloseCode::Invalid,
-            ProtocolError::FrameTooBig { .. } | ProtocolError::MessageTooBig { .. } => CloseCode::Size,
-            ProtocolError::EmptyFragments => CloseCode::Policy,
-            _ => CloseCode::Protocol,
+            | ProtocolError::CorruptDeflate => CloseCode::INVALID_PAYLOAD_DATA,
+            ProtocolError::FrameTooBig { .. } | ProtocolError::MessageTooBig { .. } => {
+                CloseCode::MESSAGE_TOO_BIG
+            }
+            ProtocolError::EmptyFragments => CloseCode::POLICY_VIOLATION,
+            _ => CloseCode::PROTOCOL_ERROR,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use tungstenite::protocol::frame::coding::CloseCode;
+use crate::close_code::CloseCode;
 
 use crate::error::ProtocolError;
 
@@ -13,7 +13,7 @@ use crate::error::ProtocolError;
 /// ```
 /// use tickws::{CloseCode, CloseReason};
 ///
-/// let left = CloseReason::Peer { code: CloseCode::Away, text: String::new() };
+/// let left = CloseReason::Peer { code: CloseCode::GOING_AWAY, text: String::new() };
 /// assert!(!left.is_unexpected());
 /// assert!(CloseReason::Eof.is_unexpected());
 /// assert_eq!(left.to_string(), "the peer closed with 1001");
@@ -22,7 +22,7 @@ use crate::error::ProtocolError;
 #[non_exhaustive]
 pub enum CloseReason {
     /// The peer began the close handshake. A close frame without a body has code 1005,
-    /// [`CloseCode::Status`] (RFC 6455 §7.1.5).
+    /// [`CloseCode::NO_STATUS_RECEIVED`] (RFC 6455 §7.1.5).
     Peer {
         /// The peer's code.
         code: CloseCode,
@@ -83,9 +83,10 @@ impl CloseReason {
     /// `max_lifetime` are expected; exceeded limits, other timeouts and lost connections are not.
     pub fn is_unexpected(&self) -> bool {
         match self {
-            CloseReason::Peer { code, .. } => {
-                !matches!(code, CloseCode::Normal | CloseCode::Away | CloseCode::Status)
-            }
+            CloseReason::Peer { code, .. } => !matches!(
+                *code,
+                CloseCode::NORMAL_CLOSURE | CloseCode::GOING_AWAY | CloseCode::NO_STATUS_RECEIVED
+            ),
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
             CloseReason::Timeout(timeout) => *timeout != TimeoutKind::Lifetime,
             CloseReason::Overflow | CloseReason::Shed | CloseReason::RateLimited => true,
@@ -98,12 +99,12 @@ impl CloseReason {
     pub fn code(&self) -> CloseCode {
         match self {
             CloseReason::Peer { code, .. } | CloseReason::Local { code, .. } => *code,
-            CloseReason::Shutdown | CloseReason::Timeout(TimeoutKind::Lifetime) => CloseCode::Away,
-            CloseReason::Overflow | CloseReason::Shed => CloseCode::Again,
-            CloseReason::RateLimited => CloseCode::Policy,
+            CloseReason::Shutdown | CloseReason::Timeout(TimeoutKind::Lifetime) => CloseCode::GOING_AWAY,
+            CloseReason::Overflow | CloseReason::Shed => CloseCode::TRY_AGAIN_LATER,
+            CloseReason::RateLimited => CloseCode::POLICY_VIOLATION,
             CloseReason::Protocol(violation) => violation.close_code(),
             CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
-                CloseCode::Abnormal
+                CloseCode::ABNORMAL_CLOSURE
             }
         }
     }
@@ -159,15 +160,15 @@ mod tests {
         }
         assert!(CloseReason::Timeout(TimeoutKind::Silence).is_unexpected());
         assert!(!CloseReason::Timeout(TimeoutKind::Lifetime).is_unexpected());
-        assert_eq!(CloseReason::Timeout(TimeoutKind::Silence).code(), CloseCode::Abnormal);
+        assert_eq!(CloseReason::Timeout(TimeoutKind::Silence).code(), CloseCode::ABNORMAL_CLOSURE);
         assert!(CloseReason::RateLimited.is_unexpected());
         assert_eq!(u16::from(CloseReason::RateLimited.code()), 1008);
-        assert_eq!(CloseReason::Protocol(ProtocolError::InvalidUtf8).code(), CloseCode::Invalid);
+        assert_eq!(CloseReason::Protocol(ProtocolError::InvalidUtf8).code(), CloseCode::INVALID_PAYLOAD_DATA);
     }
 
     #[test]
     fn peer_text_is_escaped_in_display() {
-        let reason = CloseReason::Peer { code: CloseCode::Normal, text: "bye\nERROR fake".into() };
+        let reason = CloseReason::Peer { code: CloseCode::NORMAL_CLOSURE, text: "bye\nERROR fake".into() };
         assert_eq!(reason.to_string(), r#"the peer closed with 1000: "bye\nERROR fake""#);
     }
 }

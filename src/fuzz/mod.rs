@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use tungstenite::http::HeaderMap;
+use http::HeaderMap;
 
 use crate::{
     config::{OriginPolicy, connect::Connect},

@@ -10,13 +10,11 @@
 )]
 
 use data_encoding::BASE64;
-use tungstenite::{
-    handshake::derive_accept_key,
-    http::{
-        HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header,
-        uri::{PathAndQuery, Scheme},
-    },
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header,
+    uri::{PathAndQuery, Scheme},
 };
+use tungstenite::handshake::derive_accept_key;
 
 use crate::error::{ConnectError, Refusal};
 use crate::http1::head::{HeadLimits, Request};

@@ -1,9 +1,7 @@
 //! The application's decision on an upgrade, and headers for the 101 response.
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, Response, header},
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 
 use crate::{error::HeaderError, util::http_syntax::is_handshake_field};
 

@@ -1,6 +1,6 @@
 //! The origin policy: which web pages may connect (RFC 6455 §10.2).
 
-use tungstenite::http::header;
+use http::header;
 
 use crate::{
     config::OriginPolicy,

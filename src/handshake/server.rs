@@ -9,9 +9,9 @@
 pub(crate) mod tests;
 
 use data_encoding::BASE64;
+use http::header::{self, HeaderMap, HeaderValue, ToStrError};
+use http::{Method, Version};
 use tungstenite::handshake::derive_accept_key;
-use tungstenite::http::header::{self, HeaderMap, HeaderValue, ToStrError};
-use tungstenite::http::{Method, Version};
 
 use super::origin;
 use crate::{

@@ -7,9 +7,9 @@
 
 use std::mem::MaybeUninit;
 
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version};
 use tungstenite::error::{CapacityError, Error, ProtocolError};
-use tungstenite::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use tungstenite::http::{self, Method, Version};
 
 use crate::{
     http1::{authority::Authority, rejection::Rejection},
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A request as the application gets it: method, path, query, headers.
-pub(crate) type Request = tungstenite::handshake::server::Request;
+pub type Request = http::Request<()>;
 
 /// Limits of a request head.
 #[derive(Debug, Clone, Copy)]

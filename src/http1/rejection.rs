@@ -1,6 +1,6 @@
 //! Rejected requests and the HTTP responses to them.
 
-use tungstenite::http::StatusCode;
+use http::StatusCode;
 
 /// Why a request is rejected; determines the HTTP response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

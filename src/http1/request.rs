@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, ops::Deref};
 
-use tungstenite::handshake::server::Request;
+use crate::http1::head::Request;
 
 /// An HTTP request that waits for a response. Borrowed and `Copy`.
 ///
-/// Dereferences to an [`http::Request<()>`](tungstenite::http::Request): `method()`, `uri()` with
+/// Dereferences to an [`http::Request<()>`](http::Request): `method()`, `uri()` with
 /// path and query, `headers()`.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpRequest<'t> {

@@ -9,7 +9,7 @@ mod tests;
 
 use std::io::Write;
 
-use tungstenite::http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 
 use crate::{
     error::HeaderError,

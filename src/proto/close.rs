@@ -1,28 +1,12 @@
-//! The closing handshake (RFC 6455 §5.5.1, §7): valid codes, close bodies and the state.
-//!
-//! Codes are plain `u16` here: tungstenite's `CloseCode` treats the registered 1014 as invalid.
+//! The closing handshake (RFC 6455 §5.5.1, §7): close bodies and the state.
 
-use crate::error::{CloseError, ProtocolError};
+use crate::{
+    close_code::CloseCode,
+    error::{CloseError, ProtocolError},
+};
 
 /// The longest reason in bytes: a control payload of 125 less the 2 of the code (§5.5, §5.5.1).
 pub(crate) const MAX_REASON: usize = 123;
-
-/// Whether a close frame may carry this code, in either direction (§7.4).
-pub(crate) fn may_be_sent(code: u16) -> bool {
-    match code {
-        // 1005, 1006 and 1015: "is a reserved value and MUST NOT be set as a status code in a Close
-        // control frame by an endpoint" (§7.4.1). 1004: "Reserved" (§7.4.1).
-        1004..=1006 | 1015 => false,
-        // Defined in §7.4.1; 1012, 1013 and 1014 were registered with IANA later.
-        1000..=1014 => true,
-        // 3000 to 3999 are "reserved for use by libraries, frameworks, and applications", 4000 to
-        // 4999 "for private use" (§7.4.2).
-        3000..=4999 => true,
-        // "Status codes in the range 0-999 are not used." 1016 to 2999 are for "future revisions"
-        // of the protocol (§7.4.2).
-        _ => false,
-    }
-}
 
 /// Reads a received close body into code and reason; `None` if it is empty, which is legal.
 ///
@@ -39,7 +23,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, ProtocolErr
     // network byte order) representing a status code" (§5.5.1)
     let (code, reason) = body.split_first_chunk().ok_or(ProtocolError::CloseBodyTooShort)?;
     let code = u16::from_be_bytes(*code);
-    if !may_be_sent(code) {
+    if !CloseCode::new(code).is_sendable() {
         return Err(ProtocolError::InvalidCloseCode(code));
     }
     // "the body MAY contain UTF-8-encoded data with value /reason/" (§5.5.1)
@@ -53,7 +37,7 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, ProtocolErr
 ///
 /// [`CloseError::InvalidCode`] or [`CloseError::ReasonTooLong`].
 pub(crate) fn check(code: u16, reason: &str) -> Result<(), CloseError> {
-    if !may_be_sent(code) {
+    if !CloseCode::new(code).is_sendable() {
         return Err(CloseError::InvalidCode(code));
     }
     // "All control frames MUST have a payload length of 125 bytes or less" (§5.5)
@@ -150,7 +134,7 @@ mod tests {
                 3000..=4999 => true,
                 5000.. => false,
             };
-            assert_eq!(may_be_sent(code), expected, "{code}");
+            assert_eq!(CloseCode::new(code).is_sendable(), expected, "{code}");
             let parsed = parse_body(&code.to_be_bytes()).map(|body| body.is_some());
             let refused = Err(ProtocolError::InvalidCloseCode(code));
             assert_eq!(parsed, if expected { Ok(true) } else { refused });

@@ -7,11 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, Response},
-    protocol::frame::coding::CloseCode,
-};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
 
 use super::{
     format::{
@@ -24,6 +21,7 @@ use super::{
     stream::RecordedStream,
 };
 use crate::{
+    close_code::CloseCode,
     config::{
         Config, OverflowPolicy,
         connect::Plan,

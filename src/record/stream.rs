@@ -4,7 +4,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
-use tungstenite::Bytes;
+use bytes::Bytes;
 
 use super::{
     format::{digest::digest_of_written, entry::Entry},

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::Server;
 use crate::{
+    close_code::CloseCode,
     config::{
         OverflowPolicy,
         send_options::{LatestKey, SendTerms},
@@ -168,7 +167,7 @@ impl Server {
     }
 
     /// Begins a shutdown: stops listening, closes every client with `code` (usually
-    /// [`CloseCode::Away`], 1001) behind its queued messages, and drops the connections that are
+    /// [`CloseCode::GOING_AWAY`], 1001) behind its queued messages, and drops the connections that are
     /// left after `deadline`. Plain requests that wait for a response get 503. Outbound connections
     /// that are not open yet are given up, and new ones fail.
     ///
@@ -186,7 +185,7 @@ impl Server {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// server.shutdown(CloseCode::Away, Duration::from_secs(5));
+    /// server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
     /// server.run(|_, event| println!("{event:?}"))?;
     /// assert!(server.is_drained());
     /// # Ok(())

@@ -3,10 +3,9 @@
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 use super::Server;
 use crate::{
+    close_code::CloseCode,
     error::HandleError,
     id::{ClientId, Room, RoomId},
     net::host::Waker,
@@ -73,7 +72,7 @@ impl From<Room<'_>> for RoomName {
 /// let handle = server.handle();
 /// let worker = thread::spawn(move || -> Result<(), HandleError> {
 ///     handle.broadcast("the result is 42")?;
-///     handle.shutdown(CloseCode::Away, Duration::from_secs(5))
+///     handle.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5))
 /// });
 /// server.run(|_, event| println!("{event:?}"))?; // until the worker's shutdown is complete
 /// worker.join().unwrap()?;
@@ -199,7 +198,7 @@ impl Handle {
     ///     let (answer, count) = mpsc::channel();
     ///     handle.call(move |server| {
     ///         let _ = answer.send(server.client_count());
-    ///         server.shutdown(CloseCode::Away, Duration::ZERO);
+    ///         server.shutdown(CloseCode::GOING_AWAY, Duration::ZERO);
     ///     })?;
     ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(count.recv()?)
     /// });

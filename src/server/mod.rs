@@ -202,7 +202,7 @@ impl Server {
     /// server.set_timer(Duration::from_millis(5));
     /// server.run(|server, event| {
     ///     if let Event::Timer { .. } = event {
-    ///         server.shutdown(CloseCode::Away, Duration::from_secs(1));
+    ///         server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(1));
     ///     }
     /// })?;
     /// assert!(server.is_drained());

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tungstenite::http::Response;
+use http::Response;
 
 use super::Server;
 use crate::{

@@ -1,9 +1,7 @@
 //! The application's responses to requests: deferred upgrades, and plain HTTP.
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, Response},
-};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
 
 use super::Server;
 use crate::{

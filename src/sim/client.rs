@@ -4,9 +4,10 @@
 
 use std::mem;
 
-use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::{
+    close_code::CloseCode,
     message::Message,
     net::sim::{Received, Shared},
 };

@@ -1,6 +1,6 @@
 //! Characters and field names of HTTP that several floors check.
 
-use tungstenite::http::{HeaderName, header};
+use http::{HeaderName, header};
 
 /// Whether the byte may stand in a token (RFC 9110 §5.6.2).
 #[inline]

@@ -104,9 +104,7 @@ impl Game {
                 let accepted = self.blasts.get(&client).copied().unwrap_or(0);
                 self.check_sent(server.send(client, &numbered(b'q', 0, accepted, &[])));
             }
-            b'K' => {
-                self.faults += u64::from(server.close(client, CloseCode::Library(4001), "kicked").is_err())
-            }
+            b'K' => self.faults += u64::from(server.close(client, CloseCode::new(4001), "kicked").is_err()),
             _ => self.faults += 1,
         }
     }
@@ -171,7 +169,7 @@ fn publish_news(handle: &Handle) {
 
 fn stop_at_end_of_input(handle: &Handle) {
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    let _ = handle.shutdown(CloseCode::Away, Duration::from_secs(5));
+    let _ = handle.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
 }
 
 /// Prints the counters for the verdict.

@@ -1,6 +1,6 @@
 //! Compressed messages in a connection (RFC 6455, RFC 7692).
 
-use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 
 use super::*;
 use crate::{

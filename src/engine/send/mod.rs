@@ -6,10 +6,10 @@ mod direct;
 use std::time::Instant;
 
 use slab::Slab;
-use tungstenite::protocol::frame::coding::CloseCode;
 
 use super::{Engine, Stream, note_dirty, slot_mut};
 use crate::{
+    close_code::CloseCode,
     config::{
         OverflowPolicy,
         send_options::{LatestKey, Priority, SendOptions, SendTerms},
@@ -248,7 +248,7 @@ impl<S: Stream> Engine<S> {
             }
             OverflowPolicy::Disconnect => {
                 // The close is reported now. Queued messages and 1013 still leave while it lingers.
-                self.queue_close(id.index(), CloseCode::Again, "too slow");
+                self.queue_close(id.index(), CloseCode::TRY_AGAIN_LATER, "too slow");
                 self.end(id.index(), CloseReason::Overflow, FinalClose::Silent);
                 SendError::Overflow(id)
             }

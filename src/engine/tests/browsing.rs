@@ -9,7 +9,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use tungstenite::http::HeaderMap;
+use http::HeaderMap;
 
 use super::{
     web::*,
@@ -338,7 +338,7 @@ impl World {
     }
 
     fn shut_down(&mut self) {
-        self.host.engine.shutdown(CloseCode::Away, 60 * SEC, self.host.now);
+        self.host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, self.host.now);
         // A connection on which no request was sent gets a response all the same.
         let silent = |user: &&mut User| user.requests == 0 && !user.is_closed;
         for user in self.users.iter_mut().filter(silent) {

@@ -294,7 +294,7 @@ fn a_paused_client_can_be_closed() {
     assert_eq!(host.poll().len(), 2);
     host.engine.pause_reading(client).unwrap();
     host.settle();
-    host.engine.close(client, crate::CloseCode::Normal, "", host.now).unwrap();
+    host.engine.close(client, crate::CloseCode::NORMAL_CLOSURE, "", host.now).unwrap();
     assert_eq!(host.engine.pause_reading(client), Ok(()), "the close handshake goes on");
     assert_eq!(host.settle(), 0, "its messages mean nothing any more");
     peer.close(1000);

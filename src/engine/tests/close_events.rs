@@ -27,7 +27,7 @@ fn sends_in_the_tick_of_a_close_precede_the_close_reply() {
         let reason = CloseReason::Peer { code: code.into(), text: String::new() };
         assert_eq!(closes(&tick), [(client, reason)]);
         host.engine.send(client, "goodbye".into()).unwrap();
-        let closing = host.engine.close(client, CloseCode::Normal, "", host.now);
+        let closing = host.engine.close(client, CloseCode::NORMAL_CLOSURE, "", host.now);
         assert_eq!(closing, Err(CloseError::Closing(client)));
         host.engine.flush(host.now);
         assert_eq!(peer.frames(), [text("answer"), text("goodbye"), Frame::Close(code, String::new())]);
@@ -82,7 +82,7 @@ fn stale_id_never_reaches_the_next_client_of_its_slot() {
                 engine.set_overflow(old, crate::OverflowPolicy::DropNewest),
                 Err(NotConnectedError(old))
             );
-            let closing = engine.close(old, CloseCode::Normal, "", host.now);
+            let closing = engine.close(old, CloseCode::NORMAL_CLOSURE, "", host.now);
             assert_eq!(closing, Err(CloseError::NotConnected(old)));
             assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));
             assert!(old < client);
@@ -173,9 +173,9 @@ fn close_with_an_invalid_code_or_reason_is_an_error() {
         let closing = host.engine.close(client, code.into(), "", host.now);
         assert_eq!(closing, Err(CloseError::InvalidCode(code)));
     }
-    let closing = host.engine.close(client, CloseCode::Normal, &"x".repeat(124), host.now);
+    let closing = host.engine.close(client, CloseCode::NORMAL_CLOSURE, &"x".repeat(124), host.now);
     assert_eq!(closing, Err(CloseError::ReasonTooLong(124)));
-    assert_eq!(host.engine.close(client, CloseCode::Normal, &"x".repeat(123), host.now), Ok(()));
+    assert_eq!(host.engine.close(client, CloseCode::NORMAL_CLOSURE, &"x".repeat(123), host.now), Ok(()));
 }
 
 #[test]
@@ -251,8 +251,8 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
     host.settle();
     assert!(!host.engine.is_drained());
     host.engine.send(one, "the last word".into()).unwrap();
-    host.engine.shutdown(CloseCode::Away, 5 * SEC, host.now);
-    host.engine.shutdown(CloseCode::Normal, Duration::ZERO, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, 5 * SEC, host.now);
+    host.engine.shutdown(CloseCode::NORMAL_CLOSURE, Duration::ZERO, host.now);
     let mut late = host.connect();
     late.handshake();
     host.settle();
@@ -285,7 +285,7 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
 fn shutdown_replaces_an_invalid_code_by_1001() {
     let mut host = Host::new(Config::default());
     let (mut peer, _) = host.open();
-    host.engine.shutdown(CloseCode::Abnormal, SEC, host.now);
+    host.engine.shutdown(CloseCode::ABNORMAL_CLOSURE, SEC, host.now);
     host.settle();
     assert_eq!(peer.frames(), [Frame::Close(1001, String::new())]);
     peer.close(1001);

@@ -189,7 +189,7 @@ fn write_timeout_spares_a_slow_reader_that_makes_progress() {
 fn unanswered_close_frame_ends_at_close_timeout() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = host.open();
-    host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
+    host.engine.close(client, CloseCode::NORMAL_CLOSURE, "", host.now).unwrap();
     let asked = host.elapsed();
     host.settle();
     peer.text("let me finish");

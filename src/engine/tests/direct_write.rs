@@ -126,7 +126,7 @@ fn close_frame_follows_a_direct_write() {
         let (mut peer, client) = host.open();
         peer.set_buffers(1 << 20, window);
         host.engine.send(client, (&payload(1, LARGE)).into()).unwrap();
-        host.engine.close(client, crate::CloseCode::Normal, "done", host.now).unwrap();
+        host.engine.close(client, crate::CloseCode::NORMAL_CLOSURE, "done", host.now).unwrap();
         assert_eq!(host.engine.send(client, (&payload(2, LARGE)).into()), Err(SendError::Closing(client)));
         let mut frames = Vec::new();
         while frames.len() < 2 {

@@ -123,7 +123,7 @@ fn closing_clients_are_read_despite_memory_pressure() {
     queue(&mut host, other, 360);
     leaving.text("unread");
     host.poll();
-    host.engine.close(leaving_id, crate::CloseCode::Normal, "bye", host.now).unwrap();
+    host.engine.close(leaving_id, crate::CloseCode::NORMAL_CLOSURE, "bye", host.now).unwrap();
     host.poll();
     assert!(matches!(leaving.frames()[..], [Frame::Close(1000, _)]));
     leaving.close(1000);

@@ -103,7 +103,7 @@ fn the_delivery_of_a_broadcast_adds_up() {
         let keep: Vec<_> = (0..4).map(|_| stuck(&mut host)).collect();
         let lose: Vec<_> = (0..5).map(|_| stuck(&mut host)).collect();
         let (_closing, closing) = host.open();
-        host.engine.close(closing, crate::CloseCode::Normal, "", host.now).unwrap();
+        host.engine.close(closing, crate::CloseCode::NORMAL_CLOSURE, "", host.now).unwrap();
         for (_, client) in &keep {
             host.engine.set_overflow(*client, OverflowPolicy::DropNewest).unwrap();
         }

@@ -408,7 +408,7 @@ impl RandomWorld for World {
             self.application_acts();
         }
         if self.rng.one_in(2) {
-            self.host.engine.shutdown(CloseCode::Away, 600 * SEC, self.host.now);
+            self.host.engine.shutdown(CloseCode::GOING_AWAY, 600 * SEC, self.host.now);
         } else {
             for receiver in self.receivers.iter_mut().filter(|receiver| !receiver.ended) {
                 receiver.peer.fin();
@@ -430,7 +430,9 @@ impl RandomWorld for World {
             if orderly && self.calm && !receiver.socket_closed && !receiver.disconnected {
                 receiver.check_complete();
                 assert!(
-                    receiver.heard_close || reason == CloseReason::Eof || reason.code() == CloseCode::Normal
+                    receiver.heard_close
+                        || reason == CloseReason::Eof
+                        || reason.code() == CloseCode::NORMAL_CLOSURE
                 );
             }
         }

@@ -295,10 +295,9 @@ fn request_waits_for_one_valid_response() {
         ("Keep-Alive", "timeout=5"),
     ] {
         let mut response = ok("four");
-        response.headers_mut().append(
-            tungstenite::http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
-            value.parse().unwrap(),
-        );
+        response
+            .headers_mut()
+            .append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         bad.push(response);
     }
     let before = host.engine.stats();
@@ -339,7 +338,7 @@ fn invalid_response_of_a_closure_becomes_500() {
     let mut host = serving(Config::default(), |request| {
         let mut response = ok("four");
         match request.uri().path() {
-            "/status" => *response.status_mut() = tungstenite::http::StatusCode::CONTINUE,
+            "/status" => *response.status_mut() = http::StatusCode::CONTINUE,
             _ => _ = response.headers_mut().insert("content-length", 17.into()),
         }
         response
@@ -400,7 +399,7 @@ fn shutdown_responds_to_all_requests_and_closes() {
     body.send_request(format!("{POST_HEAD}\r\nhel"));
     head.send_request(&get("/")[..20]);
     host.settle();
-    host.engine.shutdown(CloseCode::Away, 60 * SEC, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, host.now);
     let late = host.engine.respond(asked[1].0, ok("late"), host.now);
     assert_eq!(late, Err(RespondError::Gone(asked[1].0)));
     host.settle();

@@ -534,7 +534,7 @@ impl RandomWorld for World {
     fn finish(&mut self) {
         let shutdown = self.rng.one_in(2);
         if shutdown {
-            self.host.engine.shutdown(CloseCode::Away, 60 * SEC, self.host.now);
+            self.host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, self.host.now);
         } else {
             self.actors.iter_mut().for_each(Actor::finish);
         }

@@ -146,9 +146,9 @@ fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
     peer.set_buffers(26, 5_000);
     // The excess byte is carried behind a message that the tick had no room for.
     assert_eq!(host.poll().len(), 1);
-    host.engine.close(client, CloseCode::Normal, "", host.now).unwrap();
+    host.engine.close(client, CloseCode::NORMAL_CLOSURE, "", host.now).unwrap();
     let (got, ends) = settle(&mut host);
-    let local = CloseReason::Local { code: CloseCode::Normal, text: String::new() };
+    let local = CloseReason::Local { code: CloseCode::NORMAL_CLOSURE, text: String::new() };
     assert_eq!((got, ends), (vec![], vec![local]));
     assert!(!peer.was_aborted());
     assert_eq!(host.engine.stats().closed.local, 1);
@@ -158,7 +158,10 @@ fn local_close_with_an_excess_byte_pending_keeps_its_reason() {
 fn first_cause_in_the_input_ends_the_connection() {
     let config = per_second(RateLimitPolicy::Close, Some(3), Some(50));
     for (bytes, reason) in [
-        (&b"\x88\x80abcd"[..], CloseReason::Peer { code: CloseCode::Status, text: String::new() }),
+        (
+            &b"\x88\x80abcd"[..],
+            CloseReason::Peer { code: CloseCode::NO_STATUS_RECEIVED, text: String::new() },
+        ),
         (b"\x83\x80abcd", CloseReason::Protocol(crate::ProtocolError::ReservedOpcode(3))),
     ] {
         let mut host = Host::new(config.clone());
@@ -419,13 +422,13 @@ fn closing_a_throttled_client_reads_it_without_delay() {
                 throttled(Config { max_lifetime: Some(40 * MS), ..config.clone() });
             peer.close(1000);
             match how {
-                0 => host.engine.close(client, CloseCode::Normal, "", host.now).unwrap(),
-                1 => host.engine.shutdown(CloseCode::Normal, SEC, host.now),
+                0 => host.engine.close(client, CloseCode::NORMAL_CLOSURE, "", host.now).unwrap(),
+                1 => host.engine.shutdown(CloseCode::NORMAL_CLOSURE, SEC, host.now),
                 _ => host.advance(40 * MS),
             }
             let (got, ends) = settle(&mut host);
             let reason = match how {
-                0 => CloseReason::Local { code: CloseCode::Normal, text: String::new() },
+                0 => CloseReason::Local { code: CloseCode::NORMAL_CLOSURE, text: String::new() },
                 1 => CloseReason::Shutdown,
                 _ => CloseReason::Timeout(TimeoutKind::Lifetime),
             };

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use tungstenite::{Bytes, http::Response};
+use bytes::Bytes;
+use http::Response;
 
 use super::*;
 use crate::{RequestId, UpgradeId, engine::hooks::Hooks};

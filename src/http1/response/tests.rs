@@ -269,7 +269,7 @@ fn headers_that_change_the_framing_are_rejected() {
 #[test]
 fn a_non_ascii_header_value_is_sent_unchanged() {
     let mut headers = HeaderMap::new();
-    headers.insert("x-name", tungstenite::http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
+    headers.insert("x-name", http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
     let head = response_head(StatusCode::OK, &headers, 0, false, false).unwrap();
     assert!(head.bytes.windows(16).any(|bytes| bytes == b"x-name: J\xfcrgen\r\n"));
 }

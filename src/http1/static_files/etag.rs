@@ -6,7 +6,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use tungstenite::http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 
 /// A tag made from the content.
 pub(super) fn of_bytes(bytes: &[u8]) -> Option<HeaderValue> {

@@ -13,12 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mime_guess::{Mime, mime};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tungstenite::http::{
+use http::{
     HeaderMap, Method, Response, StatusCode,
     header::{self, HeaderValue},
 };
+use mime_guess::{Mime, mime};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{error::ConfigError, outbox::prepared::Prepared};
 use path::Target;
@@ -131,10 +131,10 @@ impl StaticFiles {
 
     /// The routes to bytes, ordered by path, each with its content type and its bytes.
     #[cfg(feature = "sim")]
-    pub(crate) fn assets(&self) -> Vec<(String, (String, tungstenite::Bytes))> {
+    pub(crate) fn assets(&self) -> Vec<(String, (String, bytes::Bytes))> {
         let asset = |(path, asset): (&String, &Asset)| {
             let content_type = asset.content_type.to_str().unwrap_or_default().to_owned();
-            let bytes = tungstenite::Bytes::copy_from_slice(asset.bytes.payload());
+            let bytes = bytes::Bytes::copy_from_slice(asset.bytes.payload());
             (path.clone(), (content_type, bytes))
         };
         let mut assets: Vec<_> = self.assets.iter().map(asset).collect();

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tungstenite::http::{HeaderMap, Method, Response, header};
+use http::{HeaderMap, Method, Response, header};
 
 use super::{Content, StaticFiles};
 use crate::{error::ConfigError, util::test_dir::TestDir};

@@ -1,6 +1,6 @@
 //! Stub of `deflate` for builds without that Cargo feature: compression is never negotiated.
 
-use tungstenite::http::header::{HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 
 use crate::{config::Config, error::ProtocolError};
 

@@ -36,7 +36,7 @@ mod negotiation;
 pub(crate) mod tests;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use tungstenite::http::header::{HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 
 use crate::{
     config::{Config, compression::Deflate},

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tungstenite::http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 
 use crate::{config::compression::Deflate, util::http_syntax::is_token_byte};
 

@@ -10,10 +10,8 @@ use std::{
     time::Duration,
 };
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue, Response},
-};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{
     config::{reconnect::Reconnect, send_options::LatestKey},

@@ -4,7 +4,7 @@
 //! a renamed field and another machine give the same digest. The matches are exhaustive, so a new
 //! variant does not compile before it has a number. Numbers are never used again.
 
-use tungstenite::http::{Request, Version};
+use http::{Request, Version};
 
 use super::codec::{Decode, Encode, codec_fieldless};
 use crate::{

@@ -3,10 +3,8 @@
 
 use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Duration};
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, Response},
-};
+use bytes::Bytes;
+use http::{HeaderMap, Response};
 
 use super::codec::{Decode, Encode, codec_enum, codec_fieldless, codec_struct};
 use crate::{

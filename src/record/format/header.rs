@@ -1,6 +1,6 @@
 //! The beginning of a recording: magic, version and the settings of the server.
 
-use tungstenite::Bytes;
+use bytes::Bytes;
 
 use super::codec::{Decode, Encode, codec_fieldless, codec_struct};
 use crate::{

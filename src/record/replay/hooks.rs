@@ -1,9 +1,7 @@
 //! Closures for a replay: they return what the application's closures returned.
 
-use tungstenite::{
-    Bytes,
-    http::{HeaderMap, Response, uri::PathAndQuery},
-};
+use bytes::Bytes;
+use http::{HeaderMap, Response, uri::PathAndQuery};
 
 use super::reader::SharedReader;
 use crate::{

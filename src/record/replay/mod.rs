@@ -11,14 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tungstenite::protocol::frame::coding::CloseCode;
-
 pub use reader::{Divergence, ReplayError};
 
 use reader::SharedReader;
 use stream::ReplayedStream;
 
 use crate::{
+    close_code::CloseCode,
     config::connect::{Connect, Plan, WhileDown},
     engine::Engine,
     error::ConnectError,

@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use tungstenite::{Bytes, http::Response};
+use bytes::Bytes;
+use http::Response;
 
 use super::ServerBuilder;
 use crate::{

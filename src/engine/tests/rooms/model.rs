@@ -285,7 +285,7 @@ impl World<'_> {
 
     fn close(&mut self, id: ClientId) {
         let state = self.state(id);
-        let closed = self.host.engine.close(id, CloseCode::Normal, "bye", self.host.now);
+        let closed = self.host.engine.close(id, CloseCode::NORMAL_CLOSURE, "bye", self.host.now);
         assert_eq!(closed.is_ok(), state == State::Open);
         if closed.is_ok() {
             self.members[self.by_id[&id]].state = State::Closing;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tungstenite::{Error, HandshakeError, handshake::client::ClientHandshake, http};
+use tungstenite::{Error, HandshakeError, handshake::client::ClientHandshake};
 
 use super::*;
 use crate::connection::tests::differential::Memory;

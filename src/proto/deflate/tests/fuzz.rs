@@ -1,6 +1,6 @@
 //! Fuzz targets: compressed payloads and extension headers.
 
-use tungstenite::http::header::SEC_WEBSOCKET_EXTENSIONS;
+use http::header::SEC_WEBSOCKET_EXTENSIONS;
 
 use super::*;
 
