@@ -276,7 +276,7 @@ fn measure(data: Data, deflate: Option<Deflate>, clients: usize, rounds: usize) 
                     raw = messages[..4].iter().map(Vec::len).sum::<usize>() * clients;
                     let begin = cpu();
                     for message in &messages[..4] {
-                        server.broadcast(message);
+                        let _ = server.broadcast(message);
                     }
                     server.flush();
                     spent = cpu() - begin;

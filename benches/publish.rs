@@ -111,8 +111,8 @@ impl World {
             let room = self.next;
             self.next = (room + 1) % self.names.len();
             queued += match by {
-                By::Name => self.server.publish(&self.names[room], &PAYLOAD).queued,
-                By::Id => self.server.publish(self.ids[room], &PAYLOAD).queued,
+                By::Name => self.server.publish(&self.names[room], PAYLOAD).queued,
+                By::Id => self.server.publish(self.ids[room], PAYLOAD).queued,
             };
         }
         queued

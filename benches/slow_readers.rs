@@ -143,9 +143,9 @@ fn serve() -> Outcome<()> {
                         }
                         ["fill"] => {
                             let filled = fill(&mut server, &slow);
-                            server.send(client, &filled.to_string())?;
+                            server.send(client, filled.to_string())?;
                         }
-                        ["count"] => server.send(client, &server.client_count().to_string())?,
+                        ["count"] => server.send(client, server.client_count().to_string())?,
                         _ => server.shutdown(1001, Duration::ZERO),
                     }
                 }
@@ -164,16 +164,16 @@ fn serve() -> Outcome<()> {
             message[..8].copy_from_slice(&run.number.to_be_bytes());
             message[8..16].copy_from_slice(&now().to_be_bytes());
             if run.latest {
-                server.publish_latest("all", 1, &message);
+                let _ = server.publish_latest("all", 1, message);
             } else {
-                server.broadcast_except(control.ok_or("there is no control connection")?, &message);
+                let _ = server.broadcast_except(control.ok_or("there is no control connection")?, message);
             }
             server.flush();
             if run.left == 0 {
                 let [first, last] = run.backed_up;
                 server.send(
                     control.ok_or("there is no control connection")?,
-                    &format!("{first} {last} {closed}"),
+                    format!("{first} {last} {closed}"),
                 )?;
             }
         }
@@ -187,7 +187,7 @@ fn fill(server: &mut Server, slow: &[ClientId]) -> usize {
     for _ in 0..4096 {
         for id in slow {
             if server.buffered(*id) == 0 {
-                let _ = server.send(*id, &[0; 2000]);
+                let _ = server.send(*id, [0; 2000]);
             }
         }
         server.flush();

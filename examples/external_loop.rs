@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 count => {
                     let text = String::from_utf8_lossy(&line[..count]);
-                    server.broadcast(text.trim_end());
+                    let _ = server.broadcast(text.trim_end());
                 }
             }
         }

@@ -104,7 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         world.simulate(frame, &mut snapshot);
-        server.broadcast(&snapshot); // queues only
+        let _ = server.broadcast(&snapshot); // queues only
         server.flush(); // one write per client
         next_frame += FRAME;
         thread::sleep(next_frame.saturating_duration_since(Instant::now()));

@@ -92,7 +92,7 @@ fn execute(
             announce(server, &room, &who.name, &text)?
         }
         Command::Tell { user, text } => {
-            server.send_to_user(&user, reply(&format!("{}: {text}", who.name))?);
+            let _ = server.send_to_user(&user, reply(&format!("{}: {text}", who.name))?);
         }
         Command::Leave(room) if who.rooms.contains(&room) => {
             announce(server, &room, &who.name, "left")?;
@@ -106,7 +106,7 @@ fn execute(
 
 fn announce(server: &mut Server, room: &str, who: &str, text: &str) -> Result<(), JsonError> {
     let said = Message::json(&Envelope::new("said", Said { room, who, text }))?;
-    server.publish(room, said);
+    let _ = server.publish(room, said);
     Ok(())
 }
 

@@ -90,8 +90,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let Some(client) = *client else { break };
                 // A client that overflows is reported by its `Close`.
                 let _ = match latest {
-                    true => server.send_latest(client, entity, &state),
-                    false => server.send(client, &state),
+                    true => server.send_latest(client, entity, state),
+                    false => server.send(client, state),
                 };
             }
         }

@@ -36,7 +36,7 @@ fn count_primes(handle: &Handle) -> Result<(), HandleError> {
         }
         next_report += Duration::from_millis(100);
         reports += 1;
-        match handle.publish(ROOM, &format!("{found} primes up to {number}")) {
+        match handle.publish(ROOM, format!("{found} primes up to {number}")) {
             // The server is behind. The next report supersedes this one, so there is no need to
             // wait.
             Err(HandleError::Full) => warn!("a report was skipped"),

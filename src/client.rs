@@ -8,12 +8,12 @@ use crate::{
     close_code::CloseCode,
     config::{
         connect::Connect,
-        send_options::{LatestKey, SendTerms},
+        send_options::{LatestKey, SendOptions},
     },
     error::{CloseError, ConnectError, NotConnectedError, SendError},
     event::{Event, tick::Tick},
     id::{ClientId, LinkId},
-    outbox::prepared::Outgoing,
+    outbox::outgoing::AsMessage,
     server::Server,
 };
 
@@ -139,7 +139,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Server::send`].
-    pub fn send<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
+    pub fn send(&mut self, message: impl AsMessage) -> Result<(), SendError> {
         self.server.send(self.id, message)
     }
 
@@ -148,10 +148,10 @@ impl Client {
     /// # Errors
     ///
     /// As [`Server::send_latest`].
-    pub fn send_latest<'m>(
+    pub fn send_latest(
         &mut self,
         key: impl Into<LatestKey>,
-        message: impl Into<Outgoing<'m>>,
+        message: impl AsMessage,
     ) -> Result<(), SendError> {
         self.server.send_latest(self.id, key, message)
     }
@@ -161,11 +161,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`Server::send_with`].
-    pub fn send_with<'m>(
-        &mut self,
-        message: impl Into<Outgoing<'m>>,
-        options: impl Into<SendTerms>,
-    ) -> Result<(), SendError> {
+    pub fn send_with(&mut self, message: impl AsMessage, options: &SendOptions) -> Result<(), SendError> {
         self.server.send_with(self.id, message, options)
     }
 

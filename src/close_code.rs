@@ -79,8 +79,8 @@ impl CloseCode {
         CloseCode(code)
     }
 
-    /// Whether a close frame may carry this code, in either direction (RFC 6455 §7.4): 1000 to 1003,
-    /// 1007 to 1014, and 3000 to 4999.
+    /// Whether a close frame may carry this code, in either direction (RFC 6455 §7.4): 1000 to
+    /// 1003, 1007 to 1014, and 3000 to 4999.
     pub const fn is_sendable(self) -> bool {
         match self.0 {
             // 1005, 1006 and 1015: "is a reserved value and MUST NOT be set as a status code in a

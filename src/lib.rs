@@ -126,11 +126,12 @@ mod util;
 pub use bytes::{self, Bytes};
 pub use client::Client;
 pub use close_code::CloseCode;
+pub use config::audience::{Audience, OwnedAudience};
 #[cfg(feature = "deflate")]
 pub use config::compression::{Deflate, DeflateMode};
 pub use config::connect::{Attempt, Connect, WhileDown};
 pub use config::reconnect::Reconnect;
-pub use config::send_options::{LatestKey, Priority, SendOptions, SendTerms};
+pub use config::send_options::{LatestKey, Priority, SendOptions};
 pub use config::{OverflowPolicy, RateLimitPolicy};
 pub use error::{
     CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError,
@@ -148,7 +149,10 @@ pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::Message;
-pub use outbox::prepared::{Outgoing, Prepared};
+pub use outbox::{
+    outgoing::{AsMessage, Outgoing},
+    prepared::Prepared,
+};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{CloseCounts, RejectCounts, Stats};

@@ -5,8 +5,8 @@
 /// Only data messages appear here: the library handles pings, pongs, close frames and fragments
 /// ([RFC 6455 §5.6](https://www.rfc-editor.org/rfc/rfc6455#section-5.6)).
 ///
-/// Sending calls take `impl Into<Message<'_>>`: `&str`, `&String`, `&[u8]`, `&[u8; N]` and
-/// `&Vec<u8>` all convert.
+/// Sending calls take [`impl AsMessage`](crate::AsMessage): a `Message`, or any text or bytes,
+/// owned or borrowed.
 ///
 /// # Examples
 ///

@@ -43,7 +43,7 @@ impl Bench {
             let mut head = [0; 129];
             let before = server.client_count();
             while server.client_count() == before {
-                server.poll_for(Duration::from_secs(1)).unwrap();
+                let _ = server.poll_for(Duration::from_secs(1)).unwrap();
             }
             server.flush();
             stream.read_exact(&mut head).unwrap();
@@ -184,12 +184,8 @@ fn the_steady_state_allocates_nothing() {
     assert_eq!(latest, 0, "latest values");
 
     // The other ways to send: with high priority and an expiry, and prepared, small and large.
-    let prepared = [Prepared::new(&[7; 100]), Prepared::new(&[7; 5_000])];
-    let urgent = SendOptions {
-        priority: Priority::High,
-        expires_in: Some(Duration::from_secs(60)),
-        ..SendOptions::default()
-    };
+    let prepared = [Prepared::new([7; 100]), Prepared::new([7; 5_000])];
+    let urgent = SendOptions::new().priority(Priority::High).expires_in(Duration::from_secs(60));
     let expected = 2 * 102 + 2 * 5_004 + 22 + 22;
     let send_all = |server: &mut Server, event: Event<'_>| {
         if let Event::Message { client, .. } = event {
@@ -197,8 +193,8 @@ fn the_steady_state_allocates_nothing() {
                 server.send(client, prepared).unwrap();
                 server.send_latest(client, prepared.len(), prepared).unwrap();
             }
-            server.send_with(client, &[7; 20], urgent.clone()).unwrap();
-            server.send_with(client, &[7; 20], urgent.clone()).unwrap();
+            server.send_with(client, [7; 20], &urgent).unwrap();
+            server.send_with(client, [7; 20], &urgent).unwrap();
         }
     };
     let ways = bench.steady(50, |bench| bench.round(&small, usize::MAX, 1, expected, send_all));
@@ -255,7 +251,7 @@ fn replacing_values_for_a_stalled_client_allocates_nothing() {
     let client = bench.server.clients().next().unwrap();
     // Enough that the kernel's buffers stay full, even if the kernel resizes them later.
     while bench.server.buffered(client) < 2 << 20 {
-        bench.server.send(client, &[7; 16 * 1024]).unwrap();
+        bench.server.send(client, [7; 16 * 1024]).unwrap();
         bench.server.flush();
     }
     let value = [7; 300];

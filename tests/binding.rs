@@ -22,7 +22,7 @@ fn harness(server: Server) -> Harness {
 fn assert_serves(h: &mut Harness, addr: SocketAddr) {
     let mut raw = raw::Raw::connect(addr);
     let id = h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-    h.server.send(id, &addr.to_string()).unwrap();
+    h.server.send(id, addr.to_string()).unwrap();
     assert_eq!(h.frame(&mut raw).payload, addr.to_string().as_bytes());
 }
 

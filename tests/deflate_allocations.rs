@@ -55,7 +55,7 @@ fn compressed_echoes_and_prepared_messages_allocate_nothing() {
         let mut server = Server::builder().deflate(Deflate::new(mode)).bind("127.0.0.1:0").unwrap();
         let mut stream = open(&mut server);
         let mut compressor = flate2::Compress::new_with_window_bits(flate2::Compression::new(6), false, 13);
-        let prepared = Prepared::new(&"known in advance, ".repeat(100));
+        let prepared = Prepared::new("known in advance, ".repeat(100));
         let mut steady = 0;
         for round in 0..200 {
             let mut payload = Vec::with_capacity(1_000);

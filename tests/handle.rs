@@ -28,7 +28,7 @@ fn a_full_queue_is_an_error_and_queued_sends_arrive() {
     h.settle();
     let handle = h.server.handle();
     for i in 0..4 {
-        handle.send(id, &i.to_string()).unwrap();
+        handle.send(id, i.to_string()).unwrap();
     }
     // All handles share one queue. The calls run on a thread, so that one that blocks fails the
     // test.
@@ -108,7 +108,7 @@ fn a_message_leaves_within_one_poll() {
     let handle = h.server.handle();
     let before = h.server.stats().bytes_out;
     handle.send(id, "now").unwrap();
-    h.server.poll_once().unwrap();
+    let _ = h.server.poll_once().unwrap();
     assert_eq!(h.server.stats().bytes_out, before + 5);
     assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "now"));
 
@@ -124,7 +124,7 @@ fn a_message_leaves_within_one_poll() {
         texts(raw.take_frames())
     });
     let written = h.server.stats().bytes_out;
-    h.server.poll_wait(None).unwrap();
+    let _ = h.server.poll_wait(None).unwrap();
     assert_eq!(h.server.stats().bytes_out, written + 7, "the message left in the poll that it ended");
     assert_eq!(join(thread, "the reader"), ["woken"]);
 }
@@ -197,7 +197,7 @@ fn queued_closures_are_dropped_with_the_server() {
 fn many_wakes_end_one_sleep() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let handle = server.handle();
-    server.poll_once().unwrap();
+    let _ = server.poll_once().unwrap();
     let sleeps = |server: &mut Server| {
         let (start, sleep) = (Instant::now(), Duration::from_millis(50));
         let tick = server.poll_for(sleep).unwrap();
@@ -224,7 +224,7 @@ fn many_wakes_end_one_sleep() {
     for _ in 0..500 {
         handle.call(|_| {}).unwrap();
     }
-    server.poll_wait(None).unwrap();
+    let _ = server.poll_wait(None).unwrap();
     assert_eq!(sleeps(&mut server), (true, false));
 }
 
@@ -241,7 +241,7 @@ fn a_wake_during_a_poll_does_not_mask_the_next_one() {
     let (sender, done) = mpsc::channel();
     let thread = thread::spawn(move || {
         handle.wake().unwrap();
-        server.poll_wait(None).unwrap();
+        let _ = server.poll_wait(None).unwrap();
         sender.send(()).unwrap();
     });
     done.recv_timeout(PATIENCE).expect("the second wake ends the next sleep");

@@ -11,7 +11,7 @@ use tickws::{ClientId, CloseError, CloseReason, NotConnectedError, OverflowPolic
 fn assert_stale(h: &mut Harness, id: ClientId) {
     let server = &mut h.server;
     assert_eq!(server.send(id, "x"), Err(SendError::NotConnected(id)));
-    assert_eq!(server.send(id, &[0; 2 << 20]), Err(SendError::NotConnected(id)));
+    assert_eq!(server.send(id, [0; 2 << 20]), Err(SendError::NotConnected(id)));
     assert_eq!(server.ping(id), Err(SendError::NotConnected(id)));
     assert_eq!(server.close(id, 1000, ""), Err(CloseError::NotConnected(id)));
     assert_eq!(server.disconnect(id), Err(NotConnectedError(id)));
@@ -60,7 +60,7 @@ fn broadcast_except_skips_the_given_client() {
     let (mut second, _) = h.connect();
     let delivery = h.server.broadcast_except(first_id, "psst");
     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (1, 0, 0));
-    assert_eq!(h.server.broadcast(&[1, 2]).queued, 2);
+    assert_eq!(h.server.broadcast([1, 2]).queued, 2);
     assert_eq!(h.frame(&mut second), raw::Frame::new(raw::TEXT, "psst"));
     assert_eq!(h.frame(&mut second), raw::Frame::new(raw::BINARY, [1, 2]));
     assert_eq!(h.frame(&mut first), raw::Frame::new(raw::BINARY, [1, 2]));
@@ -72,8 +72,8 @@ fn large_and_small_broadcasts_arrive_whole_and_in_order() {
     let mut clients: Vec<_> = (0..5).map(|_| h.connect()).collect();
     let large: Vec<u8> = (0..60_000u32).map(|i| (i % 251) as u8).collect();
     for i in 0..10u8 {
-        h.server.broadcast(&[i]);
-        h.server.broadcast(&large);
+        let _ = h.server.broadcast([i]);
+        let _ = h.server.broadcast(&large);
         h.server.send(clients[0].1, "yours").unwrap();
     }
     for (at, (raw, _)) in clients.iter_mut().enumerate() {

@@ -87,9 +87,9 @@ fn every_send_takes_json_by_value_and_by_reference() {
     h.server.send(id, &json).unwrap();
     h.server.send_latest(id, 7, &json).unwrap();
     h.server.send_latest(id, 8, json.clone()).unwrap();
-    h.server.send_with(id, &json, SendOptions::default()).unwrap();
-    h.server.broadcast(&json);
-    h.server.broadcast_except(other, json);
+    h.server.send_with(id, &json, &SendOptions::new()).unwrap();
+    let _ = h.server.broadcast(&json);
+    let _ = h.server.broadcast_except(other, json);
     for (raw, count) in [(&mut one, 6), (&mut two, 1)] {
         for _ in 0..count {
             let frame = h.frame(raw);

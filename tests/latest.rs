@@ -21,7 +21,7 @@ fn fill_send_buffers(h: &mut Harness, id: tickws::ClientId) -> u32 {
                 return number;
             }
         }
-        h.server.send(id, &plain(number)).unwrap();
+        h.server.send(id, plain(number)).unwrap();
         h.step();
     }
     panic!("128 MiB went to a client that reads nothing");
@@ -40,7 +40,7 @@ fn a_late_reader_gets_latest_values_and_all_other_messages() {
     let mut number = fill_send_buffers(&mut h, id);
     let filled = number;
 
-    let large = Prepared::new(&vec![7; 5_000]);
+    let large = Prepared::new(vec![7; 5_000]);
     let before = h.server.stats();
     for round in 0..500 {
         for key in 0..KEYS {
@@ -48,7 +48,7 @@ fn a_late_reader_gets_latest_values_and_all_other_messages() {
         }
         h.server.send_latest(id, "map", &large).unwrap();
         if round % 100 == 0 {
-            h.server.send(id, &plain(number)).unwrap();
+            h.server.send(id, plain(number)).unwrap();
             number += 1;
         }
         h.step();
@@ -58,11 +58,11 @@ fn a_late_reader_gets_latest_values_and_all_other_messages() {
     assert_eq!(stats.replaced - before.replaced, 499 * waiting);
     assert_eq!(stats.messages_out - before.messages_out, 500 * waiting + 5);
     // One message that has expired, and two of high priority.
-    let expired = SendOptions { expires_in: Some(Duration::ZERO), ..SendOptions::default() };
-    h.server.send_with(id, "expired", expired).unwrap();
-    let urgent = SendOptions { priority: Priority::High, ..SendOptions::default() };
+    let expired = SendOptions::new().expires_in(Duration::ZERO);
+    h.server.send_with(id, "expired", &expired).unwrap();
+    let urgent = SendOptions::new().priority(Priority::High);
     for text in ["first", "second"] {
-        h.server.send_with(id, text, urgent.clone()).unwrap();
+        h.server.send_with(id, text, &urgent).unwrap();
     }
 
     let (mut values, mut urgent, mut next, mut maps) = (BTreeMap::new(), Vec::new(), 0, 0);
@@ -116,7 +116,7 @@ fn a_prepared_message_works_with_every_send() {
         for (_, id) in &clients {
             h.server.send(*id, &message).unwrap();
             h.server.send_latest(*id, 7, &message).unwrap();
-            h.server.send_with(*id, message.clone(), SendOptions::default()).unwrap();
+            h.server.send_with(*id, message.clone(), &SendOptions::new()).unwrap();
         }
         for (who, (raw, _)) in clients.iter_mut().enumerate() {
             for _ in 0..if who == 0 { 4 } else { 5 } {

@@ -130,7 +130,7 @@ fn non_readers_stay_within_max_total_buffered() {
     let (before, mut most, mut queued) = (resident(), 0, 0);
     for number in 0..MESSAGES {
         let open = h.server.client_count();
-        let delivery = h.server.broadcast(&message(number));
+        let delivery = h.server.broadcast(message(number));
         assert_eq!(delivery.queued, open, "every client is open and has room: {delivery:?}");
         queued += delivery.queued;
         non_readers.poll(&mut h.server);

@@ -118,8 +118,8 @@ fn outbound_to_tungstenite_with_headers_and_subprotocols() {
     assert_eq!(h.server.response(id).unwrap().headers()["x-server"], "theirs");
     let lengths = [0, 1, 125, 126, 127, 1000, 1023, 1024, 65_535, 65_536, 300_000];
     for len in lengths {
-        h.server.send(id, &vec![len as u8; len]).unwrap();
-        h.server.send(id, &"ü".repeat(len / 2)).unwrap();
+        h.server.send(id, vec![len as u8; len]).unwrap();
+        h.server.send(id, "ü".repeat(len / 2)).unwrap();
     }
     h.until("all echoes", |h| h.seen.len() > 2 * lengths.len());
     for (index, len) in lengths.into_iter().enumerate() {
@@ -144,7 +144,7 @@ fn both_ends_of_a_connection_share_one_loop() {
     assert_eq!((h.server.link(inside), h.server.link(out).is_some()), (None, true));
     h.server.join(out, "room").unwrap();
     h.server.join(inside, "room").unwrap();
-    h.server.publish("room", "to both");
+    let _ = h.server.publish("room", "to both");
     h.until("both messages", |h| {
         let texts = [Seen::Text(out, "to both".into()), Seen::Text(inside, "to both".into())];
         texts.iter().all(|text| h.seen.contains(text))

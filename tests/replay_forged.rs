@@ -35,7 +35,7 @@ fn file_of(block: &[u8]) -> Vec<u8> {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let len = (block.len() as u32).to_le_bytes();
-    [b"tickws\0tape\x02", &len[..], &digest.to_le_bytes(), block].concat()
+    [b"tickws\0tape\x03", &len[..], &digest.to_le_bytes(), block].concat()
 }
 
 /// The contents of all blocks of a file.
@@ -74,7 +74,7 @@ fn recording(seed: u64) -> Vec<u8> {
     app.dial(&mut server, "ws://other.example/x");
     let mut clients = ["/", "/?1", "/?22", "/"].map(|path| sim.connect(&server, path));
     for step in 0..40 {
-        clients[step % 4].send(&vec![1; step * step]);
+        clients[step % 4].send(vec![1; step * step]);
         app.act(&mut server);
         for event in &server.poll_for(20 * MS).unwrap() {
             app.handle(&mut server, event);

@@ -18,7 +18,7 @@ fn lobby(server: &mut Server, event: Event<'_>) {
     match event {
         Event::Open { client, .. } => server.join(client, "lobby").expect("the client has just connected"),
         Event::Message { message: Message::Text(text), .. } => {
-            server.publish("lobby", text);
+            let _ = server.publish("lobby", text);
         }
         _ => {}
     }

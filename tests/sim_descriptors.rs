@@ -29,7 +29,7 @@ fn a_simulated_server_opens_no_descriptor_until_it_is_asked_for_one() {
                 server.send(client, message).unwrap();
             }
         }
-        outbound.poll_once().unwrap();
+        let _ = outbound.poll_once().unwrap();
         sim.advance(Duration::from_millis(1));
     }
     handle.wake().unwrap();

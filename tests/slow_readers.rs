@@ -30,7 +30,7 @@ fn check_chunk(bytes: &[u8]) -> u32 {
 fn fill(h: &mut Harness, id: tickws::ClientId) -> (u32, SendError) {
     // More bytes than the socket buffers of any kernel hold.
     for number in 0..4096 {
-        if let Err(error) = h.server.send(id, &chunk(number)) {
+        if let Err(error) = h.server.send(id, chunk(number)) {
             return (number, error);
         }
         h.step();
@@ -88,7 +88,7 @@ fn drop_newest_keeps_the_client_and_reports_drained() {
     // A small message still fits: the cap counts bytes.
     h.server.send(id, "small").unwrap();
     assert_eq!(h.server.buffered(id), full + 7);
-    assert_eq!(h.server.broadcast(&chunk(7)).dropped, 1);
+    assert_eq!(h.server.broadcast(chunk(7)).dropped, 1);
     h.settle();
     assert!(!h.seen.contains(&Seen::Drained(id)), "nothing was read yet");
 
@@ -111,8 +111,8 @@ fn drop_newest_keeps_the_client_and_reports_drained() {
 fn drained_also_follows_a_drop_within_one_tick() {
     let mut h = Harness::with(Server::builder().max_buffered(1000).overflow(OverflowPolicy::DropNewest));
     let (mut raw, id) = h.connect();
-    h.server.send(id, &[1; 900]).unwrap();
-    assert_eq!(h.server.send(id, &[2; 900]), Err(SendError::Dropped(id)));
+    h.server.send(id, [1; 900]).unwrap();
+    assert_eq!(h.server.send(id, [2; 900]), Err(SendError::Dropped(id)));
     // An application that was told of a drop waits for `Drained` before it sends more.
     h.until_seen("Drained", 1, |seen| *seen == Seen::Drained(id));
     assert_eq!(h.frame(&mut raw).payload, [1; 900]);
@@ -127,7 +127,7 @@ fn set_overflow_applies_to_one_client() {
     assert_eq!(fill(&mut h, tolerated).1, SendError::Dropped(tolerated));
     assert_eq!(fill(&mut h, other).1, SendError::Overflow(other));
     h.server.set_overflow(tolerated, OverflowPolicy::Disconnect).unwrap();
-    assert_eq!(h.server.send(tolerated, &chunk(0)), Err(SendError::Overflow(tolerated)));
+    assert_eq!(h.server.send(tolerated, chunk(0)), Err(SendError::Overflow(tolerated)));
     assert_eq!(h.server.clients().count(), h.server.client_count());
 }
 
@@ -138,7 +138,7 @@ fn a_full_client_does_not_block_a_broadcast() {
     let (mut good, _) = h.connect();
     let (mut overflowed, mut received) = (0, 0);
     for number in 0..4096 {
-        let delivery = h.server.broadcast(&chunk(number));
+        let delivery = h.server.broadcast(chunk(number));
         overflowed += delivery.overflowed;
         assert_eq!(check_chunk(&h.frame(&mut good).payload), number);
         received += 1;
@@ -158,13 +158,13 @@ fn a_message_above_max_buffered_is_an_error() {
     let mut h = Harness::with(Server::builder().max_buffered(1000));
     let (mut raw, id) = h.connect();
     // The header takes four bytes.
-    assert_eq!(h.server.send(id, &[0; 997]), Err(SendError::TooLarge { len: 1001, max: 1000 }));
+    assert_eq!(h.server.send(id, [0; 997]), Err(SendError::TooLarge { len: 1001, max: 1000 }));
     assert_eq!(h.server.buffered(id), 0);
-    h.server.send(id, &[7; 996]).unwrap();
+    h.server.send(id, [7; 996]).unwrap();
     assert_eq!(h.server.buffered(id), 1000);
     assert_eq!(h.frame(&mut raw).payload, [7; 996]);
     assert_eq!(h.server.buffered(id), 0);
-    let delivery = h.server.broadcast(&[0; 997]);
+    let delivery = h.server.broadcast([0; 997]);
     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (0, 1, 0));
 }
 
@@ -174,7 +174,7 @@ fn a_client_that_reads_nothing_is_closed_at_write_timeout() {
         Harness::with(Server::builder().write_timeout(Duration::from_millis(50)).max_buffered(64 << 20));
     let (_slow, id) = h.connect();
     for number in 0..2000 {
-        if h.server.send(id, &chunk(number)).is_err() {
+        if h.server.send(id, chunk(number)).is_err() {
             break;
         }
         if number % 64 == 0 {
@@ -234,7 +234,7 @@ fn the_101_does_not_count_towards_max_buffered() {
     while outcome.is_none() {
         for event in &h.server.poll_once().unwrap() {
             if let tickws::Event::Open { client, .. } = event {
-                outcome = Some(h.server.send(client, &message));
+                outcome = Some(h.server.send(client, message));
             }
         }
         deadline.check("the upgrade");
@@ -250,7 +250,7 @@ fn taken_by_the_kernel(builder: tickws::ServerBuilder) -> usize {
     let (_slow, id) = h.connect();
     let mut sent = 0;
     while h.server.buffered(id) < 1 << 20 {
-        h.server.send(id, &chunk(0)).unwrap();
+        h.server.send(id, chunk(0)).unwrap();
         sent += CHUNK;
         h.step();
         assert!(sent < 48 << 20, "the kernel takes everything");

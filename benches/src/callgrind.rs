@@ -199,7 +199,7 @@ fn serve_round(server: &mut Server, broadcast: bool, events: usize) -> Outcome<(
             served += 1;
             if let Event::Message { client, message } = event {
                 if broadcast {
-                    server.broadcast(message);
+                    let _ = server.broadcast(message);
                 } else {
                     server.send(client, message)?;
                 }

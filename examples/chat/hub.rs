@@ -97,7 +97,7 @@ impl Hub {
         let rooms = json(&Update::Rooms(self.histories.keys().collect()));
         server.send(client, joined).map_err(|error| error.to_string())?;
         if changed {
-            server.broadcast(rooms);
+            let _ = server.broadcast(rooms);
         } else {
             server.send(client, rooms).map_err(|error| error.to_string())?;
         }
@@ -112,7 +112,7 @@ impl Hub {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let at = history.back().map_or(now, |last| now.max(last.at + 1));
         let said = Said { at, who: person.name.clone(), text };
-        server.publish(&person.room, json(&Update::Said(&said)));
+        let _ = server.publish(&person.room, json(&Update::Said(&said)));
         if history.len() == HISTORY {
             history.pop_front();
         }
@@ -150,7 +150,7 @@ impl Hub {
     fn publish_who_is_here(&self, server: &mut Server, room: &str) {
         let names = server.members(room).filter_map(|client| self.people.get(&client));
         let names = names.map(|person| person.name.as_str()).collect();
-        server.publish(room, json(&Update::Here(names)));
+        let _ = server.publish(room, json(&Update::Here(names)));
     }
 }
 

@@ -64,13 +64,13 @@ fn main() -> Result<(), Box<dyn Error>> {
             match event {
                 Event::Open { client, request } => server.join(client, request.uri().path())?,
                 Event::Message { message: Message::Text(text), .. } if text.starts_with("all") => {
-                    server.publish("/load", text);
+                    let _ = server.publish("/load", text);
                 }
                 // A client that is too slow for its echoes is closed, and counted in the plot.
                 Event::Message { client, message } => drop(server.send(client, message)),
                 Event::Timer { timer } if timer == sample => {
                     // A page that is behind needs only the latest sample.
-                    server.publish_latest(
+                    let _ = server.publish_latest(
                         "/stats",
                         "sample",
                         encode(&server.stats(), start.elapsed(), longest)?,

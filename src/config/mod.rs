@@ -1,5 +1,6 @@
 //! All limits and their defaults. Set through [`ServerBuilder`](crate::ServerBuilder).
 
+pub(crate) mod audience;
 #[cfg(feature = "deflate")]
 pub(crate) mod compression;
 pub(crate) mod connect;

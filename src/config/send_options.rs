@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-/// How [`Server::send_with`](crate::Server::send_with) treats a message.
+use crate::id::ClientId;
+
+/// How a message is treated: expiry, priority, replacement, compression, one client left out.
 ///
-/// The default is that of [`Server::send`](crate::Server::send): no expiry, normal priority, never
-/// replaced.
+/// [`Server::send_with`](crate::Server::send_with) and [`Server::deliver`](crate::Server::deliver)
+/// take it. The default is that of [`Server::send`](crate::Server::send): no expiry, normal
+/// priority, never replaced, compressed where compression was negotiated, nobody left out.
 ///
 /// # Examples
 ///
@@ -15,31 +18,48 @@ use std::{sync::Arc, time::Duration};
 ///
 /// /// A chat line may overtake a map that is being downloaded, and is dropped after 2 s.
 /// fn say(server: &mut Server, client: ClientId, line: &str) -> Result<(), SendError> {
-///     let options = SendOptions {
-///         expires_in: Some(Duration::from_secs(2)),
-///         priority: Priority::High,
-///         ..SendOptions::default()
-///     };
-///     server.send_with(client, line, options)
+///     let options =
+/// SendOptions::new().expires_in(Duration::from_secs(2)).priority(Priority::High);
+///     server.send_with(client, line, &options)
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct SendOptions {
-    /// Drops the message if none of it has been written by then, and counts it in
-    /// [`Stats::expired`](crate::Stats::expired). A message whose first byte was written is sent
-    /// whole. `None`: never.
-    pub expires_in: Option<Duration>,
-    /// The queue in which the message waits.
-    pub priority: Priority,
-    /// With a key, this message replaces the client's queued message of the same key unless the
-    /// latter is partly written, as [`Server::send_latest`](crate::Server::send_latest) does.
-    ///
-    /// Use one priority per key: a message of high priority can overtake an older one of its key
-    /// that is partly written.
-    pub latest: Option<LatestKey>,
+    pub(crate) expires_in: Option<Duration>,
+    pub(crate) priority: Priority,
+    pub(crate) latest: Option<LatestKey>,
+    pub(crate) uncompressed: bool,
+    pub(crate) except: Option<ClientId>,
 }
 
 impl SendOptions {
+    /// The options of [`Server::send`](crate::Server::send).
+    pub fn new() -> Self {
+        SendOptions::default()
+    }
+
+    /// Drops the message if none of it has been written after this time, and counts it in
+    /// [`Stats::expired`](crate::Stats::expired). A message whose first byte was written is sent
+    /// whole.
+    pub fn expires_in(self, time: Duration) -> Self {
+        SendOptions { expires_in: Some(time), ..self }
+    }
+
+    /// The queue in which the message waits.
+    pub fn priority(self, priority: Priority) -> Self {
+        SendOptions { priority, ..self }
+    }
+
+    /// Lets the message replace the client's queued message of the same key unless the latter is
+    /// partly written, as [`Server::send_latest`](crate::Server::send_latest) does.
+    ///
+    /// Use one priority per key: a message of high priority can overtake an older one of its key
+    /// that is partly written.
+    pub fn latest(self, key: impl Into<LatestKey>) -> Self {
+        SendOptions { latest: Some(key.into()), ..self }
+    }
+
     /// Sends the message uncompressed even if compression was negotiated. Use it for data that is
     /// already compressed, and for secrets next to data chosen by an attacker. Without the feature
     /// `deflate` it has no effect.
@@ -50,25 +70,17 @@ impl SendOptions {
     /// use tickws::{ClientId, SendError, SendOptions, Server};
     ///
     /// fn picture(server: &mut Server, client: ClientId, jpeg: &[u8]) -> Result<(), SendError> {
-    ///     server.send_with(client, jpeg, SendOptions::default().uncompressed())
+    ///     server.send_with(client, jpeg, &SendOptions::new().uncompressed())
     /// }
     /// ```
-    pub fn uncompressed(self) -> SendTerms {
-        SendTerms { options: self, uncompressed: true }
+    pub fn uncompressed(self) -> Self {
+        SendOptions { uncompressed: true, ..self }
     }
-}
 
-/// [`SendOptions`] and whether the message may be compressed.
-/// [`Server::send_with`](crate::Server::send_with) takes it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SendTerms {
-    pub(crate) options: SendOptions,
-    pub(crate) uncompressed: bool,
-}
-
-impl From<SendOptions> for SendTerms {
-    fn from(options: SendOptions) -> Self {
-        SendTerms { options, uncompressed: false }
+    /// Leaves this client out of an audience: usually the one that sent the message.
+    /// [`Server::send_with`](crate::Server::send_with), which has one recipient, ignores it.
+    pub fn except(self, client: ClientId) -> Self {
+        SendOptions { except: Some(client), ..self }
     }
 }
 
@@ -224,8 +236,9 @@ mod tests {
 
     #[test]
     fn default_options_are_those_of_send() {
-        let SendOptions { expires_in, priority, latest } = SendOptions::default();
+        let SendOptions { expires_in, priority, latest, uncompressed, except } = SendOptions::new();
         assert_eq!((expires_in, priority, latest), (None, Priority::Normal, None));
+        assert_eq!((uncompressed, except), (false, None));
         assert!(Priority::Normal < Priority::High);
     }
 }

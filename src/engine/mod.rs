@@ -59,7 +59,7 @@ use crate::{
     },
     http1::head::Request,
     id::ClientId,
-    outbox::{Outbox, OutboxPool, pending::PendingPool, prepared::Encoder},
+    outbox::{Outbox, OutboxPool, encoder::Encoder, pending::PendingPool},
     proto::deflate::Codec,
     stats::Stats,
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, timer_wheel::Wheel},
@@ -68,7 +68,6 @@ use connection_limits::Addresses;
 use flush::note_dirty;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
-pub(crate) use send::Audience;
 use send::broadcast_batch::BroadcastBatch;
 use timers::{Alarm, AppTimer};
 pub(crate) use transport::{Readiness, Stream};

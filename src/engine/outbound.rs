@@ -34,7 +34,7 @@ use crate::{
     handshake::client::{self, Opened, RequestParts},
     http1::head::HeadLimits,
     id::{ClientId, LinkId},
-    outbox::{pending::Terms, prepared::Outgoing},
+    outbox::{outgoing::Outgoing, pending::Terms},
     proto::deflate::PerMessage,
     util::{entropy::Entropy, split_mix::SplitMix, time::after},
 };

@@ -12,6 +12,7 @@
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "it counts the clients that miss the message; write `let _ =` if they do not matter"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Delivery {
@@ -26,4 +27,8 @@ pub struct Delivery {
     /// [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect): they are being closed
     /// with 1013.
     pub overflowed: usize,
+    /// Clients that were listed by id ([`Audience::Client`](crate::Audience::Client),
+    /// [`Audience::Clients`](crate::Audience::Clients)) and are gone, closing, or not yet
+    /// connected.
+    pub not_open: usize,
 }

@@ -34,6 +34,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "dropping a tick discards its events, `Close` among them"]
 pub struct Tick {
     /// `Some` until the drop.
     data: Option<TickBuffer>,

@@ -14,6 +14,8 @@
 
 mod chunks;
 mod direct_write;
+pub(crate) mod encoder;
+pub(crate) mod outgoing;
 pub(crate) mod pending;
 mod pool;
 pub(crate) mod prepared;

@@ -22,7 +22,10 @@ use std::{
 use crate::{
     config::send_options::{LatestKey, Priority},
     message::Kind,
-    outbox::prepared::{Outgoing, Prepared, Queued, SharedBytes},
+    outbox::{
+        outgoing::Outgoing,
+        prepared::{Prepared, Queued, SharedBytes},
+    },
 };
 
 /// The options of one message: [`SendOptions`](crate::SendOptions) with an instant instead of a

@@ -18,7 +18,7 @@ use crate::{
     message::{Kind, Message},
     proto::{
         deflate::Codec,
-        frame::{self, Header, opcode},
+        frame::{self, opcode},
     },
 };
 
@@ -67,12 +67,23 @@ impl Prepared {
     /// Frames of at least this many bytes are shared by the outboxes in which they are queued.
     pub(crate) const SHARE_FROM: usize = 1024;
 
-    /// Frames a message (RFC 6455 §5.2), unfragmented and unmasked, as a server sends it.
-    pub fn new<'m>(message: impl Into<Message<'m>>) -> Prepared {
-        let message = message.into();
+    /// Frames a message in memory of its own.
+    pub(super) fn frame_message(message: Message<'_>) -> Prepared {
         let mut bytes = Vec::new();
         frame::write_frame(&mut bytes, opcode(message.kind()), message.as_bytes(), None);
         Prepared::from_frame(message.kind(), bytes, message.len())
+    }
+
+    /// Frames a small message in the memory of this one. `false`: the memory is in use elsewhere.
+    pub(super) fn reframe(&mut self, message: Message<'_>) -> bool {
+        let Some(frame) = Arc::get_mut(&mut self.0) else { return false };
+        let (kind, payload) = (message.kind(), message.as_bytes());
+        frame.bytes.clear();
+        #[cfg(feature = "deflate")]
+        frame.compressed.take();
+        frame::write_frame(&mut frame.bytes, opcode(kind), payload, None);
+        (frame.header, frame.kind) = (frame.bytes.len() - payload.len(), kind);
+        true
     }
 
     /// Frames the payload that `write` appends to the buffer. `write` must not change the bytes
@@ -90,7 +101,7 @@ impl Prepared {
         write(&mut bytes)?;
         let payload = bytes.len() - ROOM;
         let (opcode, len) = (opcode(kind), payload as u64);
-        let (header, end) = Header { fin: true, rsv1: false, opcode, mask: None, len }.encode();
+        let (header, end) = frame::Header { fin: true, rsv1: false, opcode, mask: None, len }.encode();
         bytes[ROOM - end..ROOM].copy_from_slice(&header[..end]);
         bytes.drain(..ROOM - end);
         Ok(Prepared::from_frame(kind, bytes, payload))
@@ -130,7 +141,8 @@ impl Prepared {
         self.0.kind
     }
 
-    pub(crate) fn payload(&self) -> &[u8] {
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
         &self.0.bytes[self.0.header..]
     }
 
@@ -243,114 +255,6 @@ impl Drop for Queued {
     }
 }
 
-/// The argument of all sending calls: a [`Message`], anything that converts to one, or a
-/// [`Prepared`].
-///
-/// # Examples
-///
-/// ```
-/// use tickws::{Outgoing, Prepared};
-///
-/// fn shout<'m>(message: impl Into<Outgoing<'m>>) -> Outgoing<'m> {
-///     message.into()
-/// }
-///
-/// shout("text");
-/// shout(&[0u8, 1, 2]);
-/// shout(&Prepared::new("framed already"));
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Outgoing<'m> {
-    /// A message that is framed when it is queued.
-    Message(Message<'m>),
-    /// A message that is framed already.
-    Prepared(Prepared),
-}
-
-impl Outgoing<'_> {
-    pub(crate) fn kind(&self) -> Kind {
-        match self {
-            Outgoing::Message(message) => message.kind(),
-            Outgoing::Prepared(prepared) => prepared.kind(),
-        }
-    }
-
-    pub(crate) fn payload(&self) -> &[u8] {
-        match self {
-            Outgoing::Message(message) => message.as_bytes(),
-            Outgoing::Prepared(prepared) => prepared.payload(),
-        }
-    }
-
-    /// Whether this is a prepared message, large enough to be shared by its recipients' outboxes.
-    pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Outgoing::Prepared(prepared) if prepared.is_shared())
-    }
-
-    /// Frames the message, unless it is framed already.
-    pub(crate) fn prepare(self) -> Prepared {
-        match self {
-            Outgoing::Message(message) => Prepared::new(message),
-            Outgoing::Prepared(prepared) => prepared,
-        }
-    }
-}
-
-impl<'m, M: Into<Message<'m>>> From<M> for Outgoing<'m> {
-    fn from(message: M) -> Self {
-        Outgoing::Message(message.into())
-    }
-}
-
-impl From<&Prepared> for Outgoing<'_> {
-    fn from(prepared: &Prepared) -> Self {
-        Outgoing::Prepared(prepared.clone())
-    }
-}
-
-impl From<Prepared> for Outgoing<'_> {
-    fn from(prepared: Prepared) -> Self {
-        Outgoing::Prepared(prepared)
-    }
-}
-
-/// Frames small broadcast messages one after the other without allocating.
-#[derive(Debug)]
-pub(crate) struct Encoder {
-    spare: Prepared,
-}
-
-impl Default for Encoder {
-    fn default() -> Self {
-        Encoder { spare: Prepared::new("") }
-    }
-}
-
-impl Encoder {
-    /// Frames a message. Outboxes copy a small frame, so that the next call can reuse its memory.
-    pub(crate) fn encode(&mut self, message: Outgoing<'_>) -> Prepared {
-        let message = match message {
-            Outgoing::Message(message) => message,
-            Outgoing::Prepared(prepared) => return prepared,
-        };
-        let (kind, payload) = (message.kind(), message.as_bytes());
-        let header =
-            Header { fin: true, rsv1: false, opcode: opcode(kind), mask: None, len: payload.len() as u64 };
-        if header.encoded_len() + payload.len() < Prepared::SHARE_FROM
-            && let Some(frame) = Arc::get_mut(&mut self.spare.0)
-        {
-            frame.bytes.clear();
-            #[cfg(feature = "deflate")]
-            frame.compressed.take();
-            frame::write_frame(&mut frame.bytes, opcode(kind), payload, None);
-            (frame.header, frame.kind) = (header.encoded_len(), kind);
-            return self.spare.clone();
-        }
-        Prepared::new(message)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,7 +262,7 @@ mod tests {
     #[test]
     fn prepared_holds_the_frame_and_its_payload() {
         for len in [0, 1, 125, 126, 65_535, 65_536] {
-            let prepared = Prepared::new(&vec![7; len]);
+            let prepared = Prepared::new(vec![7; len]);
             assert_eq!(prepared.payload(), vec![7; len]);
             let mut expected = Vec::new();
             frame::write_frame(&mut expected, opcode(Kind::Binary), &vec![7; len], None);
@@ -400,20 +304,6 @@ mod tests {
         drop(prepared.queue(&other));
         let _waits = prepared.queue(&other);
         assert_eq!((counter.get(), other.get()), (bytes, 0), "only the first counter includes the frame");
-    }
-
-    #[test]
-    fn the_encoder_reuses_only_memory_that_is_free() {
-        let mut encoder = Encoder::default();
-        let first = encoder.encode("first".into());
-        let second = encoder.encode("second".into());
-        assert_eq!((first.payload(), second.payload()), (&b"first"[..], &b"second"[..]));
-        let place = first.frame().as_ptr();
-        drop((first, second));
-        assert_eq!(encoder.encode((&[1u8; 5]).into()).frame().as_ptr(), place);
-        let large = encoder.encode((&[1u8; 2_000]).into());
-        assert_eq!(large.len(), 2_000);
-        assert_eq!(encoder.encode(Outgoing::from(&large)).frame().as_ptr(), large.frame().as_ptr());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::{HeaderMap, Response};
 use super::{
     format::{
         digest::digest_of_tick,
-        entry::{Entry, OrderCopy, PlanCopy, TermsCopy, copy_audience, copy_room},
+        entry::{AudienceCopy, Entry, OrderCopy, PlanCopy, copy_room},
         header::Header,
     },
     hooks,
@@ -22,17 +22,13 @@ use super::{
 };
 use crate::{
     close_code::CloseCode,
-    config::{
-        Config, OverflowPolicy,
-        connect::Plan,
-        send_options::{LatestKey, SendTerms},
-    },
-    engine::{Audience, Engine, Order, Readiness, hooks::Hooks},
+    config::{Config, OverflowPolicy, audience::Audience, connect::Plan, send_options::SendOptions},
+    engine::{Engine, Order, Readiness, hooks::Hooks},
     error::{CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError, UpgradeError},
     event::{delivery::Delivery, tick::Tick},
     id::{ClientId, RequestId, Room, TimerId, UpgradeId},
     net::socket::Socket,
-    outbox::prepared::Outgoing,
+    outbox::outgoing::Outgoing,
     util::entropy::Entropy,
 };
 
@@ -238,61 +234,39 @@ impl RecordedEngine {
     #[cold]
     fn send_recorded(&mut self, client: ClientId, message: Outgoing<'_>) -> Result<(), SendError> {
         if let Some(recorder) = &self.recorder {
-            record_sent(recorder, client, &message, SendTerms::default());
+            record_sent(recorder, client, &message, &SendOptions::new());
         }
         self.engine.send(client, message)
-    }
-
-    pub(crate) fn send_latest(
-        &mut self,
-        client: ClientId,
-        key: LatestKey,
-        message: Outgoing<'_>,
-    ) -> Result<(), SendError> {
-        if let Some(recorder) = &self.recorder {
-            let mut terms = SendTerms::default();
-            terms.options.latest = Some(key.clone());
-            record_sent(recorder, client, &message, terms);
-        }
-        self.engine.send_latest(client, key, message)
     }
 
     pub(crate) fn send_with(
         &mut self,
         client: ClientId,
         message: Outgoing<'_>,
-        terms: impl Into<SendTerms>,
-        now: Instant,
+        options: &SendOptions,
+        now: Option<Instant>,
     ) -> Result<(), SendError> {
-        let terms = terms.into();
         if let Some(recorder) = &self.recorder {
-            recorder.advance_to(now);
-            record_sent(recorder, client, &message, terms.clone());
+            now.inspect(|now| recorder.advance_to(*now));
+            record_sent(recorder, client, &message, options);
         }
-        self.engine.send_with(client, message, terms, now)
-    }
-
-    pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
-        if let Some(recorder) = &self.recorder {
-            let (audience, message) = (copy_audience(Audience::Everyone), recorder.copy_message(&message));
-            recorder.append(&Entry::Deliver { audience, message, latest: None, except });
-        }
-        self.engine.broadcast(message, except)
+        self.engine.send_with(client, message, options, now)
     }
 
     pub(crate) fn deliver(
         &mut self,
         audience: Audience<'_>,
         message: Outgoing<'_>,
-        latest: Option<LatestKey>,
-        except: Option<ClientId>,
+        options: &SendOptions,
+        now: Option<Instant>,
     ) -> Delivery {
         if let Some(recorder) = &self.recorder {
-            let (audience, latest) = (copy_audience(audience), latest.clone());
+            now.inspect(|now| recorder.advance_to(*now));
+            let (audience, options) = (AudienceCopy::of(audience), options.clone());
             let message = recorder.copy_message(&message);
-            recorder.append(&Entry::Deliver { audience, message, latest, except });
+            recorder.append(&Entry::Deliver { audience, message, options });
         }
-        self.engine.deliver(audience, message, latest, except)
+        self.engine.deliver(audience, message, options, now)
     }
 
     pub(crate) fn connect(&mut self, mut plan: Plan, now: Instant) -> Result<ClientId, ConnectError> {
@@ -309,9 +283,9 @@ impl RecordedEngine {
     }
 }
 
-fn record_sent(recorder: &Recorder, client: ClientId, message: &Outgoing<'_>, terms: SendTerms) {
-    let (message, terms) = (recorder.copy_message(message), TermsCopy::of(&terms));
-    recorder.append(&Entry::Send { client, message, terms });
+fn record_sent(recorder: &Recorder, client: ClientId, message: &Outgoing<'_>, options: &SendOptions) {
+    let (message, options) = (recorder.copy_message(message), options.clone());
+    recorder.append(&Entry::Send { client, message, options });
 }
 
 /// The name and the error of the resolver; `None` if it was too busy.

@@ -15,7 +15,10 @@ use super::format::{
     entry::{Entry, MessageCopy},
     header::{Header, MAGIC, VERSION},
 };
-use crate::outbox::prepared::{Identity, Outgoing, Prepared};
+use crate::outbox::{
+    outgoing::Outgoing,
+    prepared::{Identity, Prepared},
+};
 
 /// A block is written when it reaches this length, also in the middle of a poll.
 const BLOCK: usize = 64 * 1024;

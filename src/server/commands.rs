@@ -1,19 +1,20 @@
 //! Commands of the application. All of them queue and return without blocking; most fail if the
 //! client id is stale.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Server;
 use crate::{
     close_code::CloseCode,
     config::{
         OverflowPolicy,
-        send_options::{LatestKey, SendTerms},
+        audience::Audience,
+        send_options::{LatestKey, SendOptions},
     },
     error::{CloseError, NotConnectedError, SendError},
     event::delivery::Delivery,
     id::{ClientId, TimerId},
-    outbox::prepared::Outgoing,
+    outbox::outgoing::AsMessage,
 };
 
 impl Server {
@@ -41,8 +42,8 @@ impl Server {
     /// }
     /// ```
     #[inline]
-    pub fn send<'m>(&mut self, client: ClientId, message: impl Into<Outgoing<'m>>) -> Result<(), SendError> {
-        self.engine.send(client, message.into())
+    pub fn send(&mut self, client: ClientId, message: impl AsMessage) -> Result<(), SendError> {
+        self.engine.send(client, message.as_message())
     }
 
     /// Queues a message in place of the client's message with the same key, if that has not begun
@@ -67,13 +68,13 @@ impl Server {
     ///     server.send_latest(client, "positions", state)
     /// }
     /// ```
-    pub fn send_latest<'m>(
+    pub fn send_latest(
         &mut self,
         client: ClientId,
         key: impl Into<LatestKey>,
-        message: impl Into<Outgoing<'m>>,
+        message: impl AsMessage,
     ) -> Result<(), SendError> {
-        self.engine.send_latest(client, key.into(), message.into())
+        self.send_with(client, message, &SendOptions::new().latest(key))
     }
 
     /// Queues a message that may expire, overtake other messages, or replace one: see
@@ -82,26 +83,79 @@ impl Server {
     /// # Errors
     ///
     /// As [`send_latest`](Server::send_latest).
-    pub fn send_with<'m>(
+    pub fn send_with(
         &mut self,
         client: ClientId,
-        message: impl Into<Outgoing<'m>>,
-        options: impl Into<SendTerms>,
+        message: impl AsMessage,
+        options: &SendOptions,
     ) -> Result<(), SendError> {
-        self.engine.send_with(client, message.into(), options, self.now())
+        let now = self.expiry_base(options);
+        self.engine.send_with(client, message.as_message(), options, now)
+    }
+
+    /// Queues a message for an audience, with options. The calls to many clients (`broadcast`,
+    /// `publish`, `send_to_user`, …) are short forms of this one.
+    ///
+    /// It is framed once, and all slow clients share one copy of a large message. [`Delivery`]
+    /// counts the clients that get it and those that do not. Nobody is told of a client that is
+    /// neither. Work: O(clients in the audience).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tickws::{Audience, ClientId, SendOptions, Server};
+    ///
+    /// /// All but the one that typed it see the hint, and nobody later than after a second.
+    /// fn typing(server: &mut Server, typist: ClientId) {
+    ///     let options = SendOptions::new()
+    ///         .except(typist)
+    ///         .latest("typing")
+    ///         .expires_in(Duration::from_secs(1));
+    ///     let delivery = server.deliver(Audience::Room("lobby".into()), "…", &options);
+    ///     println!("{} of them see it", delivery.queued);
+    /// }
+    /// ```
+    pub fn deliver<'a>(
+        &mut self,
+        audience: impl Into<Audience<'a>>,
+        message: impl AsMessage,
+        options: &SendOptions,
+    ) -> Delivery {
+        let now = self.expiry_base(options);
+        self.engine.deliver(audience.into(), message.as_message(), options, now)
+    }
+
+    /// The time from which an expiry counts. Without one the clock is not read.
+    fn expiry_base(&self, options: &SendOptions) -> Option<Instant> {
+        options.expires_in.map(|_| self.now())
     }
 
     /// Queues a message for every open client. It is framed once, and all slow clients share one
     /// copy of a large message. [`Delivery`] counts the clients that get it and those that do not.
     /// Work: O(connections).
-    pub fn broadcast<'m>(&mut self, message: impl Into<Outgoing<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), None)
+    pub fn broadcast(&mut self, message: impl AsMessage) -> Delivery {
+        self.deliver(Audience::Everyone, message, &SendOptions::new())
     }
 
     /// As [`broadcast`](Server::broadcast), for all clients but one: usually the one that sent the
     /// message.
-    pub fn broadcast_except<'m>(&mut self, except: ClientId, message: impl Into<Outgoing<'m>>) -> Delivery {
-        self.engine.broadcast(message.into(), Some(except))
+    pub fn broadcast_except(&mut self, except: ClientId, message: impl AsMessage) -> Delivery {
+        self.deliver(Audience::Everyone, message, &SendOptions::new().except(except))
+    }
+
+    /// As [`broadcast`](Server::broadcast), but for each client the message replaces the one with
+    /// the same key, if that has not begun to leave: see [`send_latest`](Server::send_latest).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// fn frame(server: &mut tickws::Server, positions: &[u8]) {
+    ///     let _ = server.broadcast_latest("positions", positions); // whoever misses it gets the
+    /// next }
+    /// ```
+    pub fn broadcast_latest(&mut self, key: impl Into<LatestKey>, message: impl AsMessage) -> Delivery {
+        self.deliver(Audience::Everyone, message, &SendOptions::new().latest(key))
     }
 
     /// Queues a ping; its pong updates [`rtt`](Server::rtt). The server also pings every client at
@@ -167,9 +221,9 @@ impl Server {
     }
 
     /// Begins a shutdown: stops listening, closes every client with `code` (usually
-    /// [`CloseCode::GOING_AWAY`], 1001) behind its queued messages, and drops the connections that are
-    /// left after `deadline`. Plain requests that wait for a response get 503. Outbound connections
-    /// that are not open yet are given up, and new ones fail.
+    /// [`CloseCode::GOING_AWAY`], 1001) behind its queued messages, and drops the connections that
+    /// are left after `deadline`. Plain requests that wait for a response get 503. Outbound
+    /// connections that are not open yet are given up, and new ones fail.
     ///
     /// With [`health`](crate::ServerBuilder::health) the server listens until the last client has
     /// left, and responds to every request with 503.

@@ -6,10 +6,14 @@ use std::{fmt, io, sync::Arc, time::Duration};
 use super::Server;
 use crate::{
     close_code::CloseCode,
+    config::{
+        audience::{Audience, OwnedAudience},
+        send_options::{LatestKey, SendOptions},
+    },
     error::HandleError,
-    id::{ClientId, Room, RoomId},
+    id::{ClientId, Room},
     net::host::Waker,
-    outbox::prepared::{Outgoing, Prepared},
+    outbox::{outgoing::AsMessage, prepared::Prepared},
     proto::close,
     server::mailbox::{Address, Mailbox},
 };
@@ -17,29 +21,11 @@ use crate::{
 /// A call of a [`Handle`], queued for the server.
 pub(super) enum Command {
     Send(ClientId, Prepared),
-    /// A message to all clients but one.
-    Broadcast(Prepared, Option<ClientId>),
-    Publish(RoomName, Prepared),
-    SendToUser(Box<str>, Prepared),
+    Deliver(OwnedAudience, Prepared, SendOptions),
     Close(ClientId, CloseCode, Box<str>),
     Disconnect(ClientId),
     Call(Box<dyn FnOnce(&mut Server) + Send>),
     Shutdown(CloseCode, Duration),
-}
-
-/// An owned [`Room`], which outlives the call.
-pub(super) enum RoomName {
-    Name(Box<str>),
-    Id(RoomId),
-}
-
-impl From<Room<'_>> for RoomName {
-    fn from(room: Room<'_>) -> Self {
-        match room {
-            Room::Name(name) => RoomName::Name(name.into()),
-            Room::Id(id) => RoomName::Id(id),
-        }
-    }
 }
 
 /// Sends commands to a [`Server`] from any thread. Made by [`Server::handle`], and cheap to clone.
@@ -88,8 +74,35 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn send<'m>(&self, client: ClientId, message: impl Into<Outgoing<'m>>) -> Result<(), HandleError> {
-        self.0.post(Command::Send(client, message.into().prepare()))
+    pub fn send(&self, client: ClientId, message: impl AsMessage) -> Result<(), HandleError> {
+        self.0.post(Command::Send(client, message.as_message().prepare()))
+    }
+
+    /// Queues a message for an audience, with options, as [`Server::deliver`] does. The audience is
+    /// resolved and an expiry counts from when the command is carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{Audience, Handle, HandleError, SendOptions};
+    ///
+    /// fn score(handle: &Handle, score: u32) -> Result<(), HandleError> {
+    ///     let options = SendOptions::new().latest("score");
+    ///     handle.deliver(Audience::Room("lobby".into()), score.to_string(), &options)
+    /// }
+    /// ```
+    pub fn deliver(
+        &self,
+        audience: impl Into<OwnedAudience>,
+        message: impl AsMessage,
+        options: &SendOptions,
+    ) -> Result<(), HandleError> {
+        let (message, options) = (message.as_message().prepare(), options.clone());
+        self.0.post(Command::Deliver(audience.into(), message, options))
     }
 
     /// Queues a message for every client that is open when the command is carried out.
@@ -97,8 +110,8 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn broadcast<'m>(&self, message: impl Into<Outgoing<'m>>) -> Result<(), HandleError> {
-        self.0.post(Command::Broadcast(message.into().prepare(), None))
+    pub fn broadcast(&self, message: impl AsMessage) -> Result<(), HandleError> {
+        self.deliver(OwnedAudience::Everyone, message, &SendOptions::new())
     }
 
     /// As [`broadcast`](Handle::broadcast), for all clients but one.
@@ -106,12 +119,22 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn broadcast_except<'m>(
+    pub fn broadcast_except(&self, except: ClientId, message: impl AsMessage) -> Result<(), HandleError> {
+        self.deliver(OwnedAudience::Everyone, message, &SendOptions::new().except(except))
+    }
+
+    /// As [`Server::broadcast_latest`], for the clients that are open when the command is carried
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn broadcast_latest(
         &self,
-        except: ClientId,
-        message: impl Into<Outgoing<'m>>,
+        key: impl Into<LatestKey>,
+        message: impl AsMessage,
     ) -> Result<(), HandleError> {
-        self.0.post(Command::Broadcast(message.into().prepare(), Some(except)))
+        self.deliver(OwnedAudience::Everyone, message, &SendOptions::new().latest(key))
     }
 
     /// Queues a message for every client that is in the room when the command is carried out.
@@ -119,12 +142,36 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn publish<'r, 'm>(
+    pub fn publish<'r>(&self, room: impl Into<Room<'r>>, message: impl AsMessage) -> Result<(), HandleError> {
+        self.deliver(Audience::Room(room.into()), message, &SendOptions::new())
+    }
+
+    /// As [`publish`](Handle::publish), for all members but one.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn publish_except<'r>(
         &self,
         room: impl Into<Room<'r>>,
-        message: impl Into<Outgoing<'m>>,
+        except: ClientId,
+        message: impl AsMessage,
     ) -> Result<(), HandleError> {
-        self.0.post(Command::Publish(room.into().into(), message.into().prepare()))
+        self.deliver(Audience::Room(room.into()), message, &SendOptions::new().except(except))
+    }
+
+    /// As [`Server::publish_latest`], for the members when the command is carried out.
+    ///
+    /// # Errors
+    ///
+    /// As [all calls](Handle#errors).
+    pub fn publish_latest<'r>(
+        &self,
+        room: impl Into<Room<'r>>,
+        key: impl Into<LatestKey>,
+        message: impl AsMessage,
+    ) -> Result<(), HandleError> {
+        self.deliver(Audience::Room(room.into()), message, &SendOptions::new().latest(key))
     }
 
     /// Queues a message for every connection that the user has when the command is carried out.
@@ -132,12 +179,8 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn send_to_user<'m>(
-        &self,
-        key: impl AsRef<str>,
-        message: impl Into<Outgoing<'m>>,
-    ) -> Result<(), HandleError> {
-        self.0.post(Command::SendToUser(key.as_ref().into(), message.into().prepare()))
+    pub fn send_to_user(&self, key: impl AsRef<str>, message: impl AsMessage) -> Result<(), HandleError> {
+        self.deliver(Audience::User(key.as_ref()), message, &SendOptions::new())
     }
 
     /// Begins the close handshake, as [`Server::close`] does.
@@ -301,17 +344,14 @@ impl Server {
                 let sent = self.send(client, message);
                 self.note("a message", sent);
             }
-            Command::Broadcast(message, except) => {
-                self.engine.broadcast(message.into(), except);
-            }
-            Command::Publish(RoomName::Name(room), message) => {
-                self.publish(&*room, message);
-            }
-            Command::Publish(RoomName::Id(room), message) => {
-                self.publish(room, message);
-            }
-            Command::SendToUser(key, message) => {
-                self.send_to_user(&*key, message);
+            Command::Deliver(audience, message, options) => {
+                let delivery = self.deliver(&audience, message, &options);
+                if delivery.not_open > 0 {
+                    self.note(
+                        "a message",
+                        Err(format!("{} of its recipients are not open", delivery.not_open)),
+                    );
+                }
             }
             Command::Close(client, code, reason) => {
                 let closed = self.close(client, code, &reason);

@@ -2,12 +2,14 @@
 
 use super::Server;
 use crate::{
-    config::send_options::LatestKey,
-    engine::Audience,
+    config::{
+        audience::Audience,
+        send_options::{LatestKey, SendOptions},
+    },
     error::{JoinError, NotConnectedError},
     event::delivery::Delivery,
     id::{ClientId, Room, RoomId},
-    outbox::prepared::Outgoing,
+    outbox::outgoing::AsMessage,
 };
 
 impl Server {
@@ -30,7 +32,8 @@ impl Server {
     ///
     /// fn enter(server: &mut Server, client: ClientId) -> Result<(), JoinError> {
     ///     server.join(client, "lobby")?;
-    ///     server.publish_except("lobby", client, "someone came in");
+    ///     let delivery = server.publish_except("lobby", client, "someone came in");
+    ///     println!("{} others are here", delivery.queued);
     ///     Ok(())
     /// }
     /// ```
@@ -63,23 +66,19 @@ impl Server {
     /// Queues a message for every member of a room. It is framed once, and all slow members share
     /// one copy of a large message. [`Delivery`] counts the members that get it; a room that does
     /// not exist has none. Work: O(members).
-    pub fn publish<'r, 'm>(
-        &mut self,
-        room: impl Into<Room<'r>>,
-        message: impl Into<Outgoing<'m>>,
-    ) -> Delivery {
-        self.engine.deliver(Audience::Room(room.into()), message.into(), None, None)
+    pub fn publish<'r>(&mut self, room: impl Into<Room<'r>>, message: impl AsMessage) -> Delivery {
+        self.deliver(room.into(), message, &SendOptions::new())
     }
 
     /// As [`publish`](Server::publish), for all members but one: usually the one that sent the
     /// message.
-    pub fn publish_except<'r, 'm>(
+    pub fn publish_except<'r>(
         &mut self,
         room: impl Into<Room<'r>>,
         except: ClientId,
-        message: impl Into<Outgoing<'m>>,
+        message: impl AsMessage,
     ) -> Delivery {
-        self.engine.deliver(Audience::Room(room.into()), message.into(), None, Some(except))
+        self.deliver(room.into(), message, &SendOptions::new().except(except))
     }
 
     /// As [`publish`](Server::publish), but for each member the message replaces the one with the
@@ -89,16 +88,16 @@ impl Server {
     ///
     /// ```
     /// fn frame(server: &mut tickws::Server, positions: &[u8]) {
-    ///     server.publish_latest("match 7", "positions", positions);
-    /// }
+    ///     let _ = server.publish_latest("match 7", "positions", positions); // the next replaces
+    /// it }
     /// ```
-    pub fn publish_latest<'r, 'm>(
+    pub fn publish_latest<'r>(
         &mut self,
         room: impl Into<Room<'r>>,
         key: impl Into<LatestKey>,
-        message: impl Into<Outgoing<'m>>,
+        message: impl AsMessage,
     ) -> Delivery {
-        self.engine.deliver(Audience::Room(room.into()), message.into(), Some(key.into()), None)
+        self.deliver(room.into(), message, &SendOptions::new().latest(key))
     }
 
     /// The members of a room, in no particular order.
@@ -160,7 +159,8 @@ impl Server {
     ///
     /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnectedError> {
     ///     server.set_user(client, "ada")?;
-    ///     server.send_to_user("ada", "you signed in on one more device"); // on all of them
+    ///     let _ = server.send_to_user("ada", "you signed in on one more device"); // on all of
+    /// them
     ///     Ok(())
     /// }
     /// ```
@@ -183,8 +183,19 @@ impl Server {
     }
 
     /// Queues a message for all connections of a user. Work: O(their number).
-    pub fn send_to_user<'m>(&mut self, key: impl AsRef<str>, message: impl Into<Outgoing<'m>>) -> Delivery {
-        self.engine.deliver(Audience::User(key.as_ref()), message.into(), None, None)
+    pub fn send_to_user(&mut self, key: impl AsRef<str>, message: impl AsMessage) -> Delivery {
+        self.deliver(Audience::User(key.as_ref()), message, &SendOptions::new())
+    }
+
+    /// As [`send_to_user`](Server::send_to_user), but on each connection the message replaces the
+    /// one with the same `latest` key: see [`send_latest`](Server::send_latest).
+    pub fn send_latest_to_user(
+        &mut self,
+        key: impl AsRef<str>,
+        latest: impl Into<LatestKey>,
+        message: impl AsMessage,
+    ) -> Delivery {
+        self.deliver(Audience::User(key.as_ref()), message, &SendOptions::new().latest(latest))
     }
 
     /// The connections of a user, in no particular order.

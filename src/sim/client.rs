@@ -8,8 +8,9 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::{
     close_code::CloseCode,
-    message::Message,
+    message::Kind,
     net::sim::{Received, Shared},
+    outbox::outgoing::AsMessage,
 };
 
 /// One client of a simulated server, controlled by a test.
@@ -64,13 +65,13 @@ impl SimClient {
     /// Sends a message in one frame, once the response 101 has arrived. Bytes for which the network
     /// has no room are queued. The message is dropped after [`close`](Self::close),
     /// [`finish`](Self::finish) or [`reset`](Self::reset), and if the server rejected the upgrade.
-    pub fn send<'m>(&mut self, message: impl Into<Message<'m>>) {
-        let message = message.into();
-        let opcode = match message {
-            Message::Text(_) => Data::Text,
-            Message::Binary(_) => Data::Binary,
+    pub fn send(&mut self, message: impl AsMessage) {
+        let message = message.as_message();
+        let opcode = match message.kind() {
+            Kind::Text => Data::Text,
+            Kind::Binary => Data::Binary,
         };
-        self.network.lock().send_frame(self.number, OpCode::Data(opcode), message.as_bytes());
+        self.network.lock().send_frame(self.number, OpCode::Data(opcode), message.payload());
     }
 
     /// Sends a ping with the body, cut at 125 bytes (RFC 6455 §5.5).

@@ -169,14 +169,16 @@ impl App {
             22 => _ = server.clear_user(client),
             23 => {
                 let Some(id) = server.room("red") else { return };
-                server.publish(id, "by id");
+                let _ = server.publish(id, "by id");
                 let _ = server.join(client, id);
             }
             _ => {
                 let priority = if rng.bool() { Priority::High } else { Priority::Normal };
-                let expires_in = rng.bool().then_some(ms);
-                let options = SendOptions { expires_in, priority, ..SendOptions::default() };
-                let _ = server.send_with(client, &bytes, options.uncompressed());
+                let mut options = SendOptions::new().priority(priority).uncompressed();
+                if rng.bool() {
+                    options = options.expires_in(ms);
+                }
+                let _ = server.send_with(client, &bytes, &options);
             }
         }
     }

@@ -94,7 +94,7 @@ impl Game {
                 self.check_sent(server.send(client, b"l"));
             }
             b'S' => {
-                server.publish(ROOMS[room], &numbered(b'm', room as u8, self.next[room], rest));
+                let _ = server.publish(ROOMS[room], numbered(b'm', room as u8, self.next[room], rest));
                 self.next[room] += 1;
             }
             b'N' => self.faults += u64::from(server.join(client, "news").is_err()),
@@ -102,7 +102,7 @@ impl Game {
             b'B' => self.blast(server, client, rest),
             b'Q' => {
                 let accepted = self.blasts.get(&client).copied().unwrap_or(0);
-                self.check_sent(server.send(client, &numbered(b'q', 0, accepted, &[])));
+                self.check_sent(server.send(client, numbered(b'q', 0, accepted, &[])));
             }
             b'K' => self.faults += u64::from(server.close(client, CloseCode::new(4001), "kicked").is_err()),
             _ => self.faults += 1,
@@ -115,7 +115,7 @@ impl Game {
         self.faults += u64::from(server.set_overflow(client, OverflowPolicy::DropNewest).is_err());
         let accepted = self.blasts.entry(client).or_default();
         for number in 0..1000 {
-            if server.send(client, &numbered(b'b', 0, number, filler)).is_ok() {
+            if server.send(client, numbered(b'b', 0, number, filler)).is_ok() {
                 *accepted += 1;
             }
         }
@@ -129,11 +129,11 @@ impl Game {
     }
 
     fn beat(&mut self, server: &mut Server) {
-        server.publish_latest("state", "tick", &numbered(b't', 0, self.sent, &[7; 300]));
+        let _ = server.publish_latest("state", "tick", numbered(b't', 0, self.sent, &[7; 300]));
         if let Some(upstream) = self.upstream {
             self.sent += 1;
             // While the upstream is down the oldest messages are dropped.
-            let _ = server.send(upstream, &self.sent.to_be_bytes());
+            let _ = server.send(upstream, self.sent.to_be_bytes());
         }
     }
 
@@ -158,7 +158,7 @@ fn numbered(command: u8, room: u8, number: u64, rest: &[u8]) -> Vec<u8> {
 fn publish_news(handle: &Handle) {
     let mut number = 0;
     loop {
-        match handle.publish("news", &numbered(b'n', 0, number, &[])) {
+        match handle.publish("news", numbered(b'n', 0, number, &[])) {
             Ok(()) => number += 1,
             Err(HandleError::Full) => {}
             Err(_) => return,

@@ -10,8 +10,8 @@ use crate::{
     },
     outbox::{
         OutboxPool,
+        outgoing::Outgoing,
         pending::{PendingPool, Terms},
-        prepared::Outgoing,
     },
     util::test_rng::Rng,
 };

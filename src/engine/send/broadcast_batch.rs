@@ -17,7 +17,7 @@ use crate::{
     id::ClientId,
     outbox::{
         Outbox,
-        prepared::{Outgoing, Prepared},
+        {outgoing::Outgoing, prepared::Prepared},
     },
     proto::frame,
 };

@@ -12,17 +12,18 @@ use crate::{
     close_code::CloseCode,
     config::{
         OverflowPolicy,
-        send_options::{LatestKey, Priority, SendOptions, SendTerms},
+        audience::Audience,
+        send_options::{LatestKey, Priority, SendOptions},
     },
     connection::slot::{FinalClose, Open, Slot, Stage},
     error::{NotConnectedError, SendError},
     event::{close_reason::CloseReason, delivery::Delivery},
-    id::{ClientId, Room},
+    id::ClientId,
     message::Kind,
     outbox::{
         Outbox, OutboxPool,
         pending::{Pending, PendingPool, Pushed, Terms},
-        prepared::{Outgoing, Prepared},
+        {outgoing::Outgoing, prepared::Prepared},
     },
     proto::{deflate::Codec, frame},
     stats::Stats,
@@ -91,27 +92,15 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// Queues one message for one client, with options.
+    /// Queues one message for one client, with options. `now` is needed for an expiry only.
     pub(crate) fn send_with(
         &mut self,
         id: ClientId,
         message: Outgoing<'_>,
-        terms: impl Into<SendTerms>,
-        now: Instant,
+        options: &SendOptions,
+        now: Option<Instant>,
     ) -> Result<(), SendError> {
-        let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.into();
-        let expires = expires_in.map(|wait| after(now, wait));
-        self.send_on(id, &message, Terms { uncompressed, priority, expires, latest })
-    }
-
-    /// Queues one message in place of the pending one with the same key.
-    pub(crate) fn send_latest(
-        &mut self,
-        id: ClientId,
-        key: LatestKey,
-        message: Outgoing<'_>,
-    ) -> Result<(), SendError> {
-        self.send_on(id, &message, Terms { latest: Some(key), ..Terms::default() })
+        self.send_on(id, &message, terms_of(options, now))
     }
 
     pub(super) fn send_on(
@@ -148,26 +137,34 @@ impl<S: Stream> Engine<S> {
         }
     }
 
-    /// Queues one message for all clients but `except`.
-    pub(crate) fn broadcast(&mut self, message: Outgoing<'_>, except: Option<ClientId>) -> Delivery {
-        self.deliver(Audience::Everyone, message, None, except)
-    }
-
-    /// Queues one message for all of `audience` but `except`. It is framed once; a large one is
-    /// shared.
+    /// Queues one message for all of `audience`. It is framed once; a large one is shared. `now` is
+    /// needed for an expiry only.
     pub(crate) fn deliver(
         &mut self,
         audience: Audience<'_>,
         message: Outgoing<'_>,
-        latest: Option<LatestKey>,
-        except: Option<ClientId>,
+        options: &SendOptions,
+        now: Option<Instant>,
     ) -> Delivery {
-        if let (Audience::Everyone, None, None) = (&audience, &latest, &except)
+        let terms = terms_of(options, now);
+        if let Audience::Everyone = audience
+            && terms.is_plain()
+            && options.except.is_none()
             && let Some(delivery) = self.add_to_batch(&message)
         {
             return delivery;
         }
         self.flush_batch();
+        let members = match audience {
+            Audience::Client(id) => return self.deliver_to(&[id], &message, &terms, options.except),
+            Audience::Clients(ids) => {
+                let message = self.encoder.encode(message).into();
+                return self.deliver_to(ids, &message, &terms, options.except);
+            }
+            Audience::Everyone => None,
+            Audience::Room(room) => Some(Err(room)),
+            Audience::User(key) => Some(Ok(key)),
+        };
         let message = self.encoder.encode(message);
         let Engine {
             clients, rooms, users, outbound, pending_pool, codec, stats, config, now, dirty, ..
@@ -180,19 +177,19 @@ impl<S: Stream> Engine<S> {
             max_buffered: config.max_buffered,
             now: *now,
         };
-        let terms = Terms { latest, ..Terms::default() };
+        let except = options.except;
         let short = terms.is_plain().then(|| message.clone());
         let message = Outgoing::Prepared(message);
         let (delivery, full) = (Delivery::default(), Vec::new());
         let mut fanout = Fanout { context, message, terms, short, except, dirty, delivery, full };
-        match audience {
-            Audience::Everyone => {
+        match members {
+            None => {
                 for (index, client) in clients.iter_mut() {
                     fanout.offer(ClientId::new(index as u32, client.serial), client);
                 }
             }
-            Audience::Room(room) => fanout.offer_to(rooms.members(room), clients),
-            Audience::User(key) => fanout.offer_to(users.members(key.into()), clients),
+            Some(Err(room)) => fanout.offer_to(rooms.members(room), clients),
+            Some(Ok(key)) => fanout.offer_to(users.members(key.into()), clients),
         }
         let Fanout { mut delivery, full, .. } = fanout;
         self.stats.dropped += delivery.dropped as u64;
@@ -203,6 +200,32 @@ impl<S: Stream> Engine<S> {
             }
         }
         self.enforce_memory_limit();
+        delivery
+    }
+
+    /// Queues one message for each of `ids`, of which any may be stale or not open.
+    fn deliver_to(
+        &mut self,
+        ids: &[ClientId],
+        message: &Outgoing<'_>,
+        terms: &Terms,
+        except: Option<ClientId>,
+    ) -> Delivery {
+        let mut delivery = Delivery::default();
+        for &id in ids.iter().filter(|id| Some(**id) != except) {
+            match self.send_on(id, message, terms.clone()) {
+                Ok(()) => delivery.queued += 1,
+                Err(SendError::TooLarge { .. }) => {
+                    self.stats.dropped += 1;
+                    delivery.dropped += 1;
+                }
+                Err(SendError::Dropped(_)) => delivery.dropped += 1,
+                Err(SendError::Overflow(_)) => delivery.overflowed += 1,
+                Err(SendError::NotConnected(_) | SendError::Connecting(_) | SendError::Closing(_)) => {
+                    delivery.not_open += 1;
+                }
+            }
+        }
         delivery
     }
 
@@ -256,12 +279,10 @@ impl<S: Stream> Engine<S> {
     }
 }
 
-/// The recipients of a message to many clients.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Audience<'a> {
-    Everyone,
-    Room(Room<'a>),
-    User(&'a str),
+fn terms_of(options: &SendOptions, now: Option<Instant>) -> Terms {
+    let SendOptions { expires_in, priority, ref latest, uncompressed, except: _ } = *options;
+    let expires = expires_in.zip(now).map(|(wait, now)| after(now, wait));
+    Terms { uncompressed, priority, expires, latest: latest.clone() }
 }
 
 /// One message that is being queued for many clients.

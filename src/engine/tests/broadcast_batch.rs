@@ -8,7 +8,7 @@ use crate::{
         send_options::{LatestKey, Priority},
     },
     event::delivery::Delivery,
-    outbox::prepared::{Outgoing, Prepared},
+    outbox::{outgoing::Outgoing, prepared::Prepared},
     util::test_rng::Rng,
 };
 
@@ -82,7 +82,7 @@ fn later_sends_stay_behind_batched_broadcasts() {
 #[test]
 fn disconnected_client_is_left_out_of_later_broadcasts() {
     let (mut host, mut peers) = with(2, Config::default());
-    host.engine.broadcast("first".into(), None);
+    let _ = host.engine.broadcast("first".into(), None);
     host.engine.disconnect(peers[0].1).unwrap();
     assert_eq!(host.engine.broadcast("second".into(), None), queued(1));
     assert_eq!(host.engine.send(peers[0].1, "third".into()), Err(SendError::NotConnected(peers[0].1)));
@@ -94,9 +94,9 @@ fn disconnected_client_is_left_out_of_later_broadcasts() {
 #[test]
 fn new_client_gets_only_later_broadcasts() {
     let (mut host, mut peers) = with(1, Config::default());
-    host.engine.broadcast("first".into(), None);
+    let _ = host.engine.broadcast("first".into(), None);
     let (mut late, _) = host.open();
-    host.engine.broadcast("second".into(), None);
+    let _ = host.engine.broadcast("second".into(), None);
     host.settle();
     assert_eq!(peers[0].0.frames(), [text("first"), text("second")]);
     assert_eq!(late.frames(), [text("second")]);
@@ -145,8 +145,8 @@ fn batched_and_immediate_broadcasts_are_equivalent() {
             12 => format!("{:?}", engine.send(*client, (&payload).into())),
             13 => format!("{:?}", engine.send_latest(*client, LatestKey::from(key), (&payload).into())),
             14 => {
-                let options = SendOptions { priority: Priority::High, ..SendOptions::default() };
-                format!("{:?}", engine.send_with(*client, (&payload).into(), options, host.now))
+                let options = SendOptions::new().priority(Priority::High);
+                format!("{:?}", engine.send_with(*client, (&payload).into(), &options, Some(host.now)))
             }
             15 if key == 0 => format!("{:?}", engine.close(*client, 1000.into(), "", host.now)),
             15 if key == 1 => format!("{:?}", engine.disconnect(*client)),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Outgoing, Prepared, SendOptions, SendTerms,
+    Outgoing, Prepared, SendOptions,
     config::compression::{Deflate, DeflateMode},
     error::ProtocolError,
     net::sim::masked,
@@ -61,24 +61,23 @@ fn messages_are_compressed_unless_small_or_opted_out() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
         let (mut peer, id) = open(&mut host);
-        let mut costs = |host: &mut Host, message: Outgoing<'_>, terms: SendTerms| {
+        let mut costs = |host: &mut Host, message: Outgoing<'_>, terms: SendOptions| {
             let before = peer.traffic().1;
-            host.engine.send_with(id, message, terms, host.now).unwrap();
+            host.engine.send_with(id, message, &terms, Some(host.now)).unwrap();
             host.settle();
             assert_eq!(peer.frames(), [text(&line(7))]);
             peer.traffic().1 - before
         };
-        let prepared = Prepared::new(&line(7));
-        let plain = SendOptions::default().uncompressed();
-        let urgent: SendTerms =
-            SendOptions { priority: crate::Priority::High, ..SendOptions::default() }.into();
-        let latest: SendTerms = SendOptions { latest: Some(1.into()), ..SendOptions::default() }.into();
+        let prepared = Prepared::new(line(7));
+        let plain = SendOptions::new().uncompressed();
+        let urgent = SendOptions::new().priority(crate::Priority::High);
+        let latest = SendOptions::new().latest(1);
         let line = line(7);
         for message in [Outgoing::from(&line), Outgoing::from(&prepared)] {
-            assert!(costs(&mut host, message.clone(), SendTerms::default()) < 120);
+            assert!(costs(&mut host, message.clone(), SendOptions::new()) < 120);
             assert!(costs(&mut host, message.clone(), latest.clone()) < 120);
             assert_eq!(costs(&mut host, message.clone(), plain.clone()), line.len() as u64 + 4);
-            let waiting = SendOptions { latest: Some(2.into()), ..SendOptions::default() }.uncompressed();
+            let waiting = SendOptions::new().latest(2).uncompressed();
             assert_eq!(costs(&mut host, message.clone(), waiting), line.len() as u64 + 4);
             // High-priority messages are not part of the compression context.
             let urgent = costs(&mut host, message, urgent.clone());
@@ -96,11 +95,11 @@ fn a_broadcast_is_compressed_once_and_held_once() {
     let mut host = Host::new(config(DeflateMode::Shared));
     let mut peers: Vec<_> = (0..20).map(|_| open(&mut host)).collect();
     let noise = crate::util::test_rng::Rng::new(0).bytes(3_000);
-    let prepared = Prepared::new(&noise.repeat(2));
-    host.engine.broadcast(Outgoing::from(&prepared), None);
+    let prepared = Prepared::new(noise.repeat(2));
+    let _ = host.engine.broadcast(Outgoing::from(&prepared), None);
     let held = host.engine.total_buffered();
     assert!(held < 3_000 + 20 * 1_000, "{held}");
-    host.engine.broadcast(line(1).as_str().into(), None);
+    let _ = host.engine.broadcast(line(1).as_str().into(), None);
     host.settle();
     for (peer, _) in &mut peers {
         assert_eq!(peer.frames(), [Frame::Binary(noise.repeat(2)), text(&line(1))]);
@@ -119,15 +118,12 @@ fn latest_value_for_many_is_compressed_once() {
             // them.
             for number in [2 * round, 2 * round + 1] {
                 let message = line(number);
-                let delivery = host.engine.deliver(
-                    crate::engine::Audience::Everyone,
-                    message.as_str().into(),
-                    Some(1.into()),
-                    None,
-                );
+                let options = SendOptions::new().latest(1);
+                let delivery =
+                    host.engine.deliver(crate::Audience::Everyone, message.as_str().into(), &options, None);
                 assert_eq!(delivery.queued, 20);
             }
-            host.engine.broadcast("and this one".repeat(30).as_str().into(), None);
+            let _ = host.engine.broadcast("and this one".repeat(30).as_str().into(), None);
             host.settle();
             assert_eq!(host.engine.codec.runs - runs, 2, "{mode:?}");
             runs = host.engine.codec.runs;

@@ -176,7 +176,7 @@ fn direct_writes_arrive_whole_and_in_order_under_faults() {
         let mut peer = host.connect();
         peer.handshake();
         while host.engine.clients().count() == 0 || peer.unread() == 0 {
-            host.poll();
+            let _ = host.poll();
         }
         let client = host.engine.clients().next().unwrap();
         let (mut sent, mut got, mut number) = (Vec::new(), Vec::new(), 0);
@@ -192,7 +192,7 @@ fn direct_writes_arrive_whole_and_in_order_under_faults() {
                 number += 1;
             }
             if rng.one_in(2) {
-                host.poll();
+                let _ = host.poll();
                 host.check();
             }
             peer.read(rng.below(80_000));
@@ -202,7 +202,7 @@ fn direct_writes_arrive_whole_and_in_order_under_faults() {
             }
         }
         for _ in 0..300 {
-            host.poll();
+            let _ = host.poll();
             got.extend(peer.frames());
         }
         assert!(sent.iter().zip(&got).all(|(sent, got)| sent == got), "seed {seed}");

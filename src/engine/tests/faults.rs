@@ -236,7 +236,7 @@ fn panicking_closure_loses_only_its_own_request() {
     assert!(second.is_dropped() && second.take_all().is_empty());
     assert_eq!(host.engine.stats().rejected.timeout, 1);
     let (mut third, _) = host.open();
-    host.engine.broadcast(crate::Message::Text("all here").into(), None);
+    let _ = host.engine.broadcast(crate::Message::Text("all here").into(), None);
     host.settle();
     assert_eq!([first.frames(), third.frames()], [[text("all here")], [text("all here")]]);
 }

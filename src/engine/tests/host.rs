@@ -14,6 +14,7 @@ use std::{
 
 use super::SEC;
 use crate::{
+    Audience, ClientId, Delivery, LatestKey, Outgoing, SendError, SendOptions,
     config::Config,
     engine::{Engine, Order, hooks::Hooks},
     error::ConnectError,
@@ -21,6 +22,26 @@ use crate::{
     net::sim::{NetworkConditions, Outcome, Peer, Shared, SimSocket},
     util::test_rng::Rng,
 };
+
+/// Short forms of `deliver` and `send_with`, as `Server` has them.
+impl Engine<SimSocket> {
+    pub(in crate::engine) fn broadcast(
+        &mut self,
+        message: Outgoing<'_>,
+        except: Option<ClientId>,
+    ) -> Delivery {
+        self.deliver(Audience::Everyone, message, &SendOptions { except, ..SendOptions::new() }, None)
+    }
+
+    pub(in crate::engine) fn send_latest(
+        &mut self,
+        id: ClientId,
+        key: LatestKey,
+        message: Outgoing<'_>,
+    ) -> Result<(), SendError> {
+        self.send_with(id, message, &SendOptions::new().latest(key), None)
+    }
+}
 
 /// The engine's number in its network.
 const HOST: usize = 0;

@@ -21,7 +21,7 @@ fn blocked_client(host: &mut Host) -> (Peer, ClientId) {
 /// exactly as much memory as they have bytes.
 fn queue(host: &mut Host, client: ClientId, kilobytes: usize) {
     for _ in 0..kilobytes / 10 {
-        host.engine.send(client, Prepared::new(&vec![7; 10 * KB]).into()).unwrap();
+        host.engine.send(client, Prepared::new(vec![7; 10 * KB]).into()).unwrap();
     }
 }
 
@@ -87,7 +87,7 @@ fn memory_pressure_then_stops_reading_and_lets_the_host_sleep() {
 
     // Reading resumes once the slow client has taken enough, and no message was lost.
     slow.set_buffers(256 * 1024, 1 << 20);
-    host.poll();
+    let _ = host.poll();
     slow.frames();
     let mut received = Vec::new();
     for _ in 0..5 {
@@ -122,9 +122,9 @@ fn closing_clients_are_read_despite_memory_pressure() {
     queue(&mut host, slow, 360);
     queue(&mut host, other, 360);
     leaving.text("unread");
-    host.poll();
+    let _ = host.poll();
     host.engine.close(leaving_id, crate::CloseCode::NORMAL_CLOSURE, "bye", host.now).unwrap();
-    host.poll();
+    let _ = host.poll();
     assert!(matches!(leaving.frames()[..], [Frame::Close(1000, _)]));
     leaving.close(1000);
     let mut ended = Vec::new();
@@ -162,7 +162,7 @@ fn lasting_memory_pressure_closes_the_largest_clients() {
     let mut frames = Vec::new();
     for _ in 0..3 {
         frames.extend(large.frames());
-        host.poll();
+        let _ = host.poll();
     }
     assert!(matches!(&frames[..], [Frame::Binary(bytes), Frame::Close(1013, _)] if bytes.len() == 10 * KB));
     for (peer, _) in &mut small {
@@ -232,7 +232,7 @@ fn memory_limit_holds_between_flushes_in_every_lane() {
         let all: Vec<_> = (0..5).map(|_| blocked_client(&mut host).1).collect();
         for number in 0..40u32 {
             for client in &all {
-                let message = Prepared::new(&[7; 900]);
+                let message = Prepared::new([7; 900]);
                 let _ = match latest {
                     true => (0..10).try_for_each(|n| {
                         host.engine.send_latest(*client, (10 * number + n).into(), (&message).into())
@@ -243,7 +243,7 @@ fn memory_limit_holds_between_flushes_in_every_lane() {
             }
         }
         assert!((1..5).contains(&host.engine.stats().closed.shed), "{}", host.engine.stats());
-        host.poll();
+        let _ = host.poll();
         host.check();
     }
 }
@@ -256,9 +256,9 @@ fn no_more_clients_are_closed_than_necessary() {
         talker.raw(&crate::net::sim::masked(BINARY, true, &[7; 9_000], 3)[..5_000]);
         let all: Vec<_> = (0..45).map(|_| blocked_client(&mut host)).collect();
         // The first frame of each client is half sent.
-        let first = Prepared::new(&[7; 15 * KB]);
+        let first = Prepared::new([7; 15 * KB]);
         for (_, client) in &all {
-            let own = Prepared::new(&[7; 15 * KB]);
+            let own = Prepared::new([7; 15 * KB]);
             let first = if shared { &first } else { &own };
             host.engine.send(*client, first.into()).unwrap();
             let second = vec![7; if shared { 15 * KB + 500 } else { KB }];
@@ -297,7 +297,7 @@ fn exceeding_the_memory_limit_closes_the_largest_at_once() {
     let mut sent = 0;
     while ended.is_empty() {
         // The messages are small enough to be copied, so that each client holds its own.
-        host.engine.broadcast((&[7; 900]).into(), None);
+        let _ = host.engine.broadcast((&[7; 900]).into(), None);
         sent += 1;
         ended.extend(closes(&host.poll()));
         assert!(host.engine.total_buffered() <= 800 * KB);

@@ -141,7 +141,7 @@ fn outbound_connection_opens_exchanges_messages_and_closes() {
     let (mut other, _) = host.open();
     host.engine.join(id, "room".into()).unwrap();
     let large = "x".repeat(3000);
-    host.engine.broadcast((&large).into(), None);
+    let _ = host.engine.broadcast((&large).into(), None);
     host.engine.send(id, "mine".into()).unwrap();
     host.settle();
     assert_eq!(unmask(&peer.take_all()), [large.clone().into_bytes(), b"mine".to_vec()]);
@@ -167,7 +167,7 @@ fn outbound_connection_opens_exchanges_messages_and_closes() {
 fn outbound_connections_have_pings_and_silence_timeout() {
     let mut host = host();
     let (id, mut peer) = open(&mut host, URL);
-    host.poll_after(54 * SEC);
+    let _ = host.poll_after(54 * SEC);
     host.settle();
     assert_eq!(unmask(&peer.take_all()).len(), 1, "a ping");
     let tick = next_tick(&mut host);
@@ -204,7 +204,7 @@ fn addresses_are_tried_in_turn_and_share_the_deadline() {
     assert_eq!(times, expected.map(|(at, last)| (at, addr(last).ip())));
     // The handshake has the rest of the 10 s.
     host.settle();
-    host.poll_after(3999 * MS);
+    let _ = host.poll_after(3999 * MS);
     assert!(host.engine.link(id).is_some());
     let tick = host.poll_after(2 * MS);
     assert_eq!(failures(&tick), [(id, ConnectError::Timeout(ConnectStep::Handshake))]);
@@ -328,7 +328,7 @@ fn ending_an_unopened_connection_gives_one_event() {
             let mut host = host();
             let id = dial(&mut host, Connect::new(URL).reconnect(Reconnect::new()));
             for _ in 0..polls {
-                host.poll();
+                let _ = host.poll();
             }
             let expected = match how {
                 0 => host

@@ -259,7 +259,7 @@ fn blocked_write_is_not_repeated_before_a_writable_event() {
         // The simulated stream panics if it is written to before its writable event.
         for _ in 0..3 {
             host.engine.send(client, "more".into()).unwrap();
-            host.engine.broadcast("and more".into(), None);
+            let _ = host.engine.broadcast("and more".into(), None);
             host.settle();
         }
         assert_eq!(peer.calls().1, before);

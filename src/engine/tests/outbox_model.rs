@@ -9,8 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, LatestKey, Message, Outgoing, OverflowPolicy, Priority, SendError, SendOptions,
-    engine::Audience,
+    Audience, CloseCode, LatestKey, Message, Outgoing, OverflowPolicy, Priority, SendError, SendOptions,
     outbox::{pending::Terms, prepared::Prepared},
     util::test_rng::Rng,
 };
@@ -223,7 +222,7 @@ impl World {
                 options.latest = self.rng.one_in(2).then(|| self.key());
             }
         }
-        let SendOptions { expires_in, priority, latest } = options.clone();
+        let SendOptions { expires_in, priority, latest, .. } = options.clone();
         let terms =
             Terms { priority, expires: expires_in.map(|wait| now + wait), latest, uncompressed: false };
         let receiver = &self.receivers[who];
@@ -239,12 +238,12 @@ impl World {
                 assert_eq!(*options, SendOptions::default());
                 engine.send(id, message)
             }
-            SendOptions { latest: Some(key), expires_in: None, priority: Priority::Normal }
+            SendOptions { latest: Some(key), expires_in: None, priority: Priority::Normal, .. }
                 if self.rng.one_in(2) =>
             {
                 engine.send_latest(id, key.clone(), message)
             }
-            _ => engine.send_with(id, message, options, now),
+            _ => engine.send_with(id, message, &options, Some(now)),
         };
         let receiver = &mut self.receivers[who];
         match result {
@@ -287,7 +286,8 @@ impl World {
             })
             .collect();
         let message = self.outgoing(is_text, &payload);
-        let delivery = self.host.engine.deliver(Audience::Everyone, message, latest, None);
+        let options = SendOptions { latest, ..SendOptions::new() };
+        let delivery = self.host.engine.deliver(Audience::Everyone, message, &options, None);
         let mut queued = 0;
         for (receiver, (len, older)) in self.receivers.iter_mut().zip(before) {
             let Some(client) = self.host.engine.get(receiver.id) else { continue };

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    CloseCode, LatestKey, OverflowPolicy, Prepared, Priority, SendError, SendOptions, engine::Audience,
-    outbox::pending::Pending,
+    CloseCode, LatestKey, OverflowPolicy, Prepared, Priority, SendError, SendOptions,
+    config::audience::Audience, outbox::pending::Pending,
 };
 
 /// A client whose socket accepted one byte of a message of `begun` bytes, and accepts no more for
@@ -19,15 +19,15 @@ fn blocked(host: &mut Host, begun: usize) -> (Peer, ClientId) {
 }
 
 fn high() -> SendOptions {
-    SendOptions { priority: Priority::High, ..SendOptions::default() }
+    SendOptions::new().priority(Priority::High)
 }
 
 fn within(expires_in: Duration) -> SendOptions {
-    SendOptions { expires_in: Some(expires_in), ..SendOptions::default() }
+    SendOptions::new().expires_in(expires_in)
 }
 
 fn send(host: &mut Host, client: ClientId, message: &str, options: SendOptions) {
-    assert_eq!(host.engine.send_with(client, message.into(), options, host.now), Ok(()));
+    assert_eq!(host.engine.send_with(client, message.into(), &options, Some(host.now)), Ok(()));
 }
 
 fn latest(host: &mut Host, client: ClientId, key: impl Into<LatestKey>, message: &str) {
@@ -176,7 +176,7 @@ fn partly_written_value_is_not_replaced() {
 fn value_that_changes_priority_moves_to_the_end() {
     let mut host = Host::new(Config::default());
     let (mut peer, client) = blocked(&mut host, 10);
-    let keyed = |options| SendOptions { latest: Some(1.into()), ..options };
+    let keyed = |options: SendOptions| options.latest(1);
     latest(&mut host, client, 1, "slow");
     host.engine.send(client, "x".into()).unwrap();
     send(&mut host, client, "urgent", high());
@@ -185,7 +185,7 @@ fn value_that_changes_priority_moves_to_the_end() {
     latest(&mut host, client, 2, "other");
     send(&mut host, client, "fastest", keyed(high()));
     assert_eq!(host.engine.stats().replaced, 2);
-    send(&mut host, client, "back", keyed(SendOptions::default()));
+    send(&mut host, client, "back", keyed(SendOptions::new()));
     send(&mut host, client, "forth", keyed(high()));
     let frames = read_all(&mut host, &mut peer);
     assert_eq!(texts(&frames), ["urgent", "more urgent", "forth", "x", "other"]);
@@ -198,7 +198,7 @@ fn expired_messages_are_not_sent_and_are_counted() {
     let (mut peer, client) = blocked(&mut host, 10);
     send(&mut host, client, "short", within(100 * MS));
     send(&mut host, client, "long", within(SEC));
-    send(&mut host, client, "short and urgent", SendOptions { expires_in: Some(100 * MS), ..high() });
+    send(&mut host, client, "short and urgent", high().expires_in(100 * MS));
     host.advance(100 * MS);
     host.settle();
     assert_eq!(texts(&read_all(&mut host, &mut peer)), ["long"]);
@@ -263,7 +263,12 @@ fn plain_message_is_too_large_only_by_its_own_size() {
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![8; most]).into()), Ok(()), "in its place");
     assert_eq!(host.engine.send_latest(client, 1.into(), (&vec![7; most + 1]).into()), too_large(1_001));
     assert_eq!(host.engine.send_latest(client, "abc".into(), (&vec![7; most - 2]).into()), too_large(1_001));
-    let delivery = host.engine.deliver(Audience::Everyone, (&vec![7; most + 1]).into(), Some(1.into()), None);
+    let delivery = host.engine.deliver(
+        Audience::Everyone,
+        (&vec![7; most + 1]).into(),
+        &SendOptions::new().latest(1),
+        None,
+    );
     assert_eq!((delivery.queued, delivery.dropped, delivery.overflowed), (0, 1, 0));
     assert_eq!(read_all(&mut host, &mut peer), [Frame::Binary(vec![8; most])]);
 }
@@ -432,10 +437,16 @@ fn slow_reader_gets_fresh_values_instead_of_a_queue() {
 fn pending_message_to_many_is_held_once() {
     let mut host = Host::new(Config::default());
     let mut clients: Vec<_> = (0..20).map(|_| blocked(&mut host, 10)).collect();
-    let large = Prepared::new(&vec![7; 50_000]);
+    let large = Prepared::new(vec![7; 50_000]);
     let before = host.engine.outbound.held();
-    assert_eq!(host.engine.deliver(Audience::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
-    assert_eq!(host.engine.deliver(Audience::Everyone, (&large).into(), Some(1.into()), None).queued, 20);
+    assert_eq!(
+        host.engine.deliver(Audience::Everyone, (&large).into(), &SendOptions::new().latest(1), None).queued,
+        20
+    );
+    assert_eq!(
+        host.engine.deliver(Audience::Everyone, (&large).into(), &SendOptions::new().latest(1), None).queued,
+        20
+    );
     assert_eq!(host.engine.broadcast((&large).into(), None).queued, 20);
     assert_eq!(host.engine.stats().replaced, 20);
     let held = host.engine.outbound.held() + host.engine.pending_pool.held() - before;

@@ -1,16 +1,17 @@
 //! Rooms and users in the whole engine: a client leaves them before its `Close` is handed out.
 
 mod model;
+mod visited;
 
 use super::*;
-use crate::{CloseCode, Delivery, JoinError, NotConnectedError, engine::Audience};
+use crate::{CloseCode, Delivery, JoinError, NotConnectedError, SendOptions, config::audience::Audience};
 
 fn members(host: &Host, room: &str) -> Vec<ClientId> {
     host.engine.rooms().members(room.into()).collect()
 }
 
 fn publish(host: &mut Host, room: &str, text: &str) -> Delivery {
-    host.engine.deliver(Audience::Room(room.into()), text.into(), None, None)
+    host.engine.deliver(Audience::Room(room.into()), text.into(), &SendOptions::new(), None)
 }
 
 #[test]
@@ -104,7 +105,8 @@ fn publish_latest_replaces_per_member() {
         for number in 0..5 {
             let text = position(number);
             let audience = Audience::Room("lobby".into());
-            let delivery = host.engine.deliver(audience, text.as_str().into(), Some(1.into()), None);
+            let delivery =
+                host.engine.deliver(audience, text.as_str().into(), &SendOptions::new().latest(1), None);
             assert_eq!(delivery, Delivery { queued: 2, ..Delivery::default() });
             host.settle();
         }

@@ -10,14 +10,15 @@ use super::codec::{Decode, Encode, codec_enum, codec_fieldless, codec_struct};
 use crate::{
     config::{
         OverflowPolicy,
+        audience::Audience,
         connect::{Plan, WhileDown},
         reconnect::Reconnect,
-        send_options::{LatestKey, Priority, SendOptions, SendTerms},
+        send_options::{Priority, SendOptions},
     },
-    engine::{Audience, Order, Readiness},
+    engine::{Order, Readiness},
     id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
-    outbox::prepared::{Outgoing, Prepared},
+    outbox::{outgoing::Outgoing, prepared::Prepared},
 };
 
 codec_enum! {
@@ -57,13 +58,8 @@ codec_enum! {
         19 Forget { shared: u64 },
 
         // ---- calls by the application ----
-        20 Send { client: ClientId, message: MessageCopy, terms: TermsCopy },
-        21 Deliver {
-            audience: AudienceCopy,
-            message: MessageCopy,
-            latest: Option<LatestKey>,
-            except: Option<ClientId>,
-        },
+        20 Send { client: ClientId, message: MessageCopy, options: SendOptions },
+        21 Deliver { audience: AudienceCopy, message: MessageCopy, options: SendOptions },
         22 Ping { client: ClientId },
         23 Close { client: ClientId, code: u16, reason: String },
         24 Disconnect { client: ClientId },
@@ -177,29 +173,8 @@ impl MessageCopy {
     }
 }
 
-/// A copy of a [`SendTerms`].
-#[derive(Debug)]
-pub(crate) struct TermsCopy {
-    expires_in: Option<Duration>,
-    priority: Priority,
-    latest: Option<LatestKey>,
-    uncompressed: bool,
-}
-
-codec_struct!(TermsCopy { expires_in, priority, latest, uncompressed });
+codec_struct!(SendOptions { expires_in, priority, latest, uncompressed, except });
 codec_fieldless!(Priority { 0 Normal, 1 High });
-
-impl TermsCopy {
-    pub(crate) fn of(terms: &SendTerms) -> Self {
-        let SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed } = terms.clone();
-        TermsCopy { expires_in, priority, latest, uncompressed }
-    }
-
-    pub(crate) fn terms(self) -> SendTerms {
-        let TermsCopy { expires_in, priority, latest, uncompressed } = self;
-        SendTerms { options: SendOptions { expires_in, priority, latest }, uncompressed }
-    }
-}
 
 /// A room by its name or its id.
 pub(crate) type RoomCopy = Result<String, RoomId>;
@@ -218,22 +193,37 @@ pub(crate) fn room(room: &RoomCopy) -> Room<'_> {
     }
 }
 
-/// Everyone, a room or a user.
-pub(crate) type AudienceCopy = Option<Result<RoomCopy, String>>;
-
-pub(crate) fn copy_audience(audience: Audience<'_>) -> AudienceCopy {
-    match audience {
-        Audience::Everyone => None,
-        Audience::Room(room) => Some(Ok(copy_room(room))),
-        Audience::User(key) => Some(Err(key.to_owned())),
+codec_enum! {
+    /// A copy of an [`Audience`].
+    #[derive(Debug)]
+    pub(crate) enum AudienceCopy {
+        0 Everyone {},
+        1 Clients { ids: Vec<ClientId> },
+        2 Room { room: RoomCopy },
+        3 User { key: String },
+        4 Client { id: ClientId },
     }
 }
 
-pub(crate) fn audience(audience: &AudienceCopy) -> Audience<'_> {
-    match audience {
-        None => Audience::Everyone,
-        Some(Ok(name)) => Audience::Room(room(name)),
-        Some(Err(key)) => Audience::User(key),
+impl AudienceCopy {
+    pub(crate) fn of(audience: Audience<'_>) -> Self {
+        match audience {
+            Audience::Everyone => AudienceCopy::Everyone {},
+            Audience::Client(id) => AudienceCopy::Client { id },
+            Audience::Clients(ids) => AudienceCopy::Clients { ids: ids.to_vec() },
+            Audience::Room(room) => AudienceCopy::Room { room: copy_room(room) },
+            Audience::User(key) => AudienceCopy::User { key: key.to_owned() },
+        }
+    }
+
+    pub(crate) fn audience(&self) -> Audience<'_> {
+        match self {
+            AudienceCopy::Everyone {} => Audience::Everyone,
+            AudienceCopy::Client { id } => Audience::Client(*id),
+            AudienceCopy::Clients { ids } => Audience::Clients(ids),
+            AudienceCopy::Room { room: name } => Audience::Room(room(name)),
+            AudienceCopy::User { key } => Audience::User(key),
+        }
     }
 }
 

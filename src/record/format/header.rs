@@ -13,7 +13,7 @@ use crate::{
 pub(crate) const MAGIC: &[u8] = b"tickws\0tape";
 
 /// The version of the format that is written, and the only one that is read.
-pub(crate) const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 3;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Header {

@@ -25,7 +25,7 @@ use crate::{
     outbox::prepared::Prepared,
     record::format::{
         digest::digest_of_tick,
-        entry::{Entry, OrderCopy, PlanCopy, audience, room},
+        entry::{Entry, OrderCopy, PlanCopy, room},
         header::Header,
     },
     stats::Stats,
@@ -189,13 +189,13 @@ impl Replayer {
         let (now, engine) = (self.now(), &mut self.engine);
         let corrupt = || self.reader.lock().corrupt();
         match entry {
-            Entry::Send { client, message, terms } => {
+            Entry::Send { client, message, options } => {
                 let message = message.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
-                let _ = engine.send_with(client, message, terms.terms(), now);
+                let _ = engine.send_with(client, message, &options, Some(now));
             }
-            Entry::Deliver { audience: to, message, latest, except } => {
+            Entry::Deliver { audience, message, options } => {
                 let message = message.outgoing(&mut self.prepared).ok_or_else(corrupt)?;
-                engine.deliver(audience(&to), message, latest, except);
+                let _ = engine.deliver(audience.audience(), message, &options, Some(now));
             }
             Entry::Ping { client } => _ = engine.ping(client, now),
             Entry::Close { client, code, reason } => {

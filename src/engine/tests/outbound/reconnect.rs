@@ -105,7 +105,7 @@ fn attempt_count_resets_only_after_a_stable_connection() {
     let mut lose = |open_for: Duration| {
         let peer = respond(&mut host);
         // Pings are due in 54 s.
-        host.poll_after(open_for);
+        let _ = host.poll_after(open_for);
         peer.fin();
         let tick = host.poll();
         let [(_, _, attempt, wait, None)] = reconnects(&tick)[..] else { panic!("{tick:?}") };
@@ -144,7 +144,7 @@ fn connection_ended_by_the_application_is_not_reconnected() {
             1 => host.engine.disconnect(id).unwrap(),
             _ => host.engine.shutdown(1001.into(), SEC, host.now),
         }
-        host.poll();
+        let _ = host.poll();
         peer.raw(b"\x88\x02\x03\xe8");
         peer.fin();
         host.settle();
