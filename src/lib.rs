@@ -134,7 +134,7 @@ pub use config::reconnect::Reconnect;
 pub use config::send_options::{LatestKey, Priority, SendOptions};
 pub use config::{OverflowPolicy, RateLimitPolicy};
 pub use error::{
-    CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError,
+    BindError, CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError,
     NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
 };
 pub use event::close_reason::{CloseReason, TimeoutKind};

@@ -9,7 +9,7 @@ use std::{
 };
 
 use support::{Harness, Seen, raw};
-use tickws::{ConfigError, Server, ServerBuilder};
+use tickws::{BindError, ConfigError, Server, ServerBuilder};
 
 /// A harness around a server that is already bound.
 fn harness(server: Server) -> Harness {
@@ -126,7 +126,8 @@ fn invalid_settings_are_errors_that_carry_a_config_error() {
     let cause = |builder: ServerBuilder| -> ConfigError {
         let error = builder.bind("127.0.0.1:0").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        error.get_ref().unwrap().downcast_ref::<ConfigError>().unwrap().clone()
+        let BindError::Config(error) = error else { panic!("{error:?}") };
+        error
     };
     assert_eq!(cause(Server::builder().max_message_size(0)), ConfigError::Zero("max_message_size"));
     assert_eq!(cause(Server::builder().close_timeout(Duration::ZERO)), ConfigError::Zero("close_timeout"));

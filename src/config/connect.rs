@@ -8,6 +8,7 @@ use super::url::Target;
 use crate::{
     config::reconnect::Reconnect,
     error::{ConnectError, HeaderError},
+    util::exclusive::Exclusive,
     util::http_syntax::{is_handshake_field, is_token},
 };
 
@@ -76,7 +77,7 @@ pub(crate) struct Plan {
     pub(crate) before: Option<BeforeAttempt>,
 }
 
-pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send>;
+pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + Sync>;
 
 impl Connect {
     /// Describes a connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a
@@ -155,7 +156,8 @@ impl Connect {
         mut self,
         before: impl FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + 'static,
     ) -> Self {
-        self.plan.before = Some(Box::new(before));
+        let mut before = Exclusive::new(before);
+        self.plan.before = Some(Box::new(move |attempt| (before.get_mut())(attempt)));
         self
     }
 

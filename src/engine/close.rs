@@ -34,7 +34,7 @@ impl<S: Stream> Engine<S> {
         if self.cancel_dial(id) {
             return Ok(());
         }
-        let (open, ..) = self.open_mut(id).map_err(|NotConnectedError(id)| CloseError::NotConnected(id))?;
+        let (open, ..) = self.open_mut(id)?;
         if !open.accepts_messages() {
             return Err(CloseError::Closing(id));
         }

@@ -1,17 +1,21 @@
 //! Hooks of the application: upgrade decisions, plain HTTP responses, static files.
 
 use std::fmt;
+#[cfg(feature = "sim")]
+use std::io::Write;
 
 use bytes::Bytes;
 use http::Response;
 
+#[cfg(feature = "sim")]
+use crate::util::exclusive::Exclusive;
 use crate::{
     handshake::decision::{Decision, UpgradeResponse},
     http1::{request::HttpRequest, static_files::StaticFiles},
 };
 
-pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send>;
-pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send>;
+pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + Sync>;
+pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send + Sync>;
 
 /// The application's closures and content. Plain settings are in the
 /// [`Config`](crate::config::Config).
@@ -26,7 +30,18 @@ pub(crate) struct Hooks {
 }
 
 #[cfg(feature = "sim")]
-pub(crate) struct Sink(pub(crate) Box<dyn std::io::Write + Send>);
+pub(crate) struct Sink(Exclusive<Box<dyn Write + Send>>);
+
+#[cfg(feature = "sim")]
+impl Sink {
+    pub(crate) fn new(out: impl Write + Send + 'static) -> Self {
+        Sink(Exclusive::new(Box::new(out)))
+    }
+
+    pub(crate) fn into_writer(self) -> Box<dyn Write + Send> {
+        self.0.into_inner()
+    }
+}
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,7 @@ pub enum ConnectError {
     #[error("wss:// needs TLS, which is not built in: use ws://, or a local proxy that adds TLS")]
     Tls,
     /// A header cannot be part of the request.
-    #[error(transparent)]
+    #[error("{0}")]
     Header(#[from] HeaderError),
     /// A subprotocol is not a token, or is offered twice (RFC 6455 §4.1).
     #[error("{0:?} is not a subprotocol, or is offered twice: use letters, digits and !#$%&'*+-.^_`|~")]

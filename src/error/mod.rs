@@ -1,6 +1,7 @@
 //! The public error types, one small enum per operation, and the mapping from protocol violations
 //! to close codes.
 
+mod bind;
 mod connect;
 
 use std::{io, path::PathBuf, time::Duration};
@@ -11,12 +12,25 @@ use thiserror::Error;
 
 use crate::id::{ClientId, RequestId, RoomId, UpgradeId};
 
+pub use bind::BindError;
 pub use connect::{ConnectError, ConnectStep, Refusal};
 
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("client {0} is not connected: forget its id when you see its Close event")]
 pub struct NotConnectedError(pub ClientId);
+
+macro_rules! from_not_connected {
+    ($($error:ident)*) => {$(
+        impl From<NotConnectedError> for $error {
+            fn from(NotConnectedError(client): NotConnectedError) -> Self {
+                $error::NotConnected(client)
+            }
+        }
+    )*};
+}
+
+from_not_connected!(SendError CloseError JoinError);
 
 /// Why a message was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -119,7 +133,7 @@ pub enum HandleError {
     #[error("the server is gone: it was dropped")]
     ServerGone,
     /// The close code or the reason cannot be sent.
-    #[error(transparent)]
+    #[error("{0}")]
     Close(#[from] CloseError),
 }
 
@@ -155,7 +169,7 @@ pub enum UpgradeError {
     #[error("upgrade {0} already has a response, or its client is gone")]
     Gone(UpgradeId),
     /// A header cannot be part of the response.
-    #[error(transparent)]
+    #[error("{0}")]
     Header(#[from] HeaderError),
     /// This status cannot reject an upgrade: 1xx is not a final response, 101 and 2xx mean
     /// acceptance.
@@ -172,15 +186,14 @@ pub enum RespondError {
     #[error("request {0} already has a response, or its client is gone")]
     Gone(RequestId),
     /// A header cannot be part of the response.
-    #[error(transparent)]
+    #[error("{0}")]
     Header(#[from] HeaderError),
     /// This status cannot end a request: 1xx is not a final response (RFC 9110 §15.2).
     #[error("{0} is not a final response: use a status of 200 or above")]
     Status(StatusCode),
 }
 
-/// Why a configuration is invalid. `bind` returns it as the source of an
-/// [`InvalidInput`](std::io::ErrorKind::InvalidInput) error.
+/// Why a configuration is invalid, in [`BindError::Config`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -231,6 +244,10 @@ pub enum ConfigError {
     /// The content type is not a MIME type.
     #[error("{0:?} is not a content type: write it as type/subtype, for instance text/html")]
     InvalidMime(String),
+    /// A server with `serve_dir` cannot be recorded: the content of its files is not part of the
+    /// recording.
+    #[error("a server with serve_dir cannot be recorded: serve the files with serve_bytes")]
+    RecordedFolder,
     /// The folder to serve does not exist, cannot be opened or is not a folder.
     #[error("cannot serve the folder {}: {error}", dir.display())]
     NoFolder {

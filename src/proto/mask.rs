@@ -4,7 +4,7 @@
 ///
 /// "The masking key needs to be unpredictable" (§5.3): a source that is not random is for tests
 /// only. A server never calls it.
-pub(crate) type MaskSource = Box<dyn FnMut() -> [u8; 4] + Send>;
+pub(crate) type MaskSource = Box<dyn FnMut() -> [u8; 4] + Send + Sync>;
 
 /// Width in bytes of the vectors that all common processors have.
 const WIDE: usize = 16;

@@ -79,7 +79,7 @@ impl RecordedEngine {
         let Some(sink) = hooks.record.take() else {
             return RecordedEngine { engine: Engine::new(config, hooks, now), recorder: None };
         };
-        let recorder = Recorder::new(sink.0, &Header::new(&config, &hooks), now);
+        let recorder = Recorder::new(sink.into_writer(), &Header::new(&config, &hooks), now);
         let mut engine = Engine::new(config, hooks::recorded(hooks, &recorder), now);
         engine.keep_no_buffers();
         let mut recorded = RecordedEngine { engine, recorder: Some(recorder.clone()) };

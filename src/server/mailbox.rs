@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::{error::HandleError, net::host::Wake};
+use crate::{error::HandleError, net::host::Wake, util::exclusive::Exclusive};
 
 /// The owner's end. Yields the posts in the order in which they were accepted.
 ///
@@ -27,7 +27,7 @@ use crate::{error::HandleError, net::host::Wake};
 ///   not cleared in between, so the `open` that follows this wake-up comes after both posts.
 #[derive(Debug)]
 pub(crate) struct Mailbox<C, W> {
-    queue: Receiver<C>,
+    queue: Exclusive<Receiver<C>>,
     address: Address<C, W>,
     /// The mailbox was opened, and `take` has not returned `None` since.
     left: bool,
@@ -51,7 +51,7 @@ impl<C, W: Wake> Mailbox<C, W> {
         let (sender, receiver) = mpsc::sync_channel(capacity);
         let shared = Shared { waker, pending: AtomicBool::new(false), gone: AtomicBool::new(false) };
         let address = Address { queue: sender, shared: Arc::new(shared) };
-        Mailbox { queue: receiver, address, left: false }
+        Mailbox { queue: Exclusive::new(receiver), address, left: false }
     }
 
     pub(crate) fn address(&self) -> Address<C, W> {
@@ -67,7 +67,7 @@ impl<C, W: Wake> Mailbox<C, W> {
 
     /// Takes the next post.
     pub(crate) fn take(&mut self) -> Option<C> {
-        let post = self.queue.try_recv().ok();
+        let post = self.queue.get_mut().try_recv().ok();
         self.left = post.is_some();
         post
     }

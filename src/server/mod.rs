@@ -288,12 +288,13 @@ impl AsRawFd for Server {
 mod tests {
     use super::*;
 
+    /// For instance a resource of Bevy, which is `Send + Sync + 'static`.
     #[test]
-    fn a_server_and_its_ticks_may_move_to_another_thread() {
-        fn is_send<T: Send>() {}
-        is_send::<Server>();
-        is_send::<Tick>();
-        fn is_shared<T: Send + Sync + Clone>() {}
+    fn a_server_and_its_ticks_may_be_shared_between_threads() {
+        fn is_shared<T: Send + Sync + 'static>() {}
+        is_shared::<Server>();
+        is_shared::<Tick>();
         is_shared::<Handle>();
+        is_shared::<crate::Client>();
     }
 }

@@ -62,7 +62,6 @@ mod replay;
 mod seeds;
 
 use std::{
-    io,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -71,13 +70,14 @@ pub use client::SimClient;
 pub use replay::Replay;
 pub use seeds::for_each_seed;
 
+use crate::{
+    error::BindError,
+    net::{kernel, sim::Shared},
+    server::{Server, builder::ServerBuilder},
+};
 pub use crate::{
     net::sim::{NetworkConditions, Received},
     record::{Divergence, Recording, ReplayError},
-};
-use crate::{
-    net::{kernel, sim::Shared},
-    server::{Server, builder::ServerBuilder},
 };
 
 /// A simulated network with its clock, servers and clients.
@@ -114,8 +114,8 @@ impl Sim {
     /// # Errors
     ///
     /// Same as [`ServerBuilder::build`]. A poll of the server whose sleep would never end fails
-    /// with [`Deadlock`](io::ErrorKind::Deadlock).
-    pub fn server(&self, builder: ServerBuilder) -> io::Result<Server> {
+    /// with [`Deadlock`](std::io::ErrorKind::Deadlock).
+    pub fn server(&self, builder: ServerBuilder) -> Result<Server, BindError> {
         let (config, hooks, _) = builder.into_parts()?;
         Ok(Server::simulated(config, hooks, self.network.clone()))
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod buffer_pool;
 pub(crate) mod entropy;
+pub(crate) mod exclusive;
 #[cfg(any(feature = "sim", test, fuzzing))]
 #[cfg_attr(not(feature = "sim"), allow(dead_code))]
 pub(crate) mod fnv;

@@ -27,7 +27,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn join(&mut self, id: ClientId, room: Room<'_>) -> Result<(), JoinError> {
-        if self.may_join(id).map_err(|NotConnectedError(id)| JoinError::NotConnected(id))? {
+        if self.may_join(id)? {
             self.rooms.join(id, room)?;
         }
         Ok(())

@@ -233,8 +233,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn ping(&mut self, id: ClientId, now: Instant) -> Result<(), SendError> {
         self.flush_batch();
         let max = self.config.max_buffered;
-        let (open, outbox, pool) =
-            self.open_mut(id).map_err(|NotConnectedError(id)| SendError::NotConnected(id))?;
+        let (open, outbox, pool) = self.open_mut(id)?;
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));
         }

@@ -18,7 +18,7 @@ fn head(path: &str, extra: &str) -> String {
 
 fn deciding(
     config: Config,
-    decide: impl FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
+    decide: impl FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + Sync + 'static,
 ) -> Host {
     let hooks = Hooks { on_upgrade: Some(Box::new(decide)), ..Hooks::default() };
     Host::with_hooks(config, hooks, None)

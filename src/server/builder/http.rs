@@ -10,6 +10,7 @@ use crate::{
     error::ConfigError,
     handshake::decision::{Decision, UpgradeResponse},
     http1::request::HttpRequest,
+    util::exclusive::Exclusive,
 };
 
 impl ServerBuilder {
@@ -72,7 +73,9 @@ impl ServerBuilder {
     where
         F: FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
     {
-        self.hooks.on_upgrade = Some(Box::new(decide));
+        let mut decide = Exclusive::new(decide);
+        self.hooks.on_upgrade =
+            Some(Box::new(move |request, response| (decide.get_mut())(request, response)));
         self
     }
 
@@ -105,7 +108,8 @@ impl ServerBuilder {
     where
         F: FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send + 'static,
     {
-        self.hooks.on_http = Some(Box::new(response));
+        let mut response = Exclusive::new(response);
+        self.hooks.on_http = Some(Box::new(move |request| (response.get_mut())(request)));
         self
     }
 

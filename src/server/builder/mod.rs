@@ -11,7 +11,7 @@ use std::{
 use crate::{
     config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
     engine::hooks::Hooks,
-    error::ConfigError,
+    error::{BindError, ConfigError},
     server::Server,
 };
 
@@ -32,7 +32,7 @@ impl Server {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn bind(addrs: impl ToSocketAddrs) -> io::Result<Server> {
+    pub fn bind(addrs: impl ToSocketAddrs) -> Result<Server, BindError> {
         Server::builder().bind(addrs)
     }
 
@@ -45,9 +45,8 @@ impl Server {
 /// Configures a [`Server`]; see the README's table of limits and defaults.
 ///
 /// Every method takes and returns the builder. [`bind`](ServerBuilder::bind) or
-/// [`build`](ServerBuilder::build) ends the chain and checks the settings. An invalid one is an
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) error with a [`ConfigError`](crate::ConfigError)
-/// as its source.
+/// [`build`](ServerBuilder::build) ends the chain and checks the settings. An invalid one is a
+/// [`BindError::Config`].
 ///
 /// # Examples
 ///
@@ -245,7 +244,7 @@ impl ServerBuilder {
     /// and an encoded event. It costs nothing when off.
     #[cfg(feature = "sim")]
     pub fn record(mut self, out: impl io::Write + Send + 'static) -> Self {
-        self.hooks.record = Some(crate::engine::hooks::Sink(Box::new(out)));
+        self.hooks.record = Some(crate::engine::hooks::Sink::new(out));
         self
     }
 
@@ -265,9 +264,9 @@ impl ServerBuilder {
     /// A setting is invalid, a name does not resolve, or an address cannot be bound. If a name
     /// resolves to several addresses (`localhost`), those that this machine does not have are
     /// skipped as long as one remains.
-    pub fn bind(mut self, addrs: impl ToSocketAddrs) -> io::Result<Server> {
+    pub fn bind(mut self, addrs: impl ToSocketAddrs) -> Result<Server, BindError> {
         let (mut bound, mut missing) = (0, None);
-        for addr in addrs.to_socket_addrs()? {
+        for addr in addrs.to_socket_addrs().map_err(BindError::Resolve)? {
             match TcpListener::bind(addr) {
                 Ok(listener) => {
                     bound += 1;
@@ -275,14 +274,14 @@ impl ServerBuilder {
                 }
                 Err(error) if is_missing(&error) => {
                     log::warn!("not listening on {addr}: {error}");
-                    missing = Some(io::Error::new(error.kind(), format!("{addr}: {error}")));
+                    missing = Some(BindError::Listen { addr, error });
                 }
-                Err(error) => return Err(io::Error::new(error.kind(), format!("{addr}: {error}"))),
+                Err(error) => return Err(BindError::Listen { addr, error }),
             }
         }
         match missing {
             Some(error) if bound == 0 => Err(error),
-            None if bound == 0 => Err(io::Error::new(io::ErrorKind::InvalidInput, "no address to bind")),
+            None if bound == 0 => Err(BindError::NoAddress),
             _ => self.build(),
         }
     }
@@ -292,19 +291,18 @@ impl ServerBuilder {
     /// # Errors
     ///
     /// A setting is invalid, or the operating system's poller cannot be created.
-    pub fn build(self) -> io::Result<Server> {
+    pub fn build(self) -> Result<Server, BindError> {
         let (config, hooks, listeners) = self.into_parts()?;
-        Server::new(config, hooks, listeners)
+        Server::new(config, hooks, listeners).map_err(BindError::Poller)
     }
 
     /// Checks the settings and returns them.
-    pub(crate) fn into_parts(self) -> io::Result<(Config, Hooks, Vec<TcpListener>)> {
-        let checked = self.error.map_or(Ok(()), Err).and_then(|()| self.config.validate());
-        checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    pub(crate) fn into_parts(self) -> Result<(Config, Hooks, Vec<TcpListener>), ConfigError> {
+        self.error.map_or(Ok(()), Err)?;
+        self.config.validate()?;
         #[cfg(feature = "sim")]
         if self.hooks.record.is_some() && self.hooks.static_files.has_folders() {
-            let text = "a server with serve_dir cannot be recorded: serve the files with serve_bytes";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(ConfigError::RecordedFolder);
         }
         Ok((self.config, self.hooks, self.listeners))
     }
