@@ -146,7 +146,7 @@ fn serve() -> Outcome<()> {
                             server.send(client, filled.to_string())?;
                         }
                         ["count"] => server.send(client, server.client_count().to_string())?,
-                        _ => server.shutdown(1001, Duration::ZERO),
+                        _ => server.shutdown(1001, "", Duration::ZERO),
                     }
                 }
                 _ => {}

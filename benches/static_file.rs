@@ -92,7 +92,7 @@ fn serve(mode: &str) -> Outcome<()> {
     server.set_timer(Duration::from_secs(120));
     server.run(|server, event| {
         if let Event::Timer { .. } = event {
-            server.shutdown(CloseCode::GOING_AWAY, Duration::ZERO);
+            server.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO);
         }
     })?;
     Ok(())

@@ -27,7 +27,7 @@ struct Second {
 /// Starts a bot; its link id stays the same through all of its connections.
 fn start_bot(server: &mut Server, url: &str) -> Result<LinkId, Box<dyn Error>> {
     let policy = Reconnect::new().base(Duration::from_secs(2)).cap(Duration::from_secs(10));
-    let client = server.connect_with(Connect::new(url).header("user-agent", "bots").reconnect(policy))?;
+    let client = server.connect(Connect::new(url).header("user-agent", "bots").reconnect(policy))?;
     server.link(client).ok_or("the connection was just created".into())
 }
 
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     println!("{link} gives up: {error}");
                     alive.remove(&link);
                 }
-                Event::Timer { timer } if timer == beat => {
+                Event::Timer { timer, .. } if timer == beat => {
                     beats += 1;
                     // A hundredth of the bots sends at each beat.
                     let turn: Vec<_> =
@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         alive.insert(start_bot(&mut server, &url)?);
                     }
                 }
-                Event::Timer { timer } if timer == line => {
+                Event::Timer { timer, .. } if timer == line => {
                     lines += 1;
                     now.attempts =
                         server.stats().dialed - std::mem::replace(&mut attempts, server.stats().dialed);
@@ -100,6 +100,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    server.shutdown(1001, Duration::from_secs(2));
+    server.shutdown(1001, "", Duration::from_secs(2));
     Ok(server.run(|_, _| {})?)
 }

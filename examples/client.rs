@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
     }
 
-    let mut client = Client::connect_with(connect).unwrap_or_else(|error| {
+    let mut client = Client::connect(connect).unwrap_or_else(|error| {
         eprintln!("{error}");
         exit(1)
     });
@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     eprintln!("{reason}");
                     broken = reason.is_unexpected();
                 }
-                Event::Reconnecting { attempt, in_, .. } => eprintln!("attempt {attempt} in {in_:.1?}"),
+                Event::Reconnecting { attempt, delay, .. } => eprintln!("attempt {attempt} in {delay:.1?}"),
                 Event::ConnectFailed { error, .. } => {
                     eprintln!("{error}");
                     broken = true;

@@ -74,7 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     }
                 }
                 Event::Close { client, reason } => info!("{client} left: {reason}"),
-                Event::Timer { timer } if timer == report && server.stats() != last => {
+                Event::Timer { timer, .. } if timer == report && server.stats() != last => {
                     last = server.stats();
                     info!("{last}");
                 }
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         if stop.swap(false, Ordering::Relaxed) {
             info!("closing {} clients", server.client_count());
-            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+            server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
         }
     }
     info!("{}", server.stats());

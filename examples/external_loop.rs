@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             match io::stdin().read(&mut line)? {
                 0 => {
                     typing = false;
-                    server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+                    server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
                 }
                 count => {
                     let text = String::from_utf8_lossy(&line[..count]);

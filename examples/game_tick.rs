@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             longest = longest.max(start.elapsed());
             for event in &tick {
                 match event {
-                    Event::Timer { timer } if timer == second => {
+                    Event::Timer { timer, .. } if timer == second => {
                         log::info!("{} players, longest poll {longest:?}", server.client_count());
                         longest = Duration::ZERO;
                     }
@@ -110,7 +110,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         thread::sleep(next_frame.saturating_duration_since(Instant::now()));
     }
 
-    server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(1));
+    server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(1));
     server.run(|_, _| {})?;
     Ok(())
 }

@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         if stop.swap(false, Ordering::Relaxed) {
-            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+            server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
         }
     }
     info!("{}", server.stats());

@@ -2,7 +2,10 @@
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use crate::{
     close_code::CloseCode,
@@ -19,9 +22,10 @@ use crate::{
 
 /// One outbound connection that a program polls like a [`Server`].
 ///
-/// It wraps a [`Server`] without listeners and with one connection. [`server`](Client::server)
-/// returns it, for timers, statistics and handles for other threads. A program with several
-/// connections, or with a server, uses [`Server::connect`] and one loop instead.
+/// It wraps a [`Server`] without listeners and with one connection.
+/// [`server_mut`](Client::server_mut) returns it, for timers, statistics and handles for other
+/// threads. A program with several connections, or with a server, uses [`Server::connect`] and one
+/// loop instead.
 ///
 /// The events are those of a server: one `Open`, then messages, then one `Close`. With a
 /// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, then the same again.
@@ -57,23 +61,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins to connect to `ws://host[:port][/path][?query]`. Never blocks.
-    ///
-    /// # Errors
-    ///
-    /// As [`connect_with`](Client::connect_with).
-    pub fn connect(url: impl AsRef<str>) -> Result<Client, ConnectError> {
-        Client::connect_with(Connect::new(url))
-    }
-
-    /// Begins to connect, with the default limits of a server. Never blocks. For other limits use
+    /// Begins to connect to `ws://host[:port][/path][?query]`, with the default limits of a server.
+    /// Never blocks. For other limits use
     /// [`with_server`](Client::with_server).
     ///
     /// # Errors
     ///
-    /// As [`Server::connect_with`], and [`ConnectError::Poller`] if the operating system's poller
+    /// As [`Server::connect`], and [`ConnectError::Poller`] if the operating system's poller
     /// cannot be created.
-    pub fn connect_with(connect: Connect) -> Result<Client, ConnectError> {
+    pub fn connect(connect: impl Into<Connect>) -> Result<Client, ConnectError> {
         let server = Server::builder().build().map_err(|error| ConnectError::Poller(error.kind()))?;
         Client::with_server(server, connect)
     }
@@ -83,9 +79,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// As [`Server::connect_with`].
-    pub fn with_server(mut server: Server, connect: Connect) -> Result<Client, ConnectError> {
-        let id = server.connect_with(connect)?;
+    /// As [`Server::connect`].
+    pub fn with_server(mut server: Server, connect: impl Into<Connect>) -> Result<Client, ConnectError> {
+        let id = server.connect(connect)?;
         let link = server.link(id);
         Ok(Client { server, id, link, over: false })
     }
@@ -127,6 +123,15 @@ impl Client {
             }
         }
         Ok(tick)
+    }
+
+    /// As [`Server::poll_until`]: sleeps until `deadline` at the latest.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_once`](Client::poll_once).
+    pub fn poll_until(&mut self, deadline: Instant) -> io::Result<Tick> {
+        self.poll_for(deadline.saturating_duration_since(self.server.now()))
     }
 
     /// As [`Server::flush`].
@@ -204,8 +209,13 @@ impl Client {
         self.id
     }
 
-    /// The wrapped server.
-    pub fn server(&mut self) -> &mut Server {
+    /// The wrapped server, for queries and statistics.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// The wrapped server, for timers and handles.
+    pub fn server_mut(&mut self) -> &mut Server {
         &mut self.server
     }
 }

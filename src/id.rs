@@ -103,13 +103,13 @@ pub struct UpgradeId {
 ///
 /// Valid for one response. After that, or once its connection is gone, it is stale.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId {
+pub struct ExchangeId {
     serial: u64,
     index: u32,
 }
 
 /// Implements an id whose serial is unique among all requests of the server.
-macro_rules! request_id {
+macro_rules! pending_id {
     ($name:ident) => {
         impl $name {
             pub(crate) fn new(index: u32, serial: u64) -> Self {
@@ -140,8 +140,8 @@ macro_rules! request_id {
     };
 }
 
-request_id!(UpgradeId);
-request_id!(RequestId);
+pending_id!(UpgradeId);
+pending_id!(ExchangeId);
 
 /// Names one application timer, from [`Server::set_timer`](crate::Server::set_timer) or
 /// [`Server::set_interval`](crate::Server::set_interval).
@@ -164,6 +164,12 @@ impl TimerId {
 
     pub(crate) fn serial(self) -> u32 {
         self.serial
+    }
+}
+
+impl fmt::Display for TimerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "@{}", self.serial)
     }
 }
 
@@ -207,6 +213,12 @@ impl RoomId {
 
     pub(crate) fn serial(self) -> u32 {
         self.serial
+    }
+}
+
+impl fmt::Display for RoomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "%{}", self.serial)
     }
 }
 

@@ -145,7 +145,7 @@ pub use event::{Event, Events};
 pub use handshake::decision::{Decision, UpgradeResponse};
 pub use http;
 pub use http1::{head::Request, request::HttpRequest};
-pub use id::{ClientId, LinkId, RequestId, Room, RoomId, TimerId, UpgradeId};
+pub use id::{ClientId, ExchangeId, LinkId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::Message;

@@ -208,6 +208,20 @@ fn disconnect_sends_no_close_frame() {
 // ---- the whole server ----
 
 #[test]
+fn shutdown_sends_its_reason_cut_to_what_a_close_frame_holds() {
+    // 122 bytes and a character of two bytes: half of it would fit.
+    let long = "x".repeat(122) + "ü and more";
+    for (reason, sent) in [("until tomorrow", "until tomorrow"), (&long, &long[..122])] {
+        let mut h = Harness::new();
+        let (mut raw, id) = h.connect();
+        h.server.shutdown(CloseCode::SERVICE_RESTART, reason, Duration::from_secs(60));
+        assert_eq!(h.frame(&mut raw), raw::Frame::close(1012, sent));
+        h.write(&mut raw, &raw::close(1012, ""));
+        assert_eq!(h.close_reason(id), CloseReason::Shutdown);
+    }
+}
+
+#[test]
 fn shutdown_closes_all_with_1001_and_waits_for_them() {
     let mut h = Harness::new();
     let (mut first, first_id) = h.connect();
@@ -218,7 +232,7 @@ fn shutdown_closes_all_with_1001_and_waits_for_them() {
     h.settle();
 
     h.server.send(first_id, "last words").unwrap();
-    h.server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(60));
+    h.server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(60));
     assert_eq!(h.server.send(second_id, "x"), Err(SendError::Closing(second_id)));
     assert_eq!(h.frame(&mut first), raw::Frame::new(raw::TEXT, "last words"));
     assert_eq!(h.frame(&mut first), raw::Frame::close(1001, ""));
@@ -248,7 +262,7 @@ fn shutdown_drops_unresponsive_clients_at_its_deadline() {
     let mut h = Harness::with(Server::builder().close_timeout(never).handshake_timeout(never));
     let (mut silent, id) = h.connect();
     let _lingering = h.dial();
-    h.server.shutdown(4000, Duration::from_millis(50));
+    h.server.shutdown(4000, "", Duration::from_millis(50));
     assert_eq!(h.close_reason(id), CloseReason::Shutdown);
     h.until("is_drained", |h| h.server.is_drained());
     assert_eq!(h.frame(&mut silent), raw::Frame::close(4000, ""));
@@ -258,12 +272,12 @@ fn shutdown_drops_unresponsive_clients_at_its_deadline() {
 fn an_empty_shutdown_is_drained_and_invalid_codes_become_1001() {
     let mut h = Harness::new();
     assert!(!h.server.is_drained());
-    h.server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(60));
+    h.server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(60));
     assert!(h.server.is_drained());
 
     let mut h = Harness::new();
     let (mut raw, _) = h.connect();
-    h.server.shutdown(1005, Duration::from_secs(60));
+    h.server.shutdown(1005, "", Duration::from_secs(60));
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1001, ""));
 }
 
@@ -284,7 +298,7 @@ fn run_returns_when_a_shutdown_is_complete() {
     h.server.set_interval(Duration::from_millis(100));
     h.server
         .run(|server, event| match event {
-            Event::Message { .. } => server.shutdown(CloseCode::GOING_AWAY, support::PATIENCE),
+            Event::Message { .. } => server.shutdown(CloseCode::GOING_AWAY, "", support::PATIENCE),
             Event::Close { reason, .. } => {
                 assert_eq!(*reason, CloseReason::Shutdown);
                 closes += 1;

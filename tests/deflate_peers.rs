@@ -66,7 +66,7 @@ fn echo_for(name: &str, peer: fn() -> Option<Command>) {
         let (addr, handle) = address.recv().unwrap();
         let mut command = peer().unwrap();
         let output = command.arg(&script).arg(format!("ws://{addr}/")).arg(which).output().unwrap();
-        handle.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(1)).unwrap();
+        handle.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(1)).unwrap();
         let ([payload, wire], reasons) = echo.join().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         let errors = String::from_utf8_lossy(&output.stderr);

@@ -355,7 +355,7 @@ fn a_shutdown_from_another_thread_ends_run() {
     let handle = h.server.handle();
     let addr = h.addr;
     let server = run(h.server);
-    handle.shutdown(CloseCode::SERVICE_RESTART, PATIENCE).unwrap();
+    handle.shutdown(CloseCode::SERVICE_RESTART, "", PATIENCE).unwrap();
     let deadline = Deadline::new();
     while raw.input().len() < 4 {
         raw.read_some();

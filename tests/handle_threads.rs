@@ -117,7 +117,7 @@ fn until_gone(handle: &Handle, client: ClientId) {
             handle.call(move |_| drop(nested))
         }),
         Box::new(|| handle.wake()),
-        Box::new(|| handle.shutdown(CloseCode::GOING_AWAY, Duration::ZERO)),
+        Box::new(|| handle.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO)),
     ];
     for call in calls {
         while call() != Err(HandleError::ServerGone) {}
@@ -168,7 +168,7 @@ fn no_wake_up_is_lost_with_a_real_poller() {
     for thread in threads {
         join(thread, "the calling threads");
     }
-    handle.shutdown(CloseCode::GOING_AWAY, Duration::ZERO).unwrap();
+    handle.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO).unwrap();
     join(server, "the end of the server");
 }
 
@@ -220,7 +220,7 @@ fn a_handle_wakes_an_external_poll_loop() {
         for i in 0..10_000 {
             retry_while_full(|| handle.call(move |_| assert!(i < 10_000)));
         }
-        retry_while_full(|| handle.shutdown(CloseCode::GOING_AWAY, Duration::ZERO));
+        retry_while_full(|| handle.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO));
     });
     while !server.is_drained() {
         let limit = server.next_timeout().unwrap_or(PATIENCE).min(PATIENCE);

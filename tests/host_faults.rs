@@ -71,7 +71,7 @@ fn losing_the_last_listener_keeps_clients_and_still_sleeps() {
     assert_ne!(h.server.next_timeout(), Some(Duration::ZERO), "the server may sleep");
     h.write(&mut raw, &raw::text("still here"));
     h.until("a message", |h| h.texts(id) == ["still here"]);
-    h.server.shutdown(CloseCode::GOING_AWAY, PATIENCE);
+    h.server.shutdown(CloseCode::GOING_AWAY, "", PATIENCE);
     assert_eq!(h.frame(&mut raw), raw::Frame::close(1001, ""));
     h.write(&mut raw, &raw::close(1001, ""));
     assert_eq!(h.read_to_end(&mut raw), b"");

@@ -19,12 +19,12 @@ struct Step<'a> {
 fn walk(server: &mut Server, event: Event<'_>) {
     let Event::Message { client, message } = event else { return };
     let response = match message.parse_json::<Envelope<Step>>() {
-        Ok(Envelope { r#type, data: Step { x, y, by } }) if r#type == "step" => {
+        Ok(Envelope { kind, data: Step { x, y, by } }) if kind == "step" => {
             let range = message.as_bytes().as_ptr_range();
             assert!(range.contains(&by.as_ptr()), "a borrowed string is in the tick's buffer");
             Message::json(&Envelope::new("stepped", Step { x: x + 1.0, y, by }))
         }
-        Ok(other) => Message::json(&Envelope::new("error", format!("what is {:?}?", other.r#type))),
+        Ok(other) => Message::json(&Envelope::new("error", format!("what is {:?}?", other.kind))),
         Err(error) => Message::json(&Envelope::new("error", error.to_string())),
     };
     server.send(client, response.unwrap()).unwrap();
@@ -52,9 +52,9 @@ fn a_bad_envelope_gets_an_error_and_the_connection_stays() {
         let mut send_bad = |message: Wire| {
             socket.send(message).unwrap();
             let response = socket.read().unwrap();
-            let Envelope { r#type, data }: Envelope<String> =
+            let Envelope { kind, data }: Envelope<String> =
                 Message::Text(response.to_text().unwrap()).parse_json().unwrap();
-            assert_eq!(r#type, "error");
+            assert_eq!(kind, "error");
             data
         };
         assert_eq!(

@@ -67,7 +67,7 @@ impl Seen {
 
 /// Connects, and waits for `Open`.
 fn open(h: &mut Harness, connect: impl Into<Connect>) -> ClientId {
-    let id = h.server.connect_with(connect.into()).unwrap();
+    let id = h.server.connect(connect.into()).unwrap();
     h.until("the connection", |h| {
         h.seen.iter().any(|seen| matches!(seen, Seen::Open(open, _) if *open == id))
     });
@@ -76,7 +76,7 @@ fn open(h: &mut Harness, connect: impl Into<Connect>) -> ClientId {
 
 /// Connects, and gives the error of `ConnectFailed`.
 fn failure(h: &mut Harness, connect: impl Into<Connect>) -> ConnectError {
-    let id = h.server.connect_with(connect.into()).unwrap();
+    let id = h.server.connect(connect.into()).unwrap();
     let mut found = None;
     h.until("a failure", |h| {
         found = h.seen.iter().find_map(|seen| match seen {
@@ -149,7 +149,7 @@ fn both_ends_of_a_connection_share_one_loop() {
         let texts = [Seen::Text(out, "to both".into()), Seen::Text(inside, "to both".into())];
         texts.iter().all(|text| h.seen.contains(text))
     });
-    h.server.shutdown(1001, PATIENCE);
+    h.server.shutdown(1001, "", PATIENCE);
     h.until("the end", |h| h.server.is_drained());
 }
 
@@ -246,7 +246,7 @@ fn a_stalled_handshake_fails_at_its_deadline() {
     let mut h = Harness::new();
     for _ in 0..whole {
         let connect = Connect::new(format!("ws://{addr}/")).timeout(Duration::from_millis(1500));
-        h.server.connect_with(connect).unwrap();
+        h.server.connect(connect).unwrap();
     }
     h.until_seen("all deadlines", whole, |seen| matches!(seen, Seen::Failed(..)));
     for seen in &h.seen {
@@ -345,7 +345,7 @@ fn a_client_reconnects_and_sends_kept_messages() {
     });
     let policy = Reconnect::new().base(Duration::from_millis(20));
     let connect = Connect::new(format!("ws://{addr}/")).reconnect(policy).while_down(WhileDown::KeepLast(10));
-    let mut client = Client::connect_with(connect).unwrap();
+    let mut client = Client::connect(connect).unwrap();
     client.send("before").unwrap();
     let (mut log, deadline) = (Vec::new(), Deadline::new());
     while !client.is_over() {
@@ -392,7 +392,7 @@ fn many_outbound_connections_keep_polls_bounded() {
     assert!(h.server.stats().dialed - before <= 16);
     h.until_seen("all to be open at both ends", 2 * COUNT, Seen::is_open);
     assert_eq!(h.server.client_count(), 2 * COUNT);
-    h.server.shutdown(1000, PATIENCE);
+    h.server.shutdown(1000, "", PATIENCE);
     h.until("the end", |h| h.server.is_drained());
 }
 
@@ -426,8 +426,9 @@ fn a_client_offers_compression_if_configured() {
         }
         assert_eq!(echo.as_ref(), Some(&text));
         let id = client.id();
-        let agreed = client.server().response(id).unwrap().headers().contains_key("sec-websocket-extensions");
-        let stats = client.server().stats();
+        let agreed =
+            client.server_mut().response(id).unwrap().headers().contains_key("sec-websocket-extensions");
+        let stats = client.server_mut().stats();
         assert_eq!((agreed, stats.bytes_out < 1_000, stats.bytes_in < 1_000), (wanted, wanted, wanted));
     }
 }

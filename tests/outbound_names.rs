@@ -23,7 +23,7 @@ fn the_resolver_thread_runs_only_for_names() {
         Connect::new(format!("ws://localhost:{port}/")),
         Connect::new("ws://a.name.invalid/").addrs([h.addr]),
     ] {
-        h.server.connect_with(connect).unwrap();
+        h.server.connect(connect).unwrap();
     }
     h.until_seen("both ends of three", 6, |seen| matches!(seen, Seen::Open(..)));
     assert_eq!(resolvers(), 0);

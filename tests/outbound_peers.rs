@@ -78,7 +78,7 @@ fn start(mut command: Command) -> Peer {
 }
 
 fn open(h: &mut Harness, connect: Connect) -> ClientId {
-    let id = h.server.connect_with(connect).unwrap();
+    let id = h.server.connect(connect).unwrap();
     h.until("the connection", |h| {
         h.seen.iter().any(|seen| matches!(seen, Seen::Open(open, _) if *open == id))
     });
@@ -145,7 +145,7 @@ fn talk_with(peer: &Peer, builder: ServerBuilder) -> u64 {
 
     // A server that receives a close frame hangs up by itself, so no timeout of the client is
     // needed.
-    h.server.shutdown(1001, support::PATIENCE);
+    h.server.shutdown(1001, "", support::PATIENCE);
     let before = h.server.stats().closed.timeouts();
     h.until("the end", |h| h.server.is_drained());
     assert_eq!(h.server.stats().closed.timeouts(), before);

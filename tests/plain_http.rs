@@ -398,7 +398,7 @@ fn shutdown_sends_503_to_waiting_requests() {
     assert_eq!(web.response(&mut idle, false).text(), "done");
     web.write(&mut waiting, get("/waits").as_bytes());
     web.until("a request", |web| !web.waiting.is_empty());
-    web.server.shutdown(CloseCode::GOING_AWAY, support::PATIENCE);
+    web.server.shutdown(CloseCode::GOING_AWAY, "", support::PATIENCE);
     let response = web.response(&mut waiting, false);
     assert_eq!((response.status, response.is_last()), (503, true));
     assert_eq!((web.read_to_end(&mut idle), web.read_to_end(&mut waiting)), (vec![], vec![]));
@@ -414,7 +414,7 @@ fn health_check_is_503_during_shutdown() {
     assert_eq!(web.send_request(&mut client, raw::upgrade_request("/", "")).status, 101);
     let mut probe = web.dial();
     assert_eq!(web.send_request(&mut probe, get("/healthz")).text(), "{\"status\":\"ok\",\"open\":1}\n");
-    web.server.shutdown(CloseCode::GOING_AWAY, support::PATIENCE);
+    web.server.shutdown(CloseCode::GOING_AWAY, "", support::PATIENCE);
     assert_eq!(web.read_to_end(&mut probe), b"");
     for _ in 0..3 {
         let mut probe = web.dial();

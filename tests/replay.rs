@@ -82,7 +82,7 @@ fn simulated(seed: u64, steps: u32) -> (Vec<u8>, Vec<String>, tickws::Stats) {
             sim.advance(Duration::from_secs(4));
         }
     }
-    server.shutdown(1001, Duration::from_secs(1));
+    server.shutdown(1001, "", Duration::from_secs(1));
     while !server.is_drained() {
         for event in &server.poll_for(100 * MS).unwrap() {
             app.handle(&mut server, event);
@@ -137,7 +137,7 @@ fn server_on_real_sockets_is_replayed() {
             }
         }
         drop(raws);
-        server.shutdown(1001, Duration::from_secs(1));
+        server.shutdown(1001, "", Duration::from_secs(1));
         let deadline = Deadline::new();
         while !server.is_drained() {
             deadline.check("drained");

@@ -80,6 +80,36 @@ fn play(seed: u64, conditions: NetworkConditions) -> (u64, u64) {
 }
 
 #[test]
+fn queries_of_time_follow_the_virtual_clock() {
+    let sim = Sim::new(2);
+    let mut server = sim.server(Server::builder()).unwrap();
+    let mut page = sim.connect(&server, "/");
+    let start = server.now();
+    assert_eq!(start, sim.now());
+    let id = loop {
+        let tick = server.poll_for(MS).unwrap();
+        if let Some(Event::Open { client, .. }) = tick.iter().next() {
+            break client;
+        }
+    };
+    assert!(server.is_open(id));
+    let opened = server.last_heard(id).unwrap();
+    let later = server.now() + 500 * MS;
+    while server.now() < later {
+        assert!(server.poll_until(later).unwrap().is_empty(), "nothing happens before that time");
+    }
+    assert_eq!((server.now(), server.last_heard(id)), (later, Some(opened)));
+    page.send("hello");
+    assert_eq!(server.poll_for(MS).unwrap().len(), 1);
+    assert!(server.last_heard(id).unwrap() >= later);
+    page.reset();
+    let closed = |tick: tickws::Tick| tick.iter().any(|event| matches!(event, Event::Close { .. }));
+    while !closed(server.poll_for(MS).unwrap()) {}
+    server.flush();
+    assert!(!server.is_open(id) && server.last_heard(id).is_none());
+}
+
+#[test]
 fn a_game_loses_nothing_in_any_conditions() {
     for_each_seed(100, |seed| {
         play(seed, NetworkConditions::calm());
@@ -124,7 +154,7 @@ fn a_sleeping_server_jumps_to_the_next_event() {
     }
     assert_eq!(sim.elapsed(), 60 * MS);
     let tick = next(&mut server);
-    assert!(matches!(tick.iter().next(), Some(Event::Timer { timer: fired }) if fired == timer));
+    assert!(matches!(tick.iter().next(), Some(Event::Timer { timer: fired, .. }) if fired == timer));
     let late = sim.elapsed() - (Duration::from_secs(20) + 30 * MS);
     assert!(late <= MS, "{late:?}");
 }
@@ -243,7 +273,7 @@ fn after_a_shutdown_no_client_is_accepted() {
     let sim = Sim::with_conditions(7, NetworkConditions::foul());
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
-    server.shutdown(1001, Duration::from_secs(5));
+    server.shutdown(1001, "", Duration::from_secs(5));
     let mut late = sim.connect(&server, "/");
     server.run(|_, _| {}).unwrap();
     assert!(server.is_drained());
@@ -301,7 +331,7 @@ fn nothing_is_received_after_a_reset() {
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
     let _ = server.broadcast("before");
-    server.shutdown(1001, Duration::from_secs(5));
+    server.shutdown(1001, "", Duration::from_secs(5));
     let _ = server.poll_once().unwrap();
     sim.set_conditions(NetworkConditions::calm().resets(100));
     sim.advance(2 * MS);
@@ -334,7 +364,7 @@ fn time_may_jump_by_any_duration() {
         for _ in 0..20 {
             drop(server.poll_for(by).unwrap());
         }
-        server.shutdown(1001, Duration::MAX);
+        server.shutdown(1001, "", Duration::MAX);
         drop(server.poll_for(MS).unwrap());
         drop(late.received());
         assert!(sim.elapsed() >= Duration::from_secs(100 * 365 * 24 * 60 * 60));
@@ -376,13 +406,13 @@ fn a_server_may_be_polled_after_its_shutdown() {
     let sim = Sim::new(13);
     let mut server = sim.server(Server::builder()).unwrap();
     let mut client = open(&sim, &mut server);
-    server.shutdown(1001, Duration::from_secs(1));
+    server.shutdown(1001, "", Duration::from_secs(1));
     server.run(|_, _| {}).unwrap();
     server.run(|_, event| panic!("{event:?}")).unwrap();
     for _ in 0..3 {
         assert!(server.poll_once().unwrap().is_empty());
         assert!(server.poll_for(MS).unwrap().is_empty());
-        server.shutdown(1000, Duration::ZERO);
+        server.shutdown(1000, "", Duration::ZERO);
     }
     // The deadlines of the shutdowns may still end a sleep.
     let error = (0..10).find_map(|_| server.poll_wait(None).err());

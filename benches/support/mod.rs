@@ -31,7 +31,7 @@ pub fn is_server() -> Outcome<bool> {
     server.run(|server, event| {
         if let Event::Message { client, message } = event {
             match message.as_bytes() {
-                b"quit" => server.shutdown(CloseCode::GOING_AWAY, std::time::Duration::ZERO),
+                b"quit" => server.shutdown(CloseCode::GOING_AWAY, "", std::time::Duration::ZERO),
                 _ if broadcast => drop(server.broadcast(message)),
                 _ => drop(server.send(client, message)),
             }

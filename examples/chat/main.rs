@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                         false
                     }
                 }),
-                Event::Timer { timer } => {
+                Event::Timer { timer, .. } => {
                     // This fails if the browser has left in this very tick.
                     if let Some(Err(error)) = lookups.remove(&timer).map(|found| answer(&mut server, found)) {
                         println!("cannot answer an upgrade: {error}");
@@ -91,7 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
         if stop.swap(false, Ordering::Relaxed) {
-            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+            server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
         }
     }
     Ok(())

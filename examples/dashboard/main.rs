@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
                 // A client that is too slow for its echoes is closed, and counted in the plot.
                 Event::Message { client, message } => drop(server.send(client, message)),
-                Event::Timer { timer } if timer == sample => {
+                Event::Timer { timer, .. } if timer == sample => {
                     // A page that is behind needs only the latest sample.
                     let _ = server.publish_latest(
                         "/stats",
@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         server.flush();
         if stop.swap(false, Ordering::Relaxed) {
-            server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(2));
+            server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(2));
         }
         if !tick.more() {
             thread::sleep(TICK);

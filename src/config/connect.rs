@@ -32,8 +32,8 @@ pub enum WhileDown {
 /// Describes an outbound connection: its URL, its request, and what happens when it fails.
 ///
 /// Every method takes and returns the description.
-/// [`Server::connect_with`](crate::Server::connect_with) and
-/// [`Client::connect_with`](crate::Client::connect_with) return the first error in it.
+/// [`Server::connect`](crate::Server::connect) and
+/// [`Client::connect`](crate::Client::connect) return the first error in it.
 ///
 /// # Examples
 ///
@@ -51,11 +51,11 @@ pub enum WhileDown {
 ///     .reconnect(Reconnect::new())
 ///     .before_attempt(|attempt| attempt.header("authorization", &fresh_token()))
 ///     .while_down(WhileDown::KeepLast(100));
-/// let client = server.connect_with(connect)?;
+/// let client = server.connect(connect)?;
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "nothing is connected until `connect_with`"]
+#[must_use = "nothing is connected until `connect`"]
 pub struct Connect {
     target: Result<Target, ConnectError>,
     plan: Plan,

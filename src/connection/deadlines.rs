@@ -42,6 +42,10 @@ impl Deadlines {
         self.asked = None;
     }
 
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.heard
+    }
+
     pub(crate) fn pinged(&mut self, now: Instant) {
         self.pinged = self.since_opened(now);
         self.asked.get_or_insert(self.pinged);

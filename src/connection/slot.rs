@@ -19,7 +19,7 @@ use crate::{
     event::close_reason::CloseReason,
     handshake::{decision::UpgradeResponse, server::Opening},
     http1::head::{HeadReader, Request},
-    id::{RequestId, UpgradeId},
+    id::{ExchangeId, UpgradeId},
     outbox::{Outbox, pending::Pending},
     util::timer_wheel,
 };
@@ -109,7 +109,7 @@ pub(crate) enum Step {
     /// Waits for the application's decision on an upgrade.
     Upgrade { id: UpgradeId, opening: Opening, response: UpgradeResponse },
     /// Waits for the application's response.
-    Http { id: RequestId },
+    Http { id: ExchangeId },
     /// Writes a response from a file, of which `left` bytes have not been read.
     File { file: File, left: u64, close: bool },
     /// Writes the last bytes of the connection's last response. The connection counts towards

@@ -58,11 +58,13 @@ impl<S: Stream> Engine<S> {
 
     /// Begins a shutdown: closes every connection with `code`, or 1001 if that may not be sent, and
     /// rejects new ones. Connections that are left after `deadline` are dropped.
-    pub(crate) fn shutdown(&mut self, code: CloseCode, deadline: Duration, now: Instant) {
+    pub(crate) fn shutdown(&mut self, code: CloseCode, reason: &str, deadline: Duration, now: Instant) {
         self.flush_batch();
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }
+        let end = (0..=close::MAX_REASON).rev().find(|end| reason.is_char_boundary(*end));
+        let reason = end.and_then(|end| reason.get(..end)).unwrap_or_default();
         let code = if code.is_sendable() { code } else { CloseCode::GOING_AWAY };
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
         for index in indices {
@@ -82,7 +84,7 @@ impl<S: Stream> Engine<S> {
                 Stage::Handshake(_) => self.reject(index, Rejection::AtCapacity, now),
                 Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
                 Stage::Open(open) if open.accepts_messages() => {
-                    self.begin_close(index, code, "", CloseReason::Shutdown, now);
+                    self.begin_close(index, code, reason, CloseReason::Shutdown, now);
                 }
                 Stage::Open(_) | Stage::Linger { .. } => {}
             }

@@ -24,7 +24,7 @@ use crate::{
         response::{self, Unfit},
         static_files::Content,
     },
-    id::RequestId,
+    id::ExchangeId,
     outbox::prepared::Prepared,
     util::time::after,
 };
@@ -192,7 +192,7 @@ impl<S: Stream> Engine<S> {
         let Step::Body { body, .. } = &mut exchange.step else { return };
         let (request, body) = (exchange.request.clone(), std::mem::take(body));
         self.next_request += 1;
-        let id = RequestId::new(index as u32, self.next_request);
+        let id = ExchangeId::new(index as u32, self.next_request);
         // The step changes first: even if a closure panics, the request is over.
         exchange.step = Step::Http { id };
         if let Some(response) = self.builtin_response(&request) {
@@ -254,7 +254,7 @@ impl<S: Stream> Engine<S> {
     /// The id is stale, or the response cannot be sent as it is. Nothing has changed then.
     pub(crate) fn respond(
         &mut self,
-        id: RequestId,
+        id: ExchangeId,
         response: Response<Bytes>,
         now: Instant,
     ) -> Result<(), RespondError> {

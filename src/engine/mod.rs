@@ -321,6 +321,14 @@ impl<S: Stream> Engine<S> {
         self.clients.get_mut(index)?.stream.get_mut()
     }
 
+    pub(crate) fn is_open(&self, id: ClientId) -> bool {
+        self.get(id).is_some_and(Slot::is_live)
+    }
+
+    pub(crate) fn last_heard(&self, id: ClientId) -> Option<Instant> {
+        self.get(id).map(|client| client.deadlines.last_heard())
+    }
+
     pub(crate) fn remote_addr(&self, id: ClientId) -> Option<SocketAddr> {
         self.get(id).map(|client| client.remote)
     }

@@ -176,18 +176,21 @@ impl<S: Stream> Engine<S> {
     fn timer_due(&mut self, index: u32, now: Instant) {
         let Some(timer) = self.timers.get_mut(index as usize) else { return };
         let id = TimerId::new(index, timer.serial);
+        let mut missed = 0;
         match timer.period {
             None => {
                 self.timers.remove(index as usize);
             }
             Some(period) => {
                 // Missed periods are skipped; the phase is kept.
-                let late = now.saturating_duration_since(timer.deadline).as_nanos() % period.as_nanos();
+                let late = now.saturating_duration_since(timer.deadline).as_nanos();
+                missed = u32::try_from(late / period.as_nanos()).unwrap_or(u32::MAX);
+                let late = late % period.as_nanos();
                 let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
                 timer.deadline = after(now, period - late);
                 timer.key = self.wheel.insert(timer.deadline, Alarm::Timer(index));
             }
         }
-        self.tick.timer(id);
+        self.tick.timer(id, missed);
     }
 }

@@ -10,7 +10,7 @@ use crate::close_code::CloseCode;
 use http::{HeaderName, StatusCode};
 use thiserror::Error;
 
-use crate::id::{ClientId, RequestId, RoomId, UpgradeId};
+use crate::id::{ClientId, ExchangeId, RoomId, UpgradeId};
 
 pub use bind::BindError;
 pub use connect::{ConnectError, ConnectStep, Refusal};
@@ -118,7 +118,7 @@ pub enum JoinError {
         max: usize,
     },
     /// The id is stale: its room became empty and was removed.
-    #[error("{0:?} is gone, because its last member left: join the room by name to create it again")]
+    #[error("room {0} is gone, because its last member left: join the room by name to create it again")]
     NoSuchRoom(RoomId),
 }
 
@@ -184,7 +184,7 @@ pub enum UpgradeError {
 pub enum RespondError {
     /// The id is stale: a response was sent already, or the client is gone.
     #[error("request {0} already has a response, or its client is gone")]
-    Gone(RequestId),
+    Gone(ExchangeId),
     /// A header cannot be part of the response.
     #[error("{0}")]
     Header(#[from] HeaderError),

@@ -16,7 +16,7 @@ use crate::{
         tick_buffer::{Failure, Record, TickBuffer},
     },
     http1::{head::Request, request::HttpRequest},
-    id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, LinkId, TimerId, UpgradeId},
     message::Message,
 };
 
@@ -62,7 +62,7 @@ pub enum Event<'t> {
         /// The number of the attempt, counted from 1. It starts again after a stable connection.
         attempt: u32,
         /// The randomised delay before the attempt.
-        in_: Duration,
+        delay: Duration,
         /// Why the attempt failed. `None` if an open connection was lost; its `Close` has the
         /// reason.
         error: Option<&'t ConnectError>,
@@ -115,7 +115,7 @@ pub enum Event<'t> {
     /// [`respond`](crate::Server::respond); after `handshake_timeout` the client gets a 503.
     Http {
         /// The id to respond to.
-        request_id: RequestId,
+        exchange: ExchangeId,
         /// The request.
         request: HttpRequest<'t>,
     },
@@ -124,6 +124,10 @@ pub enum Event<'t> {
         /// The id that [`set_timer`](crate::Server::set_timer) or
         /// [`set_interval`](crate::Server::set_interval) returned.
         timer: TimerId,
+        /// The periods of an interval that passed without an event, because the program polled
+        /// late; 0 for a timer that fires once. A simulation with a fixed step runs `missed + 1`
+        /// steps to catch up.
+        missed: u32,
     },
 }
 
@@ -158,17 +162,15 @@ impl<'t> Iterator for Events<'t> {
             Record::Pressure { pressure } => Event::Pressure { pressure },
             Record::Upgrade { upgrade, asked } => Event::Upgrade { upgrade, request: data.asked(asked) },
             Record::UpgradeGone { upgrade } => Event::UpgradeGone { upgrade },
-            Record::Http { request, asked } => {
-                Event::Http { request_id: request, request: data.asked(asked) }
-            }
-            Record::Timer { timer } => Event::Timer { timer },
+            Record::Http { request, asked } => Event::Http { exchange: request, request: data.asked(asked) },
+            Record::Timer { timer, missed } => Event::Timer { timer, missed },
             Record::Reconnecting { client, failure } => {
                 let Failure { link, error, attempt, wait } = data.failure(failure);
                 Event::Reconnecting {
                     client,
                     link: *link,
                     attempt: *attempt,
-                    in_: *wait,
+                    delay: *wait,
                     error: error.as_ref(),
                 }
             }

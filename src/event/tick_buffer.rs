@@ -12,7 +12,7 @@ use crate::{
     error::ConnectError,
     event::{close_reason::CloseReason, pressure::Pressure},
     http1::{head::Request, request::HttpRequest},
-    id::{ClientId, LinkId, RequestId, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, LinkId, TimerId, UpgradeId},
     message::{Kind, Message},
     proto::{assembler::Assembled, utf8},
     util::buffer_pool::BufferPool,
@@ -73,10 +73,10 @@ pub(crate) enum Record {
     Close { client: ClientId, reason: u32 },
     Drained { client: ClientId },
     Pressure { pressure: Pressure },
-    Timer { timer: TimerId },
+    Timer { timer: TimerId, missed: u32 },
     Upgrade { upgrade: UpgradeId, asked: u32 },
     UpgradeGone { upgrade: UpgradeId },
-    Http { request: RequestId, asked: u32 },
+    Http { request: ExchangeId, asked: u32 },
     Reconnecting { client: ClientId, failure: u32 },
     ConnectFailed { client: ClientId, failure: u32 },
 }
@@ -316,8 +316,8 @@ impl TickBuffer {
         self.records.push(Record::Pressure { pressure });
     }
 
-    pub(crate) fn timer(&mut self, timer: TimerId) {
-        self.records.push(Record::Timer { timer });
+    pub(crate) fn timer(&mut self, timer: TimerId, missed: u32) {
+        self.records.push(Record::Timer { timer, missed });
     }
 
     pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<Request>, remote: SocketAddr) {
@@ -329,7 +329,7 @@ impl TickBuffer {
         self.records.push(Record::UpgradeGone { upgrade });
     }
 
-    pub(crate) fn http(&mut self, id: RequestId, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) {
+    pub(crate) fn http(&mut self, id: ExchangeId, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) {
         self.held += body.len();
         let asked = self.ask(request, body, remote);
         self.records.push(Record::Http { request: id, asked });
@@ -426,10 +426,10 @@ mod tests {
         for (event_budget, left) in [(1, 1), (2, 2), (4, 2), (10, 7)] {
             let mut tick = TickBuffer::default();
             (0..5).for_each(|index| tick.drained(ClientId::new(index, 1)));
-            (0..3).for_each(|index| tick.timer(TimerId::new(index, 1)));
+            (0..3).for_each(|index| tick.timer(TimerId::new(index, 1), 0));
             tick.leave_room(event_budget, 2);
             assert_eq!(tick.events_left(event_budget), left, "of {event_budget}");
-            tick.timer(TimerId::new(3, 1));
+            tick.timer(TimerId::new(3, 1), 0);
             tick.close(ClientId::new(5, 1), CloseReason::Eof);
             tick.leave_room(event_budget, 0);
             assert_eq!(tick.events_left(event_budget), left - 1, "the timer's event is charged");

@@ -261,10 +261,10 @@ fn garbles(c: char) -> bool {
 ///     for event in &server.poll_wait(None)? {
 ///         let Event::Message { client, message } = event else { continue };
 ///         let reply = match message.parse_json::<Envelope<[f32; 2]>>() {
-///             Ok(Envelope { r#type, data }) if r#type == "move" => {
+///             Ok(Envelope { kind, data }) if kind == "move" => {
 ///                 Envelope::new("moved", format!("{data:?}"))
 ///             }
-///             Ok(other) => Envelope::new("error", format!("unknown type {:?}", other.r#type)),
+///             Ok(other) => Envelope::new("error", format!("unknown type {:?}", other.kind)),
 ///             // The connection stays open.
 ///             Err(error) => Envelope::new("error", error.to_string()),
 ///         };
@@ -277,8 +277,9 @@ fn garbles(c: char) -> bool {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope<T> {
-    /// The type of `data`.
-    pub r#type: String,
+    /// The type of `data`, `type` on the wire.
+    #[serde(rename = "type")]
+    pub kind: String,
     /// The content.
     pub data: T,
 }
@@ -295,8 +296,8 @@ impl<T> Envelope<T> {
     /// assert_eq!(joined.len(), r#"{"type":"joined","data":"ann"}"#.len());
     /// # Ok::<(), tickws::JsonError>(())
     /// ```
-    pub fn new(r#type: impl Into<String>, data: T) -> Envelope<T> {
-        Envelope { r#type: r#type.into(), data }
+    pub fn new(kind: impl Into<String>, data: T) -> Envelope<T> {
+        Envelope { kind: kind.into(), data }
     }
 }
 

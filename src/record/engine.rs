@@ -26,7 +26,7 @@ use crate::{
     engine::{Engine, Order, Readiness, hooks::Hooks},
     error::{CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError, UpgradeError},
     event::{delivery::Delivery, tick::Tick},
-    id::{ClientId, RequestId, Room, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, Room, TimerId, UpgradeId},
     net::socket::Socket,
     outbox::outgoing::Outgoing,
     util::entropy::Entropy,
@@ -210,15 +210,15 @@ impl RecordedEngine {
         fn ping(&mut self, client: ClientId) -> Result<(), SendError> = Entry::Ping { client };
         fn close(&mut self, client: ClientId, code: CloseCode, reason: &str) -> Result<(), CloseError> =
             Entry::Close { client, code: code.into(), reason: reason.to_owned() };
-        fn shutdown(&mut self, code: CloseCode, deadline: Duration) =
-            Entry::Shutdown { code: code.into(), deadline };
+        fn shutdown(&mut self, code: CloseCode, reason: &str, deadline: Duration) =
+            Entry::Shutdown { code: code.into(), reason: reason.to_owned(), deadline };
         fn resume_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Resume { client };
         fn set_timer(&mut self, delay: Duration, repeat: bool) -> TimerId = Entry::SetTimer { delay, repeat };
         fn accept_upgrade(&mut self, upgrade: UpgradeId, headers: HeaderMap) -> Result<ClientId, UpgradeError> =
             Entry::AcceptUpgrade { upgrade, headers: headers.clone() };
         fn reject_upgrade(&mut self, upgrade: UpgradeId, response: &Response<Bytes>) -> Result<(), UpgradeError> =
             Entry::RejectUpgrade { upgrade, response: response.clone() };
-        fn respond(&mut self, request: RequestId, response: Response<Bytes>) -> Result<(), RespondError> =
+        fn respond(&mut self, request: ExchangeId, response: Response<Bytes>) -> Result<(), RespondError> =
             Entry::Respond { request, response: response.clone() };
     }
 

@@ -221,15 +221,15 @@ impl Server {
     }
 
     /// Begins a shutdown: stops listening, closes every client with `code` (usually
-    /// [`CloseCode::GOING_AWAY`], 1001) behind its queued messages, and drops the connections that
-    /// are left after `deadline`. Plain requests that wait for a response get 503. Outbound
-    /// connections that are not open yet are given up, and new ones fail.
+    /// [`CloseCode::GOING_AWAY`], 1001) and `reason` behind its queued messages, and drops the
+    /// connections that are left after `deadline`. Plain requests that wait for a response get 503.
+    /// Outbound connections that are not open yet are given up, and new ones fail.
     ///
     /// With [`health`](crate::ServerBuilder::health) the server listens until the last client has
     /// left, and responds to every request with 503.
     ///
     /// Keep polling until [`is_drained`](Server::is_drained). A code that may not be sent becomes
-    /// 1001; a second call has no effect.
+    /// 1001, a reason is cut to 123 bytes (RFC 6455 §5.5.1); a second call has no effect.
     ///
     /// # Examples
     ///
@@ -239,19 +239,19 @@ impl Server {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let mut server = Server::bind("127.0.0.1:0")?;
-    /// server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+    /// server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
     /// server.run(|_, event| println!("{event:?}"))?;
     /// assert!(server.is_drained());
     /// # Ok(())
     /// # }
     /// ```
-    pub fn shutdown(&mut self, code: impl Into<CloseCode>, deadline: Duration) {
+    pub fn shutdown(&mut self, code: impl Into<CloseCode>, reason: &str, deadline: Duration) {
         // The kernel refuses new connections from here on. With a health check the server keeps
         // listening, to report the shutdown.
         if self.engine.config().health.is_none() {
             self.host.stop_listening();
         }
-        self.engine.shutdown(code.into(), deadline, self.now());
+        self.engine.shutdown(code.into(), reason, deadline, self.now());
     }
 
     /// Whether a shutdown is complete: every connection is gone and every event was handed out.

@@ -25,7 +25,7 @@ pub(super) enum Command {
     Close(ClientId, CloseCode, Box<str>),
     Disconnect(ClientId),
     Call(Box<dyn FnOnce(&mut Server) + Send>),
-    Shutdown(CloseCode, Duration),
+    Shutdown(CloseCode, Box<str>, Duration),
 }
 
 /// Sends commands to a [`Server`] from any thread. Made by [`Server::handle`], and cheap to clone.
@@ -58,7 +58,7 @@ pub(super) enum Command {
 /// let handle = server.handle();
 /// let worker = thread::spawn(move || -> Result<(), HandleError> {
 ///     handle.broadcast("the result is 42")?;
-///     handle.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5))
+///     handle.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5))
 /// });
 /// server.run(|_, event| println!("{event:?}"))?; // until the worker's shutdown is complete
 /// worker.join().unwrap()?;
@@ -241,7 +241,7 @@ impl Handle {
     ///     let (answer, count) = mpsc::channel();
     ///     handle.call(move |server| {
     ///         let _ = answer.send(server.client_count());
-    ///         server.shutdown(CloseCode::GOING_AWAY, Duration::ZERO);
+    ///         server.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO);
     ///     })?;
     ///     Ok::<_, Box<dyn std::error::Error + Send + Sync>>(count.recv()?)
     /// });
@@ -270,8 +270,13 @@ impl Handle {
     /// # Errors
     ///
     /// As [all calls](Handle#errors).
-    pub fn shutdown(&self, code: impl Into<CloseCode>, deadline: Duration) -> Result<(), HandleError> {
-        self.0.post(Command::Shutdown(code.into(), deadline))
+    pub fn shutdown(
+        &self,
+        code: impl Into<CloseCode>,
+        reason: &str,
+        deadline: Duration,
+    ) -> Result<(), HandleError> {
+        self.0.post(Command::Shutdown(code.into(), reason.into(), deadline))
     }
 }
 
@@ -367,7 +372,7 @@ impl Server {
                 let guard = InCall(self);
                 call(guard.0);
             }
-            Command::Shutdown(code, deadline) => self.shutdown(code, deadline),
+            Command::Shutdown(code, reason, deadline) => self.shutdown(code, &reason, deadline),
         }
     }
 

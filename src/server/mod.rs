@@ -38,12 +38,12 @@ pub use handle::Handle;
 ///
 /// - Create a server: [`bind`](Server::bind), [`builder`](Server::builder).
 /// - Do the I/O: [`poll_once`](Server::poll_once), [`poll_for`](Server::poll_for),
+///   [`poll_until`](Server::poll_until),
 ///   [`poll_wait`](Server::poll_wait), [`flush`](Server::flush), [`run`](Server::run).
 /// - Send and close: [`send`](Server::send), [`broadcast`](Server::broadcast),
 ///   [`publish`](Server::publish), [`ping`](Server::ping), [`close`](Server::close),
 ///   [`shutdown`](Server::shutdown), …
-/// - Connect to other servers: [`connect`](Server::connect),
-///   [`connect_with`](Server::connect_with).
+/// - Connect to other servers: [`connect`](Server::connect).
 /// - Respond to requests: [`accept`](Server::accept), [`accept_with`](Server::accept_with),
 ///   [`reject`](Server::reject), [`respond`](Server::respond).
 /// - Query: [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt),
@@ -178,6 +178,38 @@ impl Server {
         Ok(self.engine.finish_tick(now, more))
     }
 
+    /// Same as [`poll_for`](Server::poll_for), but sleeps until `deadline` at the latest: for a
+    /// loop with a fixed step, whose next frame begins then.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll_once`](Server::poll_once).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut server = tickws::Server::bind("127.0.0.1:0")?;
+    /// let mut next_frame = server.now();
+    /// for _ in 0..3 {
+    ///     next_frame += Duration::from_millis(16);
+    ///     // Events are handled as they come, until the frame begins.
+    ///     while server.now() < next_frame {
+    ///         for event in &server.poll_until(next_frame)? {
+    ///             println!("{event:?}");
+    ///         }
+    ///     }
+    ///     // ... simulate
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn poll_until(&mut self, deadline: Instant) -> io::Result<Tick> {
+        self.poll_for(deadline.saturating_duration_since(self.now()))
+    }
+
     /// Writes everything that is queued now, one write per client. Call it at the end of a frame; a
     /// loop that only polls need not. Work: O(clients with queued output).
     pub fn flush(&mut self) {
@@ -202,7 +234,7 @@ impl Server {
     /// server.set_timer(Duration::from_millis(5));
     /// server.run(|server, event| {
     ///     if let Event::Timer { .. } = event {
-    ///         server.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(1));
+    ///         server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(1));
     ///     }
     /// })?;
     /// assert!(server.is_drained());
@@ -242,8 +274,8 @@ impl Server {
         self.sleep_time(None, self.now())
     }
 
-    /// The time of this server's clock.
-    fn now(&self) -> Instant {
+    /// The time of this server's clock: [`Instant::now`], or the virtual time of a simulation.
+    pub fn now(&self) -> Instant {
         self.host.now()
     }
 

@@ -13,12 +13,24 @@ use crate::{
 };
 
 impl Server {
-    /// Connects to the WebSocket server at `ws://host[:port][/path][?query]`, in the same loop.
-    /// Short for [`connect_with`](Server::connect_with) with only the URL.
+    /// Begins to connect to the WebSocket server at `ws://host[:port][/path][?query]`, in the same
+    /// loop; a [`Connect`] adds headers, subprotocols and a policy to reconnect. Never blocks. The
+    /// id is valid from now on. [`Event::Open`](crate::Event::Open) follows when the handshake is
+    /// complete, or [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
+    ///
+    /// From `Open` on the connection is a client like all others, with the same events, limits,
+    /// pings, rooms and [`broadcast`](Server::broadcast)s. It does not count towards
+    /// `max_connections`. Before `Open` it is not among the [`clients`](Server::clients), and
+    /// [`WhileDown`](crate::WhileDown) decides about messages that are sent to it.
+    ///
+    /// IP addresses and `localhost` are not looked up. The first other name starts a thread, the
+    /// only one that the library ever starts, because the resolver of the system blocks. If
+    /// [`addrs`](Connect::addrs) are given, no name is looked up. At most `accept_budget` attempts
+    /// begin in one poll, and the others in the next.
     ///
     /// # Errors
     ///
-    /// As [`connect_with`](Server::connect_with).
+    /// An invalid URL, header or subprotocol, `wss://`, or a server that is shutting down.
     ///
     /// # Examples
     ///
@@ -41,28 +53,8 @@ impl Server {
     /// }
     /// # }
     /// ```
-    pub fn connect(&mut self, url: impl AsRef<str>) -> Result<ClientId, ConnectError> {
-        self.connect_with(Connect::new(url))
-    }
-
-    /// Begins to connect, and never blocks. The id is valid from now on.
-    /// [`Event::Open`](crate::Event::Open) follows when the handshake is complete, or
-    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
-    ///
-    /// From `Open` on the connection is a client like all others, with the same events, limits,
-    /// pings, rooms and [`broadcast`](Server::broadcast)s. It does not count towards
-    /// `max_connections`. Before `Open` it is not among the [`clients`](Server::clients), and
-    /// [`WhileDown`](crate::WhileDown) decides about messages that are sent to it.
-    ///
-    /// IP addresses and `localhost` are not looked up. The first other name starts a thread, the
-    /// only one that the library ever starts, because the resolver of the system blocks. If
-    /// [`addrs`](Connect::addrs) are given, no name is looked up. At most `accept_budget` attempts
-    /// begin in one poll, and the others in the next.
-    ///
-    /// # Errors
-    ///
-    /// An invalid URL, header or subprotocol, `wss://`, or a server that is shutting down.
-    pub fn connect_with(&mut self, connect: Connect) -> Result<ClientId, ConnectError> {
+    pub fn connect(&mut self, connect: impl Into<Connect>) -> Result<ClientId, ConnectError> {
+        let connect = connect.into();
         self.engine.connect(connect.into_plan()?, self.now())
     }
 

@@ -1,6 +1,9 @@
 //! Queries of the application. For a stale id they return `None`, or 0 where that means the same.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::Server;
 use crate::{event::pressure::Pressure, http1::head::Request, id::ClientId, stats::Stats};
@@ -33,6 +36,29 @@ impl Server {
     /// The number of open clients.
     pub fn client_count(&self) -> usize {
         self.engine.client_count()
+    }
+
+    /// Whether the client is open: its `Open` was reported or is in the next tick, and its `Close`
+    /// was not. Messages can be sent to it unless a close frame was sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, Server};
+    ///
+    /// /// Removes the players whose connection is gone.
+    /// fn prune(server: &Server, players: &mut Vec<ClientId>) {
+    ///     players.retain(|player| server.is_open(*player));
+    /// }
+    /// ```
+    pub fn is_open(&self, client: ClientId) -> bool {
+        self.engine.is_open(client)
+    }
+
+    /// The time of the last poll in which bytes of the client arrived, pongs included, by the clock
+    /// of [`now`](Server::now); `None` for a stale id.
+    pub fn last_heard(&self, client: ClientId) -> Option<Instant> {
+        self.engine.last_heard(client)
     }
 
     /// The client's address; `None` for a stale id.

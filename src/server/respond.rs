@@ -6,7 +6,7 @@ use http::{HeaderMap, Response};
 use super::Server;
 use crate::{
     error::{RespondError, UpgradeError},
-    id::{ClientId, RequestId, UpgradeId},
+    id::{ClientId, ExchangeId, UpgradeId},
 };
 
 impl Server {
@@ -103,9 +103,9 @@ impl Server {
     /// let mut server = Server::builder().http(true).bind("127.0.0.1:9001")?;
     /// loop {
     ///     for event in &server.poll_wait(None)? {
-    ///         if let Event::Http { request_id, request } = event {
+    ///         if let Event::Http { exchange, request } = event {
     ///             let text = format!("{} {}\n", request.method(), request.uri().path());
-    ///             if let Err(error) = server.respond(request_id, Response::new(text)) {
+    ///             if let Err(error) = server.respond(exchange, Response::new(text)) {
     ///                 println!("no response: {error}"); // the client is gone
     ///             }
     ///         }
@@ -115,7 +115,7 @@ impl Server {
     /// ```
     pub fn respond(
         &mut self,
-        request: RequestId,
+        request: ExchangeId,
         response: Response<impl Into<Bytes>>,
     ) -> Result<(), RespondError> {
         self.engine.respond(request, response.map(Into::into), self.now())

@@ -37,7 +37,7 @@ use crate::{
 /// client.close(1000, "");
 /// server.run(|server, event| match event {
 ///     Event::Message { client, message } => server.send(client, message).unwrap(),
-///     Event::Close { .. } => server.shutdown(1001, std::time::Duration::ZERO),
+///     Event::Close { .. } => server.shutdown(1001, "", std::time::Duration::ZERO),
 ///     _ => {}
 /// })?;
 /// assert_eq!(client.status(), Some(101));

@@ -5,8 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Makes a value that is only `Send` part of a type that is `Sync`: it is accessible by `&mut` only.
-/// The mutex is never locked.
+/// Makes a value that is only `Send` part of a type that is `Sync`: it is accessible by `&mut`
+/// only. The mutex is never locked.
 pub(crate) struct Exclusive<T>(Mutex<T>);
 
 impl<T> Exclusive<T> {

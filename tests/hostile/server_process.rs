@@ -118,7 +118,7 @@ fn serve_counters(handle: Handle, rounds: Arc<Mutex<Rounds>>) {
             println!("{}@", stats.to_prometheus());
         }
         // The end of the input means that the test has ended.
-        let _ = handle.shutdown(CloseCode::GOING_AWAY, Duration::ZERO);
+        let _ = handle.shutdown(CloseCode::GOING_AWAY, "", Duration::ZERO);
     });
 }
 

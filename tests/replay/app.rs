@@ -107,7 +107,7 @@ impl App {
             .reconnect(Reconnect::new().base(Duration::from_millis(50)).max_tries(3))
             .while_down(WhileDown::KeepLast(3))
             .before_attempt(|attempt| attempt.query(&format!("attempt={}", attempt.number())));
-        self.clients.push(server.connect_with(connect).unwrap());
+        self.clients.push(server.connect(connect).unwrap());
     }
 
     pub fn handle(&mut self, server: &mut Server, event: Event<'_>) {
@@ -134,7 +134,7 @@ impl App {
             Event::Upgrade { upgrade, .. } => {
                 let _ = server.reject(upgrade, Response::builder().status(403).body("later").unwrap());
             }
-            Event::Http { request_id, .. } => _ = server.respond(request_id, Response::new("answer")),
+            Event::Http { exchange, .. } => _ = server.respond(exchange, Response::new("answer")),
             Event::Reconnecting { client, .. } => self.clients.push(client),
             _ => {}
         }

@@ -65,7 +65,7 @@ impl Game {
                 self.rooms.remove(&client);
                 self.names.remove(&client);
             }
-            Event::Timer { timer } => {
+            Event::Timer { timer, .. } => {
                 let (set, due) = self.match_over.take().expect("a timer that is set");
                 assert!(set == timer && (due..due + self.late).contains(&self.now), "at {:?}", self.now);
                 for client in server.clients().collect::<Vec<_>>() {

@@ -74,7 +74,7 @@ impl From<Event<'_>> for Seen {
             }
             Event::Close { client, reason } => Seen::Close(client, reason.clone()),
             Event::Drained { client } => Seen::Drained(client),
-            Event::Timer { timer } => Seen::Timer(timer),
+            Event::Timer { timer, .. } => Seen::Timer(timer),
             Event::ConnectFailed { client, error, .. } => Seen::Failed(client, error.clone()),
             Event::Reconnecting { client, attempt, error, .. } => {
                 Seen::Reconnecting(client, attempt, error.cloned())

@@ -1,7 +1,7 @@
 //! HTTP clients over raw sockets, and a server with an application that responds to them.
 
 use tickws::{
-    Bytes, Event, RequestId, Server, ServerBuilder,
+    Bytes, Event, ExchangeId, Server, ServerBuilder,
     http::{Response, StatusCode},
 };
 
@@ -20,7 +20,7 @@ pub struct Web {
     pub server: Server,
     pub application: Option<Application>,
     /// Requests that wait because there is no application, with their paths.
-    pub waiting: Vec<(RequestId, String)>,
+    pub waiting: Vec<(ExchangeId, String)>,
     pub opened: usize,
     pub closed: usize,
 }
@@ -74,13 +74,13 @@ impl Web {
         let tick = self.server.poll_for(std::time::Duration::from_millis(1)).expect("polls");
         for event in &tick {
             match event {
-                Event::Http { request_id, request } => match self.application {
+                Event::Http { exchange, request } => match self.application {
                     Some(application) => {
                         let target = request.uri().to_string();
                         let response = application(request.method().as_str(), &target, request.body());
-                        self.server.respond(request_id, response).expect("the request waits for a response");
+                        self.server.respond(exchange, response).expect("the request waits for a response");
                     }
-                    None => self.waiting.push((request_id, request.uri().path().to_owned())),
+                    None => self.waiting.push((exchange, request.uri().path().to_owned())),
                 },
                 Event::Open { .. } => self.opened += 1,
                 Event::Close { .. } => self.closed += 1,

@@ -64,9 +64,9 @@ pub fn serve(upstream: &str) -> Outcome<()> {
     let connect = Connect::new(upstream)
         .reconnect(Reconnect::new().base(Duration::from_millis(50)).cap(Duration::from_millis(500)))
         .while_down(WhileDown::KeepLast(10));
-    let mut game = Game { upstream: Some(server.connect_with(connect)?), ..Game::default() };
+    let mut game = Game { upstream: Some(server.connect(connect)?), ..Game::default() };
     server.run(|server, event| match event {
-        Event::Timer { timer } if timer == beat => game.beat(server),
+        Event::Timer { timer, .. } if timer == beat => game.beat(server),
         Event::Message { client, message } if Some(client) == game.upstream => game.returned(message),
         Event::Message { client, message: Message::Text(text) } => game.check_sent(server.send(client, text)),
         Event::Message { client, message: Message::Binary(bytes) } => game.command(server, client, bytes),
@@ -169,7 +169,7 @@ fn publish_news(handle: &Handle) {
 
 fn stop_at_end_of_input(handle: &Handle) {
     let _ = io::stdin().read_to_end(&mut Vec::new());
-    let _ = handle.shutdown(CloseCode::GOING_AWAY, Duration::from_secs(5));
+    let _ = handle.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(5));
 }
 
 /// Prints the counters for the verdict.

@@ -63,7 +63,10 @@ fn later_sends_stay_behind_batched_broadcasts() {
             |host, id| host.engine.close(id, 4000.into(), "then", host.now).unwrap(),
             &[Frame::Close(4000, "then".into())],
         ),
-        (|host, _| host.engine.shutdown(4000.into(), SEC, host.now), &[Frame::Close(4000, String::new())]),
+        (
+            |host, _| host.engine.shutdown(4000.into(), "", SEC, host.now),
+            &[Frame::Close(4000, String::new())],
+        ),
         (|host, id| host.engine.ping(id, host.now).unwrap(), &[]),
     ];
     for (number, (act, behind)) in acts.into_iter().enumerate() {

@@ -17,7 +17,7 @@ use super::{
     *,
 };
 use crate::{
-    CloseCode, Decision, Message, Pressure, RateLimitPolicy, RequestId, RespondError, UpgradeError,
+    CloseCode, Decision, ExchangeId, Message, Pressure, RateLimitPolicy, RespondError, UpgradeError,
     UpgradeId, engine::hooks::Hooks, util::test_rng::Rng,
 };
 
@@ -275,7 +275,7 @@ struct World {
     is_closure: bool,
     transcript: DefaultHasher,
     /// Requests that wait for the application, the user's port, and the response body.
-    waiting: Vec<(RequestId, u16, Vec<u8>)>,
+    waiting: Vec<(ExchangeId, u16, Vec<u8>)>,
     /// Deferred upgrades, and whether they will be accepted; `None`: never decided.
     pending: HashMap<UpgradeId, Option<bool>>,
     asked: HashSet<UpgradeId>,
@@ -338,7 +338,7 @@ impl World {
     }
 
     fn shut_down(&mut self) {
-        self.host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, self.host.now);
+        self.host.engine.shutdown(CloseCode::GOING_AWAY, "", 60 * SEC, self.host.now);
         // A connection on which no request was sent gets a response all the same.
         let silent = |user: &&mut User| user.requests == 0 && !user.is_closed;
         for user in self.users.iter_mut().filter(silent) {
@@ -402,7 +402,7 @@ impl World {
         }
     }
 
-    fn respond(&mut self, id: RequestId, body: Vec<u8>) {
+    fn respond(&mut self, id: ExchangeId, body: Vec<u8>) {
         let now = self.host.now;
         let mut response = ok(body);
         if self.rng.one_in(20) {
@@ -445,7 +445,7 @@ impl RandomWorld for World {
         self.host.check();
         for event in &tick {
             match event {
-                Event::Http { request_id, request } => {
+                Event::Http { exchange, request } => {
                     let (method, path) = (request.method().as_str(), request.uri().path());
                     let port = request.remote_addr().port();
                     let user = self.users.iter_mut().find(|user| user.port == port).expect("known");
@@ -460,9 +460,9 @@ impl RandomWorld for World {
                         // ended.
                         panic!("asked again before a response: {:?}", self.waiting[position]);
                     }
-                    (request_id, path).hash(&mut self.transcript);
+                    (exchange, path).hash(&mut self.transcript);
                     if !path.ends_with("/never") {
-                        self.waiting.push((request_id, port, response_to(method, path, request.body())));
+                        self.waiting.push((exchange, port, response_to(method, path, request.body())));
                     }
                 }
                 Event::Upgrade { upgrade, request } => {

@@ -85,6 +85,7 @@ fn stale_id_never_reaches_the_next_client_of_its_slot() {
             let closing = engine.close(old, CloseCode::NORMAL_CLOSURE, "", host.now);
             assert_eq!(closing, Err(CloseError::NotConnected(old)));
             assert_eq!((engine.remote_addr(old), engine.rtt(old), engine.buffered(old)), (None, None, 0));
+            assert_eq!((engine.is_open(old), engine.last_heard(old)), (false, None));
             assert!(old < client);
         }
         // Its old id stays in the ready list, the dirty list, or both.
@@ -251,8 +252,8 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
     host.settle();
     assert!(!host.engine.is_drained());
     host.engine.send(one, "the last word".into()).unwrap();
-    host.engine.shutdown(CloseCode::GOING_AWAY, 5 * SEC, host.now);
-    host.engine.shutdown(CloseCode::NORMAL_CLOSURE, Duration::ZERO, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, "", 5 * SEC, host.now);
+    host.engine.shutdown(CloseCode::NORMAL_CLOSURE, "", Duration::ZERO, host.now);
     let mut late = host.connect();
     late.handshake();
     host.settle();
@@ -285,7 +286,7 @@ fn shutdown_closes_all_with_1001_and_reports_completion() {
 fn shutdown_replaces_an_invalid_code_by_1001() {
     let mut host = Host::new(Config::default());
     let (mut peer, _) = host.open();
-    host.engine.shutdown(CloseCode::ABNORMAL_CLOSURE, SEC, host.now);
+    host.engine.shutdown(CloseCode::ABNORMAL_CLOSURE, "", SEC, host.now);
     host.settle();
     assert_eq!(peer.frames(), [Frame::Close(1001, String::new())]);
     peer.close(1001);

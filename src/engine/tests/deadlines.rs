@@ -270,20 +270,36 @@ fn every_deadline_is_on_time_at_any_phase_of_the_wheel() {
 
 fn timers(tick: &Tick) -> Vec<TimerId> {
     let timer = |event: Event<'_>| match event {
-        Event::Timer { timer } => Some(timer),
+        Event::Timer { timer, .. } => Some(timer),
         _ => None,
     };
     tick.iter().filter_map(timer).collect()
 }
 
 #[test]
-fn interval_keeps_its_phase_and_skips_missed_periods() {
+fn interval_keeps_its_phase_and_counts_missed_periods() {
     let mut host = Host::new(Config::default());
     let timer = host.engine.set_timer(50 * MS, true, host.now);
-    for (advance, fires) in [(49, 0), (1, 1), (50, 1), (49, 0), (21, 1), (30, 1), (1_234, 1), (15, 0), (1, 1)]
-    {
+    // Each event counts the periods that were missed before it.
+    let on_time = Some(0);
+    for (advance, expected) in [
+        (49, None),
+        (1, on_time),
+        (50, on_time),
+        (49, None),
+        (21, on_time),
+        (30, on_time),
+        (1_234, Some(23)),
+        (15, None),
+        (1, on_time),
+    ] {
         host.advance(MS * advance);
-        assert_eq!(timers(&host.poll()).len(), fires, "at {:?}", host.elapsed());
+        let tick = host.poll();
+        let missed = tick.iter().map(|event| match event {
+            Event::Timer { timer: fired, missed } if fired == timer => missed,
+            other => panic!("unexpected {other:?}"),
+        });
+        assert_eq!(missed.collect::<Vec<_>>(), Vec::from_iter(expected), "at {:?}", host.elapsed());
         assert_eq!(timers(&host.poll()), [], "once is enough");
     }
     assert!(host.engine.cancel_timer(timer));

@@ -141,7 +141,7 @@ fn shutdown_lets_a_file_transfer_finish() {
     web.send_request(get("/large"));
     web.send_request(get("/large"));
     host.settle();
-    host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, "", 60 * SEC, host.now);
     while host.settle() + web.peer.read(10_000) > 0 {
         host.check();
     }

@@ -463,7 +463,7 @@ fn undecided_upgrade_gets_503_at_handshake_timeout() {
 fn shutdown_ends_pending_upgrades() {
     let mut host = deferring(Config::default());
     let (mut web, id) = pending(&mut host);
-    host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, "", 60 * SEC, host.now);
     let error = host.engine.accept_upgrade(id, HeaderMap::new(), host.now);
     assert_eq!(error, Err(UpgradeError::Gone(id)));
     assert_eq!(gone(&host.poll()), [id]);

@@ -124,10 +124,10 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
             let tick = host.poll();
             host.check();
             for event in &tick {
-                let Event::Http { request_id, request } = event else { panic!("{event:?}") };
+                let Event::Http { exchange, request } = event else { panic!("{event:?}") };
                 let line = format!("{} {} {:?}", request.method(), request.uri(), request.body());
                 let response = ok(format!("{} bytes", request.body().len()));
-                host.engine.respond(request_id, response, host.now).expect("it waits");
+                host.engine.respond(exchange, response, host.now).expect("it waits");
                 fate.asked.push(line);
             }
             if tick.is_empty() && host.is_quiet() {

@@ -338,7 +338,7 @@ fn ending_an_unopened_connection_gives_one_event() {
                     .unwrap(),
                 1 => host.engine.disconnect(id).map(|()| ConnectError::Cancelled).unwrap(),
                 _ => {
-                    host.engine.shutdown(1001.into(), SEC, host.now);
+                    host.engine.shutdown(1001.into(), "", SEC, host.now);
                     ConnectError::ShuttingDown
                 }
             };
@@ -349,7 +349,7 @@ fn ending_an_unopened_connection_gives_one_event() {
         }
     }
     let mut host = host();
-    host.engine.shutdown(1001.into(), SEC, host.now);
+    host.engine.shutdown(1001.into(), "", SEC, host.now);
     let plan = Connect::new(URL).into_plan().unwrap();
     assert_eq!(host.engine.connect(plan, host.now), Err(ConnectError::ShuttingDown));
 }

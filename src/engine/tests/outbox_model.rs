@@ -408,7 +408,7 @@ impl RandomWorld for World {
             self.application_acts();
         }
         if self.rng.one_in(2) {
-            self.host.engine.shutdown(CloseCode::GOING_AWAY, 600 * SEC, self.host.now);
+            self.host.engine.shutdown(CloseCode::GOING_AWAY, "", 600 * SEC, self.host.now);
         } else {
             for receiver in self.receivers.iter_mut().filter(|receiver| !receiver.ended) {
                 receiver.peer.fin();

@@ -399,7 +399,7 @@ fn shutdown_responds_to_all_requests_and_closes() {
     body.send_request(format!("{POST_HEAD}\r\nhel"));
     head.send_request(&get("/")[..20]);
     host.settle();
-    host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, "", 60 * SEC, host.now);
     let late = host.engine.respond(asked[1].0, ok("late"), host.now);
     assert_eq!(late, Err(RespondError::Gone(asked[1].0)));
     host.settle();

@@ -71,7 +71,7 @@ fn shutdown_keeps_members_but_sends_them_nothing() {
     for (_, client) in &clients {
         host.engine.join(*client, "lobby".into()).unwrap();
     }
-    host.engine.shutdown(CloseCode::GOING_AWAY, SEC, host.now);
+    host.engine.shutdown(CloseCode::GOING_AWAY, "", SEC, host.now);
     assert_eq!(publish(&mut host, "lobby", "still here?"), Delivery::default());
     for left in (0..3).rev() {
         assert_eq!(members(&host, "lobby").len(), left + 1);

@@ -460,7 +460,7 @@ impl RandomWorld for World {
                 Event::Pressure { pressure } => ("pressure", pressure).hash(&mut self.transcript),
                 Event::Upgrade { .. } | Event::UpgradeGone { .. } | Event::Http { .. } => panic!("{event:?}"),
                 Event::Reconnecting { .. } | Event::ConnectFailed { .. } => panic!("{event:?}"),
-                Event::Timer { timer } => {
+                Event::Timer { timer, .. } => {
                     self.timers.fired(timer, self.host.now);
                     ("timer", timer).hash(&mut self.transcript);
                 }
@@ -534,7 +534,7 @@ impl RandomWorld for World {
     fn finish(&mut self) {
         let shutdown = self.rng.one_in(2);
         if shutdown {
-            self.host.engine.shutdown(CloseCode::GOING_AWAY, 60 * SEC, self.host.now);
+            self.host.engine.shutdown(CloseCode::GOING_AWAY, "", 60 * SEC, self.host.now);
         } else {
             self.actors.iter_mut().for_each(Actor::finish);
         }

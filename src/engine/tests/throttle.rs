@@ -423,7 +423,7 @@ fn closing_a_throttled_client_reads_it_without_delay() {
             peer.close(1000);
             match how {
                 0 => host.engine.close(client, CloseCode::NORMAL_CLOSURE, "", host.now).unwrap(),
-                1 => host.engine.shutdown(CloseCode::NORMAL_CLOSURE, SEC, host.now),
+                1 => host.engine.shutdown(CloseCode::NORMAL_CLOSURE, "", SEC, host.now),
                 _ => host.advance(40 * MS),
             }
             let (got, ends) = settle(&mut host);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Response;
 
 use super::*;
-use crate::{RequestId, UpgradeId, engine::hooks::Hooks};
+use crate::{ExchangeId, UpgradeId, engine::hooks::Hooks};
 
 /// A response that a client got.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -125,10 +125,10 @@ pub(super) fn serving(
 }
 
 /// The plain requests of a tick, with path and body.
-pub(super) fn asked(tick: &Tick) -> Vec<(RequestId, String, Vec<u8>)> {
+pub(super) fn asked(tick: &Tick) -> Vec<(ExchangeId, String, Vec<u8>)> {
     let asked = |event: Event<'_>| match event {
-        Event::Http { request_id, request } => {
-            Some((request_id, request.uri().path().to_owned(), request.body().to_vec()))
+        Event::Http { exchange, request } => {
+            Some((exchange, request.uri().path().to_owned(), request.body().to_vec()))
         }
         _ => None,
     };
@@ -136,7 +136,7 @@ pub(super) fn asked(tick: &Tick) -> Vec<(RequestId, String, Vec<u8>)> {
 }
 
 /// Polls until nothing is left to do; returns the plain requests that came.
-pub(super) fn settle_asked(host: &mut Host) -> Vec<(RequestId, String, Vec<u8>)> {
+pub(super) fn settle_asked(host: &mut Host) -> Vec<(ExchangeId, String, Vec<u8>)> {
     let mut all = Vec::new();
     for _ in 0..10_000 {
         let tick = host.poll();

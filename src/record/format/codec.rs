@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{
     config::{reconnect::Reconnect, send_options::LatestKey},
-    id::{ClientId, RequestId, RoomId, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, RoomId, TimerId, UpgradeId},
     message::Kind,
 };
 
@@ -306,7 +306,7 @@ macro_rules! ids {
     )*};
 }
 
-ids!(ClientId TimerId RoomId UpgradeId RequestId);
+ids!(ClientId TimerId RoomId UpgradeId ExchangeId);
 
 impl Encode for LatestKey {
     fn put(&self, out: &mut Vec<u8>) {

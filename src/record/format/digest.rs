@@ -68,12 +68,12 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
             link.serial().put(out);
             put_connect_error(error, out);
         }
-        Event::Reconnecting { client, link, attempt, in_, error } => {
+        Event::Reconnecting { client, link, attempt, delay, error } => {
             out.push(2);
             client.put(out);
             link.serial().put(out);
             attempt.put(out);
-            in_.put(out);
+            delay.put(out);
             error.is_some().put(out);
             error.iter().for_each(|error| put_connect_error(error, out));
         }
@@ -100,14 +100,15 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
             out.push(8);
             upgrade.put(out);
         }
-        Event::Http { request_id, request } => {
+        Event::Http { exchange, request } => {
             out.push(9);
-            request_id.put(out);
+            exchange.put(out);
             put_http_request(request, out);
         }
-        Event::Timer { timer } => {
+        Event::Timer { timer, missed } => {
             out.push(10);
             timer.put(out);
+            missed.put(out);
         }
     }
 }
@@ -314,10 +315,10 @@ mod tests {
         let reason = &CloseReason::Protocol(ProtocolError::FrameTooBig { len: 5, max: 4 });
         assert_eq!(bytes(Event::Close { client, reason }), [4, 3, 0xac, 2, 8, 11, 5, 4]);
         assert_eq!(bytes(Event::Pressure { pressure: Pressure::NotReading }), [6, 2]);
-        assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, 2) }), [10, 1, 2]);
-        let (link, attempt, in_) = (LinkId::new(9), 2, Duration::new(1, 5));
+        assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, 2), missed: 3 }), [10, 1, 2, 3]);
+        let (link, attempt, delay) = (LinkId::new(9), 2, Duration::new(1, 5));
         let error = Some(&ConnectError::Timeout(ConnectStep::Handshake));
-        let event = Event::Reconnecting { client, link, attempt, in_, error };
+        let event = Event::Reconnecting { client, link, attempt, delay, error };
         assert_eq!(bytes(event), [2, 3, 0xac, 2, 9, 2, 1, 5, 1, 10, 2]);
         let request = &Request::get("/a?b").header("Host", "c").body(()).unwrap();
         let expected = b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c";

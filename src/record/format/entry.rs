@@ -16,7 +16,7 @@ use crate::{
         send_options::{Priority, SendOptions},
     },
     engine::{Order, Readiness},
-    id::{ClientId, RequestId, Room, RoomId, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::{outgoing::Outgoing, prepared::Prepared},
 };
@@ -63,7 +63,7 @@ codec_enum! {
         22 Ping { client: ClientId },
         23 Close { client: ClientId, code: u16, reason: String },
         24 Disconnect { client: ClientId },
-        25 Shutdown { code: u16, deadline: Duration },
+        25 Shutdown { code: u16, reason: String, deadline: Duration },
         26 SetOverflow { client: ClientId, overflow: OverflowPolicy },
         27 Pause { client: ClientId },
         28 Resume { client: ClientId },
@@ -76,7 +76,7 @@ codec_enum! {
         35 ClearUser { client: ClientId },
         36 AcceptUpgrade { upgrade: UpgradeId, headers: HeaderMap },
         37 RejectUpgrade { upgrade: UpgradeId, response: Response<Bytes> },
-        38 Respond { request: RequestId, response: Response<Bytes> },
+        38 Respond { request: ExchangeId, response: Response<Bytes> },
         39 Connect { plan: PlanCopy },
 
         // ---- results that the engine gets during a call ----

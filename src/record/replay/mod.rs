@@ -202,7 +202,9 @@ impl Replayer {
                 let _ = engine.close(client, CloseCode::from(code), &reason, now);
             }
             Entry::Disconnect { client } => _ = engine.disconnect(client),
-            Entry::Shutdown { code, deadline } => engine.shutdown(CloseCode::from(code), deadline, now),
+            Entry::Shutdown { code, reason, deadline } => {
+                engine.shutdown(CloseCode::from(code), &reason, deadline, now);
+            }
             Entry::SetOverflow { client, overflow } => _ = engine.set_overflow(client, overflow),
             Entry::Pause { client } => _ = engine.pause_reading(client),
             Entry::Resume { client } => _ = engine.resume_reading(client, now),

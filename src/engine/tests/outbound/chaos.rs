@@ -241,7 +241,7 @@ fn every_outbound_id_begins_once_and_ends_once() {
         let stats = world.host.engine.stats();
         assert_eq!(stats.opened, stats.open + stats.closed.total());
         assert!(stats.dial_failed + stats.opened <= stats.dialed, "{seed}: {stats:?}");
-        world.host.engine.shutdown(1001.into(), SEC, world.host.now);
+        world.host.engine.shutdown(1001.into(), "", SEC, world.host.now);
         for _ in 0..400 {
             world.poll();
         }

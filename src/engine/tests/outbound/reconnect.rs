@@ -18,8 +18,8 @@ type Next = (ClientId, LinkId, u32, Duration, Option<ConnectError>);
 
 fn reconnects(tick: &Tick) -> Vec<Next> {
     let next = |event: Event<'_>| match event {
-        Event::Reconnecting { client, link, attempt, in_, error } => {
-            Some((client, link, attempt, in_, error.cloned()))
+        Event::Reconnecting { client, link, attempt, delay, error } => {
+            Some((client, link, attempt, delay, error.cloned()))
         }
         _ => None,
     };
@@ -41,12 +41,12 @@ fn failed_attempts_follow_the_schedule_of_the_seed() {
         let mut announced = Vec::new();
         let failed = loop {
             let tick = next_tick(&mut host);
-            for (client, _, attempt, in_, error) in reconnects(&tick) {
+            for (client, _, attempt, delay, error) in reconnects(&tick) {
                 assert_eq!((client, attempt as usize), (id, announced.len() + 1));
                 assert!(matches!(error, Some(ConnectError::Io { .. })));
                 let range = (SEC * (1 << (attempt - 1))).min(5 * SEC);
-                assert!(in_ < range, "{in_:?} of {range:?}");
-                announced.push(host.elapsed() + in_);
+                assert!(delay < range, "{delay:?} of {range:?}");
+                announced.push(host.elapsed() + delay);
             }
             if let [(client, error)] = &failures(&tick)[..] {
                 break (*client, error.clone());
@@ -142,7 +142,7 @@ fn connection_ended_by_the_application_is_not_reconnected() {
         match how {
             0 => host.engine.close(id, 1000.into(), "", host.now).unwrap(),
             1 => host.engine.disconnect(id).unwrap(),
-            _ => host.engine.shutdown(1001.into(), SEC, host.now),
+            _ => host.engine.shutdown(1001.into(), "", SEC, host.now),
         }
         let _ = host.poll();
         peer.raw(b"\x88\x02\x03\xe8");
