@@ -298,8 +298,10 @@ fn serve_dir_cannot_be_recorded_and_a_panic_in_a_call_can() {
     handle.call(|_| panic!("panic of the application")).unwrap();
     assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| server.poll_once().map(drop))).is_err());
     let _ = server.poll_once().unwrap();
+    let buffered = server.stats().buffered;
     drop(server);
-    replay(&memory.take()).unwrap();
+    let (_, stats) = replay(&memory.take()).unwrap();
+    assert_eq!(stats.buffered, buffered);
 }
 
 /// Received bytes go to the buffers of dropped ticks. Neither the recorded application nor that of
@@ -484,6 +486,38 @@ fn content_served_from_memory_is_in_the_recording() {
     assert!(matches!(outcome, Err(ReplayError::Diverged(_))), "{outcome:?}");
 }
 
+/// The memory that buffers hold decides who is closed under pressure, and is on the metrics page. A
+/// message grows an outbox by its own length or by a little more, depending on the way that it
+/// takes.
+#[test]
+fn buffers_of_a_replay_grow_as_those_of_the_recording() {
+    let memory = Memory::new(usize::MAX);
+    let sim = Sim::with_conditions(1, NetworkConditions::calm().buffer(100));
+    let mut server = sim.server(Server::builder().record(memory.clone())).unwrap();
+    // An outbox that is blocked keeps what is queued after it.
+    let mut clients = [(); 6].map(|()| sim.connect(&server, "/"));
+    let mut open = Vec::new();
+    while open.len() < clients.len() {
+        for event in &server.poll_for(MS).unwrap() {
+            if let tickws::Event::Open { client, .. } = event {
+                open.push(client);
+            }
+        }
+    }
+    clients.each_mut().map(SimClient::stall);
+    for length in 0..200 {
+        let client = open[length % open.len()];
+        server.send(client, vec![7; length % 9 * 300]).unwrap();
+        if length % 7 == 0 {
+            server.flush();
+        }
+    }
+    let buffered = server.stats().buffered;
+    drop(server);
+    let (_, stats) = replay(&memory.take()).unwrap();
+    assert_eq!(stats.buffered, buffered);
+}
+
 /// A `Prepared` is compressed once, so later sends of it leave the state of the compressor alone. A
 /// replay that compressed each send would write other bytes.
 #[cfg(feature = "deflate")]
@@ -517,6 +551,8 @@ fn prepared_message_is_compressed_once_in_a_replay() {
         drop(server.poll_for(MS).unwrap());
         raws.iter_mut().for_each(|client| _ = client.read_some());
     }
+    let buffered = server.stats().buffered;
     drop(server);
-    replay(&memory.take()).unwrap();
+    let (_, stats) = replay(&memory.take()).unwrap();
+    assert_eq!(stats.buffered, buffered);
 }

@@ -113,7 +113,10 @@ impl Prepared {
         Prepared::from_frame(Kind::Binary, bytes, len)
     }
 
-    fn from_frame(kind: Kind, bytes: Vec<u8>, payload: usize) -> Prepared {
+    fn from_frame(kind: Kind, mut bytes: Vec<u8>, payload: usize) -> Prepared {
+        // The capacity counts as memory. It must depend on the content only: a replay, which has
+        // other buffers, must come to the same sums.
+        bytes.shrink_to_fit();
         let header = bytes.len() - payload;
         let (waiting, counter) = (AtomicUsize::new(0), OnceLock::new());
         Prepared(Arc::new(Frame {
@@ -286,6 +289,16 @@ mod tests {
             assert_eq!(written.frame(), Prepared::new(&payload).frame());
         }
         assert!(Prepared::try_written(Kind::Text, |_| Err("no")).is_err_and(|error| error == "no"));
+    }
+
+    #[test]
+    fn spare_capacity_of_the_caller_is_not_counted() {
+        let counter = SharedBytes::default();
+        let mut body = Vec::with_capacity(1 << 20);
+        body.extend_from_slice(&[7; 3_000]);
+        let raw = Prepared::raw(body);
+        let _queued = raw.queue(&counter);
+        assert_eq!(counter.get(), 3_000);
     }
 
     #[test]

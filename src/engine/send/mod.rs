@@ -100,7 +100,13 @@ impl<S: Stream> Engine<S> {
         options: &SendOptions,
         now: Option<Instant>,
     ) -> Result<(), SendError> {
-        self.send_on(id, &message, terms_of(options, now))
+        let terms = terms_of(options, now);
+        // A recording does not tell a plain `send_with` from a `send`. Both have to take the same
+        // way, on which buffers grow alike.
+        if terms.is_plain() && !terms.uncompressed {
+            return self.send(id, message);
+        }
+        self.send_on(id, &message, terms)
     }
 
     pub(super) fn send_on(
