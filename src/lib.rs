@@ -111,6 +111,7 @@ mod json;
 mod message;
 mod net;
 mod outbox;
+mod peer_addr;
 mod proto;
 #[cfg(feature = "sim")]
 mod record;
@@ -144,7 +145,7 @@ pub use event::tick::Tick;
 pub use event::{Event, Events};
 pub use handshake::decision::{Decision, UpgradeResponse};
 pub use http;
-pub use http1::{head::Request, request::HttpRequest};
+pub use http1::request::Request;
 pub use id::{ClientId, ExchangeId, LinkId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
@@ -153,6 +154,7 @@ pub use outbox::{
     outgoing::{AsMessage, Outgoing},
     prepared::Prepared,
 };
+pub use peer_addr::PeerAddr;
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{CloseCounts, RejectCounts, Stats};

@@ -13,7 +13,7 @@ use std::{
 
 /// Each folder of `src`, lowest floor first. Folders of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["util", "id", "message", "close_code"],
+    &["util", "id", "message", "close_code", "peer_addr"],
     &["error"],
     &["config"],
     &["proto"],

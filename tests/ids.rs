@@ -47,7 +47,7 @@ fn a_stale_id_is_an_error_after_its_slot_is_reused() {
     assert_eq!((second.take_frames(), second.end), (vec![], None), "nothing reached the new client");
     assert_eq!(h.server.buffered(fresh), 0);
     assert!(h.server.request(fresh).is_some());
-    assert_eq!(h.server.remote_addr(fresh), Some(second.local_addr()));
+    assert_eq!(h.server.remote_addr(fresh), Some(second.local_addr().into()));
     h.write(&mut second, &raw::text("not paused"));
     h.until("a message", |h| h.texts(fresh) == ["not paused"]);
     assert_eq!(h.texts(stale), [""; 0]);

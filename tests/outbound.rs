@@ -114,7 +114,7 @@ fn outbound_to_tungstenite_with_headers_and_subprotocols() {
         .subprotocols(["v2", "v1"]);
     let id = open(&mut h, connect);
     assert_eq!(h.seen[0], Seen::Open(id, format!("ws://{addr}/chat?room=1")));
-    assert_eq!((h.server.subprotocol(id), h.server.remote_addr(id)), (Some("v1"), Some(addr)));
+    assert_eq!((h.server.subprotocol(id), h.server.remote_addr(id)), (Some("v1"), Some(addr.into())));
     assert_eq!(h.server.response(id).unwrap().headers()["x-server"], "theirs");
     let lengths = [0, 1, 125, 126, 127, 1000, 1023, 1024, 65_535, 65_536, 300_000];
     for len in lengths {
@@ -297,7 +297,7 @@ fn localhost_falls_back_to_a_listening_address() {
         let addr = listener.local_addr().unwrap();
         let mut h = Harness::with(Server::builder().listener(listener));
         let id = open(&mut h, format!("ws://localhost:{}/", addr.port()));
-        assert_eq!(h.server.remote_addr(id), Some(addr));
+        assert_eq!(h.server.remote_addr(id), Some(addr.into()));
     }
 }
 

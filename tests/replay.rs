@@ -504,7 +504,7 @@ fn buffers_of_a_replay_grow_as_those_of_the_recording() {
             }
         }
     }
-    clients.each_mut().map(SimClient::stall);
+    clients.iter_mut().for_each(SimClient::stall);
     for length in 0..200 {
         let client = open[length % open.len()];
         server.send(client, vec![7; length % 9 * 300]).unwrap();

@@ -8,7 +8,7 @@ use crate::{
     config::{connect::Plan, send_options::LatestKey},
     error::{ConnectError, ConnectStep, SendError},
     handshake::client::ResponseReader,
-    http1::head::Request,
+    http1::head::RequestHead,
     id::LinkId,
     outbox::{
         pending::{Pending, Terms},
@@ -47,7 +47,7 @@ pub(crate) struct Dial {
 /// The request to send once TCP is connected, and the reader of its response.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    pub(crate) request: Arc<Request>,
+    pub(crate) request: Arc<RequestHead>,
     pub(crate) bytes: Vec<u8>,
     pub(crate) reader: ResponseReader,
 }

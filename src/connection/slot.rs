@@ -18,7 +18,7 @@ use crate::{
     },
     event::close_reason::CloseReason,
     handshake::{decision::UpgradeResponse, server::Opening},
-    http1::head::{HeadReader, Request},
+    http1::head::{HeadReader, RequestHead},
     id::{ExchangeId, UpgradeId},
     outbox::{Outbox, pending::Pending},
     util::timer_wheel,
@@ -95,7 +95,7 @@ pub(crate) enum Stage {
 /// A request without a complete response.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    pub(crate) request: Arc<Request>,
+    pub(crate) request: Arc<RequestHead>,
     /// The size of the head as received, in bytes.
     pub(crate) head: usize,
     pub(crate) step: Step,
@@ -147,7 +147,7 @@ pub(crate) struct Provenance {
     /// The subprotocol chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
     /// The upgrade request, kept only with `keep_requests`.
-    pub(crate) request: Option<Arc<Request>>,
+    pub(crate) request: Option<Arc<RequestHead>>,
     /// The outbound part, for an outbound connection.
     pub(crate) outbound: Option<Outbound>,
 }

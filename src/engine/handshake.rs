@@ -21,9 +21,9 @@ use crate::{
         server::Opening,
     },
     http1::{
-        head::{HeadReader, Request},
+        head::{HeadReader, RequestHead},
         rejection::Rejection,
-        request::HttpRequest,
+        request::Request,
         response::Unfit,
     },
     id::{ClientId, UpgradeId},
@@ -31,7 +31,7 @@ use crate::{
 
 impl<S: Stream> Engine<S> {
     /// Decides on a complete upgrade request: accepts or rejects it, or defers to the application.
-    pub(super) fn decide(&mut self, index: usize, request: Request, head: usize, now: Instant) {
+    pub(super) fn decide(&mut self, index: usize, request: RequestHead, head: usize, now: Instant) {
         let (opening, chosen) = match self.check(&request) {
             Ok(checked) => checked,
             Err(rejection) => return self.reject(index, rejection, now),
@@ -42,7 +42,7 @@ impl<S: Stream> Engine<S> {
             return self.upgrade(index, Arc::new(request), opening, response, now);
         };
         let mut response = UpgradeResponse::new(opening.offered.clone(), chosen);
-        match on_upgrade(&HttpRequest::new(&request, &[], remote), &mut response) {
+        match on_upgrade(&Request::new(&request, &[], remote), &mut response) {
             Decision::Accept => self.upgrade(index, Arc::new(request), opening, response, now),
             Decision::Reject(response) => match rejection_bytes(&response) {
                 Ok(bytes) => self.reject_by_application(index, &bytes, now),
@@ -66,7 +66,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Checks a request against the configuration, and chooses the subprotocol.
-    fn check(&self, request: &Request) -> Result<(Opening, Option<HeaderValue>), Rejection> {
+    fn check(&self, request: &RequestHead) -> Result<(Opening, Option<HeaderValue>), Rejection> {
         let opening = handshake::server::check(request, &self.config.origins)?;
         if !self.config.takes_upgrades_at(request.uri().path()) {
             return Err(Rejection::NotFound);
@@ -137,7 +137,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Takes the deferred upgrade out of its connection, because the application has decided.
-    fn take_pending(&mut self, index: usize) -> Option<(Arc<Request>, Opening, UpgradeResponse)> {
+    fn take_pending(&mut self, index: usize) -> Option<(Arc<RequestHead>, Opening, UpgradeResponse)> {
         let stage = &mut self.clients[index].stage;
         match std::mem::replace(stage, Stage::Handshake(HeadReader::default())) {
             Stage::Request(exchange) => match *exchange {
@@ -153,7 +153,7 @@ impl<S: Stream> Engine<S> {
     fn upgrade(
         &mut self,
         index: usize,
-        request: Arc<Request>,
+        request: Arc<RequestHead>,
         opening: Opening,
         response: UpgradeResponse,
         now: Instant,
@@ -184,7 +184,7 @@ impl<S: Stream> Engine<S> {
         index: usize,
         connection: Connection,
         provenance: Provenance,
-        request: Arc<Request>,
+        request: Arc<RequestHead>,
         now: Instant,
     ) {
         let id = self.id(index);
@@ -193,7 +193,8 @@ impl<S: Stream> Engine<S> {
         client.deadlines = Deadlines::new(now);
         self.open += 1;
         self.stats.opened += 1;
-        self.tick.open(id, request);
+        let remote = self.clients[index].remote;
+        self.tick.open(id, request, remote);
         self.rearm(index);
         self.make_dirty(index);
     }

@@ -11,11 +11,11 @@ use http::Response;
 use crate::util::exclusive::Exclusive;
 use crate::{
     handshake::decision::{Decision, UpgradeResponse},
-    http1::{request::HttpRequest, static_files::StaticFiles},
+    http1::{request::Request, static_files::StaticFiles},
 };
 
-pub(crate) type OnUpgrade = Box<dyn FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + Sync>;
-pub(crate) type OnHttp = Box<dyn FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send + Sync>;
+pub(crate) type OnUpgrade = Box<dyn FnMut(&Request<'_>, &mut UpgradeResponse) -> Decision + Send + Sync>;
+pub(crate) type OnHttp = Box<dyn FnMut(&Request<'_>) -> Response<Bytes> + Send + Sync>;
 
 /// The application's closures and content. Plain settings are in the
 /// [`Config`](crate::config::Config).

@@ -18,9 +18,9 @@ use crate::{
     error::RespondError,
     handshake,
     http1::{
-        head::{Head, HeadLimits, HeadReader, Request},
+        head::{Head, HeadLimits, HeadReader, RequestHead},
         rejection::Rejection,
-        request::HttpRequest,
+        request::Request,
         response::{self, Unfit},
         static_files::Content,
     },
@@ -200,7 +200,7 @@ impl<S: Stream> Engine<S> {
             self.respond_or_500(index, response, now);
         } else if let Some(on_http) = &mut self.hooks.on_http {
             self.tick.received(Self::ANSWER);
-            let response = on_http(&HttpRequest::new(&request, &body, remote));
+            let response = on_http(&Request::new(&request, &body, remote));
             self.respond_or_500(index, response.map(content), now);
         } else if self.config.http {
             // The application has as much time as the client had for its request.
@@ -221,7 +221,7 @@ impl<S: Stream> Engine<S> {
 
     /// The response to a request for health, metrics or a static file; `None` if it is none of
     /// these.
-    fn builtin_response(&self, request: &Request) -> Option<Response<Content>> {
+    fn builtin_response(&self, request: &RequestHead) -> Option<Response<Content>> {
         let path = request.uri().path();
         let is_at = |place: &Option<String>| place.as_deref() == Some(path);
         let (status, mime, text) = if is_at(&self.config.health) {

@@ -57,7 +57,7 @@ use crate::{
         tick::{Recycler, Tick},
         tick_buffer::TickBuffer,
     },
-    http1::head::Request,
+    http1::request::Request,
     id::ClientId,
     outbox::{Outbox, OutboxPool, encoder::Encoder, pending::PendingPool},
     proto::deflate::Codec,
@@ -345,8 +345,10 @@ impl<S: Stream> Engine<S> {
         self.get(id)?.open()?.provenance.as_ref()?.subprotocol.as_deref()
     }
 
-    pub(crate) fn request(&self, id: ClientId) -> Option<&Request> {
-        self.get(id)?.open()?.provenance.as_ref()?.request.as_deref()
+    pub(crate) fn request(&self, id: ClientId) -> Option<Request<'_>> {
+        let client = self.get(id)?;
+        let head = client.open()?.provenance.as_ref()?.request.as_deref()?;
+        Some(Request::new(head, &[], client.remote))
     }
 
     // ---- helpers for the submodules ----

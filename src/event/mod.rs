@@ -15,7 +15,7 @@ use crate::{
         pressure::Pressure,
         tick_buffer::{Failure, Record, TickBuffer},
     },
-    http1::{head::Request, request::HttpRequest},
+    http1::request::Request,
     id::{ClientId, ExchangeId, LinkId, TimerId, UpgradeId},
     message::Message,
 };
@@ -37,7 +37,7 @@ pub enum Event<'t> {
         /// The upgrade request: path, query and headers. For an outbound connection it is the
         /// request that this side sent, with the whole URL. It is dropped with the tick unless
         /// [`keep_requests`](crate::ServerBuilder::keep_requests) is set.
-        request: &'t Request,
+        request: Request<'t>,
     },
     /// An outbound connection failed, and no further attempt follows. This is the last event of the
     /// id, which had no `Open`.
@@ -102,7 +102,7 @@ pub enum Event<'t> {
         /// The id to respond to.
         upgrade: UpgradeId,
         /// The request.
-        request: HttpRequest<'t>,
+        request: Request<'t>,
     },
     /// A deferred upgrade ended without a response, because the client left or its
     /// `handshake_timeout` passed.
@@ -117,7 +117,7 @@ pub enum Event<'t> {
         /// The id to respond to.
         exchange: ExchangeId,
         /// The request.
-        request: HttpRequest<'t>,
+        request: Request<'t>,
     },
     /// An application timer fired.
     Timer {
@@ -160,9 +160,11 @@ impl<'t> Iterator for Events<'t> {
             Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
             Record::Drained { client } => Event::Drained { client },
             Record::Pressure { pressure } => Event::Pressure { pressure },
-            Record::Upgrade { upgrade, asked } => Event::Upgrade { upgrade, request: data.asked(asked) },
+            Record::Upgrade { upgrade, request } => {
+                Event::Upgrade { upgrade, request: data.request(request) }
+            }
             Record::UpgradeGone { upgrade } => Event::UpgradeGone { upgrade },
-            Record::Http { request, asked } => Event::Http { exchange: request, request: data.asked(asked) },
+            Record::Http { exchange, request } => Event::Http { exchange, request: data.request(request) },
             Record::Timer { timer, missed } => Event::Timer { timer, missed },
             Record::Reconnecting { client, failure } => {
                 let Failure { link, error, attempt, wait } = data.failure(failure);

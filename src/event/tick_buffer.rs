@@ -11,7 +11,7 @@ use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 use crate::{
     error::ConnectError,
     event::{close_reason::CloseReason, pressure::Pressure},
-    http1::{head::Request, request::HttpRequest},
+    http1::{head::RequestHead, request::Request},
     id::{ClientId, ExchangeId, LinkId, TimerId, UpgradeId},
     message::{Kind, Message},
     proto::{assembler::Assembled, utf8},
@@ -30,8 +30,7 @@ pub(crate) struct TickBuffer {
     texts: String,
     records: Vec<Record>,
     assembled: Vec<(Vec<u8>, usize)>,
-    requests: Vec<Arc<Request>>,
-    asked: Vec<Asked>,
+    requests: Vec<StoredRequest>,
     reasons: Vec<CloseReason>,
     failures: Vec<Failure>,
     /// Records that are not charged to the event budget.
@@ -46,10 +45,10 @@ pub(crate) struct TickBuffer {
     held: usize,
 }
 
-/// A request that waits for the application's response.
+/// The request of an event.
 #[derive(Debug)]
-struct Asked {
-    request: Arc<Request>,
+struct StoredRequest {
+    request: Arc<RequestHead>,
     body: Vec<u8>,
     remote: SocketAddr,
 }
@@ -74,9 +73,9 @@ pub(crate) enum Record {
     Drained { client: ClientId },
     Pressure { pressure: Pressure },
     Timer { timer: TimerId, missed: u32 },
-    Upgrade { upgrade: UpgradeId, asked: u32 },
+    Upgrade { upgrade: UpgradeId, request: u32 },
     UpgradeGone { upgrade: UpgradeId },
-    Http { request: ExchangeId, asked: u32 },
+    Http { exchange: ExchangeId, request: u32 },
     Reconnecting { client: ClientId, failure: u32 },
     ConnectFailed { client: ClientId, failure: u32 },
 }
@@ -235,9 +234,9 @@ impl TickBuffer {
         self.input += bytes;
     }
 
-    pub(crate) fn open(&mut self, client: ClientId, request: Arc<Request>) {
-        self.requests.push(request);
-        self.records.push(Record::Open { client, request: self.requests.len() as u32 - 1 });
+    pub(crate) fn open(&mut self, client: ClientId, request: Arc<RequestHead>, remote: SocketAddr) {
+        let request = self.store(request, Vec::new(), remote);
+        self.records.push(Record::Open { client, request });
     }
 
     /// Adds a message at `range` of the block.
@@ -320,24 +319,30 @@ impl TickBuffer {
         self.records.push(Record::Timer { timer, missed });
     }
 
-    pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<Request>, remote: SocketAddr) {
-        let asked = self.ask(request, Vec::new(), remote);
-        self.records.push(Record::Upgrade { upgrade, asked });
+    pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<RequestHead>, remote: SocketAddr) {
+        let request = self.store(request, Vec::new(), remote);
+        self.records.push(Record::Upgrade { upgrade, request });
     }
 
     pub(crate) fn upgrade_gone(&mut self, upgrade: UpgradeId) {
         self.records.push(Record::UpgradeGone { upgrade });
     }
 
-    pub(crate) fn http(&mut self, id: ExchangeId, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) {
+    pub(crate) fn http(
+        &mut self,
+        id: ExchangeId,
+        request: Arc<RequestHead>,
+        body: Vec<u8>,
+        remote: SocketAddr,
+    ) {
         self.held += body.len();
-        let asked = self.ask(request, body, remote);
-        self.records.push(Record::Http { request: id, asked });
+        let request = self.store(request, body, remote);
+        self.records.push(Record::Http { exchange: id, request });
     }
 
-    fn ask(&mut self, request: Arc<Request>, body: Vec<u8>, remote: SocketAddr) -> u32 {
-        self.asked.push(Asked { request, body, remote });
-        self.asked.len() as u32 - 1
+    fn store(&mut self, request: Arc<RequestHead>, body: Vec<u8>, remote: SocketAddr) -> u32 {
+        self.requests.push(StoredRequest { request, body, remote });
+        self.requests.len() as u32 - 1
     }
 
     /// The message of a record. Inlined for the same reason as `Events::next`.
@@ -361,17 +366,11 @@ impl TickBuffer {
         }
     }
 
-    /// The request of an `Open` record.
+    /// The request of an `Open`, `Upgrade` or `Http` record.
     #[inline]
-    pub(crate) fn request(&self, index: u32) -> &Request {
-        &self.requests[index as usize]
-    }
-
-    /// The request of an `Upgrade` or `Http` record.
-    #[inline]
-    pub(crate) fn asked(&self, index: u32) -> HttpRequest<'_> {
-        let Asked { request, body, remote } = &self.asked[index as usize];
-        HttpRequest::new(request, body, *remote)
+    pub(crate) fn request(&self, index: u32) -> Request<'_> {
+        let StoredRequest { request, body, remote } = &self.requests[index as usize];
+        Request::new(request, body, *remote)
     }
 
     /// The reason of a `Close` record.
@@ -391,7 +390,6 @@ impl TickBuffer {
         self.records.clear();
         self.texts.clear();
         self.requests.clear();
-        self.asked.clear();
         self.reasons.clear();
         self.failures.clear();
         (self.uncharged, self.excess, self.charged) = (0, 0, 0);

@@ -17,7 +17,7 @@ use http::{
 use tungstenite::handshake::derive_accept_key;
 
 use crate::error::{ConnectError, Refusal};
-use crate::http1::head::{HeadLimits, Request};
+use crate::http1::head::{HeadLimits, RequestHead};
 
 /// Content of a request.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct RequestParts<'a> {
 }
 
 /// Makes a request: as a value, as bytes to send, and the reader of the response to it.
-pub(crate) fn ask(asking: RequestParts<'_>) -> Result<(Request, Vec<u8>, ResponseReader), ConnectError> {
+pub(crate) fn ask(asking: RequestParts<'_>) -> Result<(RequestHead, Vec<u8>, ResponseReader), ConnectError> {
     let RequestParts { authority, path, headers: others, subprotocols, extensions, nonce } = asking;
     let key = BASE64.encode(&nonce);
     let malformed = || ConnectError::Url("its host is malformed");
@@ -65,7 +65,7 @@ pub(crate) fn ask(asking: RequestParts<'_>) -> Result<(Request, Vec<u8>, Respons
     }
     bytes.extend_from_slice(b"\r\n");
 
-    let mut request = Request::new(());
+    let mut request = RequestHead::new(());
     let scheme = Scheme::try_from("ws").map_err(|_| malformed())?;
     let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path.clone());
     *request.uri_mut() = uri.build().map_err(|_| malformed())?;

@@ -6,12 +6,12 @@ use crate::{
     config::OriginPolicy,
     http1::{
         authority::Authority,
-        head::{Request, single},
+        head::{RequestHead, single},
     },
 };
 
 /// Whether the policy allows the request's page. A request without `Origin` is not from a browser.
-pub(super) fn is_allowed(request: &Request, policy: &OriginPolicy) -> bool {
+pub(super) fn is_allowed(request: &RequestHead, policy: &OriginPolicy) -> bool {
     if *policy == OriginPolicy::Any || !request.headers().contains_key(header::ORIGIN) {
         return true;
     }

@@ -17,7 +17,7 @@ use super::origin;
 use crate::{
     config::OriginPolicy,
     http1::{
-        head::{Request, check_host, has_token, list, single},
+        head::{RequestHead, check_host, has_token, list, single},
         rejection::Rejection,
     },
     util::http_syntax::is_token,
@@ -34,13 +34,13 @@ pub(crate) struct Opening {
 
 /// Whether the request asks for a WebSocket (RFC 6455 §4.2.1, 3), valid or not. Without this token
 /// it is plain HTTP.
-pub(crate) fn is_upgrade(request: &Request) -> bool {
+pub(crate) fn is_upgrade(request: &RequestHead) -> bool {
     has_token(request, header::UPGRADE, "websocket")
 }
 
 /// Checks that the request may become a WebSocket, as far as RFC 6455 and the origin policy say.
 /// The application decides the rest.
-pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening, Rejection> {
+pub(crate) fn check(request: &RequestHead, origins: &OriginPolicy) -> Result<Opening, Rejection> {
     let key = opening_key(request)?;
     if !origin::is_allowed(request, origins) {
         return Err(Rejection::OriginForbidden);
@@ -52,7 +52,7 @@ pub(crate) fn check(request: &Request, origins: &OriginPolicy) -> Result<Opening
 
 /// The rejection of a request behind which data arrived early: a client has to wait for the
 /// response before it sends any further data (RFC 6455 §4.1).
-pub(crate) fn early_data(request: &Request, origins: &OriginPolicy) -> Rejection {
+pub(crate) fn early_data(request: &RequestHead, origins: &OriginPolicy) -> Rejection {
     // Other faults of the request come first, so that the response does not depend on whether the
     // data arrived with the request or a moment later.
     check(request, origins).err().unwrap_or(Rejection::JunkAfterRequest)
@@ -64,7 +64,7 @@ pub(crate) fn choose<'s>(offered: &[String], supported: &'s [String]) -> Option<
 }
 
 /// Checks the request against RFC 6455 §4.2.1 and returns its key.
-fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
+fn opening_key(request: &RequestHead) -> Result<&HeaderValue, Rejection> {
     // §4.2.1, 1: an HTTP/1.1 or higher GET request.
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::BadRequest("a WebSocket handshake needs HTTP/1.1"));
@@ -108,7 +108,7 @@ fn opening_key(request: &Request) -> Result<&HeaderValue, Rejection> {
 const MAX_OFFERED: usize = 100;
 
 /// The offered subprotocols, over one header line or several. RFC 6455 §4.1, 10: distinct tokens.
-fn offered(request: &Request) -> Result<Vec<String>, Rejection> {
+fn offered(request: &RequestHead) -> Result<Vec<String>, Rejection> {
     let mut offered = Vec::new();
     for item in list(request, header::SEC_WEBSOCKET_PROTOCOL) {
         // RFC 9110 §5.6.1.2: a recipient ignores empty elements.

@@ -16,8 +16,8 @@ use crate::{
     util::http_syntax::is_token_byte,
 };
 
-/// A request as the application gets it: method, path, query, headers.
-pub type Request = http::Request<()>;
+/// Method, target, version and headers of a request.
+pub(crate) type RequestHead = http::Request<()>;
 
 /// Limits of a request head.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +107,7 @@ impl HeadReader {
 /// A complete request head.
 #[derive(Debug)]
 pub(crate) struct Head {
-    pub(crate) request: Request,
+    pub(crate) request: RequestHead,
     /// Length of the head in bytes.
     pub(crate) len: usize,
     /// How many of the bytes pushed last belong to the head.
@@ -169,7 +169,7 @@ impl Part {
     }
 }
 
-fn complete(head: &[u8], limits: HeadLimits) -> Result<Request, Rejection> {
+fn complete(head: &[u8], limits: HeadLimits) -> Result<RequestHead, Rejection> {
     let request = parse(head)?;
     if request.headers().len() > limits.max_headers {
         return Err(Rejection::TooManyHeaders);
@@ -185,7 +185,7 @@ const MAX_HEADERS: usize = 256;
 /// tungstenite's handshake machine cannot do this: it accepts only GET, treats more than 64 packets
 /// below 128 bytes as an attack, drops the stream with its error, so that no response can be sent,
 /// and copies the head.
-fn parse(head: &[u8]) -> Result<Request, Rejection> {
+fn parse(head: &[u8]) -> Result<RequestHead, Rejection> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut raw = httparse::Request::new(&mut []);
     match raw.parse_with_uninit_headers(head, &mut slots) {
@@ -197,12 +197,12 @@ fn parse(head: &[u8]) -> Result<Request, Rejection> {
     }
 }
 
-fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<Request> {
+fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<RequestHead> {
     let mut headers = HeaderMap::with_capacity(raw.headers.len());
     for field in raw.headers.iter() {
         headers.append(HeaderName::from_bytes(field.name.as_bytes())?, HeaderValue::from_bytes(field.value)?);
     }
-    let mut request = Request::new(());
+    let mut request = RequestHead::new(());
     *request.method_mut() = raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
     *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
     *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -227,7 +227,7 @@ fn rejection_of(error: Error) -> Rejection {
 }
 
 /// RFC 9112 §3.2: a request that lacks Host, or has several or an invalid one, gets a 400.
-pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
+pub(crate) fn check_host(request: &RequestHead) -> Result<(), Rejection> {
     let host = single(request, header::HOST).and_then(|host| host.to_str().ok());
     match host.and_then(Authority::parse) {
         Some(_) => Ok(()),
@@ -236,19 +236,19 @@ pub(crate) fn check_host(request: &Request) -> Result<(), Rejection> {
 }
 
 /// The value of the header if exactly one line has this name.
-pub(crate) fn single(request: &Request, name: HeaderName) -> Option<&HeaderValue> {
+pub(crate) fn single(request: &RequestHead, name: HeaderName) -> Option<&HeaderValue> {
     let mut values = request.headers().get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
 /// The elements of a list (RFC 9110 §5.6.1), over one header line or several.
 #[inline]
-pub(crate) fn list(request: &Request, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn list(request: &RequestHead, name: HeaderName) -> impl Iterator<Item = &[u8]> {
     let lines = request.headers().get_all(name).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// Whether a list contains this token, compared without case.
-pub(crate) fn has_token(request: &Request, name: HeaderName, token: &str) -> bool {
+pub(crate) fn has_token(request: &RequestHead, name: HeaderName, token: &str) -> bool {
     list(request, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
 }

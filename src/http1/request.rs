@@ -1,23 +1,70 @@
-//! An HTTP request that waits for the application's response.
+//! An HTTP request as the application gets it.
 
-use std::{net::SocketAddr, ops::Deref};
+use std::{borrow::Cow, net::SocketAddr};
 
-use crate::http1::head::Request;
+use http::{HeaderMap, Method, Uri, header};
 
-/// An HTTP request that waits for a response. Borrowed and `Copy`.
+use crate::{http1::head::RequestHead, peer_addr::PeerAddr};
+
+/// A request: of a client that opened a WebSocket or asks for one, or plain HTTP. Borrowed and
+/// `Copy`.
 ///
-/// Dereferences to an [`http::Request<()>`](http::Request): `method()`, `uri()` with
-/// path and query, `headers()`.
+/// [`Event::Open`](crate::Event::Open), [`Event::Upgrade`](crate::Event::Upgrade),
+/// [`Event::Http`](crate::Event::Http), the closures of the builder and
+/// [`Server::request`](crate::Server::request) give it.
+///
+/// # Examples
+///
+/// ```
+/// use tickws::{Decision, Server, http::Response};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::builder()
+///     .on_upgrade(|request, _| match request.query("token").as_deref() {
+///         Some("let me in") => Decision::Accept,
+///         _ if request.cookie("session").is_some() => Decision::Accept,
+///         _ => Decision::Reject(Response::builder().status(401).body("who are you?".into()).unwrap()),
+///     })
+///     .bind("127.0.0.1:0")?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub struct HttpRequest<'t> {
-    request: &'t Request,
+pub struct Request<'t> {
+    head: &'t RequestHead,
     body: &'t [u8],
     remote: SocketAddr,
 }
 
-impl<'t> HttpRequest<'t> {
-    pub(crate) fn new(request: &'t Request, body: &'t [u8], remote: SocketAddr) -> Self {
-        HttpRequest { request, body, remote }
+impl<'t> Request<'t> {
+    pub(crate) fn new(head: &'t RequestHead, body: &'t [u8], remote: SocketAddr) -> Self {
+        Request { head, body, remote }
+    }
+
+    /// The method (RFC 9110 §9).
+    pub fn method(&self) -> &'t Method {
+        self.head.method()
+    }
+
+    /// The request target: path and query; of an outbound connection the whole URL.
+    pub fn uri(&self) -> &'t Uri {
+        self.head.uri()
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &'t HeaderMap {
+        self.head.headers()
+    }
+
+    /// The request's head as the type of the crate `http`.
+    pub fn head(&self) -> &'t http::Request<()> {
+        self.head
+    }
+
+    /// The value of the first header field with this name, compared without case; `None` if there
+    /// is none or it is not ASCII text.
+    pub fn header(&self, name: &str) -> Option<&'t str> {
+        self.head.headers().get(name)?.to_str().ok()
     }
 
     /// The whole body. Empty for a GET and for an upgrade.
@@ -25,16 +72,109 @@ impl<'t> HttpRequest<'t> {
         self.body
     }
 
-    /// The address of the TCP peer: the client, or a proxy in front of it.
-    pub fn remote_addr(&self) -> SocketAddr {
-        self.remote
+    /// The address of the peer: the client, or a proxy in front of it. Of an outbound connection it
+    /// is the server's.
+    pub fn remote_addr(&self) -> PeerAddr {
+        self.remote.into()
+    }
+
+    /// Whether the connection is encrypted by this server, which has no TLS yet: `false`. A proxy
+    /// that ends TLS cannot be seen here.
+    pub fn is_secure(&self) -> bool {
+        false
+    }
+
+    /// The first value with this name in the query string, decoded as a form does
+    /// (`application/x-www-form-urlencoded`: `+` is a space, `%41` is `A`). Bytes that are not UTF-8
+    /// become U+FFFD. A name without `=` has an empty value.
+    pub fn query(&self, name: &str) -> Option<Cow<'t, str>> {
+        let query = self.head.uri().query()?;
+        form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value)
+    }
+
+    /// The first value of the cookie with this name (RFC 6265 §4.2.1), compared with case, without
+    /// surrounding quotes and otherwise as it was sent.
+    ///
+    /// A browser sends the cookie with the longest path first. `None` if there is none, or the
+    /// field is not ASCII text.
+    pub fn cookie(&self, name: &str) -> Option<&'t str> {
+        let lines = self.head.headers().get_all(header::COOKIE).into_iter();
+        let pairs = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
+        let mut values = pairs.filter_map(|pair| {
+            let (found, value) = pair.split_once('=')?;
+            (found.trim_ascii() == name).then(|| value.trim_ascii())
+        });
+        let value = values.next()?;
+        let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        Some(quoted.unwrap_or(value))
     }
 }
 
-impl Deref for HttpRequest<'_> {
-    type Target = Request;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn deref(&self) -> &Request {
-        self.request
+    fn head(target: &str, headers: &[(&'static str, &str)]) -> RequestHead {
+        let mut head = RequestHead::new(());
+        *head.uri_mut() = target.parse().unwrap();
+        for (name, value) in headers {
+            head.headers_mut().append(*name, value.parse().unwrap());
+        }
+        head
+    }
+
+    #[test]
+    fn a_query_is_decoded_and_the_first_value_counts() {
+        let head = head("/?a=1&b=x+y%2Bz&a=2&empty=&bare&%C3%BC=%ff&=nameless", &[]);
+        let request = Request::new(&head, &[], ([127, 0, 0, 1], 1).into());
+        for (name, value) in [
+            ("a", Some("1")),
+            ("b", Some("x y+z")),
+            ("empty", Some("")),
+            ("bare", Some("")),
+            ("ü", Some("\u{fffd}")),
+            ("", Some("nameless")),
+            ("A", None),
+            ("c", None),
+        ] {
+            assert_eq!(request.query(name).as_deref(), value, "{name:?}");
+        }
+        let without = self::head("/a?", &[]);
+        assert_eq!(Request::new(&without, &[], ([127, 0, 0, 1], 1).into()).query("a"), None);
+    }
+
+    #[test]
+    fn a_cookie_is_found_in_any_line_and_only_by_its_whole_name() {
+        let cookies = [
+            ("cookie", "session=abc; theme=\"dark blue\";bare; token=a=b=="),
+            ("cookie", "session=later;  spaced = 7 ; x-session=no"),
+            ("cookie", "open=\"; empty="),
+        ];
+        let head = head("/", &cookies);
+        let request = Request::new(&head, &[], ([127, 0, 0, 1], 1).into());
+        for (name, value) in [
+            ("session", Some("abc")),
+            ("theme", Some("dark blue")),
+            ("token", Some("a=b==")),
+            ("spaced", Some("7")),
+            ("x-session", Some("no")),
+            ("open", Some("\"")),
+            ("empty", Some("")),
+            ("bare", None),
+            ("Session", None),
+            ("sess", None),
+        ] {
+            assert_eq!(request.cookie(name), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_of_the_head_are_passed_through() {
+        let head = head("/a?b", &[("X-Name", "v")]);
+        let request = Request::new(&head, b"body", ([127, 0, 0, 1], 9).into());
+        assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/a"));
+        assert_eq!((request.header("x-name"), request.header("not a name")), (Some("v"), None));
+        assert_eq!((request.body(), request.is_secure()), (&b"body"[..], false));
+        assert_eq!(request.remote_addr(), SocketAddr::from(([127, 0, 0, 1], 9)));
     }
 }

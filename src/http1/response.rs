@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use crate::{
     error::HeaderError,
     http1::{
-        head::{Request, check_host, has_token, single},
+        head::{RequestHead, check_host, has_token, single},
         rejection::Rejection,
     },
 };
@@ -24,7 +24,7 @@ use crate::{
 /// # Errors
 /// The request is malformed, or its body is longer than `max` or of unknown length. The connection
 /// must be closed: the start of the next request is unknown.
-pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection> {
+pub(crate) fn body_len(request: &RequestHead, max: usize) -> Result<usize, Rejection> {
     // §3.2: only HTTP/1.1 requires Host, and the health checks of load balancers use HTTP/1.0
     // without.
     if request.version() == Version::HTTP_11 || request.headers().contains_key(header::HOST) {
@@ -64,7 +64,7 @@ pub(crate) fn body_len(request: &Request, max: usize) -> Result<usize, Rejection
 }
 
 /// Whether the client waits for a 100 (Continue) before it sends its body (RFC 9110 §10.1.1).
-pub(crate) fn expects_continue(request: &Request) -> bool {
+pub(crate) fn expects_continue(request: &RequestHead) -> bool {
     request.version() == Version::HTTP_11 && has_token(request, header::EXPECT, "100-continue")
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn expects_continue(request: &Request) -> bool {
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Whether the connection has to be closed after the response to this request (RFC 9112 §9.3).
-pub(crate) fn is_last(request: &Request) -> bool {
+pub(crate) fn is_last(request: &RequestHead) -> bool {
     request.version() != Version::HTTP_11 || has_token(request, header::CONNECTION, "close")
 }
 

@@ -5,7 +5,7 @@ use crate::{
     config::connect::BeforeAttempt,
     engine::hooks::Hooks,
     handshake::decision::{Decision, UpgradeResponse},
-    http1::request::HttpRequest,
+    http1::request::Request,
 };
 
 /// Calls a closure of the application. If it panics, its result is missing and the recording stops.
@@ -33,7 +33,7 @@ pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
         static_files,
         on_upgrade: on_upgrade.map(|mut decide| {
             let recorder = recorder.clone();
-            Box::new(move |request: &HttpRequest<'_>, response: &mut UpgradeResponse| {
+            Box::new(move |request: &Request<'_>, response: &mut UpgradeResponse| {
                 let decision = call(&recorder, || decide(request, response));
                 let copy = match &decision {
                     Decision::Accept => Ok(false),
@@ -46,7 +46,7 @@ pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
         }),
         on_http: on_http.map(|mut respond| {
             let recorder = recorder.clone();
-            Box::new(move |request: &HttpRequest<'_>| {
+            Box::new(move |request: &Request<'_>| {
                 let response = call(&recorder, || respond(request));
                 recorder.append(&Entry::Answered { response: response.clone() });
                 response

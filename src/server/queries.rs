@@ -6,7 +6,9 @@ use std::{
 };
 
 use super::Server;
-use crate::{event::pressure::Pressure, http1::head::Request, id::ClientId, stats::Stats};
+use crate::{
+    event::pressure::Pressure, http1::request::Request, id::ClientId, peer_addr::PeerAddr, stats::Stats,
+};
 
 impl Server {
     /// The addresses of the listening sockets, in the order of binding. Sockets that have failed
@@ -62,8 +64,8 @@ impl Server {
     }
 
     /// The client's address; `None` for a stale id.
-    pub fn remote_addr(&self, client: ClientId) -> Option<SocketAddr> {
-        self.engine.remote_addr(client)
+    pub fn remote_addr(&self, client: ClientId) -> Option<PeerAddr> {
+        self.engine.remote_addr(client).map(PeerAddr::from)
     }
 
     /// The round-trip time of the last answered ping; `None` before the first, and for a stale id.
@@ -83,7 +85,7 @@ impl Server {
 
     /// The client's upgrade request, if [`keep_requests`](crate::ServerBuilder::keep_requests) is
     /// set; `None` for a stale id.
-    pub fn request(&self, client: ClientId) -> Option<&Request> {
+    pub fn request(&self, client: ClientId) -> Option<Request<'_>> {
         self.engine.request(client)
     }
 

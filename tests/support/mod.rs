@@ -159,7 +159,8 @@ impl Harness {
         self.write(raw, request.as_bytes());
         let head = self.head(raw);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        let id = self.server.clients().find(|id| self.server.remote_addr(*id) == Some(local));
+        let id =
+            self.server.clients().find(|id| self.server.remote_addr(*id).is_some_and(|addr| addr == local));
         id.expect("an upgraded client is listed with its address")
     }
 

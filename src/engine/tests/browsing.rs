@@ -447,7 +447,7 @@ impl RandomWorld for World {
             match event {
                 Event::Http { exchange, request } => {
                     let (method, path) = (request.method().as_str(), request.uri().path());
-                    let port = request.remote_addr().port();
+                    let port = request.remote_addr().port().expect("it is an IP address");
                     let user = self.users.iter_mut().find(|user| user.port == port).expect("known");
                     assert_eq!(
                         user.to_ask.pop_front().as_deref(),

@@ -210,7 +210,7 @@ fn output_taken_during_a_process_stop_is_in_time() {
 #[test]
 fn panicking_closure_loses_only_its_own_request() {
     let mut calls = 0;
-    let on_upgrade = move |_: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
+    let on_upgrade = move |_: &crate::Request<'_>, _: &mut crate::UpgradeResponse| {
         calls += 1;
         if calls == 2 { resume_unwind(Box::new("on purpose")) } else { Decision::Accept }
     };

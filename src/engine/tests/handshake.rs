@@ -7,8 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use super::{web::*, *};
 use crate::{
-    CloseCode, Decision, HeaderError, HttpRequest, UpgradeError, UpgradeId, UpgradeResponse,
-    engine::hooks::Hooks,
+    CloseCode, Decision, HeaderError, Request, UpgradeError, UpgradeId, UpgradeResponse, engine::hooks::Hooks,
 };
 
 /// An upgrade request for a path, with extra header lines.
@@ -18,7 +17,7 @@ fn head(path: &str, extra: &str) -> String {
 
 fn deciding(
     config: Config,
-    decide: impl FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + Sync + 'static,
+    decide: impl FnMut(&Request<'_>, &mut UpgradeResponse) -> Decision + Send + Sync + 'static,
 ) -> Host {
     let hooks = Hooks { on_upgrade: Some(Box::new(decide)), ..Hooks::default() };
     Host::with_hooks(config, hooks, None)
@@ -148,7 +147,8 @@ fn on_upgrade_sees_the_request_and_adds_headers() {
         assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/room"));
         assert_eq!((request.uri().query(), request.body()), (Some("token=7"), &b""[..]));
         assert_eq!(request.headers()["x-token"], "7");
-        assert!(request.remote_addr().ip().is_loopback() && request.remote_addr().port() > 0);
+        let addr = request.remote_addr();
+        assert!(addr.ip().is_some_and(|ip| ip.is_loopback()) && addr.port() > Some(0));
         assert_eq!(response.offered().collect::<Vec<_>>(), ["v1", "v2", "v9"]);
         response.header("Set-Cookie", "a=1; HttpOnly").unwrap();
         response.header("Set-Cookie", "b=2").unwrap();

@@ -353,8 +353,8 @@ fn invalid_response_of_a_closure_becomes_500() {
 
 #[test]
 fn panicking_closure_loses_no_message_of_other_clients() {
-    let on_http = |_: &crate::HttpRequest<'_>| panic!("a bug of the application's");
-    let on_upgrade = |request: &crate::HttpRequest<'_>, _: &mut crate::UpgradeResponse| {
+    let on_http = |_: &crate::Request<'_>| panic!("a bug of the application's");
+    let on_upgrade = |request: &crate::Request<'_>, _: &mut crate::UpgradeResponse| {
         assert_eq!(request.uri().path(), "/chat", "a bug of the application's");
         crate::Decision::Accept
     };

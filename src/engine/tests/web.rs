@@ -118,7 +118,7 @@ pub(super) fn answering(config: Config) -> Host {
 
 pub(super) fn serving(
     config: Config,
-    on_http: impl FnMut(&crate::HttpRequest<'_>) -> Response<Bytes> + Send + Sync + 'static,
+    on_http: impl FnMut(&crate::Request<'_>) -> Response<Bytes> + Send + Sync + 'static,
 ) -> Host {
     let hooks = Hooks { on_http: Some(Box::new(on_http)), ..Hooks::default() };
     Host::with_hooks(config, hooks, None)

@@ -10,7 +10,7 @@ const NONCE: &[u8; 16] = b"the sample nonce";
 const GOOD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
-fn asked(subprotocols: &[&str]) -> (Request, String, ResponseReader) {
+fn asked(subprotocols: &[&str]) -> (RequestHead, String, ResponseReader) {
     let path = "/chat?room=1".parse().unwrap();
     let subprotocols: Vec<String> = subprotocols.iter().map(|name| name.to_string()).collect();
     let mut headers = HeaderMap::new();

@@ -6,7 +6,7 @@ use crate::http1::head::{HeadLimits, HeadReader};
 const MAX: usize = 1_000;
 
 #[track_caller]
-fn parse(head: &str) -> Request {
+fn parse(head: &str) -> RequestHead {
     let limits = HeadLimits { max_bytes: 16 * 1024, max_headers: 100 };
     match HeadReader::default().push(head.as_bytes(), limits) {
         Ok(Some(head)) => head.request,

@@ -4,7 +4,7 @@
 //! a renamed field and another machine give the same digest. The matches are exhaustive, so a new
 //! variant does not compile before it has a number. Numbers are never used again.
 
-use http::{Request, Version};
+use http::Version;
 
 use super::codec::{Decode, Encode, codec_fieldless};
 use crate::{
@@ -15,9 +15,10 @@ use crate::{
         pressure::Pressure,
         tick::Tick,
     },
-    http1::request::HttpRequest,
+    http1::request::Request,
     id::ClientId,
     message::Message,
+    peer_addr::PeerAddr,
     util::fnv::Fnv,
 };
 
@@ -94,7 +95,7 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
         Event::Upgrade { upgrade, request } => {
             out.push(7);
             upgrade.put(out);
-            put_http_request(request, out);
+            put_request(request, out);
         }
         Event::UpgradeGone { upgrade } => {
             out.push(8);
@@ -103,7 +104,7 @@ fn put_event(event: Event<'_>, out: &mut Vec<u8>) {
         Event::Http { exchange, request } => {
             out.push(9);
             exchange.put(out);
-            put_http_request(request, out);
+            put_request(request, out);
         }
         Event::Timer { timer, missed } => {
             out.push(10);
@@ -120,13 +121,13 @@ fn put_message_head(client: ClientId, message: Message<'_>, out: &mut Vec<u8>) {
     message.len().put(out);
 }
 
-fn put_request(request: &Request<()>, out: &mut Vec<u8>) {
+fn put_request(request: Request<'_>, out: &mut Vec<u8>) {
     let uri = request.uri();
     request.method().as_str().put(out);
     uri.scheme_str().put(out);
     uri.authority().map(|authority| authority.as_str()).put(out);
     uri.path_and_query().map(|path| path.as_str()).put(out);
-    out.push(match request.version() {
+    out.push(match request.head().version() {
         Version::HTTP_09 => 9,
         Version::HTTP_10 => 10,
         Version::HTTP_11 => 11,
@@ -135,12 +136,10 @@ fn put_request(request: &Request<()>, out: &mut Vec<u8>) {
         _ => 0,
     });
     request.headers().put(out);
-}
-
-fn put_http_request(request: HttpRequest<'_>, out: &mut Vec<u8>) {
-    put_request(&request, out);
     request.body().put(out);
-    request.remote_addr().put(out);
+    match request.remote_addr() {
+        PeerAddr::Ip(addr) => addr.put(out),
+    }
 }
 
 fn put_close_reason(reason: &CloseReason, out: &mut Vec<u8>) {
@@ -320,8 +319,10 @@ mod tests {
         let error = Some(&ConnectError::Timeout(ConnectStep::Handshake));
         let event = Event::Reconnecting { client, link, attempt, delay, error };
         assert_eq!(bytes(event), [2, 3, 0xac, 2, 9, 2, 1, 5, 1, 10, 2]);
-        let request = &Request::get("/a?b").header("Host", "c").body(()).unwrap();
-        let expected = b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c";
+        let head = http::Request::get("/a?b").header("Host", "c").body(()).unwrap();
+        let request = Request::new(&head, b"x", ([1, 2, 3, 4], 5).into());
+        let expected =
+            b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c\x01x\x04\x01\x02\x03\x04\x05\x00";
         assert_eq!(bytes(Event::Open { client, request }), *expected);
     }
 

@@ -9,7 +9,7 @@ use crate::{
     engine::hooks::Hooks,
     error::ConnectError,
     handshake::decision::{Decision, UpgradeResponse},
-    http1::{request::HttpRequest, static_files::StaticFiles},
+    http1::{request::Request, static_files::StaticFiles},
     record::format::{entry::Entry, header::Header},
 };
 
@@ -17,11 +17,11 @@ use crate::{
 pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &SharedReader) -> Hooks {
     let on_upgrade = header.on_upgrade.then(|| {
         let reader = reader.clone();
-        Box::new(move |_: &HttpRequest<'_>, response: &mut UpgradeResponse| decide(&reader, response)) as _
+        Box::new(move |_: &Request<'_>, response: &mut UpgradeResponse| decide(&reader, response)) as _
     });
     let on_http = header.on_http.then(|| {
         let reader = reader.clone();
-        Box::new(move |_: &HttpRequest<'_>| {
+        Box::new(move |_: &Request<'_>| {
             let found = || "a call of on_http".to_owned();
             let response = reader.lock().result(found, |entry| match entry {
                 Entry::Answered { response } => Some(response),

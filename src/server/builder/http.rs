@@ -9,7 +9,7 @@ use super::ServerBuilder;
 use crate::{
     error::ConfigError,
     handshake::decision::{Decision, UpgradeResponse},
-    http1::request::HttpRequest,
+    http1::request::Request,
     util::exclusive::Exclusive,
 };
 
@@ -71,7 +71,7 @@ impl ServerBuilder {
     /// ```
     pub fn on_upgrade<F>(mut self, decide: F) -> Self
     where
-        F: FnMut(&HttpRequest<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
+        F: FnMut(&Request<'_>, &mut UpgradeResponse) -> Decision + Send + 'static,
     {
         let mut decide = Exclusive::new(decide);
         self.hooks.on_upgrade =
@@ -106,7 +106,7 @@ impl ServerBuilder {
     /// ```
     pub fn on_http<F>(mut self, response: F) -> Self
     where
-        F: FnMut(&HttpRequest<'_>) -> Response<Bytes> + Send + 'static,
+        F: FnMut(&Request<'_>) -> Response<Bytes> + Send + 'static,
     {
         let mut response = Exclusive::new(response);
         self.hooks.on_http = Some(Box::new(move |request| (response.get_mut())(request)));
