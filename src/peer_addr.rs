@@ -56,12 +56,6 @@ impl PartialEq<SocketAddr> for PeerAddr {
     }
 }
 
-impl PartialEq<PeerAddr> for SocketAddr {
-    fn eq(&self, addr: &PeerAddr) -> bool {
-        addr == self
-    }
-}
-
 impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

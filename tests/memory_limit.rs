@@ -76,7 +76,7 @@ impl NonReaders {
             match event {
                 Event::Open { client, .. } => {
                     let remote = server.remote_addr(client).expect("is open");
-                    let index = self.pending.iter().position(|raw| raw.local_addr() == remote);
+                    let index = self.pending.iter().position(|raw| remote == raw.local_addr());
                     // The reading clients are not in `pending`.
                     if let Some(index) = index {
                         self.open.push((self.pending.swap_remove(index), client));

@@ -23,7 +23,8 @@ use crate::{http1::head::RequestHead, peer_addr::PeerAddr};
 ///     .on_upgrade(|request, _| match request.query("token").as_deref() {
 ///         Some("let me in") => Decision::Accept,
 ///         _ if request.cookie("session").is_some() => Decision::Accept,
-///         _ => Decision::Reject(Response::builder().status(401).body("who are you?".into()).unwrap()),
+///         _ => Decision::Reject(Response::builder().status(401).body("who are
+/// you?".into()).unwrap()),
 ///     })
 ///     .bind("127.0.0.1:0")?;
 /// # Ok(())
@@ -85,8 +86,8 @@ impl<'t> Request<'t> {
     }
 
     /// The first value with this name in the query string, decoded as a form does
-    /// (`application/x-www-form-urlencoded`: `+` is a space, `%41` is `A`). Bytes that are not UTF-8
-    /// become U+FFFD. A name without `=` has an empty value.
+    /// (`application/x-www-form-urlencoded`: `+` is a space, `%41` is `A`). Bytes that are not
+    /// UTF-8 become U+FFFD. A name without `=` has an empty value.
     pub fn query(&self, name: &str) -> Option<Cow<'t, str>> {
         let query = self.head.uri().query()?;
         form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value)
