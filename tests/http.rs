@@ -164,6 +164,26 @@ fn status_of(builder: ServerBuilder, origin: &str) -> u16 {
 }
 
 #[test]
+fn check_origin_replaces_the_rules_and_is_asked_without_an_origin_too() {
+    let checked = |path: &str, origin: Option<&str>| {
+        let builder = Server::builder().check_origin(|request| {
+            let origin = request.header("origin");
+            origin == Some("https://friend.example") || request.query("key").as_deref() == Some("1")
+        });
+        let mut h = Harness::with(builder);
+        let mut raw = h.dial();
+        let origin = origin.map(|origin| format!("Origin: {origin}\r\n")).unwrap_or_default();
+        h.write(&mut raw, raw::upgrade_request(path, &origin).as_bytes());
+        let status = h.head(&mut raw)[9..12].parse::<u16>().unwrap();
+        (status, h.server.stats().rejected.origin)
+    };
+    assert_eq!(checked("/", Some("https://friend.example")), (101, 0));
+    assert_eq!(checked("/", Some("http://server.example")), (403, 1), "the host of the request");
+    assert_eq!(checked("/", None), (403, 1));
+    assert_eq!(checked("/?key=1", None), (101, 0));
+}
+
+#[test]
 fn cross_origin_upgrades_get_403_unless_allowed() {
     assert_eq!(status_of(Server::builder(), "https://evil.example"), 403);
     assert_eq!(status_of(Server::builder(), "null"), 403);

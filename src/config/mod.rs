@@ -49,10 +49,23 @@ pub(crate) enum OriginPolicy {
     /// allowed.
     #[default]
     SameOrigin,
-    /// The same origin, or one of this list, each `scheme://host[:port]` in lower case.
+    /// The same origin, or one of this list, each `scheme://host[:port]`, `scheme://*.host[:port]`,
+    /// `null` or `file://`.
     AllowList(Vec<String>),
+    /// The application's closure decides, also about a request without `Origin`.
+    Custom,
     /// Any origin.
     Any,
+}
+
+/// Whether a browser can send this as an origin, or a subdomain of it if it begins with `*.`.
+fn is_origin_pattern(text: &str) -> bool {
+    if text == "null" || text == "file://" {
+        return true;
+    }
+    let Some((scheme, authority)) = text.split_once("://") else { return false };
+    let authority = authority.strip_prefix("*.").unwrap_or(authority);
+    !scheme.contains('*') && !authority.is_empty() && !authority.contains(['/', ' ', '*'])
 }
 
 /// Inbound size limits in bytes.
@@ -242,13 +255,10 @@ impl Config {
         {
             return Err(ConfigError::SilenceBeforePing { ping, silence });
         }
-        if let OriginPolicy::AllowList(origins) = &self.origins {
-            for origin in origins {
-                let authority = origin.split_once("://").map(|(_, authority)| authority);
-                if authority.is_none_or(|a| a.is_empty() || a.contains(['/', ' ', '*'])) {
-                    return Err(ConfigError::InvalidOrigin(origin.clone()));
-                }
-            }
+        if let OriginPolicy::AllowList(origins) = &self.origins
+            && let Some(wrong) = origins.iter().find(|origin| !is_origin_pattern(origin))
+        {
+            return Err(ConfigError::InvalidOrigin(wrong.clone()));
         }
         let served = self.health.iter().chain(&self.metrics);
         let plain = |path: &String| path.starts_with('/') && !path.contains(['*', '?', '#', ' ']);
@@ -325,7 +335,21 @@ mod tests {
         assert!(matches!(huge.validate(), Err(ConfigError::TooLarge { setting: "send_buffer", .. })));
         let late = Config { ping_interval: Some(Duration::from_secs(60)), ..Config::default() };
         assert!(matches!(late.validate(), Err(ConfigError::SilenceBeforePing { .. })));
-        for bad in ["example.com", "https://", "https://a.example/path", "https://*.example"] {
+        let good = ["https://*.a.example:8443", "null", "file://", "http://localhost:1"];
+        let origins = OriginPolicy::AllowList(good.map(Into::into).to_vec());
+        assert_eq!(Config { origins, ..Config::default() }.validate(), Ok(()));
+        for bad in [
+            "example.com",
+            "https://",
+            "https://a.example/path",
+            "https://*",
+            "https://*.",
+            "https://*a.example",
+            "https://a.*.example",
+            "*://a.example",
+            "file:///tmp",
+            "Null",
+        ] {
             let origins = OriginPolicy::AllowList(vec![bad.into()]);
             let config = Config { origins, ..Config::default() };
             assert_eq!(config.validate(), Err(ConfigError::InvalidOrigin(bad.into())));

@@ -1,7 +1,7 @@
 //! The step from a request to a WebSocket: the server's checks, then the application's decision,
 //! made at once or later.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -32,11 +32,11 @@ use crate::{
 impl<S: Stream> Engine<S> {
     /// Decides on a complete upgrade request: accepts or rejects it, or defers to the application.
     pub(super) fn decide(&mut self, index: usize, request: RequestHead, head: usize, now: Instant) {
-        let (opening, chosen) = match self.check(&request) {
+        let remote = self.clients[index].remote;
+        let (opening, chosen) = match self.check(&request, remote) {
             Ok(checked) => checked,
             Err(rejection) => return self.reject(index, rejection, now),
         };
-        let remote = self.clients[index].remote;
         let Some(on_upgrade) = &mut self.hooks.on_upgrade else {
             let response = UpgradeResponse::new(Vec::new(), chosen);
             return self.upgrade(index, Arc::new(request), opening, response, now);
@@ -66,8 +66,17 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Checks a request against the configuration, and chooses the subprotocol.
-    fn check(&self, request: &RequestHead) -> Result<(Opening, Option<HeaderValue>), Rejection> {
+    fn check(
+        &mut self,
+        request: &RequestHead,
+        remote: SocketAddr,
+    ) -> Result<(Opening, Option<HeaderValue>), Rejection> {
         let opening = handshake::server::check(request, &self.config.origins)?;
+        if let Some(check_origin) = &mut self.hooks.check_origin
+            && !check_origin(&Request::new(request, &[], remote))
+        {
+            return Err(Rejection::OriginForbidden);
+        }
         if !self.config.takes_upgrades_at(request.uri().path()) {
             return Err(Rejection::NotFound);
         }

@@ -14,6 +14,7 @@ use crate::{
     http1::{request::Request, static_files::StaticFiles},
 };
 
+pub(crate) type CheckOrigin = Box<dyn FnMut(&Request<'_>) -> bool + Send + Sync>;
 pub(crate) type OnUpgrade = Box<dyn FnMut(&Request<'_>, &mut UpgradeResponse) -> Decision + Send + Sync>;
 pub(crate) type OnHttp = Box<dyn FnMut(&Request<'_>) -> Response<Bytes> + Send + Sync>;
 
@@ -21,6 +22,10 @@ pub(crate) type OnHttp = Box<dyn FnMut(&Request<'_>) -> Response<Bytes> + Send +
 /// [`Config`](crate::config::Config).
 #[derive(Default)]
 pub(crate) struct Hooks {
+    /// Decides about the origin of a page, with [`OriginPolicy::Custom`].
+    ///
+    /// [`OriginPolicy::Custom`]: crate::config::OriginPolicy::Custom
+    pub(crate) check_origin: Option<CheckOrigin>,
     pub(crate) on_upgrade: Option<OnUpgrade>,
     pub(crate) on_http: Option<OnHttp>,
     pub(crate) static_files: StaticFiles,
@@ -45,7 +50,8 @@ impl Sink {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Services")
+        f.debug_struct("Hooks")
+            .field("check_origin", &self.check_origin.is_some())
             .field("on_upgrade", &self.on_upgrade.is_some())
             .field("on_http", &self.on_http.is_some())
             .field("static_files", &self.static_files)

@@ -226,7 +226,8 @@ pub enum ConfigError {
         /// The configured `silence_timeout`.
         silence: Duration,
     },
-    /// The origin does not have the form `scheme://host[:port]`.
+    /// The origin does not have the form `scheme://host[:port]` or `scheme://*.host[:port]`, and is
+    /// neither `null` nor `file://`.
     #[error("{0:?} is not an origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
     /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the

@@ -12,24 +12,32 @@ use crate::{
 
 /// Whether the policy allows the request's page. A request without `Origin` is not from a browser.
 pub(super) fn is_allowed(request: &RequestHead, policy: &OriginPolicy) -> bool {
-    if *policy == OriginPolicy::Any || !request.headers().contains_key(header::ORIGIN) {
+    if matches!(policy, OriginPolicy::Any | OriginPolicy::Custom)
+        || !request.headers().contains_key(header::ORIGIN)
+    {
         return true;
     }
-    // Several values, `null` (a sandboxed frame, a local file) and malformed ones match no origin.
-    let value = single(request, header::ORIGIN).and_then(|origin| origin.to_str().ok());
-    let Some(origin) = value.and_then(Origin::parse) else { return false };
+    // Several values and malformed ones match no origin.
+    let Some(value) = single(request, header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
+        return false;
+    };
+    let list = match policy {
+        OriginPolicy::AllowList(list) => &list[..],
+        OriginPolicy::SameOrigin | OriginPolicy::Any | OriginPolicy::Custom => &[],
+    };
+    // Origins without a host: `null` of a sandboxed frame or a local file, `file://` of a shell
+    // around a browser.
+    if value == "null" || value.eq_ignore_ascii_case("file://") {
+        return list.iter().any(|entry| entry.eq_ignore_ascii_case(value));
+    }
+    let Some(origin) = Origin::parse(value) else { return false };
     // RFC 9112 §3.2.2: the authority of an absolute request target takes the place of Host.
     let host = match request.uri().authority() {
         Some(authority) => Some(authority.as_str()),
         None => single(request, header::HOST).and_then(|host| host.to_str().ok()),
     };
     let same = host.and_then(Authority::parse).is_some_and(|host| origin.is_at(&host));
-    same || match policy {
-        OriginPolicy::AllowList(list) => {
-            list.iter().filter_map(|entry| Origin::parse(entry)).any(|entry| entry.equals(&origin))
-        }
-        OriginPolicy::SameOrigin | OriginPolicy::Any => false,
-    }
+    same || list.iter().any(|entry| origin.matches(entry))
 }
 
 /// A serialized origin, `scheme://host[:port]` (RFC 6454 §6.2).
@@ -69,9 +77,28 @@ impl<'a> Origin<'a> {
             && self.authority.host.eq_ignore_ascii_case(host.host)
     }
 
-    fn equals(&self, other: &Origin<'_>) -> bool {
-        self.scheme.eq_ignore_ascii_case(other.scheme)
-            && self.authority.host.eq_ignore_ascii_case(other.authority.host)
-            && self.port() == other.port()
+    /// Whether this is the origin of `entry`, or with `scheme://*.host` at a subdomain of the host,
+    /// of any depth. The host itself is no subdomain.
+    fn matches(&self, entry: &str) -> bool {
+        let Some((scheme, authority)) = entry.split_once("://") else { return false };
+        let base = authority.strip_prefix("*.");
+        let Some(authority) = Authority::parse(base.unwrap_or(authority)) else { return false };
+        let other = Origin { scheme, authority };
+        if !self.scheme.eq_ignore_ascii_case(other.scheme) || self.port() != other.port() {
+            return false;
+        }
+        let host = match base {
+            None => self.authority.host,
+            Some(_) => {
+                let Some(start) = self.authority.host.len().checked_sub(other.authority.host.len()) else {
+                    return false;
+                };
+                match self.authority.host.split_at_checked(start) {
+                    Some((labels, host)) if labels.len() > 1 && labels.ends_with('.') => host,
+                    _ => return false,
+                }
+            }
+        };
+        host.eq_ignore_ascii_case(other.authority.host)
     }
 }

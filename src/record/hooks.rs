@@ -28,9 +28,17 @@ fn call<T>(recorder: &Recorder, closure: impl FnOnce() -> T) -> T {
 
 /// Wraps the closures so that each result is recorded.
 pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
-    let Hooks { on_upgrade, on_http, static_files, .. } = hooks;
+    let Hooks { check_origin, on_upgrade, on_http, static_files, .. } = hooks;
     Hooks {
         static_files,
+        check_origin: check_origin.map(|mut check| {
+            let recorder = recorder.clone();
+            Box::new(move |request: &Request<'_>| {
+                let allowed = call(&recorder, || check(request));
+                recorder.append(&Entry::OriginChecked { allowed });
+                allowed
+            }) as _
+        }),
         on_upgrade: on_upgrade.map(|mut decide| {
             let recorder = recorder.clone();
             Box::new(move |request: &Request<'_>, response: &mut UpgradeResponse| {

@@ -87,6 +87,11 @@ impl App {
             .ping_interval(Duration::from_secs(2))
             .silence_timeout(Duration::from_secs(3));
         let builder = if rng.bool() { builder.max_messages_per_second(50) } else { builder };
+        let mut checks = 0;
+        let builder = builder.check_origin(move |_| {
+            checks += 1;
+            checks % 5 != 0
+        });
         match rng.u8(..3) {
             0 => builder.http(true),
             1 => builder.on_http(|request| Response::new(Bytes::from(format!("{}", request.uri())))),

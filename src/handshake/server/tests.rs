@@ -322,6 +322,39 @@ fn only_an_incomplete_head_holds_memory() {
 }
 
 #[test]
+fn subdomains_and_origins_without_a_host_are_allowed_by_name() {
+    let entries = ["https://*.game.example", "http://*.local:8080", "null", "file://"];
+    let list = OriginPolicy::AllowList(entries.map(String::from).to_vec());
+    let none = OriginPolicy::AllowList(vec!["https://other.example".into()]);
+    for (origin, passes) in [
+        ("https://a.game.example", true),
+        ("https://a.b.game.example", true),
+        ("HTTPS://A.Game.Example:443", true),
+        ("https://game.example", false),
+        ("https://.game.example", false),
+        ("https://evilgame.example", false),
+        ("https://a.game.example.evil.net", false),
+        ("http://a.game.example", false),
+        ("https://a.game.example:8443", false),
+        ("http://printer.local:8080", true),
+        ("http://printer.local", false),
+        ("https://\u{fc}.game.example", false),
+        ("null", true),
+        ("NULL", false),
+        ("file://", true),
+        ("FILE://", true),
+        ("file:///home", false),
+        ("null\r\nOrigin: null", false),
+    ] {
+        let head = with("server.example.com", "host.example").replace("http://server.example.com", origin);
+        let Head { request, .. } = HeadReader::default().push(head.as_bytes(), LIMITS).unwrap().unwrap();
+        let expected = |passes| if passes { Ok(()) } else { Err(Rejection::OriginForbidden) };
+        assert_eq!(check(&request, &list).map(drop), expected(passes), "{origin:?}");
+        assert_eq!(check(&request, &none).map(drop), expected(false), "{origin:?}");
+    }
+}
+
+#[test]
 fn origins_are_compared_with_the_host_and_the_list() {
     let list = OriginPolicy::AllowList(
         ["https://play.example", "http://localhost:3000", "tauri://localhost", "https://[2001:db8::1]:443"]

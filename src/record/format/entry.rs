@@ -93,6 +93,8 @@ codec_enum! {
         66 Answered { response: Response<Bytes> },
         /// `before_attempt` left the request like this.
         67 Attempted { path: String, headers: HeaderMap },
+        /// `check_origin` allowed the page or not.
+        68 OriginChecked { allowed: bool },
         /// The server was dropped.
         70 End {},
     }

@@ -30,7 +30,7 @@ codec_struct!(Header { library, config, on_upgrade, on_http, assets });
 
 impl Header {
     pub(crate) fn new(config: &Config, hooks: &Hooks) -> Self {
-        let Hooks { on_upgrade, on_http, static_files, record: _ } = hooks;
+        let Hooks { on_upgrade, on_http, static_files, check_origin: _, record: _ } = hooks;
         Header {
             library: env!("CARGO_PKG_VERSION").to_owned(),
             config: config.clone(),
@@ -130,6 +130,7 @@ impl Encode for OriginPolicy {
         match self {
             OriginPolicy::SameOrigin => 0u8.put(out),
             OriginPolicy::Any => 1u8.put(out),
+            OriginPolicy::Custom => 3u8.put(out),
             OriginPolicy::AllowList(origins) => {
                 2u8.put(out);
                 origins.put(out);
@@ -144,6 +145,7 @@ impl Decode for OriginPolicy {
             0 => Some(OriginPolicy::SameOrigin),
             1 => Some(OriginPolicy::Any),
             2 => Some(OriginPolicy::AllowList(Decode::get(input)?)),
+            3 => Some(OriginPolicy::Custom),
             _ => None,
         }
     }

@@ -5,7 +5,7 @@ use http::{HeaderMap, Response, uri::PathAndQuery};
 
 use super::reader::SharedReader;
 use crate::{
-    config::connect::BeforeAttempt,
+    config::{OriginPolicy, connect::BeforeAttempt},
     engine::hooks::Hooks,
     error::ConnectError,
     handshake::decision::{Decision, UpgradeResponse},
@@ -19,6 +19,17 @@ pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &Shar
         let reader = reader.clone();
         Box::new(move |_: &Request<'_>, response: &mut UpgradeResponse| decide(&reader, response)) as _
     });
+    let check_origin = (header.config.origins == OriginPolicy::Custom).then(|| {
+        let reader = reader.clone();
+        Box::new(move |_: &Request<'_>| {
+            let found = || "a call of check_origin".to_owned();
+            let allowed = reader.lock().result(found, |entry| match entry {
+                Entry::OriginChecked { allowed } => Some(allowed),
+                _ => None,
+            });
+            allowed.unwrap_or(false)
+        }) as _
+    });
     let on_http = header.on_http.then(|| {
         let reader = reader.clone();
         Box::new(move |_: &Request<'_>| {
@@ -30,7 +41,7 @@ pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &Shar
             response.unwrap_or_else(|| Response::new(Bytes::new()))
         }) as _
     });
-    Hooks { on_upgrade, on_http, static_files, ..Hooks::default() }
+    Hooks { check_origin, on_upgrade, on_http, static_files, ..Hooks::default() }
 }
 
 fn decide(reader: &SharedReader, response: &mut UpgradeResponse) -> Decision {

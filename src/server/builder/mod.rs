@@ -12,7 +12,9 @@ use crate::{
     config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
     engine::hooks::Hooks,
     error::{BindError, ConfigError},
+    http1::request::Request,
     server::Server,
+    util::exclusive::Exclusive,
 };
 
 impl Server {
@@ -208,20 +210,64 @@ impl ServerBuilder {
         self
     }
 
-    /// Allows browser pages of these origins, in addition to those of the server's own host. Write
-    /// each one as a browser sends it: `https://example.com` or `http://localhost:8080`.
+    /// Allows browser pages of these origins (RFC 6454), in addition to those of the server's own
+    /// host. Write each one as a browser sends it: `https://example.com` or
+    /// `http://localhost:8080`.
+    ///
+    /// `https://*.game.example` allows the subdomains of `game.example`, of any depth, and not
+    /// `game.example` itself. The words `null` and `file://` allow pages without a host: browsers
+    /// send `null` for local files and sandboxed frames, and some apps that are built from pages
+    /// send
+    /// `file://`. Any local file and any sandboxed frame of any site has the origin `null`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let origins = ["https://game.example", "https://*.game.example", "null"];
+    /// let server = tickws::Server::builder().allow_origins(origins).bind("127.0.0.1:0")?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn allow_origins<I>(mut self, origins: I) -> Self
     where
         I: IntoIterator,
         I::Item: Into<String>,
     {
+        self.hooks.check_origin = None;
         self.config.origins = OriginPolicy::AllowList(origins.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Decides by a closure which upgrade requests may pass, in place of the rules above, as
+    /// gorilla's `CheckOrigin` does. It is called for each valid upgrade request, with or without
+    /// an
+    /// `Origin`; `false` rejects it with 403. It runs inside a poll, so it must not block.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = tickws::Server::builder()
+    ///     .check_origin(|request| match request.header("origin") {
+    ///         Some(origin) => origin.ends_with(".game.example"),
+    ///         None => request.header("authorization").is_some(), // not a browser
+    ///     })
+    ///     .bind("127.0.0.1:0")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn check_origin(mut self, check: impl FnMut(&Request<'_>) -> bool + Send + 'static) -> Self {
+        let mut check = Exclusive::new(check);
+        self.hooks.check_origin = Some(Box::new(move |request| (check.get_mut())(request)));
+        self.config.origins = OriginPolicy::Custom;
         self
     }
 
     /// Allows browser pages of any origin, which connect with the user's cookies. Only for servers
     /// that do not authenticate by cookies (RFC 6455 §10.2).
     pub fn allow_any_origin(mut self) -> Self {
+        self.hooks.check_origin = None;
         self.config.origins = OriginPolicy::Any;
         self
     }
