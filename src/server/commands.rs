@@ -151,8 +151,8 @@ impl Server {
     ///
     /// ```
     /// fn frame(server: &mut tickws::Server, positions: &[u8]) {
-    ///     let _ = server.broadcast_latest("positions", positions); // whoever misses it gets the
-    /// next }
+    ///     let _ = server.broadcast_latest("positions", positions); // the next one replaces it
+    /// }
     /// ```
     pub fn broadcast_latest(&mut self, key: impl Into<LatestKey>, message: impl AsMessage) -> Delivery {
         self.deliver(Audience::Everyone, message, &SendOptions::new().latest(key))

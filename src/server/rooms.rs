@@ -88,8 +88,9 @@ impl Server {
     ///
     /// ```
     /// fn frame(server: &mut tickws::Server, positions: &[u8]) {
-    ///     let _ = server.publish_latest("match 7", "positions", positions); // the next replaces
-    /// it }
+    ///     // The next frame replaces it.
+    ///     let _ = server.publish_latest("match 7", "positions", positions);
+    /// }
     /// ```
     pub fn publish_latest<'r>(
         &mut self,
@@ -159,8 +160,8 @@ impl Server {
     ///
     /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnectedError> {
     ///     server.set_user(client, "ada")?;
-    ///     let _ = server.send_to_user("ada", "you signed in on one more device"); // on all of
-    /// them
+    ///     // On all of them.
+    ///     let _ = server.send_to_user("ada", "you signed in on one more device");
     ///     Ok(())
     /// }
     /// ```
