@@ -17,7 +17,7 @@
 use std::{collections::HashMap, error::Error};
 
 use serde::{Deserialize, Serialize};
-use tickws::{ClientId, Envelope, Event, JsonError, Message, Prepared, Server};
+use tickws::{ClientId, Envelope, Event, JsonError, Prepared, Server};
 
 /// A message from a client.
 #[derive(Deserialize)]
@@ -105,11 +105,11 @@ fn execute(
 }
 
 fn announce(server: &mut Server, room: &str, who: &str, text: &str) -> Result<(), JsonError> {
-    let said = Message::json(&Envelope::new("said", Said { room, who, text }))?;
+    let said = Prepared::json(&Envelope::new("said", Said { room, who, text }))?;
     let _ = server.publish(room, said);
     Ok(())
 }
 
 fn reply(text: &str) -> Result<Prepared, JsonError> {
-    Message::json(&Envelope::new("reply", text))
+    Prepared::json(&Envelope::new("reply", text))
 }

@@ -69,7 +69,7 @@
 //!   RFC 7692.
 //! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of
 //!   real servers (`ServerBuilder::record`) and their replay.
-//! - `json`: `Message::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
+//! - `json`: `Prepared::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 // A call that can panic needs an `allow` with a reason.

@@ -5,7 +5,7 @@ mod support;
 
 use serde::{Deserialize, Serialize};
 use support::{Harness, Seen, dial};
-use tickws::{Envelope, Event, Message, SendOptions, Server};
+use tickws::{Envelope, Event, Prepared, SendOptions, Server};
 use tungstenite::Message as Wire;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -22,10 +22,10 @@ fn walk(server: &mut Server, event: Event<'_>) {
         Ok(Envelope { kind, data: Step { x, y, by } }) if kind == "step" => {
             let range = message.as_bytes().as_ptr_range();
             assert!(range.contains(&by.as_ptr()), "a borrowed string is in the tick's buffer");
-            Message::json(&Envelope::new("stepped", Step { x: x + 1.0, y, by }))
+            Prepared::json(&Envelope::new("stepped", Step { x: x + 1.0, y, by }))
         }
-        Ok(other) => Message::json(&Envelope::new("error", format!("what is {:?}?", other.kind))),
-        Err(error) => Message::json(&Envelope::new("error", error.to_string())),
+        Ok(other) => Prepared::json(&Envelope::new("error", format!("what is {:?}?", other.kind))),
+        Err(error) => Prepared::json(&Envelope::new("error", error.to_string())),
     };
     server.send(client, response.unwrap()).unwrap();
 }
@@ -83,7 +83,7 @@ fn every_send_takes_json_by_value_and_by_reference() {
     let mut h = Harness::new();
     let (mut one, id) = h.connect();
     let (mut two, other) = h.connect();
-    let json = Message::json(&Envelope::new("n", [1, 2])).unwrap();
+    let json = Prepared::json(&Envelope::new("n", [1, 2])).unwrap();
     h.server.send(id, &json).unwrap();
     h.server.send_latest(id, 7, &json).unwrap();
     h.server.send_latest(id, 8, json.clone()).unwrap();

@@ -14,7 +14,7 @@ use crate::{
     outbox::prepared::Prepared,
 };
 
-impl<'a> Message<'a> {
+impl Prepared {
     /// Serializes the value as JSON into a text message, directly into its frame. Feature `json`.
     ///
     /// The message is serialized and framed once, also for many recipients. As in `serde_json`, a
@@ -30,7 +30,7 @@ impl<'a> Message<'a> {
     ///
     /// ```
     /// use serde::Serialize;
-    /// use tickws::{JsonError, Message, Server};
+    /// use tickws::{JsonError, Prepared, Server};
     ///
     /// #[derive(Serialize)]
     /// struct Score {
@@ -39,7 +39,7 @@ impl<'a> Message<'a> {
     /// }
     ///
     /// fn announce(server: &mut Server, scores: &[Score]) -> Result<(), JsonError> {
-    ///     server.broadcast(Message::json(scores)?);
+    ///     let _ = server.broadcast(Prepared::json(scores)?);
     ///     Ok(())
     /// }
     /// ```
@@ -53,7 +53,9 @@ impl<'a> Message<'a> {
             JsonError::new(serde_path_to_error::serialize(value, sink).err(), error)
         })
     }
+}
 
+impl<'a> Message<'a> {
     /// Parses the message, text or binary, as JSON. Feature `json`.
     ///
     /// `T` may borrow from the message. A `&str` field does, and is an error for a string with
@@ -253,7 +255,7 @@ fn garbles(c: char) -> bool {
 /// A program that replies to messages it does not understand:
 ///
 /// ```no_run
-/// use tickws::{Envelope, Event, Message, Server};
+/// use tickws::{Envelope, Event, Prepared, Server};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let mut server = Server::bind("127.0.0.1:9001")?;
@@ -268,7 +270,7 @@ fn garbles(c: char) -> bool {
 ///             // The connection stays open.
 ///             Err(error) => Envelope::new("error", error.to_string()),
 ///         };
-///         if let Err(error) = server.send(client, Message::json(&reply)?) {
+///         if let Err(error) = server.send(client, Prepared::json(&reply)?) {
 ///             println!("no reply: {error}");
 ///         }
 ///     }
@@ -290,9 +292,9 @@ impl<T> Envelope<T> {
     /// # Examples
     ///
     /// ```
-    /// use tickws::{Envelope, Message};
+    /// use tickws::{Envelope, Prepared};
     ///
-    /// let joined = Message::json(&Envelope::new("joined", "ann"))?;
+    /// let joined = Prepared::json(&Envelope::new("joined", "ann"))?;
     /// assert_eq!(joined.len(), r#"{"type":"joined","data":"ann"}"#.len());
     /// # Ok::<(), tickws::JsonError>(())
     /// ```

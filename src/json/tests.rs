@@ -32,7 +32,7 @@ enum Request {
 }
 
 fn written<T: Serialize + ?Sized>(value: &T) -> String {
-    String::from_utf8(Message::json(value).unwrap().payload().to_vec()).unwrap()
+    String::from_utf8(Prepared::json(value).unwrap().payload().to_vec()).unwrap()
 }
 
 #[track_caller]
@@ -130,7 +130,7 @@ fn a_tagged_enum_has_the_form_of_the_envelope() {
 #[test]
 fn an_unserializable_value_is_an_error_with_its_path() {
     let keys = HashMap::from([(vec![1], "no string")]);
-    let error = Message::json(&Envelope::new("a", [&HashMap::new(), &keys])).unwrap_err();
+    let error = Prepared::json(&Envelope::new("a", [&HashMap::new(), &keys])).unwrap_err();
     assert_eq!(error.to_string(), "data[1]: key must be a string");
     assert_eq!(place(&error), ("data[1]", 0, 0));
     assert_eq!(written(&[f64::NAN, f64::INFINITY, 0.5]), "[null,null,0.5]");
@@ -160,7 +160,7 @@ fn an_error_without_a_second_failure_is_still_reported() {
     }
     let error = Message::Text("1").parse_json::<Moody>().unwrap_err();
     assert_eq!((error.path(), error.to_string().starts_with("not now")), ("", true));
-    assert_eq!(Message::json(&Moody).unwrap_err().to_string(), "not now");
+    assert_eq!(Prepared::json(&Moody).unwrap_err().to_string(), "not now");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub use handle::Handle;
 ///     for event in &tick {
 ///         match event {
 ///             Event::Message { message, .. } => {
-///                 server.broadcast(message);
+///                 let _ = server.broadcast(message); // slow clients miss it
 ///             }
 ///             Event::Close { client, reason } => println!("{client} left: {reason}"),
 ///             _ => {}
