@@ -5,7 +5,7 @@ mod support;
 
 use serde::{Deserialize, Serialize};
 use support::{Harness, Seen, dial};
-use tickws::{Envelope, Event, Prepared, SendOptions, Server};
+use tickws::{Envelope, Event, Message, Prepared, SendOptions, Server};
 use tungstenite::Message as Wire;
 
 #[derive(Debug, Deserialize, Serialize)]
