@@ -48,7 +48,7 @@ fn read_head(stream: &mut impl Read) -> String {
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).unwrap();
-    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a key");
+    let key = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a key");
     derive_accept_key(key.as_bytes())
 }
 

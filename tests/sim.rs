@@ -310,7 +310,7 @@ fn a_client_without_an_upgrade_sends_no_frames() {
     early.finish();
     settle(&sim, &mut server, |_, event| panic!("{event:?}"));
     assert_eq!((early.status(), late.status()), (Some(200), Some(200)));
-    assert!(late.response_head().contains("x-room: caf\u{fffd}"), "{}", late.response_head());
+    assert!(late.response_head().contains("X-Room: caf\u{fffd}"), "{}", late.response_head());
     assert_eq!((early.is_over(), late.is_over(), late.body()), (true, false, b"hello".to_vec()));
     late.send("after");
     late.ping(b"after");

@@ -22,6 +22,7 @@ use crate::{
     },
     http1::{
         head::{HeadReader, RequestHead},
+        head_machine::write_all,
         rejection::Rejection,
         request::Request,
         response::Unfit,
@@ -173,10 +174,11 @@ impl<S: Stream> Engine<S> {
             deflate
         });
         // Every header value was checked when it was added.
-        let Ok(response) = opening.accept(&headers) else {
+        let Ok(response) = opening.accept(&request, &headers) else {
             return self.reject(index, Rejection::BadRequest("the request head is malformed"), now);
         };
-        self.clients[index].outbox.push_raw(&response, &mut self.outbound);
+        let Engine { clients, outbound, .. } = self;
+        write_all(response, |bytes| clients[index].outbox.push_raw(bytes, outbound));
         let provenance = Provenance {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),

@@ -33,6 +33,7 @@ use crate::{
     event::tick_buffer::{Failure, TickBuffer},
     handshake::client::{self, Opened, RequestParts},
     http1::head::HeadLimits,
+    http1::head_machine::write_all,
     id::{ClientId, LinkId},
     outbox::{outgoing::Outgoing, pending::Terms},
     proto::deflate::PerMessage,
@@ -305,7 +306,7 @@ impl<S: Stream> Engine<S> {
         dial.addrs.clear();
         let (deadline, bytes) =
             (dial.deadline, dial.asked.as_mut().map(|asked| std::mem::take(&mut asked.bytes)));
-        client.outbox.push_raw(&bytes.unwrap_or_default(), outbound);
+        write_all(bytes.unwrap_or_default(), |bytes| client.outbox.push_raw(bytes, outbound));
         client.deadlines.close_by(deadline);
         self.rearm(index);
         self.make_dirty(index);

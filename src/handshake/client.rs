@@ -14,10 +14,14 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header,
     uri::{PathAndQuery, Scheme},
 };
-use tungstenite::handshake::derive_accept_key;
+use tungstenite::handshake::{client::generate_request, derive_accept_key, machine::TryParse};
 
 use crate::error::{ConnectError, Refusal};
-use crate::http1::head::{HeadLimits, RequestHead};
+use crate::http1::{
+    head::{HeadLimits, RequestHead},
+    head_machine::{HeadMachine, is_complete},
+};
+use crate::util::http_syntax::canonicalize;
 
 /// Content of a request.
 #[derive(Debug)]
@@ -55,34 +59,37 @@ pub(crate) fn ask(asking: RequestParts<'_>) -> Result<(RequestHead, Vec<u8>, Res
     }
     headers.extend(others);
 
-    let mut bytes = format!("GET {path} HTTP/1.1\r\n").into_bytes();
-    for (name, value) in &headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        // A `HeaderValue` has no line breaks.
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes.extend_from_slice(b"\r\n");
-
     let mut request = RequestHead::new(());
     let scheme = Scheme::try_from("ws").map_err(|_| malformed())?;
     let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(path.clone());
     *request.uri_mut() = uri.build().map_err(|_| malformed())?;
     *request.headers_mut() = headers;
+    let (mut bytes, key) = generate_request(request.clone()).map_err(|_| malformed())?;
+    canonicalize_fields(&mut bytes);
     let accept = derive_accept_key(key.as_bytes());
     let offered = subprotocols.iter().map(|name| name.as_str().into()).collect();
     Ok((
         request,
         bytes,
-        ResponseReader { accept, offered, offers, gathered: Vec::new(), seen: 0, refused: None },
+        ResponseReader { accept, offered, offers, head: None, body: Vec::new(), seen: 0, refused: None },
     ))
 }
 
-/// Collects the response from pieces that are split anywhere, and checks it against the request.
+/// Writes the field names of a request head in their usual case.
+fn canonicalize_fields(head: &mut [u8]) {
+    for line in head.split_mut(|byte| *byte == b'\n').skip(1) {
+        if let Some(name) = line.split_mut(|byte| *byte == b':').next() {
+            name.make_ascii_lowercase();
+            canonicalize(name);
+        }
+    }
+}
+
+/// Collects the response from pieces that are split anywhere, parses it with tungstenite's handshake
+/// machine, and checks it against the request.
 ///
-/// Each byte is examined once. Holds no more than the limit of a head, and the beginning of the
-/// body of a refusal.
+/// Each byte is examined once. Holds no more than the limit of a head, the machine's buffers, and
+/// the beginning of the body of a refusal.
 #[derive(Debug)]
 pub(crate) struct ResponseReader {
     /// The required value of `Sec-WebSocket-Accept`.
@@ -90,8 +97,10 @@ pub(crate) struct ResponseReader {
     offered: Box<[Box<str>]>,
     /// Whether extensions were offered.
     offers: bool,
-    /// The head so far; after the head of a refusal, its body so far.
-    gathered: Vec<u8>,
+    /// The head so far.
+    head: Option<Box<HeadMachine>>,
+    /// After the head of a refusal, its body so far.
+    body: Vec<u8>,
     /// Bytes of earlier interim responses (1xx), which count for the limit of the head too.
     seen: usize,
     refused: Option<Refused>,
@@ -133,9 +142,13 @@ impl ResponseReader {
         while self.refused.is_none() && used < bytes.len() {
             let (taken, complete) = self.gather(&bytes[used..], limits)?;
             used += taken;
-            if complete {
-                let head = std::mem::take(&mut self.gathered);
-                let response = parse(&head, limits)?;
+            if complete && let Some(mut machine) = self.head.take() {
+                let len = machine.bytes().len();
+                let Parsed(response) = machine.finish(len).map_err(|_| malformed())?;
+                let response = response?;
+                if response.headers().len() > limits.max_headers {
+                    return Err(ConnectError::BadResponse("it has too many headers"));
+                }
                 match response.status() {
                     StatusCode::SWITCHING_PROTOCOLS => {
                         let subprotocol = self.check(&response)?;
@@ -143,14 +156,14 @@ impl ResponseReader {
                     }
                     // RFC 9110 §15.2: a client must be able to parse interim responses before the
                     // final one.
-                    status if status.is_informational() => self.seen += head.len(),
+                    status if status.is_informational() => self.seen += len,
                     _ => self.refused = Some(refused(response)?),
                 }
             }
         }
         if self.refused.is_some() {
-            let room = (2 * Self::MAX_BODY).saturating_sub(self.gathered.len());
-            self.gathered.extend(&bytes[used..][..(bytes.len() - used).min(room)]);
+            let room = (2 * Self::MAX_BODY).saturating_sub(self.body.len());
+            self.body.extend(&bytes[used..][..(bytes.len() - used).min(room)]);
             if self.body_is_complete() {
                 return Err(self.end());
             }
@@ -163,7 +176,7 @@ impl ResponseReader {
         let Some(Refused { status, headers, chunked, len }) = self.refused.take() else {
             return ConnectError::HungUp;
         };
-        let mut body = std::mem::take(&mut self.gathered);
+        let mut body = std::mem::take(&mut self.body);
         if chunked {
             body = unchunked(&body).0;
         }
@@ -178,34 +191,23 @@ impl ResponseReader {
 
     /// Memory held for the response, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.gathered.capacity()
+        self.head.as_ref().map_or(0, |head| head.memory()) + self.body.capacity()
     }
 
     /// Takes bytes up to the end of a head. Returns how many, and whether the head is complete.
     fn gather(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<(usize, bool), ConnectError> {
-        const START: &[u8] = b"HTTP/1.1 ";
-        for (at, &byte) in bytes.iter().enumerate() {
-            let place = self.gathered.len();
-            // Another protocol or an older HTTP is reported at its first byte that differs.
-            if START.get(place).is_some_and(|expected| *expected != byte) {
-                return Err(ConnectError::BadResponse("it is not HTTP/1.1: is this the right port?"));
-            }
-            if self.seen + place >= limits.max_bytes {
-                return Err(ConnectError::BadResponse("its head is too long"));
-            }
-            self.gathered.push(byte);
-            if byte != b'\n' {
-                continue;
-            }
-            // As on the server's side, a head that two parsers could read in different ways is
-            // rejected.
-            if !self.gathered.ends_with(b"\r\n") {
-                return Err(ConnectError::BadResponse("its lines must end with CRLF"));
-            }
-            if self.gathered.ends_with(b"\r\n\r\n") {
-                return Ok((at + 1, true));
-            }
+        let machine = self.head.get_or_insert_with(|| Box::new(HeadMachine::new()));
+        let before = machine.bytes().len();
+        let allowed = limits.max_bytes.saturating_sub(self.seen + before).min(bytes.len());
+        machine.push(&bytes[..allowed], limits.max_bytes);
+        if let Some(end) = find_end(machine.bytes(), before)? {
+            machine.truncate(end);
+            return Ok((end - before, true));
         }
+        if allowed < bytes.len() {
+            return Err(ConnectError::BadResponse("its head is too long"));
+        }
+        machine.advance::<Parsed>().map_err(|_| malformed())?;
         Ok((bytes.len(), false))
     }
 
@@ -241,19 +243,51 @@ impl ResponseReader {
     fn body_is_complete(&self) -> bool {
         let Some(refused) = &self.refused else { return false };
         if refused.chunked {
-            let (body, complete) = unchunked(&self.gathered);
-            return complete || body.len() >= refused.len || self.gathered.len() >= 2 * Self::MAX_BODY;
+            let (body, complete) = unchunked(&self.body);
+            return complete || body.len() >= refused.len || self.body.len() >= 2 * Self::MAX_BODY;
         }
-        self.gathered.len() >= refused.len
+        self.body.len() >= refused.len
+    }
+}
+
+/// The length of the head of which `bytes[from..]` is new; `None` if it is not complete. Another
+/// protocol or an older HTTP is reported at its first byte that differs.
+fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, ConnectError> {
+    const START: &[u8] = b"HTTP/1.1 ";
+    if START.iter().zip(bytes).any(|(expected, byte)| expected != byte) {
+        return Err(ConnectError::BadResponse("it is not HTTP/1.1: is this the right port?"));
+    }
+    let mut next = from;
+    while let Some(len) = bytes[next..].iter().position(|&byte| byte == b'\n') {
+        next += len + 1;
+        // As on the server's side, a head that two parsers could read in different ways is rejected.
+        if !bytes[..next].ends_with(b"\r\n") {
+            return Err(ConnectError::BadResponse("its lines must end with CRLF"));
+        }
+        if bytes[..next].ends_with(b"\r\n\r\n") {
+            return Ok(Some(next));
+        }
+    }
+    Ok(None)
+}
+
+fn malformed() -> ConnectError {
+    ConnectError::BadResponse("its head is malformed")
+}
+
+/// The head of a response as the handshake machine parses it.
+struct Parsed(Result<Response<()>, ConnectError>);
+
+impl TryParse for Parsed {
+    fn try_parse(data: &[u8]) -> tungstenite::Result<Option<(usize, Self)>> {
+        Ok(is_complete(data).then(|| (data.len(), Parsed(parse(data)))))
     }
 }
 
 /// Parses a head, which ends with an empty line.
-fn parse(head: &[u8], limits: HeadLimits) -> Result<Response<()>, ConnectError> {
+fn parse(head: &[u8]) -> Result<Response<()>, ConnectError> {
     let mut slots = [httparse::EMPTY_HEADER; ResponseReader::MAX_HEADERS];
-    let slots = &mut slots[..limits.max_headers.min(ResponseReader::MAX_HEADERS)];
-    let mut raw = httparse::Response::new(slots);
-    let malformed = || ConnectError::BadResponse("its head is malformed");
+    let mut raw = httparse::Response::new(&mut slots);
     match raw.parse(head) {
         Ok(httparse::Status::Complete(len)) if len == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => {

@@ -8,10 +8,11 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 
-use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderValue, ToStrError};
-use http::{Method, Version};
-use tungstenite::handshake::derive_accept_key;
+use http::{Method, Response, StatusCode, Version};
+use std::io::Write;
+
+use tungstenite::handshake::{derive_accept_key, server::create_response};
 
 use super::origin;
 use crate::{
@@ -20,14 +21,12 @@ use crate::{
         head::{RequestHead, check_host, has_token, list, single},
         rejection::Rejection,
     },
-    util::http_syntax::is_token,
+    util::http_syntax::{is_token, write_field},
 };
 
 /// A request that satisfies RFC 6455 §4.2.1 and the origin policy.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// The value of `Sec-WebSocket-Accept`.
-    accept: String,
     /// The client's subprotocols in its order of preference.
     pub(crate) offered: Vec<String>,
 }
@@ -45,9 +44,10 @@ pub(crate) fn check(request: &RequestHead, origins: &OriginPolicy) -> Result<Ope
     if !origin::is_allowed(request, origins) {
         return Err(Rejection::OriginForbidden);
     }
-    let accept =
-        accept_key(key).ok_or(Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    Ok(Opening { accept, offered: offered(request)? })
+    if !is_nonce(key.as_bytes()) {
+        return Err(Rejection::BadRequest("Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
+    Ok(Opening { offered: offered(request)? })
 }
 
 /// The rejection of a request behind which data arrived early: a client has to wait for the
@@ -126,30 +126,45 @@ fn offered(request: &RequestHead) -> Result<Vec<String>, Rejection> {
     Ok(offered)
 }
 
-/// RFC 6455 §4.2.2, 5: the value of `Sec-WebSocket-Accept` for this key; `None` if the key is not
-/// 16 bytes in base64.
-fn accept_key(key: &HeaderValue) -> Option<String> {
-    let mut nonce = [0; 18];
-    let is_nonce = key.len() == 24 && BASE64.decode_mut(key.as_bytes(), &mut nonce) == Ok(16);
-    is_nonce.then(|| derive_accept_key(key.as_bytes()))
+/// Whether the key is 16 bytes in base64. Of its last digit four bits are unused, and the example
+/// of RFC 6455 §4.1 does not have them at zero.
+fn is_nonce(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    key.strip_suffix(b"==").is_some_and(|digits| digits.len() == 22 && digits.iter().all(is_digit))
+}
+
+/// Status and header fields of the 101 response to a request that [`check`] has accepted.
+fn switching(request: &RequestHead) -> Response<()> {
+    // tungstenite refuses what the RFC allows: a key with unused bits, several protocols in Upgrade,
+    // and a second Connection line.
+    create_response(request).unwrap_or_else(|_| {
+        let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
+        let accept = derive_accept_key(key.map(HeaderValue::as_bytes).unwrap_or_default());
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::try_from(accept) {
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        response
+    })
 }
 
 impl Opening {
     /// The bytes of the 101 response (RFC 6455 §4.2.2, 5), with `headers` besides those of the
     /// handshake. Fails if a value is not ASCII.
-    pub(crate) fn accept(self, headers: &HeaderMap) -> Result<Vec<u8>, ToStrError> {
-        let mut bytes = Vec::with_capacity(160);
-        bytes.extend_from_slice(
-            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n",
-        );
-        let mut field = |name: &str, value: &str| {
-            for part in [name, ": ", value, "\r\n"] {
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        };
-        field("sec-websocket-accept", &self.accept);
+    pub(crate) fn accept(self, request: &RequestHead, headers: &HeaderMap) -> Result<Vec<u8>, ToStrError> {
+        let mut bytes = Vec::with_capacity(192);
+        let response = switching(request);
+        // Writing to memory cannot fail.
+        let _ = write!(bytes, "HTTP/1.1 {}\r\n", response.status());
+        for (name, value) in response.headers() {
+            write_field(&mut bytes, name, value.as_bytes());
+        }
         for (name, value) in headers {
-            field(name.as_str(), value.to_str()?);
+            write_field(&mut bytes, name, value.to_str()?.as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
         Ok(bytes)

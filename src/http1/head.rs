@@ -10,9 +10,14 @@ use std::mem::MaybeUninit;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use tungstenite::error::{CapacityError, Error, ProtocolError};
+use tungstenite::handshake::machine::TryParse;
 
 use crate::{
-    http1::{authority::Authority, rejection::Rejection},
+    http1::{
+        authority::Authority,
+        head_machine::{HeadMachine, is_complete},
+        rejection::Rejection,
+    },
     util::http_syntax::is_token_byte,
 };
 
@@ -27,14 +32,15 @@ pub(crate) struct HeadLimits {
     pub(crate) max_headers: usize,
 }
 
-/// Collects a request head from pieces that are split anywhere.
+/// Collects a request head from pieces that are split anywhere, and parses it with tungstenite's
+/// handshake machine.
 ///
-/// Owns no memory unless a head arrives in more than one piece, then at most `max_bytes`, and none
-/// after the head is complete or rejected. Each byte is examined once, so that a head that arrives
-/// byte by byte costs O(n) too.
+/// Owns no memory before the first byte and after the head is complete or rejected; the machine is
+/// kept across polls meanwhile. The end of the head is searched before anything is parsed, and each
+/// byte is examined once, so that a head that arrives byte by byte costs O(n) too.
 #[derive(Debug, Default)]
 pub(crate) struct HeadReader {
-    gathered: Vec<u8>,
+    machine: Option<Box<HeadMachine>>,
     part: Part,
 }
 
@@ -55,52 +61,54 @@ impl HeadReader {
 
     /// Memory held for an incomplete head, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.gathered.capacity()
+        self.machine.as_ref().map_or(0, |machine| machine.memory())
     }
 
     /// Number of buffered bytes of an incomplete head.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn buffered(&self) -> usize {
-        self.gathered.len()
+        self.machine.as_ref().map_or(0, |machine| machine.bytes().len())
     }
 
     /// Whether no byte of a head is buffered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.gathered.is_empty()
+        self.machine.is_none()
     }
 
     fn advance(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
-        let before = self.gathered.len();
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let machine = self.machine.get_or_insert_with(|| Box::new(HeadMachine::new()));
+        let before = machine.bytes().len();
         let arrived = before + bytes.len();
         let allowed = limits.max_bytes.saturating_sub(before).min(bytes.len());
-        let bytes = &bytes[..allowed];
-        if before > 0 {
-            self.gather(bytes, limits.max_bytes);
-        }
-        let head = if before > 0 { &self.gathered } else { bytes };
-        match self.part.find_end(head, before)? {
+        machine.push(&bytes[..allowed], limits.max_bytes);
+        match self.part.find_end(machine.bytes(), before)? {
             Some(end) => {
-                let request = complete(&head[..end], limits)?;
+                let Parsed(request) = machine.finish(end).map_err(rejection_of)?;
+                let request = request?;
+                if request.headers().len() > limits.max_headers {
+                    return Err(Rejection::TooManyHeaders);
+                }
                 Ok(Some(Head { request, len: end, used: end - before }))
             }
             None if arrived > limits.max_bytes => Err(Rejection::HeadTooLarge),
             None => {
-                if before == 0 {
-                    self.gather(bytes, limits.max_bytes);
-                }
+                machine.advance::<Parsed>().map_err(rejection_of)?;
                 Ok(None)
             }
         }
     }
+}
 
-    /// Doubles the buffer as `Vec` does, but not beyond `max`.
-    fn gather(&mut self, bytes: &[u8], max: usize) {
-        let len = self.gathered.len() + bytes.len();
-        if len > self.gathered.capacity() {
-            let capacity = len.max(max.min(2 * self.gathered.capacity()));
-            self.gathered.reserve_exact(capacity - self.gathered.len());
-        }
-        self.gathered.extend_from_slice(bytes);
+/// The head of a request as the handshake machine parses it: our own rejection is not an error of
+/// the machine, which would drop it.
+struct Parsed(Result<RequestHead, Rejection>);
+
+impl TryParse for Parsed {
+    fn try_parse(data: &[u8]) -> tungstenite::Result<Option<(usize, Self)>> {
+        Ok(is_complete(data).then(|| (data.len(), Parsed(parse(data)))))
     }
 }
 
@@ -169,22 +177,10 @@ impl Part {
     }
 }
 
-fn complete(head: &[u8], limits: HeadLimits) -> Result<RequestHead, Rejection> {
-    let request = parse(head)?;
-    if request.headers().len() > limits.max_headers {
-        return Err(Rejection::TooManyHeaders);
-    }
-    Ok(request)
-}
-
 /// The largest `max_headers` that the configuration allows.
 const MAX_HEADERS: usize = 256;
 
 /// Parses a head of any method and of HTTP/1.0 too, so that those get a response.
-///
-/// tungstenite's handshake machine cannot do this: it accepts only GET, treats more than 64 packets
-/// below 128 bytes as an attack, drops the stream with its error, so that no response can be sent,
-/// and copies the head.
 fn parse(head: &[u8]) -> Result<RequestHead, Rejection> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut raw = httparse::Request::new(&mut []);

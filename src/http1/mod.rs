@@ -4,6 +4,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod head;
+pub(crate) mod head_machine;
 pub(crate) mod rejection;
 pub(crate) mod request;
 pub(crate) mod response;

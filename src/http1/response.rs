@@ -17,6 +17,7 @@ use crate::{
         head::{RequestHead, check_host, has_token, single},
         rejection::Rejection,
     },
+    util::http_syntax::write_field,
 };
 
 /// The length of a plain request's body, in bytes (RFC 9112 §6.3).
@@ -132,19 +133,15 @@ pub(crate) fn response_head(
     let _ = write!(bytes, "HTTP/1.1 {status}\r\n");
     for (name, value) in headers {
         if !matches!(*name, header::CONTENT_LENGTH | header::CONNECTION) {
-            bytes.extend_from_slice(name.as_str().as_bytes());
-            bytes.extend_from_slice(b": ");
-            // A `HeaderValue` has no line breaks.
-            bytes.extend_from_slice(value.as_bytes());
-            bytes.extend_from_slice(b"\r\n");
+            write_field(&mut bytes, name, value.as_bytes());
         }
     }
     // RFC 9110 §8.6: a 204 must not have a Content-Length, a 304 only that of the 200.
     if !bodiless || (status == StatusCode::NOT_MODIFIED && declared.is_some()) {
-        let _ = write!(bytes, "content-length: {}\r\n", declared.unwrap_or(len));
+        let _ = write!(bytes, "Content-Length: {}\r\n", declared.unwrap_or(len));
     }
     if close {
-        bytes.extend_from_slice(b"connection: close\r\n");
+        bytes.extend_from_slice(b"Connection: close\r\n");
     }
     bytes.extend_from_slice(b"\r\n");
     Ok(ResponseHead { bytes, has_body: !bodiless && !to_head && len > 0, close })

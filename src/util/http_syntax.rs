@@ -38,3 +38,62 @@ pub(crate) fn is_handshake_field(name: &HeaderName) -> bool {
     ];
     FIELDS.contains(name)
 }
+
+/// Appends `name: value` and a line end, with the name in its usual case.
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(name.as_str().as_bytes());
+    if let Some(name) = out.get_mut(start..) {
+        canonicalize(name);
+    }
+    out.extend_from_slice(b": ");
+    // A `HeaderValue` has no line breaks.
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Changes a lower-case field name to the case in which its standard writes it:
+/// `Sec-WebSocket-Accept`, `Set-Cookie`, `ETag`. Names are compared without case (RFC 9110 §5.1),
+/// but clients on small devices search the response with case.
+pub(crate) fn canonicalize(name: &mut [u8]) {
+    const SPECIAL: [(&[u8], &[u8]); 5] = [
+        (b"websocket", b"WebSocket"),
+        (b"etag", b"ETag"),
+        (b"www", b"WWW"),
+        (b"te", b"TE"),
+        (b"md5", b"MD5"),
+    ];
+    for word in name.split_mut(|byte| *byte == b'-') {
+        if let Some((_, special)) = SPECIAL.iter().find(|(lower, _)| *lower == word) {
+            word.copy_from_slice(special);
+        } else if let Some(first) = word.first_mut() {
+            first.make_ascii_uppercase();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_written_as_in_their_standards() {
+        for name in [
+            "Sec-WebSocket-Accept",
+            "Sec-WebSocket-Extensions",
+            "Connection",
+            "Upgrade",
+            "Set-Cookie",
+            "ETag",
+            "WWW-Authenticate",
+            "Content-Type",
+            "X-Forwarded-For",
+            "X",
+            "A--B-",
+        ] {
+            let mut field = Vec::new();
+            write_field(&mut field, &name.parse().unwrap(), b"v");
+            assert_eq!(String::from_utf8(field).unwrap(), format!("{name}: v\r\n"));
+        }
+    }
+}

@@ -81,6 +81,24 @@ fn opened(tick: &Tick) -> Vec<ClientId> {
 // ---- by the configuration ----
 
 #[test]
+fn an_incomplete_head_counts_with_the_buffers_of_the_machine() {
+    let mut host = Host::new(Config::default());
+    let mut peer = host.connect();
+    host.settle();
+    assert_eq!(host.engine.stats().buffered, 0, "nothing is held before the first byte");
+    peer.raw(b"GET / HTTP/1.1\r\n");
+    host.settle();
+    let buffered = host.engine.stats().buffered as usize;
+    assert!((8 << 10..9 << 10).contains(&buffered), "{buffered}");
+    peer.raw(&[&b"X: "[..], &[b'x'; 5_000]].concat());
+    host.settle();
+    assert!(host.engine.stats().buffered as usize >= buffered + 2 * 5_000, "what was fed is there twice");
+    peer.raw(b"\r\nHost: a\r\n\r\n");
+    host.settle();
+    assert_eq!(host.engine.stats().buffered, 0);
+}
+
+#[test]
 fn upgrades_are_accepted_only_at_configured_paths() {
     let paths = ["/ws", "/rooms/*", "/a/b"].map(str::to_owned).to_vec();
     let mut host = Host::new(Config { paths, ..Config::default() });
@@ -161,7 +179,7 @@ fn on_upgrade_sees_the_request_and_adds_headers() {
     let response = response_to(&mut host, &request);
     assert_eq!(response.status, 101);
     assert_eq!(response.field("sec-websocket-protocol"), Some("v1"));
-    assert_eq!(response.head.matches("set-cookie: ").count(), 2, "{}", response.head);
+    assert_eq!(response.head.matches("Set-Cookie: ").count(), 2, "{}", response.head);
     assert!(!response.head.contains("evil") && !response.head.contains("mine"));
     let client = host.engine.clients().next().unwrap();
     assert_eq!(host.engine.subprotocol(client), Some("v1"));
@@ -249,7 +267,7 @@ fn a_deferred_upgrade_is_accepted_later_with_all_headers() {
     let response = web.response();
     assert_eq!((response.status, response.field("sec-websocket-protocol")), (101, Some("v2")));
     for cookie in ["early=1", "late=1", "late=2"] {
-        assert!(response.head.contains(&format!("set-cookie: {cookie}\r\n")), "{}", response.head);
+        assert!(response.head.contains(&format!("Set-Cookie: {cookie}\r\n")), "{}", response.head);
     }
     assert_eq!(web.peer.frames(), [text("welcome")]);
     // Frames may follow the 101 at once, and the handshake deadline no longer applies.

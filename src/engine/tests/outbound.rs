@@ -36,7 +36,7 @@ fn dial(host: &mut Host, connect: impl Into<Connect>) -> ClientId {
 /// The server's end: reads the request, and returns the response that accepts it.
 fn accept_of(peer: &mut Peer) -> String {
     let request = String::from_utf8(peer.take_all()).unwrap();
-    let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).expect("a request");
+    let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).expect("a request");
     let accept = derive_accept_key(key.as_bytes());
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

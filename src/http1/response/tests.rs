@@ -190,7 +190,7 @@ fn head_of(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (Strin
     let text = String::from_utf8(head.bytes).unwrap();
     let rest = text.strip_prefix(&format!("HTTP/1.1 {code}\r\n")).expect("the status line").to_owned();
     let closing = response_head(code, &fields(pairs), len, to_head, true).unwrap();
-    assert!(closing.close && String::from_utf8(closing.bytes).unwrap().contains("connection: close\r\n"));
+    assert!(closing.close && String::from_utf8(closing.bytes).unwrap().contains("Connection: close\r\n"));
     (rest, head.has_body, head.close)
 }
 
@@ -198,22 +198,22 @@ fn head_of(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (Strin
 fn a_response_states_the_length_of_its_body() {
     let x: &[(&str, &str)] = &[("X-A", "1"), ("x-a", "2"), ("Y", "")];
     for (code, pairs, len, to_head, head, has_body) in [
-        (200, &[][..], 4, false, "content-length: 4\r\n\r\n", true),
-        (200, &[], 0, false, "content-length: 0\r\n\r\n", false),
-        (200, &[], 4, true, "content-length: 4\r\n\r\n", false),
-        (404, x, 4, false, "x-a: 1\r\nx-a: 2\r\ny: \r\ncontent-length: 4\r\n\r\n", true),
-        (200, &[("Content-Length", "4")], 4, false, "content-length: 4\r\n\r\n", true),
-        (200, &[("Content-Length", "4")], 4, true, "content-length: 4\r\n\r\n", false),
+        (200, &[][..], 4, false, "Content-Length: 4\r\n\r\n", true),
+        (200, &[], 0, false, "Content-Length: 0\r\n\r\n", false),
+        (200, &[], 4, true, "Content-Length: 4\r\n\r\n", false),
+        (404, x, 4, false, "X-A: 1\r\nX-A: 2\r\nY: \r\nContent-Length: 4\r\n\r\n", true),
+        (200, &[("Content-Length", "4")], 4, false, "Content-Length: 4\r\n\r\n", true),
+        (200, &[("Content-Length", "4")], 4, true, "Content-Length: 4\r\n\r\n", false),
         // The length of a body that was not generated for the HEAD.
-        (200, &[("Content-Length", "9")], 0, true, "content-length: 9\r\n\r\n", false),
-        (200, &[("Content-Length", "0")], 0, false, "content-length: 0\r\n\r\n", false),
+        (200, &[("Content-Length", "9")], 0, true, "Content-Length: 9\r\n\r\n", false),
+        (200, &[("Content-Length", "0")], 0, false, "Content-Length: 0\r\n\r\n", false),
         // RFC 9110 §8.6: never in a 204; in a 304 that of the 200. §15.4.5: a 304 has no body.
         (204, &[], 4, false, "\r\n", false),
         (204, &[("Content-Length", "0")], 0, false, "\r\n", false),
         (304, &[], 4, false, "\r\n", false),
-        (304, &[("Content-Length", "9")], 0, false, "content-length: 9\r\n\r\n", false),
-        (304, &[("ETag", "\"a\"")], 0, false, "etag: \"a\"\r\n\r\n", false),
-        (999, &[], 1, false, "content-length: 1\r\n\r\n", true),
+        (304, &[("Content-Length", "9")], 0, false, "Content-Length: 9\r\n\r\n", false),
+        (304, &[("ETag", "\"a\"")], 0, false, "ETag: \"a\"\r\n\r\n", false),
+        (999, &[], 1, false, "Content-Length: 1\r\n\r\n", true),
     ] {
         assert_eq!(
             head_of(code, pairs, len, to_head),
@@ -229,7 +229,7 @@ fn connection_close_is_written_once() {
         let (head, has_body, close) = head_of(200, pairs, 1, false);
         assert_eq!(
             (head.as_str(), has_body, close),
-            ("content-length: 1\r\nconnection: close\r\n\r\n", true, true)
+            ("Content-Length: 1\r\nConnection: close\r\n\r\n", true, true)
         );
     }
 }
@@ -271,5 +271,5 @@ fn a_non_ascii_header_value_is_sent_unchanged() {
     let mut headers = HeaderMap::new();
     headers.insert("x-name", http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
     let head = response_head(StatusCode::OK, &headers, 0, false, false).unwrap();
-    assert!(head.bytes.windows(16).any(|bytes| bytes == b"x-name: J\xfcrgen\r\n"));
+    assert!(head.bytes.windows(16).any(|bytes| bytes == b"X-Name: J\xfcrgen\r\n"));
 }

@@ -102,7 +102,7 @@ impl World {
         if !*answered {
             let Some(end) = inbox.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return };
             let request = String::from_utf8(inbox.drain(..end + 4).collect()).unwrap();
-            let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+            let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
             let good = format!(
                 "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
                 derive_accept_key(key.as_bytes())

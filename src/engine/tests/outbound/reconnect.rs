@@ -174,8 +174,8 @@ fn before_attempt_runs_for_each_attempt_and_may_end_it() {
         let mut peer = host.outbound.peers.pop().unwrap();
         let request = String::from_utf8(peer.take_all()).unwrap();
         assert!(request.starts_with(&format!("GET /chat?t={number} HTTP/1.1\r\n")), "{request}");
-        assert_eq!(request.matches("x-token: ").count(), 1);
-        assert!(request.contains(&format!("\r\nx-token: fresh{number}\r\n")), "{request}");
+        assert_eq!(request.matches("X-Token: ").count(), 1);
+        assert!(request.contains(&format!("\r\nX-Token: fresh{number}\r\n")), "{request}");
         peer.raw(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
         let tick = next_tick(&mut host);
         let [(same, _, _, wait, Some(ConnectError::Refused(_)))] = &reconnects(&tick)[..] else {
@@ -225,7 +225,7 @@ fn thousand_reconnects_are_spread_by_the_policy() {
                 continue;
             }
             let request = String::from_utf8(request).unwrap();
-            let key = request.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+            let key = request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
             let accept = derive_accept_key(key.as_bytes());
             peer.raw(
                 format!(
