@@ -11,7 +11,7 @@ use tickws::{ClientId, CloseError, CloseReason, NotConnectedError, OverflowPolic
 fn assert_stale(h: &mut Harness, id: ClientId) {
     let server = &mut h.server;
     assert_eq!(server.send(id, "x"), Err(SendError::NotConnected(id)));
-    assert_eq!(server.send(id, [0; 2 << 20]), Err(SendError::NotConnected(id)));
+    assert_eq!(server.send(id, vec![0; 2 << 20]), Err(SendError::NotConnected(id)));
     assert_eq!(server.ping(id), Err(SendError::NotConnected(id)));
     assert_eq!(server.close(id, 1000, ""), Err(CloseError::NotConnected(id)));
     assert_eq!(server.disconnect(id), Err(NotConnectedError(id)));

@@ -83,7 +83,7 @@ fn opened(tick: &Tick) -> Vec<ClientId> {
 #[test]
 fn an_incomplete_head_counts_with_the_buffers_of_the_machine() {
     let mut host = Host::new(Config::default());
-    let mut peer = host.connect();
+    let peer = host.connect();
     host.settle();
     assert_eq!(host.engine.stats().buffered, 0, "nothing is held before the first byte");
     peer.raw(b"GET / HTTP/1.1\r\n");
