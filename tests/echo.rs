@@ -85,6 +85,33 @@ fn a_message_above_the_limit_closes_with_1009() {
 }
 
 #[test]
+fn the_limit_of_one_client_is_its_own() {
+    let mut h = Harness::with(Server::builder().max_message_size(1000));
+    let (mut more, more_id) = h.connect();
+    let (mut less, less_id) = h.connect();
+    h.server.set_max_message_size(more_id, 3000).unwrap();
+    h.server.set_max_message_size(less_id, 10).unwrap();
+    h.write(&mut more, &raw::text(&"x".repeat(3000)));
+    h.until("a message above the server's limit", |h| h.texts(more_id).len() == 1);
+    h.write(&mut less, &raw::text("0123456789"));
+    h.until("a message at the client's limit", |h| h.texts(less_id).len() == 1);
+    h.write(&mut less, &raw::text("0123456789a"));
+    let too_big = |len, max| CloseReason::Protocol(ProtocolError::FrameTooBig { len, max });
+    assert_eq!(h.close_reason(less_id), too_big(11, 10));
+    h.write(&mut more, &raw::text(&"x".repeat(3001)));
+    assert_eq!(h.close_reason(more_id), too_big(3001, 3000));
+    // Fragments count together.
+    let (mut split, split_id) = h.connect();
+    h.server.set_max_message_size(split_id, 10).unwrap();
+    h.write(&mut split, &raw::masked(false, raw::TEXT, b"12345678"));
+    h.write(&mut split, &raw::masked(true, 0, b"abc"));
+    let reason = h.close_reason(split_id);
+    assert_eq!(reason, CloseReason::Protocol(ProtocolError::MessageTooBig { len: 11, max: 10 }));
+    h.settle();
+    assert!(h.server.set_max_message_size(split_id, 10).is_err());
+}
+
+#[test]
 fn fragments_that_sum_above_the_limit_close_with_1009() {
     let mut h = Harness::with(Server::builder().max_message_size(1000));
     let (mut raw, id) = h.connect();

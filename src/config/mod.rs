@@ -193,7 +193,7 @@ impl Config {
     /// Bounds the memory that an unauthenticated peer can occupy before its request is parsed.
     const MAX_HEAD_BYTES: usize = 64 * 1024;
     /// Keeps every length within the `u32` offsets of an event.
-    const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
+    pub(crate) const MAX_MESSAGE_SIZE: usize = u32::MAX as usize / 2;
     /// The kernel takes the size as a C `int`.
     const MAX_SEND_BUFFER: usize = i32::MAX as usize;
     /// The parser's header slots are on the stack.
@@ -208,7 +208,7 @@ impl Config {
             ("max_headers", self.max_headers, Self::MAX_HEADERS),
             ("max_body_size", self.max_body_size, Self::MAX_MESSAGE_SIZE),
             ("max_message_size", self.max_message_size, Self::MAX_MESSAGE_SIZE),
-            ("max_frame_size", self.frame_limit(), Self::MAX_MESSAGE_SIZE),
+            ("max_frame_size", self.max_frame_size.unwrap_or(self.max_message_size), Self::MAX_MESSAGE_SIZE),
             ("max_buffered", self.max_buffered, usize::MAX),
             ("max_total_buffered", self.max_total_buffered.unwrap_or(1), usize::MAX),
             ("max_rooms", self.max_rooms, usize::MAX),
@@ -298,13 +298,11 @@ impl Config {
         false
     }
 
-    pub(crate) fn message_limits(&self) -> MessageLimits {
-        MessageLimits { frame: self.frame_limit() as u64, message: self.max_message_size as u64 }
-    }
-
-    /// The largest payload of one frame, in bytes.
-    fn frame_limit(&self) -> usize {
-        self.max_frame_size.unwrap_or(self.max_message_size)
+    /// The limits of a client. `message` overrides `max_message_size`.
+    #[inline]
+    pub(crate) fn message_limits(&self, message: Option<u32>) -> MessageLimits {
+        let message = message.map_or(self.max_message_size as u64, u64::from);
+        MessageLimits { frame: self.max_frame_size.map_or(message, |frame| frame as u64), message }
     }
 }
 

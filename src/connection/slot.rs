@@ -141,8 +141,8 @@ pub(crate) struct Open {
     pub(crate) provenance: Option<Box<Provenance>>,
 }
 
-/// Data from the handshake that only few connections keep.
-#[derive(Debug)]
+/// Where the connection comes from, and other data that only few connections have.
+#[derive(Debug, Default)]
 pub(crate) struct Provenance {
     /// The subprotocol chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
@@ -150,6 +150,8 @@ pub(crate) struct Provenance {
     pub(crate) request: Option<Arc<RequestHead>>,
     /// The outbound part, for an outbound connection.
     pub(crate) outbound: Option<Outbound>,
+    /// Overrides `max_message_size`.
+    pub(crate) max_message_size: Option<u32>,
 }
 
 impl Open {
@@ -170,6 +172,12 @@ impl Open {
             rate_limiter,
             provenance: provenance.keep(),
         }
+    }
+
+    /// The override of `max_message_size`.
+    #[inline(always)]
+    pub(crate) fn max_message_size(&self) -> Option<u32> {
+        self.provenance.as_ref().and_then(|provenance| provenance.max_message_size)
     }
 
     /// Whether messages may be queued: `Close` is not reported, and no close frame was sent.

@@ -167,7 +167,8 @@ impl<S: Stream> Engine<S> {
         {
             return Some(Turn::Excess(TOO_MANY_BYTES));
         }
-        match open.connection.arrived(count, config.message_limits(), inbound, codec) {
+        let limits = config.message_limits(open.max_message_size());
+        match open.connection.arrived(count, limits, inbound, codec) {
             Ok(Some(Received::Assembled(message))) if open.pending_reason.is_some() => {
                 tick.discard(message, inbound)
             }
@@ -271,7 +272,7 @@ impl<S: Stream> Engine<S> {
         let exceeded = open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_exceeded());
         let mut io = Io {
             now,
-            limits: config.message_limits(),
+            limits: config.message_limits(open.max_message_size()),
             inbound,
             outbox: &mut client.outbox,
             outbound,

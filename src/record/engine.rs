@@ -194,6 +194,8 @@ impl RecordedEngine {
         fn disconnect(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Disconnect { client };
         fn set_overflow(&mut self, client: ClientId, overflow: OverflowPolicy) -> Result<(), NotConnectedError> =
             Entry::SetOverflow { client, overflow };
+        fn set_max_message_size(&mut self, client: ClientId, bytes: usize) -> Result<(), NotConnectedError> =
+            Entry::SetMaxMessageSize { client, bytes };
         fn pause_reading(&mut self, client: ClientId) -> Result<(), NotConnectedError> = Entry::Pause { client };
         fn cancel_timer(&mut self, timer: TimerId) -> bool = Entry::CancelTimer { timer };
         fn join(&mut self, client: ClientId, room: Room<'_>) -> Result<(), JoinError> =

@@ -259,6 +259,28 @@ impl Server {
         self.engine.is_drained()
     }
 
+    /// Overrides [`max_message_size`](crate::ServerBuilder::max_message_size) for one client, from
+    /// the next frame header on: for instance more for a client that has signed in. In bytes, 1 to
+    /// 2,147,483,647; other values count as the nearest of these.
+    /// [`max_frame_size`](crate::ServerBuilder::max_frame_size) applies as before if it is set.
+    ///
+    /// # Errors
+    ///
+    /// The id is stale.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tickws::{ClientId, NotConnectedError, Server};
+    ///
+    /// fn signed_in(server: &mut Server, client: ClientId) -> Result<(), NotConnectedError> {
+    ///     server.set_max_message_size(client, 16 << 20)
+    /// }
+    /// ```
+    pub fn set_max_message_size(&mut self, client: ClientId, bytes: usize) -> Result<(), NotConnectedError> {
+        self.engine.set_max_message_size(client, bytes)
+    }
+
     /// Overrides the overflow policy for one client.
     ///
     /// # Errors

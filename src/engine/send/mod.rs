@@ -11,7 +11,7 @@ use super::{Engine, Stream, note_dirty, slot_mut};
 use crate::{
     close_code::CloseCode,
     config::{
-        OverflowPolicy,
+        Config, OverflowPolicy,
         audience::Audience,
         send_options::{LatestKey, Priority, SendOptions},
     },
@@ -257,6 +257,18 @@ impl<S: Stream> Engine<S> {
     ) -> Result<(), NotConnectedError> {
         self.flush_batch();
         self.open_mut(id)?.0.overflow = Some(overflow);
+        Ok(())
+    }
+
+    /// Overrides the largest incoming message for one client, clamped to what is supported.
+    pub(crate) fn set_max_message_size(
+        &mut self,
+        id: ClientId,
+        bytes: usize,
+    ) -> Result<(), NotConnectedError> {
+        self.flush_batch();
+        let bytes = bytes.clamp(1, Config::MAX_MESSAGE_SIZE) as u32;
+        self.open_mut(id)?.0.provenance.get_or_insert_default().max_message_size = Some(bytes);
         Ok(())
     }
 

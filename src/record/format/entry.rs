@@ -78,6 +78,7 @@ codec_enum! {
         37 RejectUpgrade { upgrade: UpgradeId, response: Response<Bytes> },
         38 Respond { request: ExchangeId, response: Response<Bytes> },
         39 Connect { plan: PlanCopy },
+        40 SetMaxMessageSize { client: ClientId, bytes: usize },
 
         // ---- results that the engine gets during a call ----
         60 Read { stream: u32, offered: usize, outcome: Result<Bytes, ErrorKind> },

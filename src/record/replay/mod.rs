@@ -206,6 +206,9 @@ impl Replayer {
                 engine.shutdown(CloseCode::from(code), &reason, deadline, now);
             }
             Entry::SetOverflow { client, overflow } => _ = engine.set_overflow(client, overflow),
+            Entry::SetMaxMessageSize { client, bytes } => {
+                let _ = engine.set_max_message_size(client, bytes);
+            }
             Entry::Pause { client } => _ = engine.pause_reading(client),
             Entry::Resume { client } => _ = engine.resume_reading(client, now),
             Entry::SetTimer { delay, repeat } => _ = engine.set_timer(delay, repeat, now),
