@@ -85,8 +85,8 @@ fn canonicalize_fields(head: &mut [u8]) {
     }
 }
 
-/// Collects the response from pieces that are split anywhere, parses it with tungstenite's handshake
-/// machine, and checks it against the request.
+/// Collects the response from pieces that are split anywhere, parses it with tungstenite's
+/// handshake machine, and checks it against the request.
 ///
 /// Each byte is examined once. Holds no more than the limit of a head, the machine's buffers, and
 /// the beginning of the body of a refusal.
@@ -260,7 +260,8 @@ fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, ConnectError> {
     let mut next = from;
     while let Some(len) = bytes[next..].iter().position(|&byte| byte == b'\n') {
         next += len + 1;
-        // As on the server's side, a head that two parsers could read in different ways is rejected.
+        // As on the server's side, a head that two parsers could read in different ways is
+        // rejected.
         if !bytes[..next].ends_with(b"\r\n") {
             return Err(ConnectError::BadResponse("its lines must end with CRLF"));
         }

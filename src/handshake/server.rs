@@ -135,8 +135,8 @@ fn is_nonce(key: &[u8]) -> bool {
 
 /// Status and header fields of the 101 response to a request that [`check`] has accepted.
 fn switching(request: &RequestHead) -> Response<()> {
-    // tungstenite refuses what the RFC allows: a key with unused bits, several protocols in Upgrade,
-    // and a second Connection line.
+    // tungstenite refuses what the RFC allows: a key with unused bits, several protocols in
+    // Upgrade, and a second Connection line.
     create_response(request).unwrap_or_else(|_| {
         let key = request.headers().get(header::SEC_WEBSOCKET_KEY);
         let accept = derive_accept_key(key.map(HeaderValue::as_bytes).unwrap_or_default());

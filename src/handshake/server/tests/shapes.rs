@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// tungstenite's `create_response` refuses some of these; the response is the same as for those that
-/// it takes.
+/// tungstenite's `create_response` refuses some of these; the response is the same as for those
+/// that it takes.
 #[test]
 fn every_shape_that_the_rfc_allows_gets_the_same_response() {
     let accepted = |head: &str| match split_everywhere(head.as_bytes(), LIMITS) {
