@@ -286,6 +286,36 @@ fn only_the_kernel_host_reads_the_clock() {
     }
 }
 
+/// A new major version of tungstenite must not be one of this library: its types stay inside these
+/// modules, and `lib.rs` re-exports none of them.
+#[test]
+fn tungstenite_stays_inside() {
+    const INSIDE: [&str; 9] = [
+        "connection",
+        "handshake::client",
+        "handshake::server",
+        "http1::head",
+        "http1::head_machine",
+        "net::sim",
+        "proto::assembler",
+        "proto::frame",
+        "sim::client",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let module = module_of(&root, &file).join("::");
+        let is_known = INSIDE.iter().any(|inside| module == *inside) || module.starts_with("net::sim::");
+        assert!(is_known || module.contains("tests") || !text.contains("tungstenite::"), "{module}");
+        // A public item of these modules has no type of tungstenite in its signature.
+        for line in text.lines().filter(|line| line.trim_start().starts_with("pub ")) {
+            assert!(!line.contains("tungstenite") && !line.contains("OpCode"), "{module}: {line}");
+        }
+    }
+}
+
 /// A file has one purpose. Above 600 lines it usually has two.
 #[test]
 fn no_file_is_long() {
