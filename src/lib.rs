@@ -58,6 +58,7 @@
 //! [`Tick::more`] is `true`. Memory is bounded: one message, one outbox, one request head and one
 //! tick each have a limit; [`ServerBuilder`] lists the limits and what happens beyond them.
 //!
+//! [`guide`] has how-to pages: a game loop, authentication, rooms, HTTP, tests without sockets, ….
 //! [`faults`] lists how the server reacts to faults of peers, of the network and of the host.
 //! [`architecture`] describes the code for those who change it: laws, folders and data flow.
 //!
@@ -103,6 +104,8 @@ pub mod faults {}
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(any(not(doctest), all(feature = "json", feature = "deflate", feature = "sim")))]
+pub mod guide;
 mod handshake;
 mod http1;
 mod id;
@@ -159,8 +162,7 @@ pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{CloseCounts, RejectCounts, Stats};
 
-/// Compiles the README's programs as doctests. They need every feature, because the README shows
-/// all of them.
-#[cfg(all(doctest, feature = "json", feature = "deflate", feature = "sim"))]
+/// Compiles the README's programs as doctests.
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["net"],
     &["record"],
     &["server"],
-    &["client", "sim"],
+    &["client", "sim", "guide"],
     &["fuzz"],
 ];
 

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Server {
-    /// Binds a server to every address that `addrs` resolves to, with the defaults of the README's
-    /// table.
+    /// Binds a server to every address that `addrs` resolves to, with the defaults of
+    /// [`ServerBuilder`].
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl Server {
     }
 }
 
-/// Configures a [`Server`]; see the README's table of limits and defaults.
+/// Configures a [`Server`]: limits, deadlines, policies and what it serves.
 ///
 /// Every method takes and returns the builder. [`bind`](ServerBuilder::bind) or
 /// [`build`](ServerBuilder::build) ends the chain and checks the settings. An invalid one is a
@@ -66,6 +66,7 @@ impl Server {
 /// # Ok(())
 /// # }
 /// ```
+#[doc = include_str!("limits.md")]
 #[derive(Debug, Default)]
 #[must_use = "a builder does nothing until `bind` or `build`"]
 pub struct ServerBuilder {
