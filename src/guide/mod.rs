@@ -16,6 +16,8 @@ pub mod json {}
 pub mod upgrades {}
 #[doc = include_str!("authentication.md")]
 pub mod authentication {}
+#[doc = include_str!("proxies.md")]
+pub mod proxies {}
 #[doc = include_str!("http.md")]
 pub mod http {}
 #[doc = include_str!("outbound.md")]
