@@ -71,6 +71,7 @@
 //! - `sim`: `tickws::sim`, a whole server in memory under a virtual clock, for tests; recordings of
 //!   real servers (`ServerBuilder::record`) and their replay.
 //! - `json`: `Prepared::json`, `Message::parse_json`, `Envelope` and `JsonError`, with serde.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![deny(missing_docs, missing_debug_implementations)]
 // A call that can panic needs an `allow` with a reason.
