@@ -175,8 +175,8 @@ fn pages_and_messages_pass_nginx() {
     });
 }
 
-/// Why the page says `$http_host`: without it nginx names its upstream, and with `$host` the port is
-/// missing.
+/// Why the page says `$http_host`: without it nginx names its upstream, and with `$host` the port
+/// is missing.
 #[test]
 fn pages_do_not_pass_nginx_without_the_host_unless_their_origin_is_allowed() {
     if !is_installed("nginx") {

@@ -193,7 +193,8 @@ impl ServerBuilder {
         /// [`send_latest`](Server::send_latest), expire or be overtaken. A small buffer, 16 to 64
         /// KiB, keeps the data of slow clients recent and memory low, but limits throughput,
         /// because no more than this is in flight to a client. `None`: the system's choice, which
-        /// may grow to megabytes. Default `None`.
+        /// may grow to megabytes. Linux doubles the number for its own bookkeeping; on other
+        /// systems accepted sockets may not inherit it, so it is set on each. Default `None`.
         send_buffer: impl Into<Option<usize>>;
         /// Most commands of all [`Handle`](crate::Handle)s that wait for a poll, at most 1,048,576.
         /// Further ones fail with [`HandleError::Full`](crate::HandleError::Full). The limit is a
@@ -296,7 +297,7 @@ impl ServerBuilder {
     }
 
     /// Adds a socket that is already listening, for instance from socket activation or with other
-    /// options.
+    /// options. It is made non-blocking.
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
         self
