@@ -8,8 +8,10 @@ use super::url::Target;
 use crate::{
     config::reconnect::Reconnect,
     error::{ConnectError, HeaderError},
-    util::exclusive::Exclusive,
-    util::http_syntax::{is_handshake_field, is_token},
+    util::{
+        exclusive::Exclusive,
+        http_syntax::{is_handshake_field, is_token},
+    },
 };
 
 /// The most headers of a request, far below the number at which `HeaderMap` panics.

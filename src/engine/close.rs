@@ -63,7 +63,7 @@ impl<S: Stream> Engine<S> {
         if std::mem::replace(&mut self.shutting_down, true) {
             return;
         }
-        let end = (0..=close::MAX_REASON).rev().find(|end| reason.is_char_boundary(*end));
+        let end = (0..=MAX_REASON).rev().find(|end| reason.is_char_boundary(*end));
         let reason = end.and_then(|end| reason.get(..end)).unwrap_or_default();
         let code = if code.is_sendable() { code } else { CloseCode::GOING_AWAY };
         let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();

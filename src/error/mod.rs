@@ -6,11 +6,13 @@ mod connect;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use crate::close_code::CloseCode;
 use http::{HeaderName, StatusCode};
 use thiserror::Error;
 
-use crate::id::{ClientId, ExchangeId, RoomId, UpgradeId};
+use crate::{
+    close_code::CloseCode,
+    id::{ClientId, ExchangeId, RoomId, UpgradeId},
+};
 
 pub use bind::BindError;
 pub use connect::{ConnectError, ConnectStep, Refusal};

@@ -2,9 +2,7 @@
 
 use std::{fmt, io};
 
-use crate::close_code::CloseCode;
-
-use crate::error::ProtocolError;
+use crate::{close_code::CloseCode, error::ProtocolError};
 
 /// Why a connection ended, from [`Event::Close`](crate::Event::Close).
 ///

@@ -16,12 +16,14 @@ use http::{
 };
 use tungstenite::handshake::{client::generate_request, derive_accept_key, machine::TryParse};
 
-use crate::error::{ConnectError, Refusal};
-use crate::http1::{
-    head::{HeadLimits, RequestHead},
-    head_machine::{HeadMachine, is_complete},
+use crate::{
+    error::{ConnectError, Refusal},
+    http1::{
+        head::{HeadLimits, RequestHead},
+        head_machine::{HeadMachine, is_complete},
+    },
+    util::http_syntax::canonicalize,
 };
-use crate::util::http_syntax::canonicalize;
 
 /// Content of a request.
 #[derive(Debug)]

@@ -8,10 +8,12 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 
-use http::header::{self, HeaderMap, HeaderValue, ToStrError};
-use http::{Method, Response, StatusCode, Version};
 use std::io::Write;
 
+use http::{
+    Method, Response, StatusCode, Version,
+    header::{self, HeaderMap, HeaderValue, ToStrError},
+};
 use tungstenite::handshake::{derive_accept_key, server::create_response};
 
 use super::origin;
