@@ -289,12 +289,22 @@ fn refused_connections_and_unknown_names_fail() {
 #[test]
 fn localhost_falls_back_to_a_listening_address() {
     // Listens on only one of 127.0.0.1 and ::1, and connects by name.
-    for bind in ["127.0.0.1:0", "[::1]:0"] {
+    for (bind, other) in [("127.0.0.1:0", "::1"), ("[::1]:0", "127.0.0.1")] {
         let Ok(listener) = TcpListener::bind(bind) else {
             eprintln!("skipped: no {bind} on this machine");
             continue;
         };
         let addr = listener.local_addr().unwrap();
+        // Bound but not listening, so that no other test can listen on the same port there.
+        let other = SocketAddr::new(other.parse().unwrap(), addr.port());
+        let reserved = socket2::Socket::new(socket2::Domain::for_address(other), socket2::Type::STREAM, None)
+            .and_then(|socket| socket.bind(&other.into()).map(|()| socket));
+        if let Err(error) = &reserved
+            && error.kind() == std::io::ErrorKind::AddrInUse
+        {
+            eprintln!("skipped: another program has {other}");
+            continue;
+        }
         let mut h = Harness::with(Server::builder().listener(listener));
         let id = open(&mut h, format!("ws://localhost:{}/", addr.port()));
         assert_eq!(h.server.remote_addr(id), Some(addr.into()));
