@@ -8,7 +8,7 @@ pub(crate) mod reconnect;
 pub(crate) mod send_options;
 pub(crate) mod url;
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 #[cfg(feature = "deflate")]
 use crate::config::compression::Deflate;
@@ -300,8 +300,8 @@ impl Config {
 
     /// The limits of a client. `message` overrides `max_message_size`.
     #[inline]
-    pub(crate) fn message_limits(&self, message: Option<u32>) -> MessageLimits {
-        let message = message.map_or(self.max_message_size as u64, u64::from);
+    pub(crate) fn message_limits(&self, message: Option<NonZeroU32>) -> MessageLimits {
+        let message = message.map_or(self.max_message_size as u64, |message| message.get().into());
         MessageLimits { frame: self.max_frame_size.map_or(message, |frame| frame as u64), message }
     }
 }

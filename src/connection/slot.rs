@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
     time::Instant,
 };
@@ -127,6 +128,8 @@ pub(crate) struct Open {
     /// application's last messages.
     pub(crate) reported: bool,
     pub(crate) overflow: Option<OverflowPolicy>,
+    /// Overrides `max_message_size`. Fits into the padding of this struct.
+    pub(crate) max_message_size: Option<NonZeroU32>,
     /// The last message was large, so the next may be large too.
     pub(crate) expects_large: bool,
     /// The client sent more frames in one turn than a poll takes, and has not been drained since.
@@ -141,8 +144,8 @@ pub(crate) struct Open {
     pub(crate) provenance: Option<Box<Provenance>>,
 }
 
-/// Where the connection comes from, and other data that only few connections have.
-#[derive(Debug, Default)]
+/// Data from the handshake that only few connections keep.
+#[derive(Debug)]
 pub(crate) struct Provenance {
     /// The subprotocol chosen in the handshake.
     pub(crate) subprotocol: Option<Box<str>>,
@@ -150,8 +153,6 @@ pub(crate) struct Provenance {
     pub(crate) request: Option<Arc<RequestHead>>,
     /// The outbound part, for an outbound connection.
     pub(crate) outbound: Option<Outbound>,
-    /// Overrides `max_message_size`.
-    pub(crate) max_message_size: Option<u32>,
 }
 
 impl Open {
@@ -166,18 +167,13 @@ impl Open {
             pending_reason: None,
             reported: false,
             overflow: None,
+            max_message_size: None,
             expects_large: false,
             frame_flood: false,
             pending: None,
             rate_limiter,
             provenance: provenance.keep(),
         }
-    }
-
-    /// The override of `max_message_size`.
-    #[inline(always)]
-    pub(crate) fn max_message_size(&self) -> Option<u32> {
-        self.provenance.as_ref().and_then(|provenance| provenance.max_message_size)
     }
 
     /// Whether messages may be queued: `Close` is not reported, and no close frame was sent.

@@ -183,7 +183,6 @@ impl<S: Stream> Engine<S> {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: None,
-            max_message_size: None,
         };
         let connection = Connection::new(Role::Server).with_deflate(deflate);
         self.open_connection(index, connection, provenance, request, now);

@@ -376,7 +376,6 @@ impl<S: Stream> Engine<S> {
             subprotocol,
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: Some(Outbound { link, response, opened: now }),
-            max_message_size: None,
         };
         let role = Role::Client(Box::new(move || entropy.take()));
         let connection = Connection::new(role).with_deflate(deflate);

@@ -167,7 +167,7 @@ impl<S: Stream> Engine<S> {
         {
             return Some(Turn::Excess(TOO_MANY_BYTES));
         }
-        let limits = config.message_limits(open.max_message_size());
+        let limits = config.message_limits(open.max_message_size);
         match open.connection.arrived(count, limits, inbound, codec) {
             Ok(Some(Received::Assembled(message))) if open.pending_reason.is_some() => {
                 tick.discard(message, inbound)
@@ -272,7 +272,7 @@ impl<S: Stream> Engine<S> {
         let exceeded = open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_exceeded());
         let mut io = Io {
             now,
-            limits: config.message_limits(open.max_message_size()),
+            limits: config.message_limits(open.max_message_size),
             inbound,
             outbox: &mut client.outbox,
             outbound,

@@ -3,7 +3,7 @@
 pub(super) mod broadcast_batch;
 mod direct;
 
-use std::time::Instant;
+use std::{num::NonZeroU32, time::Instant};
 
 use slab::Slab;
 
@@ -101,8 +101,8 @@ impl<S: Stream> Engine<S> {
         now: Option<Instant>,
     ) -> Result<(), SendError> {
         let terms = terms_of(options, now);
-        // A recording does not tell a plain `send_with` from a `send`. Both have to take the same
-        // way, on which buffers grow alike.
+        // A recording does not tell a plain `send_with` from a `send`, and a replay runs both here.
+        // Buffers grow differently on the two paths, so a plain message takes the path of `send`.
         if terms.is_plain() && !terms.uncompressed {
             return self.send(id, message);
         }
@@ -161,17 +161,13 @@ impl<S: Stream> Engine<S> {
             return delivery;
         }
         self.flush_batch();
-        let members = match audience {
-            Audience::Client(id) => return self.deliver_to(&[id], &message, &terms, options.except),
-            Audience::Clients(ids) => {
-                let message = self.encoder.encode(message).into();
-                return self.deliver_to(ids, &message, &terms, options.except);
-            }
-            Audience::Everyone => None,
-            Audience::Room(room) => Some(Err(room)),
-            Audience::User(key) => Some(Ok(key)),
-        };
+        if let Audience::Client(id) = audience {
+            return self.deliver_to(&[id], &message, &terms, options.except);
+        }
         let message = self.encoder.encode(message);
+        if let Audience::Clients(ids) = audience {
+            return self.deliver_to(ids, &message.into(), &terms, options.except);
+        }
         let Engine {
             clients, rooms, users, outbound, pending_pool, codec, stats, config, now, dirty, ..
         } = self;
@@ -188,14 +184,16 @@ impl<S: Stream> Engine<S> {
         let message = Outgoing::Prepared(message);
         let (delivery, full) = (Delivery::default(), Vec::new());
         let mut fanout = Fanout { context, message, terms, short, except, dirty, delivery, full };
-        match members {
-            None => {
+        match audience {
+            // Delivered above.
+            Audience::Client(_) | Audience::Clients(_) => {}
+            Audience::Everyone => {
                 for (index, client) in clients.iter_mut() {
                     fanout.offer(ClientId::new(index as u32, client.serial), client);
                 }
             }
-            Some(Err(room)) => fanout.offer_to(rooms.members(room), clients),
-            Some(Ok(key)) => fanout.offer_to(users.members(key.into()), clients),
+            Audience::Room(room) => fanout.offer_to(rooms.members(room), clients),
+            Audience::User(key) => fanout.offer_to(users.members(key.into()), clients),
         }
         let Fanout { mut delivery, full, .. } = fanout;
         self.stats.dropped += delivery.dropped as u64;
@@ -268,7 +266,7 @@ impl<S: Stream> Engine<S> {
     ) -> Result<(), NotConnectedError> {
         self.flush_batch();
         let bytes = bytes.clamp(1, Config::MAX_MESSAGE_SIZE) as u32;
-        self.open_mut(id)?.0.provenance.get_or_insert_default().max_message_size = Some(bytes);
+        self.open_mut(id)?.0.max_message_size = NonZeroU32::new(bytes);
         Ok(())
     }
 
