@@ -142,10 +142,11 @@ impl ResponseReader {
     pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Opened>, ConnectError> {
         let mut used = 0;
         while self.refused.is_none() && used < bytes.len() {
-            let (taken, complete) = self.gather(&bytes[used..], limits)?;
+            let (taken, end) = self.gather(&bytes[used..], limits)?;
             used += taken;
-            if complete && let Some(mut machine) = self.head.take() {
-                let len = machine.bytes().len();
+            if let Some(len) = end
+                && let Some(mut machine) = self.head.take()
+            {
                 let Parsed(response) = machine.finish(len).map_err(|_| malformed())?;
                 let response = response?;
                 if response.headers().len() > limits.max_headers {
@@ -196,21 +197,21 @@ impl ResponseReader {
         self.head.as_ref().map_or(0, |head| head.memory()) + self.body.capacity()
     }
 
-    /// Takes bytes up to the end of a head. Returns how many, and whether the head is complete.
-    fn gather(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<(usize, bool), ConnectError> {
+    /// Takes bytes up to the end of a head. Returns how many, and the length of the head if it is
+    /// complete.
+    fn gather(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<(usize, Option<usize>), ConnectError> {
         let machine = self.head.get_or_insert_with(|| Box::new(HeadMachine::new()));
         let before = machine.bytes().len();
         let allowed = limits.max_bytes.saturating_sub(self.seen + before).min(bytes.len());
         machine.push(&bytes[..allowed], limits.max_bytes);
         if let Some(end) = find_end(machine.bytes(), before)? {
-            machine.truncate(end);
-            return Ok((end - before, true));
+            return Ok((end - before, Some(end)));
         }
         if allowed < bytes.len() {
             return Err(ConnectError::BadResponse("its head is too long"));
         }
         machine.advance::<Parsed>().map_err(|_| malformed())?;
-        Ok((bytes.len(), false))
+        Ok((bytes.len(), None))
     }
 
     /// Applies the numbered checks that RFC 6455 §4.1 requires of a 101. Returns the subprotocol.

@@ -94,13 +94,6 @@ impl HeadMachine {
         buffer.extend_from_slice(bytes);
     }
 
-    /// Drops the bytes behind the first `len`.
-    pub(crate) fn truncate(&mut self, len: usize) {
-        if let Some(machine) = &mut self.machine {
-            machine.get_mut().bytes.truncate(len);
-        }
-    }
-
     /// Lets the machine read the bytes of a head that is not complete, or gathers them.
     pub(crate) fn advance<T: TryParse>(&mut self) -> Result<(), Error> {
         let Some(machine) = &mut self.machine else { return Err(gone()) };
