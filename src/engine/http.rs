@@ -35,7 +35,7 @@ impl<S: Stream> Engine<S> {
 
     /// The share of the tick's input budget, in bytes, that a request is charged if it gets its
     /// response at once. The request may be small, but a file was looked up or a closure called.
-    const ANSWER: usize = 4 * 1024;
+    const RESPONSE: usize = 4 * 1024;
 
     // ---- input ----
 
@@ -196,10 +196,10 @@ impl<S: Stream> Engine<S> {
         // The step changes first: even if a closure panics, the request is over.
         exchange.step = Step::Http { id };
         if let Some(response) = self.builtin_response(&request) {
-            self.tick.received(Self::ANSWER);
+            self.tick.received(Self::RESPONSE);
             self.respond_or_500(index, response, now);
         } else if let Some(on_http) = &mut self.hooks.on_http {
-            self.tick.received(Self::ANSWER);
+            self.tick.received(Self::RESPONSE);
             let response = on_http(&Request::new(&request, &body, remote));
             self.respond_or_500(index, response.map(content), now);
         } else if self.config.http {

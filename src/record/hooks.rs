@@ -56,7 +56,7 @@ pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
             let recorder = recorder.clone();
             Box::new(move |request: &Request<'_>| {
                 let response = call(&recorder, || respond(request));
-                recorder.append(&Entry::Answered { response: response.clone() });
+                recorder.append(&Entry::Responded { response: response.clone() });
                 response
             }) as _
         }),

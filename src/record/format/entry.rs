@@ -91,7 +91,7 @@ codec_enum! {
         /// the headers that it added.
         65 Decided { decision: Result<bool, Response<Bytes>>, added: HeaderMap },
         /// `on_http` returned this response.
-        66 Answered { response: Response<Bytes> },
+        66 Responded { response: Response<Bytes> },
         /// `before_attempt` left the request like this.
         67 Attempted { path: String, headers: HeaderMap },
         /// `check_origin` allowed the page or not.

@@ -35,7 +35,7 @@ pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &Shar
         Box::new(move |_: &Request<'_>| {
             let found = || "a call of on_http".to_owned();
             let response = reader.lock().result(found, |entry| match entry {
-                Entry::Answered { response } => Some(response),
+                Entry::Responded { response } => Some(response),
                 _ => None,
             });
             response.unwrap_or_else(|| Response::new(Bytes::new()))
