@@ -8,8 +8,8 @@ use std::{
 };
 
 use tickws::{
-    Bytes, ClientId, Connect, Decision, Event, OverflowPolicy, Prepared, Priority, Reconnect, SendOptions,
-    Server, ServerBuilder, TimerId, WhileDown,
+    Audience, Bytes, ClientId, Connect, Decision, Event, OverflowPolicy, Prepared, Priority, Reconnect,
+    SendOptions, Server, ServerBuilder, TimerId, WhileDown,
     http::{HeaderMap, HeaderValue, Response},
 };
 
@@ -152,7 +152,18 @@ impl App {
         let room = ["red", "green", "blue"][rng.usize(..3)];
         let bytes = vec![7; if rng.u8(..10) == 0 { rng.usize(..40_000) } else { rng.usize(..200) }];
         let ms = Duration::from_millis(rng.u64(..300));
-        match rng.u8(..26) {
+        match rng.u8(..30) {
+            26 => _ = server.set_max_message_size(client, rng.usize(..200_000)),
+            27 => {
+                _ = server.deliver(&self.clients, &bytes, &SendOptions::new().except(client).uncompressed())
+            }
+            28 => {
+                _ = server.deliver(client, &self.shared, &SendOptions::new().latest("state").expires_in(ms))
+            }
+            29 => {
+                let audience = if rng.bool() { Audience::Everyone } else { Audience::User("ada") };
+                let _ = server.deliver(audience, &bytes, &SendOptions::new().priority(Priority::High));
+            }
             0 => _ = server.broadcast("to all"),
             1 => _ = server.broadcast_except(client, &bytes),
             2..5 => _ = server.publish(room, &bytes),

@@ -57,6 +57,31 @@ fn compression_is_negotiated_only_if_both_sides_want_it() {
 }
 
 #[test]
+fn an_audience_gets_a_message_uncompressed_on_request() {
+    for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
+        let mut host = Host::new(config(mode));
+        let mut clients: Vec<_> = (0..3).map(|_| open(&mut host)).collect();
+        let ids: Vec<_> = clients.iter().map(|(_, id)| *id).collect();
+        let mut costs = |audience: crate::Audience<'_>, options: &SendOptions| {
+            let before: Vec<_> = clients.iter().map(|(peer, _)| peer.traffic().1).collect();
+            let delivery = host.engine.deliver(audience, line(7).as_str().into(), options, None);
+            assert_eq!(delivery.queued, 3);
+            host.settle();
+            for (peer, _) in &mut clients {
+                assert_eq!(peer.frames(), [text(&line(7))]);
+            }
+            clients.iter().zip(before).map(|((peer, _), before)| peer.traffic().1 - before).max().unwrap()
+        };
+        for audience in [crate::Audience::Everyone, crate::Audience::Clients(&ids)] {
+            let plain = costs(audience, &SendOptions::new().uncompressed());
+            assert!(plain > line(7).len() as u64, "{mode:?} {audience:?}: {plain}");
+            let compressed = costs(audience, &SendOptions::new());
+            assert!(compressed < plain, "{mode:?} {audience:?}: {compressed}");
+        }
+    }
+}
+
+#[test]
 fn messages_are_compressed_unless_small_or_opted_out() {
     for mode in [DeflateMode::Shared, DeflateMode::Dedicated] {
         let mut host = Host::new(config(mode));
