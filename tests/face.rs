@@ -17,7 +17,7 @@ use support::{Harness, raw};
 fn is_resource<T: Send + Sync + 'static>(_: &T) {}
 
 #[test]
-fn a_server_is_a_resource_and_so_is_all_that_belongs_to_it() {
+fn a_server_and_its_parts_can_be_resources_of_an_ecs() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     is_resource(&server);
     is_resource(&server.handle());
@@ -33,7 +33,7 @@ fn a_server_is_a_resource_and_so_is_all_that_belongs_to_it() {
 }
 
 #[test]
-fn whatever_is_at_hand_can_be_sent() {
+fn all_kinds_of_text_and_bytes_can_be_sent() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     let (name, bytes) = (String::from("ann"), vec![1, 2, 3]);
@@ -191,7 +191,7 @@ fn close_codes_are_numbers_with_names() {
 }
 
 #[test]
-fn an_open_event_tells_who_asks_for_what() {
+fn an_open_event_has_path_query_cookies_and_address() {
     let mut h = Harness::new();
     let mut raw = h.dial();
     let request = raw::upgrade_request("/chat?room=red%20team&x", "Cookie: a=1; session=abc\r\n");

@@ -42,8 +42,7 @@ pub enum CloseReason {
     /// A deadline passed.
     Timeout(TimeoutKind),
     /// The outbox was full under [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect);
-    /// closed with
-    /// 1013.
+    /// closed with 1013.
     Overflow,
     /// The server was above [`max_total_buffered`](crate::ServerBuilder::max_total_buffered), or
     /// near it for too long, and this client had more buffered than others. It was closed with

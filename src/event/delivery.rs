@@ -20,8 +20,7 @@ pub struct Delivery {
     pub queued: usize,
     /// Clients that miss it and stay connected: their outbox is full under
     /// [`OverflowPolicy::DropNewest`](crate::OverflowPolicy::DropNewest), or the message alone
-    /// exceeds
-    /// `max_buffered`.
+    /// exceeds `max_buffered`.
     pub dropped: usize,
     /// Clients whose outbox is full under
     /// [`OverflowPolicy::Disconnect`](crate::OverflowPolicy::Disconnect): they are being closed

@@ -23,8 +23,7 @@ use crate::{http1::head::RequestHead, peer_addr::PeerAddr};
 ///     .on_upgrade(|request, _| match request.query("token").as_deref() {
 ///         Some("let me in") => Decision::Accept,
 ///         _ if request.cookie("session").is_some() => Decision::Accept,
-///         _ => Decision::Reject(Response::builder().status(401).body("who are
-/// you?".into()).unwrap()),
+///         _ => Decision::Reject(Response::builder().status(401).body("sign in".into()).unwrap()),
 ///     })
 ///     .bind("127.0.0.1:0")?;
 /// # Ok(())

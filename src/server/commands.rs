@@ -97,8 +97,9 @@ impl Server {
     /// `publish`, `send_to_user`, …) are short forms of this one.
     ///
     /// It is framed once, and all slow clients share one copy of a large message. [`Delivery`]
-    /// counts the clients that get it and those that do not. Nobody is told of a client that is
-    /// neither. Work: O(clients in the audience).
+    /// counts the clients that get it and those that do not. A member of a room that is closing is
+    /// skipped; a client that was listed by id and is not open is counted in `not_open`. Work:
+    /// O(clients in the audience).
     ///
     /// # Examples
     ///
@@ -262,7 +263,8 @@ impl Server {
     /// Overrides [`max_message_size`](crate::ServerBuilder::max_message_size) for one client, from
     /// the next frame header on: for instance more for a client that has signed in. In bytes, 1 to
     /// 2,147,483,647; other values count as the nearest of these.
-    /// [`max_frame_size`](crate::ServerBuilder::max_frame_size) applies as before if it is set.
+    /// [`max_frame_size`](crate::ServerBuilder::max_frame_size) applies as before if it is set. An
+    /// outbound connection has the server's limit again after a reconnect.
     ///
     /// # Errors
     ///

@@ -219,8 +219,7 @@ impl ServerBuilder {
     /// `https://*.game.example` allows the subdomains of `game.example`, of any depth, and not
     /// `game.example` itself. The words `null` and `file://` allow pages without a host: browsers
     /// send `null` for local files and sandboxed frames, and some apps that are built from pages
-    /// send
-    /// `file://`. Any local file and any sandboxed frame of any site has the origin `null`.
+    /// send `file://`. Any local file and any sandboxed frame of any site has the origin `null`.
     ///
     /// # Examples
     ///
@@ -243,8 +242,7 @@ impl ServerBuilder {
 
     /// Decides by a closure which upgrade requests may pass, in place of the rules above, as
     /// gorilla's `CheckOrigin` does. It is called for each valid upgrade request, with or without
-    /// an
-    /// `Origin`; `false` rejects it with 403. It runs inside a poll, so it must not block.
+    /// an `Origin`; `false` rejects it with 403. It runs inside a poll, so it must not block.
     ///
     /// # Examples
     ///
