@@ -31,6 +31,10 @@ use crate::{
 /// [`Reconnect`](crate::Reconnect) policy [`Event::Reconnecting`] follows, then the same again.
 /// [`id`](Client::id) always returns the id of the current or next connection.
 ///
+/// # Portability
+///
+/// As [`Server`]: on Unix a client has a descriptor for another event loop (`AsFd`, `AsRawFd`).
+///
 /// # Examples
 ///
 /// ```no_run

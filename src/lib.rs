@@ -161,7 +161,7 @@ pub use outbox::{
 pub use peer_addr::PeerAddr;
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
-pub use stats::{CloseCounts, RejectCounts, Stats};
+pub use stats::{CloseCounts, RejectCounts, Stats, client_stats::ClientStats};
 
 /// Compiles the README's programs as doctests.
 #[cfg(doctest)]

@@ -180,7 +180,7 @@ fn invalid_close_codes_and_reasons_are_errors() {
     let mut h = Harness::new();
     let (mut raw, id) = h.connect();
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
-        assert_eq!(h.server.close(id, code, ""), Err(CloseError::InvalidCode(code)));
+        assert_eq!(h.server.close(id, code, ""), Err(CloseError::InvalidCode(code.into())));
     }
     assert_eq!(h.server.close(id, 1000, &"x".repeat(124)), Err(CloseError::ReasonTooLong(124)));
     h.server.send(id, "still open").unwrap();

@@ -152,7 +152,7 @@ fn invalid_close_codes_and_reasons_are_errors() {
     let mut h = Harness::new();
     let (_raw, id) = h.connect();
     let handle = h.server.handle();
-    let invalid = Err(HandleError::Close(CloseError::InvalidCode(1005)));
+    let invalid = Err(HandleError::Close(CloseError::InvalidCode(1005.into())));
     assert_eq!(handle.close(id, 1005, ""), invalid);
     let long = Err(HandleError::Close(CloseError::ReasonTooLong(124)));
     assert_eq!(handle.close(id, 1000, &"x".repeat(124)), long);

@@ -16,12 +16,11 @@ pub(crate) enum Due {
 }
 
 /// The instants from which a client's deadlines are computed. A message only sets `heard` and
-/// re-arms nothing. Instants that change rarely are stored relative to `opened`, in half the
-/// memory.
+/// re-arms nothing. All but `opened` are stored relative to it, in half the memory.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     opened: Instant,
-    heard: Instant,
+    heard: PackedDuration,
     pinged: PackedDuration,
     /// The first ping since the last byte was received.
     asked: Option<PackedDuration>,
@@ -32,18 +31,22 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     pub(crate) fn new(now: Instant) -> Self {
-        let pinged = PackedDuration::new(Duration::ZERO);
-        Deadlines { opened: now, heard: now, pinged, asked: None, stuck: None, close_by: None }
+        let start = PackedDuration::new(Duration::ZERO);
+        Deadlines { opened: now, heard: start, pinged: start, asked: None, stuck: None, close_by: None }
     }
 
     /// A byte was received, so the peer is alive.
     pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = now;
+        self.heard = self.since_opened(now);
         self.asked = None;
     }
 
     pub(crate) fn last_heard(&self) -> Instant {
-        self.heard
+        after(self.opened, self.heard.get())
+    }
+
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
     }
 
     pub(crate) fn pinged(&mut self, now: Instant) {
@@ -97,10 +100,10 @@ impl Deadlines {
             _ if closing || paused => None,
             (Some(silence), Some(ping), Some(asked)) => {
                 let pong_by = after(at(asked), Some(silence.saturating_sub(ping)));
-                after(self.heard, Some(silence)).max(pong_by)
+                after(at(self.heard), Some(silence)).max(pong_by)
             }
             (Some(_), Some(_), None) => None,
-            (silence, ..) => after(self.heard, silence),
+            (silence, ..) => after(at(self.heard), silence),
         };
         let stuck = self.stuck.and_then(|since| after(at(since), Some(config.write_timeout)));
         [

@@ -40,7 +40,8 @@ pub(crate) enum Role {
     /// Receives masked frames, sends unmasked ones.
     Server,
     /// Receives unmasked frames, sends masked ones.
-    Client(MaskSource),
+    /// The source of keys is boxed once more, so that a server's connection is no larger for it.
+    Client(Box<MaskSource>),
 }
 
 impl std::fmt::Debug for Role {

@@ -41,9 +41,13 @@ pub(crate) struct Slot<S> {
     /// The timer in the wheel, set to the next deadline.
     pub(crate) timer: Option<timer_wheel::Key>,
     /// Memory of the inbound data as last counted towards the memory limit.
-    pub(crate) counted_inbound: usize,
+    pub(crate) counted_inbound: u32,
     /// The number of a poll, and the bytes read in it.
     pub(crate) spent: (u32, u32),
+    /// Bytes read from the stream.
+    pub(crate) bytes_in: u64,
+    /// Bytes written to the stream.
+    pub(crate) bytes_out: u64,
 
     /// The kernel may have input for this client. Cleared by a short read.
     pub(crate) readable: bool,
@@ -140,6 +144,10 @@ pub(crate) struct Open {
     /// `None` if no rate limit applies: none is configured, or the connection is closing and is
     /// read to the end.
     pub(crate) rate_limiter: Option<Box<RateLimiter>>,
+    /// Messages reported as events.
+    pub(crate) messages_in: u64,
+    /// Messages queued.
+    pub(crate) messages_out: u64,
     /// `None` if none of its fields is set.
     pub(crate) provenance: Option<Box<Provenance>>,
 }
@@ -172,6 +180,8 @@ impl Open {
             frame_flood: false,
             pending: None,
             rate_limiter,
+            messages_in: 0,
+            messages_out: 0,
             provenance: provenance.keep(),
         }
     }
@@ -233,6 +243,8 @@ impl<S> Slot<S> {
             timer: None,
             counted_inbound: 0,
             spent: (0, 0),
+            bytes_in: 0,
+            bytes_out: 0,
             readable: false,
             read_closed: false,
             urgent: false,

@@ -93,7 +93,7 @@ fn a_client_masks_each_frame_with_a_new_key() {
         next += 1;
         next.to_be_bytes()
     });
-    let mut endpoint = Endpoint::with_role(Role::Client(source), LIMITS);
+    let mut endpoint = Endpoint::with_role(Role::Client(Box::new(source)), LIMITS);
     endpoint.send(Kind::Binary, b"abcdefgh");
     endpoint.ping();
     endpoint.read(b"\x89\x02hi");

@@ -364,7 +364,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn free(&mut self, index: usize) {
         self.forget_upgrade(index);
         let mut client = self.clients.remove(index);
-        self.memory_limit.inbound -= client.counted_inbound;
+        self.memory_limit.inbound -= client.counted_inbound as usize;
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
             _ => self.leave_place(client.remote, client.outbound),

@@ -59,6 +59,7 @@ impl<S: Stream> Engine<S> {
             match client.outbox.write_to(&mut client.stream, ahead_only, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
+                    client.bytes_out += count as u64;
                     client.deadlines.unstuck();
                     if !client.has_output() {
                         break;
@@ -66,6 +67,7 @@ impl<S: Stream> Engine<S> {
                 }
                 Ok(Written::Blocked(count)) => {
                     stats.bytes_out += count as u64;
+                    client.bytes_out += count as u64;
                     return self.would_block(index, count, now);
                 }
                 Err(error) => return self.write_failed(index, error.kind(), now),

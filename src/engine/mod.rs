@@ -61,7 +61,7 @@ use crate::{
     id::ClientId,
     outbox::{Outbox, OutboxPool, encoder::Encoder, pending::PendingPool},
     proto::deflate::Codec,
-    stats::Stats,
+    stats::{Stats, client_stats::ClientStats},
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, timer_wheel::Wheel},
 };
 use connection_limits::Addresses;
@@ -339,6 +339,21 @@ impl<S: Stream> Engine<S> {
 
     pub(crate) fn buffered(&self, id: ClientId) -> usize {
         self.get(id).map_or(0, |client| client.buffered() + self.batch.held_for(client))
+    }
+
+    pub(crate) fn client_stats(&self, id: ClientId) -> Option<ClientStats> {
+        let client = self.get(id).filter(|client| client.is_live())?;
+        let open = client.open()?;
+        Some(ClientStats {
+            opened: client.deadlines.opened(),
+            last_heard: client.deadlines.last_heard(),
+            messages_in: open.messages_in,
+            messages_out: open.messages_out + self.batch.frames_for(client) as u64,
+            bytes_in: client.bytes_in,
+            bytes_out: client.bytes_out,
+            buffered: self.buffered(id),
+            rtt: open.connection.rtt(),
+        })
     }
 
     pub(crate) fn subprotocol(&self, id: ClientId) -> Option<&str> {

@@ -377,7 +377,7 @@ impl<S: Stream> Engine<S> {
             request: self.config.keep_requests.then(|| request.clone()),
             outbound: Some(Outbound { link, response, opened: now }),
         };
-        let role = Role::Client(Box::new(move || entropy.take()));
+        let role = Role::Client(Box::new(Box::new(move || entropy.take())));
         let connection = Connection::new(role).with_deflate(deflate);
         self.open_connection(index, connection, provenance, request, now);
         while let Some((message, terms)) = kept.pop() {
@@ -565,6 +565,7 @@ impl<S: Stream> Engine<S> {
     fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.stream = StreamSlot::none();
+        (client.bytes_in, client.bytes_out) = (0, 0);
         client.outbox.clear(&mut self.outbound);
         client.outbox.unblock();
         self.inbound.give(std::mem::take(&mut client.unparsed));

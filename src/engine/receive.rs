@@ -177,6 +177,7 @@ impl<S: Stream> Engine<S> {
             }
             Ok(Some(Received::Assembled(message))) => {
                 stats.messages_in += 1;
+                open.messages_in += 1;
                 tick.assembled(id, message);
             }
             Ok(_) => {}
@@ -309,7 +310,9 @@ impl<S: Stream> Engine<S> {
                     left > 0
                 });
                 let valid = !texts || tick.copy_texts(&bytes[from..at], before);
-                stats.messages_in += (tick.records().len() - before) as u64;
+                let count = (tick.records().len() - before) as u64;
+                stats.messages_in += count;
+                open.messages_in += count;
                 if !valid {
                     at = bytes.len();
                     break Some(Turn::Violation(ProtocolError::InvalidUtf8));
@@ -363,6 +366,7 @@ impl<S: Stream> Engine<S> {
                 }
             }
             stats.messages_in += 1;
+            open.messages_in += 1;
             let out =
                 open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_out_of_messages(now));
             if out && at < end {
@@ -438,6 +442,7 @@ pub(super) fn budget_left<S>(client: &mut Slot<S>, poll: u32, budget: usize) -> 
 
 /// Accounts for one read, which may have drained the stream.
 pub(super) fn after_read<S>(client: &mut Slot<S>, count: usize, offered: usize, now: Instant) -> Turn {
+    client.bytes_in += count as u64;
     client.spent.1 = client.spent.1.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     if count > 0 {
         client.deadlines.heard(now);

@@ -84,7 +84,7 @@ pub enum CloseError {
     /// The code is not allowed in a close frame (RFC 6455 §7.4): it is below 1000, 1004, 1005,
     /// 1006, 1015, in 1016–2999 or above 4999.
     #[error("close code {0} may not be sent: use 1000, 1001, 1008, 1011 or one of 3000 to 4999")]
-    InvalidCode(u16),
+    InvalidCode(CloseCode),
     /// The reason is longer than 123 bytes of UTF-8 (RFC 6455 §5.5.1).
     #[error("a close reason holds at most 123 bytes, not {0}")]
     ReasonTooLong(usize),

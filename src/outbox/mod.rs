@@ -61,12 +61,12 @@ pub(crate) struct Outbox {
     /// A frame boundary in the first chunk. May be less than `written`; `find_boundary` moves it to
     /// the first boundary at or after `written`.
     boundary: usize,
-    /// Bytes of raw HTTP at the start of the first chunk.
-    raw: usize,
     /// Unsent bytes in `queue`, `tail` and `priority_frames.leaving`.
     len: usize,
     /// Memory of this outbox as last counted by the pool.
     counted: usize,
+    /// The first `boundary` bytes of the first chunk are HTTP and not frames.
+    raw: bool,
     blocked: bool,
     /// Error of a direct write, until `write_to` returns it.
     failed: Option<io::ErrorKind>,
@@ -97,7 +97,13 @@ impl Outbox {
     /// Unsent bytes of frames, which `max_buffered` limits. The handshake's response is excluded,
     /// because the application did not send it.
     pub(crate) fn frames_len(&self) -> usize {
-        self.len - self.raw.saturating_sub(self.written)
+        self.len - self.raw_len()
+    }
+
+    /// Unsent bytes of HTTP.
+    #[inline(always)]
+    fn raw_len(&self) -> usize {
+        if self.raw { self.boundary.saturating_sub(self.written) } else { 0 }
     }
 
     /// Whether a write would block until a writable event.
@@ -224,7 +230,7 @@ impl Outbox {
 
     /// The tail without rotation: raw HTTP stays in one chunk of any size.
     fn raw_tail(&mut self, pool: &mut OutboxPool) -> &mut Vec<u8> {
-        debug_assert!(self.queue.is_empty() && self.raw == self.tail.len());
+        debug_assert!(self.queue.is_empty() && self.boundary == self.tail.len());
         if self.tail.capacity() == 0 {
             self.tail = pool.tails.take_last();
         }
@@ -232,7 +238,7 @@ impl Outbox {
     }
 
     fn pushed_raw(&mut self, bytes: usize, pool: &mut OutboxPool) {
-        (self.boundary, self.raw) = (self.tail.len(), self.tail.len());
+        (self.boundary, self.raw) = (self.tail.len(), true);
         self.pushed(bytes, pool);
     }
 
@@ -273,7 +279,7 @@ impl Outbox {
     /// parse the next frame.
     pub(crate) fn cut(&mut self, pool: &mut OutboxPool) {
         self.find_boundary();
-        let raw = self.raw.saturating_sub(self.written);
+        let raw = self.raw_len() > 0;
         // A new buffer with space for a close frame, so that the old ones can be freed.
         let mut rest = Vec::with_capacity(self.boundary - self.written + 128);
         rest.extend_from_slice(&self.first()[self.written..self.boundary]);
@@ -363,7 +369,7 @@ impl Outbox {
         if queue.capacity() > 0 && queue.capacity() <= 64 && pool.queues.len() < OutboxPool::MAX_QUEUES {
             pool.queues.push(queue);
         }
-        (self.written, self.boundary, self.raw) = (0, 0, 0);
+        (self.written, self.boundary, self.raw) = (0, 0, false);
         self.count_memory(pool);
     }
 
@@ -425,6 +431,7 @@ impl Outbox {
     /// Moves `boundary` to the first frame boundary at or after `written`.
     fn find_boundary(&mut self) {
         while self.boundary < self.written {
+            self.raw = false;
             let first = self.first();
             // `None` cannot occur: the outbox contains whole frames only.
             self.boundary += frame::wire_len(&first[self.boundary..]).unwrap_or(first.len());
@@ -509,7 +516,7 @@ impl Outbox {
             }
             None => self.tail.clear(),
         }
-        (self.written, self.boundary, self.raw) = (0, 0, 0);
+        (self.written, self.boundary, self.raw) = (0, 0, false);
     }
 
     fn count(&self) -> usize {

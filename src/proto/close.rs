@@ -37,7 +37,8 @@ pub(crate) fn parse_body(body: &[u8]) -> Result<Option<(u16, &str)>, ProtocolErr
 ///
 /// [`CloseError::InvalidCode`] or [`CloseError::ReasonTooLong`].
 pub(crate) fn check(code: u16, reason: &str) -> Result<(), CloseError> {
-    if !CloseCode::new(code).is_sendable() {
+    let code = CloseCode::new(code);
+    if !code.is_sendable() {
         return Err(CloseError::InvalidCode(code));
     }
     // "All control frames MUST have a payload length of 125 bytes or less" (§5.5)
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn codes_and_reasons_are_checked_before_sending() {
         assert_eq!(check(1000, ""), Ok(()));
-        assert_eq!(check(1006, ""), Err(CloseError::InvalidCode(1006)));
+        assert_eq!(check(1006, ""), Err(CloseError::InvalidCode(CloseCode::ABNORMAL_CLOSURE)));
         assert_eq!(check(3000, &"x".repeat(MAX_REASON)), Ok(()));
         assert_eq!(check(3000, &"x".repeat(MAX_REASON + 1)), Err(CloseError::ReasonTooLong(MAX_REASON + 1)));
         // The limit is in bytes, not in characters.

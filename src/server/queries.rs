@@ -7,7 +7,11 @@ use std::{
 
 use super::Server;
 use crate::{
-    event::pressure::Pressure, http1::request::Request, id::ClientId, peer_addr::PeerAddr, stats::Stats,
+    event::pressure::Pressure,
+    http1::request::Request,
+    id::ClientId,
+    peer_addr::PeerAddr,
+    stats::{Stats, client_stats::ClientStats},
 };
 
 impl Server {
@@ -61,6 +65,25 @@ impl Server {
     /// of [`now`](Server::now); `None` for a stale id.
     pub fn last_heard(&self, client: ClientId) -> Option<Instant> {
         self.engine.last_heard(client)
+    }
+
+    /// The counters of an open client; `None` for a stale id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tickws::{ClientId, Server};
+    ///
+    /// /// Whether the client sends more than 100 messages per second.
+    /// fn is_spamming(server: &Server, client: ClientId) -> bool {
+    ///     let Some(stats) = server.client_stats(client) else { return false };
+    ///     let age = server.now().saturating_duration_since(stats.opened).max(Duration::from_secs(1));
+    ///     stats.messages_in as f64 > 100.0 * age.as_secs_f64()
+    /// }
+    /// ```
+    pub fn client_stats(&self, client: ClientId) -> Option<ClientStats> {
+        self.engine.client_stats(client)
     }
 
     /// The client's address; `None` for a stale id.

@@ -1,5 +1,6 @@
 //! Counters of a server since its start.
 
+pub(crate) mod client_stats;
 mod prometheus;
 
 use std::fmt;

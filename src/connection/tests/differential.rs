@@ -227,7 +227,7 @@ pub(super) fn send(side: Side, rng: &mut Rng, mut keys: Rng) {
     let limits = MessageLimits { frame: 1 << 20, message: 1 << 20 };
     let role = match side {
         Side::Server => Role::Server,
-        Side::Client => Role::Client(Box::new(move || (keys.next() as u32).to_be_bytes())),
+        Side::Client => Role::Client(Box::new(Box::new(move || (keys.next() as u32).to_be_bytes()))),
     };
     let mut endpoint = Endpoint::with_role(role, LIMITS);
     let peer = if side == Side::Server { Side::Client } else { Side::Server };

@@ -34,7 +34,7 @@ impl Side {
     pub(super) fn role(self) -> Role {
         match self {
             Side::Server => Role::Server,
-            Side::Client => Role::Client(Box::new(|| KEY)),
+            Side::Client => Role::Client(Box::new(Box::new(|| KEY))),
         }
     }
 

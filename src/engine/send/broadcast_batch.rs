@@ -55,6 +55,11 @@ impl BroadcastBatch {
     pub(in crate::engine) fn held_for<S>(&self, client: &Slot<S>) -> usize {
         if recipient(client).is_some() { self.bytes.len() } else { 0 }
     }
+
+    /// Frames of the batch that this client will get.
+    pub(in crate::engine) fn frames_for<S>(&self, client: &Slot<S>) -> usize {
+        if recipient(client).is_some() { self.frames } else { 0 }
+    }
 }
 
 /// The connection and outbox of a client that gets broadcasts, and whether it has no pending
@@ -148,9 +153,13 @@ impl<S: Stream> Engine<S> {
     pub(in crate::engine) fn deliver_batch(&mut self, now: Option<Instant>) {
         let mut recipients = std::mem::take(&mut self.batch.recipients);
         let mut bytes = std::mem::take(&mut self.batch.bytes);
+        let frames = self.batch.frames as u64;
         for id in recipients.drain(..) {
             let Engine { clients, outbound, dirty, .. } = self;
             let Some(client) = slot_mut(clients, id) else { continue };
+            if let Stage::Open(open) = &mut client.stage {
+                open.messages_out += frames;
+            }
             client.outbox.append(bytes.len(), usize::MAX, outbound, |tail| tail.extend_from_slice(&bytes));
             match now {
                 Some(now) if !client.outbox.is_blocked() => {

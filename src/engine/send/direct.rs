@@ -18,7 +18,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn send_direct(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
         let Some(client) = slot_mut(clients, id) else { return false };
-        let Stage::Open(open) = &client.stage else { return false };
+        let Stage::Open(open) = &mut client.stage else { return false };
         let payload = message.as_bytes();
         let Some((header, size)) = open.connection.plain_header(message.kind(), payload.len()) else {
             return false;
@@ -33,7 +33,9 @@ impl<S: Stream> Engine<S> {
         }
         let count = client.outbox.write_direct(&header[..size], payload, &mut client.stream, outbound);
         stats.bytes_out += count as u64;
+        client.bytes_out += count as u64;
         stats.messages_out += 1;
+        open.messages_out += 1;
         if client.outbox.has_work() {
             client.backed_up |= client.outbox.is_blocked();
             // A blocked client is added, too: the next flush knows the time, and sets its deadline.

@@ -355,7 +355,14 @@ impl SendContext<'_> {
     /// Fast path: queues a message behind the first `size` bytes of `head`. `false`: nothing was
     /// done.
     #[inline(always)]
-    fn append(&mut self, open: &Open, outbox: &mut Outbox, head: [u8; 4], size: usize, body: &[u8]) -> bool {
+    fn append(
+        &mut self,
+        open: &mut Open,
+        outbox: &mut Outbox,
+        head: [u8; 4],
+        size: usize,
+        body: &[u8],
+    ) -> bool {
         let len = size + body.len();
         let queued = takes_plain(open)
             && outbox.append(len, self.max_buffered, self.outbound, |tail| {
@@ -366,12 +373,13 @@ impl SendContext<'_> {
                 tail.extend_from_slice(body);
             });
         self.stats.messages_out += u64::from(queued);
+        open.messages_out += u64::from(queued);
         queued
     }
 
     /// As `append`, for a message to many clients, which is shared if it is large.
     #[inline(always)]
-    fn repeat(&mut self, open: &Open, outbox: &mut Outbox, message: &Prepared) -> bool {
+    fn repeat(&mut self, open: &mut Open, outbox: &mut Outbox, message: &Prepared) -> bool {
         let (frame, max) = (message.frame(), self.max_buffered);
         let queued = takes_plain(open)
             && match message.is_shared() {
@@ -383,6 +391,7 @@ impl SendContext<'_> {
                 }
             };
         self.stats.messages_out += u64::from(queued);
+        open.messages_out += u64::from(queued);
         queued
     }
 
@@ -415,6 +424,7 @@ impl SendContext<'_> {
             }
         }
         self.stats.messages_out += 1;
+        open.messages_out += 1;
         Ok(())
     }
 

@@ -172,7 +172,7 @@ fn close_with_an_invalid_code_or_reason_is_an_error() {
     let (_peer, client) = host.open();
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
         let closing = host.engine.close(client, code.into(), "", host.now);
-        assert_eq!(closing, Err(CloseError::InvalidCode(code)));
+        assert_eq!(closing, Err(CloseError::InvalidCode(code.into())));
     }
     let closing = host.engine.close(client, CloseCode::NORMAL_CLOSURE, &"x".repeat(124), host.now);
     assert_eq!(closing, Err(CloseError::ReasonTooLong(124)));

@@ -153,6 +153,11 @@ impl ServerBuilder {
     /// read on request, on the server's thread, so the folder should be on a local disk. No path
     /// leaves the folder, by `..`, links or otherwise, and names that begin with a dot are not
     /// served. Other methods get a 405, or are passed to the application if it handles requests.
+    ///
+    /// # Portability
+    ///
+    /// Where the file system ignores the case of names, as on Windows and by default on macOS, a path
+    /// in any case finds the file.
     pub fn serve_dir(mut self, path: &str, folder: impl AsRef<Path>) -> Self {
         let served = self.hooks.static_files.serve_dir(path, folder.as_ref());
         self.note(served)
