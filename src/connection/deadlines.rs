@@ -16,11 +16,12 @@ pub(crate) enum Due {
 }
 
 /// The instants from which a client's deadlines are computed. A message only sets `heard` and
-/// re-arms nothing. All but `opened` are stored relative to it, in half the memory.
+/// re-arms nothing. Instants that change rarely are stored relative to `opened`, in half the
+/// memory.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     opened: Instant,
-    heard: PackedDuration,
+    heard: Instant,
     pinged: PackedDuration,
     /// The first ping since the last byte was received.
     asked: Option<PackedDuration>,
@@ -31,18 +32,18 @@ pub(crate) struct Deadlines {
 
 impl Deadlines {
     pub(crate) fn new(now: Instant) -> Self {
-        let start = PackedDuration::new(Duration::ZERO);
-        Deadlines { opened: now, heard: start, pinged: start, asked: None, stuck: None, close_by: None }
+        let pinged = PackedDuration::new(Duration::ZERO);
+        Deadlines { opened: now, heard: now, pinged, asked: None, stuck: None, close_by: None }
     }
 
     /// A byte was received, so the peer is alive.
     pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = self.since_opened(now);
+        self.heard = now;
         self.asked = None;
     }
 
     pub(crate) fn last_heard(&self) -> Instant {
-        after(self.opened, self.heard.get())
+        self.heard
     }
 
     pub(crate) fn opened(&self) -> Instant {
@@ -83,7 +84,7 @@ impl Deadlines {
         self.all(config, paused).into_iter().flatten().find(|(when, _)| *when <= now).map(|(_, due)| due)
     }
 
-    fn since_opened(&self, when: Instant) -> PackedDuration {
+    pub(crate) fn since_opened(&self, when: Instant) -> PackedDuration {
         PackedDuration::new(when.saturating_duration_since(self.opened))
     }
 
@@ -100,10 +101,10 @@ impl Deadlines {
             _ if closing || paused => None,
             (Some(silence), Some(ping), Some(asked)) => {
                 let pong_by = after(at(asked), Some(silence.saturating_sub(ping)));
-                after(at(self.heard), Some(silence)).max(pong_by)
+                after(self.heard, Some(silence)).max(pong_by)
             }
             (Some(_), Some(_), None) => None,
-            (silence, ..) => after(at(self.heard), silence),
+            (silence, ..) => after(self.heard, silence),
         };
         let stuck = self.stuck.and_then(|since| after(at(since), Some(config.write_timeout)));
         [

@@ -57,6 +57,8 @@ impl std::fmt::Debug for Role {
 #[derive(Debug)]
 pub(crate) struct Io<'a> {
     pub(crate) now: Instant,
+    /// The start of the connection, from which the time of a ping is counted.
+    pub(crate) opened: Instant,
     pub(crate) limits: MessageLimits,
     pub(crate) inbound: &'a mut BufferPool,
     pub(crate) outbox: &'a mut Outbox,
@@ -93,9 +95,10 @@ pub(crate) struct Connection {
     assembler: Assembler,
     /// `None` if compression was not negotiated.
     deflate: Option<Box<PerMessage>>,
-    /// Number and time of the oldest unanswered ping. The newest would not do: if pings are sent
-    /// more often than a round trip takes, its pong would never arrive before the next ping.
-    ping: Option<(u32, Instant)>,
+    /// Number of the oldest unanswered ping, and its time since `Io::opened`. The newest would not
+    /// do: if pings are sent more often than a round trip takes, its pong would never arrive before
+    /// the next ping.
+    ping: Option<(u32, PackedDuration)>,
     ping_serial: u32,
     rtt: Option<PackedDuration>,
 }
@@ -345,10 +348,17 @@ impl Connection {
     }
 
     /// Queues a ping (RFC 6455 §5.5.2), whose body is a serial number that identifies its pong.
-    /// With `must_wait`, for an outbox that is rather full, it replaces a ping that waits already.
-    pub(crate) fn ping(&mut self, now: Instant, must_wait: bool, outbox: &mut Outbox, pool: &mut OutboxPool) {
+    /// `sent` is the time since `Io::opened`. With `must_wait`, for an outbox that is rather full,
+    /// it replaces a ping that waits already.
+    pub(crate) fn ping(
+        &mut self,
+        sent: PackedDuration,
+        must_wait: bool,
+        outbox: &mut Outbox,
+        pool: &mut OutboxPool,
+    ) {
         self.ping_serial = self.ping_serial.wrapping_add(1);
-        self.ping.get_or_insert((self.ping_serial, now));
+        self.ping.get_or_insert((self.ping_serial, sent));
         let body = self.ping_serial.to_be_bytes();
         self.push_control(ControlCode::Ping, &body, must_wait, outbox, pool);
     }
@@ -521,7 +531,8 @@ impl Connection {
                 if let (Some((first, sent)), Ok(body)) = (self.ping, payload.try_into()) {
                     let later = u32::from_be_bytes(body).wrapping_sub(first);
                     if later == 0 {
-                        self.rtt = Some(PackedDuration::new(io.now.saturating_duration_since(sent)));
+                        let received = io.now.saturating_duration_since(io.opened);
+                        self.rtt = Some(PackedDuration::new(received.saturating_sub(sent.get())));
                     }
                     if later <= self.ping_serial.wrapping_sub(first) {
                         self.ping = None;

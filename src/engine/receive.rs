@@ -273,6 +273,7 @@ impl<S: Stream> Engine<S> {
         let exceeded = open.rate_limiter.as_ref().is_some_and(|rate_limiter| rate_limiter.is_exceeded());
         let mut io = Io {
             now,
+            opened: client.deadlines.opened(),
             limits: config.message_limits(open.max_message_size),
             inbound,
             outbox: &mut client.outbox,

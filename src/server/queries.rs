@@ -78,8 +78,8 @@ impl Server {
     /// /// Whether the client sends more than 100 messages per second.
     /// fn is_spamming(server: &Server, client: ClientId) -> bool {
     ///     let Some(stats) = server.client_stats(client) else { return false };
-    ///     let age = server.now().saturating_duration_since(stats.opened).max(Duration::from_secs(1));
-    ///     stats.messages_in as f64 > 100.0 * age.as_secs_f64()
+    ///     let age = server.now().saturating_duration_since(stats.opened);
+    ///     stats.messages_in as f64 > 100.0 * age.max(Duration::from_secs(1)).as_secs_f64()
     /// }
     /// ```
     pub fn client_stats(&self, client: ClientId) -> Option<ClientStats> {

@@ -13,7 +13,7 @@ use crate::{
     message::Kind,
     outbox::{Outbox, OutboxPool},
     proto::deflate::Codec,
-    util::buffer_pool::BufferPool,
+    util::{buffer_pool::BufferPool, packed_duration::PackedDuration},
 };
 
 /// The masking key of the examples in RFC 6455 §5.7.
@@ -119,6 +119,7 @@ pub(super) struct Endpoint {
     pub(super) limits: MessageLimits,
     pub(super) max_buffered: usize,
     pub(super) now: Instant,
+    opened: Instant,
     pub(super) codec: Codec,
     inbound: BufferPool,
     unparsed: Vec<u8>,
@@ -137,13 +138,15 @@ impl Endpoint {
         let mut inbound = BufferPool::new(1 << 20);
         // A recycled buffer, whose old bytes must never show.
         inbound.give(vec![0xee; 100]);
+        let now = Instant::now();
         Endpoint {
             connection: Connection::new(role),
             outbox: Outbox::default(),
             outbound: OutboxPool::new(1 << 20),
             limits,
             max_buffered: 1 << 20,
-            now: Instant::now(),
+            now,
+            opened: now,
             codec: Codec::new(&Config::default()),
             inbound,
             unparsed: Vec::new(),
@@ -190,7 +193,8 @@ impl Endpoint {
     }
 
     pub(super) fn ping(&mut self) {
-        self.connection.ping(self.now, false, &mut self.outbox, &mut self.outbound);
+        let sent = PackedDuration::new(self.now - self.opened);
+        self.connection.ping(sent, false, &mut self.outbox, &mut self.outbound);
     }
 
     /// Does one read as the engine's `read_frames` does. Returns the number of bytes taken.
@@ -218,6 +222,7 @@ impl Endpoint {
             }
             let mut io = Io {
                 now: self.now,
+                opened: self.opened,
                 limits: self.limits,
                 inbound: &mut self.inbound,
                 outbox: &mut self.outbox,

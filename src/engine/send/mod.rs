@@ -237,11 +237,12 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn ping(&mut self, id: ClientId, now: Instant) -> Result<(), SendError> {
         self.flush_batch();
         let max = self.config.max_buffered;
+        let sent = self.get(id).ok_or(NotConnectedError(id))?.deadlines.since_opened(now);
         let (open, outbox, pool) = self.open_mut(id)?;
         if !open.connection.close_state().may_send_data() {
             return Err(SendError::Closing(id));
         }
-        open.connection.ping(now, outbox.len() >= max / 2, outbox, pool);
+        open.connection.ping(sent, outbox.len() >= max / 2, outbox, pool);
         self.stats.pings += 1;
         self.make_dirty(id.index());
         Ok(())

@@ -156,8 +156,8 @@ impl ServerBuilder {
     ///
     /// # Portability
     ///
-    /// Where the file system ignores the case of names, as on Windows and by default on macOS, a path
-    /// in any case finds the file.
+    /// Where the file system ignores the case of names, as on Windows and by default on macOS, a
+    /// path in any case finds the file.
     pub fn serve_dir(mut self, path: &str, folder: impl AsRef<Path>) -> Self {
         let served = self.hooks.static_files.serve_dir(path, folder.as_ref());
         self.note(served)
