@@ -139,8 +139,8 @@ impl Client {
     }
 
     /// As [`Server::flush`].
-    pub fn flush(&mut self) {
-        self.server.flush();
+    pub fn flush(&mut self) -> usize {
+        self.server.flush()
     }
 
     /// Queues a message. [`WhileDown`](crate::WhileDown) applies while the connection is not open.

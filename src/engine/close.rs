@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Engine, Stream, timers::Alarm};
+use super::{Engine, Stream, endings::Sweep, timers::Alarm};
 use crate::{
     close_code::CloseCode,
     connection::slot::{FinalClose, Stage, Step},
-    error::{CloseError, ConnectError, NotConnectedError, ProtocolError},
-    event::close_reason::{CloseReason, TimeoutKind},
+    error::{CloseError, NotConnectedError, ProtocolError},
+    event::close_reason::CloseReason,
     http1::rejection::Rejection,
     id::ClientId,
     proto::close::{self, MAX_REASON},
@@ -66,29 +66,7 @@ impl<S: Stream> Engine<S> {
         let end = (0..=MAX_REASON).rev().find(|end| reason.is_char_boundary(*end));
         let reason = end.and_then(|end| reason.get(..end)).unwrap_or_default();
         let code = if code.is_sendable() { code } else { CloseCode::GOING_AWAY };
-        let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
-        for index in indices {
-            let client = &mut self.clients[index];
-            let idle = client.is_idle_http();
-            match &mut client.stage {
-                // The last response to this idle connection may still be leaving.
-                Stage::Handshake(_) if idle => {
-                    self.stats.http_only += 1;
-                    self.linger(index, now);
-                }
-                Stage::Request(exchange) => match &mut exchange.step {
-                    Step::File { close, .. } => *close = true,
-                    Step::Last => {}
-                    _ => self.reject(index, Rejection::AtCapacity, now),
-                },
-                Stage::Handshake(_) => self.reject(index, Rejection::AtCapacity, now),
-                Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
-                Stage::Open(open) if open.accepts_messages() => {
-                    self.begin_close(index, code, reason, CloseReason::Shutdown, now);
-                }
-                Stage::Open(_) | Stage::Linger { .. } => {}
-            }
-        }
+        self.begin_sweep(Sweep::closing(code, reason), now);
         self.wheel.insert(after(now, deadline), Alarm::Shutdown);
     }
 
@@ -210,32 +188,8 @@ impl<S: Stream> Engine<S> {
             Some(pending_reason) => (*pending_reason, FinalClose::Silent),
             None => (reason, final_close),
         };
-        self.ended.push((id, final_close));
+        self.ended.push_back((id, final_close));
         self.report(id, reason);
-    }
-
-    /// Queues the final close frame of each client reported closed; from here on their ids are
-    /// stale.
-    pub(super) fn send_final_close(&mut self, now: Instant) {
-        let mut ended = std::mem::take(&mut self.ended);
-        for (id, final_close) in ended.drain(..) {
-            let index = id.index();
-            // The client may be gone by now, and its slot reused.
-            if self.get(id).is_none() {
-                continue;
-            }
-            self.fill(index, usize::MAX, now);
-            let client = &mut self.clients[index];
-            let Stage::Open(open) = &mut client.stage else { continue };
-            if let FinalClose::Close(body) = final_close
-                && open.connection.close_state().may_send_data()
-            {
-                let body = body.as_ref().map(|(code, text)| (*code, text.as_str()));
-                open.connection.close(body, &mut client.outbox, &mut self.outbound);
-            }
-            self.linger(index, now);
-        }
-        self.ended = ended;
     }
 
     /// Moves a connection to `Linger`: its output is written to the end, its input is discarded.
@@ -322,18 +276,6 @@ impl<S: Stream> Engine<S> {
         self.free(index);
     }
 
-    /// Drops all connections: the deadline of a shutdown has passed.
-    pub(super) fn drop_all(&mut self) {
-        let indices: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
-        for index in indices {
-            match self.clients[index].stage {
-                Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
-                Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
-                _ => self.remove(index, CloseReason::Timeout(TimeoutKind::Close)),
-            }
-        }
-    }
-
     /// Frees a connection that ended before it became a WebSocket.
     pub(super) fn forget_handshake(&mut self, index: usize) {
         match self.clients[index].is_responded() {
@@ -354,6 +296,7 @@ impl<S: Stream> Engine<S> {
 
     fn report(&mut self, id: ClientId, reason: CloseReason) {
         self.open -= 1;
+        self.endings += 1;
         self.note_loss(id.index());
         self.unregister(id);
         self.stats.closed.count(&reason);
@@ -363,6 +306,7 @@ impl<S: Stream> Engine<S> {
     /// Drops the stream and returns all buffers of the connection.
     pub(super) fn free(&mut self, index: usize) {
         self.forget_upgrade(index);
+        self.endings += 1;
         let mut client = self.clients.remove(index);
         self.memory_limit.inbound -= client.counted_inbound as usize;
         match client.stage {

@@ -16,36 +16,101 @@ impl<S: Stream> Engine<S> {
     const FILL: usize = 64 * 1024;
     const FILL_SLOW: usize = 4 * 1024;
 
-    /// Writes queued output, one write per client, and the final close frames of clients reported
-    /// closed.
+    /// The most bytes that one step writes to one client.
+    const PIECE: usize = 64 * 1024;
+
+    /// Pieces that one call writes because sockets can be written to again. What peers cause is
+    /// bounded also without a time budget: this many pieces take less than two milliseconds.
+    const RESUMED: usize = 64;
+
+    /// Writes the output that was queued by calls of the application, one write per client. Writes
+    /// also a bounded part of what peers caused: final close frames of clients reported closed, and
+    /// output that sockets did not accept before.
     pub(crate) fn flush(&mut self, now: Instant) {
         self.now = now;
-        self.send_final_close(now);
-        let mut work = std::mem::replace(&mut self.dirty, std::mem::take(&mut self.work));
+        self.end_some(now);
+        // What is queued during the flush waits for the next one.
+        let count = self.work.len() - self.worked + self.dirty.len();
         self.deliver_batch(Some(now));
-        for index in work.drain(..) {
-            let index = index as usize;
-            if let Some(client) = self.clients.get_mut(index)
-                && std::mem::take(&mut client.in_dirty)
-            {
-                // The stream may have become blocked since this client was queued, by a writable
-                // event or a direct write; its write deadline is set here.
-                match client.outbox.is_blocked() {
-                    true => self.would_block(index, 0, now),
-                    false => self.write(index, now),
-                }
+        for _ in 0..count {
+            let Some(index) = self.next_dirty() else { break };
+            self.write_queued(index, usize::MAX, now);
+        }
+        self.write_resumed(now);
+        self.update_pressure(now);
+    }
+
+    /// Continues the output of clients whose sockets can be written to again, and of files that are
+    /// served.
+    pub(crate) fn write_resumed(&mut self, now: Instant) {
+        for _ in 0..Self::RESUMED {
+            let Some(index) = self.resumed.pop_front() else { return };
+            self.write_queued(index, Self::PIECE, now);
+        }
+    }
+
+    /// One step of output: one write to one client. `false`: no output is queued.
+    pub(super) fn output_next(&mut self, now: Instant) -> bool {
+        // Output of the application and continued output take turns.
+        let resumed = std::mem::replace(&mut self.resumed_is_next, false);
+        let index = if resumed { self.resumed.pop_front() } else { None };
+        let index = index.or_else(|| {
+            self.resumed_is_next = true;
+            self.next_dirty()
+        });
+        let Some(index) = index.or_else(|| self.resumed.pop_front()) else { return false };
+        self.now = now;
+        self.write_queued(index, Self::PIECE, now);
+        true
+    }
+
+    /// The client whose output has waited longest.
+    fn next_dirty(&mut self) -> Option<u32> {
+        if self.worked == self.work.len() {
+            self.work.clear();
+            self.worked = 0;
+            std::mem::swap(&mut self.work, &mut self.dirty);
+        }
+        let index = self.work.get(self.worked).copied()?;
+        self.worked += 1;
+        Some(index)
+    }
+
+    /// How many clients have output that waits for a later call. A client that is gone may count.
+    pub(crate) fn unflushed(&self) -> usize {
+        self.work.len() - self.worked + self.dirty.len() + self.resumed.len() + self.ended.len()
+    }
+
+    /// Writes at most `max` bytes to a client of one of the lists of output.
+    fn write_queued(&mut self, index: u32, max: usize, now: Instant) {
+        let index = index as usize;
+        if let Some(client) = self.clients.get_mut(index)
+            && std::mem::take(&mut client.in_dirty)
+        {
+            // The stream may have become blocked since this client was queued, by a direct write;
+            // its write deadline is set here.
+            match client.outbox.is_blocked() {
+                true => self.would_block(index, 0, now),
+                false => self.write(index, max, now),
             }
         }
-        self.work = work;
-        self.update_pressure(now);
+    }
+
+    /// Queues a client to be written to when its turn comes, because its socket or its output
+    /// allows more and not because the application sent something.
+    pub(super) fn resume_output(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.clients[index].in_dirty, true) {
+            self.resumed.push_back(index as u32);
+        }
     }
 
     pub(super) fn make_dirty(&mut self, index: usize) {
         note_dirty(&mut self.clients[index], index, &mut self.dirty);
     }
 
-    /// Writes as much as the stream accepts.
-    pub(super) fn write(&mut self, index: usize, now: Instant) {
+    /// Writes as much as the stream accepts, and at most about `max` bytes.
+    pub(super) fn write(&mut self, index: usize, max: usize, now: Instant) {
+        let mut left = max;
         if self.clients[index].failed.is_some() {
             return self.drop_output(index);
         }
@@ -56,7 +121,7 @@ impl<S: Stream> Engine<S> {
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, .. } = self;
             let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, ahead_only, outbound) {
+            match client.outbox.write_to(&mut client.stream, ahead_only, left, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
@@ -64,6 +129,15 @@ impl<S: Stream> Engine<S> {
                     if !client.has_output() {
                         break;
                     }
+                    left = left.saturating_sub(count);
+                    if left == 0 {
+                        return self.resume_output(index);
+                    }
+                }
+                Ok(Written::Limited(count)) => {
+                    stats.bytes_out += count as u64;
+                    client.bytes_out += count as u64;
+                    return self.resume_output(index);
                 }
                 Ok(Written::Blocked(count)) => {
                     stats.bytes_out += count as u64;

@@ -357,7 +357,7 @@ impl<S: Stream> Engine<S> {
             let close = *close;
             self.after_response_queued(index, close, now);
         } else {
-            self.make_dirty(index);
+            self.resume_output(index);
         }
     }
 

@@ -17,6 +17,7 @@
 
 mod close;
 mod connection_limits;
+mod endings;
 mod flush;
 mod handshake;
 pub(crate) mod hooks;
@@ -27,6 +28,7 @@ mod receive;
 mod reject;
 pub(crate) mod rooms;
 mod send;
+mod steps;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod tests;
 mod throttle;
@@ -65,10 +67,12 @@ use crate::{
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, timer_wheel::Wheel},
 };
 use connection_limits::Addresses;
+use endings::Sweep;
 use flush::note_dirty;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
 use send::broadcast_batch::BroadcastBatch;
+pub(crate) use steps::Work;
 use timers::{Alarm, AppTimer};
 pub(crate) use transport::{Readiness, Stream};
 
@@ -110,10 +114,21 @@ pub(crate) struct Engine<S> {
     /// Indices of clients with output whose stream is not blocked, each at most once.
     dirty: Vec<u32>,
     batch: BroadcastBatch,
-    /// Clients reported closed since the last flush, each with its final close frame.
-    ended: Vec<(ClientId, FinalClose)>,
-    /// Spare vector that `flush` swaps with `dirty`, so that it does not allocate.
+    /// The part of `dirty` that is being written; the first `worked` have had their turn.
     work: Vec<u32>,
+    worked: usize,
+    /// Indices of clients whose output continues: the stream accepts more, or a file has more.
+    resumed: VecDeque<u32>,
+    resumed_is_next: bool,
+    /// Clients reported closed, each with the final close frame that it gets at a flush.
+    ended: VecDeque<(ClientId, FinalClose)>,
+    /// The rest of a pass over all connections, which close or are dropped one by one.
+    sweep: Option<Sweep>,
+    /// Connections that ended in this poll.
+    endings: usize,
+    /// How many of `ended` may get their final close frame. Those that a poll reports wait until
+    /// the application has seen the tick, because it may still reply to earlier messages.
+    closable: usize,
     poll: u32,
     /// Input older than this was reported by an earlier poll.
     reported_until: Instant,
@@ -175,8 +190,14 @@ impl<S: Stream> Engine<S> {
             resumes: false,
             dirty: Vec::new(),
             batch: BroadcastBatch::default(),
-            ended: Vec::new(),
             work: Vec::new(),
+            worked: 0,
+            resumed: VecDeque::new(),
+            resumed_is_next: false,
+            ended: VecDeque::new(),
+            sweep: None,
+            endings: 0,
+            closable: usize::MAX,
             poll: 0,
             reported_until: now,
             looked: now,
@@ -226,8 +247,10 @@ impl<S: Stream> Engine<S> {
         if readiness.writable {
             let client = &mut self.clients[index];
             client.outbox.unblock();
+            // The peer or the kernel took bytes.
+            client.deadlines.unstuck();
             if client.has_output() {
-                self.write(index, now);
+                self.resume_output(index);
             }
         }
     }
@@ -239,6 +262,8 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn start_poll(&mut self, called: Instant, now: Instant, partial: bool) {
         self.flush_batch();
         self.poll = self.poll.wrapping_add(1);
+        self.endings = 0;
+        self.closable = self.ended.len();
         // The host was away this long. While it waits in a poll, input is reported as it arrives.
         let away = called.saturating_duration_since(self.looked);
         self.reported_until = now.checked_sub(away).unwrap_or(now);
@@ -252,6 +277,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn finish_tick(&mut self, now: Instant, more: bool) -> Tick {
         self.end_grace(now);
         self.redial_lost(now);
+        self.closable = usize::MAX;
         let data = std::mem::replace(&mut self.tick, self.recycler.take(&mut self.inbound));
         let more = more || self.has_more();
         let timeout = if more { Some(Duration::ZERO) } else { self.next_timeout(now) };
@@ -263,9 +289,8 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Duration> {
         if self.has_more()
             || !self.dials.is_empty()
-            || !self.dirty.is_empty()
+            || self.unflushed() > 0
             || !self.batch.is_empty()
-            || !self.ended.is_empty()
             || !self.tick.is_empty()
         {
             return Some(Duration::ZERO);
@@ -275,7 +300,12 @@ impl<S: Stream> Engine<S> {
 
     /// Whether work is left over for the next poll.
     pub(crate) fn has_more(&self) -> bool {
-        !self.ready.is_empty() || !self.postponed.is_empty() || self.timers_left
+        !self.ready.is_empty()
+            || !self.postponed.is_empty()
+            || self.timers_left
+            || !self.resumed.is_empty()
+            || self.sweep.is_some()
+            || (self.config.time_budget.is_some() && self.unflushed() > 0)
     }
 
     // ---- queries ----
@@ -291,6 +321,11 @@ impl<S: Stream> Engine<S> {
     /// Counts a pause of accepting because the process is out of file descriptors.
     pub(crate) fn count_pause(&mut self) {
         self.stats.accept_pauses += 1;
+    }
+
+    /// Counts a call that left output over for its time budget.
+    pub(crate) fn count_cut(&mut self) {
+        self.stats.budget_cuts += 1;
     }
 
     /// Counts a listening socket that failed.

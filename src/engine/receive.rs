@@ -76,6 +76,11 @@ impl<S: Stream> Engine<S> {
         if std::mem::take(&mut self.resumes) {
             self.ready.extend(self.postponed.drain(..));
         }
+        // With a time budget the host ends the poll. Without one, ends of connections are limited
+        // in number, as they cost more than the messages that the event budget counts.
+        if self.endings >= Self::ENDINGS && self.config.time_budget.is_none() {
+            return false;
+        }
         let Some(id) = self.ready.pop_front() else { return false };
         let index = id.index();
         // The client may be gone, and its slot reused.

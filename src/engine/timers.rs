@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, endings::Sweep};
 use crate::{
     close_code::CloseCode,
     connection::{deadlines::Due, slot::Stage},
@@ -34,7 +34,8 @@ pub(super) struct AppTimer {
 }
 
 impl<S: Stream> Engine<S> {
-    /// Alarms handled in one poll. Each may close a socket, so a burst must not delay a frame.
+    /// Alarms handled in one poll without a time budget. One that ends a connection counts twice,
+    /// because it closes a socket, and one that queues a last response counts four times.
     const MAX_ALARMS: usize = 256;
 
     /// The resolution of the wheel; a shorter period would keep the host awake.
@@ -43,22 +44,42 @@ impl<S: Stream> Engine<S> {
     /// Fires timers that are due, within the event budget.
     pub(crate) fn fire_timers(&mut self, now: Instant) {
         self.tick.leave_room(self.config.event_budget, 2);
-        // One event is reserved for input. With a budget of one, timers and input alternate.
-        let reserved = if self.config.event_budget == 1 { self.poll as usize % 2 } else { 1 };
-        for _ in 0..Self::MAX_ALARMS {
-            if self.tick.events_left(self.config.event_budget) <= reserved {
+        let mut left = Self::MAX_ALARMS;
+        while left > 0 {
+            let before = (self.endings, self.lingering);
+            if !self.timer_next(now) {
                 break;
             }
-            match self.wheel.pop_expired(now) {
-                None => return,
-                Some(Alarm::Slot(index)) => self.client_due(index as usize, now),
-                Some(Alarm::Timer(index)) => self.timer_due(index, now),
-                Some(Alarm::Shutdown) => self.drop_all(),
-                Some(Alarm::Grace) => self.end_grace(now),
-                Some(Alarm::Wake) => {}
-            }
+            let cost = match (self.endings > before.0, self.lingering > before.1) {
+                (_, true) => 4,
+                (true, false) => 2,
+                (false, false) => 1,
+            };
+            left = left.saturating_sub(cost);
         }
-        self.timers_left = self.wheel.next_deadline().is_some_and(|deadline| deadline <= now);
+        self.sweep_some(now);
+    }
+
+    /// Fires one timer. `false`: none is due, or the tick has no room for its event.
+    pub(super) fn timer_next(&mut self, now: Instant) -> bool {
+        // One event is reserved for input. With a budget of one, timers and input alternate.
+        let reserved = if self.config.event_budget == 1 { self.poll as usize % 2 } else { 1 };
+        if self.tick.events_left(self.config.event_budget) <= reserved {
+            self.timers_left = self.wheel.next_deadline().is_some_and(|deadline| deadline <= now);
+            return false;
+        }
+        let alarm = self.wheel.pop_expired(now);
+        // Whether further timers are due is known when the next one is looked for.
+        self.timers_left = alarm.is_some();
+        match alarm {
+            None => return false,
+            Some(Alarm::Slot(index)) => self.client_due(index as usize, now),
+            Some(Alarm::Timer(index)) => self.timer_due(index, now),
+            Some(Alarm::Shutdown) => self.begin_sweep(Sweep::dropping(), now),
+            Some(Alarm::Grace) => self.end_grace(now),
+            Some(Alarm::Wake) => {}
+        }
+        true
     }
 
     /// Fires once after `delay`, or every `delay` if it repeats.

@@ -46,6 +46,8 @@ pub(crate) enum Written {
     All(usize),
     /// The write would block. A writable event follows.
     Blocked(usize),
+    /// The limit of the call is reached, and the stream may accept more.
+    Limited(usize),
 }
 
 /// Bytes queued for one client: whole frames, of which at most the first is partly written.
@@ -298,13 +300,14 @@ impl Outbox {
         self.len > 0 || self.priority_frames.is_some()
     }
 
-    /// Writes until the outbox is empty or the write would block. A byte that the kernel took is
-    /// never written again. With `ahead_only`, data that is not partly written stays, because
-    /// further high-priority frames go before it.
+    /// Writes until the outbox is empty, the write would block or `max` bytes are written. A byte
+    /// that the kernel took is never written again. With `ahead_only`, data that is not partly
+    /// written stays, because further high-priority frames go before it.
     pub(crate) fn write_to(
         &mut self,
         stream: &mut impl Write,
         ahead_only: bool,
+        max: usize,
         pool: &mut OutboxPool,
     ) -> io::Result<Written> {
         if let Some(kind) = self.failed.take() {
@@ -322,7 +325,7 @@ impl Outbox {
                 self.blocked = false;
                 return Ok(Written::All(total));
             }
-            let (result, offered) = self.write_once(stream, ahead_only);
+            let (result, offered) = self.write_once(stream, ahead_only, max - total);
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
@@ -333,6 +336,10 @@ impl Outbox {
                     if count < offered && SHORT_WRITE_MEANS_FULL {
                         self.blocked = true;
                         return Ok(Written::Blocked(total));
+                    }
+                    if total >= max && self.has_work() {
+                        self.blocked = false;
+                        return Ok(Written::Limited(total));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -438,25 +445,22 @@ impl Outbox {
         }
     }
 
-    /// Does one write of as much as fits. Returns its result and the number of bytes offered.
-    fn write_once(&self, stream: &mut impl Write, ahead_only: bool) -> (io::Result<usize>, usize) {
+    /// Does one write of at most `max` bytes. Returns its result and the number of bytes offered.
+    fn write_once(
+        &self,
+        stream: &mut impl Write,
+        ahead_only: bool,
+        max: usize,
+    ) -> (io::Result<usize>, usize) {
         // A single slice: a vectored write costs more, here and in the kernel.
         let alone = self.queue.is_empty() || (self.tail.is_empty() && self.queue.is_single());
         if self.priority_frames.is_none() && alone {
             let bytes = &self.first()[self.written..];
+            let bytes = &bytes[..bytes.len().min(max)];
             return (stream.write(bytes), bytes.len());
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         let (mut used, mut offered) = (0, 0);
-        let mut add = |bytes: &'_ [u8]| {
-            if used < SLICES && !bytes.is_empty() {
-                offered += bytes.len();
-                used += 1;
-                Some(used - 1)
-            } else {
-                None
-            }
-        };
         let chunks = self.queue.iter().map(Chunk::bytes).chain([self.tail.as_slice()]);
         for (position, bytes) in chunks.take(if ahead_only { 1 } else { SLICES }).enumerate() {
             let mut parts: [&[u8]; 3] = [bytes, &[], &[]];
@@ -471,8 +475,11 @@ impl Outbox {
                 };
             }
             for part in parts {
-                if let Some(slot) = add(part) {
-                    slices[slot] = IoSlice::new(part);
+                let part = &part[..part.len().min(max - offered)];
+                if used < SLICES && !part.is_empty() {
+                    slices[used] = IoSlice::new(part);
+                    offered += part.len();
+                    used += 1;
                 }
             }
         }

@@ -215,7 +215,8 @@ impl Write for Exactly<'_> {
 fn take_exactly(pair: &mut Pair, count: usize) {
     let Pair { outbox, pool, model, taken, .. } = pair;
     outbox.unblock();
-    let written = outbox.write_to(&mut Exactly { model, taken, left: count }, false, pool).unwrap();
+    let written =
+        outbox.write_to(&mut Exactly { model, taken, left: count }, false, usize::MAX, pool).unwrap();
     assert_eq!(written, Written::Blocked(count));
 }
 
@@ -269,7 +270,8 @@ fn a_stream_that_reports_too_much_is_harmless() {
         }
         let len = pair.outbox.len();
         for claim in [|len| Ok(len + 1), |_| Ok(usize::MAX)] {
-            let written = pair.outbox.write_to(&mut Always(claim), false, &mut pair.pool).unwrap();
+            let written =
+                pair.outbox.write_to(&mut Always(claim), false, usize::MAX, &mut pair.pool).unwrap();
             assert!(written == Written::All(len) || written == Written::All(0));
             pair.holds_no_memory();
         }
@@ -281,10 +283,10 @@ fn write_errors_are_returned_and_lose_no_bytes() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     let len = pair.outbox.len();
-    let zero = pair.outbox.write_to(&mut Always(|_| Ok(0)), false, &mut pair.pool).unwrap_err();
+    let zero = pair.outbox.write_to(&mut Always(|_| Ok(0)), false, usize::MAX, &mut pair.pool).unwrap_err();
     assert_eq!(zero.kind(), io::ErrorKind::WriteZero);
     let broken = Always(|_| Err(io::ErrorKind::BrokenPipe.into()));
-    let broken = pair.outbox.write_to(&mut { broken }, false, &mut pair.pool).unwrap_err();
+    let broken = pair.outbox.write_to(&mut { broken }, false, usize::MAX, &mut pair.pool).unwrap_err();
     assert_eq!(broken.kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(pair.outbox.len(), len);
     pair.write(true);
@@ -298,7 +300,7 @@ fn an_emptied_outbox_is_not_blocked() {
     take_exactly(&mut pair, 50);
     assert!(pair.outbox.is_blocked());
     // A retry without a writable event succeeds, so control frames need not wait any more.
-    let written = pair.outbox.write_to(&mut Always(Ok), false, &mut pair.pool).unwrap();
+    let written = pair.outbox.write_to(&mut Always(Ok), false, usize::MAX, &mut pair.pool).unwrap();
     assert_eq!(written, Written::All(52));
     assert!(!pair.outbox.is_blocked());
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     close_code::CloseCode,
     config::{Config, OverflowPolicy, audience::Audience, connect::Plan, send_options::SendOptions},
-    engine::{Engine, Order, Readiness, hooks::Hooks},
+    engine::{Engine, Order, Readiness, Work, hooks::Hooks},
     error::{CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError, UpgradeError},
     event::{delivery::Delivery, tick::Tick},
     id::{ClientId, ExchangeId, Room, TimerId, UpgradeId},
@@ -112,12 +112,16 @@ impl RecordedEngine {
         fn flush(&mut self) = Entry::Flush {};
         fn fire_timers(&mut self) = Entry::Fire {};
         fn service_next(&mut self) -> bool = Entry::Service {};
+        fn step(&mut self, work: Work) -> bool = Entry::Step { work };
+        fn write_resumed(&mut self) = Entry::WriteResumed {};
         fn ready(&mut self, index: usize, readiness: Readiness) = Entry::Ready { index, readiness };
         fn resolved(&mut self, client: ClientId, addrs: Result<Vec<SocketAddr>, ConnectError>) =
             Entry::Resolved { client, addrs: addrs.clone().map_err(resolve_error) };
     }
 
     recorded! {
+        fn begin_steps(&mut self) = Entry::BeginSteps {};
+        fn count_cut(&mut self) = Entry::CountCut {};
         fn abandon(&mut self, index: usize) = Entry::Abandon { index };
         fn count_pause(&mut self) = Entry::CountPause {};
         fn count_lost_listener(&mut self) = Entry::CountLostListener {};

@@ -16,19 +16,27 @@ impl Server {
 
     /// Accepts up to `accept_budget` connections.
     pub(super) fn accept_connections(&mut self, now: Instant) {
-        for _ in 0..self.engine.config().accept_budget {
-            match self.host.accept(now, self.engine.connection_count()) {
-                Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
-                Some(Accepted::Nothing) => {}
-                Some(Accepted::Dead) => self.engine.count_lost_listener(),
-                Some(Accepted::Exhausted(until)) => {
-                    self.engine.count_pause();
-                    self.engine.wake_at(until);
-                    return;
-                }
-                None => return,
+        let mut left = self.engine.config().accept_budget;
+        while self.accept_next(&mut left, now) {}
+    }
+
+    /// Accepts once, within the budget. `false`: no listener may have further connections now, or
+    /// the budget is used up.
+    pub(super) fn accept_next(&mut self, budget: &mut usize, now: Instant) -> bool {
+        let Some(left) = budget.checked_sub(1) else { return false };
+        *budget = left;
+        match self.host.accept(now, self.engine.connection_count()) {
+            Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
+            Some(Accepted::Nothing) => {}
+            Some(Accepted::Dead) => self.engine.count_lost_listener(),
+            Some(Accepted::Exhausted(until)) => {
+                self.engine.count_pause();
+                self.engine.wake_at(until);
+                return false;
             }
+            None => return false,
         }
+        true
     }
 
     /// Hands an accepted connection to the engine, and watches its socket.

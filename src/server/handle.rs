@@ -331,16 +331,24 @@ impl Server {
     /// Carries out waiting commands, within the budget. Returns whether a handle has called. Then
     /// this poll must not sleep, because an earlier poll may have consumed the wake-up.
     pub(super) fn carry_out(&mut self, budget: &mut usize) -> bool {
-        let Some(mailbox) = &mut self.mailbox else { return false };
-        let called = mailbox.open();
+        let called = self.open_mailbox();
         let before = *budget;
-        while *budget > 0
-            && let Some(command) = self.mailbox.as_mut().and_then(Mailbox::take)
-        {
-            *budget -= 1;
-            self.execute(command);
-        }
+        while self.carry_out_next(budget) {}
         called || *budget < before
+    }
+
+    /// Takes the wake-up of the handles. Returns whether there was one.
+    pub(super) fn open_mailbox(&mut self) -> bool {
+        self.mailbox.as_mut().is_some_and(Mailbox::open)
+    }
+
+    /// Carries out one command, within the budget. `false`: none waits, or the budget is used up.
+    pub(super) fn carry_out_next(&mut self, budget: &mut usize) -> bool {
+        let Some(left) = budget.checked_sub(1) else { return false };
+        let Some(command) = self.mailbox.as_mut().and_then(Mailbox::take) else { return false };
+        *budget = left;
+        self.execute(command);
+        true
     }
 
     fn execute(&mut self, command: Command) {

@@ -72,27 +72,37 @@ impl Server {
 
     /// Opens sockets and looks up names for outbound connections, within the budget.
     pub(super) fn dial(&mut self, budget: &mut usize, now: Instant) {
+        self.take_resolved(now);
+        while self.dial_next(budget, now) {}
+    }
+
+    /// Hands the results of the resolver to the engine.
+    pub(super) fn take_resolved(&mut self, now: Instant) {
         if let Some(found) = self.host.resolved() {
             for (id, addrs) in found {
                 self.engine.resolved(id, addrs, now);
             }
         }
-        while *budget > 0
-            && let Some(order) = self.engine.next_dial(now)
-        {
-            *budget -= 1;
-            match order {
-                Order::Nothing => {}
-                Order::Connect(id, addr) => {
-                    let stream = self.host.connect(id.index(), addr);
-                    self.engine.dialed(id, stream, now);
-                }
-                Order::Resolve(id, host, port) => {
-                    if let Some(addrs) = self.host.resolve(id, host, port) {
-                        self.engine.resolved(id, addrs, now);
-                    }
+    }
+
+    /// Opens one socket or looks up one name, within the budget. `false`: nothing is left to do, or
+    /// the budget is used up.
+    pub(super) fn dial_next(&mut self, budget: &mut usize, now: Instant) -> bool {
+        let Some(left) = budget.checked_sub(1) else { return false };
+        let Some(order) = self.engine.next_dial(now) else { return false };
+        *budget = left;
+        match order {
+            Order::Nothing => {}
+            Order::Connect(id, addr) => {
+                let stream = self.host.connect(id.index(), addr);
+                self.engine.dialed(id, stream, now);
+            }
+            Order::Resolve(id, host, port) => {
+                if let Some(addrs) = self.host.resolve(id, host, port) {
+                    self.engine.resolved(id, addrs, now);
                 }
             }
         }
+        true
     }
 }

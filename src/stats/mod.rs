@@ -64,6 +64,8 @@ pub struct Stats {
     pub closed: CloseCounts,
     /// Times that reading stopped for all clients because of `max_total_buffered`.
     pub reading_stops: u64,
+    /// Polls and flushes that ended with output left over because their `time_budget` was used up.
+    pub budget_cuts: u64,
     /// Times that accepting paused because the process was out of descriptors or memory.
     pub accept_pauses: u64,
     /// Listening sockets lost because another holder of the socket shut it down. The server

@@ -180,7 +180,9 @@ impl Endpoint {
     pub(super) fn flush(&mut self, room: usize) {
         self.outbox.unblock();
         let mut kernel = Kernel { taken: &mut self.written, room };
-        self.outbox.write_to(&mut kernel, false, &mut self.outbound).expect("this kernel never fails");
+        self.outbox
+            .write_to(&mut kernel, false, usize::MAX, &mut self.outbound)
+            .expect("this kernel never fails");
     }
 
     /// Queues a message to the peer.

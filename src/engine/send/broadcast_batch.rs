@@ -108,7 +108,8 @@ impl<S: Stream> Engine<S> {
     /// none.
     fn gather(&mut self) -> bool {
         let Engine { clients, batch, config, .. } = self;
-        if batch.suspended {
+        // With a time budget a flush may end before all clients have had their turn.
+        if batch.suspended || config.time_budget.is_some() {
             return false;
         }
         batch.recipients.clear();
@@ -164,7 +165,7 @@ impl<S: Stream> Engine<S> {
             match now {
                 Some(now) if !client.outbox.is_blocked() => {
                     client.in_dirty = false;
-                    self.write(id.index(), now);
+                    self.write(id.index(), usize::MAX, now);
                 }
                 _ => note_dirty(client, id.index(), dirty),
             }

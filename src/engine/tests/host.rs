@@ -146,6 +146,7 @@ impl Host {
         for (index, readiness) in reports {
             self.engine.ready(index, readiness, self.now);
         }
+        self.engine.write_resumed(self.now);
         loop {
             // The lock is released before the socket is used.
             let accepted = self.network.lock().accept(HOST);

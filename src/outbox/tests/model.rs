@@ -188,6 +188,8 @@ struct Kernel<'a> {
     ahead_only: bool,
     /// Takes everything. Otherwise it takes a part, blocks or is interrupted by a signal.
     willing: bool,
+    /// The rest of the call's limit.
+    left: usize,
     /// The last write was short or would block.
     full: bool,
 }
@@ -204,9 +206,10 @@ impl Write for Kernel<'_> {
         self.model.admit();
         let offered = slices.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
         let stream = self.model.stream(self.ahead_only);
+        assert!(offered.len() <= self.left, "offered more than the limit");
         assert!(stream.starts_with(&offered), "offered other bytes than the model's");
         assert!(
-            !self.ahead_only || stream.len() == offered.len(),
+            !self.ahead_only || stream.len() == offered.len() || offered.len() == self.left,
             "some high-priority bytes were not offered"
         );
         let count = match self.rng.below(if self.willing { 1 } else { 6 }) {
@@ -222,6 +225,7 @@ impl Write for Kernel<'_> {
         self.full = count < offered.len() && SHORT_WRITE_MEANS_FULL;
         self.taken.extend_from_slice(&offered[..count]);
         self.model.take(count);
+        self.left -= count;
         Ok(count)
     }
 
@@ -323,13 +327,18 @@ impl Pair {
         let before = self.taken.len();
         let Pair { outbox, pool, model, rng, taken, .. } = self;
         outbox.unblock();
-        let mut kernel = Kernel { model, rng, taken, ahead_only, willing, full: false };
-        let written = outbox.write_to(&mut kernel, ahead_only, pool).unwrap();
+        // Some calls have a limit.
+        let max = if !willing && rng.one_in(4) { 1 + rng.below(200) } else { usize::MAX };
+        let mut kernel = Kernel { model, rng, taken, ahead_only, willing, left: max, full: false };
+        let written = outbox.write_to(&mut kernel, ahead_only, max, pool).unwrap();
         let full = kernel.full;
         let count = self.taken.len() - before;
         if full {
             assert_eq!(written, Written::Blocked(count));
             assert!(self.outbox.is_blocked());
+        } else if let Written::Limited(limited) = written {
+            assert_eq!((limited, count), (max, max));
+            assert!(!self.outbox.is_blocked() && self.outbox.has_work());
         } else {
             assert_eq!(written, Written::All(count));
             assert!(!self.outbox.is_blocked());

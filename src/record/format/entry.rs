@@ -15,7 +15,7 @@ use crate::{
         reconnect::Reconnect,
         send_options::{Priority, SendOptions},
     },
-    engine::{Order, Readiness},
+    engine::{Order, Readiness, Work},
     id::{ClientId, ExchangeId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::{outgoing::Outgoing, prepared::Prepared},
@@ -56,6 +56,12 @@ codec_enum! {
         18 Ordered { order: OrderCopy },
         /// The application has dropped a `Prepared`.
         19 Forget { shared: u64 },
+        /// One step of a poll or a flush with a time budget.
+        50 Step { work: Work },
+        51 BeginSteps {},
+        /// Output continues after the readiness of streams was reported.
+        52 WriteResumed {},
+        53 CountCut {},
 
         // ---- calls by the application ----
         20 Send { client: ClientId, message: MessageCopy, options: SendOptions },
@@ -178,6 +184,7 @@ impl MessageCopy {
 
 codec_struct!(SendOptions { expires_in, priority, latest, uncompressed, except });
 codec_fieldless!(Priority { 0 Normal, 1 High });
+codec_fieldless!(Work { 0 Output, 1 Endings, 2 Timers, 3 Input });
 
 /// A room by its name or its id.
 pub(crate) type RoomCopy = Result<String, RoomId>;

@@ -145,6 +145,10 @@ impl Replayer {
             }
             Entry::Fire {} => engine.fire_timers(now),
             Entry::Service {} => _ = engine.service_next(now),
+            Entry::Step { work } => _ = engine.step(work, now),
+            Entry::BeginSteps {} => engine.begin_steps(),
+            Entry::WriteResumed {} => engine.write_resumed(now),
+            Entry::CountCut {} => engine.count_cut(),
             Entry::NextDial {} => {
                 if let Some(order) = engine.next_dial(now) {
                     self.reader.lock().ordered(&OrderCopy::of(&order));

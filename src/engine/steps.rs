@@ -1,0 +1,35 @@
+//! The steps of a poll or flush with a time budget. The host reads the clock between them.
+
+use std::time::Instant;
+
+use super::{Engine, Stream};
+
+/// A kind of work of which a poll does one step at a time, in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// A write to one client, of at most 64 KiB.
+    Output,
+    /// The final close frame of one client, or the next connection of a shutdown.
+    Endings,
+    /// One timer.
+    Timers,
+    /// One turn of one client: a read, and the messages that it completes.
+    Input,
+}
+
+impl<S: Stream> Engine<S> {
+    /// Does one step. `false`: no work of this kind is left, or the tick has no room for it.
+    pub(crate) fn step(&mut self, work: Work, now: Instant) -> bool {
+        match work {
+            Work::Output => self.output_next(now),
+            Work::Endings => self.end_next(now),
+            Work::Timers => self.timer_next(now),
+            Work::Input => self.service_next(now),
+        }
+    }
+
+    /// Prepares for the steps of a poll, after the readiness of streams was reported.
+    pub(crate) fn begin_steps(&mut self) {
+        self.tick.leave_room(self.config.event_budget, 2);
+    }
+}
