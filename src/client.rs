@@ -113,7 +113,14 @@ impl Client {
     /// # Errors
     ///
     /// As [`poll_once`](Client::poll_once).
-    pub fn poll_wait(&mut self, timeout: Option<Duration>) -> io::Result<Tick> {
+    pub fn poll_wait(&mut self, mut timeout: Option<Duration>) -> io::Result<Tick> {
+        if self.over {
+            self.server.flush();
+            // Nothing else is going to happen, unless the application uses the server's own calls.
+            if self.is_over() {
+                timeout = Some(Duration::ZERO);
+            }
+        }
         let tick = self.server.poll_wait(timeout)?;
         for event in &tick {
             match event {
@@ -203,9 +210,11 @@ impl Client {
         self.server.remote_addr(self.id).is_some() && !self.over
     }
 
-    /// Whether the last event was returned: a `Close` without a new attempt, or a `ConnectFailed`.
+    /// Whether the connection is over: the last event was returned, a `Close` without a new attempt
+    /// or a `ConnectFailed`, and the last byte has left or its deadline has passed. A close frame
+    /// that is owed to the peer is so written by a loop that polls until then.
     pub fn is_over(&self) -> bool {
-        self.over
+        self.over && !self.server.owes(self.id)
     }
 
     /// The id of the current or next connection.

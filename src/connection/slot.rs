@@ -70,10 +70,22 @@ pub(crate) struct Slot<S> {
     pub(crate) in_dirty: bool,
     /// A flush could not write everything, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
-    /// A deadline passed while input was unread, and the client got its one extension.
-    pub(crate) grace_used: bool,
+    /// Whether a deadline passed while input was unread.
+    pub(crate) grace: Grace,
     /// The error of a failed connection. It is reported once the remaining input was read.
     pub(crate) failed: Option<std::io::ErrorKind>,
+}
+
+/// The extension of a deadline that passed while the client's input was unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// No deadline has passed.
+    None,
+    /// The deadline is extended until the client has had its turn.
+    Given,
+    /// The client has had its turn since. There is no other extension, or an occasional byte could
+    /// extend the deadline for ever.
+    Used,
 }
 
 /// The stage of a connection: `Handshake` (→ `Request` → `Handshake` …) → `Open` → `Linger`, or
@@ -255,7 +267,7 @@ impl<S> Slot<S> {
             in_ready: false,
             in_dirty: false,
             backed_up: false,
-            grace_used: false,
+            grace: Grace::None,
             failed: None,
         }
     }

@@ -50,8 +50,12 @@ impl<S: Stream> Engine<S> {
         if self.cancel_dial(id) {
             return Ok(());
         }
-        self.open_mut(id)?;
+        let reported = self.open_mut(id)?.0.reported;
         self.forget_policy(id.index());
+        // A client reported closed still gets the close frame that it is owed.
+        if reported {
+            return Ok(());
+        }
         self.remove(id.index(), CloseReason::Disconnected);
         Ok(())
     }

@@ -51,6 +51,7 @@ impl<S: Stream> Engine<S> {
 
     /// One step of output: one write to one client. `false`: no output is queued.
     pub(super) fn output_next(&mut self, now: Instant) -> bool {
+        self.now = now;
         // Output of the application and continued output take turns.
         let resumed = std::mem::replace(&mut self.resumed_is_next, false);
         let index = if resumed { self.resumed.pop_front() } else { None };
@@ -59,7 +60,6 @@ impl<S: Stream> Engine<S> {
             self.next_dirty()
         });
         let Some(index) = index.or_else(|| self.resumed.pop_front()) else { return false };
-        self.now = now;
         self.write_queued(index, Self::PIECE, now);
         true
     }

@@ -360,6 +360,12 @@ impl<S: Stream> Engine<S> {
         self.get(id).is_some_and(Slot::is_live)
     }
 
+    /// Whether bytes for this connection have not left yet, its final close frame included. Unlike
+    /// in other queries, the id may be of a connection that was reported closed.
+    pub(crate) fn owes(&self, id: ClientId) -> bool {
+        slot(&self.clients, id).is_some_and(|client| client.open().is_some() || client.has_output())
+    }
+
     pub(crate) fn last_heard(&self, id: ClientId) -> Option<Instant> {
         self.get(id).map(|client| client.deadlines.last_heard())
     }

@@ -10,7 +10,7 @@ use crate::{
     connection::{
         Io, Received,
         rate_limiter::RateLimiter,
-        slot::{Slot, Stage},
+        slot::{Grace, Slot, Stage},
     },
     error::ProtocolError,
     event::tick_buffer::TickBuffer,
@@ -88,6 +88,9 @@ impl<S: Stream> Engine<S> {
             return true;
         };
         client.in_ready = false;
+        if client.grace == Grace::Given {
+            client.grace = Grace::Used;
+        }
         if client.paused || self.hold_back(index) {
             return true;
         }

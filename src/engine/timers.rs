@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use super::{Engine, Stream, endings::Sweep};
 use crate::{
     close_code::CloseCode,
-    connection::{deadlines::Due, slot::Stage},
+    connection::{
+        deadlines::Due,
+        slot::{Grace, Stage},
+    },
     event::close_reason::{CloseReason, TimeoutKind},
     id::TimerId,
     util::{time::after, timer_wheel},
@@ -130,6 +133,8 @@ impl<S: Stream> Engine<S> {
         client.timer = None;
         self.unthrottle(index, now);
         let client = &mut self.clients[index];
+        // Time in which our own budget did not reach the client does not count.
+        let waits = self.config.time_budget.is_some() && client.in_dirty;
         match client.deadlines.due(&self.config, client.is_paused(), now) {
             None => {}
             Some(Due::Ping) => {
@@ -143,18 +148,24 @@ impl<S: Stream> Engine<S> {
                     let _ = self.ping(id, now);
                 }
             }
-            // Unread input is a sign of life.
-            Some(Due::Timeout(TimeoutKind::Silence)) if client.readable => client.deadlines.heard(now),
+            // Unread input is a sign of life. A ping that waits for its turn cannot be answered.
+            Some(Due::Timeout(TimeoutKind::Silence)) if client.readable || waits => {
+                client.deadlines.heard(now);
+            }
+            // The close frame or the last response waits for its turn.
+            Some(Due::Timeout(TimeoutKind::Close)) if waits && client.dial_mut().is_none() => {
+                client.deadlines.close_by(after(now, self.config.close_timeout));
+            }
             Some(Due::Timeout(TimeoutKind::Close)) if client.failed.is_some() && client.open().is_some() => {
                 return self.broken_is_due(index, now);
             }
-            // The input may have arrived in time while the host was away. The grace period is given
-            // once only; otherwise an occasional byte could extend it for ever.
+            // The input may have arrived in time while the host was away.
             Some(Due::Timeout(TimeoutKind::Close))
                 if client.readable
                     && client.awaits_input()
-                    && !std::mem::replace(&mut client.grace_used, true) =>
+                    && (client.grace == Grace::None || (client.grace == Grace::Given && client.in_ready)) =>
             {
+                client.grace = Grace::Given;
                 client.deadlines.close_by(after(now, Self::GRACE_TO_READ));
             }
             Some(Due::Timeout(timeout)) => match (&client.stage, timeout) {

@@ -1,7 +1,14 @@
 //! Access to the server from other threads: they queue commands, which the server's thread carries
 //! out in a poll.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::Server;
 use crate::{
@@ -222,7 +229,9 @@ impl Handle {
     /// Runs a closure on the server's thread, inside a poll: for operations that have no call of
     /// their own, and for results. The poll takes as long as the closure does. The closure may do
     /// everything with the server but poll, which is an error inside of it. A panic of the closure
-    /// passes through `poll_*`.
+    /// passes through `poll_*`. If the closure puts another server in the place of this one, for
+    /// instance with `std::mem::replace`, the poll goes on with that one; the server that was taken
+    /// out keeps its clients and events, and can be polled by its new owner.
     ///
     /// # Errors
     ///
@@ -310,7 +319,7 @@ impl Server {
 
     /// An error if a closure of [`Handle::call`] is running, and therefore a poll.
     pub(super) fn check_may_poll(&self) -> io::Result<()> {
-        if self.in_call {
+        if self.in_call.load(Ordering::Relaxed) {
             let text = "a closure given to Handle::call must not poll: it runs inside a poll";
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
         }
@@ -375,10 +384,13 @@ impl Server {
                 self.note("a disconnect", dropped);
             }
             Command::Call(call) => {
-                self.in_call = true;
+                let flag = Arc::clone(&self.in_call);
+                flag.store(true, Ordering::Relaxed);
                 // The guard's drop marks the end of the call, even after a panic.
-                let guard = InCall(self);
-                call(guard.0);
+                let guard = InCall(flag);
+                call(self);
+                // The closure may have put another server in the place of this one.
+                self.swapped_in = !Arc::ptr_eq(&guard.0, &self.in_call);
             }
             Command::Shutdown(code, reason, deadline) => self.shutdown(code, &reason, deadline),
         }
@@ -393,11 +405,12 @@ impl Server {
     }
 }
 
-/// Marks the server as inside a closure of [`Handle::call`] while it lives.
-struct InCall<'s>(&'s mut Server);
+/// Marks a server as inside a closure of [`Handle::call`] while it lives, wherever the closure moves
+/// the server.
+struct InCall(Arc<AtomicBool>);
 
-impl Drop for InCall<'_> {
+impl Drop for InCall {
     fn drop(&mut self) {
-        self.0.in_call = false;
+        self.0.store(false, Ordering::Relaxed);
     }
 }

@@ -19,12 +19,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
     net::TcpListener,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
 use crate::{
     config::Config,
-    engine::hooks::Hooks,
+    engine::{Work, hooks::Hooks},
     event::{Event, tick::Tick},
     net::host::{Host, Waker},
     record::RecordedEngine,
@@ -53,9 +54,9 @@ pub use handle::Handle;
 /// - Control the server from other threads: [`handle`](Server::handle).
 ///
 /// Nothing happens between calls: there is no thread and no runtime behind a server. Messages are
-/// queued and leave at the next flush, with which every poll begins. Dropping the server drops all
-/// connections without a close frame; [`shutdown`](Server::shutdown) closes them in an orderly way
-/// first.
+/// queued and leave at the next flush, with which every poll begins. Dropping the server writes what
+/// is queued, as far as the sockets accept it at once, and drops all connections, those that are open
+/// without a close frame; [`shutdown`](Server::shutdown) closes them in an orderly way first.
 ///
 /// # Portability
 ///
@@ -92,8 +93,10 @@ pub struct Server {
     host: Host,
     /// Made with the first handle.
     mailbox: Option<Mailbox<Command, Waker>>,
-    /// A closure of [`Handle::call`] is using the server, and must not poll.
-    in_call: bool,
+    /// A closure of [`Handle::call`] is running.
+    in_call: Arc<AtomicBool>,
+    /// A closure has put this server in the place of one that was polled.
+    swapped_in: bool,
     /// Since when each call has left output over for its time budget, and whether the log says so.
     cut_since: Option<(Instant, bool)>,
 }
@@ -109,7 +112,7 @@ impl Server {
 
     fn on(host: Host, config: Config, hooks: Hooks) -> Server {
         let engine = RecordedEngine::new(config, hooks, host.now());
-        Server { engine, host, mailbox: None, in_call: false, cut_since: None }
+        Server { engine, host, mailbox: None, in_call: Arc::default(), swapped_in: false, cut_since: None }
     }
 
     /// Flushes queued messages, does the I/O that is ready, within the budgets, and fires timers
@@ -159,6 +162,7 @@ impl Server {
         }
         let mut commands = self.command_budget();
         let woken = self.carry_out(&mut commands);
+        self.swapped_in = false;
         let called = self.now();
         self.engine.flush(called);
         let mut dials = self.engine.config().accept_budget;
@@ -174,7 +178,12 @@ impl Server {
         engine.write_resumed(now);
         // Commands that ended the sleep run now and not one frame later. They run after the
         // readiness events, which the kernel reports only once, because a command may panic.
-        if slept && self.carry_out(&mut commands) {
+        let carried_out = slept && self.carry_out(&mut commands);
+        if std::mem::take(&mut self.swapped_in) {
+            // This server has not begun a poll.
+            return self.poll_wait(Some(Duration::ZERO));
+        }
+        if carried_out {
             now = self.now();
             self.engine.flush(now);
         }
@@ -311,6 +320,16 @@ impl Server {
         }
         let due = self.engine.next_timeout(now);
         [limit, due].into_iter().flatten().min().map(|sleep| sleep.min(Self::MAX_SLEEP))
+    }
+}
+
+/// Writes what is queued, as far as the sockets accept it without blocking: a program that ends
+/// right after an event does not keep its peers from their close frames.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let now = self.now();
+        while self.engine.step(Work::Endings, now) {}
+        self.engine.flush(now);
     }
 }
 

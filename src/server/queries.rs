@@ -61,6 +61,11 @@ impl Server {
         self.engine.is_open(client)
     }
 
+    /// Whether bytes for this connection have not left yet.
+    pub(crate) fn owes(&self, client: ClientId) -> bool {
+        self.engine.owes(client)
+    }
+
     /// The time of the last poll in which bytes of the client arrived, pongs included, by the clock
     /// of [`now`](Server::now); `None` for a stale id.
     pub fn last_heard(&self, client: ClientId) -> Option<Instant> {

@@ -71,7 +71,12 @@ impl Server {
         host.report(|index, readiness| engine.ready(index, readiness, now));
         self.take_resolved(now);
         self.engine.begin_steps();
+        self.swapped_in = false;
         let cut = self.take_turns(&POLL, &mut counts, now, stop);
+        if std::mem::take(&mut self.swapped_in) {
+            // This server has not begun a poll.
+            return self.poll_wait(Some(Duration::ZERO));
+        }
         if self.engine.only_lingers() {
             self.host.stop_listening();
         }
@@ -102,10 +107,16 @@ impl Server {
         // The first round is always complete, so that no kind of work starves.
         for kind in kinds {
             any |= self.take_turn(*kind, counts, now);
+            if self.swapped_in {
+                return false;
+            }
         }
         while any {
             any = false;
             for kind in kinds {
+                if self.swapped_in {
+                    return false;
+                }
                 if is_over(self) {
                     return true;
                 }

@@ -278,7 +278,12 @@ impl<S: Stream> Engine<S> {
         if open.reported {
             return SendError::Closing(id);
         }
-        match open.overflow.unwrap_or(default) {
+        let overflow = open.overflow.unwrap_or(default);
+        // Nobody is closed because the time budget is too small: the client takes what it gets, but
+        // its turn has not come.
+        let client = &self.clients[id.index()];
+        let waits = self.config.time_budget.is_some() && client.in_dirty && !client.outbox.is_blocked();
+        match if waits { OverflowPolicy::DropNewest } else { overflow } {
             OverflowPolicy::DropNewest => {
                 self.stats.dropped += 1;
                 // A `Drained` event follows each drop, even if the next flush writes everything.

@@ -290,6 +290,7 @@ impl World {
         let is_closure = calm && rng.one_in(3);
         let patience = if calm { 1_000 * SEC } else { 10 * SEC };
         let config = Config {
+            time_budget: (seed % 3 == 2).then_some(Duration::ZERO),
             http: true,
             event_budget: rng.pick(&[1, 2, 5, 50, 16 * 1024]),
             read_budget: rng.pick(&[60, 1_000, 256 * 1024]),

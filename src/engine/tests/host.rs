@@ -16,7 +16,7 @@ use super::SEC;
 use crate::{
     Audience, ClientId, Delivery, LatestKey, Outgoing, SendError, SendOptions,
     config::Config,
-    engine::{Engine, Order, hooks::Hooks},
+    engine::{Engine, Order, Work, hooks::Hooks},
     error::ConnectError,
     event::tick::Tick,
     net::sim::{NetworkConditions, Outcome, Peer, Shared, SimSocket},
@@ -134,7 +134,11 @@ impl Host {
 
     /// Polls, and moves the engine's clock by `wait` during the sleep.
     pub(super) fn poll_after(&mut self, wait: Duration) -> Tick {
-        self.engine.flush(self.now);
+        let in_turns = self.engine.config().time_budget.is_some();
+        match in_turns {
+            true => self.take_turns(&[Work::Output, Work::Endings]),
+            false => self.engine.flush(self.now),
+        }
         self.execute_orders();
         let called = self.now;
         self.advance(wait);
@@ -146,7 +150,10 @@ impl Host {
         for (index, readiness) in reports {
             self.engine.ready(index, readiness, self.now);
         }
-        self.engine.write_resumed(self.now);
+        match in_turns {
+            true => self.engine.begin_steps(),
+            false => self.engine.write_resumed(self.now),
+        }
         loop {
             // The lock is released before the socket is used.
             let accepted = self.network.lock().accept(HOST);
@@ -156,13 +163,29 @@ impl Host {
                 self.network.lock().watch(HOST, id, index);
             }
         }
-        self.engine.fire_timers(self.now);
-        self.execute_orders();
         self.turns = 0;
-        while self.engine.service_next(self.now) {
-            self.turns += 1;
+        if in_turns {
+            self.take_turns(&[Work::Output, Work::Input, Work::Endings, Work::Timers]);
+            self.execute_orders();
+        } else {
+            self.engine.fire_timers(self.now);
+            self.execute_orders();
+            while self.engine.service_next(self.now) {
+                self.turns += 1;
+            }
         }
         self.engine.finish_tick(self.now, false)
+    }
+
+    /// Does one step of each kind, and some more at random, as a server with a small time budget.
+    fn take_turns(&mut self, kinds: &[Work]) {
+        let more = self.chaos.as_mut().map_or(0, |rng| rng.pick(&[0, 0, 0, 1, 5, 100]));
+        for _ in 0..1 + more {
+            for work in kinds {
+                let stepped = self.engine.step(*work, self.now);
+                self.turns += usize::from(stepped && *work == Work::Input);
+            }
+        }
     }
 
     /// Delivers everything in flight, without a poll.

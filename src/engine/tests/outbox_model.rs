@@ -59,6 +59,7 @@ impl World {
                 OverflowPolicy::DropNewest,
                 OverflowPolicy::DropNewest,
             ]),
+            time_budget: (seed % 3 == 2).then_some(Duration::ZERO),
             ping_interval: None,
             silence_timeout: None,
             // A slow reader must not run into a timeout.

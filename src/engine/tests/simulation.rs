@@ -145,6 +145,7 @@ impl World {
         let event_budget = rng.pick(&[1, 2, 3, 5, 50, 16 * 1024]);
         let config = Config {
             event_budget,
+            time_budget: (seed % 3 == 2).then_some(Duration::ZERO),
             read_budget: rng.pick(&[60, 1_000, 20_000, 256 * 1024]),
             max_buffered: rng.pick(&[3_000, 50_000, 1 << 20]),
             overflow: rng.pick(&[OverflowPolicy::Disconnect, OverflowPolicy::DropNewest]),
@@ -295,7 +296,7 @@ impl World {
             }
             16 => {
                 assert_eq!(engine.disconnect(id).is_ok(), known);
-                actor.disconnected |= known;
+                actor.disconnected |= live;
             }
             17 => _ = engine.set_overflow(id, OverflowPolicy::DropNewest),
             _ => {}
