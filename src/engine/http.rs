@@ -376,7 +376,9 @@ impl<S: Stream> Engine<S> {
             }
             Stage::Handshake(_) if client.served => {
                 client.deadlines.close_by(after(now, keep_alive));
-                if client.readable || !client.unparsed.is_empty() {
+                let has_input = client.readable || !client.unparsed.is_empty();
+                self.rearm(index);
+                if has_input {
                     self.make_ready(index);
                 }
             }

@@ -323,6 +323,11 @@ impl<S: Stream> Engine<S> {
         self.stats.accept_pauses += 1;
     }
 
+    /// Counts a connection that failed before it was accepted.
+    pub(crate) fn count_lost_connection(&mut self) {
+        self.stats.accept_failures += 1;
+    }
+
     /// Counts a call that left output over for its time budget.
     pub(crate) fn count_cut(&mut self) {
         self.stats.budget_cuts += 1;

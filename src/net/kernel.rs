@@ -48,9 +48,11 @@ pub(crate) enum Accepted {
     Connection(Socket, SocketAddr),
     /// This accept returned no connection; the next one may.
     Nothing,
+    /// A connection failed before it was accepted.
+    Lost,
     /// A listener no longer accepts. Reported once for each.
     Dead,
-    /// The process is out of descriptors or memory; accepting pauses until this time.
+    /// Accepting does not work now, and pauses until this time.
     Exhausted(Instant),
 }
 
@@ -157,7 +159,8 @@ impl Kernel {
                 self.backoff.end();
                 Accepted::Connection(Socket::Tcp(stream), remote)
             }
-            listener::Accepted::Empty | listener::Accepted::Lost => Accepted::Nothing,
+            listener::Accepted::Empty => Accepted::Nothing,
+            listener::Accepted::Lost => Accepted::Lost,
             listener::Accepted::Dead => Accepted::Dead,
             listener::Accepted::Exhausted(error) => {
                 Accepted::Exhausted(self.backoff.begin(&error, now, connections))

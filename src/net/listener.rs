@@ -23,6 +23,10 @@ pub(crate) struct Listener {
     addr: SocketAddr,
     /// Whether the backlog may hold connections; cleared when an accept would block.
     ready: bool,
+    /// Accepts in a row that failed with an error of one connection.
+    failures: u32,
+    /// The log has a line about such a failure.
+    logged: bool,
 }
 
 /// The outcome of one accept.
@@ -33,20 +37,23 @@ pub(crate) enum Accepted {
     Empty,
     /// A connection was lost before it was accepted; the backlog may hold others.
     Lost,
-    /// The process is out of descriptors or memory. An immediate retry would spin.
+    /// Accepting does not work now. An immediate retry would spin.
     Exhausted(io::Error),
     /// The socket no longer listens, because it was shut down. Returned once.
     Dead,
 }
 
 impl Listener {
+    /// Failed accepts in a row after which accepting pauses.
+    const MAX_FAILURES: u32 = 64;
+
     pub(crate) fn new(socket: std::net::TcpListener, registry: &Registry, token: Token) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let addr = socket.local_addr()?;
         let mut socket = TcpListener::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
         // A socket from another process may already have connections in its backlog.
-        Ok(Listener { socket: Some(socket), addr, ready: true })
+        Ok(Listener { socket: Some(socket), addr, ready: true, failures: 0, logged: false })
     }
 
     /// The address; `None` if the socket no longer listens.
@@ -68,14 +75,18 @@ impl Listener {
             return Accepted::Empty;
         };
         match socket.accept() {
-            Ok((stream, remote)) => Accepted::Connection(stream, remote),
+            Ok((stream, remote)) => {
+                self.failures = 0;
+                Accepted::Connection(stream, remote)
+            }
             Err(error) => match classify(&error) {
                 ErrorClass::Empty => {
-                    self.ready = false;
+                    (self.ready, self.failures) = (false, 0);
                     Accepted::Empty
                 }
                 ErrorClass::Exhausted => Accepted::Exhausted(error),
-                ErrorClass::Lost => Accepted::Lost,
+                ErrorClass::Interrupted => Accepted::Empty,
+                ErrorClass::Lost => self.lost(error),
                 ErrorClass::Dead => {
                     log::error!("the listener at {} was shut down and accepts no more: {error}", self.addr);
                     (self.socket, self.ready) = (None, false);
@@ -83,6 +94,20 @@ impl Listener {
                 }
             },
         }
+    }
+
+    /// Handles an error that may concern one connection only. If it comes again and again, it
+    /// concerns all: a security module refuses every accept, for instance.
+    fn lost(&mut self, error: io::Error) -> Accepted {
+        if !std::mem::replace(&mut self.logged, true) {
+            log::warn!("a connection to {} failed before it was accepted: {error}", self.addr);
+        }
+        self.failures += 1;
+        if self.failures < Self::MAX_FAILURES {
+            return Accepted::Lost;
+        }
+        self.failures = 0;
+        Accepted::Exhausted(error)
     }
 }
 
@@ -120,9 +145,19 @@ impl Backoff {
     }
 }
 
+/// What an error of accept(2) means, and what follows.
+///
+/// | class | errors | what follows |
+/// |---|---|---|
+/// | `Empty` | EAGAIN | wait for readiness |
+/// | `Interrupted` | EINTR | retry at once |
+/// | `Lost` | ECONNABORTED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EPERM, EACCES | retry at once; rest after `MAX_FAILURES` in a row |
+/// | `Exhausted` | EMFILE, ENFILE, ENOBUFS, ENOMEM, all others | rest |
+/// | `Dead` | EINVAL, EOPNOTSUPP | give the listener up |
 #[derive(Debug, PartialEq)]
 enum ErrorClass {
     Empty,
+    Interrupted,
     Lost,
     Exhausted,
     Dead,
@@ -135,9 +170,11 @@ fn classify(error: &io::Error) -> ErrorClass {
     };
     match error.kind() {
         WouldBlock => ErrorClass::Empty,
-        // accept(2) also returns errors that a connection had before it was accepted.
-        ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkDown
-        | NetworkUnreachable | PermissionDenied | TimedOut => ErrorClass::Lost,
+        Interrupted => ErrorClass::Interrupted,
+        // accept(2) also returns errors that a connection had before it was accepted. A firewall may
+        // refuse one connection, and a security module all of them.
+        ConnectionAborted | ConnectionReset | HostUnreachable | NetworkDown | NetworkUnreachable
+        | PermissionDenied | TimedOut => ErrorClass::Lost,
         // EINVAL, EOPNOTSUPP: the socket does not listen, because it was shut down.
         InvalidInput | Unsupported => ErrorClass::Dead,
         // EMFILE, ENFILE, ENOBUFS and ENOMEM have no `ErrorKind`. An unknown error also pauses
@@ -154,8 +191,9 @@ mod tests {
     fn accept_errors_are_classified() {
         let class = |errno: i32| classify(&io::Error::from_raw_os_error(errno));
         assert_eq!(class(11), ErrorClass::Empty, "EAGAIN");
-        // EPERM, EINTR, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH
-        for errno in [1, 4, 100, 101, 103, 104, 110, 113] {
+        assert_eq!(class(4), ErrorClass::Interrupted, "EINTR");
+        // EPERM, EACCES, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, ETIMEDOUT, EHOSTUNREACH
+        for errno in [1, 13, 100, 101, 103, 104, 110, 113] {
             assert_eq!(class(errno), ErrorClass::Lost, "{errno}");
         }
         // ENOMEM, ENFILE, EMFILE, ENOBUFS, and an unknown error

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 
 use mio::net::TcpStream;
 
+use super::tcp;
 #[cfg(feature = "sim")]
 use crate::net::sim::SimSocket;
 use crate::{config::Config, engine::Stream};
@@ -40,7 +41,7 @@ impl Write for Socket {
     #[inline]
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Socket::Tcp(stream) => stream.write_vectored(slices),
+            Socket::Tcp(stream) => tcp::write_vectored(stream, slices),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.write_vectored(slices),
         }

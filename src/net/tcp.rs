@@ -1,11 +1,44 @@
 //! TCP as the stream of a connection.
 
-use std::{io, net::Shutdown};
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+};
 
 use mio::net::TcpStream;
 use socket2::SockRef;
 
 use crate::{config::Config, engine::Stream};
+
+/// Writes without the signal SIGPIPE, which ends a program whose `main` does not ignore it, if the
+/// peer is gone. The `write` of the standard library sends none, but its `write_vectored` does.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly",
+))]
+#[inline]
+pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    // `try_io` arms mio's readiness again after `WouldBlock`.
+    stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(slices, libc::MSG_NOSIGNAL))
+}
+
+/// Windows has no signals. On Apple's systems `tune` has turned SIGPIPE off for the socket.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly",
+)))]
+#[inline]
+pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    io::Write::write_vectored(stream, slices)
+}
 
 impl Stream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {
@@ -34,6 +67,11 @@ impl Stream for TcpStream {
         {
             // The peer has reset the connection already; the first read returns the error.
             log::debug!("cannot set TCP_NODELAY: {error}");
+        }
+        #[cfg(target_vendor = "apple")]
+        if let Err(error) = SockRef::from(self).set_nosigpipe(true) {
+            // The peer has reset the connection already; the first read returns the error.
+            log::debug!("cannot turn SIGPIPE off: {error}");
         }
         // On some systems accepted sockets do not inherit the size from the listener.
         if let Some(bytes) = config.send_buffer

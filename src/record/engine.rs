@@ -121,6 +121,7 @@ impl RecordedEngine {
 
     recorded! {
         fn begin_steps(&mut self) = Entry::BeginSteps {};
+        fn count_lost_connection(&mut self) = Entry::CountLostConnection {};
         fn count_cut(&mut self) = Entry::CountCut {};
         fn abandon(&mut self, index: usize) = Entry::Abandon { index };
         fn count_pause(&mut self) = Entry::CountPause {};

@@ -28,6 +28,7 @@ impl Server {
         match self.host.accept(now, self.engine.connection_count()) {
             Some(Accepted::Connection(stream, remote)) => self.register(stream, remote, now),
             Some(Accepted::Nothing) => {}
+            Some(Accepted::Lost) => self.engine.count_lost_connection(),
             Some(Accepted::Dead) => self.engine.count_lost_listener(),
             Some(Accepted::Exhausted(until)) => {
                 self.engine.count_pause();

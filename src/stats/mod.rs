@@ -66,7 +66,10 @@ pub struct Stats {
     pub reading_stops: u64,
     /// Polls and flushes that ended with output left over because their `time_budget` was used up.
     pub budget_cuts: u64,
-    /// Times that accepting paused because the process was out of descriptors or memory.
+    /// Connections that failed before they were accepted.
+    pub accept_failures: u64,
+    /// Times that accepting paused because the process was out of descriptors or memory, or because
+    /// the system refused every accept.
     pub accept_pauses: u64,
     /// Listening sockets lost because another holder of the socket shut it down. The server
     /// continues without them.

@@ -68,6 +68,7 @@ impl Stats {
             closed: closes("closed_total", "WebSocket connections ended, by cause."),
             reading_stops: counter("reading_stops_total", "Times that reading stopped for all clients."),
             budget_cuts: counter("budget_cuts_total", "Calls that ended with output left over because of time_budget."),
+            accept_failures: counter("accept_failures_total", "Connections that failed before they were accepted."),
             accept_pauses: counter("accept_pauses_total", "Times that accepting paused."),
             listeners_lost: counter("listeners_lost_total", "Listening sockets lost."),
         });

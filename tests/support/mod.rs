@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub mod blocking;
+pub mod c;
 pub mod peers;
 pub mod raw;
 pub mod threads;

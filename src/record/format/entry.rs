@@ -62,6 +62,7 @@ codec_enum! {
         /// Output continues after the readiness of streams was reported.
         52 WriteResumed {},
         53 CountCut {},
+        54 CountLostConnection {},
 
         // ---- calls by the application ----
         20 Send { client: ClientId, message: MessageCopy, options: SendOptions },

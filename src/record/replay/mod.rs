@@ -149,6 +149,7 @@ impl Replayer {
             Entry::BeginSteps {} => engine.begin_steps(),
             Entry::WriteResumed {} => engine.write_resumed(now),
             Entry::CountCut {} => engine.count_cut(),
+            Entry::CountLostConnection {} => engine.count_lost_connection(),
             Entry::NextDial {} => {
                 if let Some(order) = engine.next_dial(now) {
                     self.reader.lock().ordered(&OrderCopy::of(&order));
