@@ -1,6 +1,67 @@
 //! Identifiers: small, `Copy` and generational, so that a reused slot gets a different id.
 
-use std::fmt;
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+};
+
+/// The number of a connection, a link, a timer or a room, which never comes again: at a million per
+/// second 64 bits last for half a million years. Two halves need an alignment of four bytes only, so
+/// that an id has twelve bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Serial([u32; 2]);
+
+impl Serial {
+    pub(crate) const fn new(serial: u64) -> Self {
+        Serial([serial as u32, (serial >> 32) as u32])
+    }
+
+    // On most machines the two halves are read at once.
+    #[inline(always)]
+    pub(crate) const fn get(self) -> u64 {
+        let [low, high] = self.0;
+        (high as u64) << 32 | low as u64
+    }
+
+    /// Returns this serial and advances to the next.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Serial::new(self.get().wrapping_add(1)))
+    }
+}
+
+impl PartialEq for Serial {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Eq for Serial {}
+
+impl Hash for Serial {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.get().hash(state);
+    }
+}
+
+impl PartialOrd for Serial {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Serial {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.get().cmp(&other.get())
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
 
 /// Names one connection for as long as the server lives.
 ///
@@ -23,16 +84,16 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId {
     // The first field, so that the derived order is the order of acceptance.
-    serial: u32,
+    serial: Serial,
     index: u32,
 }
 
 impl ClientId {
-    pub(crate) fn new(index: u32, serial: u32) -> Self {
+    pub(crate) fn new(index: u32, serial: Serial) -> Self {
         ClientId { serial, index }
     }
 
-    pub(crate) fn serial(self) -> u32 {
+    pub(crate) fn serial(self) -> Serial {
         self.serial
     }
 
@@ -62,15 +123,15 @@ impl fmt::Debug for ClientId {
 /// Each connection that a [`Reconnect`](crate::Reconnect) policy opens has its own [`ClientId`], so
 /// that a `Close` is always the last event of an id. All of them share one `LinkId`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LinkId(u32);
+pub struct LinkId(Serial);
 
 impl LinkId {
-    pub(crate) fn new(serial: u32) -> Self {
+    pub(crate) fn new(serial: Serial) -> Self {
         LinkId(serial)
     }
 
     #[cfg(feature = "sim")]
-    pub(crate) fn serial(self) -> u32 {
+    pub(crate) fn serial(self) -> Serial {
         self.0
     }
 }
@@ -149,12 +210,12 @@ pending_id!(ExchangeId);
 /// Generational like [`ClientId`]: cancelling a timer that has fired or was cancelled does nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimerId {
-    serial: u32,
+    serial: Serial,
     index: u32,
 }
 
 impl TimerId {
-    pub(crate) fn new(index: u32, serial: u32) -> Self {
+    pub(crate) fn new(index: u32, serial: Serial) -> Self {
         TimerId { serial, index }
     }
 
@@ -162,7 +223,7 @@ impl TimerId {
         self.index as usize
     }
 
-    pub(crate) fn serial(self) -> u32 {
+    pub(crate) fn serial(self) -> Serial {
         self.serial
     }
 }
@@ -198,12 +259,12 @@ impl fmt::Debug for TimerId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RoomId {
     // The first field, so that the derived order is by age.
-    serial: u32,
+    serial: Serial,
     index: u32,
 }
 
 impl RoomId {
-    pub(crate) fn new(index: u32, serial: u32) -> Self {
+    pub(crate) fn new(index: u32, serial: Serial) -> Self {
         RoomId { serial, index }
     }
 
@@ -211,7 +272,7 @@ impl RoomId {
         self.index as usize
     }
 
-    pub(crate) fn serial(self) -> u32 {
+    pub(crate) fn serial(self) -> Serial {
         self.serial
     }
 }
@@ -273,17 +334,29 @@ mod tests {
 
     #[test]
     fn reused_slot_gets_another_client_id_and_ids_order_by_age() {
-        let (first, second) = (ClientId::new(5, 7), ClientId::new(5, 8));
+        let (first, second) = (ClientId::new(5, Serial::new(7)), ClientId::new(5, Serial::new(8)));
         assert_ne!(first, second);
         assert_eq!(first.index(), second.index());
-        assert!(first < second && ClientId::new(9, 1) < first);
+        assert!(first < second && ClientId::new(9, Serial::new(1)) < first);
         assert_eq!(first.to_string(), "#7");
     }
 
     #[test]
+    fn serials_go_on_beyond_32_bits() {
+        let mut serial = Serial::new(u64::from(u32::MAX));
+        let (last, next) = (serial.take(), serial.take());
+        assert_eq!((last.get(), next.get()), (0xffff_ffff, 0x1_0000_0000));
+        assert!(last < next && next < serial);
+        let ids = [last, next].map(|serial| ClientId::new(3, serial));
+        assert!(ids[0] < ids[1]);
+        assert_eq!(ids[1].to_string(), "#4294967296");
+        assert_eq!(size_of::<ClientId>(), 12);
+    }
+
+    #[test]
     fn room_converts_from_name_or_id_and_ids_order_by_age() {
-        let (first, second) = (RoomId::new(5, 7), RoomId::new(5, 8));
-        assert!(first < second && RoomId::new(9, 1) < first);
+        let (first, second) = (RoomId::new(5, Serial::new(7)), RoomId::new(5, Serial::new(8)));
+        assert!(first < second && RoomId::new(9, Serial::new(1)) < first);
         assert_eq!(Room::from(first), Room::Id(first));
         assert_ne!(Room::from(first), Room::from(second));
         assert_eq!(Room::from(&String::from("lobby")), "lobby".into());

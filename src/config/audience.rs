@@ -154,10 +154,11 @@ impl From<RoomId> for OwnedAudience {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Serial;
 
     #[test]
     fn an_owned_audience_is_the_one_that_it_was_made_of() {
-        let (client, room) = (ClientId::new(1, 2), RoomId::new(3, 4));
+        let (client, room) = (ClientId::new(1, Serial::new(2)), RoomId::new(3, Serial::new(4)));
         for audience in [
             Audience::Everyone,
             client.into(),

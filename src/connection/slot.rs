@@ -20,7 +20,7 @@ use crate::{
     event::close_reason::CloseReason,
     handshake::{decision::UpgradeResponse, server::Opening},
     http1::head::{HeadReader, RequestHead},
-    id::{ExchangeId, UpgradeId},
+    id::{ExchangeId, Serial, UpgradeId},
     outbox::{Outbox, pending::Pending},
     util::timer_wheel,
 };
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Slot<S> {
     /// The serial of the id, which makes it generational.
-    pub(crate) serial: u32,
+    pub(crate) serial: Serial,
     pub(crate) remote: SocketAddr,
     pub(crate) stream: StreamSlot<S>,
     pub(crate) stage: Stage,
@@ -233,14 +233,14 @@ impl Exchange {
 }
 
 impl<S> Slot<S> {
-    pub(crate) fn new(stream: S, remote: SocketAddr, serial: u32, stage: Stage, now: Instant) -> Self {
+    pub(crate) fn new(stream: S, remote: SocketAddr, serial: Serial, stage: Stage, now: Instant) -> Self {
         Slot::with_stream(StreamSlot::new(stream), remote, serial, stage, now)
     }
 
     fn with_stream(
         stream: StreamSlot<S>,
         remote: SocketAddr,
-        serial: u32,
+        serial: Serial,
         stage: Stage,
         now: Instant,
     ) -> Self {
@@ -273,7 +273,7 @@ impl<S> Slot<S> {
     }
 
     /// Creates an outbound connection, which has no stream yet.
-    pub(crate) fn dialing(dial: Dial, serial: u32, now: Instant) -> Self {
+    pub(crate) fn dialing(dial: Dial, serial: Serial, now: Instant) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let stage = Stage::Dialing(Box::new(dial));
         Slot { outbound: true, ..Slot::with_stream(StreamSlot::none(), nowhere, serial, stage, now) }

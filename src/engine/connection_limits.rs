@@ -63,8 +63,7 @@ impl<S: Stream> Engine<S> {
                 return None;
             }
         }
-        let serial = self.next_serial;
-        self.next_serial = serial.wrapping_add(1);
+        let serial = self.next_serial.take();
         let stage = Stage::Handshake(HeadReader::default());
         let mut client = Slot::new(stream, remote, serial, stage, now);
         client.deadlines.close_by(after(now, self.config.handshake_timeout));

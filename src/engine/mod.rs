@@ -60,7 +60,7 @@ use crate::{
         tick_buffer::TickBuffer,
     },
     http1::request::Request,
-    id::ClientId,
+    id::{ClientId, Serial},
     outbox::{Outbox, OutboxPool, encoder::Encoder, pending::PendingPool},
     proto::deflate::Codec,
     stats::{Stats, client_stats::ClientStats},
@@ -82,7 +82,7 @@ pub(crate) struct Engine<S> {
     config: Config,
     hooks: Hooks,
     clients: Slab<Slot<S>>,
-    next_serial: u32,
+    next_serial: Serial,
     /// The number of the last request that was passed to the application.
     next_request: u64,
     /// Open connections whose `Close` has not been reported.
@@ -96,7 +96,7 @@ pub(crate) struct Engine<S> {
     dials: VecDeque<ClientId>,
     /// Outbound connections lost since the last tick, waiting to be reconnected.
     lost: Vec<(ClientId, Box<Link>, Instant)>,
-    next_link: u32,
+    next_link: Serial,
     jitter: SplitMix,
     /// Created by the first outbound connection.
     entropy: Option<Entropy>,
@@ -137,7 +137,7 @@ pub(crate) struct Engine<S> {
 
     wheel: Wheel<Alarm>,
     timers: Slab<AppTimer>,
-    next_timer: u32,
+    next_timer: Serial,
     timers_left: bool,
     shutting_down: bool,
 
@@ -171,7 +171,7 @@ impl<S: Stream> Engine<S> {
             config,
             hooks,
             clients: Slab::new(),
-            next_serial: 1,
+            next_serial: Serial::new(1),
             next_request: 0,
             open: 0,
             lingering: 0,
@@ -179,7 +179,7 @@ impl<S: Stream> Engine<S> {
             outbound_count: 0,
             dials: VecDeque::new(),
             lost: Vec::new(),
-            next_link: 1,
+            next_link: Serial::new(1),
             jitter: SplitMix::new(0),
             entropy: None,
             rooms: RoomRegistry::new(rooms),
@@ -203,7 +203,7 @@ impl<S: Stream> Engine<S> {
             looked: now,
             wheel: Wheel::new(now),
             timers: Slab::new(),
-            next_timer: 1,
+            next_timer: Serial::new(1),
             timers_left: false,
             shutting_down: false,
             tick: TickBuffer::default(),

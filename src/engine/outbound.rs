@@ -70,8 +70,7 @@ impl<S: Stream> Engine<S> {
         if self.entropy.is_none() {
             self.draw_from(Entropy::new().ok_or(ConnectError::NoRandom)?);
         }
-        let id = LinkId::new(self.next_link);
-        self.next_link = self.next_link.wrapping_add(1);
+        let id = LinkId::new(self.next_link.take());
         let id = self.add_dial(Box::new(Link { id, plan, attempt: 0 }), DialStep::Begin, now);
         self.dials.push_back(id);
         Ok(id)
@@ -204,8 +203,7 @@ impl<S: Stream> Engine<S> {
     }
 
     fn add_dial(&mut self, link: Box<Link>, step: DialStep, now: Instant) -> ClientId {
-        let serial = self.next_serial;
-        self.next_serial = serial.wrapping_add(1);
+        let serial = self.next_serial.take();
         let dial = Dial { step, ..Dial::new(link, now) };
         let index = self.clients.insert(Slot::dialing(dial, serial, now));
         self.outbound_count += 1;

@@ -10,7 +10,7 @@ use crate::{
         slot::{Grace, Stage},
     },
     event::close_reason::{CloseReason, TimeoutKind},
-    id::TimerId,
+    id::{Serial, TimerId},
     util::{time::after, timer_wheel},
 };
 
@@ -30,7 +30,7 @@ pub(super) enum Alarm {
 /// A timer of the application.
 #[derive(Debug)]
 pub(super) struct AppTimer {
-    serial: u32,
+    serial: Serial,
     key: timer_wheel::Key,
     deadline: Instant,
     period: Option<Duration>,
@@ -89,8 +89,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn set_timer(&mut self, delay: Duration, repeat: bool, now: Instant) -> TimerId {
         let period = repeat.then(|| delay.max(Self::MIN_PERIOD));
         let deadline = after(now, period.unwrap_or(delay));
-        let serial = self.next_timer;
-        self.next_timer = serial.wrapping_add(1);
+        let serial = self.next_timer.take();
         let entry = self.timers.vacant_entry();
         let index = entry.key() as u32;
         let key = self.wheel.insert(deadline, Alarm::Timer(index));

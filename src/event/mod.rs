@@ -154,8 +154,8 @@ impl<'t> Iterator for Events<'t> {
         let data = self.data;
         Some(match *self.records.next()? {
             Record::Open { client, request } => Event::Open { client, request: data.request(request) },
-            Record::Message { client, kind, source } => {
-                Event::Message { client, message: data.message(kind, source) }
+            Record::Message { client, kind, place, start, len } => {
+                Event::Message { client, message: data.message(kind, place, start, len) }
             }
             Record::Close { client, reason } => Event::Close { client, reason: data.reason(reason) },
             Record::Drained { client } => Event::Drained { client },

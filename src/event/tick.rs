@@ -150,6 +150,7 @@ impl Recycler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Serial;
     use crate::{id::ClientId, message::Kind, proto::assembler::Assembled};
 
     #[test]
@@ -159,7 +160,7 @@ mod tests {
             let mut data = TickBuffer::default();
             for len in [1 << 20, 64 << 20] {
                 let message = Assembled { kind: Kind::Binary, buffer: vec![0; len], len };
-                data.assembled(ClientId::new(0, 1), message);
+                data.assembled(ClientId::new(0, Serial::new(1)), message);
             }
             home.give(data);
         }

@@ -68,7 +68,7 @@ pub(crate) struct Failure {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Record {
     Open { client: ClientId, request: u32 },
-    Message { client: ClientId, kind: Kind, source: Source },
+    Message { client: ClientId, kind: Kind, place: Place, start: u32, len: u32 },
     Close { client: ClientId, reason: u32 },
     Drained { client: ClientId },
     Pressure { pressure: Pressure },
@@ -99,12 +99,13 @@ impl Record {
     }
 }
 
-/// The location of a payload.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Source {
-    Block { start: u32, len: u32 },
-    Assembled { index: u32 },
-    Text { start: u32, len: u32 },
+/// The memory that `start` and `len` of a message refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Block,
+    Texts,
+    /// `start` is the index of a buffer, and `len` is zero.
+    Assembled,
 }
 
 impl TickBuffer {
@@ -242,14 +243,14 @@ impl TickBuffer {
     /// Adds a message at `range` of the block.
     pub(crate) fn in_place(&mut self, client: ClientId, kind: Kind, range: Range<usize>) {
         let (start, len) = (range.start as u32, range.len() as u32);
-        self.records.push(Record::Message { client, kind, source: Source::Block { start, len } });
+        self.records.push(Record::Message { client, kind, place: Place::Block, start, len });
     }
 
     /// Adds a text message at `range` of the bytes that will be passed to the next `copy_texts`.
     #[inline]
     pub(crate) fn text(&mut self, client: ClientId, range: Range<usize>) {
         let (start, len) = ((self.texts.len() + range.start) as u32, range.len() as u32);
-        self.records.push(Record::Message { client, kind: Kind::Text, source: Source::Text { start, len } });
+        self.records.push(Record::Message { client, kind: Kind::Text, place: Place::Texts, start, len });
     }
 
     /// Copies `bytes`, which contain the text messages added since there were `records` events. All
@@ -262,7 +263,7 @@ impl TickBuffer {
         }
         let (base, mut good, mut end) = (self.texts.len(), 0, 0);
         for record in &self.records[records..] {
-            let Record::Message { source: Source::Text { start, len }, .. } = *record else { break };
+            let Record::Message { place: Place::Texts, start, len, .. } = *record else { break };
             let range = start as usize - base..start as usize - base + len as usize;
             if !utf8::is_valid(&bytes[range.clone()]) {
                 break;
@@ -277,12 +278,8 @@ impl TickBuffer {
     pub(crate) fn assembled(&mut self, client: ClientId, message: Assembled) {
         self.held += message.len;
         self.assembled.push((message.buffer, message.len));
-        let index = self.assembled.len() as u32 - 1;
-        self.records.push(Record::Message {
-            client,
-            kind: message.kind,
-            source: Source::Assembled { index },
-        });
+        let (kind, start) = (message.kind, self.assembled.len() as u32 - 1);
+        self.records.push(Record::Message { client, kind, place: Place::Assembled, start, len: 0 });
     }
 
     /// Drops a message of a closing connection. It counts as processed input and one event all the
@@ -348,14 +345,14 @@ impl TickBuffer {
     /// The message of a record. Inlined for the same reason as `Events::next`.
     #[inline(always)]
     #[allow(clippy::expect_used, reason = "a text becomes an event only after it was validated")]
-    pub(crate) fn message(&self, kind: Kind, source: Source) -> Message<'_> {
-        let payload = match source {
-            Source::Text { start, len } => {
+    pub(crate) fn message(&self, kind: Kind, place: Place, start: u32, len: u32) -> Message<'_> {
+        let payload = match place {
+            Place::Texts => {
                 return Message::Text(&self.texts[start as usize..][..len as usize]);
             }
-            Source::Block { start, len } => &self.block[start as usize..][..len as usize],
-            Source::Assembled { index } => {
-                let (buffer, len) = &self.assembled[index as usize];
+            Place::Block => &self.block[start as usize..][..len as usize],
+            Place::Assembled => {
+                let (buffer, len) = &self.assembled[start as usize];
                 &buffer[..*len]
             }
         };
@@ -418,20 +415,26 @@ impl TickBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Serial;
+
+    #[test]
+    fn a_record_has_24_bytes() {
+        assert_eq!(size_of::<Record>(), 24);
+    }
 
     #[test]
     fn events_on_top_of_the_budget_are_not_charged_and_others_leave_room() {
         for (event_budget, left) in [(1, 1), (2, 2), (4, 2), (10, 7)] {
             let mut tick = TickBuffer::default();
-            (0..5).for_each(|index| tick.drained(ClientId::new(index, 1)));
-            (0..3).for_each(|index| tick.timer(TimerId::new(index, 1), 0));
+            (0..5).for_each(|index| tick.drained(ClientId::new(index, Serial::new(1))));
+            (0..3).for_each(|index| tick.timer(TimerId::new(index, Serial::new(1)), 0));
             tick.leave_room(event_budget, 2);
             assert_eq!(tick.events_left(event_budget), left, "of {event_budget}");
-            tick.timer(TimerId::new(3, 1), 0);
-            tick.close(ClientId::new(5, 1), CloseReason::Eof);
+            tick.timer(TimerId::new(3, Serial::new(1)), 0);
+            tick.close(ClientId::new(5, Serial::new(1)), CloseReason::Eof);
             tick.leave_room(event_budget, 0);
             assert_eq!(tick.events_left(event_budget), left - 1, "the timer's event is charged");
-            tick.close(ClientId::new(6, 1), CloseReason::Eof);
+            tick.close(ClientId::new(6, Serial::new(1)), CloseReason::Eof);
             assert_eq!(tick.events_left(event_budget), left.saturating_sub(2), "an end found by reading");
         }
     }
@@ -440,7 +443,7 @@ mod tests {
     fn copy_texts_keeps_texts_before_the_first_invalid_one() {
         const TEXTS: [&[u8]; 4] = ["größer".as_bytes(), b"", "€".as_bytes(), b"end"];
         for bad in 0..=TEXTS.len() {
-            let (mut tick, client) = (TickBuffer::default(), ClientId::new(3, 4));
+            let (mut tick, client) = (TickBuffer::default(), ClientId::new(3, Serial::new(4)));
             for (round, bad) in [TEXTS.len(), bad].into_iter().enumerate() {
                 let (mut bytes, before) = (Vec::new(), tick.records().len());
                 for (index, text) in TEXTS.into_iter().enumerate() {
@@ -457,8 +460,11 @@ mod tests {
                 assert_eq!(tick.records().len(), round * TEXTS.len() + bad);
             }
             for (record, text) in tick.records().iter().zip(TEXTS.into_iter().cycle()) {
-                let Record::Message { client: who, kind, source } = *record else { panic!("{record:?}") };
-                assert_eq!((who, kind, tick.message(kind, source).as_bytes()), (client, Kind::Text, text));
+                let Record::Message { client: who, kind, place, start, len } = *record else {
+                    panic!("{record:?}")
+                };
+                let message = tick.message(kind, place, start, len);
+                assert_eq!((who, kind, message.as_bytes()), (client, Kind::Text, text));
             }
         }
     }

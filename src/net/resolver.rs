@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn id(serial: u32) -> ClientId {
-        ClientId::new(serial, serial)
+        ClientId::new(serial, crate::id::Serial::new(serial.into()))
     }
 
     fn wait(poll: &mut Poll, resolver: &mut Resolver) -> Vec<Resolved> {

@@ -66,7 +66,7 @@ pub(crate) struct Outbox {
     /// Unsent bytes in `queue`, `tail` and `priority_frames.leaving`.
     len: usize,
     /// Memory of this outbox as last counted by the pool.
-    counted: usize,
+    counted: u32,
     /// The first `boundary` bytes of the first chunk are HTTP and not frames.
     raw: bool,
     blocked: bool,
@@ -93,7 +93,7 @@ impl Outbox {
 
     /// Memory of this outbox, without shared frames, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.counted
+        self.counted as usize
     }
 
     /// Unsent bytes of frames, which `max_buffered` limits. The handshake's response is excluded,
@@ -411,7 +411,8 @@ impl Outbox {
         let priority_frames =
             self.priority_frames.as_ref().map_or(0, |priority_frames| priority_frames.held());
         let held = self.queue.held() + self.tail.capacity() + priority_frames;
-        pool.held = pool.held + held - self.counted;
+        let held = u32::try_from(held).unwrap_or(u32::MAX);
+        pool.held = pool.held + held as usize - self.counted as usize;
         self.counted = held;
     }
 

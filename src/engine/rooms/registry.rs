@@ -11,7 +11,7 @@ use slab::Slab;
 
 use crate::{
     error::JoinError,
-    id::{ClientId, Room, RoomId},
+    id::{ClientId, Room, RoomId, Serial},
 };
 
 /// The members of each room, and the rooms of each client.
@@ -45,8 +45,8 @@ pub(crate) struct RoomRegistry {
     joined: HashMap<ClientId, Vec<u32>>,
     /// One entry for each membership, so that neither list need be searched.
     places: HashMap<(ClientId, u32), Place>,
-    /// The serial of the next room. A stale id could match again only after exactly 2^32 rooms.
-    next_serial: u32,
+    /// The serial of the next room.
+    next_serial: Serial,
 }
 
 /// The limits of a [`RoomRegistry`].
@@ -60,7 +60,7 @@ pub(crate) struct RegistryLimits {
 
 #[derive(Debug)]
 struct Group {
-    serial: u32,
+    serial: Serial,
     /// Shared with the key in `names`.
     name: Arc<str>,
     /// Never empty.
@@ -84,7 +84,7 @@ impl RoomRegistry {
             names: HashMap::new(),
             joined: HashMap::new(),
             places: HashMap::new(),
-            next_serial: 0,
+            next_serial: Serial::new(0),
         }
     }
 
@@ -212,8 +212,8 @@ impl RoomRegistry {
             return Err(JoinError::TooManyRooms { max });
         }
         let name: Arc<str> = name.into();
-        let group = Group { serial: self.next_serial, name: Arc::clone(&name), members: Vec::new() };
-        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial.take();
+        let group = Group { serial, name: Arc::clone(&name), members: Vec::new() };
         let slot = self.rooms.insert(group) as u32;
         self.names.insert(name, slot);
         Ok(slot)

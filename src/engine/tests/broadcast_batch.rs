@@ -8,6 +8,7 @@ use crate::{
         send_options::{LatestKey, Priority},
     },
     event::delivery::Delivery,
+    id::Serial,
     outbox::{outgoing::Outgoing, prepared::Prepared},
     util::test_rng::Rng,
 };
@@ -55,7 +56,11 @@ fn later_sends_stay_behind_batched_broadcasts() {
         (|host, id| host.engine.send(id, (&[7; 20_000]).into()).unwrap(), &[Frame::Binary(vec![7; 20_000])]),
         (|host, id| host.engine.send_latest(id, 1.into(), "then".into()).unwrap(), &[text("then")]),
         (
-            |host, id| _ = host.engine.broadcast("then".into(), Some(ClientId::new(id.index() as u32, 0))),
+            |host, id| {
+                _ = host
+                    .engine
+                    .broadcast("then".into(), Some(ClientId::new(id.index() as u32, Serial::new(0))))
+            },
             &[text("then")],
         ),
         (|host, _| _ = host.engine.broadcast((&[7; 5_000]).into(), None), &[Frame::Binary(vec![7; 5_000])]),
@@ -121,7 +126,7 @@ fn batched_and_immediate_broadcasts_are_equivalent() {
             let (act, who, len, key) = (rng.below(20), rng.below(5), rng.below(400), rng.below(3) as u64);
             let [first, second] = &mut sides;
             let outcome = run(first, None, act, who, len, key);
-            let other = run(second, Some(ClientId::new(1_000, 1)), act, who, len, key);
+            let other = run(second, Some(ClientId::new(1_000, Serial::new(1))), act, who, len, key);
             assert_eq!(outcome, other, "seed {seed}, step {step}, act {act}");
         }
     }

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response};
 
 use crate::{
     config::{reconnect::Reconnect, send_options::LatestKey},
-    id::{ClientId, ExchangeId, RoomId, TimerId, UpgradeId},
+    id::{ClientId, ExchangeId, RoomId, Serial, TimerId, UpgradeId},
     message::Kind,
 };
 
@@ -286,6 +286,18 @@ impl Decode for SocketAddr {
             }
             _ => None,
         }
+    }
+}
+
+impl Encode for Serial {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.get().put(out);
+    }
+}
+
+impl Decode for Serial {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        u64::get(input).map(Serial::new)
     }
 }
 

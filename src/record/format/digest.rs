@@ -292,6 +292,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::id::Serial;
     use crate::id::{LinkId, TimerId};
 
     fn bytes(event: Event<'_>) -> Vec<u8> {
@@ -304,7 +305,7 @@ mod tests {
     /// version.
     #[test]
     fn events_have_the_bytes_of_this_format_version() {
-        let client = ClientId::new(3, 300);
+        let client = ClientId::new(3, Serial::new(300));
         let message = Message::Text("né");
         assert_eq!(bytes(Event::Message { client, message }), [3, 3, 0xac, 2, 1, 3]);
         let message = Message::Binary(&[1; 200]);
@@ -314,8 +315,8 @@ mod tests {
         let reason = &CloseReason::Protocol(ProtocolError::FrameTooBig { len: 5, max: 4 });
         assert_eq!(bytes(Event::Close { client, reason }), [4, 3, 0xac, 2, 8, 11, 5, 4]);
         assert_eq!(bytes(Event::Pressure { pressure: Pressure::NotReading }), [6, 2]);
-        assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, 2), missed: 3 }), [10, 1, 2, 3]);
-        let (link, attempt, delay) = (LinkId::new(9), 2, Duration::new(1, 5));
+        assert_eq!(bytes(Event::Timer { timer: TimerId::new(1, Serial::new(2)), missed: 3 }), [10, 1, 2, 3]);
+        let (link, attempt, delay) = (LinkId::new(Serial::new(9)), 2, Duration::new(1, 5));
         let error = Some(&ConnectError::Timeout(ConnectStep::Handshake));
         let event = Event::Reconnecting { client, link, attempt, delay, error };
         assert_eq!(bytes(event), [2, 3, 0xac, 2, 9, 2, 1, 5, 1, 10, 2]);
@@ -329,8 +330,8 @@ mod tests {
     /// The library may word its own explanations differently without making recordings useless.
     #[test]
     fn own_explanations_are_not_part_of_the_digest() {
-        let client = ClientId::new(0, 1);
-        let link = LinkId::new(1);
+        let client = ClientId::new(0, Serial::new(1));
+        let link = LinkId::new(Serial::new(1));
         let failed = |error: &ConnectError| bytes(Event::ConnectFailed { client, link, error });
         let [one, other] = ["one", "other"].map(|text| failed(&ConnectError::BadResponse(text)));
         assert_eq!(one, other);

@@ -275,6 +275,7 @@ impl PlanCopy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Serial;
 
     fn bytes(value: &impl Encode) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -286,7 +287,7 @@ mod tests {
     /// version.
     #[test]
     fn orders_and_readiness_have_the_bytes_of_this_format_version() {
-        let client = ClientId::new(3, 300);
+        let client = ClientId::new(3, Serial::new(300));
         let connect = Order::Connect(client, "10.0.0.2:80".parse().unwrap());
         assert_eq!(bytes(&OrderCopy::of(&connect)), [0, 3, 0xac, 2, 4, 10, 0, 0, 2, 80, 0]);
         let resolve = Order::Resolve(client, "a.b".to_owned(), 443);

@@ -12,7 +12,7 @@ const LIMITS: RegistryLimits = RegistryLimits { rooms: 3, rooms_per_client: 2, n
 const AMPLE: RegistryLimits = RegistryLimits { rooms: usize::MAX, rooms_per_client: usize::MAX, name: 100 };
 
 fn client(index: u32) -> ClientId {
-    ClientId::new(index, index)
+    ClientId::new(index, Serial::new(index.into()))
 }
 
 impl RoomRegistry {
@@ -106,18 +106,27 @@ fn a_stale_room_id_matches_no_later_room() {
 }
 
 #[test]
-fn room_serials_wrap_around() {
+fn room_serials_go_on_beyond_32_bits() {
     let mut registry = RoomRegistry::new(LIMITS);
-    registry.next_serial = u32::MAX;
+    registry.next_serial = Serial::new(u32::MAX.into());
     registry.join(client(0), "a".into()).unwrap();
     registry.join(client(0), "b".into()).unwrap();
-    assert_eq!([registry.find("a"), registry.find("b")].map(|id| id.unwrap().serial()), [u32::MAX, 0]);
+    let [a, b] = ["a", "b"].map(|name| registry.find(name).unwrap());
+    assert_eq!([a.serial().get(), b.serial().get()], [0xffff_ffff, 0x1_0000_0000]);
+    assert!(a < b);
+    // The low half of a serial comes again, and the id of the earlier room stays stale.
+    registry.leave(client(0), b.into());
+    registry.next_serial = Serial::new(0x2_0000_0000);
+    registry.join(client(0), "b".into()).unwrap();
+    let again = registry.find("b").unwrap();
+    assert_eq!(again.index(), b.index());
+    assert!(again != b && registry.name(b).is_none() && registry.name(again).is_some());
 }
 
 #[test]
 fn a_client_that_reuses_an_index_inherits_no_rooms() {
     let mut registry = RoomRegistry::new(LIMITS);
-    let (old, new) = (ClientId::new(4, 1), ClientId::new(4, 2));
+    let (old, new) = (ClientId::new(4, Serial::new(1)), ClientId::new(4, Serial::new(2)));
     registry.join(old, "a".into()).unwrap();
     assert!(!registry.contains(new, "a".into()) && !registry.leave(new, "a".into()));
     assert_eq!((registry.rooms(new).len(), registry.room_len("a".into())), (0, 1));
@@ -307,7 +316,7 @@ impl Pair {
             self.leave_all(old);
         }
         self.gone.push(old);
-        self.clients[index] = ClientId::new(index as u32, serial as u32);
+        self.clients[index] = ClientId::new(index as u32, Serial::new(serial as u64));
     }
 
     fn step(&mut self, rng: &mut Rng) {
