@@ -5,7 +5,7 @@ use std::time::Duration;
 use lexopt::prelude::*;
 
 use crate::{
-    Outcome, callgrind, compare, growth,
+    Outcome, callgrind, compare, frame, growth,
     load::{self, Load, Mode, Target},
     servers, smoke, soak,
 };
@@ -15,6 +15,8 @@ tickws-bench COMMAND
 
   compare [--quick] [--passes N] [--only WORKLOAD] [--servers A,B]
                       all servers against the limit, in turns; table, JSON and chart
+  frame [ROW …] [--clients N]
+                      the duration of single calls, with and without a time budget
   growth [--quick]    costs of tickws as connections, members, idle clients and timers grow
   callgrind [TASK]    instructions of tickws per message, delivery and idle tick; needs valgrind
   load ADDR MODE [--clients N] [--depth N] [--payload BYTES] [--text] [--verify] [--rate PER_SECOND]
@@ -51,6 +53,7 @@ pub fn run() -> Outcome<()> {
             smoke::run(&names)
         }
         "compare" => compare_command(parser),
+        "frame" => frame_command(parser),
         "growth" => match parser.next()? {
             None => growth::run(false),
             Some(Long("quick")) => growth::run(true),
@@ -93,6 +96,19 @@ fn compare_command(mut parser: lexopt::Parser) -> Outcome<()> {
     }
     let passes = passes.unwrap_or(if quick { 1 } else { 5 });
     compare::run(&compare::Options { quick, passes, only, servers: names })
+}
+
+fn frame_command(mut parser: lexopt::Parser) -> Outcome<()> {
+    // Both ends of a connection are in this process.
+    let mut options = frame::Options { clients: 9_900, rows: Vec::new() };
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(row) => options.rows.push(row.string()?),
+            Long("clients") => options.clients = parser.value()?.parse()?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    frame::run(&options)
 }
 
 fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {

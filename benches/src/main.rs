@@ -5,6 +5,7 @@ mod args;
 mod callgrind;
 mod chart;
 mod compare;
+mod frame;
 mod growth;
 mod load;
 mod probe;

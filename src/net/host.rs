@@ -54,8 +54,9 @@ impl Wake for Waker {
 }
 
 impl Host {
-    pub(crate) fn kernel(listeners: Vec<TcpListener>) -> io::Result<Self> {
-        Kernel::new(listeners).map(Host::Kernel)
+    /// `events` is the most readiness that is reported at a time.
+    pub(crate) fn kernel(listeners: Vec<TcpListener>, events: usize) -> io::Result<Self> {
+        Kernel::new(listeners, events).map(Host::Kernel)
     }
 
     // ---- time and readiness ----

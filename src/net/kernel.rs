@@ -71,10 +71,9 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The maximum number of kernel events in one poll; others are reported by the next poll.
-    const EVENTS: usize = 1024;
-
-    pub(super) fn new(sockets: Vec<TcpListener>) -> io::Result<Self> {
+    /// `events` is the maximum number of the kernel's events in one poll; others are reported by the
+    /// next poll.
+    pub(super) fn new(sockets: Vec<TcpListener>, events: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::with_capacity(sockets.len());
@@ -83,7 +82,7 @@ impl Kernel {
         }
         Ok(Kernel {
             poll,
-            events: Events::with_capacity(Self::EVENTS),
+            events: Events::with_capacity(events),
             waker,
             listeners,
             last_listener: 0,
@@ -109,7 +108,7 @@ impl Kernel {
 
     #[inline]
     pub(super) fn has_full_report(&self) -> bool {
-        self.events.iter().count() == Self::EVENTS
+        self.events.iter().count() == self.events.capacity()
     }
 
     #[inline]

@@ -107,7 +107,9 @@ impl Server {
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
     pub(crate) fn new(config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
-        Ok(Server::on(Host::kernel(sockets)?, config, hooks))
+        // Readiness is reported before the first step of a poll with a time budget.
+        let events = if config.time_budget.is_some() { 128 } else { 1024 };
+        Ok(Server::on(Host::kernel(sockets, events)?, config, hooks))
     }
 
     fn on(host: Host, config: Config, hooks: Hooks) -> Server {

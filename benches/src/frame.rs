@@ -1,0 +1,391 @@
+//! The duration of single calls with many clients, in CPU time of the server's thread: what one
+//! `poll_once` or `flush` takes out of a frame, with and without a time budget.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+use tickws::{Audience, ClientId, CloseCode, Decision, Event, SendOptions, Server, ServerBuilder};
+
+use crate::{
+    Outcome,
+    load::wire::{BINARY, REQUEST, frame},
+    probe,
+};
+
+/// A row that takes longer is stuck.
+const PATIENCE: Duration = Duration::from_secs(120);
+const BUDGET: Duration = Duration::from_millis(1);
+const FILE: usize = 8 << 20;
+
+pub struct Options {
+    pub clients: usize,
+    pub rows: Vec<String>,
+}
+
+struct Row {
+    name: &'static str,
+    build: fn(ServerBuilder) -> ServerBuilder,
+    run: fn(&mut Bench) -> Outcome<String>,
+    /// The share of the clients that take part, as a divisor.
+    fewer: usize,
+    /// Clients that never become a WebSocket.
+    plain: bool,
+}
+
+const ROW: Row = Row { name: "", build: |builder| builder, run: broadcast, fewer: 1, plain: false };
+
+const ROWS: [Row; 13] = [
+    Row { name: "broadcast-64", ..ROW },
+    Row { name: "broadcast-60k", run: broadcast_large, ..ROW },
+    Row { name: "different-1k", run: different, ..ROW },
+    Row { name: "close-all", run: close_all, ..ROW },
+    Row { name: "drain", run: drain, fewer: 10, build: |builder| builder.send_buffer(128 << 10), ..ROW },
+    Row { name: "downloads", run: downloads, fewer: 10, plain: true, build: with_file },
+    Row { name: "download-60hz", run: download, fewer: 10_000, plain: true, build: with_file },
+    Row { name: "shutdown-deadline", run: shutdown, ..ROW },
+    Row { name: "reset-all", run: reset, ..ROW },
+    Row { name: "deferred-expire", run: expire, plain: true, build: deferring, ..ROW },
+    Row { name: "pings", run: pings, build: |builder| builder.ping_interval(Duration::from_secs(2)), ..ROW },
+    Row { name: "join-leave", run: rooms, ..ROW },
+    Row { name: "broadcast-60hz", run: frames, ..ROW },
+];
+
+fn with_file(builder: ServerBuilder) -> ServerBuilder {
+    let folder = std::env::temp_dir().join(format!("tickws-bench-{}", std::process::id()));
+    let written =
+        std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join("file"), vec![7; FILE]));
+    if let Err(error) = written {
+        eprintln!("cannot write the file that is served: {error}");
+    }
+    builder.serve_dir("/files", folder)
+}
+
+fn deferring(builder: ServerBuilder) -> ServerBuilder {
+    builder.handshake_timeout(Duration::from_secs(3)).on_upgrade(|_, _| Decision::Defer)
+}
+
+/// A server and its clients on one thread; only calls of the server are measured.
+struct Bench {
+    server: Server,
+    clients: Vec<TcpStream>,
+    ids: Vec<ClientId>,
+    calls: Histogram<u64>,
+    buffer: Vec<u8>,
+    end: Instant,
+}
+
+pub fn run(options: &Options) -> Outcome<()> {
+    if let Some(core) = probe::cores()?.first() {
+        probe::pin(None, *core)?;
+    }
+    println!("CPU time of single calls in milliseconds, {} clients", options.clients);
+    println!(
+        "{:<18} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "row", "budget", "calls", "p50", "p99", "p99.9", "longest"
+    );
+    for row in
+        ROWS.iter().filter(|row| options.rows.is_empty() || options.rows.iter().any(|name| name == row.name))
+    {
+        for budget in [None, Some(BUDGET)] {
+            let mut bench = Bench::new(row, budget, (options.clients / row.fewer).max(1))?;
+            let note = (row.run)(&mut bench).map_err(|error| format!("{}: {error}", row.name))?;
+            let millis = |nanos: u64| nanos as f64 / 1e6;
+            let calls = &bench.calls;
+            println!(
+                "{:<18} {:>7} {:>8} {:>8.3} {:>8.3} {:>8.3} {:>8.3} {note}",
+                row.name,
+                budget.map_or("none".into(), |budget| format!("{budget:?}")),
+                calls.len(),
+                millis(calls.value_at_quantile(0.5)),
+                millis(calls.value_at_quantile(0.99)),
+                millis(calls.value_at_quantile(0.999)),
+                millis(calls.max()),
+            );
+        }
+    }
+    let _ =
+        std::fs::remove_dir_all(std::env::temp_dir().join(format!("tickws-bench-{}", std::process::id())));
+    Ok(())
+}
+
+fn cpu() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+impl Bench {
+    fn new(row: &Row, budget: Option<Duration>, clients: usize) -> Outcome<Bench> {
+        let server = Server::builder().time_budget(budget).max_connections_per_ip(None);
+        let server = (row.build)(server).bind("127.0.0.1:0")?;
+        let mut bench = Bench {
+            server,
+            clients: Vec::new(),
+            ids: Vec::new(),
+            calls: Histogram::new(3)?,
+            buffer: vec![0; 1 << 20],
+            end: Instant::now() + PATIENCE,
+        };
+        let addr = bench.server.local_addrs()[0];
+        while bench.clients.len() < clients {
+            let mut stream = TcpStream::connect(addr)?;
+            stream.set_nodelay(true)?;
+            if !row.plain {
+                stream.write_all(REQUEST)?;
+            }
+            stream.set_nonblocking(true)?;
+            bench.clients.push(stream);
+            if bench.clients.len() % 32 == 0 {
+                bench.poll()?;
+            }
+        }
+        while !row.plain && bench.ids.len() < clients {
+            bench.poll()?;
+            bench.check()?;
+        }
+        bench.settle(|_| {})?;
+        bench.read_all();
+        bench.calls.reset();
+        Ok(bench)
+    }
+
+    fn check(&self) -> Outcome<()> {
+        if Instant::now() > self.end { Err("it takes too long".into()) } else { Ok(()) }
+    }
+
+    /// One measured poll. Returns whether there is more to do.
+    fn poll(&mut self) -> Outcome<bool> {
+        let before = cpu();
+        let tick = self.server.poll_once()?;
+        self.calls.record(cpu() - before)?;
+        let mut events = 0;
+        for event in &tick {
+            events += 1;
+            if let Event::Open { client, .. } = event {
+                self.ids.push(client);
+            }
+        }
+        let more = tick.more() || events > 0;
+        Ok(more || self.server.next_timeout() == Some(Duration::ZERO))
+    }
+
+    /// Measured flushes until everything is written.
+    fn flush(&mut self) -> Outcome<()> {
+        loop {
+            let before = cpu();
+            let left = self.server.flush();
+            self.calls.record(cpu() - before)?;
+            if left == 0 {
+                return Ok(());
+            }
+            self.check()?;
+        }
+    }
+
+    /// Polls until nothing is left to do.
+    fn settle(&mut self, mut between: impl FnMut(&mut Bench)) -> Outcome<()> {
+        let mut idle = 0;
+        while idle < 3 {
+            idle = if self.poll()? { 0 } else { idle + 1 };
+            between(self);
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what has arrived, and returns its length.
+    fn read_all(&mut self) -> usize {
+        let Bench { clients, buffer, .. } = self;
+        clients.iter_mut().map(|client| read(client, buffer)).sum()
+    }
+}
+
+fn read(client: &mut TcpStream, buffer: &mut [u8]) -> usize {
+    let mut total = 0;
+    loop {
+        match client.read(buffer) {
+            Ok(count) if count > 0 => total += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            _ => return total,
+        }
+    }
+}
+
+fn broadcast(bench: &mut Bench) -> Outcome<String> {
+    for _ in 0..5 {
+        let _ = bench.server.broadcast(vec![1; 64]);
+        bench.flush()?;
+        bench.settle(|_| {})?;
+        bench.read_all();
+    }
+    Ok(String::new())
+}
+
+fn broadcast_large(bench: &mut Bench) -> Outcome<String> {
+    let _ = bench.server.broadcast(vec![1; 60_000]);
+    bench.flush()?;
+    bench.settle(|bench| _ = bench.read_all())?;
+    Ok(String::new())
+}
+
+fn different(bench: &mut Bench) -> Outcome<String> {
+    for (number, id) in bench.ids.iter().enumerate() {
+        bench.server.send(*id, vec![number as u8; 1024])?;
+    }
+    bench.flush()?;
+    bench.settle(|_| {})?;
+    Ok(String::new())
+}
+
+fn close_all(bench: &mut Bench) -> Outcome<String> {
+    for id in &bench.ids {
+        bench.server.close(*id, 1000, "bye")?;
+    }
+    bench.flush()?;
+    bench.read_all();
+    for client in &mut bench.clients {
+        client.write_all(&frame(8, &1000_u16.to_be_bytes(), true))?;
+    }
+    bench.settle(|_| {})?;
+    bench.clients.clear();
+    bench.settle(|_| {})?;
+    let stats = bench.server.stats();
+    Ok(format!("{} closed", stats.closed.total()))
+}
+
+fn drain(bench: &mut Bench) -> Outcome<String> {
+    for id in &bench.ids {
+        bench.server.send(*id, vec![1; 700_000])?;
+    }
+    bench.flush()?;
+    bench.settle(|_| {})?;
+    bench.calls.reset();
+    let before = bench.server.stats().bytes_out;
+    loop {
+        bench.read_all();
+        bench.settle(|_| {})?;
+        if bench.ids.iter().all(|id| bench.server.buffered(*id) == 0) {
+            break;
+        }
+        bench.check()?;
+    }
+    Ok(format!("{} MB drained", (bench.server.stats().bytes_out - before) / 1_000_000))
+}
+
+const GET: &[u8] = b"GET /files/file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+
+fn downloads(bench: &mut Bench) -> Outcome<String> {
+    for client in &mut bench.clients {
+        client.write_all(GET)?;
+    }
+    let want = FILE * bench.clients.len() / 4;
+    let mut got = 0;
+    while got < want {
+        for _ in 0..50 {
+            bench.poll()?;
+        }
+        got += bench.read_all();
+        bench.check()?;
+    }
+    Ok(format!("{} MB", got / 1_000_000))
+}
+
+/// One download in a loop of 60 frames per second that polls while there is more.
+fn download(bench: &mut Bench) -> Outcome<String> {
+    let client = bench.clients.first_mut().ok_or("no client")?;
+    client.write_all(GET)?;
+    let (start, mut got) = (Instant::now(), 0);
+    while got < FILE {
+        let frame = Instant::now() + Duration::from_micros(16_667);
+        let mut budget = 200;
+        while bench.poll()? && budget > 0 {
+            budget -= 1;
+            got += bench.read_all();
+        }
+        std::thread::sleep(frame.saturating_duration_since(Instant::now()));
+        got += bench.read_all();
+        bench.check()?;
+    }
+    Ok(format!("{:.1} MB/s", got as f64 / 1e6 / start.elapsed().as_secs_f64()))
+}
+
+fn shutdown(bench: &mut Bench) -> Outcome<String> {
+    bench.server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_millis(1));
+    std::thread::sleep(Duration::from_millis(5));
+    while !bench.server.is_drained() {
+        bench.poll()?;
+        bench.check()?;
+    }
+    Ok(String::new())
+}
+
+fn reset(bench: &mut Bench) -> Outcome<String> {
+    for client in bench.clients.drain(..) {
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+    }
+    bench.settle(|_| {})?;
+    Ok(format!("{} closed", bench.server.stats().closed.total()))
+}
+
+fn expire(bench: &mut Bench) -> Outcome<String> {
+    for client in &mut bench.clients {
+        client.write_all(REQUEST)?;
+    }
+    bench.settle(|_| {})?;
+    bench.calls.reset();
+    std::thread::sleep(Duration::from_secs(4));
+    bench.settle(|_| {})?;
+    Ok(format!("{} expired", bench.server.stats().rejected.unanswered))
+}
+
+fn pings(bench: &mut Bench) -> Outcome<String> {
+    let before = bench.server.stats().pings;
+    std::thread::sleep(Duration::from_secs(3));
+    bench.settle(|_| {})?;
+    Ok(format!("{} pings", bench.server.stats().pings - before))
+}
+
+fn rooms(bench: &mut Bench) -> Outcome<String> {
+    for _ in 0..3 {
+        for id in &bench.ids {
+            bench.server.join(*id, "everybody")?;
+        }
+        let room = Audience::Room("everybody".into());
+        let _ = bench.server.deliver(room, vec![1; 64], &SendOptions::new());
+        for id in &bench.ids {
+            bench.server.leave(*id, "everybody")?;
+        }
+        bench.flush()?;
+        bench.settle(|_| {})?;
+        bench.read_all();
+    }
+    Ok(String::new())
+}
+
+/// Two seconds of a game that broadcasts in each of its 60 frames per second. The flush of a frame
+/// goes on in the polls of the next one.
+fn frames(bench: &mut Bench) -> Outcome<String> {
+    let echo = frame(BINARY, &[1; 16], true);
+    let mut most = 0;
+    for number in 0..120 {
+        if let Some(client) = bench.clients.get_mut(number) {
+            client.write_all(&echo)?;
+        }
+        let _ = bench.server.deliver(Audience::Everyone, vec![1; 64], &SendOptions::new().latest(1));
+        let before = cpu();
+        let left = bench.server.flush();
+        bench.calls.record(cpu() - before)?;
+        most = most.max(left);
+        for _ in 0..4 {
+            bench.poll()?;
+        }
+        if number % 10 == 0 {
+            bench.read_all();
+        }
+    }
+    Ok(format!("at most {most} clients waited, {} values replaced", bench.server.stats().replaced))
+}
