@@ -69,13 +69,15 @@ fn deferring(builder: ServerBuilder) -> ServerBuilder {
     builder.handshake_timeout(Duration::from_secs(3)).on_upgrade(|_, _| Decision::Defer)
 }
 
-/// A server and its clients on one thread; only calls of the server are measured.
+/// A server and its clients; only calls of the server are measured.
 struct Bench {
     server: Server,
     clients: Vec<TcpStream>,
     ids: Vec<ClientId>,
     calls: Histogram<u64>,
     buffer: Vec<u8>,
+    /// The core of the clients.
+    core: usize,
     end: Instant,
 }
 
@@ -128,6 +130,7 @@ impl Bench {
             ids: Vec::new(),
             calls: Histogram::new(3)?,
             buffer: vec![0; 1 << 20],
+            core: probe::cores()?.last().copied().unwrap_or(0),
             end: Instant::now() + PATIENCE,
         };
         let addr = bench.server.local_addrs()[0];
@@ -199,8 +202,31 @@ impl Bench {
 
     /// Reads what has arrived, and returns its length.
     fn read_all(&mut self) -> usize {
-        let Bench { clients, buffer, .. } = self;
-        clients.iter_mut().map(|client| read(client, buffer)).sum()
+        self.with_clients(|clients, buffer| clients.iter_mut().map(|client| read(client, buffer)).sum())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Outcome<()> {
+        let written =
+            self.with_clients(|clients, _| clients.iter_mut().try_for_each(|client| client.write_all(bytes)));
+        Ok(written?)
+    }
+
+    /// Uses the clients on another core, so that the kernel's work for them is not measured.
+    fn with_clients<R: Send>(
+        &mut self,
+        use_them: impl FnOnce(&mut Vec<TcpStream>, &mut [u8]) -> R + Send,
+    ) -> R {
+        let Bench { clients, buffer, core, .. } = self;
+        let thread = || {
+            if let Err(error) = probe::pin(None, *core) {
+                eprintln!("the clients are not pinned: {error}");
+            }
+            use_them(clients, buffer)
+        };
+        std::thread::scope(|scope| match scope.spawn(thread).join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
 }
 
@@ -247,11 +273,9 @@ fn close_all(bench: &mut Bench) -> Outcome<String> {
     }
     bench.flush()?;
     bench.read_all();
-    for client in &mut bench.clients {
-        client.write_all(&frame(8, &1000_u16.to_be_bytes(), true))?;
-    }
+    bench.write_all(&frame(8, &1000_u16.to_be_bytes(), true))?;
     bench.settle(|_| {})?;
-    bench.clients.clear();
+    bench.with_clients(|clients, _| clients.clear());
     bench.settle(|_| {})?;
     let stats = bench.server.stats();
     Ok(format!("{} closed", stats.closed.total()))
@@ -279,9 +303,7 @@ fn drain(bench: &mut Bench) -> Outcome<String> {
 const GET: &[u8] = b"GET /files/file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
 fn downloads(bench: &mut Bench) -> Outcome<String> {
-    for client in &mut bench.clients {
-        client.write_all(GET)?;
-    }
+    bench.write_all(GET)?;
     let want = FILE * bench.clients.len() / 4;
     let mut got = 0;
     while got < want {
@@ -324,17 +346,19 @@ fn shutdown(bench: &mut Bench) -> Outcome<String> {
 }
 
 fn reset(bench: &mut Bench) -> Outcome<String> {
-    for client in bench.clients.drain(..) {
-        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-    }
+    bench.with_clients(|clients, _| {
+        for client in clients.drain(..) {
+            // Closing it then sends RST.
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        }
+        std::io::Result::Ok(())
+    })?;
     bench.settle(|_| {})?;
     Ok(format!("{} closed", bench.server.stats().closed.total()))
 }
 
 fn expire(bench: &mut Bench) -> Outcome<String> {
-    for client in &mut bench.clients {
-        client.write_all(REQUEST)?;
-    }
+    bench.write_all(REQUEST)?;
     bench.settle(|_| {})?;
     bench.calls.reset();
     std::thread::sleep(Duration::from_secs(4));
