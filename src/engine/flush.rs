@@ -21,7 +21,7 @@ impl<S: Stream> Engine<S> {
 
     /// Pieces that one call writes because sockets can be written to again. What peers cause is
     /// bounded also without a time budget: this many pieces take about a millisecond.
-    const RESUMED: usize = 32;
+    const RESUMED: usize = 24;
 
     /// Writes the output that was queued by calls of the application, one write per client. Writes
     /// also a bounded part of what peers caused: final close frames of clients reported closed, and

@@ -309,6 +309,8 @@ impl<S: Stream> Engine<S> {
                 exchange.step = Step::File { file, left: len, close: head.close };
                 // Only the write timeout applies: a file has no deadline of its own.
                 client.deadlines.close_by(after(now, Duration::MAX));
+                // Opening the file and reading its first piece cost more than other responses.
+                self.tick.received(2 * Self::RESPONSE);
                 self.pump_file(index, now);
                 return Ok(());
             }
