@@ -366,3 +366,45 @@ fn message_len(event: &Event<'_>) -> usize {
         _ => 0,
     }
 }
+
+/// A tiny budget still does everything, one step of each kind per call, and loses nothing.
+#[test]
+fn a_tiny_time_budget_writes_everything_in_turns() {
+    let mut h = Harness::with(Server::builder().time_budget(Duration::ZERO));
+    let mut clients: Vec<_> = (0..20).map(|_| h.connect()).collect();
+    h.settle();
+    for number in 0..5 {
+        let _ = h.server.broadcast(format!("{number}"));
+    }
+    let left = h.server.flush();
+    assert_eq!(left, 19, "one client per flush");
+    assert_eq!(h.server.flush(), 18);
+    assert!(h.server.poll_once().unwrap().more());
+    while h.server.flush() > 0 {}
+    for (raw, _) in &mut clients {
+        for number in 0..5 {
+            assert_eq!(h.frame(raw), raw::Frame::new(raw::TEXT, number.to_string()));
+        }
+    }
+    assert!(h.server.stats().budget_cuts > 0);
+    assert!(!h.server.poll_once().unwrap().more());
+}
+
+#[test]
+fn commands_of_a_handle_are_carried_out_in_turns() {
+    let mut h = Harness::with(Server::builder().time_budget(Duration::ZERO));
+    let (mut raw, id) = h.connect();
+    h.settle();
+    let handle = h.server.handle();
+    for number in 0..10 {
+        handle.send(id, number.to_string()).unwrap();
+    }
+    let mut polls = 0;
+    while h.server.poll_once().unwrap().more() {
+        polls += 1;
+    }
+    assert!(polls >= 9, "{polls} polls for ten commands");
+    for number in 0..10 {
+        assert_eq!(h.frame(&mut raw), raw::Frame::new(raw::TEXT, number.to_string()));
+    }
+}

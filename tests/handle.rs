@@ -372,3 +372,45 @@ fn a_shutdown_from_another_thread_ends_run() {
     drop(server);
     assert_eq!(handle.wake(), Err(HandleError::ServerGone));
 }
+
+#[test]
+fn a_server_that_is_replaced_in_a_call_can_be_polled_as_can_its_replacement() {
+    for budget in [None, Some(Duration::ZERO)] {
+        let mut h = Harness::with(Server::builder().time_budget(budget));
+        let (_raw, id) = h.connect();
+        h.settle();
+        let handle = h.server.handle();
+        let (give, taken) = mpsc::channel();
+        let other = Server::builder().time_budget(budget).bind("127.0.0.1:0").unwrap();
+        let addr = other.local_addrs()[0];
+        // The call runs in the middle of a poll, which sleeps until it comes.
+        let caller = thread::spawn(move || {
+            handle.call(move |server| {
+                assert_eq!(server.poll_once().unwrap_err().kind(), ErrorKind::ResourceBusy);
+                give.send(std::mem::replace(server, other)).unwrap();
+            })
+        });
+        let deadline = Deadline::new();
+        let mut first = loop {
+            let _ = h.server.poll_for(Duration::from_millis(100)).unwrap();
+            deadline.check("the call");
+            if let Ok(first) = taken.try_recv() {
+                break first;
+            }
+        };
+        join(caller, "the caller").unwrap();
+        // The poll went on with the replacement, which serves clients.
+        assert_eq!(h.server.local_addrs(), [addr]);
+        let mut raw = raw::Raw::connect(addr);
+        let client = h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
+        h.server.send(client, "from the second").unwrap();
+        assert_eq!(h.frame(&mut raw), Frame::new(TEXT, "from the second"));
+        // The first server has kept its client, and may be polled by its new owner.
+        assert!(first.is_open(id));
+        first.send(id, "from the first").unwrap();
+        for _ in 0..3 {
+            let _ = first.poll_once().unwrap();
+        }
+        assert_eq!(first.buffered(id), 0);
+    }
+}

@@ -442,3 +442,60 @@ fn a_client_offers_compression_if_configured() {
         assert_eq!((agreed, stats.bytes_out < 1_000, stats.bytes_in < 1_000), (wanted, wanted, wanted));
     }
 }
+
+/// The loop of the documentation ends when the client is over. The server must have its answer then.
+#[test]
+fn a_close_frame_that_is_owed_is_written_before_the_client_is_over() {
+    for dropped_at_once in [false, true] {
+        let (addr, thread) = serve(1, |stream| {
+            let mut socket = tungstenite::accept(stream).unwrap();
+            socket.send(Message::text("last words")).unwrap();
+            socket
+                .close(Some(tungstenite::protocol::CloseFrame { code: 4001.into(), reason: "bye".into() }))
+                .unwrap();
+            match socket.read() {
+                Ok(Message::Close(Some(frame))) => {
+                    assert_eq!((u16::from(frame.code), &*frame.reason), (4001, "bye"))
+                }
+                other => panic!("no reply to the close frame: {other:?}"),
+            }
+        });
+        let mut client = Client::connect(format!("ws://{addr}/")).unwrap();
+        let (mut closed, deadline) = (false, Deadline::new());
+        while !client.is_over() {
+            for event in &client.poll_wait(None).unwrap() {
+                closed |= matches!(event, Event::Close { .. });
+            }
+            if closed && dropped_at_once {
+                break;
+            }
+            deadline.check("the end of the client");
+        }
+        assert!(closed);
+        drop(client);
+        thread.join().unwrap();
+    }
+}
+
+/// The same for a program that drops its server in the tick of the peer's close frame.
+#[test]
+fn a_dropped_server_has_answered_the_close_frames_that_it_has_reported() {
+    let mut h = Harness::new();
+    let addr = h.server.local_addrs()[0];
+    let peer = thread::spawn(move || {
+        let mut socket = support::dial(addr, "/");
+        socket
+            .close(Some(tungstenite::protocol::CloseFrame { code: 4002.into(), reason: "".into() }))
+            .unwrap();
+        loop {
+            match socket.read() {
+                Ok(Message::Close(Some(frame))) => return u16::from(frame.code),
+                Ok(_) => {}
+                Err(error) => panic!("no reply to the close frame: {error}"),
+            }
+        }
+    });
+    h.until_seen("the close", 1, |seen| matches!(seen, Seen::Close(..)));
+    drop(h);
+    assert_eq!(peer.join().unwrap(), 4002);
+}

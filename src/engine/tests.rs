@@ -27,6 +27,7 @@ mod rooms;
 mod simulation;
 mod starvation;
 mod throttle;
+mod time_budget;
 mod web;
 mod world;
 
