@@ -73,6 +73,8 @@ impl App {
             .overflow(if rng.bool() { OverflowPolicy::Disconnect } else { OverflowPolicy::DropNewest })
             .event_budget(rng.usize(2..50))
             .read_budget(rng.usize(500..50_000))
+            // Every third server does one step of each kind per call.
+            .time_budget((seed % 3 == 2).then_some(std::time::Duration::ZERO))
             .max_rooms(5)
             .subprotocols(["a", "b"])
             .on_upgrade(move |request, response| {
