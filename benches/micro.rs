@@ -129,13 +129,13 @@ fn registry_publish_to_ten(bencher: Bencher<'_, '_>, rooms: u32) {
         next = (next + 7) % names.len();
         registry.members(black_box(names[next].as_str()).into()).map(|client| client.index()).sum::<usize>()
     });
-    registry.leave_all(id::ClientId::new(0, 1));
+    registry.leave_all(id::ClientId::new(0, id::Serial::new(1)));
 }
 
 #[divan::bench(args = [10, 1_000, 10_000])]
 fn registry_join_and_leave(bencher: Bencher<'_, '_>, rooms: u32) {
     let mut registry = registry_of(rooms);
-    let client = id::ClientId::new(u32::MAX, 1);
+    let client = id::ClientId::new(u32::MAX, id::Serial::new(1));
     bencher.bench_local(|| {
         let joined = registry.join(client, black_box("room number 00003").into());
         (joined, registry.leave(client, "room number 00003".into()))
@@ -154,7 +154,7 @@ fn registry_of(rooms: u32) -> registry::RoomRegistry {
     });
     for room in 0..rooms {
         for member in 0..10 {
-            let client = id::ClientId::new((room * 10 + member) % 1_000, 1);
+            let client = id::ClientId::new((room * 10 + member) % 1_000, id::Serial::new(1));
             registry.join(client, name(room).as_str().into()).expect("within the limits");
         }
     }

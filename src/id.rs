@@ -7,8 +7,8 @@ use std::{
 };
 
 /// The number of a connection, a link, a timer or a room, which never comes again: at a million per
-/// second 64 bits last for half a million years. Two halves need an alignment of four bytes only, so
-/// that an id has twelve bytes.
+/// second 64 bits last for half a million years. Two halves need an alignment of four bytes only,
+/// so that an id has twelve bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Serial([u32; 2]);
 

@@ -443,7 +443,8 @@ fn a_client_offers_compression_if_configured() {
     }
 }
 
-/// The loop of the documentation ends when the client is over. The server must have its answer then.
+/// The loop of the documentation ends when the client is over. The server must have its answer by
+/// that time.
 #[test]
 fn a_close_frame_that_is_owed_is_written_before_the_client_is_over() {
     for dropped_at_once in [false, true] {

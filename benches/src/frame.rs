@@ -142,7 +142,7 @@ impl Bench {
             }
             stream.set_nonblocking(true)?;
             bench.clients.push(stream);
-            if bench.clients.len() % 32 == 0 {
+            if bench.clients.len().is_multiple_of(32) {
                 bench.poll()?;
             }
         }

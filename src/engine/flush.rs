@@ -29,7 +29,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn flush(&mut self, now: Instant) {
         self.now = now;
         self.end_some(now);
-        // What is queued during the flush waits for the next one.
+        // Output that is queued during the flush waits for the next one.
         let count = self.work.len() - self.worked + self.dirty.len();
         self.deliver_batch(Some(now));
         for _ in 0..count {

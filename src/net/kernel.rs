@@ -71,8 +71,8 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// `events` is the maximum number of the kernel's events in one poll; others are reported by the
-    /// next poll.
+    /// `events` is the maximum number of the kernel's events in one poll; others are reported by
+    /// the next poll.
     pub(super) fn new(sockets: Vec<TcpListener>, events: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);

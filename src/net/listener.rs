@@ -145,13 +145,14 @@ impl Backoff {
     }
 }
 
-/// What an error of accept(2) means, and what follows.
+/// The classes of errors of accept(2).
 ///
-/// | class | errors | what follows |
+/// | class | errors | reaction |
 /// |---|---|---|
 /// | `Empty` | EAGAIN | wait for readiness |
 /// | `Interrupted` | EINTR | retry at once |
-/// | `Lost` | ECONNABORTED, ECONNRESET, ENETDOWN, ENETUNREACH, EHOSTUNREACH, ETIMEDOUT, EPERM, EACCES | retry at once; rest after `MAX_FAILURES` in a row |
+/// | `Lost` | ECONNABORTED, ECONNRESET, ETIMEDOUT | retry at once; rest after `MAX_FAILURES` |
+/// | `Lost` | ENETDOWN, ENETUNREACH, EHOSTUNREACH, EPERM, EACCES | the same |
 /// | `Exhausted` | EMFILE, ENFILE, ENOBUFS, ENOMEM, all others | rest |
 /// | `Dead` | EINVAL, EOPNOTSUPP | give the listener up |
 #[derive(Debug, PartialEq)]
@@ -171,8 +172,8 @@ fn classify(error: &io::Error) -> ErrorClass {
     match error.kind() {
         WouldBlock => ErrorClass::Empty,
         Interrupted => ErrorClass::Interrupted,
-        // accept(2) also returns errors that a connection had before it was accepted. A firewall may
-        // refuse one connection, and a security module all of them.
+        // accept(2) also returns errors that a connection had before it was accepted. A firewall
+        // may refuse one connection, and a security module all of them.
         ConnectionAborted | ConnectionReset | HostUnreachable | NetworkDown | NetworkUnreachable
         | PermissionDenied | TimedOut => ErrorClass::Lost,
         // EINVAL, EOPNOTSUPP: the socket does not listen, because it was shut down.

@@ -405,8 +405,8 @@ impl Server {
     }
 }
 
-/// Marks a server as inside a closure of [`Handle::call`] while it lives, wherever the closure moves
-/// the server.
+/// Marks a server as inside a closure of [`Handle::call`] while it lives, wherever the closure
+/// moves the server.
 struct InCall(Arc<AtomicBool>);
 
 impl Drop for InCall {

@@ -54,9 +54,10 @@ pub use handle::Handle;
 /// - Control the server from other threads: [`handle`](Server::handle).
 ///
 /// Nothing happens between calls: there is no thread and no runtime behind a server. Messages are
-/// queued and leave at the next flush, with which every poll begins. Dropping the server writes what
-/// is queued, as far as the sockets accept it at once, and drops all connections, those that are open
-/// without a close frame; [`shutdown`](Server::shutdown) closes them in an orderly way first.
+/// queued and leave at the next flush, with which every poll begins. Dropping the server writes
+/// what is queued, as far as the sockets accept it at once, and drops all connections, those that
+/// are open without a close frame; [`shutdown`](Server::shutdown) closes them in an orderly way
+/// first.
 ///
 /// # Portability
 ///

@@ -1,5 +1,5 @@
-//! Polls and flushes with a time budget: all kinds of work in turns, step by step, until the time is
-//! over (law 1, ARCHITECTURE.md).
+//! Polls and flushes with a time budget: all kinds of work in turns, step by step, until the time
+//! is over (law 1, ARCHITECTURE.md).
 
 use std::{
     io,

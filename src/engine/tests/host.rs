@@ -177,6 +177,17 @@ impl Host {
         self.engine.finish_tick(self.now, false)
     }
 
+    /// Whether the final close frame of a client that was reported closed has not been queued.
+    pub(super) fn awaits_close(&self, id: crate::ClientId) -> bool {
+        self.engine.ended.iter().any(|(ended, _)| *ended == id)
+    }
+
+    /// Whether the time budget has not reached a client that would take output.
+    pub(super) fn awaits_turn(&self, id: crate::ClientId) -> bool {
+        let client = &self.engine.clients[id.index()];
+        self.engine.config().time_budget.is_some() && client.in_dirty && !client.outbox.is_blocked()
+    }
+
     /// Does one step of each kind, and some more at random, as a server with a small time budget.
     fn take_turns(&mut self, kinds: &[Work]) {
         let more = self.chaos.as_mut().map_or(0, |rng| rng.pick(&[0, 0, 0, 1, 5, 100]));

@@ -102,7 +102,7 @@ fn no_kind_of_work_starves_another() {
 fn latest_values_are_framed_when_their_turn_comes() {
     let mut host = Host::new(one_step());
     let mut peers = open(&mut host, 10);
-    let mut send = |host: &mut Host, text: &str| {
+    let send = |host: &mut Host, text: &str| {
         for (_, id) in &peers {
             host.engine.send_latest(*id, 1.into(), text.into()).unwrap();
         }

@@ -168,15 +168,16 @@ impl ServerBuilder {
         /// Time after which a `poll_*` or a `flush` ends; the rest is carried over, and
         /// [`Tick::more`](crate::Tick::more) and the result of [`flush`](Server::flush) say so. All
         /// work takes turns, one step at a time: output, input, ends of connections, timers,
-        /// accepts, commands of handles and outbound attempts. Each gets at least one step per call.
-        /// A step is at most one write of 64 KiB, or one read and the messages that it completes.
+        /// accepts, commands of handles and outbound attempts. Each gets at least one step in each
+        /// call. A step is at most one write of 64 KiB, or one read and the messages in it.
         /// The time that a poll sleeps does not count; closures and
         /// [`Handle::call`](crate::Handle::call) take as long as the application lets them.
         ///
         /// No client is closed because the budget is too small: time in which the server did not
         /// reach a client does not count towards its timeouts, and a message that finds its outbox
-        /// full for this reason is dropped. [`Stats::budget_cuts`](crate::Stats::budget_cuts) counts
-        /// the calls that left output over, and one line in the log warns if that lasts a second.
+        /// full for this reason is dropped. [`Stats::budget_cuts`](crate::Stats::budget_cuts)
+        /// counts the calls that left output over, and one line in the log warns if that lasts a
+        /// second.
         /// `None`: no time limit; what peers cause is bounded by counts. Default `None`.
         time_budget: impl Into<Option<Duration>>;
 

@@ -136,13 +136,7 @@ impl World<'_> {
 
     fn state(&self, id: ClientId) -> State {
         match self.members[self.by_id[&id]].state {
-            // With a time budget the final close frame waits for its turn.
-            State::Leaving(flushes)
-                if flushes != self.flushes
-                    && !self.host.engine.ended.iter().any(|(ended, _)| *ended == id) =>
-            {
-                State::Gone
-            }
+            State::Leaving(flushes) if flushes != self.flushes && !self.host.awaits_close(id) => State::Gone,
             state => state,
         }
     }
@@ -260,9 +254,7 @@ impl World<'_> {
         for &id in &to {
             let client = &self.host.engine.clients[id.index()];
             let waiting = client.outbox.frames_len();
-            // The budget has not reached this client, so it is not its fault that there is no room.
-            let in_turns = self.host.engine.config().time_budget.is_some();
-            let excused = in_turns && client.in_dirty && !client.outbox.is_blocked();
+            let excused = self.host.awaits_turn(id);
             let member = &mut self.members[self.by_id[&id]];
             if frame <= max && waiting + frame <= max {
                 expected.queued += 1;
@@ -446,7 +438,7 @@ impl World<'_> {
             self.read(at);
             let member = &self.members[at];
             // With a time budget a client may have to wait for its turn.
-            let waits = self.host.engine.config().time_budget.is_some() && self.host.engine.unflushed() > 0;
+            let waits = self.host.engine.config().time_budget.is_some();
             let complete =
                 !self.calm || member.stuck || member.may_miss || waits || member.expected.is_empty();
             assert!(complete, "not received: {:?}", member.expected);
@@ -504,8 +496,7 @@ impl World<'_> {
                 assert_eq!(*violation, ProtocolError::UnmaskedFrame);
                 ("protocol", State::Leaving(self.flushes))
             }
-            // A flush followed the publish that reported the overflow. With a time budget the final
-            // close may still wait for its turn.
+            // With a time budget the end may wait for its turn after the publish that reported it.
             CloseReason::Overflow if self.host.engine.get(id).is_none() => ("overflow", State::Gone),
             CloseReason::Overflow => ("overflow", State::Leaving(self.flushes)),
             CloseReason::Disconnected => ("disconnected", State::Gone),
