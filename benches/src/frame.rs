@@ -39,7 +39,7 @@ struct Row {
 
 const ROW: Row = Row { name: "", build: |builder| builder, run: broadcast, fewer: 1, plain: false };
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 14] = [
     Row { name: "broadcast-64", ..ROW },
     Row { name: "broadcast-60k", run: broadcast_large, ..ROW },
     Row { name: "different-1k", run: different, ..ROW },
@@ -53,6 +53,7 @@ const ROWS: [Row; 13] = [
     Row { name: "pings", run: pings, build: |builder| builder.ping_interval(Duration::from_secs(2)), ..ROW },
     Row { name: "join-leave", run: rooms, ..ROW },
     Row { name: "broadcast-60hz", run: frames, ..ROW },
+    Row { name: "large-messages", run: large_messages, fewer: 2, ..ROW },
 ];
 
 fn with_file(builder: ServerBuilder) -> ServerBuilder {
@@ -415,4 +416,32 @@ fn frames(bench: &mut Bench) -> Outcome<String> {
         }
     }
     Ok(format!("at most {most} clients waited, {} values replaced", bench.server.stats().replaced))
+}
+
+/// Each client sends one message of 1 MiB, all at the same time.
+fn large_messages(bench: &mut Bench) -> Outcome<String> {
+    let message = frame(BINARY, &vec![1; 1 << 20], true);
+    let mut sent = vec![0; bench.clients.len()];
+    let before = bench.server.stats().messages_in;
+    loop {
+        let left = bench.with_clients(|clients, _| {
+            for (client, sent) in clients.iter_mut().zip(&mut sent) {
+                let end = message.len().min(*sent + 64 * 1024);
+                // A client that was closed, or whose buffer is full, sends nothing now.
+                *sent += client.write(&message[*sent..end]).unwrap_or(0);
+            }
+            sent.iter().filter(|sent| **sent < message.len()).count()
+        });
+        for _ in 0..50 {
+            bench.poll()?;
+        }
+        let stats = bench.server.stats();
+        let (received, shed) = (stats.messages_in - before, stats.closed.total());
+        if received + shed >= bench.clients.len() as u64 {
+            return Ok(format!("{received} received, {shed} closed"));
+        }
+        bench
+            .check()
+            .map_err(|error| format!("{error}: {received} received, {shed} closed, {left} sending"))?;
+    }
 }

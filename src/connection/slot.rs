@@ -64,6 +64,8 @@ pub(crate) struct Slot<S> {
     pub(crate) outbound: bool,
     /// In the memory limit's list of ready clients that are not read.
     pub(crate) held_back: bool,
+    /// Among the clients that are read while others are held back.
+    pub(crate) leads: bool,
     /// In the ready list.
     pub(crate) in_ready: bool,
     /// In the dirty list.
@@ -264,6 +266,7 @@ impl<S> Slot<S> {
             served: false,
             outbound: false,
             held_back: false,
+            leads: false,
             in_ready: false,
             in_dirty: false,
             backed_up: false,

@@ -313,6 +313,9 @@ impl<S: Stream> Engine<S> {
         self.endings += 1;
         let mut client = self.clients.remove(index);
         self.memory_limit.inbound -= client.counted_inbound as usize;
+        if client.leads {
+            self.end_precedence(ClientId::new(index as u32, client.serial));
+        }
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
             _ => self.leave_place(client.remote, client.outbound),

@@ -2,11 +2,15 @@
 //!
 //! | buffered, of `max_total_buffered` | step | until |
 //! |---|---|---|
+//! | input above 1/4 | few clients at a time are read (`precedence.rs`) | 1/4 |
 //! | above 3/4 | new connections get a 503 response | 5/8 |
 //! | above 7/8 | no client is read: TCP slows the peers down | 3/4 |
 //! | above 8/8, or [`Engine::GRACE`] without reads | the largest are closed with 1013 | 3/4 |
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use super::{Engine, Stream, slot_mut, timers::Alarm};
 use crate::{
@@ -25,12 +29,23 @@ pub(super) struct MemoryLimit {
     /// Bytes of memory held by partial messages and request heads.
     pub(super) inbound: usize,
     /// Ready clients that are not read until the pressure falls.
-    pub(super) held_back: Vec<ClientId>,
+    pub(super) held_back: VecDeque<ClientId>,
+    /// Up to this many bytes of input all clients are read: see `precedence.rs`.
+    pub(super) uncrowded: usize,
     /// When reading stopped, and the alarm that ends the wait.
     stopped: Option<(Instant, timer_wheel::Key)>,
 }
 
+impl MemoryLimit {
+    pub(super) fn new(limit: Option<usize>) -> Self {
+        MemoryLimit { uncrowded: limit.map_or(usize::MAX, |limit| limit / 4), ..MemoryLimit::default() }
+    }
+}
+
 impl<S: Stream> Engine<S> {
+    /// With this much input or less a client has no large message that is incomplete.
+    const SMALL: u32 = 16 * 1024;
+
     /// How long peers may drain their data while no client is read, before the largest are closed.
     const GRACE: Duration = Duration::from_millis(250);
 
@@ -125,7 +140,7 @@ impl<S: Stream> Engine<S> {
             Stage::Linger { .. } => true,
         };
         if !leaves && !std::mem::replace(&mut client.held_back, true) {
-            self.memory_limit.held_back.push(id);
+            self.memory_limit.held_back.push_back(id);
         }
         !leaves
     }
@@ -137,6 +152,10 @@ impl<S: Stream> Engine<S> {
         self.memory_limit.inbound =
             self.memory_limit.inbound + held as usize - client.counted_inbound as usize;
         client.counted_inbound = held;
+        if client.leads && held <= Self::SMALL {
+            let id = self.id(index);
+            self.end_precedence(id);
+        }
     }
 
     /// Closes the clients that hold the most until the buffered bytes are below 3/4 of the limit.

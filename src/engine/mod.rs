@@ -24,6 +24,7 @@ pub(crate) mod hooks;
 mod http;
 mod memory_limit;
 mod outbound;
+mod precedence;
 mod receive;
 mod reject;
 pub(crate) mod rooms;
@@ -71,6 +72,7 @@ use endings::Sweep;
 use flush::note_dirty;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
+use precedence::Precedence;
 use send::broadcast_batch::BroadcastBatch;
 pub(crate) use steps::Work;
 use timers::{Alarm, AppTimer};
@@ -103,6 +105,7 @@ pub(crate) struct Engine<S> {
     rooms: RoomRegistry,
     users: RoomRegistry,
     memory_limit: MemoryLimit,
+    precedence: Precedence,
     /// Clients with input to read, each at most once, served round-robin. Stale ids are skipped
     /// when their turn comes.
     ready: VecDeque<ClientId>,
@@ -166,6 +169,7 @@ impl<S: Stream> Engine<S> {
             name: config.max_room_name,
         };
         let outbound = OutboxPool::new(Self::POOL_BYTES);
+        let memory_limit = MemoryLimit::new(config.max_total_buffered);
         Engine {
             codec: Codec::new(&config),
             config,
@@ -184,7 +188,8 @@ impl<S: Stream> Engine<S> {
             entropy: None,
             rooms: RoomRegistry::new(rooms),
             users: RoomRegistry::new(RegistryLimits::USERS),
-            memory_limit: MemoryLimit::default(),
+            memory_limit,
+            precedence: Precedence::default(),
             ready: VecDeque::new(),
             postponed: Vec::new(),
             resumes: false,

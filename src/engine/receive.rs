@@ -91,7 +91,7 @@ impl<S: Stream> Engine<S> {
         if client.grace == Grace::Given {
             client.grace = Grace::Used;
         }
-        if client.paused || self.hold_back(index) {
+        if client.paused || self.hold_back(index) || self.yields(index, now) {
             return true;
         }
         let is_http = matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_));

@@ -23,6 +23,8 @@ pub(super) enum Alarm {
     Shutdown,
     /// Reading was stopped for too long under memory pressure.
     Grace,
+    /// A leader may have stalled, so that others are held back for nothing.
+    Stall,
     /// Ends the host's sleep for a deadline that is kept outside the engine.
     Wake,
 }
@@ -80,6 +82,7 @@ impl<S: Stream> Engine<S> {
             Some(Alarm::Timer(index)) => self.timer_due(index, now),
             Some(Alarm::Shutdown) => self.begin_sweep(Sweep::dropping(), now),
             Some(Alarm::Grace) => self.end_grace(now),
+            Some(Alarm::Stall) => self.end_stalled(now),
             Some(Alarm::Wake) => {}
         }
         true

@@ -103,7 +103,9 @@ impl Host {
         assert!(engine.ready.len() + engine.postponed.len() <= 2 * engine.clients.len() + 64, "growth");
         let rest = engine.wheel.len() - timers;
         // A shutdown has its own timer, and so does the memory limit.
-        let own = usize::from(engine.shutting_down) + usize::from(engine.pressure() > Pressure::Refusing);
+        let own = usize::from(engine.shutting_down)
+            + usize::from(engine.precedence.has_timer())
+            + usize::from(engine.pressure() > Pressure::Refusing);
         assert!(rest <= own, "{rest} timers without an owner");
     }
 

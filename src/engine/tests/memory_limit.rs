@@ -321,7 +321,8 @@ fn partial_messages_count_and_the_largest_is_closed() {
         peer.raw(&bytes);
     }
     let mut ended = Vec::new();
-    for _ in 0..50 {
+    // The clients become leaders one after the other, and stall.
+    for _ in 0..400 {
         ended.extend(closes(&host.poll()));
         host.check();
         host.advance(10 * MS);
@@ -381,4 +382,89 @@ fn nothing_is_shed_without_a_memory_limit() {
     }
     assert_eq!(host.poll().len(), 0);
     assert!(host.engine.total_buffered() > 4_000 * KB);
+}
+
+// ---- many large messages at a time ----
+
+const SENDERS: usize = 60;
+const MESSAGE: usize = 100_000;
+
+fn crowd() -> (Host, Vec<(Peer, ClientId)>) {
+    let config = Config {
+        max_total_buffered: Some(2_000_000),
+        max_message_size: MESSAGE,
+        silence_timeout: None,
+        ..Config::default()
+    };
+    let mut host = Host::new(config);
+    let peers: Vec<_> = (0..SENDERS).map(|_| host.open()).collect();
+    (host, peers)
+}
+
+/// Sends the message of each sender in pieces, in turns, from `from` to `to`.
+fn send_pieces(host: &mut Host, peers: &[(Peer, ClientId)], from: usize, to: usize) -> Vec<ClientId> {
+    let message = crate::net::sim::masked(BINARY, true, &[7; MESSAGE], 1);
+    let (mut at, mut complete) = (from, Vec::new());
+    while at < to.min(message.len()) {
+        let end = (at + 5_000).min(message.len()).min(to);
+        for (peer, _) in peers {
+            peer.raw(&message[at..end]);
+        }
+        at = end;
+        let tick = host.poll();
+        assert_eq!(closes(&tick), []);
+        host.check();
+        complete.extend(messages(&tick).into_iter().map(|(client, _)| client));
+    }
+    complete
+}
+
+/// Polls until `count` messages are complete.
+fn poll_until(host: &mut Host, complete: &mut Vec<ClientId>, count: usize) {
+    for _ in 0..5_000 {
+        if complete.len() == count {
+            return;
+        }
+        host.advance(5 * MS);
+        let tick = host.poll();
+        assert_eq!(closes(&tick), []);
+        host.check();
+        complete.extend(messages(&tick).into_iter().map(|(client, _)| client));
+    }
+}
+
+#[test]
+fn large_messages_of_a_crowd_are_completed_and_nobody_is_shed() {
+    let (mut host, peers) = crowd();
+    let mut complete = send_pieces(&mut host, &peers, 0, usize::MAX);
+    poll_until(&mut host, &mut complete, SENDERS);
+    complete.sort();
+    assert_eq!(complete, peers.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+    assert_eq!(host.engine.stats().closed.total(), 0);
+    assert_eq!(host.engine.stats().reading_stops, 0, "reading went on for some all the time");
+}
+
+#[test]
+fn stalled_large_messages_do_not_keep_others_from_completing() {
+    let (mut host, peers) = crowd();
+    let (stalled, others) = peers.split_at(SENDERS / 10);
+    // The stalled ones begin first, and so have precedence.
+    let mut complete = send_pieces(&mut host, stalled, 0, 60_000);
+    complete.extend(send_pieces(&mut host, others, 0, usize::MAX));
+    // A client that sends small messages is held up for a while only.
+    let (mut small, id) = (host.connect(), peers[0].1);
+    small.handshake();
+    assert!(host.engine.is_open(id));
+    poll_until(&mut host, &mut complete, others.len());
+    complete.sort();
+    assert_eq!(complete, others.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+    assert!(host.elapsed() < 5 * SEC, "{:?}", host.elapsed());
+    // The stalled ones may go on.
+    let more = send_pieces(&mut host, stalled, 60_000, usize::MAX);
+    let mut late = more.len();
+    for _ in 0..500 {
+        host.advance(5 * MS);
+        late += messages(&host.poll()).len();
+    }
+    assert_eq!((late, host.engine.stats().closed.total()), (stalled.len(), 0));
 }

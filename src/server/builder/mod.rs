@@ -129,8 +129,10 @@ impl ServerBuilder {
         overflow: OverflowPolicy;
 
         /// Memory limit for all connections together, in bytes: partial messages, request heads and
-        /// queued messages. A frame queued for several clients counts once. Near the limit the
-        /// server reduces load in this order. Above 3/4 it rejects new connections with 503. Above
+        /// queued messages. A frame queued for several clients counts once. While the input exceeds
+        /// a quarter of the limit, few clients at a time are read, to the end of their messages.
+        /// One that sends nothing for 250 ms gives its place to another. Near the limit the server
+        /// reduces load in this order. Above 3/4 it rejects new connections with 503. Above
         /// 7/8 it stops reading. When reading has been stopped for 250 ms, or immediately above the
         /// limit, it closes the clients with the most buffered bytes with 1013
         /// ([`CloseReason::Shed`](crate::CloseReason::Shed)), or without a close frame if most of a
