@@ -301,3 +301,23 @@ fn messages_behind_our_close_frame_use_up_the_event_budget() {
     assert!(polls >= 200 / 10 / 2, "{polls} polls for 200 discarded messages");
     assert!(got.is_empty() || got == [(other, b"mine".to_vec())]);
 }
+
+/// The read that completes the head is as long as the budget allows, so the socket may hold more.
+#[test]
+fn a_client_that_opens_with_input_in_the_kernel_is_read_without_another_readable_event() {
+    let len = {
+        let mut host = Host::new(Config::default());
+        host.connect().request().len()
+    };
+    let mut host = Host::new(Config { read_budget: len, ..Config::default() });
+    let mut peer = host.connect();
+    peer.handshake();
+    peer.text("first");
+    let mut got = Vec::new();
+    for _ in 0..10 {
+        got.extend(messages(&host.poll()));
+        host.check();
+    }
+    let client = host.engine.clients().next().unwrap();
+    assert_eq!(got, [(client, b"first".to_vec())]);
+}
