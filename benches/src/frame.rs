@@ -86,6 +86,9 @@ pub fn run(options: &Options) -> Outcome<()> {
     if let Some(core) = probe::cores()?.first() {
         probe::pin(None, *core)?;
     }
+    if let Some(unknown) = options.rows.iter().find(|name| ROWS.iter().all(|row| row.name != *name)) {
+        return Err(format!("{unknown:?} is not a row").into());
+    }
     println!("CPU time of single calls in milliseconds, {} clients", options.clients);
     println!(
         "{:<18} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8}",
@@ -161,20 +164,25 @@ impl Bench {
         if Instant::now() > self.end { Err("it takes too long".into()) } else { Ok(()) }
     }
 
-    /// One measured poll. Returns whether there is more to do.
+    /// One measured poll. Returns whether there is more to do, now or after a flush.
     fn poll(&mut self) -> Outcome<bool> {
+        let before = self.server.stats().messages_in;
+        let more = self.poll_more()?;
+        let received = self.server.stats().messages_in > before;
+        Ok(more || received || self.server.next_timeout() == Some(Duration::ZERO))
+    }
+
+    /// One measured poll. Returns what the tick says: whether there is more to do.
+    fn poll_more(&mut self) -> Outcome<bool> {
         let before = cpu();
         let tick = self.server.poll_once()?;
         self.calls.record(cpu() - before)?;
-        let mut events = 0;
         for event in &tick {
-            events += 1;
             if let Event::Open { client, .. } = event {
                 self.ids.push(client);
             }
         }
-        let more = tick.more() || events > 0;
-        Ok(more || self.server.next_timeout() == Some(Duration::ZERO))
+        Ok(tick.more())
     }
 
     /// Measured flushes until everything is written.
@@ -328,7 +336,7 @@ fn download(bench: &mut Bench) -> Outcome<String> {
     while got < FILE {
         let frame = Instant::now() + Duration::from_micros(16_667);
         let mut budget = 200;
-        while bench.poll()? && budget > 0 {
+        while bench.poll_more()? && budget > 0 {
             budget -= 1;
             got += bench.read_all();
         }

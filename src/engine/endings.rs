@@ -61,6 +61,9 @@ impl<S: Stream> Engine<S> {
 
     /// Ends connections one by one, up to the bound of one call.
     pub(super) fn end_some(&mut self, now: Instant) {
+        if self.ended.is_empty() && self.sweep.is_none() {
+            return;
+        }
         for _ in 0..Self::ENDINGS {
             if !self.end_next(now) {
                 break;
@@ -70,6 +73,9 @@ impl<S: Stream> Engine<S> {
 
     /// Continues a pass, up to the bound of one call.
     pub(super) fn sweep_some(&mut self, now: Instant) {
+        if self.sweep.is_none() {
+            return;
+        }
         for _ in 0..Self::ENDINGS {
             if !self.sweep_next(now) {
                 break;

@@ -30,19 +30,28 @@ impl<S: Stream> Engine<S> {
         self.now = now;
         self.end_some(now);
         // Output that is queued during the flush waits for the next one.
-        let count = self.work.len() - self.worked + self.dirty.len();
+        let mut work = std::mem::take(&mut self.work);
+        work.drain(..std::mem::take(&mut self.worked));
+        work.append(&mut self.dirty);
         self.deliver_batch(Some(now));
-        for _ in 0..count {
-            let Some(index) = self.next_dirty() else { break };
+        for index in work.drain(..) {
             self.write_queued(index, usize::MAX, now);
         }
+        self.work = work;
         self.write_resumed(now);
         self.update_pressure(now);
     }
 
     /// Continues the output of clients whose sockets can be written to again, and of files that are
     /// served.
+    #[inline]
     pub(crate) fn write_resumed(&mut self, now: Instant) {
+        if !self.resumed.is_empty() {
+            self.write_some(now);
+        }
+    }
+
+    fn write_some(&mut self, now: Instant) {
         for _ in 0..Self::RESUMED {
             let Some(index) = self.resumed.pop_front() else { return };
             self.write_queued(index, Self::PIECE, now);
@@ -82,6 +91,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Writes at most `max` bytes to a client of one of the lists of output.
+    #[inline]
     fn write_queued(&mut self, index: u32, max: usize, now: Instant) {
         let index = index as usize;
         if let Some(client) = self.clients.get_mut(index)

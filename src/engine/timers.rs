@@ -66,6 +66,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Fires one timer. `false`: none is due, or the tick has no room for its event.
+    #[inline]
     pub(super) fn timer_next(&mut self, now: Instant) -> bool {
         // One event is reserved for input. With a budget of one, timers and input alternate.
         let reserved = if self.config.event_budget == 1 { self.poll as usize % 2 } else { 1 };

@@ -22,6 +22,7 @@ impl Server {
 
     /// Accepts once, within the budget. `false`: no listener may have further connections now, or
     /// the budget is used up.
+    #[inline]
     pub(super) fn accept_next(&mut self, budget: &mut usize, now: Instant) -> bool {
         let Some(left) = budget.checked_sub(1) else { return false };
         *budget = left;

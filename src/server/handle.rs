@@ -347,11 +347,13 @@ impl Server {
     }
 
     /// Takes the wake-up of the handles. Returns whether there was one.
+    #[inline]
     pub(super) fn open_mailbox(&mut self) -> bool {
         self.mailbox.as_mut().is_some_and(Mailbox::open)
     }
 
     /// Carries out one command, within the budget. `false`: none waits, or the budget is used up.
+    #[inline]
     pub(super) fn carry_out_next(&mut self, budget: &mut usize) -> bool {
         let Some(left) = budget.checked_sub(1) else { return false };
         let Some(command) = self.mailbox.as_mut().and_then(Mailbox::take) else { return false };

@@ -77,6 +77,7 @@ impl Server {
     }
 
     /// Hands the results of the resolver to the engine.
+    #[inline]
     pub(super) fn take_resolved(&mut self, now: Instant) {
         if let Some(found) = self.host.resolved() {
             for (id, addrs) in found {
@@ -87,6 +88,7 @@ impl Server {
 
     /// Opens one socket or looks up one name, within the budget. `false`: nothing is left to do, or
     /// the budget is used up.
+    #[inline]
     pub(super) fn dial_next(&mut self, budget: &mut usize, now: Instant) -> bool {
         let Some(left) = budget.checked_sub(1) else { return false };
         let Some(order) = self.engine.next_dial(now) else { return false };
