@@ -212,7 +212,8 @@ impl Server {
 
     /// Drops the connection now, without a close frame, and discards what is queued. Its `Close`
     /// event comes with the next tick. An outbound connection that is not open yet is given up, as
-    /// by [`close`](Server::close).
+    /// by [`close`](Server::close). A client whose `Close` was reported in the last tick still gets
+    /// the close frame that it is owed.
     ///
     /// # Errors
     ///

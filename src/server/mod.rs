@@ -238,13 +238,13 @@ impl Server {
     ///
     /// - Without a [`time_budget`](crate::ServerBuilder::time_budget) it writes all that the
     ///   application has queued. A client costs one system call, about 8 µs on loopback. What peers
-    ///   cause is bounded: 128 final close frames, and 64 clients whose sockets can be written to
-    ///   again.
+    ///   cause is bounded: 128 final close frames, and 24 pieces of 64 KiB to clients whose sockets
+    ///   can be written to again.
     /// - With one it writes in turns, at most 64 KiB to a client at a time, until the time is over.
     ///   The next call goes on where this one ended. Latest values are framed when their client's
     ///   turn comes, so a client whose turn comes later gets fresher ones.
     ///
-    /// A program that stops calls it until it returns 0, or a few times.
+    /// A program that stops may call it until it returns 0. Dropping the server has the same effect.
     pub fn flush(&mut self) -> usize {
         match self.engine.config().time_budget {
             Some(budget) => self.flush_in_turns(budget),
@@ -330,6 +330,10 @@ impl Server {
 /// right after an event does not keep its peers from their close frames.
 impl Drop for Server {
     fn drop(&mut self) {
+        // A second panic would end the process.
+        if std::thread::panicking() {
+            return;
+        }
         let now = self.now();
         while self.engine.step(Work::Endings, now) {}
         self.engine.flush(now);
