@@ -244,7 +244,7 @@ impl Server {
     ///   The next call goes on where this one ended. Latest values are framed when their client's
     ///   turn comes, so a client whose turn comes later gets fresher ones.
     ///
-    /// A program that stops may call it until it returns 0. Dropping the server has the same effect.
+    /// A program that stops may call it until it returns 0.
     pub fn flush(&mut self) -> usize {
         match self.engine.config().time_budget {
             Some(budget) => self.flush_in_turns(budget),
