@@ -423,8 +423,9 @@ mod tests {
     /// pointer.
     #[test]
     fn an_idle_client_is_small() {
-        let size = size_of::<Slot<mio::net::TcpStream>>();
+        // A socket in a release build has the size of this type. Debug builds of mio add to it.
+        let size = size_of::<Slot<std::num::NonZeroU32>>();
         let compression = if cfg!(feature = "deflate") { 8 } else { 0 };
-        assert!(size <= 424 + compression, "{size} bytes");
+        assert!(size <= 416 + compression, "{size} bytes");
     }
 }
