@@ -59,8 +59,8 @@ fn main() -> Outcome<()> {
         let name = if features.is_empty() { "no features" } else { features };
         let change = (count / base - 1.0) * 100.0;
         println!("  {name:<14} {count:>8.1}  {change:>+6.2} %");
-        if change > 2.0 {
-            return Err("a feature that is not used costs more than 2 %".into());
+        if change > 1.0 {
+            return Err("a feature that is not used costs more than 1 %".into());
         }
     }
     Ok(())

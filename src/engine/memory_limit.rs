@@ -2,7 +2,7 @@
 //!
 //! | buffered, of `max_total_buffered` | step | until |
 //! |---|---|---|
-//! | input above 1/4 | few clients at a time are read (`precedence.rs`) | 1/4 |
+//! | input above 1/4 | large messages are read a few at a time (`precedence.rs`) | 1/4 |
 //! | above 3/4 | new connections get a 503 response | 5/8 |
 //! | above 7/8 | no client is read: TCP slows the peers down | 3/4 |
 //! | above 8/8, or [`Engine::GRACE`] without reads | the largest are closed with 1013 | 3/4 |
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Engine, Stream, slot_mut, timers::Alarm};
+use super::{Engine, Stream, timers::Alarm};
 use crate::{
     close_code::CloseCode,
     connection::slot::{FinalClose, Slot, Stage},
@@ -30,22 +30,11 @@ pub(super) struct MemoryLimit {
     pub(super) inbound: usize,
     /// Ready clients that are not read until the pressure falls.
     pub(super) held_back: VecDeque<ClientId>,
-    /// Up to this many bytes of input all clients are read: see `precedence.rs`.
-    pub(super) uncrowded: usize,
     /// When reading stopped, and the alarm that ends the wait.
     stopped: Option<(Instant, timer_wheel::Key)>,
 }
 
-impl MemoryLimit {
-    pub(super) fn new(limit: Option<usize>) -> Self {
-        MemoryLimit { uncrowded: limit.map_or(usize::MAX, |limit| limit / 4), ..MemoryLimit::default() }
-    }
-}
-
 impl<S: Stream> Engine<S> {
-    /// With this much input or less a client has no large message that is incomplete.
-    const SMALL: u32 = 16 * 1024;
-
     /// How long peers may drain their data while no client is read, before the largest are closed.
     const GRACE: Duration = Duration::from_millis(250);
 
@@ -115,14 +104,6 @@ impl<S: Stream> Engine<S> {
             self.memory_limit.stopped = Some((now, key));
         } else if let Some((_, key)) = self.memory_limit.stopped.take() {
             self.wheel.cancel(key);
-            let mut held_back = std::mem::take(&mut self.memory_limit.held_back);
-            for id in held_back.drain(..) {
-                if let Some(client) = slot_mut(&mut self.clients, id) {
-                    client.held_back = false;
-                    self.make_ready(id.index());
-                }
-            }
-            self.memory_limit.held_back = held_back;
         }
     }
 
@@ -152,9 +133,8 @@ impl<S: Stream> Engine<S> {
         self.memory_limit.inbound =
             self.memory_limit.inbound + held as usize - client.counted_inbound as usize;
         client.counted_inbound = held;
-        if client.leads && held <= Self::SMALL {
-            let id = self.id(index);
-            self.end_precedence(id);
+        if client.leads {
+            self.after_leaders_turn(index);
         }
     }
 

@@ -169,7 +169,7 @@ impl<S: Stream> Engine<S> {
             name: config.max_room_name,
         };
         let outbound = OutboxPool::new(Self::POOL_BYTES);
-        let memory_limit = MemoryLimit::new(config.max_total_buffered);
+        let precedence = Precedence::new(config.max_total_buffered, config.max_message_size);
         Engine {
             codec: Codec::new(&config),
             config,
@@ -188,8 +188,8 @@ impl<S: Stream> Engine<S> {
             entropy: None,
             rooms: RoomRegistry::new(rooms),
             users: RoomRegistry::new(RegistryLimits::USERS),
-            memory_limit,
-            precedence: Precedence::default(),
+            memory_limit: MemoryLimit::default(),
+            precedence,
             ready: VecDeque::new(),
             postponed: Vec::new(),
             resumes: false,
@@ -310,6 +310,7 @@ impl<S: Stream> Engine<S> {
             || self.timers_left
             || !self.resumed.is_empty()
             || self.sweep.is_some()
+            || self.may_admit()
             || (self.config.time_budget.is_some() && self.unflushed() > 0)
     }
 

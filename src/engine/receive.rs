@@ -81,6 +81,9 @@ impl<S: Stream> Engine<S> {
         if self.endings >= Self::ENDINGS && self.config.time_budget.is_none() {
             return false;
         }
+        if self.may_admit() {
+            self.admit_next(now);
+        }
         let Some(id) = self.ready.pop_front() else { return false };
         let index = id.index();
         // The client may be gone, and its slot reused.
@@ -91,15 +94,16 @@ impl<S: Stream> Engine<S> {
         if client.grace == Grace::Given {
             client.grace = Grace::Used;
         }
-        if client.paused || self.hold_back(index) || self.yields(index, now) {
+        if client.paused || self.hold_back(index) {
             return true;
         }
+        let Some(share) = self.share(index, now) else { return true };
         let is_http = matches!(self.clients[index].stage, Stage::Handshake(_) | Stage::Request(_));
         let turn = match &self.clients[index].stage {
             Stage::Handshake(_) | Stage::Request(_) => self.read_request(index, now),
             Stage::Dialing(_) => self.read_response(index, now),
             Stage::Open(open) if open.reported => Turn::Drained,
-            Stage::Open(_) => self.read_frames(index, now),
+            Stage::Open(_) => self.read_frames(index, share, now),
             Stage::Linger { .. } => self.read_rest(index, now),
         };
         match turn {
@@ -130,8 +134,8 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// One read of an open connection, and all messages that it completes.
-    fn read_frames(&mut self, index: usize, now: Instant) -> Turn {
+    /// One read of an open connection, of at most `share` bytes, and all messages that it completes.
+    fn read_frames(&mut self, index: usize, share: usize, now: Instant) -> Turn {
         let client = &mut self.clients[index];
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
@@ -144,7 +148,7 @@ impl<S: Stream> Engine<S> {
             // The message would be split between two ticks, and copied.
             return Turn::NoRoom;
         }
-        let budget = budget.min(allowed).min(left);
+        let budget = budget.min(allowed).min(left).min(share);
         self.read_payload(index, budget, now).unwrap_or_else(|| self.read_block(index, budget, now))
     }
 

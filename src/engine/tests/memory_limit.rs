@@ -451,10 +451,6 @@ fn stalled_large_messages_do_not_keep_others_from_completing() {
     // The stalled ones begin first, and so have precedence.
     let mut complete = send_pieces(&mut host, stalled, 0, 60_000);
     complete.extend(send_pieces(&mut host, others, 0, usize::MAX));
-    // A client that sends small messages is held up for a while only.
-    let (mut small, id) = (host.connect(), peers[0].1);
-    small.handshake();
-    assert!(host.engine.is_open(id));
     poll_until(&mut host, &mut complete, others.len());
     complete.sort();
     assert_eq!(complete, others.iter().map(|(_, id)| *id).collect::<Vec<_>>());
@@ -467,4 +463,66 @@ fn stalled_large_messages_do_not_keep_others_from_completing() {
         late += messages(&host.poll()).len();
     }
     assert_eq!((late, host.engine.stats().closed.total()), (stalled.len(), 0));
+}
+
+/// Clients that hold more than a quarter of the limit, and keep their connections busy with a byte
+/// per poll, delay neither small messages nor, for long, large ones.
+#[test]
+fn trickling_clients_do_not_keep_others_from_being_read() {
+    for rest in [1, 16] {
+        let (mut host, peers) = crowd();
+        let (slow, healthy) = peers.split_at(SENDERS / 6);
+        send_pieces(&mut host, slow, 0, 70_000);
+        let message = crate::net::sim::masked(BINARY, true, &[7; MESSAGE], 1);
+        let (small, large) = (&healthy[0], &healthy[1..]);
+        for (peer, _) in large {
+            peer.raw(&message);
+        }
+        let mut complete = Vec::new();
+        for round in 0..1_000 {
+            for (peer, _) in slow {
+                peer.raw(&message[70_000 + rest * round..70_000 + rest * (round + 1)]);
+            }
+            small.0.raw(&crate::net::sim::masked(BINARY, true, b"small", 1));
+            host.advance(10 * MS);
+            let tick = host.poll();
+            host.check();
+            assert_eq!(closes(&tick), []);
+            let mut received = messages(&tick);
+            received.retain(|(client, message)| (*client, message.len()) != (small.1, 5));
+            assert_eq!(messages(&tick).len(), received.len() + 1, "each small message is read at once");
+            complete.extend(received.into_iter().map(|(client, _)| client));
+            if complete.len() == large.len() {
+                break;
+            }
+        }
+        complete.sort();
+        assert_eq!(complete, large.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+        assert!(host.elapsed() < 2 * SEC, "{:?}", host.elapsed());
+    }
+}
+
+#[test]
+fn leader_gives_its_precedence_up_when_its_message_is_complete() {
+    let (mut host, peers) = crowd();
+    let (stalled, others) = peers.split_at(SENDERS / 6);
+    send_pieces(&mut host, stalled, 0, 70_000);
+    for _ in 0..6 {
+        host.advance(SEC);
+        let _ = host.poll();
+    }
+    // Five clients lead, and one waits.
+    let (leaders, (waits, waiting)) = (&others[..5], &others[5]);
+    let bytes = crate::net::sim::masked(BINARY, true, &[7; 7_000], 1).repeat(2);
+    let mut send = |range: std::ops::Range<usize>| {
+        leaders.iter().for_each(|(peer, _)| peer.raw(&bytes[range.clone()]));
+        messages(&host.poll())
+    };
+    assert_eq!((send(0..6_000), send(6_000..6_500)), (vec![], vec![]));
+    waits.raw(&crate::net::sim::masked(BINARY, true, &[7; MESSAGE], 1));
+    assert_eq!(send(0..0), []);
+    // With the last bytes of the leaders' messages most of their next ones arrive.
+    let received = send(6_500..13_500);
+    assert_eq!(received.len(), 6, "the message of each leader, and the one that waited");
+    assert!(received.iter().any(|(client, message)| (client, message.len()) == (waiting, MESSAGE)));
 }

@@ -130,8 +130,9 @@ impl ServerBuilder {
 
         /// Memory limit for all connections together, in bytes: partial messages, request heads and
         /// queued messages. A frame queued for several clients counts once. While the input exceeds
-        /// a quarter of the limit, few clients at a time are read, to the end of their messages.
-        /// One that sends nothing for 250 ms gives its place to another. Near the limit the server
+        /// a quarter of the limit, large messages are read a few at a time, each to its end. A
+        /// client that sends less than 8 KiB of one in 250 ms gives its place to another. Clients
+        /// with small messages, up to 4 KiB, are read as always. Near the limit the server
         /// reduces load in this order. Above 3/4 it rejects new connections with 503. Above
         /// 7/8 it stops reading. When reading has been stopped for 250 ms, or immediately above the
         /// limit, it closes the clients with the most buffered bytes with 1013
