@@ -134,7 +134,7 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// One read of an open connection, of at most `share` bytes, and all messages that it completes.
+    /// One read of an open connection, of at most `share` bytes, and all messages it completes.
     fn read_frames(&mut self, index: usize, share: usize, now: Instant) -> Turn {
         let client = &mut self.clients[index];
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {

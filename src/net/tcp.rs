@@ -12,14 +12,7 @@ use crate::{config::Config, engine::Stream};
 
 /// Writes without the signal SIGPIPE, which ends a program whose `main` does not ignore it, if the
 /// peer is gone. The `write` of the standard library sends none, but its `write_vectored` does.
-#[cfg(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly",
-))]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 #[inline]
 pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     // `try_io` arms mio's readiness again after `WouldBlock`.
@@ -27,14 +20,7 @@ pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> 
 }
 
 /// Windows has no signals. On Apple's systems `tune` has turned SIGPIPE off for the socket.
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd",
-    target_os = "openbsd",
-    target_os = "dragonfly",
-)))]
+#[cfg(any(not(unix), target_vendor = "apple"))]
 #[inline]
 pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     io::Write::write_vectored(stream, slices)

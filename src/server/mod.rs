@@ -194,11 +194,16 @@ impl Server {
         self.engine.fire_timers(now);
         self.dial(&mut dials, now);
         while self.engine.service_next(now) {}
+        Ok(self.finish_poll(now, full))
+    }
+
+    /// Ends a poll. `full`: the kernel has more events than it has reported.
+    fn finish_poll(&mut self, now: Instant, full: bool) -> Tick {
         if self.engine.only_lingers() {
             self.host.stop_listening();
         }
         let more = full || self.has_backlog() || self.has_commands() || self.engine.has_dials();
-        Ok(self.engine.finish_tick(now, more))
+        self.engine.finish_tick(now, more)
     }
 
     /// Same as [`poll_for`](Server::poll_for), but sleeps until `deadline` at the latest: for a

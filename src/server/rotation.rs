@@ -77,12 +77,8 @@ impl Server {
             // This server has not begun a poll.
             return self.poll_wait(Some(Duration::ZERO));
         }
-        if self.engine.only_lingers() {
-            self.host.stop_listening();
-        }
         self.note_cut(cut, now);
-        let more = full || self.has_backlog() || self.has_commands() || self.engine.has_dials();
-        Ok(self.engine.finish_tick(now, more))
+        Ok(self.finish_poll(now, full))
     }
 
     /// As `flush`, with a time budget.
@@ -102,26 +98,19 @@ impl Server {
         now: Instant,
         stop: Option<Instant>,
     ) -> bool {
-        let is_over = |server: &Server| stop.is_some_and(|stop| server.now() >= stop);
-        let mut any = false;
         // The first round is always complete, so that no kind of work starves.
-        for kind in kinds {
-            any |= self.take_turn(*kind, counts, now);
-            if self.swapped_in {
-                return false;
-            }
-        }
-        while any {
-            any = false;
+        let (mut is_first, mut any) = (true, true);
+        while std::mem::take(&mut any) {
             for kind in kinds {
-                if self.swapped_in {
-                    return false;
-                }
-                if is_over(self) {
+                if !is_first && stop.is_some_and(|stop| self.now() >= stop) {
                     return true;
                 }
                 any |= self.take_turn(*kind, counts, now);
+                if self.swapped_in {
+                    return false;
+                }
             }
+            is_first = false;
         }
         false
     }
