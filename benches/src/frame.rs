@@ -3,7 +3,8 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -39,11 +40,13 @@ struct Row {
 
 const ROW: Row = Row { name: "", build: |builder| builder, run: broadcast, fewer: 1, plain: false };
 
-const ROWS: [Row; 14] = [
+const ROWS: [Row; 17] = [
     Row { name: "broadcast-64", ..ROW },
     Row { name: "broadcast-60k", run: broadcast_large, ..ROW },
     Row { name: "different-1k", run: different, ..ROW },
     Row { name: "close-all", run: close_all, ..ROW },
+    Row { name: "all-closed", run: all_closed, ..ROW },
+    Row { name: "kernel-close", run: kernel_close, plain: true, ..ROW },
     Row { name: "drain", run: drain, fewer: 10, build: |builder| builder.send_buffer(128 << 10), ..ROW },
     Row { name: "downloads", run: downloads, fewer: 10, plain: true, build: with_file },
     Row { name: "download-60hz", run: download, fewer: 10_000, plain: true, build: with_file },
@@ -52,12 +55,18 @@ const ROWS: [Row; 14] = [
     Row { name: "deferred-expire", run: expire, plain: true, build: deferring, ..ROW },
     Row { name: "pings", run: pings, build: |builder| builder.ping_interval(Duration::from_secs(2)), ..ROW },
     Row { name: "join-leave", run: rooms, ..ROW },
-    Row { name: "broadcast-60hz", run: frames, ..ROW },
+    Row { name: "broadcast-60hz", run: |bench| frames(bench, &SendOptions::new()), ..ROW },
+    Row { name: "latest-60hz", run: |bench| frames(bench, &SendOptions::new().latest(1)), ..ROW },
     Row { name: "large-messages", run: large_messages, fewer: 2, ..ROW },
 ];
 
+/// The folder of the file that is served.
+fn folder() -> PathBuf {
+    std::env::temp_dir().join(format!("tickws-bench-{}", std::process::id()))
+}
+
 fn with_file(builder: ServerBuilder) -> ServerBuilder {
-    let folder = std::env::temp_dir().join(format!("tickws-bench-{}", std::process::id()));
+    let folder = folder();
     let written =
         std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join("file"), vec![7; FILE]));
     if let Err(error) = written {
@@ -94,28 +103,30 @@ pub fn run(options: &Options) -> Outcome<()> {
         "{:<18} {:>7} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "row", "budget", "calls", "p50", "p99", "p99.9", "longest"
     );
-    for row in
-        ROWS.iter().filter(|row| options.rows.is_empty() || options.rows.iter().any(|name| name == row.name))
-    {
-        for budget in [None, Some(BUDGET)] {
-            let mut bench = Bench::new(row, budget, (options.clients / row.fewer).max(1))?;
-            let note = (row.run)(&mut bench).map_err(|error| format!("{}: {error}", row.name))?;
-            let millis = |nanos: u64| nanos as f64 / 1e6;
-            let calls = &bench.calls;
-            println!(
-                "{:<18} {:>7} {:>8} {:>8.3} {:>8.3} {:>8.3} {:>8.3} {note}",
-                row.name,
-                budget.map_or("none".into(), |budget| format!("{budget:?}")),
-                calls.len(),
-                millis(calls.value_at_quantile(0.5)),
-                millis(calls.value_at_quantile(0.99)),
-                millis(calls.value_at_quantile(0.999)),
-                millis(calls.max()),
-            );
-        }
+    let wanted = |row: &&Row| options.rows.is_empty() || options.rows.iter().any(|name| name == row.name);
+    let outcome = ROWS.iter().filter(wanted).try_for_each(|row| measure(row, options.clients));
+    let _ = std::fs::remove_dir_all(folder());
+    outcome
+}
+
+/// Measures one row without a budget and with one, and prints both.
+fn measure(row: &Row, clients: usize) -> Outcome<()> {
+    for budget in [None, Some(BUDGET)] {
+        let mut bench = Bench::new(row, budget, (clients / row.fewer).max(1))?;
+        let note = (row.run)(&mut bench).map_err(|error| format!("{}: {error}", row.name))?;
+        let millis = |nanos: u64| nanos as f64 / 1e6;
+        let calls = &bench.calls;
+        println!(
+            "{:<18} {:>7} {:>8} {:>8.3} {:>8.3} {:>8.3} {:>8.3} {note}",
+            row.name,
+            budget.map_or("none".into(), |budget| format!("{budget:?}")),
+            calls.len(),
+            millis(calls.value_at_quantile(0.5)),
+            millis(calls.value_at_quantile(0.99)),
+            millis(calls.value_at_quantile(0.999)),
+            millis(calls.max()),
+        );
     }
-    let _ =
-        std::fs::remove_dir_all(std::env::temp_dir().join(format!("tickws-bench-{}", std::process::id())));
     Ok(())
 }
 
@@ -172,11 +183,16 @@ impl Bench {
         Ok(more || received || self.server.next_timeout() == Some(Duration::ZERO))
     }
 
-    /// One measured poll. Returns what the tick says: whether there is more to do.
+    /// One poll, measured if it did anything. Returns what the tick says: whether there is more to
+    /// do.
     fn poll_more(&mut self) -> Outcome<bool> {
+        let stats = self.server.stats();
         let before = cpu();
         let tick = self.server.poll_once()?;
-        self.calls.record(cpu() - before)?;
+        let taken = cpu() - before;
+        if tick.more() || !tick.is_empty() || self.server.stats() != stats {
+            self.calls.record(taken)?;
+        }
         for event in &tick {
             if let Event::Open { client, .. } = event {
                 self.ids.push(client);
@@ -261,18 +277,23 @@ fn broadcast(bench: &mut Bench) -> Outcome<String> {
 }
 
 fn broadcast_large(bench: &mut Bench) -> Outcome<String> {
-    let _ = bench.server.broadcast(vec![1; 60_000]);
-    bench.flush()?;
-    bench.settle(|bench| _ = bench.read_all())?;
+    for _ in 0..3 {
+        let _ = bench.server.broadcast(vec![1; 60_000]);
+        bench.flush()?;
+        bench.settle(|bench| _ = bench.read_all())?;
+    }
     Ok(String::new())
 }
 
 fn different(bench: &mut Bench) -> Outcome<String> {
-    for (number, id) in bench.ids.iter().enumerate() {
-        bench.server.send(*id, vec![number as u8; 1024])?;
+    for _ in 0..5 {
+        for (number, id) in bench.ids.iter().enumerate() {
+            bench.server.send(*id, vec![number as u8; 1024])?;
+        }
+        bench.flush()?;
+        bench.settle(|_| {})?;
+        bench.read_all();
     }
-    bench.flush()?;
-    bench.settle(|_| {})?;
     Ok(String::new())
 }
 
@@ -281,13 +302,41 @@ fn close_all(bench: &mut Bench) -> Outcome<String> {
         bench.server.close(*id, 1000, "bye")?;
     }
     bench.flush()?;
+    Ok(String::new())
+}
+
+/// All clients answer the close frame, and disconnect.
+fn all_closed(bench: &mut Bench) -> Outcome<String> {
+    close_all(bench)?;
     bench.read_all();
+    bench.calls.reset();
     bench.write_all(&frame(8, &1000_u16.to_be_bytes(), true))?;
     bench.settle(|_| {})?;
     bench.with_clients(|clients, _| clients.clear());
     bench.settle(|_| {})?;
     let stats = bench.server.stats();
     Ok(format!("{} closed", stats.closed.total()))
+}
+
+/// The time of `close(2)` alone, on sockets that no server has seen. No call of a server that
+/// closes a socket can be bounded by less.
+fn kernel_close(bench: &mut Bench) -> Outcome<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (mut accepted, mut clients) = (Vec::new(), Vec::new());
+    let count = bench.clients.len();
+    bench.with_clients(|clients, _| clients.clear());
+    bench.settle(|_| {})?;
+    for _ in 0..count {
+        clients.push(TcpStream::connect(listener.local_addr()?)?);
+        accepted.push(listener.accept()?.0);
+    }
+    bench.calls.reset();
+    for stream in accepted {
+        let before = cpu();
+        drop(stream);
+        bench.calls.record(cpu() - before)?;
+    }
+    Ok("single calls of close(2)".into())
 }
 
 fn drain(bench: &mut Bench) -> Outcome<String> {
@@ -404,14 +453,14 @@ fn rooms(bench: &mut Bench) -> Outcome<String> {
 
 /// Two seconds of a game that broadcasts in each of its 60 frames per second. The flush of a frame
 /// goes on in the polls of the next one.
-fn frames(bench: &mut Bench) -> Outcome<String> {
+fn frames(bench: &mut Bench, options: &SendOptions) -> Outcome<String> {
     let echo = frame(BINARY, &[1; 16], true);
     let mut most = 0;
     for number in 0..120 {
         if let Some(client) = bench.clients.get_mut(number) {
             client.write_all(&echo)?;
         }
-        let _ = bench.server.deliver(Audience::Everyone, vec![1; 64], &SendOptions::new().latest(1));
+        let _ = bench.server.deliver(Audience::Everyone, vec![1; 64], options);
         let before = cpu();
         let left = bench.server.flush();
         bench.calls.record(cpu() - before)?;
