@@ -54,6 +54,17 @@ fn every_length_encoding_is_echoed_byte_for_byte() {
 }
 
 #[test]
+fn the_largest_message_allowed_by_default_is_echoed() {
+    let mut h = Harness::new();
+    h.serve(echo, |addr| {
+        let mut socket = dial(addr, "/");
+        let message = Message::binary(pattern(1 << 20));
+        socket.send(message.clone()).unwrap();
+        assert!(socket.read().unwrap() == message);
+    });
+}
+
+#[test]
 fn many_messages_in_flight_are_echoed_in_order() {
     let mut h = Harness::new();
     h.serve(echo, |addr| {

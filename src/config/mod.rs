@@ -165,7 +165,8 @@ impl Default for Config {
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(10),
             max_lifetime: None,
-            max_buffered: 1024 * 1024,
+            // A message of `max_message_size` fits with the longest header (RFC 6455 §5.2).
+            max_buffered: 1024 * 1024 + 14,
             overflow: OverflowPolicy::Disconnect,
             max_total_buffered: Some(1024 * 1024 * 1024),
             max_rooms: 64 * 1024,

@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 
 use super::*;
-use crate::{CloseCode, CloseError, NotConnectedError, SendError};
+use crate::{CloseCode, CloseError, NotConnectedError, SendError, id::Serial};
 
 fn refused(peer: &mut Peer, status: u16) {
     peer.read(usize::MAX);
@@ -100,6 +100,8 @@ fn stale_id_never_reaches_the_next_client_of_its_slot() {
             assert_eq!(closes(&host.poll()), [(client, CloseReason::Io(ErrorKind::ConnectionReset))]);
         }
         stale.push(client);
+        // The next id differs from this one only in the upper half of its serial.
+        host.engine.next_serial = Serial::new(client.serial().get() + (1 << 32));
     }
     host.check_empty();
 }

@@ -122,7 +122,8 @@ impl ServerBuilder {
         /// Age at which a connection is closed with 1001. `None`: never. Default `None`.
         max_lifetime: impl Into<Option<Duration>>;
 
-        /// Most bytes queued for one client, framing included. Default 1 MiB.
+        /// Most bytes queued for one client, framing included. Default 1 MiB and the header of a
+        /// frame, so that the largest message received by default can be sent.
         max_buffered: usize;
         /// Policy for a message that does not fit into `max_buffered`. Default
         /// [`OverflowPolicy::Disconnect`].
