@@ -58,6 +58,11 @@ impl Precedence {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     #[cfg(any(test, fuzzing))]
     pub(super) fn has_timer(&self) -> bool {
         self.timer.is_some()
@@ -104,8 +109,18 @@ impl<S: Stream> Engine<S> {
         }
         if !std::mem::replace(&mut client.held_back, true) {
             self.precedence.waiting.push_back(id);
+            self.forget_gone();
         }
         None
+    }
+
+    /// Removes the ids of clients that are gone when they are most of those that wait, so that
+    /// clients that come and go cannot make the queue grow.
+    fn forget_gone(&mut self) {
+        let Engine { precedence, clients, .. } = self;
+        if precedence.waiting.len() > 2 * clients.len() + 64 {
+            precedence.waiting.retain(|id| slot_mut(clients, *id).is_some());
+        }
     }
 
     fn lead(&mut self, id: ClientId, now: Instant) {
@@ -132,6 +147,7 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// Removes a client from the leaders.
     pub(super) fn end_precedence(&mut self, id: ClientId) {
         self.precedence.leaders.retain(|leader| leader.client != id);
         if let Some(client) = slot_mut(&mut self.clients, id) {

@@ -526,3 +526,23 @@ fn leader_gives_its_precedence_up_when_its_message_is_complete() {
     assert_eq!(received.len(), 6, "the message of each leader, and the one that waited");
     assert!(received.iter().any(|(client, message)| (client, message.len()) == (waiting, MESSAGE)));
 }
+
+#[test]
+fn clients_that_leave_while_they_wait_do_not_make_the_queue_grow() {
+    let (mut host, peers) = crowd();
+    send_pieces(&mut host, &peers, 0, 70_000);
+    let bytes = crate::net::sim::masked(BINARY, true, &[7; MESSAGE], 1);
+    for _ in 0..400 {
+        let (peer, client) = host.open();
+        for range in [0..4_000, 4_000..8_000, 8_000..12_000] {
+            peer.raw(&bytes[range]);
+            let _ = host.poll();
+        }
+        let _ = host.engine.disconnect(client);
+        let _ = host.poll();
+        let _ = host.poll();
+        host.check();
+    }
+    let waiting = host.engine.precedence.waiting();
+    assert!((1..=2 * SENDERS + 70).contains(&waiting), "{waiting} clients wait");
+}
