@@ -158,7 +158,7 @@ pub use outbox::{
     outgoing::{AsMessage, Outgoing},
     prepared::Prepared,
 };
-pub use peer_addr::PeerAddr;
+pub use peer_addr::{PeerAddr, UnixCredentials};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
 pub use stats::{CloseCounts, RejectCounts, Stats, client_stats::ClientStats};

@@ -4,15 +4,23 @@ pub(crate) mod audience;
 #[cfg(feature = "deflate")]
 pub(crate) mod compression;
 pub(crate) mod connect;
+pub(crate) mod hosts;
+mod paths;
 pub(crate) mod reconnect;
 pub(crate) mod send_options;
+pub(crate) mod trusted_proxy;
 pub(crate) mod url;
 
 use std::{num::NonZeroU32, time::Duration};
 
 #[cfg(feature = "deflate")]
 use crate::config::compression::Deflate;
-use crate::{error::ConfigError, util::http_syntax::is_token};
+use crate::{
+    config::{hosts::HostPolicy, trusted_proxy::TrustedProxy},
+    error::ConfigError,
+    peer_addr::PeerAddr,
+    util::http_syntax::is_token,
+};
 
 /// Policy for a message that would take a client's outbox above `max_buffered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,12 +68,17 @@ pub(crate) enum OriginPolicy {
 
 /// Whether a browser can send this as an origin, or a subdomain of it if it begins with `*.`.
 fn is_origin_pattern(text: &str) -> bool {
+    /// Pages with these schemes do not exist, or their origin is `null`.
+    const NO_PAGES: [&str; 9] = ["ws", "wss", "ftp", "file", "data", "blob", "about", "javascript", "mailto"];
     if text == "null" || text == "file://" {
         return true;
     }
     let Some((scheme, authority)) = text.split_once("://") else { return false };
-    let authority = authority.strip_prefix("*.").unwrap_or(authority);
-    !scheme.contains('*') && !authority.is_empty() && !authority.contains(['/', ' ', '*'])
+    // RFC 3986 §3.1.
+    let is_scheme = scheme.starts_with(|sign: char| sign.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        && !NO_PAGES.iter().any(|name| scheme.eq_ignore_ascii_case(name));
+    is_scheme && hosts::is_pattern(authority)
 }
 
 /// Inbound size limits in bytes.
@@ -92,6 +105,9 @@ pub(crate) struct Config {
     pub(crate) max_head_bytes: usize,
     pub(crate) max_headers: usize,
     pub(crate) origins: OriginPolicy,
+    pub(crate) hosts: HostPolicy,
+    /// The peers whose `Forwarded` and `X-Forwarded-…` fields are believed.
+    pub(crate) trusted_proxies: Vec<TrustedProxy>,
     pub(crate) keep_requests: bool,
     /// The paths that accept upgrades; empty means all. A `*` at the end matches any rest.
     pub(crate) paths: Vec<String>,
@@ -101,6 +117,7 @@ pub(crate) struct Config {
 
     pub(crate) http: bool,
     pub(crate) max_body_size: usize,
+    pub(crate) body_timeout: Duration,
     pub(crate) keep_alive_timeout: Duration,
     pub(crate) health: Option<String>,
     pub(crate) metrics: Option<String>,
@@ -128,6 +145,7 @@ pub(crate) struct Config {
     pub(crate) max_connections_per_ip: Option<usize>,
     pub(crate) read_budget: usize,
     pub(crate) accept_budget: usize,
+    pub(crate) backlog: usize,
     pub(crate) event_budget: usize,
     pub(crate) time_budget: Option<Duration>,
     pub(crate) max_messages_per_second: Option<u32>,
@@ -149,12 +167,15 @@ impl Default for Config {
             max_head_bytes: 16 * 1024,
             max_headers: 100,
             origins: OriginPolicy::SameOrigin,
+            hosts: HostPolicy::Unset,
+            trusted_proxies: Vec::new(),
             keep_requests: false,
             paths: Vec::new(),
             subprotocols: Vec::new(),
             require_subprotocol: false,
             http: false,
             max_body_size: 64 * 1024,
+            body_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(10),
             health: None,
             metrics: None,
@@ -176,6 +197,7 @@ impl Default for Config {
             max_connections_per_ip: None,
             read_budget: 256 * 1024,
             accept_budget: 64,
+            backlog: 4096,
             event_budget: 2048,
             time_budget: None,
             max_messages_per_second: None,
@@ -219,6 +241,7 @@ impl Config {
             ("max_connections_per_ip", self.max_connections_per_ip.unwrap_or(1), usize::MAX),
             ("read_budget", self.read_budget, usize::MAX),
             ("accept_budget", self.accept_budget, usize::MAX),
+            ("backlog", self.backlog, i32::MAX as usize),
             ("event_budget", self.event_budget, u32::MAX as usize),
             ("send_buffer", self.send_buffer.unwrap_or(1), Self::MAX_SEND_BUFFER),
             ("max_messages_per_second", self.max_messages_per_second.unwrap_or(1) as usize, usize::MAX),
@@ -239,6 +262,7 @@ impl Config {
         }
         let durations = [
             ("handshake_timeout", Some(self.handshake_timeout)),
+            ("body_timeout", Some(self.body_timeout)),
             ("keep_alive_timeout", Some(self.keep_alive_timeout)),
             ("ping_interval", self.ping_interval),
             ("silence_timeout", self.silence_timeout),
@@ -261,11 +285,18 @@ impl Config {
         {
             return Err(ConfigError::InvalidOrigin(wrong.clone()));
         }
-        let served = self.health.iter().chain(&self.metrics);
-        let plain = |path: &String| path.starts_with('/') && !path.contains(['*', '?', '#', ' ']);
-        let tailed = |path: &String| plain(&path.strip_suffix('*').unwrap_or(path).to_owned());
-        let bad = served.filter(|path| !plain(path)).chain(self.paths.iter().filter(|path| !tailed(path)));
-        if let Some(path) = bad.into_iter().next() {
+        if let HostPolicy::AllowList(hosts) = &self.hosts {
+            if hosts.is_empty() {
+                return Err(ConfigError::Zero("allow_hosts"));
+            }
+            if let Some(wrong) = hosts.iter().find(|host| !hosts::is_pattern(host)) {
+                return Err(ConfigError::InvalidHost(wrong.clone()));
+            }
+        }
+        let can_match = |path: &str| paths::can_match(path, self.max_head_bytes);
+        let served = self.health.iter().chain(&self.metrics).find(|path| !can_match(path));
+        let upgraded = || self.paths.iter().find(|path| !can_match(path.strip_suffix('*').unwrap_or(path)));
+        if let Some(path) = served.or_else(upgraded) {
             return Err(ConfigError::InvalidPath(path.clone()));
         }
         if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name.as_bytes())) {
@@ -285,9 +316,25 @@ impl Config {
     /// Whether `path` matches a path that the application set for upgrades.
     pub(crate) fn names_path(&self, path: &str) -> bool {
         self.paths.iter().any(|rule| match rule.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => path == rule,
+            Some(prefix) => paths::begins(prefix, path),
+            None => paths::is_same(rule, path),
         })
+    }
+
+    /// Whether the health check is at this path of a request.
+    pub(crate) fn has_health_at(&self, path: &str) -> bool {
+        self.health.as_deref().is_some_and(|health| paths::is_same(health, path))
+    }
+
+    /// Whether the metrics are at this path of a request.
+    pub(crate) fn has_metrics_at(&self, path: &str) -> bool {
+        self.metrics.as_deref().is_some_and(|metrics| paths::is_same(metrics, path))
+    }
+
+    /// Whether statements of this peer about its clients are believed.
+    #[inline]
+    pub(crate) fn trusts(&self, peer: PeerAddr) -> bool {
+        self.trusted_proxies.iter().any(|proxy| proxy.covers(peer))
     }
 
     /// Whether compression may be negotiated.
@@ -334,7 +381,8 @@ mod tests {
         assert!(matches!(huge.validate(), Err(ConfigError::TooLarge { setting: "send_buffer", .. })));
         let late = Config { ping_interval: Some(Duration::from_secs(60)), ..Config::default() };
         assert!(matches!(late.validate(), Err(ConfigError::SilenceBeforePing { .. })));
-        let good = ["https://*.a.example:8443", "null", "file://", "http://localhost:1"];
+        let good =
+            ["https://*.a.example:8443", "null", "file://", "http://localhost:1", "chrome-extension://abc"];
         let origins = OriginPolicy::AllowList(good.map(Into::into).to_vec());
         assert_eq!(Config { origins, ..Config::default() }.validate(), Ok(()));
         for bad in [
@@ -348,6 +396,19 @@ mod tests {
             "*://a.example",
             "file:///tmp",
             "Null",
+            "https://b\u{fc}cher.example",
+            "https://a.example:99999",
+            "https://a.example:0",
+            "https://a.example?",
+            "https://user@a.example",
+            "https://[::1",
+            "https://127.1",
+            "wss://a.example",
+            "ws://a.example",
+            "://a.example",
+            "1https://a.example",
+            "data://a",
+            "https://*.127.0.0.1",
         ] {
             let origins = OriginPolicy::AllowList(vec![bad.into()]);
             let config = Config { origins, ..Config::default() };

@@ -22,6 +22,7 @@ use crate::{
     http1::head::{HeadReader, RequestHead},
     id::{ExchangeId, Serial, UpgradeId},
     outbox::{Outbox, pending::Pending},
+    peer_addr::{Endpoint, PeerAddr},
     util::timer_wheel,
 };
 
@@ -30,7 +31,10 @@ use crate::{
 pub(crate) struct Slot<S> {
     /// The serial of the id, which makes it generational.
     pub(crate) serial: Serial,
-    pub(crate) remote: SocketAddr,
+    /// The client. Behind a trusted proxy it is the one that the last request was from.
+    pub(crate) remote: PeerAddr,
+    /// `None`: `remote` is the other end of the stream.
+    pub(crate) proxied: Option<Box<Proxied>>,
     pub(crate) stream: StreamSlot<S>,
     pub(crate) stage: Stage,
     pub(crate) outbox: Outbox,
@@ -62,6 +66,10 @@ pub(crate) struct Slot<S> {
     pub(crate) served: bool,
     /// Outbound: this side initiated the connection.
     pub(crate) outbound: bool,
+    /// A trusted proxy says that the client's connection is encrypted.
+    pub(crate) secure: bool,
+    /// `remote` is counted towards `max_connections_per_ip`.
+    pub(crate) counted_address: bool,
     /// In the memory limit's list of ready clients that are not read.
     pub(crate) held_back: bool,
     /// Among the clients that are read while others are held back.
@@ -76,6 +84,24 @@ pub(crate) struct Slot<S> {
     pub(crate) grace: Grace,
     /// The error of a failed connection. It is reported once the remaining input was read.
     pub(crate) failed: Option<std::io::ErrorKind>,
+}
+
+/// A connection from a trusted proxy.
+#[derive(Debug)]
+pub(crate) struct Proxied {
+    /// The other end of the stream.
+    pub(crate) peer: PeerAddr,
+    /// The address that the PROXY header named; without one the peer.
+    pub(crate) named: PeerAddr,
+    /// The PROXY header said that the client's connection is encrypted.
+    pub(crate) secure: bool,
+}
+
+impl Proxied {
+    /// A connection from a proxy without a PROXY header.
+    pub(crate) fn through(peer: PeerAddr) -> Self {
+        Proxied { peer, named: peer, secure: false }
+    }
 }
 
 /// The extension of a deadline that passed while the client's input was unread.
@@ -235,13 +261,13 @@ impl Exchange {
 }
 
 impl<S> Slot<S> {
-    pub(crate) fn new(stream: S, remote: SocketAddr, serial: Serial, stage: Stage, now: Instant) -> Self {
+    pub(crate) fn new(stream: S, remote: PeerAddr, serial: Serial, stage: Stage, now: Instant) -> Self {
         Slot::with_stream(StreamSlot::new(stream), remote, serial, stage, now)
     }
 
     fn with_stream(
         stream: StreamSlot<S>,
-        remote: SocketAddr,
+        remote: PeerAddr,
         serial: Serial,
         stage: Stage,
         now: Instant,
@@ -249,6 +275,7 @@ impl<S> Slot<S> {
         Slot {
             serial,
             remote,
+            proxied: None,
             stream,
             stage,
             outbox: Outbox::default(),
@@ -265,6 +292,8 @@ impl<S> Slot<S> {
             paused: false,
             served: false,
             outbound: false,
+            secure: false,
+            counted_address: false,
             held_back: false,
             leads: false,
             in_ready: false,
@@ -277,9 +306,14 @@ impl<S> Slot<S> {
 
     /// Creates an outbound connection, which has no stream yet.
     pub(crate) fn dialing(dial: Dial, serial: Serial, now: Instant) -> Self {
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into();
         let stage = Stage::Dialing(Box::new(dial));
         Slot { outbound: true, ..Slot::with_stream(StreamSlot::none(), nowhere, serial, stage, now) }
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        let peer = self.proxied.as_ref().map_or(self.remote, |proxied| proxied.peer);
+        Endpoint { remote: self.remote, peer, secure: self.secure }
     }
 
     pub(crate) fn dial_mut(&mut self) -> Option<&mut Dial> {

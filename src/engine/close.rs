@@ -206,13 +206,14 @@ impl<S: Stream> Engine<S> {
         }
         self.inbound.give(std::mem::take(&mut client.unparsed));
         client.stage = Stage::Linger { half_closed: false };
+        let counted = std::mem::take(&mut client.counted_address);
         let (remote, outbound) = (client.remote, client.outbound);
         client.paused = false;
         client.deadlines.close_by(deadline);
         let readable = client.readable;
         self.count_inbound(index);
         self.lingering += 1;
-        self.leave_place(remote, outbound);
+        self.leave_place(remote, outbound, counted);
         self.rearm(index);
         self.make_dirty(index);
         if readable {
@@ -272,7 +273,10 @@ impl<S: Stream> Engine<S> {
         match &client.stage {
             _ if client.is_responded() => self.stats.http_only += 1,
             Stage::Request(exchange) if matches!(exchange.step, Step::Upgrade { .. } | Step::Http { .. }) => {
-                return self.reject(index, Rejection::NoResponse, now);
+                return self.reject_current(index, Rejection::NoResponse, now);
+            }
+            Stage::Request(exchange) if matches!(exchange.step, Step::Body { .. }) => {
+                return self.reject_current(index, Rejection::BodyTimeout, now);
             }
             Stage::Handshake(_) | Stage::Request(_) => self.stats.rejected.timeout += 1,
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
@@ -318,7 +322,7 @@ impl<S: Stream> Engine<S> {
         }
         match client.stage {
             Stage::Linger { .. } => self.lingering -= 1,
-            _ => self.leave_place(client.remote, client.outbound),
+            _ => self.leave_place(client.remote, client.outbound, client.counted_address),
         }
         if let Some(key) = client.timer {
             self.wheel.cancel(key);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
     time::Instant,
 };
 
@@ -11,6 +11,7 @@ use crate::{
     connection::slot::{Slot, Stage},
     event::pressure::Pressure,
     http1::{head::HeadReader, rejection::Rejection},
+    peer_addr::PeerAddr,
     util::time::after,
 };
 
@@ -20,8 +21,9 @@ pub(super) struct Addresses(HashMap<IpAddr, usize>);
 
 impl Addresses {
     /// Whether `max` connections from `addr` exist already.
-    fn is_full(&self, addr: SocketAddr, max: Option<usize>) -> bool {
-        max.is_some_and(|max| self.0.get(&key(addr)).is_some_and(|count| *count >= max))
+    fn is_full(&self, addr: PeerAddr, max: usize) -> bool {
+        let count = key(addr).and_then(|key| self.0.get(&key));
+        count.is_some_and(|count| *count >= max)
     }
 
     #[cfg(any(test, fuzzing))]
@@ -29,23 +31,32 @@ impl Addresses {
         self.0.is_empty()
     }
 
-    fn enter(&mut self, addr: SocketAddr) {
-        *self.0.entry(key(addr)).or_default() += 1;
+    fn enter(&mut self, addr: PeerAddr) {
+        if let Some(key) = key(addr) {
+            *self.0.entry(key).or_default() += 1;
+        }
     }
 
-    fn leave(&mut self, addr: SocketAddr) {
-        if let Some(count) = self.0.get_mut(&key(addr)) {
+    fn leave(&mut self, addr: PeerAddr) {
+        let Some(key) = key(addr) else { return };
+        if let Some(count) = self.0.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                self.0.remove(&key(addr));
+                self.0.remove(&key);
             }
         }
     }
 }
 
-/// An IPv4-mapped address, as a dual-stack socket reports it, counts as the IPv4 address.
-fn key(addr: SocketAddr) -> IpAddr {
-    addr.ip().to_canonical()
+/// The address as it is counted. An IPv4-mapped address, as a dual-stack socket reports it, counts
+/// as the IPv4 address. The IPv6 addresses of one /64 count as one, because a single host usually
+/// has them all (RFC 7421 §1).
+/// `None`: the peer has no IP address, and is not counted.
+fn key(addr: PeerAddr) -> Option<IpAddr> {
+    Some(match addr.ip()?.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ipv4 => ipv4,
+    })
 }
 
 impl<S: Stream> Engine<S> {
@@ -54,9 +65,11 @@ impl<S: Stream> Engine<S> {
 
     /// Adds a connection and returns the index under which its stream must be registered. `None`:
     /// the connection was dropped because too many rejected ones linger.
-    pub(crate) fn accept(&mut self, stream: S, remote: SocketAddr, now: Instant) -> Option<usize> {
+    pub(crate) fn accept(&mut self, stream: S, remote: PeerAddr, now: Instant) -> Option<usize> {
         self.stats.accepted += 1;
-        let refusal = self.refusal(remote);
+        // The client of a proxy is known, and counted, when the proxy has named it.
+        let unnamed = self.config.trusts(remote);
+        let refusal = self.refusal(remote, unnamed);
         if let Some(refusal) = refusal {
             self.stats.rejected.count(refusal);
             if self.lingering >= Self::MAX_REJECTED {
@@ -67,19 +80,37 @@ impl<S: Stream> Engine<S> {
         let stage = Stage::Handshake(HeadReader::default());
         let mut client = Slot::new(stream, remote, serial, stage, now);
         client.deadlines.close_by(after(now, self.config.handshake_timeout));
-        let index = self.clients.insert(client);
-        if self.config.max_connections_per_ip.is_some() {
+        client.counted_address = self.config.max_connections_per_ip.is_some() && !unnamed;
+        if client.counted_address {
             self.addresses.enter(remote);
         }
+        let index = self.clients.insert(client);
         match refusal {
-            Some(refusal) => self.respond_and_close(index, &refusal.response(), now),
+            Some(refusal) => self.refuse_connection(index, refusal, now),
             None => self.rearm(index),
         }
         Some(index)
     }
 
-    /// The reason to reject a new connection from `remote`, if there is one.
-    fn refusal(&self, remote: SocketAddr) -> Option<Rejection> {
+    /// Makes `remote` the client of a connection, and counts it towards `max_connections_per_ip`.
+    pub(super) fn count_address(&mut self, index: usize, remote: PeerAddr) -> Result<(), Rejection> {
+        let client = &mut self.clients[index];
+        let before = std::mem::replace(&mut client.remote, remote);
+        let Some(max) = self.config.max_connections_per_ip else { return Ok(()) };
+        if std::mem::take(&mut client.counted_address) {
+            self.addresses.leave(before);
+        }
+        if self.addresses.is_full(remote, max) {
+            return Err(Rejection::TooManyFromAddress);
+        }
+        self.addresses.enter(remote);
+        client.counted_address = true;
+        Ok(())
+    }
+
+    /// The reason to reject a new connection from `remote`, if there is one. `unnamed`: the address
+    /// is that of a trusted proxy.
+    fn refusal(&self, remote: PeerAddr, unnamed: bool) -> Option<Rejection> {
         let Engine { config, clients, lingering, .. } = self;
         let inbound = clients.len() - lingering - self.outbound_count;
         if self.shutting_down || config.max_connections.is_some_and(|max| inbound >= max) {
@@ -88,15 +119,16 @@ impl<S: Stream> Engine<S> {
         if self.memory_limit.pressure >= Pressure::Refusing {
             return Some(Rejection::Overloaded);
         }
-        let full = self.addresses.is_full(remote, config.max_connections_per_ip);
-        full.then_some(Rejection::TooManyFromAddress)
+        let max = config.max_connections_per_ip.filter(|_| !unnamed)?;
+        self.addresses.is_full(remote, max).then_some(Rejection::TooManyFromAddress)
     }
 
     /// Releases the place of a connection that begins to linger, or is freed without lingering.
-    pub(super) fn leave_place(&mut self, remote: SocketAddr, outbound: bool) {
+    /// `counted`: its address is counted.
+    pub(super) fn leave_place(&mut self, remote: PeerAddr, outbound: bool, counted: bool) {
         if outbound {
             self.outbound_count -= 1;
-        } else if self.config.max_connections_per_ip.is_some() {
+        } else if counted {
             self.addresses.leave(remote);
         }
     }
@@ -116,13 +148,29 @@ mod tests {
     #[test]
     fn addresses_ignore_port_and_ipv4_mapping() {
         let mut addresses = Addresses::default();
-        let addr = |text: &str| text.parse::<SocketAddr>().unwrap();
-        assert!(!addresses.is_full(addr("1.2.3.4:5"), Some(1)));
+        let addr = |text: &str| PeerAddr::Ip(text.parse().unwrap());
+        assert!(!addresses.is_full(addr("1.2.3.4:5"), 1));
         addresses.enter(addr("1.2.3.4:5"));
-        assert!(addresses.is_full(addr("[::ffff:1.2.3.4]:6"), Some(1)));
-        assert!(!addresses.is_full(addr("1.2.3.4:6"), None));
-        assert!(!addresses.is_full(addr("1.2.3.5:5"), Some(1)));
+        assert!(addresses.is_full(addr("[::ffff:1.2.3.4]:6"), 1));
+        assert!(!addresses.is_full(PeerAddr::Unix(None), 1));
+        assert!(!addresses.is_full(addr("1.2.3.5:5"), 1));
         addresses.leave(addr("1.2.3.4:7"));
+        assert!(addresses.is_empty());
+    }
+
+    #[test]
+    fn the_addresses_of_one_ipv6_prefix_of_64_bits_count_as_one() {
+        let mut addresses = Addresses::default();
+        let addr = |prefix: u16, host: u64| {
+            PeerAddr::Portless(Ipv6Addr::from_bits(u128::from(prefix) << 64 | u128::from(host)).into())
+        };
+        for number in 0..1_000 {
+            assert!(!addresses.is_full(addr(7, number * 0x1_0001_0001), 1_000), "{number}");
+            addresses.enter(addr(7, number * 0x1_0001_0001));
+        }
+        assert!(addresses.is_full(addr(7, u64::MAX), 1_000));
+        assert!(!addresses.is_full(addr(8, 0), 1));
+        (0..1_000).for_each(|number| addresses.leave(addr(7, number)));
         assert!(addresses.is_empty());
     }
 }

@@ -147,9 +147,9 @@ impl<S: Stream> Engine<S> {
             Stage::Request(exchange) => match &mut exchange.step {
                 Step::File { close, .. } => *close = true,
                 Step::Last => {}
-                _ => self.reject(index, Rejection::AtCapacity, now),
+                _ => self.reject_current(index, Rejection::AtCapacity, now),
             },
-            Stage::Handshake(_) => self.reject(index, Rejection::AtCapacity, now),
+            Stage::Handshake(_) => self.reject_unread(index, Rejection::AtCapacity, now),
             Stage::Dialing(_) => self.abandon_dial(index, ConnectError::ShuttingDown),
             Stage::Open(open) if open.accepts_messages() => {
                 self.begin_close(index, code, reason, CloseReason::Shutdown, now);

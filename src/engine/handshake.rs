@@ -1,12 +1,12 @@
 //! The step from a request to a WebSocket: the server's checks, then the application's decision,
 //! made at once or later.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use super::{Engine, Stream, reject::rejection_bytes};
+use super::{Engine, Stream};
 use crate::{
     connection::{
         Connection, Role,
@@ -21,6 +21,7 @@ use crate::{
         server::Opening,
     },
     http1::{
+        forwarded::Forwarded,
         head::{HeadReader, RequestHead},
         head_machine::write_all,
         rejection::Rejection,
@@ -28,30 +29,35 @@ use crate::{
         response::Unfit,
     },
     id::{ClientId, UpgradeId},
+    peer_addr::Endpoint,
 };
 
 impl<S: Stream> Engine<S> {
-    /// Decides on a complete upgrade request: accepts or rejects it, or defers to the application.
-    pub(super) fn decide(&mut self, index: usize, request: RequestHead, head: usize, now: Instant) {
-        let remote = self.clients[index].remote;
-        let (opening, chosen) = match self.check(&request, remote) {
-            Ok(checked) => checked,
-            Err(rejection) => return self.reject(index, rejection, now),
-        };
+    /// Decides on an upgrade request that the settings allow: accepts or rejects it, or defers to the
+    /// application.
+    pub(super) fn decide(
+        &mut self,
+        index: usize,
+        request: RequestHead,
+        head: usize,
+        (opening, chosen): (Opening, Option<HeaderValue>),
+        now: Instant,
+    ) {
+        let endpoint = self.clients[index].endpoint();
         let Some(on_upgrade) = &mut self.hooks.on_upgrade else {
             let response = UpgradeResponse::new(Vec::new(), chosen);
             return self.upgrade(index, Arc::new(request), opening, response, now);
         };
         let mut response = UpgradeResponse::new(opening.offered.clone(), chosen);
-        match on_upgrade(&Request::new(&request, &[], remote), &mut response) {
+        match on_upgrade(&Request::new(&request, &[], endpoint), &mut response) {
             Decision::Accept => self.upgrade(index, Arc::new(request), opening, response, now),
-            Decision::Reject(response) => match rejection_bytes(&response) {
+            Decision::Reject(response) => match self.rejection_bytes(&response, now) {
                 Ok(bytes) => self.reject_by_application(index, &bytes, now),
                 Err(unfit) => {
                     log::error!(
                         "the application's rejection cannot be sent, so the client gets 500: {unfit:?}"
                     );
-                    let bytes = rejection_bytes(&internal_error()).unwrap_or_default();
+                    let bytes = self.rejection_bytes(&internal_error(), now).unwrap_or_default();
                     self.reject_by_application(index, &bytes, now);
                 }
             },
@@ -59,7 +65,7 @@ impl<S: Stream> Engine<S> {
                 self.next_request += 1;
                 let id = UpgradeId::new(index as u32, self.next_request);
                 let request = Arc::new(request);
-                self.tick.upgrade(id, request.clone(), remote);
+                self.tick.upgrade(id, request.clone(), endpoint);
                 let step = Step::Upgrade { id, opening, response };
                 self.clients[index].stage = Stage::Request(Box::new(Exchange { request, head, step }));
             }
@@ -67,14 +73,15 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Checks a request against the configuration, and chooses the subprotocol.
-    fn check(
+    pub(super) fn check(
         &mut self,
         request: &RequestHead,
-        remote: SocketAddr,
+        forwarded: &Forwarded,
+        endpoint: Endpoint,
     ) -> Result<(Opening, Option<HeaderValue>), Rejection> {
-        let opening = handshake::server::check(request, &self.config.origins)?;
+        let opening = handshake::server::check(request, forwarded, &self.config.origins)?;
         if let Some(check_origin) = &mut self.hooks.check_origin
-            && !check_origin(&Request::new(request, &[], remote))
+            && !check_origin(&Request::new(request, &[], endpoint))
         {
             return Err(Rejection::OriginForbidden);
         }
@@ -126,7 +133,7 @@ impl<S: Stream> Engine<S> {
         if self.pending(id).is_none() {
             return Err(UpgradeError::Gone(id));
         }
-        let bytes = rejection_bytes(response).map_err(|unfit| match unfit {
+        let bytes = self.rejection_bytes(response, now).map_err(|unfit| match unfit {
             Unfit::Status(status) => UpgradeError::Status(status),
             Unfit::Header(error) => UpgradeError::Header(error),
         })?;
@@ -175,7 +182,8 @@ impl<S: Stream> Engine<S> {
         });
         // Every header value was checked when it was added.
         let Ok(response) = opening.accept(&request, &headers) else {
-            return self.reject(index, Rejection::BadRequest("the request head is malformed"), now);
+            let rejection = Rejection::BadRequest("the request head is malformed");
+            return self.reject(index, rejection, &request, None, now);
         };
         let Engine { clients, outbound, .. } = self;
         write_all(response, |bytes| clients[index].outbox.push_raw(bytes, outbound));
@@ -202,10 +210,14 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         client.stage = Stage::Open(Open::new(connection, RateLimiter::new(&self.config, now), provenance));
         client.deadlines = Deadlines::new(now);
+        // Not before: downloads over plain HTTP need a large buffer.
+        if let (Some(bytes), Some(stream)) = (self.config.send_buffer, client.stream.get_mut()) {
+            stream.set_send_buffer(bytes);
+        }
         self.open += 1;
         self.stats.opened += 1;
-        let remote = self.clients[index].remote;
-        self.tick.open(id, request, remote);
+        let endpoint = self.clients[index].endpoint();
+        self.tick.open(id, request, endpoint);
         self.rearm(index);
         self.make_dirty(index);
     }

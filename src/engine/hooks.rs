@@ -1,8 +1,8 @@
 //! Hooks of the application: upgrade decisions, plain HTTP responses, static files.
 
-use std::fmt;
 #[cfg(feature = "sim")]
 use std::io::Write;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
@@ -16,6 +16,8 @@ use crate::{
 
 pub(crate) type CheckOrigin = Box<dyn FnMut(&Request<'_>) -> bool + Send + Sync>;
 pub(crate) type OnUpgrade = Box<dyn FnMut(&Request<'_>, &mut UpgradeResponse) -> Decision + Send + Sync>;
+/// Returns the time since 1970-01-01 UTC.
+pub(crate) type WallClock = Box<dyn FnMut() -> Duration + Send + Sync>;
 pub(crate) type OnHttp = Box<dyn FnMut(&Request<'_>) -> Response<Bytes> + Send + Sync>;
 
 /// The application's closures and content. Plain settings are in the
@@ -29,6 +31,8 @@ pub(crate) struct Hooks {
     pub(crate) on_upgrade: Option<OnUpgrade>,
     pub(crate) on_http: Option<OnHttp>,
     pub(crate) static_files: StaticFiles,
+    /// The host's clock; `None` if it has none.
+    pub(crate) wall_clock: Option<WallClock>,
     /// The destination of the recording.
     #[cfg(feature = "sim")]
     pub(crate) record: Option<Sink>,

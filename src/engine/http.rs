@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use super::{
     Engine, Stream,
+    identity::requested_host,
     receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
 };
 use crate::{
@@ -123,7 +124,7 @@ impl<S: Stream> Engine<S> {
                         self.requested(index, head, used < bytes.len(), now);
                         return used;
                     }
-                    Err(rejection) => self.reject(index, rejection, now),
+                    Err(rejection) => self.reject_head(index, rejection, now),
                 }
             }
             Stage::Request(exchange) => match &mut exchange.step {
@@ -141,7 +142,7 @@ impl<S: Stream> Engine<S> {
                     return count;
                 }
                 // RFC 6455 §4.1: the client must wait for the response before it sends anything.
-                _ => self.reject(index, Rejection::JunkAfterRequest, now),
+                _ => self.reject_current(index, Rejection::JunkAfterRequest, now),
             },
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => {}
         }
@@ -151,17 +152,27 @@ impl<S: Stream> Engine<S> {
     /// Handles a complete head. `more`: bytes have arrived behind it.
     fn requested(&mut self, index: usize, head: Head, more: bool, now: Instant) {
         let Head { request, len: head, .. } = head;
+        let forwarded = match self.identify(index, &request) {
+            Ok(forwarded) => forwarded,
+            Err(rejection) => return self.reject(index, rejection, &request, None, now),
+        };
+        let host = forwarded.host.as_deref().or(requested_host(&request));
+        if let Err(rejection) = self.check_host_policy(index, &request, &forwarded) {
+            return self.reject(index, rejection, &request, host, now);
+        }
         if !self.serves_http() || handshake::server::is_upgrade(&request) {
-            return match more {
-                true => {
-                    self.reject(index, handshake::server::early_data(&request, &self.config.origins), now)
-                }
-                false => self.decide(index, request, head, now),
+            if more {
+                let rejection = handshake::server::early_data(&request, &forwarded, &self.config.origins);
+                return self.reject(index, rejection, &request, host, now);
+            }
+            return match self.check(&request, &forwarded, self.clients[index].endpoint()) {
+                Ok(checked) => self.decide(index, request, head, checked, now),
+                Err(rejection) => self.reject(index, rejection, &request, host, now),
             };
         }
         let len = match response::body_len(&request, self.config.max_body_size) {
             Ok(len) => len,
-            Err(rejection) => return self.reject(index, rejection, now),
+            Err(rejection) => return self.reject(index, rejection, &request, host, now),
         };
         if len > 0 && !more && response::expects_continue(&request) {
             self.clients[index].outbox.push_raw(response::CONTINUE, &mut self.outbound);
@@ -171,8 +182,11 @@ impl<S: Stream> Engine<S> {
         self.clients[index].stage =
             Stage::Request(Box::new(Exchange { request: Arc::new(request), head, step }));
         if len == 0 {
-            self.serve(index, now);
+            return self.serve(index, now);
         }
+        // The time of the head does not count.
+        self.clients[index].deadlines.close_by(after(now, self.config.body_timeout));
+        self.rearm(index);
     }
 
     // ---- responses ----
@@ -187,7 +201,7 @@ impl<S: Stream> Engine<S> {
     /// Handles a complete plain request.
     fn serve(&mut self, index: usize, now: Instant) {
         let client = &mut self.clients[index];
-        let remote = client.remote;
+        let endpoint = client.endpoint();
         let Stage::Request(exchange) = &mut client.stage else { return };
         let Step::Body { body, .. } = &mut exchange.step else { return };
         let (request, body) = (exchange.request.clone(), std::mem::take(body));
@@ -200,15 +214,15 @@ impl<S: Stream> Engine<S> {
             self.respond_or_500(index, response, now);
         } else if let Some(on_http) = &mut self.hooks.on_http {
             self.tick.received(Self::RESPONSE);
-            let response = on_http(&Request::new(&request, &body, remote));
+            let response = on_http(&Request::new(&request, &body, endpoint));
             self.respond_or_500(index, response.map(content), now);
         } else if self.config.http {
             // The application has as much time as the client had for its request.
             let deadline = after(now, self.config.handshake_timeout);
             self.clients[index].deadlines.close_by(deadline);
-            self.tick.http(id, request, body, remote);
+            self.tick.http(id, request, body, endpoint);
         } else if self.is_socket_only(request.uri().path()) {
-            self.reject(index, Rejection::UpgradeRequired, now);
+            self.reject_current(index, Rejection::UpgradeRequired, now);
         } else {
             self.respond_or_500(index, plain(StatusCode::NOT_FOUND, "there is nothing here\n"), now);
         }
@@ -223,11 +237,10 @@ impl<S: Stream> Engine<S> {
     /// these.
     fn builtin_response(&self, request: &RequestHead) -> Option<Response<Content>> {
         let path = request.uri().path();
-        let is_at = |place: &Option<String>| place.as_deref() == Some(path);
-        let (status, mime, text) = if is_at(&self.config.health) {
+        let (status, mime, text) = if self.config.has_health_at(path) {
             let text = format!("{{\"status\":\"ok\",\"open\":{}}}\n", self.open);
             (StatusCode::OK, "application/json", text)
-        } else if is_at(&self.config.metrics) {
+        } else if self.config.has_metrics_at(path) {
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.stats().to_prometheus())
         } else {
             // A request that cannot be for a file is left to the application, if it takes requests.
@@ -290,14 +303,22 @@ impl<S: Stream> Engine<S> {
     /// Queues the response to the current request.
     fn respond_to(&mut self, index: usize, response: Response<Content>, now: Instant) -> Result<(), Unfit> {
         let shutting_down = self.shutting_down;
-        let Engine { clients, outbound, .. } = self;
+        self.date(now);
+        let Engine { clients, outbound, date, .. } = self;
         let client = &mut clients[index];
         let Stage::Request(exchange) = &mut client.stage else { return Ok(()) };
         let request = &exchange.request;
         let (parts, content) = response.into_parts();
         let to_head = *request.method() == Method::HEAD;
         let last = shutting_down || response::is_last(request);
-        let head = response::response_head(parts.status, &parts.headers, content.len(), to_head, last)?;
+        let head = response::response_head(
+            parts.status,
+            &parts.headers,
+            content.len(),
+            to_head,
+            last,
+            date.value(),
+        )?;
         client.outbox.push_raw(&head.bytes, outbound);
         self.stats.http_requests += 1;
         match content {

@@ -22,10 +22,12 @@ mod flush;
 mod handshake;
 pub(crate) mod hooks;
 mod http;
+mod identity;
 mod memory_limit;
 mod outbound;
 mod precedence;
 mod receive;
+mod refusal_log;
 mod reject;
 pub(crate) mod rooms;
 mod send;
@@ -38,7 +40,6 @@ mod transport;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -60,9 +61,10 @@ use crate::{
         tick::{Recycler, Tick},
         tick_buffer::TickBuffer,
     },
-    http1::request::Request,
+    http1::{date::DateValue, request::Request},
     id::{ClientId, Serial},
     outbox::{Outbox, OutboxPool, encoder::Encoder, pending::PendingPool},
+    peer_addr::PeerAddr,
     proto::deflate::Codec,
     stats::{Stats, client_stats::ClientStats},
     util::{buffer_pool::BufferPool, entropy::Entropy, split_mix::SplitMix, timer_wheel::Wheel},
@@ -73,6 +75,7 @@ use flush::note_dirty;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
 use precedence::Precedence;
+use refusal_log::RefusalLog;
 use send::broadcast_batch::BroadcastBatch;
 pub(crate) use steps::Work;
 use timers::{Alarm, AppTimer};
@@ -153,6 +156,8 @@ pub(crate) struct Engine<S> {
     encoder: Encoder,
     codec: Codec,
     stats: Stats,
+    date: DateValue,
+    refusal_log: RefusalLog,
     /// The time of the last flush.
     now: Instant,
 }
@@ -218,6 +223,8 @@ impl<S: Stream> Engine<S> {
             outbound,
             encoder: Encoder::default(),
             stats: Stats::default(),
+            date: DateValue::default(),
+            refusal_log: RefusalLog::default(),
             now,
         }
     }
@@ -381,8 +388,12 @@ impl<S: Stream> Engine<S> {
         self.get(id).map(|client| client.deadlines.last_heard())
     }
 
-    pub(crate) fn remote_addr(&self, id: ClientId) -> Option<SocketAddr> {
+    pub(crate) fn remote_addr(&self, id: ClientId) -> Option<PeerAddr> {
         self.get(id).map(|client| client.remote)
+    }
+
+    pub(crate) fn peer_addr(&self, id: ClientId) -> Option<PeerAddr> {
+        self.get(id).map(|client| client.endpoint().peer)
     }
 
     pub(crate) fn rtt(&self, id: ClientId) -> Option<Duration> {
@@ -415,7 +426,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn request(&self, id: ClientId) -> Option<Request<'_>> {
         let client = self.get(id)?;
         let head = client.open()?.provenance.as_ref()?.request.as_deref()?;
-        Some(Request::new(head, &[], client.remote))
+        Some(Request::new(head, &[], client.endpoint()))
     }
 
     // ---- helpers for the submodules ----

@@ -36,6 +36,7 @@ use crate::{
     http1::head_machine::write_all,
     id::{ClientId, LinkId},
     outbox::{outgoing::Outgoing, pending::Terms},
+    peer_addr::PeerAddr,
     proto::deflate::PerMessage,
     util::{entropy::Entropy, split_mix::SplitMix, time::after},
 };
@@ -165,7 +166,7 @@ impl<S: Stream> Engine<S> {
             Ok(stream) => {
                 let client = &mut self.clients[id.index()];
                 client.stream = StreamSlot::new(stream);
-                client.remote = addr;
+                client.remote = addr.into();
             }
             Err(error) => {
                 self.address_failed(id.index(), ConnectError::Io { addr, error: error.kind() }, now)
@@ -430,10 +431,13 @@ impl<S: Stream> Engine<S> {
     /// Handles a failed read or write before the handshake was complete.
     pub(super) fn broken(&mut self, index: usize, error: io::ErrorKind, now: Instant) {
         let client = &mut self.clients[index];
-        let addr = client.remote;
+        let remote = client.remote;
         let error = match client.dial_mut().and_then(|dial| dial.asked.as_mut()) {
             Some(asked) if asked.reader.is_refused() => asked.reader.end(),
-            _ => ConnectError::Io { addr, error },
+            _ => match remote {
+                PeerAddr::Ip(addr) => ConnectError::Io { addr, error },
+                _ => ConnectError::HungUp,
+            },
         };
         self.attempt_failed(index, error, now);
     }

@@ -1,4 +1,4 @@
-//! Rejected requests: their response, their count and their line in the log.
+//! Rejected requests and connections: their response and their count.
 
 use std::time::Instant;
 
@@ -9,21 +9,59 @@ use super::{Engine, Stream};
 use crate::{
     connection::slot::Stage,
     http1::{
+        head::RequestHead,
         rejection::Rejection,
         response::{self, Unfit},
     },
 };
 
 impl<S: Stream> Engine<S> {
-    /// Rejects a request, and closes the connection behind the response.
-    pub(super) fn reject(&mut self, index: usize, rejection: Rejection, now: Instant) {
+    /// Rejects a request, and closes the connection behind the response. `host` is the host that
+    /// the client has asked for.
+    pub(super) fn reject(
+        &mut self,
+        index: usize,
+        rejection: Rejection,
+        request: &RequestHead,
+        host: Option<&str>,
+        now: Instant,
+    ) {
+        self.log_refusal(index, rejection, Some(request), host, now);
+        self.respond_rejection(index, rejection, *request.method() == Method::HEAD, now);
+    }
+
+    /// Rejects the request that the connection is handling.
+    pub(super) fn reject_current(&mut self, index: usize, rejection: Rejection, now: Instant) {
+        let Stage::Request(exchange) = &self.clients[index].stage else { return };
+        let request = exchange.request.clone();
+        self.reject(index, rejection, &request, None, now);
+    }
+
+    /// Rejects a request whose head is malformed or too large.
+    pub(super) fn reject_head(&mut self, index: usize, rejection: Rejection, now: Instant) {
+        let is_head =
+            matches!(&self.clients[index].stage, Stage::Handshake(reader) if reader.rejected_head());
+        self.log_refusal(index, rejection, None, None, now);
+        self.respond_rejection(index, rejection, is_head, now);
+    }
+
+    /// Rejects a connection whose request was not read.
+    pub(super) fn reject_unread(&mut self, index: usize, rejection: Rejection, now: Instant) {
         self.stats.rejected.count(rejection);
-        let client = &self.clients[index];
-        log::debug!("rejected {}: {}", client.remote, rejection.status());
-        let response = match &client.stage {
-            Stage::Request(exchange) if *exchange.request.method() == Method::HEAD => rejection.head(),
-            _ => rejection.response(),
-        };
+        self.refuse_connection(index, rejection, now);
+    }
+
+    /// As `reject_unread`, but the rejection has been counted.
+    pub(super) fn refuse_connection(&mut self, index: usize, rejection: Rejection, now: Instant) {
+        self.log_refusal(index, rejection, None, None, now);
+        let response = rejection.response_to_unread(self.date(now));
+        self.respond_and_close(index, &response, now);
+    }
+
+    fn respond_rejection(&mut self, index: usize, rejection: Rejection, is_head: bool, now: Instant) {
+        self.stats.rejected.count(rejection);
+        let date = self.date(now);
+        let response = if is_head { rejection.response_to_head(date) } else { rejection.response(date) };
         self.respond_and_close(index, &response, now);
     }
 
@@ -34,23 +72,35 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Queues an HTTP response after which the connection is closed.
-    pub(super) fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
+    fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
         self.clients[index].outbox.push_raw(response, &mut self.outbound);
         self.linger(index, now);
     }
-}
 
-/// The bytes of a rejection, behind which the connection is closed.
-pub(super) fn rejection_bytes(response: &Response<Bytes>) -> Result<Vec<u8>, Unfit> {
-    let status = response.status();
-    if status.is_informational() || status.is_success() {
-        return Err(Unfit::Status(status));
+    /// The value of `Date` now; empty if the host has no wall clock.
+    pub(super) fn date(&mut self, now: Instant) -> &str {
+        match &mut self.hooks.wall_clock {
+            Some(wall_clock) => self.date.at(now, wall_clock),
+            None => "",
+        }
     }
-    let head =
-        response::response_head(status, response.headers(), response.body().len() as u64, false, true)?;
-    let mut bytes = head.bytes;
-    if head.has_body {
-        bytes.extend_from_slice(response.body());
+
+    /// The bytes of a rejection, behind which the connection is closed.
+    pub(super) fn rejection_bytes(
+        &mut self,
+        response: &Response<Bytes>,
+        now: Instant,
+    ) -> Result<Vec<u8>, Unfit> {
+        let status = response.status();
+        if status.is_informational() || status.is_success() {
+            return Err(Unfit::Status(status));
+        }
+        let (headers, len) = (response.headers(), response.body().len() as u64);
+        let head = response::response_head(status, headers, len, false, true, self.date(now))?;
+        let mut bytes = head.bytes;
+        if head.has_body {
+            bytes.extend_from_slice(response.body());
+        }
+        Ok(bytes)
     }
-    Ok(bytes)
 }

@@ -14,6 +14,9 @@ pub(crate) trait Stream: Read + Write {
 
     /// Applies the socket options of the configuration, once the stream is connected.
     fn tune(&self, config: &Config);
+
+    /// Sets the size of the kernel's send buffer, once the WebSocket is open.
+    fn set_send_buffer(&self, bytes: usize);
 }
 
 /// Readiness of one stream, as the readiness source reports it.

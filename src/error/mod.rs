@@ -232,10 +232,18 @@ pub enum ConfigError {
     /// neither `null` nor `file://`.
     #[error("{0:?} is not an origin: write it as a browser does, for instance https://example.com")]
     InvalidOrigin(String),
+    /// No browser sends this host, so it would never match.
+    #[error(
+        "{0:?} is not a host: write it as browsers send it, in ASCII, for instance game.example or *.game.example:8080"
+    )]
+    InvalidHost(String),
+    /// The proxy is neither a network nor an address.
+    #[error("{0:?} is not a network: write it as 10.0.0.0/8, 192.0.2.1, fd00::/8 or unix:")]
+    InvalidProxy(String),
     /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the
     /// end of a path for upgrades.
     #[error(
-        "{0:?} is not a valid path: begin it with '/', and use no '//', '..', backslashes or control characters"
+        "{0:?} is not a valid path: begin it with '/', and use no '..', '?', '#', backslashes or control characters"
     )]
     InvalidPath(String),
     /// The subprotocol is not a token (RFC 6455 §4.1).

@@ -6,7 +6,7 @@
     reason = "an offset or an index is stored only together with the bytes or the entry it points to"
 )]
 
-use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use crate::{
     error::ConnectError,
@@ -14,6 +14,7 @@ use crate::{
     http1::{head::RequestHead, request::Request},
     id::{ClientId, ExchangeId, LinkId, TimerId, UpgradeId},
     message::{Kind, Message},
+    peer_addr::Endpoint,
     proto::{assembler::Assembled, utf8},
     util::buffer_pool::BufferPool,
 };
@@ -50,7 +51,7 @@ pub(crate) struct TickBuffer {
 struct StoredRequest {
     request: Arc<RequestHead>,
     body: Vec<u8>,
-    remote: SocketAddr,
+    endpoint: Endpoint,
 }
 
 /// A failed or lost outbound connection, and the next attempt.
@@ -235,8 +236,8 @@ impl TickBuffer {
         self.input += bytes;
     }
 
-    pub(crate) fn open(&mut self, client: ClientId, request: Arc<RequestHead>, remote: SocketAddr) {
-        let request = self.store(request, Vec::new(), remote);
+    pub(crate) fn open(&mut self, client: ClientId, request: Arc<RequestHead>, endpoint: Endpoint) {
+        let request = self.store(request, Vec::new(), endpoint);
         self.records.push(Record::Open { client, request });
     }
 
@@ -316,8 +317,8 @@ impl TickBuffer {
         self.records.push(Record::Timer { timer, missed });
     }
 
-    pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<RequestHead>, remote: SocketAddr) {
-        let request = self.store(request, Vec::new(), remote);
+    pub(crate) fn upgrade(&mut self, upgrade: UpgradeId, request: Arc<RequestHead>, endpoint: Endpoint) {
+        let request = self.store(request, Vec::new(), endpoint);
         self.records.push(Record::Upgrade { upgrade, request });
     }
 
@@ -330,15 +331,15 @@ impl TickBuffer {
         id: ExchangeId,
         request: Arc<RequestHead>,
         body: Vec<u8>,
-        remote: SocketAddr,
+        endpoint: Endpoint,
     ) {
         self.held += body.len();
-        let request = self.store(request, body, remote);
+        let request = self.store(request, body, endpoint);
         self.records.push(Record::Http { exchange: id, request });
     }
 
-    fn store(&mut self, request: Arc<RequestHead>, body: Vec<u8>, remote: SocketAddr) -> u32 {
-        self.requests.push(StoredRequest { request, body, remote });
+    fn store(&mut self, request: Arc<RequestHead>, body: Vec<u8>, endpoint: Endpoint) -> u32 {
+        self.requests.push(StoredRequest { request, body, endpoint });
         self.requests.len() as u32 - 1
     }
 
@@ -366,8 +367,8 @@ impl TickBuffer {
     /// The request of an `Open`, `Upgrade` or `Http` record.
     #[inline]
     pub(crate) fn request(&self, index: u32) -> Request<'_> {
-        let StoredRequest { request, body, remote } = &self.requests[index as usize];
-        Request::new(request, body, *remote)
+        let StoredRequest { request, body, endpoint } = &self.requests[index as usize];
+        Request::new(request, body, *endpoint)
     }
 
     /// The reason of a `Close` record.

@@ -13,7 +13,10 @@ use crate::{
         client::{self, RequestParts, ask},
         server,
     },
-    http1::head::{HeadLimits, HeadReader},
+    http1::{
+        forwarded::Forwarded,
+        head::{HeadLimits, HeadReader},
+    },
     outbox,
     util::timer_wheel,
 };
@@ -80,5 +83,6 @@ fn url(data: &[u8]) {
     assert_eq!(head.used, bytes.len(), "the head ends early, so it contains a line break");
     assert_eq!(head.request.headers()["host"].as_bytes(), target.authority.as_bytes());
     assert_eq!(head.request.uri().path_and_query(), Some(&target.path));
-    server::check(&head.request, &OriginPolicy::SameOrigin).expect("the server accepts the request");
+    server::check(&head.request, &Forwarded::default(), &OriginPolicy::SameOrigin)
+        .expect("the server accepts the request");
 }

@@ -4,14 +4,17 @@ use http::header;
 
 use crate::{
     config::OriginPolicy,
+    config::hosts::is_host,
     http1::{
-        authority::Authority,
+        forwarded::Forwarded,
         head::{RequestHead, single},
     },
+    util::authority::Authority,
 };
 
 /// Whether the policy allows the request's page. A request without `Origin` is not from a browser.
-pub(super) fn is_allowed(request: &RequestHead, policy: &OriginPolicy) -> bool {
+/// Host and scheme of the server are those that a trusted proxy was asked for, if it says so.
+pub(super) fn is_allowed(request: &RequestHead, forwarded: &Forwarded, policy: &OriginPolicy) -> bool {
     if matches!(policy, OriginPolicy::Any | OriginPolicy::Custom)
         || !request.headers().contains_key(header::ORIGIN)
     {
@@ -32,11 +35,13 @@ pub(super) fn is_allowed(request: &RequestHead, policy: &OriginPolicy) -> bool {
     }
     let Some(origin) = Origin::parse(value) else { return false };
     // RFC 9112 §3.2.2: the authority of an absolute request target takes the place of Host.
-    let host = match request.uri().authority() {
-        Some(authority) => Some(authority.as_str()),
-        None => single(request, header::HOST).and_then(|host| host.to_str().ok()),
+    let host = match (&forwarded.host, request.uri().authority()) {
+        (Some(host), _) => Some(host.as_str()),
+        (None, Some(authority)) => Some(authority.as_str()),
+        (None, None) => single(request, header::HOST).and_then(|host| host.to_str().ok()),
     };
-    let same = host.and_then(Authority::parse).is_some_and(|host| origin.is_at(&host));
+    let host = host.and_then(Authority::parse);
+    let same = host.is_some_and(|host| origin.is_at(&host)) && origin.has_security(forwarded.secure);
     same || list.iter().any(|entry| origin.matches(entry))
 }
 
@@ -77,6 +82,12 @@ impl<'a> Origin<'a> {
             && self.authority.host.eq_ignore_ascii_case(host.host)
     }
 
+    /// Whether the page was loaded over an encrypted connection, or not, like the connection of its
+    /// request. `None`: that is not known.
+    fn has_security(&self, secure: Option<bool>) -> bool {
+        secure.is_none_or(|secure| self.default_port() == Some(if secure { 443 } else { 80 }))
+    }
+
     /// Whether this is the origin of `entry`, or with `scheme://*.host` at a subdomain of the host,
     /// of any depth. The host itself is no subdomain.
     fn matches(&self, entry: &str) -> bool {
@@ -87,18 +98,6 @@ impl<'a> Origin<'a> {
         if !self.scheme.eq_ignore_ascii_case(other.scheme) || self.port() != other.port() {
             return false;
         }
-        let host = match base {
-            None => self.authority.host,
-            Some(_) => {
-                let Some(start) = self.authority.host.len().checked_sub(other.authority.host.len()) else {
-                    return false;
-                };
-                match self.authority.host.split_at_checked(start) {
-                    Some((labels, host)) if labels.len() > 1 && labels.ends_with('.') => host,
-                    _ => return false,
-                }
-            }
-        };
-        host.eq_ignore_ascii_case(other.authority.host)
+        is_host(self.authority.host, other.authority.host, base.is_some())
     }
 }

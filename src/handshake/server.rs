@@ -20,7 +20,8 @@ use super::origin;
 use crate::{
     config::OriginPolicy,
     http1::{
-        head::{RequestHead, check_host, has_token, list, single},
+        forwarded::Forwarded,
+        head::{RequestHead, check_host, check_target, has_token, list, single},
         rejection::Rejection,
     },
     util::http_syntax::{is_token, write_field},
@@ -41,9 +42,13 @@ pub(crate) fn is_upgrade(request: &RequestHead) -> bool {
 
 /// Checks that the request may become a WebSocket, as far as RFC 6455 and the origin policy say.
 /// The application decides the rest.
-pub(crate) fn check(request: &RequestHead, origins: &OriginPolicy) -> Result<Opening, Rejection> {
+pub(crate) fn check(
+    request: &RequestHead,
+    forwarded: &Forwarded,
+    origins: &OriginPolicy,
+) -> Result<Opening, Rejection> {
     let key = opening_key(request)?;
-    if !origin::is_allowed(request, origins) {
+    if !origin::is_allowed(request, forwarded, origins) {
         return Err(Rejection::OriginForbidden);
     }
     if !is_nonce(key.as_bytes()) {
@@ -54,10 +59,10 @@ pub(crate) fn check(request: &RequestHead, origins: &OriginPolicy) -> Result<Ope
 
 /// The rejection of a request behind which data arrived early: a client has to wait for the
 /// response before it sends any further data (RFC 6455 §4.1).
-pub(crate) fn early_data(request: &RequestHead, origins: &OriginPolicy) -> Rejection {
+pub(crate) fn early_data(request: &RequestHead, forwarded: &Forwarded, origins: &OriginPolicy) -> Rejection {
     // Other faults of the request come first, so that the response does not depend on whether the
     // data arrived with the request or a moment later.
-    check(request, origins).err().unwrap_or(Rejection::JunkAfterRequest)
+    check(request, forwarded, origins).err().unwrap_or(Rejection::JunkAfterRequest)
 }
 
 /// The first of the server's subprotocols that the client offers (RFC 6455 §4.2.2, 4).
@@ -75,8 +80,7 @@ fn opening_key(request: &RequestHead) -> Result<&HeaderValue, Rejection> {
     check_host(request)?;
     match *request.method() {
         Method::GET => {}
-        // RFC 9110 §9.3.2: the response to a GET, but without its content.
-        Method::HEAD => return Err(Rejection::UpgradeRequiredNoBody),
+        Method::HEAD => return Err(Rejection::UpgradeRequired),
         _ => return Err(Rejection::MethodNotAllowed),
     }
     // RFC 9112 §6.3: a body would be read as WebSocket frames here, and as a body by a proxy.
@@ -85,9 +89,7 @@ fn opening_key(request: &RequestHead) -> Result<&HeaderValue, Rejection> {
         return Err(Rejection::BadRequest("a WebSocket handshake must not have a body"));
     }
     // §4.1, 1 of the request: a path, or an absolute URI.
-    if !request.uri().path().starts_with('/') {
-        return Err(Rejection::BadRequest("the request target must be a path or a URI"));
-    }
+    check_target(request)?;
     // §4.2.1, 3: Upgrade contains "websocket".
     if !has_token(request, header::UPGRADE, "websocket") {
         return Err(Rejection::UpgradeRequired);

@@ -14,11 +14,10 @@ use tungstenite::handshake::machine::TryParse;
 
 use crate::{
     http1::{
-        authority::Authority,
         head_machine::{HeadMachine, is_complete},
         rejection::Rejection,
     },
-    util::http_syntax::is_token_byte,
+    util::{authority::Authority, http_syntax::is_token_byte},
 };
 
 /// Method, target, version and headers of a request.
@@ -42,6 +41,8 @@ pub(crate) struct HeadLimits {
 pub(crate) struct HeadReader {
     machine: Option<Box<HeadMachine>>,
     part: Part,
+    /// The request that was rejected is a HEAD.
+    is_head: bool,
 }
 
 impl HeadReader {
@@ -54,9 +55,16 @@ impl HeadReader {
     pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
         let outcome = self.advance(bytes, limits);
         if !matches!(outcome, Ok(None)) {
-            *self = HeadReader::default();
+            let is_head =
+                outcome.is_err() && self.machine.as_ref().is_some_and(|machine| is_head(machine.bytes()));
+            *self = HeadReader { is_head, ..HeadReader::default() };
         }
         outcome
+    }
+
+    /// Whether the last request, which `push` has rejected, is a HEAD.
+    pub(crate) fn rejected_head(&self) -> bool {
+        self.is_head
     }
 
     /// Memory held for an incomplete head, in bytes.
@@ -100,6 +108,12 @@ impl HeadReader {
             }
         }
     }
+}
+
+/// Whether the bytes begin a request with the method HEAD, behind empty lines.
+fn is_head(bytes: &[u8]) -> bool {
+    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    bytes.get(blank..).is_some_and(|request| request.starts_with(b"HEAD "))
 }
 
 /// The head of a request as the handshake machine parses it: our own rejection is not an error of
@@ -185,7 +199,7 @@ fn parse(head: &[u8]) -> Result<RequestHead, Rejection> {
     let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut raw = httparse::Request::new(&mut []);
     match raw.parse_with_uninit_headers(head, &mut slots) {
-        Ok(httparse::Status::Complete(len)) if len == head.len() => request(&raw).map_err(rejection_of),
+        Ok(httparse::Status::Complete(len)) if len == head.len() => request(&raw),
         // httparse found the end of the head elsewhere than `find_end`: an ambiguous head is
         // rejected.
         Ok(_) => Err(Rejection::JunkAfterRequest),
@@ -193,14 +207,23 @@ fn parse(head: &[u8]) -> Result<RequestHead, Rejection> {
     }
 }
 
-fn request(raw: &httparse::Request<'_, '_>) -> tungstenite::Result<RequestHead> {
+fn request(raw: &httparse::Request<'_, '_>) -> Result<RequestHead, Rejection> {
+    let target = raw.path.unwrap_or_default();
+    // RFC 9112 §3.2: a request target has no fragment. `Uri` would drop it.
+    if target.contains('#') {
+        return Err(Rejection::BadRequest("the request target must not have a fragment (#)"));
+    }
+    parts(raw, target).map_err(rejection_of)
+}
+
+fn parts(raw: &httparse::Request<'_, '_>, target: &str) -> tungstenite::Result<RequestHead> {
     let mut headers = HeaderMap::with_capacity(raw.headers.len());
     for field in raw.headers.iter() {
         headers.append(HeaderName::from_bytes(field.name.as_bytes())?, HeaderValue::from_bytes(field.value)?);
     }
     let mut request = RequestHead::new(());
     *request.method_mut() = raw.method.unwrap_or_default().parse::<Method>().map_err(http::Error::from)?;
-    *request.uri_mut() = raw.path.unwrap_or_default().parse()?;
+    *request.uri_mut() = target.parse()?;
     *request.version_mut() = if raw.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     *request.headers_mut() = headers;
     Ok(request)
@@ -229,6 +252,22 @@ pub(crate) fn check_host(request: &RequestHead) -> Result<(), Rejection> {
         Some(_) => Ok(()),
         None => Err(Rejection::BadRequest("send one Host header: host or host:port")),
     }
+}
+
+/// RFC 9112 §3.2: the target of a request is a path, or an absolute URI as clients send it to a
+/// proxy. RFC 9110 §7.4: its scheme must be one of this server.
+pub(crate) fn check_target(request: &RequestHead) -> Result<(), Rejection> {
+    let target = request.uri();
+    if !target.path().starts_with('/') || (target.authority().is_some() && target.scheme().is_none()) {
+        return Err(Rejection::BadRequest("the request target must be a path or a URI"));
+    }
+    // `Scheme` is in lower case for the well-known schemes only.
+    let is_ours =
+        |scheme: &str| ["http", "https", "ws", "wss"].iter().any(|own| scheme.eq_ignore_ascii_case(own));
+    if target.scheme_str().is_some_and(|scheme| !is_ours(scheme)) {
+        return Err(Rejection::BadRequest("the scheme of the request target must be http or https"));
+    }
+    Ok(())
 }
 
 /// The value of the header if exactly one line has this name.

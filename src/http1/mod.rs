@@ -2,7 +2,8 @@
 //! responses and static files. Uses no socket. The module is not called `http`, because the public
 //! `tickws::http` is the crate of that name.
 
-pub(crate) mod authority;
+pub(crate) mod date;
+pub(crate) mod forwarded;
 pub(crate) mod head;
 pub(crate) mod head_machine;
 pub(crate) mod rejection;

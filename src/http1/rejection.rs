@@ -11,12 +11,12 @@ pub(crate) enum Rejection {
     JunkAfterRequest,
     /// The origin policy does not allow the page (RFC 6455 §10.2).
     OriginForbidden,
+    /// The host policy does not allow the host.
+    HostForbidden,
     /// The method is neither GET nor HEAD.
     MethodNotAllowed,
     /// A GET without `Upgrade: websocket`.
     UpgradeRequired,
-    /// A HEAD, whose response is that to a GET without the body.
-    UpgradeRequiredNoBody,
     /// `Sec-WebSocket-Version` is missing or not 13.
     UnsupportedVersion,
     /// The head is longer than `max_head_bytes`.
@@ -39,6 +39,8 @@ pub(crate) enum Rejection {
     TransferEncoding,
     /// The application did not respond in time.
     NoResponse,
+    /// The body did not arrive within `body_timeout`.
+    BodyTimeout,
 }
 
 impl Rejection {
@@ -47,23 +49,32 @@ impl Rejection {
         self.code().as_u16()
     }
 
-    /// The complete HTTP/1.1 response; the connection is closed after it.
-    pub(crate) fn response(self) -> Vec<u8> {
-        let mut response = self.head();
-        if self != Rejection::UpgradeRequiredNoBody {
-            response.extend_from_slice(self.text().as_bytes());
-            response.push(b'\n');
-        }
+    /// The complete HTTP/1.1 response; the connection is closed after it. `date` is the value of
+    /// `Date`, or empty.
+    pub(crate) fn response(self, date: &str) -> Vec<u8> {
+        let mut response = self.response_to_head(date);
+        response.extend_from_slice(self.text().as_bytes());
+        response.push(b'\n');
         response
     }
 
-    /// The head of the response, which alone is the response to a HEAD (RFC 9110 §9.3.2).
-    pub(crate) fn head(self) -> Vec<u8> {
+    /// The response to a HEAD: that to a GET without its body (RFC 9110 §9.3.2).
+    pub(crate) fn response_to_head(self, date: &str) -> Vec<u8> {
+        self.head(self.text().len() + 1, date)
+    }
+
+    /// The response to a connection whose request was not read. It has no body, because the request
+    /// may be a HEAD.
+    pub(crate) fn response_to_unread(self, date: &str) -> Vec<u8> {
+        self.head(0, date)
+    }
+
+    fn head(self, len: usize, date: &str) -> Vec<u8> {
         let (connection, fields) = match self {
             // RFC 9110 §15.5.22: a 426 must name the protocol in Upgrade. §7.8: Connection lists
             // Upgrade wherever that is sent. RFC 6455 §4.4: Sec-WebSocket-Version names the
             // supported version.
-            Rejection::UpgradeRequired | Rejection::UpgradeRequiredNoBody | Rejection::UnsupportedVersion => {
+            Rejection::UpgradeRequired | Rejection::UnsupportedVersion => {
                 ("close, Upgrade", "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n")
             }
             // RFC 9110 §15.5.6: a 405 must list the allowed methods.
@@ -75,11 +86,11 @@ impl Rejection {
             | Rejection::NoResponse => ("close", "Retry-After: 10\r\n"),
             _ => ("close", ""),
         };
+        let date = if date.is_empty() { String::new() } else { format!("Date: {date}\r\n") };
         format!(
-            "HTTP/1.1 {}\r\nConnection: {connection}\r\n{fields}\
-             Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {}\r\nConnection: {connection}\r\n{fields}{date}\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len}\r\n\r\n",
             self.code(),
-            self.text().len() + 1,
         )
         .into_bytes()
     }
@@ -89,9 +100,10 @@ impl Rejection {
             Rejection::BadRequest(_) | Rejection::JunkAfterRequest => StatusCode::BAD_REQUEST,
             Rejection::OriginForbidden => StatusCode::FORBIDDEN,
             Rejection::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Rejection::UpgradeRequired | Rejection::UpgradeRequiredNoBody | Rejection::UnsupportedVersion => {
-                StatusCode::UPGRADE_REQUIRED
-            }
+            Rejection::UpgradeRequired | Rejection::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
+            // RFC 9110 §7.4, §15.5.20: the server is not the one that the request names.
+            Rejection::HostForbidden => StatusCode::MISDIRECTED_REQUEST,
+            Rejection::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Rejection::HeadTooLarge | Rejection::TooManyHeaders => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
@@ -114,9 +126,9 @@ impl Rejection {
             Rejection::JunkAfterRequest => "wait for the 101 response before you send more",
             Rejection::OriginForbidden => "pages of this origin may not connect unless the server allows it",
             Rejection::MethodNotAllowed => "this is a WebSocket endpoint: use GET with Upgrade: websocket",
-            Rejection::UpgradeRequired | Rejection::UpgradeRequiredNoBody => {
-                "this is a WebSocket endpoint: connect with ws:// or wss://"
-            }
+            Rejection::HostForbidden => "this server is not the host of the URL: check the URL",
+            Rejection::BodyTimeout => "the body did not arrive in time: send it faster",
+            Rejection::UpgradeRequired => "this is a WebSocket endpoint: connect with ws:// or wss://",
             Rejection::UnsupportedVersion => "this server supports only version 13 of the WebSocket protocol",
             Rejection::HeadTooLarge => {
                 "the request head is too long: send fewer or shorter headers and cookies"

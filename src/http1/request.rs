@@ -1,10 +1,13 @@
 //! An HTTP request as the application gets it.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::borrow::Cow;
 
 use http::{HeaderMap, Method, Uri, header};
 
-use crate::{http1::head::RequestHead, peer_addr::PeerAddr};
+use crate::{
+    http1::head::RequestHead,
+    peer_addr::{Endpoint, PeerAddr},
+};
 
 /// A request: of a client that opened a WebSocket or asks for one, or plain HTTP. Borrowed and
 /// `Copy`.
@@ -33,12 +36,12 @@ use crate::{http1::head::RequestHead, peer_addr::PeerAddr};
 pub struct Request<'t> {
     head: &'t RequestHead,
     body: &'t [u8],
-    remote: SocketAddr,
+    endpoint: Endpoint,
 }
 
 impl<'t> Request<'t> {
-    pub(crate) fn new(head: &'t RequestHead, body: &'t [u8], remote: SocketAddr) -> Self {
-        Request { head, body, remote }
+    pub(crate) fn new(head: &'t RequestHead, body: &'t [u8], endpoint: Endpoint) -> Self {
+        Request { head, body, endpoint }
     }
 
     /// The method (RFC 9110 §9).
@@ -72,16 +75,24 @@ impl<'t> Request<'t> {
         self.body
     }
 
-    /// The address of the peer: the client, or a proxy in front of it. Of an outbound connection it
-    /// is the server's.
+    /// The address of the client. Behind a proxy of
+    /// [`trusted_proxies`](crate::ServerBuilder::trusted_proxies) it is the address that the proxy
+    /// names. Of an outbound connection it is the server's.
     pub fn remote_addr(&self) -> PeerAddr {
-        self.remote.into()
+        self.endpoint.remote
     }
 
-    /// Whether the connection is encrypted by this server, which has no TLS yet: `false`. A proxy
-    /// that ends TLS cannot be seen here.
+    /// The address of the other end of the connection: of the client, or of the proxy in front of
+    /// it.
+    pub fn peer_addr(&self) -> PeerAddr {
+        self.endpoint.peer
+    }
+
+    /// Whether the client's connection is encrypted, as a proxy of
+    /// [`trusted_proxies`](crate::ServerBuilder::trusted_proxies) says it is. This server has no
+    /// TLS of its own yet.
     pub fn is_secure(&self) -> bool {
-        false
+        self.endpoint.secure
     }
 
     /// The first value with this name in the query string, decoded as a form does
@@ -112,7 +123,14 @@ impl<'t> Request<'t> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+
+    fn endpoint() -> Endpoint {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 9)).into();
+        Endpoint { remote: addr, peer: addr, secure: false }
+    }
 
     fn head(target: &str, headers: &[(&'static str, &str)]) -> RequestHead {
         let mut head = RequestHead::new(());
@@ -126,7 +144,7 @@ mod tests {
     #[test]
     fn a_query_is_decoded_and_the_first_value_counts() {
         let head = head("/?a=1&b=x+y%2Bz&a=2&empty=&bare&%C3%BC=%ff&=nameless", &[]);
-        let request = Request::new(&head, &[], ([127, 0, 0, 1], 1).into());
+        let request = Request::new(&head, &[], endpoint());
         for (name, value) in [
             ("a", Some("1")),
             ("b", Some("x y+z")),
@@ -140,7 +158,7 @@ mod tests {
             assert_eq!(request.query(name).as_deref(), value, "{name:?}");
         }
         let without = self::head("/a?", &[]);
-        assert_eq!(Request::new(&without, &[], ([127, 0, 0, 1], 1).into()).query("a"), None);
+        assert_eq!(Request::new(&without, &[], endpoint()).query("a"), None);
     }
 
     #[test]
@@ -151,7 +169,7 @@ mod tests {
             ("cookie", "open=\"; empty="),
         ];
         let head = head("/", &cookies);
-        let request = Request::new(&head, &[], ([127, 0, 0, 1], 1).into());
+        let request = Request::new(&head, &[], endpoint());
         for (name, value) in [
             ("session", Some("abc")),
             ("theme", Some("dark blue")),
@@ -171,7 +189,7 @@ mod tests {
     #[test]
     fn parts_of_the_head_are_passed_through() {
         let head = head("/a?b", &[("X-Name", "v")]);
-        let request = Request::new(&head, b"body", ([127, 0, 0, 1], 9).into());
+        let request = Request::new(&head, b"body", endpoint());
         assert_eq!((request.method(), request.uri().path()), (&Method::GET, "/a"));
         assert_eq!((request.header("x-name"), request.header("not a name")), (Some("v"), None));
         assert_eq!((request.body(), request.is_secure()), (&b"body"[..], false));

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use crate::{
     error::HeaderError,
     http1::{
-        head::{RequestHead, check_host, has_token, single},
+        head::{RequestHead, check_host, check_target, has_token, single},
         rejection::Rejection,
     },
     util::http_syntax::write_field,
@@ -31,11 +31,7 @@ pub(crate) fn body_len(request: &RequestHead, max: usize) -> Result<usize, Rejec
     if request.version() == Version::HTTP_11 || request.headers().contains_key(header::HOST) {
         check_host(request)?;
     }
-    let target = request.uri();
-    // §3.2: a path, or an absolute URI as clients send it to a proxy.
-    if !target.path().starts_with('/') || (target.authority().is_some() && target.scheme().is_none()) {
-        return Err(Rejection::BadRequest("the request target must be a path or a URI"));
-    }
+    check_target(request)?;
     // RFC 9110 §9.3.6, §9.3.8: CONNECT asks for a tunnel, TRACE echoes a request with its cookies.
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         return Err(Rejection::MethodNotAllowed);
@@ -93,7 +89,7 @@ pub(crate) struct ResponseHead {
 }
 
 /// Writes the head of a response with a body of `len` bytes. `to_head`: the request is a HEAD.
-/// `close`: the connection ends after this response.
+/// `close`: the connection ends after this response. `date` is the value of `Date`, or empty.
 ///
 /// # Errors
 /// The status is a 1xx, which announces another response, or a header would change where the
@@ -104,6 +100,7 @@ pub(crate) fn response_head(
     len: u64,
     to_head: bool,
     close: bool,
+    date: &str,
 ) -> Result<ResponseHead, Unfit> {
     if status.is_informational() {
         return Err(Unfit::Status(status));
@@ -135,6 +132,10 @@ pub(crate) fn response_head(
         if !matches!(*name, header::CONTENT_LENGTH | header::CONNECTION) {
             write_field(&mut bytes, name, value.as_bytes());
         }
+    }
+    // RFC 9110 §6.6.1: a server with a clock sends Date.
+    if !date.is_empty() && !headers.contains_key(header::DATE) {
+        let _ = write!(bytes, "Date: {date}\r\n");
     }
     // RFC 9110 §8.6: a 204 must not have a Content-Length, a 304 only that of the 200.
     if !bodiless || (status == StatusCode::NOT_MODIFIED && declared.is_some()) {

@@ -18,7 +18,11 @@ use super::{
     resolver::Resolved,
     socket::Socket,
 };
-use crate::{engine::Readiness, error::ConnectError, id::ClientId};
+use crate::{
+    engine::{Readiness, hooks::WallClock},
+    error::ConnectError,
+    id::ClientId,
+};
 
 /// The operations of a server on its system. Without the feature `sim` there is one variant, and
 /// the matches compile to nothing.
@@ -67,6 +71,15 @@ impl Host {
             Host::Kernel(_) => kernel::clock(),
             #[cfg(feature = "sim")]
             Host::Simulated(host) => host.now(),
+        }
+    }
+
+    /// The clock that shows the date.
+    pub(crate) fn wall_clock(&self) -> WallClock {
+        match self {
+            Host::Kernel(_) => Box::new(kernel::wall_clock),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.wall_clock(),
         }
     }
 
@@ -138,16 +151,27 @@ impl Host {
             Host::Kernel(kernel) => kernel.accept(now, connections),
             #[cfg(feature = "sim")]
             Host::Simulated(host) => {
-                host.accept().map(|(socket, remote)| Accepted::Connection(socket, remote))
+                host.accept().map(|(socket, remote)| Accepted::Connection(socket, remote.into()))
             }
         }
     }
 
-    pub(crate) fn stop_listening(&mut self) {
+    /// Stops listening, after at most `most` accepts by each listener of connections that wait
+    /// already.
+    pub(crate) fn stop_listening(&mut self, most: usize) {
         match self {
-            Host::Kernel(kernel) => kernel.stop_listening(),
+            Host::Kernel(kernel) => kernel.stop_listening(most),
             #[cfg(feature = "sim")]
             Host::Simulated(host) => host.stop_listening(),
+        }
+    }
+
+    /// Whether connections may wait that `stop_listening` has left to accept.
+    pub(crate) fn is_closing(&self) -> bool {
+        match self {
+            Host::Kernel(kernel) => kernel.is_closing(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => false,
         }
     }
 

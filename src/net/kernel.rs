@@ -5,7 +5,7 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
@@ -15,11 +15,16 @@ use super::{
     resolver::{Resolved, Resolver},
     socket::Socket,
 };
-use crate::{engine::Readiness, error::ConnectError, id::ClientId};
+use crate::{engine::Readiness, error::ConnectError, id::ClientId, peer_addr::PeerAddr};
 
 /// Reads the clock.
 pub(crate) fn clock() -> Instant {
     Instant::now()
+}
+
+/// The time since 1970-01-01 UTC; zero if the clock is set to an earlier date.
+pub(crate) fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The token of the waker's events, the highest. Clients have the tokens from zero upwards.
@@ -45,7 +50,7 @@ fn is_interrupted(outcome: &io::Result<()>) -> bool {
 /// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    Connection(Socket, SocketAddr),
+    Connection(Socket, PeerAddr),
     /// This accept returned no connection; the next one may.
     Nothing,
     /// A connection failed before it was accepted.
@@ -156,7 +161,7 @@ impl Kernel {
         Some(match self.listeners.get_mut(next)?.accept() {
             listener::Accepted::Connection(stream, remote) => {
                 self.backoff.end();
-                Accepted::Connection(Socket::Tcp(stream), remote)
+                Accepted::Connection(Socket::Tcp(stream), remote.into())
             }
             listener::Accepted::Empty => Accepted::Nothing,
             listener::Accepted::Lost => Accepted::Lost,
@@ -167,8 +172,13 @@ impl Kernel {
         })
     }
 
-    pub(super) fn stop_listening(&mut self) {
-        self.listeners.clear();
+    /// Closes the listeners after at most `most` accepts each, for connections that wait already.
+    pub(super) fn stop_listening(&mut self, most: usize) {
+        self.listeners.iter_mut().for_each(|listener| listener.begin_close(most));
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.listeners.iter().any(Listener::is_closing)
     }
 
     // ---- connections ----

@@ -10,10 +10,22 @@ use mio::{
     Interest, Registry, Token,
     net::{TcpListener, TcpStream},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// The pause of accepting after the process ran out of descriptors. A closed connection ends the
 /// pause early.
 pub(crate) const PAUSE: Duration = Duration::from_millis(500);
+
+/// Listens on `addr` as the standard library does, but with a `backlog` of the caller's choice.
+pub(crate) fn bind(addr: SocketAddr, backlog: usize) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // On Windows the option would let other programs take over the port.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
 
 /// One listening socket, registered edge-triggered.
 #[derive(Debug)]
@@ -27,6 +39,8 @@ pub(crate) struct Listener {
     failures: u32,
     /// The log has a line about such a failure.
     logged: bool,
+    /// The listener closes when its backlog is empty, or after this many accepts.
+    closing: Option<usize>,
 }
 
 /// The outcome of one accept.
@@ -53,12 +67,29 @@ impl Listener {
         let mut socket = TcpListener::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
         // A socket from another process may already have connections in its backlog.
-        Ok(Listener { socket: Some(socket), addr, ready: true, failures: 0, logged: false })
+        Ok(Listener { socket: Some(socket), addr, ready: true, failures: 0, logged: false, closing: None })
     }
 
-    /// The address; `None` if the socket no longer listens.
+    /// The address; `None` if the socket no longer listens, or will not much longer.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        self.socket.is_some().then_some(self.addr)
+        (self.socket.is_some() && self.closing.is_none()).then_some(self.addr)
+    }
+
+    /// Closes the listener once its backlog is empty: the system resets the connections in it when
+    /// the socket is closed. `most` bounds the accepts, because new ones may come all the time.
+    pub(crate) fn begin_close(&mut self, most: usize) {
+        if self.closing.is_none() {
+            (self.closing, self.ready) = (Some(most), self.socket.is_some());
+        }
+    }
+
+    /// Whether the listener still has to serve its backlog before it closes.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some() && self.socket.is_some()
+    }
+
+    fn close(&mut self) {
+        (self.socket, self.ready) = (None, false);
     }
 
     pub(crate) fn set_ready(&mut self) {
@@ -70,6 +101,18 @@ impl Listener {
     }
 
     pub(crate) fn accept(&mut self) -> Accepted {
+        let accepted = self.accept_once();
+        if let Some(left) = &mut self.closing {
+            *left = left.saturating_sub(1);
+            let goes_on = matches!(accepted, Accepted::Connection(..) | Accepted::Lost);
+            if *left == 0 || !goes_on {
+                self.close();
+            }
+        }
+        accepted
+    }
+
+    fn accept_once(&mut self) -> Accepted {
         let Some(socket) = &self.socket else {
             self.ready = false;
             return Accepted::Empty;
@@ -89,7 +132,7 @@ impl Listener {
                 ErrorClass::Lost => self.lost(error),
                 ErrorClass::Dead => {
                     log::error!("the listener at {} was shut down and accepts no more: {error}", self.addr);
-                    (self.socket, self.ready) = (None, false);
+                    self.close();
                     Accepted::Dead
                 }
             },

@@ -10,7 +10,7 @@ use std::{
 
 use super::socket::Socket;
 use crate::{
-    engine::Readiness,
+    engine::{Readiness, hooks::WallClock},
     error::ConnectError,
     net::sim::{Shared, SimRng, SimSocket},
     util::entropy::Entropy,
@@ -53,6 +53,13 @@ impl SimHost {
 
     pub(super) fn now(&self) -> Instant {
         self.network.lock().now()
+    }
+
+    /// A clock that began at 2000-01-01 00:00:00 UTC, when the simulation did.
+    pub(super) fn wall_clock(&self) -> WallClock {
+        const START: Duration = Duration::from_secs(946_684_800);
+        let network = self.network.clone();
+        Box::new(move || START + network.lock().elapsed())
     }
 
     /// Random numbers that depend on the seed only. They are not secret.

@@ -69,6 +69,14 @@ impl Stream for Socket {
         }
     }
 
+    fn set_send_buffer(&self, bytes: usize) {
+        match self {
+            Socket::Tcp(stream) => stream.set_send_buffer(bytes),
+            #[cfg(feature = "sim")]
+            Socket::Sim(stream) => stream.set_send_buffer(bytes),
+        }
+    }
+
     fn tune(&self, config: &Config) {
         match self {
             Socket::Tcp(stream) => stream.tune(config),

@@ -59,10 +59,10 @@ impl Stream for TcpStream {
             // The peer has reset the connection already; the first read returns the error.
             log::debug!("cannot turn SIGPIPE off: {error}");
         }
-        // On some systems accepted sockets do not inherit the size from the listener.
-        if let Some(bytes) = config.send_buffer
-            && let Err(error) = SockRef::from(self).set_send_buffer_size(bytes)
-        {
+    }
+
+    fn set_send_buffer(&self, bytes: usize) {
+        if let Err(error) = SockRef::from(self).set_send_buffer_size(bytes) {
             log::debug!("cannot set the send buffer to {bytes} bytes: {error}");
         }
     }

@@ -29,6 +29,7 @@ use crate::{
     id::{ClientId, ExchangeId, Room, TimerId, UpgradeId},
     net::socket::Socket,
     outbox::outgoing::Outgoing,
+    peer_addr::PeerAddr,
     util::entropy::Entropy,
 };
 
@@ -156,7 +157,7 @@ impl RecordedEngine {
         self.engine.start_poll(called, now, partial);
     }
 
-    pub(crate) fn accept(&mut self, socket: Socket, remote: SocketAddr, now: Instant) -> Option<usize> {
+    pub(crate) fn accept(&mut self, socket: Socket, remote: PeerAddr, now: Instant) -> Option<usize> {
         if let Some(recorder) = &self.recorder {
             recorder.advance_to(now);
             recorder.append(&Entry::Accept { remote });

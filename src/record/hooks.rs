@@ -28,9 +28,17 @@ fn call<T>(recorder: &Recorder, closure: impl FnOnce() -> T) -> T {
 
 /// Wraps the closures so that each result is recorded.
 pub(super) fn recorded(hooks: Hooks, recorder: &Recorder) -> Hooks {
-    let Hooks { check_origin, on_upgrade, on_http, static_files, .. } = hooks;
+    let Hooks { check_origin, on_upgrade, on_http, static_files, wall_clock, .. } = hooks;
     Hooks {
         static_files,
+        wall_clock: wall_clock.map(|mut wall_clock| {
+            let recorder = recorder.clone();
+            Box::new(move || {
+                let elapsed = wall_clock();
+                recorder.append(&Entry::Dated { elapsed });
+                elapsed
+            }) as _
+        }),
         check_origin: check_origin.map(|mut check| {
             let recorder = recorder.clone();
             Box::new(move |request: &Request<'_>| {

@@ -100,6 +100,10 @@ impl Stream for RecordedStream {
         outcome
     }
 
+    fn set_send_buffer(&self, bytes: usize) {
+        self.socket.set_send_buffer(bytes);
+    }
+
     fn tune(&self, config: &Config) {
         self.socket.tune(config);
     }

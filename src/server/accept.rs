@@ -1,11 +1,12 @@
 //! Accepting connections, within the budget of a poll.
 
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
 use super::Server;
 use crate::{
     engine::Stream,
     net::{host::Accepted, socket::Socket},
+    peer_addr::PeerAddr,
 };
 
 impl Server {
@@ -41,8 +42,14 @@ impl Server {
         true
     }
 
+    /// Stops listening. Connections that wait already are still accepted: the system would reset
+    /// them.
+    pub(super) fn stop_listening(&mut self) {
+        self.host.stop_listening(self.engine.config().backlog);
+    }
+
     /// Hands an accepted connection to the engine, and watches its socket.
-    fn register(&mut self, stream: Socket, remote: SocketAddr, now: Instant) {
+    fn register(&mut self, stream: Socket, remote: PeerAddr, now: Instant) {
         stream.tune(self.engine.config());
         let Some(index) = self.engine.accept(stream, remote, now) else { return };
         let Some(stream) = self.engine.stream_mut(index) else { return };

@@ -224,7 +224,8 @@ impl Server {
 
     /// Begins a shutdown: stops listening, closes every client with `code` (usually
     /// [`CloseCode::GOING_AWAY`], 1001) and `reason` behind its queued messages, and drops the
-    /// connections that are left after `deadline`. Plain requests that wait for a response get 503.
+    /// connections that are left after `deadline`. Plain requests that wait for a response get 503,
+    /// and so do connections that waited to be accepted.
     /// Outbound connections that are not open yet are given up, and new ones fail.
     ///
     /// With [`health`](crate::ServerBuilder::health) the server listens until the last client has
@@ -248,17 +249,16 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, reason: &str, deadline: Duration) {
-        // The kernel refuses new connections from here on. With a health check the server keeps
-        // listening, to report the shutdown.
+        // With a health check the server keeps listening, to report the shutdown.
         if self.engine.config().health.is_none() {
-            self.host.stop_listening();
+            self.stop_listening();
         }
         self.engine.shutdown(code.into(), reason, deadline, self.now());
     }
 
     /// Whether a shutdown is complete: every connection is gone and every event was handed out.
     pub fn is_drained(&self) -> bool {
-        self.engine.is_drained()
+        self.engine.is_drained() && !self.host.is_closing()
     }
 
     /// Overrides [`max_message_size`](crate::ServerBuilder::max_message_size) for one client, from

@@ -24,7 +24,7 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, hosts::HostPolicy},
     engine::{Work, hooks::Hooks},
     event::{Event, tick::Tick},
     net::host::{Host, Waker},
@@ -107,13 +107,22 @@ impl Server {
     /// are split.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-    pub(crate) fn new(config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
+    pub(crate) fn new(mut config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
         // Readiness is reported before the first step of a poll with a time budget.
         let events = if config.time_budget.is_some() { 128 } else { 1024 };
-        Ok(Server::on(Host::kernel(sockets, events)?, config, hooks))
+        let host = Host::kernel(sockets, events)?;
+        // A page whose name was changed to point at this machine could reach a server that is meant
+        // for this machine alone.
+        let local = host.local_addrs();
+        let is_local = !local.is_empty() && local.iter().all(|addr| addr.ip().to_canonical().is_loopback());
+        if is_local && config.hosts == HostPolicy::Unset && config.trusted_proxies.is_empty() {
+            config.hosts = HostPolicy::Loopback;
+        }
+        Ok(Server::on(host, config, hooks))
     }
 
-    fn on(host: Host, config: Config, hooks: Hooks) -> Server {
+    fn on(host: Host, config: Config, mut hooks: Hooks) -> Server {
+        hooks.wall_clock = Some(host.wall_clock());
         let engine = RecordedEngine::new(config, hooks, host.now());
         Server { engine, host, mailbox: None, in_call: Arc::default(), swapped_in: false, cut_since: None }
     }
@@ -200,7 +209,7 @@ impl Server {
     /// Ends a poll. `full`: the kernel has more events than it has reported.
     fn finish_poll(&mut self, now: Instant, full: bool) -> Tick {
         if self.engine.only_lingers() {
-            self.host.stop_listening();
+            self.stop_listening();
         }
         let more = full || self.has_backlog() || self.has_commands() || self.engine.has_dials();
         self.engine.finish_tick(now, more)

@@ -91,9 +91,15 @@ impl Server {
         self.engine.client_stats(client)
     }
 
-    /// The client's address; `None` for a stale id.
+    /// The client's address, behind a trusted proxy as the proxy names it; `None` for a stale id.
     pub fn remote_addr(&self, client: ClientId) -> Option<PeerAddr> {
-        self.engine.remote_addr(client).map(PeerAddr::from)
+        self.engine.remote_addr(client)
+    }
+
+    /// The address of the other end of the client's connection: of the client, or of the proxy in
+    /// front of it; `None` for a stale id.
+    pub fn peer_addr(&self, client: ClientId) -> Option<PeerAddr> {
+        self.engine.peer_addr(client)
     }
 
     /// The round-trip time of the last answered ping; `None` before the first, and for a stale id.

@@ -88,6 +88,8 @@ pub struct RejectCounts {
     pub head_too_large: u64,
     /// 403: the `Origin` is not allowed.
     pub origin: u64,
+    /// 421: the `Host` is not allowed.
+    pub host: u64,
     /// 404: the path does not accept upgrades.
     pub path: u64,
     /// 400: a subprotocol is required, and none offered is supported.
@@ -104,7 +106,7 @@ pub struct RejectCounts {
     pub per_ip: u64,
     /// 503: the server is near `max_total_buffered`.
     pub overloaded: u64,
-    /// The head was not complete within `handshake_timeout`.
+    /// The head was not complete within `handshake_timeout`, or the body within `body_timeout`.
     pub timeout: u64,
     /// The peer left before its head was complete.
     pub gone: u64,
@@ -151,6 +153,7 @@ impl RejectCounts {
             + self.not_an_upgrade
             + self.head_too_large
             + self.origin
+            + self.host
             + self.path
             + self.subprotocol
             + self.application
@@ -172,6 +175,8 @@ impl RejectCounts {
             404 => &mut self.path,
             413 | 501 => &mut self.bad_body,
             403 => &mut self.origin,
+            408 => &mut self.timeout,
+            421 => &mut self.host,
             405 | 426 => &mut self.not_an_upgrade,
             431 => &mut self.head_too_large,
             503 => &mut self.at_capacity,

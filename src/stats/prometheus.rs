@@ -83,6 +83,7 @@ fn rejections(text: &mut String, name: &str, help: &str, rejected: &RejectCounts
             not_an_upgrade,
             head_too_large,
             origin,
+            host,
             path,
             subprotocol,
             application,

@@ -1,6 +1,7 @@
 //! Small parts that know nothing of the server: buffers, timers, clocks' arithmetic, random
 //! numbers.
 
+pub(crate) mod authority;
 pub(crate) mod buffer_pool;
 pub(crate) mod entropy;
 pub(crate) mod exclusive;

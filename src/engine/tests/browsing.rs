@@ -209,8 +209,9 @@ impl User {
         for response in self.web.parse() {
             response.hash(transcript);
             let expected = self.expected.pop_front();
-            // Deadlines and the limits on connections and memory may cause a 503.
-            if !calm && matches!(response.status, 503) && response.is_last() {
+            // Deadlines and the limits on connections and memory may cause a 503, and a slow body a
+            // 408.
+            if !calm && matches!(response.status, 408 | 503) && response.is_last() {
                 (self.is_lost, self.is_done) = (true, true);
                 self.expected.clear();
                 continue;

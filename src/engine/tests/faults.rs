@@ -89,7 +89,8 @@ impl Scene {
     fn note(&mut self, event: Event<'_>) {
         match event {
             Event::Open { client, .. } => {
-                let port = self.host.engine.remote_addr(client).expect("it is open").port();
+                let port =
+                    self.host.engine.remote_addr(client).expect("it is open").port().expect("an IP address");
                 let who = self.peers.iter().position(|peer| peer.port == port).expect("one of the two");
                 assert_eq!(self.stories[who].client.replace(client), None);
             }

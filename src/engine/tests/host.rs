@@ -159,7 +159,7 @@ impl Host {
             let accepted = self.network.lock().accept(HOST);
             let Some((id, remote)) = accepted else { break };
             let socket = SimSocket::new(&self.network, id);
-            if let Some(index) = self.engine.accept(socket, remote, self.now) {
+            if let Some(index) = self.engine.accept(socket, remote.into(), self.now) {
                 self.network.lock().watch(HOST, id, index);
             }
         }

@@ -134,7 +134,7 @@ fn outbound_connection_opens_exchanges_messages_and_closes() {
     assert_eq!(messages(&tick), [(id, b"one".to_vec()), (id, b"two".to_vec())]);
     peer.raw(&frames[frames.len() - 2..]);
     assert_eq!(messages(&host.poll()), [(id, b"three".to_vec())]);
-    assert_eq!(host.engine.remote_addr(id), Some(addr(1)));
+    assert_eq!(host.engine.remote_addr(id), Some(addr(1).into()));
     assert_eq!(host.engine.response(id).unwrap().headers()["upgrade"], "websocket");
 
     // An outbound connection gets broadcasts and joins rooms like any client.

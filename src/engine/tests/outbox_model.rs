@@ -104,7 +104,7 @@ impl World {
             assert_eq!(peer.frames(), []);
             if peer.status().is_some() {
                 let id = self.host.engine.clients().find(|id| {
-                    self.host.engine.remote_addr(*id).is_some_and(|addr| addr.port() == peer.port)
+                    self.host.engine.remote_addr(*id).is_some_and(|addr| addr.port() == Some(peer.port))
                 });
                 self.receivers.push(Receiver::new(peer, id.expect("it is open")));
                 return;

@@ -406,7 +406,8 @@ impl RandomWorld for World {
         for event in &tick {
             if let Event::Open { client, request } = event {
                 assert_eq!(request.uri(), "/chat?room=1");
-                let port = self.host.engine.remote_addr(client).expect("it is open").port();
+                let port =
+                    self.host.engine.remote_addr(client).expect("it is open").port().expect("an IP address");
                 let who = self.actors.iter().position(|actor| actor.peer.port == port).expect("known");
                 assert_eq!(self.actors[who].id.replace(client), None, "opened twice");
                 self.actors[who].since = Some(self.host.now);

@@ -98,8 +98,12 @@ fn the_request_has_the_headers_that_the_rfc_requires() {
     let limits = HeadLimits { max_bytes: 4096, max_headers: 20 };
     let head =
         crate::http1::head::HeadReader::default().push(asked(&["a"]).1.as_bytes(), limits).unwrap().unwrap();
-    let opening =
-        super::super::server::check(&head.request, &crate::config::OriginPolicy::SameOrigin).unwrap();
+    let opening = super::super::server::check(
+        &head.request,
+        &crate::http1::forwarded::Forwarded::default(),
+        &crate::config::OriginPolicy::SameOrigin,
+    )
+    .unwrap();
     assert_eq!(opening.offered, ["a"]);
 }
 

@@ -50,9 +50,13 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: HeadLimits) -> O
             Ok(Some(Head { request, used, .. })) => {
                 assert_eq!((reader.buffered(), reader.memory()), (0, 0));
                 if used < piece.len() || pieces.any(|piece| !piece.is_empty()) {
-                    return Outcome::Refused(early_data(&request, &OriginPolicy::SameOrigin));
+                    return Outcome::Refused(early_data(
+                        &request,
+                        &Forwarded::default(),
+                        &OriginPolicy::SameOrigin,
+                    ));
                 }
-                return match check(&request, &OriginPolicy::SameOrigin) {
+                return match check(&request, &Forwarded::default(), &OriginPolicy::SameOrigin) {
                     Ok(opening) => {
                         let bytes = opening.accept(&request, &HeaderMap::new()).unwrap();
                         Outcome::Accepted(String::from_utf8(bytes).unwrap())
@@ -376,7 +380,7 @@ fn origins_are_compared_with_the_host_and_the_list() {
     ] {
         let head = with("server.example.com", host).replace("http://server.example.com", origin);
         let Head { request, .. } = HeadReader::default().push(head.as_bytes(), LIMITS).unwrap().unwrap();
-        let answer = |policy: &OriginPolicy| check(&request, policy).map(drop);
+        let answer = |policy: &OriginPolicy| check(&request, &Forwarded::default(), policy).map(drop);
         let expected = |passes| if passes { Ok(()) } else { Err(Rejection::OriginForbidden) };
         assert_eq!(answer(&same), expected(is_same), "{origin:?} at {host:?}");
         assert_eq!(answer(&list), expected(is_listed), "{origin:?} at {host:?}");
@@ -393,9 +397,11 @@ fn the_authority_of_an_absolute_target_replaces_host() {
     }
 }
 
+const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
 /// Parses the response with another parser and checks the headers that all rejections have.
 fn check_response(rejection: Rejection) -> String {
-    let bytes = rejection.response();
+    let bytes = rejection.response(DATE);
     let mut slots = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut slots);
     let httparse::Status::Complete(len) = response.parse(&bytes).unwrap() else { panic!("{rejection:?}") };
@@ -408,14 +414,11 @@ fn check_response(rejection: Rejection) -> String {
     };
     let body = bytes.len() - len;
     let announced: usize = field("content-length").unwrap().parse().unwrap();
-    if rejection == Rejection::UpgradeRequiredNoBody {
-        assert_eq!(
-            (body, announced),
-            (0, check_response(Rejection::UpgradeRequired).split_once("\r\n\r\n").unwrap().1.len())
-        );
-    } else {
-        assert!(body == announced && body > 1);
-    }
+    assert!(body == announced && body > 1);
+    assert_eq!(rejection.response_to_head(DATE), bytes[..len]);
+    let unread = String::from_utf8(rejection.response_to_unread(DATE)).unwrap();
+    assert!(unread.ends_with("Content-Length: 0\r\n\r\n"), "{unread}");
+    assert_eq!(field("date"), Some(DATE));
     assert_eq!(field("content-type"), Some("text/plain; charset=utf-8"));
     let upgrade = rejection.status() == 426;
     assert_eq!(field("connection"), Some(if upgrade { "close, Upgrade" } else { "close" }));
@@ -434,7 +437,8 @@ fn every_rejection_is_a_complete_http_response() {
         (Rejection::OriginForbidden, 403),
         (Rejection::MethodNotAllowed, 405),
         (Rejection::UpgradeRequired, 426),
-        (Rejection::UpgradeRequiredNoBody, 426),
+        (Rejection::HostForbidden, 421),
+        (Rejection::BodyTimeout, 408),
         (Rejection::UnsupportedVersion, 426),
         (Rejection::HeadTooLarge, 431),
         (Rejection::TooManyHeaders, 431),
@@ -445,8 +449,8 @@ fn every_rejection_is_a_complete_http_response() {
     }
     assert_eq!(
         check_response(Rejection::BadRequest("no")),
-        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: 3\r\n\r\nno\n"
+        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: 3\r\n\r\nno\n"
     );
 }
 

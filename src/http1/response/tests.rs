@@ -186,10 +186,10 @@ fn fields(pairs: &[(&str, &str)]) -> HeaderMap {
 #[track_caller]
 fn head_of(code: u16, pairs: &[(&str, &str)], len: u64, to_head: bool) -> (String, bool, bool) {
     let code = StatusCode::from_u16(code).unwrap();
-    let head = response_head(code, &fields(pairs), len, to_head, false).unwrap();
+    let head = response_head(code, &fields(pairs), len, to_head, false, "").unwrap();
     let text = String::from_utf8(head.bytes).unwrap();
     let rest = text.strip_prefix(&format!("HTTP/1.1 {code}\r\n")).expect("the status line").to_owned();
-    let closing = response_head(code, &fields(pairs), len, to_head, true).unwrap();
+    let closing = response_head(code, &fields(pairs), len, to_head, true, "").unwrap();
     assert!(closing.close && String::from_utf8(closing.bytes).unwrap().contains("Connection: close\r\n"));
     (rest, head.has_body, head.close)
 }
@@ -238,7 +238,7 @@ fn connection_close_is_written_once() {
 fn headers_that_change_the_framing_are_rejected() {
     for code in [100, 101, 102, 103, 199] {
         let code = StatusCode::from_u16(code).unwrap();
-        assert_eq!(response_head(code, &HeaderMap::new(), 0, false, false), Err(Unfit::Status(code)));
+        assert_eq!(response_head(code, &HeaderMap::new(), 0, false, false, ""), Err(Unfit::Status(code)));
     }
     for (code, pairs, len, to_head) in [
         (200, &[("Content-Length", "3")][..], 4, false),
@@ -261,7 +261,7 @@ fn headers_that_change_the_framing_are_rejected() {
         (200, &[("Keep-Alive", "timeout=5")], 4, false),
     ] {
         let code = StatusCode::from_u16(code).unwrap();
-        let error = response_head(code, &fields(pairs), len, to_head, false);
+        let error = response_head(code, &fields(pairs), len, to_head, false, "");
         assert!(matches!(error, Err(Unfit::Header(HeaderError::Reserved(_)))), "{pairs:?}: {error:?}");
     }
 }
@@ -270,6 +270,17 @@ fn headers_that_change_the_framing_are_rejected() {
 fn a_non_ascii_header_value_is_sent_unchanged() {
     let mut headers = HeaderMap::new();
     headers.insert("x-name", http::HeaderValue::from_bytes(b"J\xfcrgen").unwrap());
-    let head = response_head(StatusCode::OK, &headers, 0, false, false).unwrap();
+    let head = response_head(StatusCode::OK, &headers, 0, false, false, "").unwrap();
     assert!(head.bytes.windows(16).any(|bytes| bytes == b"X-Name: J\xfcrgen\r\n"));
+}
+
+#[test]
+fn a_response_has_one_date() {
+    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let head =
+        |pairs| response_head(StatusCode::NOT_MODIFIED, &fields(pairs), 0, false, false, date).unwrap();
+    let own = String::from_utf8(head(&[("Date", "mine")]).bytes).unwrap();
+    assert_eq!(own, "HTTP/1.1 304 Not Modified\r\nDate: mine\r\n\r\n");
+    let ours = String::from_utf8(head(&[]).bytes).unwrap();
+    assert_eq!(ours, format!("HTTP/1.1 304 Not Modified\r\nDate: {date}\r\n\r\n"));
 }

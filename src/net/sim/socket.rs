@@ -121,6 +121,8 @@ impl Stream for SimSocket {
     }
 
     fn tune(&self, _: &Config) {}
+
+    fn set_send_buffer(&self, _: usize) {}
 }
 
 impl Drop for SimSocket {

@@ -6,7 +6,7 @@
 //! a new variant or field does not compile before it is encoded.
 
 use std::{
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     config::{reconnect::Reconnect, send_options::LatestKey},
     id::{ClientId, ExchangeId, RoomId, Serial, TimerId, UpgradeId},
     message::Kind,
+    peer_addr::{PeerAddr, UnixCredentials},
 };
 
 pub(crate) trait Encode {
@@ -283,6 +284,47 @@ impl Decode for SocketAddr {
                 let (octets, port) = (get_array::<16>(input)?, get_array(input)?);
                 let (flowinfo, scope_id) = Decode::get(input)?;
                 Some(SocketAddrV6::new(octets.into(), u16::from_le_bytes(port), flowinfo, scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Encode for PeerAddr {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            PeerAddr::Ip(addr) => addr.put(out),
+            // Without a port: the tags differ from those of addresses with one.
+            PeerAddr::Portless(IpAddr::V4(ip)) => {
+                out.push(40);
+                out.extend_from_slice(&ip.octets());
+            }
+            PeerAddr::Portless(IpAddr::V6(ip)) => {
+                out.push(60);
+                out.extend_from_slice(&ip.octets());
+            }
+            PeerAddr::Unix(None) => out.push(1),
+            PeerAddr::Unix(Some(UnixCredentials { pid, uid, gid })) => {
+                out.push(2);
+                ((*pid, *uid), *gid).put(out);
+            }
+        }
+    }
+}
+
+impl Decode for PeerAddr {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        match input.first()? {
+            4 | 6 => return SocketAddr::get(input).map(PeerAddr::Ip),
+            _ => {}
+        }
+        match u8::get(input)? {
+            40 => Some(PeerAddr::Portless(IpAddr::from(get_array::<4>(input)?))),
+            60 => Some(PeerAddr::Portless(IpAddr::from(get_array::<16>(input)?))),
+            1 => Some(PeerAddr::Unix(None)),
+            2 => {
+                let ((pid, uid), gid) = Decode::get(input)?;
+                Some(PeerAddr::Unix(Some(UnixCredentials { pid, uid, gid })))
             }
             _ => None,
         }

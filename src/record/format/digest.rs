@@ -18,7 +18,6 @@ use crate::{
     http1::request::Request,
     id::ClientId,
     message::Message,
-    peer_addr::PeerAddr,
     util::fnv::Fnv,
 };
 
@@ -137,9 +136,8 @@ fn put_request(request: Request<'_>, out: &mut Vec<u8>) {
     });
     request.headers().put(out);
     request.body().put(out);
-    match request.remote_addr() {
-        PeerAddr::Ip(addr) => addr.put(out),
-    }
+    (request.remote_addr(), request.peer_addr()).put(out);
+    request.is_secure().put(out);
 }
 
 fn put_close_reason(reason: &CloseReason, out: &mut Vec<u8>) {
@@ -294,6 +292,7 @@ mod tests {
     use super::*;
     use crate::id::Serial;
     use crate::id::{LinkId, TimerId};
+    use crate::peer_addr::Endpoint;
 
     fn bytes(event: Event<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -321,9 +320,11 @@ mod tests {
         let event = Event::Reconnecting { client, link, attempt, delay, error };
         assert_eq!(bytes(event), [2, 3, 0xac, 2, 9, 2, 1, 5, 1, 10, 2]);
         let head = http::Request::get("/a?b").header("Host", "c").body(()).unwrap();
-        let request = Request::new(&head, b"x", ([1, 2, 3, 4], 5).into());
+        let addr = |last| std::net::SocketAddr::from(([1, 2, 3, last], 5)).into();
+        let endpoint = Endpoint { remote: addr(4), peer: addr(9), secure: true };
+        let request = Request::new(&head, b"x", endpoint);
         let expected =
-            b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c\x01x\x04\x01\x02\x03\x04\x05\x00";
+            b"\x00\x03\xac\x02\x03GET\x00\x00\x01\x04/a?b\x0b\x01\x04host\x01c\x01x\x04\x01\x02\x03\x04\x05\x00\x04\x01\x02\x03\x09\x05\x00\x01";
         assert_eq!(bytes(Event::Open { client, request }), *expected);
     }
 

@@ -19,6 +19,7 @@ use crate::{
     id::{ClientId, ExchangeId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::{outgoing::Outgoing, prepared::Prepared},
+    peer_addr::PeerAddr,
 };
 
 codec_enum! {
@@ -29,7 +30,7 @@ codec_enum! {
         /// The following entries happen this many nanoseconds later.
         0 At { nanos: i64 },
         /// Streams are numbered in the order in which they come, dialed ones included.
-        1 Accept { remote: SocketAddr },
+        1 Accept { remote: PeerAddr },
         2 Abandon { index: usize },
         3 Ready { index: usize, readiness: Readiness },
         4 Flush {},
@@ -103,6 +104,8 @@ codec_enum! {
         67 Attempted { path: String, headers: HeaderMap },
         /// `check_origin` allowed the page or not.
         68 OriginChecked { allowed: bool },
+        /// The wall clock showed this time since 1970-01-01 UTC.
+        69 Dated { elapsed: Duration },
         /// The server was dropped.
         70 End {},
     }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::codec::{Decode, Encode, codec_fieldless, codec_struct};
 use crate::{
-    config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
+    config::{
+        Config, OriginPolicy, OverflowPolicy, RateLimitPolicy, hosts::HostPolicy, trusted_proxy::TrustedProxy,
+    },
     engine::hooks::Hooks,
     http1::static_files::StaticFiles,
 };
@@ -13,7 +15,7 @@ use crate::{
 pub(crate) const MAGIC: &[u8] = b"tickws\0tape";
 
 /// The version of the format that is written, and the only one that is read.
-pub(crate) const VERSION: u8 = 3;
+pub(crate) const VERSION: u8 = 4;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
@@ -30,7 +32,7 @@ codec_struct!(Header { library, config, on_upgrade, on_http, assets });
 
 impl Header {
     pub(crate) fn new(config: &Config, hooks: &Hooks) -> Self {
-        let Hooks { on_upgrade, on_http, static_files, check_origin: _, record: _ } = hooks;
+        let Hooks { on_upgrade, on_http, static_files, check_origin: _, wall_clock: _, record: _ } = hooks;
         Header {
             library: env!("CARGO_PKG_VERSION").to_owned(),
             config: config.clone(),
@@ -78,10 +80,10 @@ macro_rules! fields {
 
 fields! {
     handshake_timeout max_head_bytes max_headers origins keep_requests paths subprotocols require_subprotocol
-    http max_body_size keep_alive_timeout health metrics max_message_size max_frame_size ping_interval
+    hosts trusted_proxies http max_body_size body_timeout keep_alive_timeout health metrics max_message_size max_frame_size ping_interval
     silence_timeout write_timeout close_timeout max_lifetime max_buffered overflow max_total_buffered max_rooms
     max_rooms_per_client max_room_name max_connections max_connections_per_ip read_budget accept_budget
-    event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer
+    backlog event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer
     handle_queue
 }
 
@@ -148,6 +150,42 @@ impl Decode for OriginPolicy {
             3 => Some(OriginPolicy::Custom),
             _ => None,
         }
+    }
+}
+
+impl Encode for HostPolicy {
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            HostPolicy::Unset => 0u8.put(out),
+            HostPolicy::Loopback => 1u8.put(out),
+            HostPolicy::AllowList(hosts) => {
+                2u8.put(out);
+                hosts.put(out);
+            }
+        }
+    }
+}
+
+impl Decode for HostPolicy {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        match u8::get(input)? {
+            0 => Some(HostPolicy::Unset),
+            1 => Some(HostPolicy::Loopback),
+            2 => Some(HostPolicy::AllowList(Decode::get(input)?)),
+            _ => None,
+        }
+    }
+}
+
+impl Encode for TrustedProxy {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.to_string().put(out);
+    }
+}
+
+impl Decode for TrustedProxy {
+    fn get(input: &mut &[u8]) -> Option<Self> {
+        String::get(input)?.parse().ok()
     }
 }
 

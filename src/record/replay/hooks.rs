@@ -41,7 +41,25 @@ pub(super) fn replayed(header: &Header, static_files: StaticFiles, reader: &Shar
             response.unwrap_or_else(|| Response::new(Bytes::new()))
         }) as _
     });
-    Hooks { check_origin, on_upgrade, on_http, static_files, ..Hooks::default() }
+    let wall_clock = {
+        let reader = reader.clone();
+        Box::new(move || {
+            let found = || "a look at the wall clock".to_owned();
+            let elapsed = reader.lock().result(found, |entry| match entry {
+                Entry::Dated { elapsed } => Some(elapsed),
+                _ => None,
+            });
+            elapsed.unwrap_or_default()
+        }) as _
+    };
+    Hooks {
+        check_origin,
+        on_upgrade,
+        on_http,
+        static_files,
+        wall_clock: Some(wall_clock),
+        ..Hooks::default()
+    }
 }
 
 fn decide(reader: &SharedReader, response: &mut UpgradeResponse) -> Decision {

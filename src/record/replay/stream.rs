@@ -93,4 +93,6 @@ impl Stream for ReplayedStream {
     }
 
     fn tune(&self, _: &Config) {}
+
+    fn set_send_buffer(&self, _: usize) {}
 }

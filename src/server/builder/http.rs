@@ -16,7 +16,7 @@ use crate::{
 impl ServerBuilder {
     /// Accepts upgrades at this path. May be called several times. A `*` at the end matches any
     /// rest: `/rooms/*`. An upgrade at another path gets a 404. Without a call, all paths accept
-    /// upgrades.
+    /// upgrades. Percent-encoding makes no difference: `/bücher` is `/b%C3%BCcher`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.config.paths.push(path.into());
         self
@@ -117,6 +117,13 @@ impl ServerBuilder {
     /// `Content-Length`: a `Transfer-Encoding` gets a 501. Default 64 KiB.
     pub fn max_body_size(mut self, bytes: usize) -> Self {
         self.config.max_body_size = bytes;
+        self
+    }
+
+    /// Sets the time in which the body of a plain request must arrive, from the end of its head. A
+    /// slower one gets a 408. Default 10 s.
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.config.body_timeout = timeout;
         self
     }
 

@@ -9,10 +9,11 @@ use std::{
 };
 
 use crate::{
-    config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy},
+    config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy, hosts::HostPolicy},
     engine::hooks::Hooks,
     error::{BindError, ConfigError},
     http1::request::Request,
+    net::listener,
     server::Server,
     util::exclusive::Exclusive,
 };
@@ -156,14 +157,21 @@ impl ServerBuilder {
         /// descriptor limit applies. Default `None`.
         max_connections: impl Into<Option<usize>>;
         /// Most connections at a time from one IP address, including handshakes. Further ones get
-        /// a 503. An IPv4 address and its IPv6-mapped form count as one. `None`: no limit. Default
-        /// `None`.
+        /// a 503. An IPv4 address and its IPv6-mapped form count as one, and so do the addresses of
+        /// an IPv6 /64, which a single host usually has. Clients behind
+        /// [`trusted_proxies`](ServerBuilder::trusted_proxies) are counted by their own address,
+        /// once their request names it. `None`: no limit. Default `None`.
         max_connections_per_ip: impl Into<Option<usize>>;
         /// Most bytes read from one client in one poll. Default 256 KiB.
         read_budget: usize;
         /// Most connections accepted in one poll. The same number of outbound attempts may begin.
         /// Default 64.
         accept_budget: usize;
+        /// The listen(2) backlog: connections that the system completes and keeps between two
+        /// polls. The system cuts it to its own limit (Linux: `net.core.somaxconn`, 4,096). With a
+        /// small one, clients that reconnect all at once wait for seconds, until they try again.
+        /// For the sockets that [`bind`](ServerBuilder::bind) opens. Default 4,096.
+        backlog: usize;
         /// Most events in one tick; further ones wait for the next poll. A frame that yields no
         /// event, such as a ping or a fragment, counts as 16. `Close`, `Drained`, `Reconnecting`
         /// and `ConnectFailed` are not counted; a tick has at most one of each per client. Default
@@ -203,13 +211,13 @@ impl ServerBuilder {
         /// Whether to set `TCP_NODELAY` on accepted sockets. Default on, because all queued
         /// messages are written with one write anyway.
         nodelay: bool;
-        /// Size of the kernel's send buffer of each client, `SO_SNDBUF`, in bytes; the kernel may
-        /// round it. Messages in this buffer can no longer be replaced by
+        /// Size of the kernel's send buffer of each client, `SO_SNDBUF`, in bytes, set when its
+        /// WebSocket opens; the kernel may round it. Messages in this buffer can no longer be replaced by
         /// [`send_latest`](Server::send_latest), expire or be overtaken. A small buffer, 16 to 64
         /// KiB, keeps the data of slow clients recent and memory low, but limits throughput,
         /// because no more than this is in flight to a client. `None`: the system's choice, which
-        /// may grow to megabytes. Linux doubles the number for its own bookkeeping; on other
-        /// systems accepted sockets may not inherit it, so it is set on each. Default `None`.
+        /// may grow to megabytes. Linux doubles the number for its own bookkeeping. Default
+        /// `None`.
         send_buffer: impl Into<Option<usize>>;
         /// Most commands of all [`Handle`](crate::Handle)s that wait for a poll, at most 1,048,576.
         /// Further ones fail with [`HandleError::Full`](crate::HandleError::Full). The limit is a
@@ -287,6 +295,73 @@ impl ServerBuilder {
         self
     }
 
+    /// Allows requests to these hosts only, as a protection against DNS rebinding: a page whose name
+    /// was changed to point at this machine reaches the server with its own name as `Host`, and its
+    /// origin is then the same. Others get a 421, health, metrics and files too.
+    ///
+    /// Write each as a browser sends it, in ASCII: `game.example` for any port, or
+    /// `game.example:8080`. `*.game.example` allows the subdomains, of any depth.
+    ///
+    /// Without a call all hosts are allowed, unless the server has listeners on loopback addresses
+    /// only. Then names of the loopback interface are (`localhost`, `127.0.0.1`, `[::1]`, also
+    /// `app.localhost`), if there are no [`trusted_proxies`](ServerBuilder::trusted_proxies) either.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let hosts = ["game.example", "*.game.example", "localhost"];
+    /// let server = tickws::Server::builder().allow_hosts(hosts).bind("127.0.0.1:0")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn allow_hosts<I>(mut self, hosts: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: Into<String>,
+    {
+        self.config.hosts = HostPolicy::AllowList(hosts.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Believes what these proxies say about their clients. Each is a network in CIDR form, an
+    /// address, or `unix:` for all peers on Unix domain sockets.
+    ///
+    /// - `X-Forwarded-For` and `Forwarded` (RFC 7239) name the client. They are read from the right,
+    ///   and only through trusted proxies; what stands further left may be forged. The result is
+    ///   [`remote_addr`](crate::Server::remote_addr), which log lines and
+    ///   [`max_connections_per_ip`](ServerBuilder::max_connections_per_ip) use too;
+    ///   [`peer_addr`](crate::Server::peer_addr) is the proxy's address.
+    /// - `X-Forwarded-Proto` and `-Host` (or `proto` and `host` of `Forwarded`) name the scheme and
+    ///   the host that the client has asked for, for [`Request::is_secure`](crate::Request::is_secure)
+    ///   and the check of the origin.
+    ///
+    /// A proxy must set or remove each of these fields. Most set the `X-` ones, and pass on a
+    /// `Forwarded` as the client has sent it. Therefore a request that has both kinds is believed
+    /// only where they agree. The fields of other peers are ignored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let proxies = ["127.0.0.1", "::1", "10.0.0.0/8"];
+    /// let server = tickws::Server::builder().trusted_proxies(proxies).bind("127.0.0.1:0")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn trusted_proxies<I>(mut self, proxies: I) -> Self
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let proxies: Result<_, _> = proxies.into_iter().map(|proxy| proxy.as_ref().parse()).collect();
+        match proxies {
+            Ok(proxies) => self.config.trusted_proxies = proxies,
+            Err(error) => self.error = self.error.or(Some(error)),
+        }
+        self
+    }
+
     /// Records all inputs of the server: bytes from the sockets, readiness, the time, the
     /// application's calls with their arguments, and the return values of its closures.
     /// [`Replay`](crate::sim::Replay) runs them again. Needs the feature `sim`.
@@ -316,9 +391,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Listens on every address that `addrs` resolves to, in addition to the listeners given. The
-    /// listen(2) backlog is the standard library's, 128 connections between two polls. For a larger
-    /// one pass a [`listener`](ServerBuilder::listener).
+    /// Listens on every address that `addrs` resolves to, in addition to the listeners given.
+    ///
+    /// If all listeners have loopback addresses, the server takes requests to names of the loopback
+    /// interface only; see [`allow_hosts`](ServerBuilder::allow_hosts).
     ///
     /// # Errors
     ///
@@ -328,7 +404,7 @@ impl ServerBuilder {
     pub fn bind(mut self, addrs: impl ToSocketAddrs) -> Result<Server, BindError> {
         let (mut bound, mut missing) = (0, None);
         for addr in addrs.to_socket_addrs().map_err(BindError::Resolve)? {
-            match TcpListener::bind(addr) {
+            match listener::bind(addr, self.config.backlog) {
                 Ok(listener) => {
                     bound += 1;
                     self.listeners.push(listener);

@@ -78,11 +78,12 @@ fn dripping_head_ends_at_handshake_timeout() {
 }
 
 #[test]
-fn dripping_body_shares_the_deadline_of_its_head() {
+fn dripping_body_has_a_deadline_of_its_own() {
     let mut host = asking();
     let mut web = Web::new(&mut host);
-    let start = host.now;
+    host.advance(9 * SEC);
     web.peer.raw(format!("{POST_HEAD}\r\n").as_bytes());
+    let start = host.now;
     for byte in b"hell".chunks(1) {
         host.settle();
         host.check();
@@ -92,8 +93,26 @@ fn dripping_body_shares_the_deadline_of_its_head() {
     host.settle();
     let so_far = host.now - start;
     assert_about(so_far + time_to_end(&mut host, &mut web), 10 * SEC);
+    let response = web.response();
+    assert_eq!((response.status, response.is_last()), (408, true));
     assert_eq!(host.engine.stats().rejected.timeout, 1);
+    web.peer.fin();
+    host.settle();
     host.check_empty();
+}
+
+#[test]
+fn body_timeout_begins_at_the_end_of_the_head() {
+    let config = Config { http: true, body_timeout: 3 * SEC, ..Config::default() };
+    let mut host = Host::new(config);
+    let mut web = Web::new(&mut host);
+    web.peer.raw(&POST_HEAD.as_bytes()[..5]);
+    host.settle();
+    host.advance(8 * SEC);
+    web.peer.raw(&format!("{POST_HEAD}\r\n").as_bytes()[5..]);
+    host.settle();
+    assert_about(time_to_end(&mut host, &mut web), 3 * SEC);
+    assert_eq!(web.response().status, 408);
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn subdomains_and_origins_without_a_host_are_allowed_by_name() {
         let head = with("server.example.com", "host.example").replace("http://server.example.com", origin);
         let Head { request, .. } = HeadReader::default().push(head.as_bytes(), LIMITS).unwrap().unwrap();
         let expected = |passes| if passes { Ok(()) } else { Err(Rejection::OriginForbidden) };
-        assert_eq!(check(&request, &list).map(drop), expected(passes), "{origin:?}");
-        assert_eq!(check(&request, &none).map(drop), expected(false), "{origin:?}");
+        assert_eq!(check(&request, &Forwarded::default(), &list).map(drop), expected(passes), "{origin:?}");
+        assert_eq!(check(&request, &Forwarded::default(), &none).map(drop), expected(false), "{origin:?}");
     }
 }

@@ -1,0 +1,89 @@
+//! Whose a request is, and for which host: what trusted proxies say about it, and the host policy.
+
+use http::header;
+
+use super::{Engine, Stream};
+use crate::{
+    config::hosts::{self, HostPolicy},
+    connection::slot::Proxied,
+    http1::{
+        forwarded::Forwarded,
+        head::{RequestHead, single},
+        rejection::Rejection,
+    },
+    peer_addr::PeerAddr,
+    util::authority::Authority,
+};
+
+impl<S: Stream> Engine<S> {
+    /// Finds out the client of a request, which a proxy may send for another client than the last
+    /// one. Limits per address count the client from here on.
+    pub(super) fn identify(&mut self, index: usize, request: &RequestHead) -> Result<Forwarded, Rejection> {
+        let client = &mut self.clients[index];
+        let named = client.proxied.as_ref().map_or(client.remote, |proxied| proxied.named);
+        if !self.config.trusts(named) {
+            self.count_address(index, named)?;
+            return Ok(Forwarded::default());
+        }
+        let config = &self.config;
+        let forwarded = Forwarded::read(request.headers(), |peer| config.trusts(peer));
+        let remote = forwarded.client.unwrap_or(named);
+        let proxied = client.proxied.get_or_insert_with(|| Box::new(Proxied::through(named)));
+        client.secure = forwarded.secure.unwrap_or(proxied.secure);
+        self.count_address(index, remote)?;
+        Ok(forwarded)
+    }
+
+    /// Takes what the PROXY header of a connection says about its client.
+    pub(super) fn take_proxy_header(&mut self, index: usize, named: Option<PeerAddr>, secure: bool) {
+        let client = &mut self.clients[index];
+        // The header of a peer that is not trusted is ignored.
+        if !self.config.trusts(client.remote) {
+            return;
+        }
+        let peer = client.remote;
+        let named = named.unwrap_or(peer);
+        (client.remote, client.secure) = (named, secure);
+        client.proxied = Some(Box::new(Proxied { peer, named, secure }));
+    }
+
+    /// Checks that the request names a host of this server, as protection against DNS rebinding.
+    pub(super) fn check_host_policy(
+        &self,
+        index: usize,
+        request: &RequestHead,
+        forwarded: &Forwarded,
+    ) -> Result<(), Rejection> {
+        let policy = &self.config.hosts;
+        let peer = self.clients[index].endpoint().peer;
+        // No browser connects to a Unix domain socket.
+        let exempt = *policy == HostPolicy::Loopback && peer.ip().is_none();
+        if *policy == HostPolicy::Unset || exempt {
+            return Ok(());
+        }
+        // A browser always sends Host. A faulty Host field gets a 400 elsewhere.
+        let Some(host) = requested_host(request) else { return Ok(()) };
+        let Some(host) = Authority::parse(host) else {
+            return if request.uri().authority().is_none() { Ok(()) } else { Err(Rejection::HostForbidden) };
+        };
+        let allowed = match &forwarded.host {
+            None => policy.allows(&host),
+            // A page can add X-Forwarded-Host to requests to its own host, so Host counts too. A
+            // proxy may have replaced it by the address of this server.
+            Some(outer) => {
+                Authority::parse(outer).is_some_and(|outer| policy.allows(&outer))
+                    && (policy.allows(&host) || hosts::is_fixed(host.host))
+            }
+        };
+        if allowed { Ok(()) } else { Err(Rejection::HostForbidden) }
+    }
+}
+
+/// The host that a request names. RFC 9112 §3.2.2: the authority of an absolute request target
+/// takes the place of `Host`.
+pub(super) fn requested_host(request: &RequestHead) -> Option<&str> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str()),
+        None => single(request, header::HOST)?.to_str().ok(),
+    }
+}
