@@ -173,7 +173,7 @@ struct Client {
 impl Client {
     fn connect(server: &mut Server) -> Outcome<Client> {
         let mut stream = TcpStream::connect(server.local_addrs()[0])?;
-        let head = "GET / HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        let head = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
         stream.write_all(head.as_bytes())?;

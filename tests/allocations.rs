@@ -37,7 +37,7 @@ impl Bench {
         let addr = server.local_addrs()[0];
         let clients = (0..clients).map(|_| {
             let mut stream = TcpStream::connect(addr).unwrap();
-            let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
             stream.write_all(request.as_bytes()).unwrap();
             let mut head = [0; 129];

@@ -18,7 +18,7 @@ static ALLOCATOR: Counting = Counting;
 
 fn open(server: &mut Server) -> TcpStream {
     let mut stream = TcpStream::connect(server.local_addrs()[0]).unwrap();
-    let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    let request = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();

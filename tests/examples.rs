@@ -97,7 +97,7 @@ fn chat_checks_tokens_before_upgrades_and_keeps_history() {
     drop((0..20).map(|_| TcpStream::connect(page.split('/').nth(2).unwrap()).unwrap()).inspect(
         |mut stream| {
             let head =
-                "GET /ws?token=secret HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
+                "GET /ws?token=secret HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
             let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
             stream.write_all([head, key].concat().as_bytes()).unwrap();
         },

@@ -20,7 +20,10 @@ impl HttpResponse {
         let response = HttpResponse { status, head: head.to_owned() };
         let length: usize = response.field("Content-Length").expect("a length").parse().unwrap();
         assert_eq!(body.len(), length, "{text}");
-        assert!(body.len() < 200 && body.ends_with('\n'), "a short text: {body:?}");
+        // A connection above a limit is refused before its request is read, which may be a HEAD.
+        let short = body.len() < 200 && body.ends_with('\n');
+        assert!(if status == 503 { body.is_empty() } else { short }, "{body:?}");
+        assert!(response.field("Date").expect("a date").ends_with(" GMT"));
         let connection = response.field("Connection").expect("Connection");
         assert!(connection.split(", ").any(|token| token == "close"), "{connection}");
         assert!(response.field("Content-Type").unwrap().starts_with("text/plain"));
@@ -49,10 +52,10 @@ fn a_request_without_an_upgrade_gets_a_4xx_response() {
     }
     assert_eq!(h.server.stats().rejected.bad_request, 4);
 
-    let post = send_request(&mut h, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello");
+    let post = send_request(&mut h, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello");
     assert_eq!((post.status, post.field("Allow")), (405, Some("GET")));
 
-    let get = send_request(&mut h, "GET /index.html HTTP/1.1\r\nHost: a\r\n\r\n");
+    let get = send_request(&mut h, "GET /index.html HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!((get.status, get.field("Sec-WebSocket-Version")), (426, Some("13")));
     assert_eq!(get.field("Upgrade"), Some("websocket"));
 
@@ -101,14 +104,14 @@ fn a_response_is_not_lost_to_a_reset_while_input_goes_on() {
     let mut raw = h.dial();
     // The request is rejected at its head, and megabytes follow. Closing a socket with unread input
     // would reset the connection, and the response could be lost.
-    h.write(&mut raw, b"PUT /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n");
+    h.write(&mut raw, b"PUT /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n");
     h.write(&mut raw, &vec![b'x'; 4_000_000]);
     assert_eq!(HttpResponse::parse(&h.read_to_end(&mut raw)).status, 405);
     h.until("the upload to be read and thrown away", |h| h.server.stats().bytes_in > 4_000_000);
     assert_eq!(h.server.stats().rejected.total(), 1);
 
     let mut raw = h.dial();
-    h.write(&mut raw, "GET / HTTP/1.1\r\nHost: a\r\nX: ".as_bytes());
+    h.write(&mut raw, "GET / HTTP/1.1\r\nHost: localhost\r\nX: ".as_bytes());
     h.write(&mut raw, &vec![b'x'; 1_000_000]);
     assert_eq!(HttpResponse::parse(&h.read_to_end(&mut raw)).status, 431);
 }
@@ -178,7 +181,7 @@ fn check_origin_replaces_the_rules_and_is_asked_without_an_origin_too() {
         (status, h.server.stats().rejected.origin)
     };
     assert_eq!(checked("/", Some("https://friend.example")), (101, 0));
-    assert_eq!(checked("/", Some("http://server.example")), (403, 1), "the host of the request");
+    assert_eq!(checked("/", Some("http://localhost")), (403, 1), "the host of the request");
     assert_eq!(checked("/", None), (403, 1));
     assert_eq!(checked("/?key=1", None), (101, 0));
 }
@@ -187,10 +190,10 @@ fn check_origin_replaces_the_rules_and_is_asked_without_an_origin_too() {
 fn cross_origin_upgrades_get_403_unless_allowed() {
     assert_eq!(status_of(Server::builder(), "https://evil.example"), 403);
     assert_eq!(status_of(Server::builder(), "null"), 403);
-    assert_eq!(status_of(Server::builder(), "http://server.example"), 101, "the Host of the request");
+    assert_eq!(status_of(Server::builder(), "http://localhost"), 101, "the Host of the request");
     let listed = || Server::builder().allow_origins(["https://game.example"]);
     assert_eq!(status_of(listed(), "https://game.example"), 101);
-    assert_eq!(status_of(listed(), "http://server.example"), 101);
+    assert_eq!(status_of(listed(), "http://localhost"), 101);
     assert_eq!(status_of(listed(), "http://game.example"), 403, "another scheme");
     assert_eq!(status_of(listed(), "https://game.example.evil.example"), 403);
     assert_eq!(status_of(Server::builder().allow_any_origin(), "https://evil.example"), 101);

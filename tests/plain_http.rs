@@ -53,22 +53,22 @@ fn noise(len: usize) -> Vec<u8> {
 #[test]
 fn a_response_does_not_depend_on_how_a_request_is_split() {
     let requests = [
-        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
-        ("\r\n\r\nGET /a?b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
-        ("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
-        ("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 200, false),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 200, false),
+        ("\r\n\r\nGET /a?b HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 200, false),
+        ("GET http://localhost/x HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 200, false),
+        ("HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 200, false),
         (post("/p", "a body\r\n\r\n"), 200, false),
-        ("DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".to_owned(), 200, false),
-        ("GET /teapot HTTP/1.0\r\nHost: a\r\n\r\n".to_owned(), 418, true),
-        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned(), 200, true),
+        ("DELETE / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".to_owned(), 200, false),
+        ("GET /teapot HTTP/1.0\r\nHost: localhost\r\n\r\n".to_owned(), 418, true),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), 200, true),
         (
-            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n".to_owned(),
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n".to_owned(),
             400,
             true,
         ),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 501, true),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n".to_owned(), 413, true),
-        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405, true),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), 501, true),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".to_owned(), 413, true),
+        ("TRACE / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 405, true),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, true),
         (raw::upgrade_request("/", ""), 101, false),
     ];
@@ -95,8 +95,10 @@ fn a_response_does_not_depend_on_how_a_request_is_split() {
                     let _ = raw.write_some(&request.as_bytes()[split..]);
                 }
             }
-            let response = web.response(&mut raw, to_head);
+            let mut response = web.response(&mut raw, to_head);
             assert_eq!((response.status, response.is_last()), (status, is_last), "{request:?} at {split}");
+            // The clock may have moved on.
+            response.head = response.head.lines().filter(|line| !line.starts_with("Date: ")).collect();
             assert_eq!(expected.get_or_insert(response.clone()), &response, "{request:?} at {split}");
             if is_last {
                 assert_eq!(web.read_to_end(&mut raw), b"", "{request:?} at {split}");
@@ -118,7 +120,7 @@ fn a_connection_is_kept_alive_between_requests() {
         assert_eq!((response.text(), response.is_last()), (&*format!("GET /{number} "), false));
         let response = web.send_request(&mut raw, post("/p", &"b".repeat(number)));
         assert_eq!(response.text(), format!("POST /p {}", "b".repeat(number)));
-        let response = web.send_request(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let response = web.send_request(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!(response.field("content-length"), Some(&*format!("HEAD /{number} ").len().to_string()));
     }
     let stats = web.server.stats();
@@ -188,7 +190,7 @@ fn on_http_gets_request_bodies() {
 fn expect_100_continue_gets_a_100() {
     let mut web = Web::with(Server::builder(), echo);
     let mut raw = web.dial();
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
     for _ in 0..2 {
         web.write(&mut raw, head.as_bytes());
         let mut interim = None;

@@ -259,7 +259,7 @@ fn plain_http_wrong_origins_and_other_networks() {
     let sim = Sim::new(6);
     let mut server = sim.server(Server::builder().health("/health")).unwrap();
     let mut curl = sim.open(&server);
-    curl.raw(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    curl.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let page = sim.connect_with(&server, "/", &[("Origin", "https://evil.example")]);
     let other = Sim::new(6).server(Server::builder()).unwrap();
     let mut lost = sim.connect(&other, "/");
@@ -303,7 +303,7 @@ fn a_client_without_an_upgrade_sends_no_frames() {
     let mut server = sim.server(Server::builder().on_http(|_| latin())).unwrap();
     let request = || {
         let mut client = sim.open(&server);
-        client.raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
         client
     };
     let (mut early, mut late) = (request(), request());

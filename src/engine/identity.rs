@@ -8,7 +8,7 @@ use crate::{
     connection::slot::Proxied,
     http1::{
         forwarded::Forwarded,
-        head::{RequestHead, single},
+        head::{RequestHead, check_target, single},
         rejection::Rejection,
     },
     peer_addr::PeerAddr,
@@ -58,10 +58,11 @@ impl<S: Stream> Engine<S> {
         let peer = self.clients[index].endpoint().peer;
         // No browser connects to a Unix domain socket.
         let exempt = *policy == HostPolicy::Loopback && peer.ip().is_none();
-        if *policy == HostPolicy::Unset || exempt {
+        // A request with a faulty target gets a 400 elsewhere, like one with a faulty Host field.
+        if *policy == HostPolicy::Unset || exempt || check_target(request).is_err() {
             return Ok(());
         }
-        // A browser always sends Host. A faulty Host field gets a 400 elsewhere.
+        // A browser always sends Host.
         let Some(host) = requested_host(request) else { return Ok(()) };
         let Some(host) = Authority::parse(host) else {
             return if request.uri().authority().is_none() { Ok(()) } else { Err(Rejection::HostForbidden) };

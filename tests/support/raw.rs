@@ -8,7 +8,7 @@ use std::{
 /// An upgrade request with the key of RFC 6455 §1.3. `extra` holds complete header lines.
 pub fn upgrade_request(path: &str, extra: &str) -> String {
     format!(
-        "GET {path} HTTP/1.1\r\nHost: server.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
     )
 }

@@ -402,7 +402,7 @@ fn number(message: &[u8], command: u8) -> Outcome<u64> {
 
 /// Sends a plain HTTP request on a kept connection; gives status and body.
 pub fn get(stream: &mut TcpStream, path: &str) -> Outcome<(u16, String)> {
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: soak\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
