@@ -35,7 +35,12 @@ const HOSTILE: &[(&str, &str, &str, &str)] = &[
         BAD,
         NOT_GET,
     ),
-    ("TE", "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", CODING, NOT_GET),
+    (
+        "TE",
+        "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        CODING,
+        NOT_GET,
+    ),
     (
         "TE with a trailing space",
         "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked \r\n\r\n0\r\n\r\n",
@@ -48,14 +53,24 @@ const HOSTILE: &[(&str, &str, &str, &str)] = &[
         CODING,
         NOT_GET,
     ),
-    ("TE on GET", "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", CODING, BAD),
+    (
+        "TE on GET",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        CODING,
+        BAD,
+    ),
     (
         "TE and TE",
         "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n",
         CODING,
         NOT_GET,
     ),
-    ("TE in 1.0", "POST / HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", BAD, BAD),
+    (
+        "TE in 1.0",
+        "POST / HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        BAD,
+        BAD,
+    ),
     ("CL with a sign", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nhello", BAD, NOT_GET),
     ("CL in hex", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0x5\r\n\r\nhello", BAD, NOT_GET),
     (

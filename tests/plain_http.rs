@@ -120,7 +120,8 @@ fn a_connection_is_kept_alive_between_requests() {
         assert_eq!((response.text(), response.is_last()), (&*format!("GET /{number} "), false));
         let response = web.send_request(&mut raw, post("/p", &"b".repeat(number)));
         assert_eq!(response.text(), format!("POST /p {}", "b".repeat(number)));
-        let response = web.send_request(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let response =
+            web.send_request(&mut raw, format!("HEAD /{number} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!(response.field("content-length"), Some(&*format!("HEAD /{number} ").len().to_string()));
     }
     let stats = web.server.stats();

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::PathAndQuery};
 
-use super::url::Target;
+use super::url::{Target, percent_encoded};
 use crate::{
     config::reconnect::Reconnect,
     error::{ConnectError, HeaderError},
@@ -248,13 +248,14 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Sets the URL's query, the part after `?`.
+    /// Sets the URL's query, the part after `?`. Characters that are not ASCII are
+    /// percent-encoded.
     ///
     /// # Errors
     ///
     /// [`ConnectError::Url`] if a character has to be escaped.
     pub fn query(&mut self, query: &str) -> Result<(), ConnectError> {
-        let path = format!("{}?{query}", self.path.path());
+        let path = format!("{}?{}", self.path.path(), percent_encoded(query));
         let invalid = ConnectError::Url("the query has characters that must be escaped");
         self.path = match path.parse() {
             Ok(path) if !query.contains('#') => path,

@@ -1,11 +1,15 @@
 //! The `ws://` URL of an outbound connection (RFC 6455 §3).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use http::{
     Uri,
     uri::{PathAndQuery, Scheme},
 };
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use crate::{error::ConnectError, util::http_syntax::is_host_byte};
 
@@ -33,7 +37,8 @@ impl Target {
         if url.contains('#') {
             return Err(ConnectError::Url("remove the fragment (#)"));
         }
-        let uri: Uri = url
+        let encoded = encoded(url)?;
+        let uri: Uri = encoded
             .parse()
             .map_err(|_| ConnectError::Url("write it as ws://host:port/path, with % for other characters"))?;
         match uri.scheme().map(Scheme::as_str) {
@@ -88,6 +93,26 @@ impl Target {
     }
 }
 
+/// The text with percent-encoding in place of characters that are not ASCII.
+pub(super) fn percent_encoded(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, &AsciiSet::EMPTY).into()
+}
+
+/// The URL with percent-encoding in place of characters that are not ASCII, as browsers send it
+/// (RFC 3987 §3.1). A host is not changed: its encoding is another one.
+fn encoded(url: &str) -> Result<Cow<'_, str>, ConnectError> {
+    if url.is_ascii() {
+        return Ok(Cow::Borrowed(url));
+    }
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let path = url.get(host..).and_then(|rest| rest.find(['/', '?']));
+    let (authority, path) = path.and_then(|path| url.split_at_checked(host + path)).unwrap_or((url, ""));
+    match authority.is_ascii() {
+        true => Ok(Cow::Owned(format!("{authority}{}", percent_encoded(path)))),
+        false => Err(ConnectError::Url("write its host in ASCII, a name in Punycode (xn--…)")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +124,8 @@ mod tests {
             ("WS://a.example:80/", "a.example", 80, "a.example", "/"),
             ("ws://a.example:8080/x/y?z=1&w", "a.example", 8080, "a.example:8080", "/x/y?z=1&w"),
             ("ws://a.example?z", "a.example", 80, "a.example", "/?z"),
+            ("ws://a.example/b\u{fc}/%41?\u{fc}", "a.example", 80, "a.example", "/b%C3%BC/%41?%C3%BC"),
+            ("ws://a.example?\u{1f600}", "a.example", 80, "a.example", "/?%F0%9F%98%80"),
             ("ws://[::1]:9001/", "::1", 9001, "[::1]:9001", "/"),
             ("ws://127.0.0.1:1", "127.0.0.1", 1, "127.0.0.1:1", "/"),
         ] {
@@ -128,6 +155,10 @@ mod tests {
             "ws://[8:1]:9001/",
             "ws://[v1.a]/",
             "ws://a,b/",
+            "ws://b\u{fc}cher.example/",
+            "ws://b\u{fc}cher.example",
+            "\u{fc}://a.example/",
+            "b\u{fc}",
         ] {
             assert!(matches!(Target::parse(url), Err(ConnectError::Url(_))), "{url}");
         }

@@ -35,6 +35,8 @@ pub(crate) struct Dial {
     pub(crate) deadline: Instant,
     /// The deadline has passed, and input that arrived before it is read first.
     pub(crate) late: bool,
+    /// The poll in which this connection was the first of several to succeed.
+    pub(crate) raced_in: Option<u32>,
     /// Addresses that have not been tried yet.
     pub(crate) addrs: VecDeque<SocketAddr>,
     /// Why the last attempt, or the last address of this one, failed.
@@ -94,6 +96,7 @@ impl Dial {
             step: DialStep::Begin,
             deadline: now,
             late: false,
+            raced_in: None,
             addrs: VecDeque::new(),
             error: None,
             asked: None,

@@ -26,6 +26,7 @@ mod identity;
 mod memory_limit;
 mod outbound;
 mod precedence;
+mod race;
 mod receive;
 mod refusal_log;
 mod reject;
@@ -241,12 +242,14 @@ impl<S: Stream> Engine<S> {
     /// Handles the readiness of the stream at `index`.
     pub(crate) fn ready(&mut self, index: usize, readiness: Readiness, now: Instant) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        client.read_closed |= readiness.read_closed;
-        client.urgent |= readiness.urgent;
-        if matches!(client.stage, Stage::Dialing(_)) && !self.on_connected(index, readiness, now) {
+        let is_dialing = matches!(client.stage, Stage::Dialing(_));
+        if is_dialing && !self.on_connected(index, readiness, now) {
             return;
         }
+        let readiness = if is_dialing { self.of_winner(index, readiness) } else { readiness };
         let client = &mut self.clients[index];
+        client.read_closed |= readiness.read_closed;
+        client.urgent |= readiness.urgent;
         if readiness.readable || readiness.read_closed || readiness.urgent {
             if !client.readable
                 && let Some(rate_limiter) = client.rate_limiter_mut()

@@ -6,6 +6,8 @@
 //!              ▲                      ▲ another address │     │        │
 //!              │                      └─────────────────┘     │        │ Close
 //!              └────────── Waiting ◄──────────────────────────┴────────┘
+//!
+//! The steps from `Next` to `Connecting` are in race.rs.
 //! ```
 
 use std::{
@@ -16,7 +18,7 @@ use std::{
 };
 
 use super::{
-    Engine, Readiness, Stream,
+    Engine, Stream, race,
     receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
     slot, slot_mut,
 };
@@ -33,7 +35,6 @@ use crate::{
     event::tick_buffer::{Failure, TickBuffer},
     handshake::client::{self, Opened, RequestParts},
     http1::head::HeadLimits,
-    http1::head_machine::write_all,
     id::{ClientId, LinkId},
     outbox::{outgoing::Outgoing, pending::Terms},
     peer_addr::PeerAddr,
@@ -157,23 +158,6 @@ impl<S: Stream> Engine<S> {
         None
     }
 
-    /// Takes the outcome of `Order::Connect`: a stream, connecting or connected, that is registered
-    /// under the index of `id`.
-    pub(crate) fn dialed(&mut self, id: ClientId, stream: io::Result<S>, now: Instant) {
-        let Some(Dial { step: DialStep::Connecting(addr), .. }) = self.dial_of(id) else { return };
-        let addr = *addr;
-        match stream {
-            Ok(stream) => {
-                let client = &mut self.clients[id.index()];
-                client.stream = StreamSlot::new(stream);
-                client.remote = addr.into();
-            }
-            Err(error) => {
-                self.address_failed(id.index(), ConnectError::Io { addr, error: error.kind() }, now)
-            }
-        }
-    }
-
     /// Takes the outcome of `Order::Resolve`.
     pub(crate) fn resolved(
         &mut self,
@@ -184,7 +168,7 @@ impl<S: Stream> Engine<S> {
         let Some(dial) = self.dial_of(id).filter(|dial| dial.step == DialStep::Resolving) else { return };
         match addrs {
             Ok(addrs) => {
-                dial.addrs = addrs.into_iter().take(Self::MAX_ADDRS).collect();
+                dial.addrs = race::interleaved(addrs).take(Self::MAX_ADDRS).collect();
                 if dial.addrs.is_empty() {
                     let (host, error) = (dial.link.plan.target.host.clone(), "it has no address".to_owned());
                     return self.attempt_failed(id.index(), ConnectError::Resolve { host, error }, now);
@@ -198,7 +182,7 @@ impl<S: Stream> Engine<S> {
 
     // ---- steps of an attempt ----
 
-    fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
+    pub(super) fn dial_of(&mut self, id: ClientId) -> Option<&mut Dial> {
         let client = slot_mut(&mut self.clients, id);
         client.and_then(Slot::dial_mut)
     }
@@ -256,60 +240,6 @@ impl<S: Stream> Engine<S> {
         let (resolve, host, port) = (dial.addrs.is_empty(), target.host.clone(), target.port);
         dial.step = if resolve { DialStep::Resolving } else { DialStep::Next };
         if resolve { Some(Order::Resolve(id, host, port)) } else { self.next_address(id, now) }
-    }
-
-    fn next_address(&mut self, id: ClientId, now: Instant) -> Option<Order> {
-        let client = &mut self.clients[id.index()];
-        let dial = client.dial_mut()?;
-        let left = dial.addrs.len() as u32;
-        let Some(addr) = dial.addrs.pop_front() else {
-            let error = dial.error.take().unwrap_or(ConnectError::Timeout(dial.step.public()));
-            self.attempt_failed(id.index(), error, now);
-            return None;
-        };
-        dial.step = DialStep::Connecting(addr);
-        // Each address gets a share of the time, so that one that never answers leaves some.
-        let share = after(now, dial.deadline.saturating_duration_since(now) / left);
-        client.deadlines.close_by(share);
-        self.rearm(id.index());
-        Some(Order::Connect(id, addr))
-    }
-
-    /// Handles the readiness of a connection that is being made. `false`: the caller must do
-    /// nothing else.
-    pub(super) fn on_connected(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
-        let Engine { clients, outbound, config, .. } = self;
-        let client = &mut clients[index];
-        let Some(dial) = client.dial_mut() else { return true };
-        let addr = match dial.step {
-            DialStep::Connecting(addr) => addr,
-            step => return step == DialStep::Asked,
-        };
-        let Some(stream) = client.stream.get_mut() else { return false };
-        match stream.connected() {
-            Ok(true) => stream.tune(config),
-            // The stream is neither connected nor connecting any more.
-            Ok(false) if readiness.read_closed => {
-                let error = io::ErrorKind::NotConnected;
-                self.address_failed(index, ConnectError::Io { addr, error }, now);
-                return false;
-            }
-            Ok(false) => return false,
-            Err(error) => {
-                self.address_failed(index, ConnectError::Io { addr, error: error.kind() }, now);
-                return false;
-            }
-        }
-        let Some(dial) = client.dial_mut() else { return true };
-        dial.step = DialStep::Asked;
-        dial.addrs.clear();
-        let (deadline, bytes) =
-            (dial.deadline, dial.asked.as_mut().map(|asked| std::mem::take(&mut asked.bytes)));
-        write_all(bytes.unwrap_or_default(), |bytes| client.outbox.push_raw(bytes, outbound));
-        client.deadlines.close_by(deadline);
-        self.rearm(index);
-        self.make_dirty(index);
-        true
     }
 
     /// One read of the response head.
@@ -401,10 +331,7 @@ impl<S: Stream> Engine<S> {
                 dial.step = DialStep::Begin;
                 self.dials.push_back(id);
             }
-            DialStep::Connecting(addr) if now < dial.deadline => {
-                let error = io::ErrorKind::TimedOut;
-                self.address_failed(index, ConnectError::Io { addr, error }, now);
-            }
+            DialStep::Connecting(_) if now < dial.deadline => self.start_next(index),
             DialStep::Asked if unread && !dial.late => {
                 dial.late = true;
                 self.clients[index].deadlines.close_by(after(now, Self::GRACE_TO_READ));
@@ -442,25 +369,8 @@ impl<S: Stream> Engine<S> {
         self.attempt_failed(index, error, now);
     }
 
-    /// Handles a failed connection to one address: the next address is tried.
-    fn address_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
-        let id = self.id(index);
-        self.drop_stream(index);
-        let client = &mut self.clients[index];
-        let Some(dial) = client.dial_mut() else { return };
-        if dial.addrs.is_empty() {
-            return self.attempt_failed(index, error, now);
-        }
-        (dial.error, dial.step) = (Some(error), DialStep::Next);
-        // The share of this address is used up, but the attempt goes on.
-        let deadline = dial.deadline;
-        client.deadlines.close_by(deadline);
-        self.rearm(index);
-        self.dials.push_back(id);
-    }
-
     /// Handles a failed attempt: waits for the next one, or gives up.
-    fn attempt_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
+    pub(super) fn attempt_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
         self.stats.dial_failed += 1;
         log::debug!("a connection attempt failed: {error}");
         let Some(dial) = self.clients[index].dial_mut() else { return };
@@ -564,7 +474,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Closes the socket, and resets all state that belongs to it.
-    fn drop_stream(&mut self, index: usize) {
+    pub(super) fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.stream = StreamSlot::none();
         (client.bytes_in, client.bytes_out) = (0, 0);

@@ -230,7 +230,8 @@ impl ResponseReader {
             return Err(ConnectError::BadResponse("Sec-WebSocket-Accept does not match the key"));
         }
         // 5: no extension that was not offered. The caller checks extensions that were.
-        if !self.offers && response.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        // An empty list names none.
+        if !self.offers && items(response, header::SEC_WEBSOCKET_EXTENSIONS).any(|item| !item.is_empty()) {
             return Err(ConnectError::BadResponse("it has an extension that was not offered"));
         }
         // 6: no subprotocol that was not offered.

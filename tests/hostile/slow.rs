@@ -14,7 +14,8 @@ pub fn head(server: &mut ServerProcess) -> u64 {
     const COUNT: usize = 50;
     let before = server.rejected("timeout");
     let mut raws: Vec<Raw> = (0..COUNT).map(|_| server.dial()).collect();
-    let mut bytes = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
+    let mut bytes =
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
     server.until("the deadline of the head", |server| {
         let byte = [bytes.next().unwrap()];
         for raw in &mut raws {

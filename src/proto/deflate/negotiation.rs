@@ -59,7 +59,9 @@ pub(crate) fn accept(request: &HeaderMap, config: &Deflate) -> Option<(Agreed, H
     if client_alone {
         add(CLIENT_ALONE);
     }
-    if asked.is_some() || server_bits < MAX_BITS {
+    // §7.1.2.1 lets a server answer with this parameter although it was not offered, but there are
+    // clients that refuse the response then. A smaller window needs no announcement.
+    if asked.is_some() {
         add(&format!("{SERVER_BITS}={server_bits}"));
     }
     if let Some(bits) = client_bits.filter(|bits| *bits < MAX_BITS) {
@@ -362,10 +364,10 @@ mod tests {
         let both = "server_no_context_takeover; client_no_context_takeover";
         assert_eq!(response(&Deflate::default(), &[offer]).as_deref(), Some(both));
         let dedicated = Deflate::new(Dedicated);
-        let small = "server_max_window_bits=13; client_max_window_bits=13";
+        let small = "client_max_window_bits=13";
         assert_eq!(response(&dedicated, &[offer]).as_deref(), Some(small));
         // A client that did not offer `client_max_window_bits` is asked to do without a context.
-        let alone = "client_no_context_takeover; server_max_window_bits=13";
+        let alone = "client_no_context_takeover";
         assert_eq!(response(&dedicated, &[NAME]).as_deref(), Some(alone));
         let less = "permessage-deflate; server_max_window_bits=10; client_max_window_bits=9";
         let smaller = "server_max_window_bits=10; client_max_window_bits=9";
@@ -441,7 +443,11 @@ mod tests {
                     headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(&offer(&client)).unwrap());
                     let (agreed, response) = accept(&headers, &server).unwrap();
                     headers.insert(SEC_WEBSOCKET_EXTENSIONS, response);
-                    assert_eq!(confirm(&headers, &client), Ok(Some(agreed)), "{client:?}");
+                    let confirmed = confirm(&headers, &client).unwrap().unwrap();
+                    assert_eq!(confirmed.client, agreed.client, "{client:?}");
+                    // The client's window for inflating may be larger than needed.
+                    assert!(confirmed.server.bits >= agreed.server.bits, "{client:?}");
+                    assert_eq!(confirmed.server.takeover, agreed.server.takeover, "{client:?}");
                     assert_eq!(agreed.server.bits, bits.min(other));
                     assert_eq!(agreed.client.bits, other.min(12));
                 }

@@ -71,7 +71,7 @@ fn disconnect_after_an_overflow_is_not_reconnected() {
     }
 }
 
-/// The share of an address counts only for that address: waiting for its turn is no failure.
+/// The delay counts only from one attempt to the next: waiting for the host is no failure.
 #[test]
 fn waiting_address_keeps_the_deadline_of_the_attempt() {
     let mut host = host();
