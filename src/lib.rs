@@ -139,8 +139,8 @@ pub use config::reconnect::Reconnect;
 pub use config::send_options::{LatestKey, Priority, SendOptions};
 pub use config::{OverflowPolicy, RateLimitPolicy};
 pub use error::{
-    BindError, CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError, JoinError,
-    NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
+    AdoptError, BindError, CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError,
+    JoinError, NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
 };
 pub use event::close_reason::{CloseReason, TimeoutKind};
 pub use event::delivery::Delivery;
@@ -154,6 +154,10 @@ pub use id::{ClientId, ExchangeId, LinkId, Room, RoomId, TimerId, UpgradeId};
 #[cfg(feature = "json")]
 pub use json::{Envelope, JsonError};
 pub use message::Message;
+pub use net::listener::Listener;
+pub use net::socket::AdoptedStream;
+#[cfg(unix)]
+pub use net::unix::UnixSocket;
 pub use outbox::{
     outgoing::{AsMessage, Outgoing},
     prepared::Prepared,

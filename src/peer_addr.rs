@@ -34,7 +34,7 @@ pub enum PeerAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct UnixCredentials {
-    /// The id of the process.
+    /// The id of the process; 0 if it is in another namespace.
     pub pid: u32,
     /// The effective user id of the process.
     pub uid: u32,

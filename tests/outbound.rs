@@ -263,7 +263,7 @@ fn refused_connections_and_unknown_names_fail() {
     let unused = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     unused.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let addr = unused.local_addr().unwrap().as_socket().unwrap();
-    let refused = ConnectError::Io { addr, error: std::io::ErrorKind::ConnectionRefused };
+    let refused = ConnectError::Io { addr: addr.into(), error: std::io::ErrorKind::ConnectionRefused };
     assert_eq!(failure(&mut h, format!("ws://{addr}/")), refused);
     // RFC 6761 §6.4: `.invalid` never resolves. The result wakes a sleeping server.
     let id = h.server.connect("ws://nowhere.invalid/").unwrap();

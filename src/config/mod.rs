@@ -114,6 +114,7 @@ pub(crate) struct Config {
     /// In the server's order of preference.
     pub(crate) subprotocols: Vec<String>,
     pub(crate) require_subprotocol: bool,
+    pub(crate) isolate_upgrade_response: bool,
 
     pub(crate) http: bool,
     pub(crate) max_body_size: usize,
@@ -173,6 +174,7 @@ impl Default for Config {
             paths: Vec::new(),
             subprotocols: Vec::new(),
             require_subprotocol: false,
+            isolate_upgrade_response: false,
             http: false,
             max_body_size: 64 * 1024,
             body_timeout: Duration::from_secs(10),

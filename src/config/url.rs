@@ -2,14 +2,16 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
 };
 
 use http::{
     Uri,
     uri::{PathAndQuery, Scheme},
 };
-use percent_encoding::{AsciiSet, utf8_percent_encode};
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
 use crate::{error::ConnectError, util::http_syntax::is_host_byte};
 
@@ -22,20 +24,29 @@ pub(crate) struct Target {
     /// The value of the `Host` header (RFC 6455 §4.1: without the default port).
     pub(crate) authority: String,
     pub(crate) path: PathAndQuery,
+    /// The path of a Unix domain socket, in place of host and port. An abstract name begins with a
+    /// NUL.
+    pub(crate) unix: Option<PathBuf>,
 }
 
 impl Default for Target {
     fn default() -> Self {
         let path = PathAndQuery::from_static("/");
-        Target { host: String::new(), port: 0, authority: String::new(), path }
+        Target { host: String::new(), port: 0, authority: String::new(), path, unix: None }
     }
 }
+
+const UNIX: &str = "ws+unix://";
 
 impl Target {
     pub(super) fn parse(url: &str) -> Result<Target, ConnectError> {
         // RFC 6455 §3: fragments have no meaning and must not be used.
         if url.contains('#') {
             return Err(ConnectError::Url("remove the fragment (#)"));
+        }
+        let scheme = url.get(..UNIX.len()).filter(|scheme| scheme.eq_ignore_ascii_case(UNIX));
+        if let (Some(_), Some(rest)) = (scheme, url.get(UNIX.len()..)) {
+            return Target::on_unix_socket(rest);
         }
         let encoded = encoded(url)?;
         let uri: Uri = encoded
@@ -75,7 +86,27 @@ impl Target {
                 format!("/{}", path.as_str()).parse().map_err(|_| ConnectError::Url("its path is invalid"))?
             }
         };
-        Ok(Target { host: bare.to_owned(), port, authority, path })
+        Ok(Target { host: bare.to_owned(), port, authority, path, unix: None })
+    }
+
+    /// Parses what follows `ws+unix://`: the path of a socket, or `@` and an abstract name, and
+    /// behind a colon the path of the request. Percent-encoding is for a colon in the first.
+    fn on_unix_socket(text: &str) -> Result<Target, ConnectError> {
+        if cfg!(not(unix)) {
+            return Err(ConnectError::Url("this system has no Unix domain sockets"));
+        }
+        let (socket, path) = text.split_once(':').unwrap_or((text, "/"));
+        let socket = percent_decode_str(socket).decode_utf8_lossy();
+        let socket = match socket.strip_prefix('@') {
+            Some(name) if !name.is_empty() => format!("\0{name}"),
+            None if socket.starts_with('/') => socket.into_owned(),
+            _ => return Err(ConnectError::Url("write it as ws+unix:///path/of/socket:/path")),
+        };
+        let path = percent_encoded(path).parse::<PathAndQuery>().ok();
+        let path = path.filter(|path| path.as_str().starts_with('/'));
+        let path = path.ok_or(ConnectError::Url("its path is invalid"))?;
+        let host = "localhost".to_owned();
+        Ok(Target { authority: host.clone(), host, port: 80, path, unix: Some(socket.into()) })
     }
 
     /// The addresses of a host that needs no resolver.
@@ -90,6 +121,15 @@ impl Target {
             Err(_) => vec![],
         };
         ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.as_str();
+        let Some(socket) = &self.unix else { return write!(f, "ws://{}{path}", self.authority) };
+        let socket = socket.to_string_lossy().replace('%', "%25").replace(':', "%3A").replace('\0', "@");
+        write!(f, "{UNIX}{socket}:{path}")
     }
 }
 
@@ -129,7 +169,10 @@ mod tests {
             ("ws://[::1]:9001/", "::1", 9001, "[::1]:9001", "/"),
             ("ws://127.0.0.1:1", "127.0.0.1", 1, "127.0.0.1:1", "/"),
         ] {
-            let Target { host: h, port: p, authority: a, path: q } = Target::parse(url).unwrap();
+            let Target { host: h, port: p, authority: a, path: q, unix: None } = Target::parse(url).unwrap()
+            else {
+                panic!("{url}")
+            };
             assert_eq!((&*h, p, &*a, q.as_str()), (host, port, authority, path), "{url}");
         }
     }
@@ -163,6 +206,32 @@ mod tests {
             assert!(matches!(Target::parse(url), Err(ConnectError::Url(_))), "{url}");
         }
         assert!(matches!(Target::parse("wss://a.example/"), Err(ConnectError::Tls)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn urls_of_unix_sockets_name_a_file_and_a_path() {
+        for (url, socket, path) in [
+            ("ws+unix:///run/a.sock", "/run/a.sock", "/"),
+            ("WS+UNIX:///run/a.sock:/x/y?z=1", "/run/a.sock", "/x/y?z=1"),
+            ("ws+unix:///run/a%3Ab c.sock:/\u{fc}", "/run/a:b c.sock", "/%C3%BC"),
+            ("ws+unix://@name:/x", "\0name", "/x"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!(Target::parse(&target.to_string()).as_ref(), Ok(&target));
+            assert_eq!(target.unix.as_deref(), Some(std::path::Path::new(socket)), "{url}");
+            assert_eq!((target.path.as_str(), &*target.authority), (path, "localhost"), "{url}");
+        }
+        for url in [
+            "ws+unix://",
+            "ws+unix://a.sock",
+            "ws+unix://@",
+            "ws+unix:///a:x",
+            "ws+unix:///a:/\r\n",
+            "ws+unix:///a#b",
+        ] {
+            assert!(matches!(Target::parse(url), Err(ConnectError::Url(_))), "{url}");
+        }
     }
 
     #[test]

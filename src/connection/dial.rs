@@ -14,6 +14,7 @@ use crate::{
         pending::{Pending, Terms},
         prepared::Prepared,
     },
+    peer_addr::PeerAddr,
     proto::frame::MAX_HEADER,
 };
 
@@ -65,7 +66,7 @@ pub(crate) enum DialStep {
     /// The next address can be tried.
     Next,
     /// The host or the kernel is connecting to this address.
-    Connecting(SocketAddr),
+    Connecting(PeerAddr),
     /// The request has been queued.
     Asked,
 }

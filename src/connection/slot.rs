@@ -66,10 +66,10 @@ pub(crate) struct Slot<S> {
     pub(crate) served: bool,
     /// Outbound: this side initiated the connection.
     pub(crate) outbound: bool,
-    /// A trusted proxy says that the client's connection is encrypted.
-    pub(crate) secure: bool,
     /// `remote` is counted towards `max_connections_per_ip`.
     pub(crate) counted_address: bool,
+    /// Unwritten bytes of a 101 that leaves in a write of its own.
+    pub(crate) apart: u16,
     /// In the memory limit's list of ready clients that are not read.
     pub(crate) held_back: bool,
     /// Among the clients that are read while others are held back.
@@ -94,13 +94,15 @@ pub(crate) struct Proxied {
     /// The address that the PROXY header named; without one the peer.
     pub(crate) named: PeerAddr,
     /// The PROXY header said that the client's connection is encrypted.
+    pub(crate) named_secure: bool,
+    /// A proxy said so of the connection that the last request came over.
     pub(crate) secure: bool,
 }
 
 impl Proxied {
     /// A connection from a proxy without a PROXY header.
     pub(crate) fn through(peer: PeerAddr) -> Self {
-        Proxied { peer, named: peer, secure: false }
+        Proxied { peer, named: peer, named_secure: false, secure: false }
     }
 }
 
@@ -292,8 +294,8 @@ impl<S> Slot<S> {
             paused: false,
             served: false,
             outbound: false,
-            secure: false,
             counted_address: false,
+            apart: 0,
             held_back: false,
             leads: false,
             in_ready: false,
@@ -312,8 +314,11 @@ impl<S> Slot<S> {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        let peer = self.proxied.as_ref().map_or(self.remote, |proxied| proxied.peer);
-        Endpoint { remote: self.remote, peer, secure: self.secure }
+        let remote = self.remote;
+        match &self.proxied {
+            Some(proxied) => Endpoint { remote, peer: proxied.peer, secure: proxied.secure },
+            None => Endpoint { remote, peer: remote, secure: false },
+        }
     }
 
     pub(crate) fn dial_mut(&mut self) -> Option<&mut Dial> {

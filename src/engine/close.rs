@@ -316,6 +316,9 @@ impl<S: Stream> Engine<S> {
         self.forget_upgrade(index);
         self.endings += 1;
         let mut client = self.clients.remove(index);
+        if client.outbound {
+            self.races.remove(&index);
+        }
         self.memory_limit.inbound -= client.counted_inbound as usize;
         if client.leads {
             self.end_precedence(ClientId::new(index as u32, client.serial));

@@ -9,6 +9,7 @@ use std::{
 use super::{Engine, Stream};
 use crate::{
     connection::slot::{Slot, Stage},
+    error::AdoptError,
     event::pressure::Pressure,
     http1::{head::HeadReader, rejection::Rejection},
     peer_addr::PeerAddr,
@@ -63,12 +64,12 @@ impl<S: Stream> Engine<S> {
     /// While so many connections linger, one above a limit is dropped without a response.
     const MAX_REJECTED: usize = 64;
 
-    /// Adds a connection and returns the index under which its stream must be registered. `None`:
+    /// Adds a connection, which with `named` begins with a PROXY header, and returns the index under which its stream must be registered. `None`:
     /// the connection was dropped because too many rejected ones linger.
-    pub(crate) fn accept(&mut self, stream: S, remote: PeerAddr, now: Instant) -> Option<usize> {
+    pub(crate) fn accept(&mut self, stream: S, remote: PeerAddr, named: bool, now: Instant) -> Option<usize> {
         self.stats.accepted += 1;
         // The client of a proxy is known, and counted, when the proxy has named it.
-        let unnamed = self.config.trusts(remote);
+        let unnamed = named || self.config.trusts(remote);
         let refusal = self.refusal(remote, unnamed);
         if let Some(refusal) = refusal {
             self.stats.rejected.count(refusal);
@@ -76,20 +77,43 @@ impl<S: Stream> Engine<S> {
                 return None;
             }
         }
-        let serial = self.next_serial.take();
-        let stage = Stage::Handshake(HeadReader::default());
-        let mut client = Slot::new(stream, remote, serial, stage, now);
-        client.deadlines.close_by(after(now, self.config.handshake_timeout));
-        client.counted_address = self.config.max_connections_per_ip.is_some() && !unnamed;
-        if client.counted_address {
-            self.addresses.enter(remote);
-        }
-        let index = self.clients.insert(client);
+        let reader = if named { HeadReader::behind_proxy_header() } else { HeadReader::default() };
+        let index = self.add_inbound(stream, remote, reader, !unnamed, now);
+        self.clients[index].deadlines.close_by(after(now, self.config.handshake_timeout));
         match refusal {
             Some(refusal) => self.refuse_connection(index, refusal, now),
             None => self.rearm(index),
         }
         Some(index)
+    }
+
+    /// Adds a connection that is accepted elsewhere and about to be open. Fails above a limit.
+    pub(super) fn adopt(&mut self, stream: S, remote: PeerAddr, now: Instant) -> Result<usize, AdoptError> {
+        if self.shutting_down {
+            return Err(AdoptError::ShuttingDown);
+        }
+        if self.refusal(remote, false).is_some() {
+            return Err(AdoptError::AtLimit);
+        }
+        self.stats.accepted += 1;
+        Ok(self.add_inbound(stream, remote, HeadReader::default(), true, now))
+    }
+
+    fn add_inbound(
+        &mut self,
+        stream: S,
+        remote: PeerAddr,
+        reader: HeadReader,
+        counted: bool,
+        now: Instant,
+    ) -> usize {
+        let serial = self.next_serial.take();
+        let mut client = Slot::new(stream, remote, serial, Stage::Handshake(reader), now);
+        client.counted_address = self.config.max_connections_per_ip.is_some() && counted;
+        if client.counted_address {
+            self.addresses.enter(remote);
+        }
+        self.clients.insert(client)
     }
 
     /// Makes `remote` the client of a connection, and counts it towards `max_connections_per_ip`.

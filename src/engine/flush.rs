@@ -131,8 +131,18 @@ impl<S: Stream> Engine<S> {
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, .. } = self;
             let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, ahead_only, left, outbound) {
+            let apart = usize::from(client.apart);
+            let most = if apart > 0 { left.min(apart) } else { left };
+            match client.outbox.write_to(&mut client.stream, ahead_only, most, outbound) {
+                Ok(Written::Limited(count)) if apart > 0 && count < left => {
+                    stats.bytes_out += count as u64;
+                    client.bytes_out += count as u64;
+                    // At most `apart`, which is a `u16`.
+                    client.apart -= count.min(apart) as u16;
+                    left -= count;
+                }
                 Ok(Written::All(count)) => {
+                    client.apart = 0;
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     client.deadlines.unstuck();
@@ -145,11 +155,13 @@ impl<S: Stream> Engine<S> {
                     }
                 }
                 Ok(Written::Limited(count)) => {
+                    client.apart = client.apart.saturating_sub(u16::try_from(count).unwrap_or(u16::MAX));
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     return self.resume_output(index);
                 }
                 Ok(Written::Blocked(count)) => {
+                    client.apart = client.apart.saturating_sub(u16::try_from(count).unwrap_or(u16::MAX));
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     return self.would_block(index, count, now);

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, receive::keep_unparsed};
 use crate::{
     connection::{
         Connection, Role,
@@ -14,7 +14,8 @@ use crate::{
         rate_limiter::RateLimiter,
         slot::{Exchange, Open, Provenance, Stage, Step},
     },
-    error::UpgradeError,
+    error::{AdoptError, UpgradeError},
+    event::tick_buffer::TickBuffer,
     handshake::{
         self,
         decision::{Decision, UpgradeResponse},
@@ -29,7 +30,7 @@ use crate::{
         response::Unfit,
     },
     id::{ClientId, UpgradeId},
-    peer_addr::Endpoint,
+    peer_addr::{Endpoint, PeerAddr},
 };
 
 impl<S: Stream> Engine<S> {
@@ -185,7 +186,10 @@ impl<S: Stream> Engine<S> {
             let rejection = Rejection::BadRequest("the request head is malformed");
             return self.reject(index, rejection, &request, None, now);
         };
-        let Engine { clients, outbound, .. } = self;
+        let Engine { clients, outbound, config, .. } = self;
+        if config.isolate_upgrade_response {
+            clients[index].apart = u16::try_from(response.len()).unwrap_or(u16::MAX);
+        }
         write_all(response, |bytes| clients[index].outbox.push_raw(bytes, outbound));
         let provenance = Provenance {
             subprotocol: subprotocol.as_ref().and_then(|name| name.to_str().ok()).map(Into::into),
@@ -194,6 +198,33 @@ impl<S: Stream> Engine<S> {
         };
         let connection = Connection::new(Role::Server).with_deflate(deflate);
         self.open_connection(index, connection, provenance, request, now);
+    }
+
+    /// Adds an open connection whose opening handshake was made elsewhere, without extensions.
+    /// `leftover` was read behind its request.
+    pub(crate) fn adopt_upgraded(
+        &mut self,
+        stream: S,
+        remote: PeerAddr,
+        request: RequestHead,
+        leftover: &[u8],
+        now: Instant,
+    ) -> Result<ClientId, AdoptError> {
+        if leftover.len() > TickBuffer::BLOCK {
+            return Err(AdoptError::LeftoverTooLarge { len: leftover.len(), max: TickBuffer::BLOCK });
+        }
+        let index = self.adopt(stream, remote, now)?;
+        keep_unparsed(&mut self.clients[index].unparsed, leftover, &mut self.inbound);
+        let request = Arc::new(request);
+        let provenance = Provenance {
+            subprotocol: None,
+            request: self.config.keep_requests.then(|| request.clone()),
+            outbound: None,
+        };
+        self.open_connection(index, Connection::new(Role::Server), provenance, request, now);
+        self.count_inbound(index);
+        self.make_ready(index);
+        Ok(self.id(index))
     }
 
     /// Opens the connection at `index`, whose handshake with this `request` is complete.

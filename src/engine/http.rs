@@ -115,6 +115,9 @@ impl<S: Stream> Engine<S> {
         let Engine { config, clients, .. } = self;
         let client = &mut clients[index];
         match &mut client.stage {
+            Stage::Handshake(reader) if reader.proxy_header.is_some() => {
+                return self.take_proxy_header(index, bytes, now);
+            }
             Stage::Handshake(reader) => {
                 let limits = HeadLimits { max_bytes: config.max_head_bytes, max_headers: config.max_headers };
                 match reader.push(bytes, limits) {

@@ -1,14 +1,17 @@
 //! Whose a request is, and for which host: what trusted proxies say about it, and the host policy.
 
+use std::time::Instant;
+
 use http::header;
 
 use super::{Engine, Stream};
 use crate::{
     config::hosts::{self, HostPolicy},
-    connection::slot::Proxied,
+    connection::slot::{Proxied, Stage},
     http1::{
         forwarded::Forwarded,
         head::{RequestHead, check_target, single},
+        proxy_protocol::Named,
         rejection::Rejection,
     },
     peer_addr::PeerAddr,
@@ -29,22 +32,37 @@ impl<S: Stream> Engine<S> {
         let forwarded = Forwarded::read(request.headers(), |peer| config.trusts(peer));
         let remote = forwarded.client.unwrap_or(named);
         let proxied = client.proxied.get_or_insert_with(|| Box::new(Proxied::through(named)));
-        client.secure = forwarded.secure.unwrap_or(proxied.secure);
+        proxied.secure = forwarded.secure.unwrap_or(proxied.named_secure);
         self.count_address(index, remote)?;
         Ok(forwarded)
     }
 
-    /// Takes what the PROXY header of a connection says about its client.
-    pub(super) fn take_proxy_header(&mut self, index: usize, named: Option<PeerAddr>, secure: bool) {
+    /// Takes bytes of the PROXY header with which a connection begins. Returns how many belong to
+    /// it.
+    pub(super) fn take_proxy_header(&mut self, index: usize, bytes: &[u8], now: Instant) -> usize {
         let client = &mut self.clients[index];
+        let Stage::Handshake(reader) = &mut client.stage else { return bytes.len() };
+        let Some(header) = &mut reader.proxy_header else { return bytes.len() };
+        let Named { client: named, secure, used } = match header.push(bytes) {
+            Ok(Some(named)) => named,
+            Ok(None) => return bytes.len(),
+            Err(rejection) => {
+                self.reject_head(index, rejection, now);
+                return bytes.len();
+            }
+        };
+        reader.proxy_header = None;
         // The header of a peer that is not trusted is ignored.
-        if !self.config.trusts(client.remote) {
-            return;
-        }
         let peer = client.remote;
-        let named = named.unwrap_or(peer);
-        (client.remote, client.secure) = (named, secure);
-        client.proxied = Some(Box::new(Proxied { peer, named, secure }));
+        if self.config.trusts(peer) {
+            let named = named.map_or(peer, PeerAddr::from);
+            client.proxied = Some(Box::new(Proxied { peer, named, named_secure: secure, secure }));
+            if let Err(rejection) = self.count_address(index, named) {
+                self.reject_head(index, rejection, now);
+                return bytes.len();
+            }
+        }
+        used
     }
 
     /// Checks that the request names a host of this server, as protection against DNS rebinding.

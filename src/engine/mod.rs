@@ -40,7 +40,7 @@ mod timers;
 mod transport;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,6 +100,8 @@ pub(crate) struct Engine<S> {
     outbound_count: usize,
     /// Outbound connections whose next step is up to the host: to resolve a name or open a socket.
     dials: VecDeque<ClientId>,
+    /// The streams of outbound connections that are connecting, by the index of the client.
+    races: HashMap<usize, Vec<(PeerAddr, S)>>,
     /// Outbound connections lost since the last tick, waiting to be reconnected.
     lost: Vec<(ClientId, Box<Link>, Instant)>,
     next_link: Serial,
@@ -188,6 +190,7 @@ impl<S: Stream> Engine<S> {
             addresses: Addresses::default(),
             outbound_count: 0,
             dials: VecDeque::new(),
+            races: HashMap::new(),
             lost: Vec::new(),
             next_link: Serial::new(1),
             jitter: SplitMix::new(0),

@@ -13,6 +13,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,6 +49,8 @@ use crate::{
 pub(crate) enum Order {
     /// Open a socket to this address.
     Connect(ClientId, SocketAddr),
+    /// Open a Unix domain socket to this path.
+    ConnectUnix(ClientId, PathBuf),
     /// Resolve this host name and port.
     Resolve(ClientId, String, u16),
     /// Do nothing: the attempt has already failed. The host still counts it as a step of its
@@ -234,6 +237,10 @@ impl<S: Stream> Engine<S> {
                 return None;
             }
         }
+        if let Some(path) = &dial.link.plan.target.unix {
+            dial.step = DialStep::Connecting(PeerAddr::Unix(None));
+            return Some(Order::ConnectUnix(id, path.clone()));
+        }
         let known = dial.link.plan.addrs.iter().copied().collect();
         dial.addrs = known;
         let target = &dial.link.plan.target;
@@ -358,13 +365,10 @@ impl<S: Stream> Engine<S> {
     /// Handles a failed read or write before the handshake was complete.
     pub(super) fn broken(&mut self, index: usize, error: io::ErrorKind, now: Instant) {
         let client = &mut self.clients[index];
-        let remote = client.remote;
+        let addr = client.remote;
         let error = match client.dial_mut().and_then(|dial| dial.asked.as_mut()) {
             Some(asked) if asked.reader.is_refused() => asked.reader.end(),
-            _ => match remote {
-                PeerAddr::Ip(addr) => ConnectError::Io { addr, error },
-                _ => ConnectError::HungUp,
-            },
+            _ => ConnectError::Io { addr, error },
         };
         self.attempt_failed(index, error, now);
     }
@@ -477,6 +481,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.stream = StreamSlot::none();
+        self.races.remove(&index);
         (client.bytes_in, client.bytes_out) = (0, 0);
         client.outbox.clear(&mut self.outbound);
         client.outbox.unblock();

@@ -17,6 +17,7 @@ use crate::{
     error::ConnectError,
     http1::head_machine::write_all,
     id::ClientId,
+    peer_addr::PeerAddr,
     util::time::after,
 };
 
@@ -36,7 +37,7 @@ pub(super) fn interleaved(addrs: Vec<SocketAddr>) -> impl Iterator<Item = Socket
 
 /// The state of the connections of a race after one of them became ready.
 enum Standing<S> {
-    Won(SocketAddr, S),
+    Won(PeerAddr, S),
     /// The last error, if a connection has failed.
     Open(Option<ConnectError>),
 }
@@ -54,7 +55,7 @@ impl<S: Stream> Engine<S> {
             self.attempt_failed(id.index(), error, now);
             return None;
         };
-        dial.step = DialStep::Connecting(addr);
+        dial.step = DialStep::Connecting(addr.into());
         let deadline = match dial.addrs.is_empty() {
             true => dial.deadline,
             false => dial.deadline.min(after(now, Self::ATTEMPT_DELAY)),
@@ -70,7 +71,7 @@ impl<S: Stream> Engine<S> {
         let Some(Dial { step: DialStep::Connecting(addr), .. }) = self.dial_of(id) else { return };
         let addr = *addr;
         match stream {
-            Ok(stream) => self.clients[id.index()].stream.enter(addr, stream),
+            Ok(stream) => self.races.entry(id.index()).or_default().push((addr, stream)),
             Err(error) => {
                 self.address_failed(id.index(), ConnectError::Io { addr, error: error.kind() }, now)
             }
@@ -80,14 +81,14 @@ impl<S: Stream> Engine<S> {
     /// Handles the readiness of a connection that is being made. `false`: the caller must do
     /// nothing else.
     pub(super) fn on_connected(&mut self, index: usize, readiness: Readiness, now: Instant) -> bool {
-        let Engine { clients, outbound, config, .. } = self;
+        let Engine { clients, outbound, config, races, .. } = self;
         let client = &mut clients[index];
         match client.dial_mut().map(|dial| dial.step) {
             None | Some(DialStep::Asked) => return true,
             Some(DialStep::Connecting(_) | DialStep::Next) => {}
             Some(_) => return false,
         }
-        let Some(entrants) = client.stream.entrants() else { return false };
+        let Some(entrants) = races.get_mut(&index) else { return false };
         let raced = entrants.len() > 1;
         let (addr, stream) = match standing(entrants, readiness) {
             Standing::Won(addr, stream) => (addr, stream),
@@ -99,8 +100,9 @@ impl<S: Stream> Engine<S> {
         };
         stream.tune(config);
         // The other connections are dropped.
+        races.remove(&index);
         client.stream = StreamSlot::new(stream);
-        client.remote = addr.into();
+        client.remote = addr;
         let Some(dial) = client.dial_mut() else { return true };
         (dial.step, dial.raced_in) = (DialStep::Asked, raced.then_some(self.poll));
         dial.addrs.clear();
@@ -128,7 +130,7 @@ impl<S: Stream> Engine<S> {
     /// Handles a failed connection to one address: the next address is tried at once.
     fn address_failed(&mut self, index: usize, error: ConnectError, now: Instant) {
         let client = &mut self.clients[index];
-        let others = client.stream.entrants().is_some_and(|entrants| !entrants.is_empty());
+        let others = self.races.get(&index).is_some_and(|entrants| !entrants.is_empty());
         let Some(dial) = client.dial_mut() else { return };
         let waits = dial.step == DialStep::Next;
         if dial.addrs.is_empty() && !others && !waits {
@@ -154,7 +156,7 @@ impl<S: Stream> Engine<S> {
 }
 
 /// Asks each connection whether it has succeeded, and removes those that have failed.
-fn standing<S: Stream>(entrants: &mut Vec<(SocketAddr, S)>, readiness: Readiness) -> Standing<S> {
+fn standing<S: Stream>(entrants: &mut Vec<(PeerAddr, S)>, readiness: Readiness) -> Standing<S> {
     let alone = entrants.len() == 1;
     let (mut number, mut failed) = (0, None);
     while let Some((addr, stream)) = entrants.get_mut(number) {

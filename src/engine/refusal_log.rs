@@ -23,7 +23,7 @@ struct Lines {
     omitted: u64,
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 13;
 
 impl RefusalLog {
     /// Lines of one kind in each `INTERVAL`.
@@ -61,6 +61,7 @@ fn kind(rejection: Rejection) -> Option<usize> {
         Rejection::BodyTooLarge => 9,
         Rejection::NoResponse => 10,
         Rejection::BodyTimeout => 11,
+        Rejection::NoProxyHeader => 12,
         _ => return None,
     })
 }
@@ -142,6 +143,9 @@ impl<S: Stream> Engine<S> {
                 format!("a request body is above {} bytes; see max_body_size", config.max_body_size)
             }
             Rejection::NoResponse => "the application gave no response; see handshake_timeout".to_owned(),
+            Rejection::NoProxyHeader => {
+                "a connection has no header of the PROXY protocol; see Listener::proxy_protocol".to_owned()
+            }
             Rejection::BodyTimeout => {
                 format!("a request body took longer than {:?}; see body_timeout", config.body_timeout)
             }

@@ -21,6 +21,7 @@ mod outbound;
 mod outbox_limits;
 mod outbox_model;
 mod priorities;
+mod proxied;
 mod receiver;
 mod requests;
 mod rooms;

@@ -1,6 +1,6 @@
 //! The errors of building a server.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use thiserror::Error;
 
@@ -43,6 +43,15 @@ pub enum BindError {
         #[source]
         error: io::Error,
     },
+    /// The Unix domain socket cannot listen at its path.
+    #[error("cannot listen on {}: {error}", path.display())]
+    ListenUnix {
+        /// The path; an abstract name has `@` in front.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        error: io::Error,
+    },
     /// The operating system's poller cannot be created.
     #[error("cannot create a poller: {0}")]
     Poller(#[source] io::Error),
@@ -54,9 +63,10 @@ impl BindError {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             BindError::Config(_) | BindError::NoAddress => io::ErrorKind::InvalidInput,
-            BindError::Resolve(error) | BindError::Listen { error, .. } | BindError::Poller(error) => {
-                error.kind()
-            }
+            BindError::Resolve(error)
+            | BindError::Listen { error, .. }
+            | BindError::ListenUnix { error, .. }
+            | BindError::Poller(error) => error.kind(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Errors of outbound connections.
 
-use std::{fmt, io, net::SocketAddr};
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use thiserror::Error;
 
 use super::HeaderError;
+use crate::peer_addr::PeerAddr;
 
 /// Why an outbound connection failed. [`Server::connect`](crate::Server::connect) returns the
 /// errors it detects itself. Later ones arrive in
@@ -52,8 +53,8 @@ pub enum ConnectError {
     /// handshake. With several addresses this is the error of the last.
     #[error("{addr}: {error}")]
     Io {
-        /// The address.
-        addr: SocketAddr,
+        /// The address; [`PeerAddr::Unix`] for a Unix domain socket.
+        addr: PeerAddr,
         /// The error of the operating system.
         error: io::ErrorKind,
     },

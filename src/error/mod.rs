@@ -179,6 +179,29 @@ pub enum UpgradeError {
     Status(StatusCode),
 }
 
+/// Why a connection was not taken over. The stream is closed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AdoptError {
+    /// A shutdown has begun.
+    #[error("the server is shutting down and takes no more connections")]
+    ShuttingDown,
+    /// `max_connections`, `max_connections_per_ip` or `max_total_buffered` allows no more.
+    #[error("the server is at a limit on connections or memory: try again later, or raise the limit")]
+    AtLimit,
+    /// More bytes were read behind the request than can be handed over.
+    #[error("{len} bytes were read behind the request, above the limit of {max}: read less there")]
+    LeftoverTooLarge {
+        /// The bytes given.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The stream is not connected, or cannot be polled.
+    #[error("the stream cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
 /// Why no response was sent to a request. If the request is still waiting, another response can be
 /// tried.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -240,6 +263,9 @@ pub enum ConfigError {
     /// The proxy is neither a network nor an address.
     #[error("{0:?} is not a network: write it as 10.0.0.0/8, 192.0.2.1, fd00::/8 or unix:")]
     InvalidProxy(String),
+    /// A listener requires the PROXY protocol, but no proxy is trusted.
+    #[error("a listener with proxy_protocol needs trusted_proxies: the networks of the proxies")]
+    NoTrustedProxies,
     /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the
     /// end of a path for upgrades.
     #[error(

@@ -41,6 +41,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("request", server::tests::fuzz::target),
     ("response", client::tests::fuzz::target),
     ("http", engine::tests::http_fuzz::target),
+    ("proxy_header", crate::http1::proxy_protocol::tests::target),
+    ("forwarded", crate::http1::forwarded::tests::target),
+    ("origin", crate::handshake::origin::target),
     ("url", url),
     #[cfg(unix)]
     ("path", crate::http1::static_files::tests::fuzz::target),

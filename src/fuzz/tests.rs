@@ -99,6 +99,9 @@ each! {
     request
     response
     http
+    proxy_header
+    forwarded
+    origin
     url
     #[cfg(unix)] path
     outbox

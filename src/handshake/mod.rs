@@ -2,5 +2,5 @@
 
 pub(crate) mod client;
 pub(crate) mod decision;
-mod origin;
+pub(crate) mod origin;
 pub(crate) mod server;

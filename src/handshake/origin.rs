@@ -1,7 +1,11 @@
 //! The origin policy: which web pages may connect (RFC 6455 §10.2).
 
+#[cfg(any(test, fuzzing))]
+use http::HeaderValue;
 use http::header;
 
+#[cfg(any(test, fuzzing))]
+use crate::config::{Config, hosts::HostPolicy};
 use crate::{
     config::OriginPolicy,
     config::hosts::is_host,
@@ -99,5 +103,27 @@ impl<'a> Origin<'a> {
             return false;
         }
         is_host(self.authority.host, other.authority.host, base.is_some())
+    }
+}
+
+/// The fuzz target: an origin that the settings accept is that of a page, and a host that they
+/// accept is one of a request.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn target(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (host, origin) = text.split_once('\n').unwrap_or((text, text));
+    let policy = OriginPolicy::AllowList(vec![origin.to_owned()]);
+    let hosts = HostPolicy::AllowList(vec![host.to_owned()]);
+    let config = Config { origins: policy.clone(), ..Config::default() };
+    if config.validate().is_ok() && !origin.contains('*') {
+        let mut request = RequestHead::new(());
+        let value = HeaderValue::from_str(origin).expect("a valid origin is ASCII");
+        request.headers_mut().insert(header::ORIGIN, value);
+        assert!(is_allowed(&request, &Forwarded::default(), &policy), "{origin:?} matches itself");
+    }
+    let config = Config { hosts: hosts.clone(), ..Config::default() };
+    if config.validate().is_ok() && !host.contains('*') {
+        let authority = Authority::parse(host).expect("a valid host is one of a request");
+        assert!(hosts.allows(&authority), "{host:?} matches itself");
     }
 }

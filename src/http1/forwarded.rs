@@ -198,10 +198,36 @@ fn value_of(text: &str) -> Option<(Cow<'_, str>, &str)> {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(any(test, fuzzing))]
+pub(crate) mod tests {
     use super::*;
 
+    /// The fuzz target: arbitrary lines of all fields. What stands on the left of an address that is
+    /// not trusted makes no difference.
+    pub(crate) fn target(data: &[u8]) {
+        let mut headers = HeaderMap::new();
+        for line in data.split(|byte| *byte == b'\n').take(20) {
+            let Some((kind, value)) = line.split_first() else { continue };
+            let names = [X_FORWARDED_FOR, header::FORWARDED, X_FORWARDED_PROTO, X_FORWARDED_HOST];
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.append(&names[usize::from(*kind) % names.len()], value);
+            }
+        }
+        let trusts = |peer: PeerAddr| peer.ip().is_some_and(|ip| ip.is_loopback());
+        let read = Forwarded::read(&headers, trusts);
+        let Some(client) = read.client.filter(|client| !trusts(*client)) else { return };
+        for (name, left) in [(X_FORWARDED_FOR, "6.6.6.6, unknown, "), (header::FORWARDED, "for=6.6.6.6, ")] {
+            let lines: Vec<_> = headers.get_all(&name).iter().cloned().collect();
+            if let [first, others @ ..] = &lines[..] {
+                let first = [left.as_bytes(), first.as_bytes()].concat();
+                headers.insert(&name, HeaderValue::from_bytes(&first).expect("a value"));
+                others.iter().for_each(|line| _ = headers.append(&name, line.clone()));
+            }
+        }
+        assert_eq!(Forwarded::read(&headers, trusts).client, Some(client));
+    }
+
+    #[cfg(test)]
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
@@ -211,6 +237,7 @@ mod tests {
     }
 
     /// Reads the fields of a request; 10.0.0.0/8 and fd00::/8 are trusted.
+    #[cfg(test)]
     fn read(lines: &[(&'static str, &'static str)]) -> Forwarded {
         Forwarded::read(&headers(lines), |peer| match peer.ip() {
             Some(IpAddr::V4(ip)) => ip.octets()[0] == 10,
@@ -219,10 +246,12 @@ mod tests {
         })
     }
 
+    #[cfg(test)]
     fn client(lines: &[(&'static str, &'static str)]) -> Option<String> {
         read(lines).client.map(|client| client.to_string())
     }
 
+    #[cfg(test)]
     #[test]
     fn x_forwarded_for_is_read_from_the_right_through_trusted_proxies() {
         for (value, expected) in [
@@ -252,6 +281,7 @@ mod tests {
         assert_eq!(client(&lines).as_deref(), Some("192.0.2.1"));
     }
 
+    #[cfg(test)]
     #[test]
     fn forwarded_is_read_from_the_right_through_trusted_proxies() {
         for (value, expected) in [
@@ -280,6 +310,7 @@ mod tests {
         }
     }
 
+    #[cfg(test)]
     #[test]
     fn scheme_and_host_come_from_the_proxy_that_names_the_client() {
         let all = read(&[(
@@ -299,6 +330,7 @@ mod tests {
     }
 
     /// A proxy that writes one kind of field may pass on the other one from the client.
+    #[cfg(test)]
     #[test]
     fn of_both_kinds_only_the_statements_on_which_they_agree_are_believed() {
         let older = ("x-forwarded-for", "192.0.2.1");

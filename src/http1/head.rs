@@ -8,13 +8,14 @@
 use std::mem::MaybeUninit;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Version};
+use http::{Method, Uri, Version};
 use tungstenite::error::{CapacityError, Error, ProtocolError};
 use tungstenite::handshake::machine::TryParse;
 
 use crate::{
     http1::{
         head_machine::{HeadMachine, is_complete},
+        proxy_protocol::ProxyHeaderReader,
         rejection::Rejection,
     },
     util::{authority::Authority, http_syntax::is_token_byte},
@@ -43,9 +44,16 @@ pub(crate) struct HeadReader {
     part: Part,
     /// The request that was rejected is a HEAD.
     is_head: bool,
+    /// A header of the PROXY protocol that must precede the first request.
+    pub(crate) proxy_header: Option<Box<ProxyHeaderReader>>,
 }
 
 impl HeadReader {
+    /// For a connection that begins with a header of the PROXY protocol.
+    pub(crate) fn behind_proxy_header() -> Self {
+        HeadReader { proxy_header: Some(Box::default()), ..HeadReader::default() }
+    }
+
     /// Takes newly read bytes, up to the end of the head. `Ok(None)`: all of `bytes` were taken,
     /// and the head is not complete.
     ///
@@ -55,8 +63,8 @@ impl HeadReader {
     pub(crate) fn push(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, Rejection> {
         let outcome = self.advance(bytes, limits);
         if !matches!(outcome, Ok(None)) {
-            let is_head =
-                outcome.is_err() && self.machine.as_ref().is_some_and(|machine| is_head(machine.bytes()));
+            let unparsed = self.machine.as_ref().is_some_and(|machine| is_head(machine.bytes()));
+            let is_head = outcome.is_err() && (self.is_head || unparsed);
             *self = HeadReader { is_head, ..HeadReader::default() };
         }
         outcome
@@ -69,7 +77,8 @@ impl HeadReader {
 
     /// Memory held for an incomplete head, in bytes.
     pub(crate) fn memory(&self) -> usize {
-        self.machine.as_ref().map_or(0, |machine| machine.memory())
+        let header = self.proxy_header.as_ref().map_or(0, |header| header.memory());
+        header + self.machine.as_ref().map_or(0, |machine| machine.memory())
     }
 
     /// Number of buffered bytes of an incomplete head.
@@ -94,6 +103,7 @@ impl HeadReader {
         machine.push(&bytes[..allowed], limits.max_bytes);
         match self.part.find_end(machine.bytes(), before)? {
             Some(end) => {
+                self.is_head = is_head(machine.bytes());
                 let Parsed(request) = machine.finish(end).map_err(rejection_of)?;
                 let request = request?;
                 if request.headers().len() > limits.max_headers {
@@ -243,6 +253,14 @@ fn rejection_of(error: Error) -> Rejection {
         }),
         _ => Rejection::BadRequest("the request head is malformed"),
     }
+}
+
+/// The head of a request to open a WebSocket, of which these parts are known.
+pub(crate) fn upgrade_request(target: Uri, headers: HeaderMap) -> RequestHead {
+    let mut request = RequestHead::new(());
+    *request.uri_mut() = target;
+    *request.headers_mut() = headers;
+    request
 }
 
 /// RFC 9112 §3.2: a request that lacks Host, or has several or an invalid one, gets a 400.

@@ -6,6 +6,7 @@ pub(crate) mod date;
 pub(crate) mod forwarded;
 pub(crate) mod head;
 pub(crate) mod head_machine;
+pub(crate) mod proxy_protocol;
 pub(crate) mod rejection;
 pub(crate) mod request;
 pub(crate) mod response;

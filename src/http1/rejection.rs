@@ -41,6 +41,8 @@ pub(crate) enum Rejection {
     NoResponse,
     /// The body did not arrive within `body_timeout`.
     BodyTimeout,
+    /// The connection does not begin with a header of the PROXY protocol.
+    NoProxyHeader,
 }
 
 impl Rejection {
@@ -97,7 +99,9 @@ impl Rejection {
 
     fn code(self) -> StatusCode {
         match self {
-            Rejection::BadRequest(_) | Rejection::JunkAfterRequest => StatusCode::BAD_REQUEST,
+            Rejection::BadRequest(_) | Rejection::JunkAfterRequest | Rejection::NoProxyHeader => {
+                StatusCode::BAD_REQUEST
+            }
             Rejection::OriginForbidden => StatusCode::FORBIDDEN,
             Rejection::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Rejection::UpgradeRequired | Rejection::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
@@ -127,6 +131,7 @@ impl Rejection {
             Rejection::OriginForbidden => "pages of this origin may not connect unless the server allows it",
             Rejection::MethodNotAllowed => "this is a WebSocket endpoint: use GET with Upgrade: websocket",
             Rejection::HostForbidden => "this server is not the host of the URL: check the URL",
+            Rejection::NoProxyHeader => "this port is for a proxy that speaks the PROXY protocol",
             Rejection::BodyTimeout => "the body did not arrive in time: send it faster",
             Rejection::UpgradeRequired => "this is a WebSocket endpoint: connect with ws:// or wss://",
             Rejection::UnsupportedVersion => "this server supports only version 13 of the WebSocket protocol",

@@ -5,7 +5,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ pub(crate) use super::kernel::Accepted;
 use super::sim_host::SimHost;
 use super::{
     kernel::{self, Kernel},
+    listener::Listener,
     resolver::Resolved,
     socket::Socket,
 };
@@ -59,7 +61,7 @@ impl Wake for Waker {
 
 impl Host {
     /// `events` is the most readiness that is reported at a time.
-    pub(crate) fn kernel(listeners: Vec<TcpListener>, events: usize) -> io::Result<Self> {
+    pub(crate) fn kernel(listeners: Vec<Listener>, events: usize) -> io::Result<Self> {
         Kernel::new(listeners, events).map(Host::Kernel)
     }
 
@@ -134,6 +136,15 @@ impl Host {
         }
     }
 
+    /// Whether the server can be reached from this machine only.
+    pub(crate) fn is_local(&self) -> bool {
+        match self {
+            Host::Kernel(kernel) => kernel.is_local(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => false,
+        }
+    }
+
     /// Whether connections may wait to be accepted. `connections` is the number of open ones.
     #[inline]
     pub(crate) fn has_backlog(&mut self, connections: usize) -> bool {
@@ -151,7 +162,12 @@ impl Host {
             Host::Kernel(kernel) => kernel.accept(now, connections),
             #[cfg(feature = "sim")]
             Host::Simulated(host) => {
-                host.accept().map(|(socket, remote)| Accepted::Connection(socket, remote.into()))
+                let accepted = host.accept();
+                accepted.map(|(socket, peer)| Accepted::Connection {
+                    socket,
+                    peer: peer.into(),
+                    named: false,
+                })
             }
         }
     }
@@ -182,6 +198,8 @@ impl Host {
     pub(crate) fn watch(&self, socket: &mut Socket, token: usize) -> io::Result<()> {
         match (self, socket) {
             (Host::Kernel(kernel), Socket::Tcp(stream)) => kernel.watch(stream, token),
+            #[cfg(unix)]
+            (Host::Kernel(kernel), Socket::Unix(stream)) => kernel.watch(stream, token),
             #[cfg(feature = "sim")]
             (Host::Simulated(host), Socket::Sim(stream)) => {
                 host.watch(stream, token);
@@ -198,6 +216,18 @@ impl Host {
             Host::Kernel(kernel) => kernel.connect(token, addr),
             #[cfg(feature = "sim")]
             Host::Simulated(host) => Ok(host.connect(token, addr)),
+        }
+    }
+
+    /// Connects to a Unix domain socket, and reports its readiness under this token.
+    pub(crate) fn connect_unix(&self, token: usize, path: &Path) -> io::Result<Socket> {
+        match self {
+            #[cfg(unix)]
+            Host::Kernel(kernel) => kernel.connect_unix(token, path),
+            _ => {
+                let _ = (token, path);
+                Err(io::ErrorKind::Unsupported.into())
+            }
         }
     }
 

@@ -1,17 +1,21 @@
 //! The kernel as the system of a server: poller, listeners and clock. No other file reads the
 //! clock (law 4, ARCHITECTURE.md).
 
+#[cfg(unix)]
+use std::path::Path;
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker, event::Source, net::TcpStream};
 
+#[cfg(unix)]
+use super::unix;
 use super::{
-    listener::{self, Backoff, Listener},
+    listener::{self, Backoff, Listener, Registered},
     resolver::{Resolved, Resolver},
     socket::Socket,
 };
@@ -50,7 +54,8 @@ fn is_interrupted(outcome: &io::Result<()>) -> bool {
 /// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    Connection(Socket, PeerAddr),
+    /// `named`: it begins with a PROXY header.
+    Connection { socket: Socket, peer: PeerAddr, named: bool },
     /// This accept returned no connection; the next one may.
     Nothing,
     /// A connection failed before it was accepted.
@@ -66,7 +71,7 @@ pub(crate) struct Kernel {
     pub(super) poll: Poll,
     events: Events,
     pub(super) waker: Arc<Waker>,
-    listeners: Vec<Listener>,
+    listeners: Vec<Registered>,
     /// The listener of the last accept. The next accept starts at the following listener, so that
     /// no listener starves.
     last_listener: usize,
@@ -78,12 +83,12 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// `events` is the maximum number of the kernel's events in one poll; others are reported by
     /// the next poll.
-    pub(super) fn new(sockets: Vec<TcpListener>, events: usize) -> io::Result<Self> {
+    pub(super) fn new(sockets: Vec<Listener>, events: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let mut listeners = Vec::with_capacity(sockets.len());
         for (index, socket) in sockets.into_iter().enumerate() {
-            listeners.push(Listener::new(socket, poll.registry(), listener_token(index))?);
+            listeners.push(Registered::new(socket, poll.registry(), listener_token(index))?);
         }
         Ok(Kernel {
             poll,
@@ -140,12 +145,22 @@ impl Kernel {
     // ---- listeners ----
 
     pub(super) fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(Listener::local_addr).collect()
+        self.listeners.iter().filter_map(Registered::local_addr).collect()
+    }
+
+    /// Whether all listeners accept on loopback addresses only; `false` without listeners.
+    pub(super) fn is_local(&self) -> bool {
+        let is_local = |listener: &Registered| {
+            listener.local_addr().is_some_and(|addr| addr.ip().to_canonical().is_loopback())
+        };
+        // No page reaches a Unix domain socket but through a proxy.
+        let mut tcp = self.listeners.iter().filter(|listener| listener.local_addr().is_some()).peekable();
+        tcp.peek().is_some() && tcp.all(is_local)
     }
 
     #[inline]
     pub(super) fn has_backlog(&mut self, connections: usize) -> bool {
-        self.listeners.iter().any(Listener::is_ready) && !self.backoff.is_active(clock(), connections)
+        self.listeners.iter().any(Registered::is_ready) && !self.backoff.is_active(clock(), connections)
     }
 
     #[inline]
@@ -153,15 +168,15 @@ impl Kernel {
         let count = self.listeners.len();
         let next = (1..=count)
             .map(|step| (self.last_listener + step) % count)
-            .find(|index| self.listeners.get(*index).is_some_and(Listener::is_ready))?;
+            .find(|index| self.listeners.get(*index).is_some_and(Registered::is_ready))?;
         if self.backoff.is_active(now, connections) {
             return None;
         }
         self.last_listener = next;
         Some(match self.listeners.get_mut(next)?.accept() {
-            listener::Accepted::Connection(stream, remote) => {
+            listener::Accepted::Connection { socket, peer, named } => {
                 self.backoff.end();
-                Accepted::Connection(Socket::Tcp(stream), remote.into())
+                Accepted::Connection { socket, peer, named }
             }
             listener::Accepted::Empty => Accepted::Nothing,
             listener::Accepted::Lost => Accepted::Lost,
@@ -178,12 +193,12 @@ impl Kernel {
     }
 
     pub(super) fn is_closing(&self) -> bool {
-        self.listeners.iter().any(Listener::is_closing)
+        self.listeners.iter().any(Registered::is_closing)
     }
 
     // ---- connections ----
 
-    pub(super) fn watch(&self, stream: &mut TcpStream, token: usize) -> io::Result<()> {
+    pub(super) fn watch(&self, stream: &mut impl Source, token: usize) -> io::Result<()> {
         self.poll.registry().register(stream, Token(token), interest())
     }
 
@@ -191,6 +206,13 @@ impl Kernel {
         let mut stream = TcpStream::connect(addr)?;
         self.watch(&mut stream, token)?;
         Ok(Socket::Tcp(stream))
+    }
+
+    #[cfg(unix)]
+    pub(super) fn connect_unix(&self, token: usize, path: &Path) -> io::Result<Socket> {
+        let mut stream = unix::connect(path)?;
+        self.watch(&mut stream, token)?;
+        Ok(Socket::Unix(stream))
     }
 
     pub(super) fn resolve(&mut self, id: ClientId, host: String, port: u16) -> Result<(), ConnectError> {

@@ -6,11 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{
-    Interest, Registry, Token,
-    net::{TcpListener, TcpStream},
-};
-use socket2::{Domain, Protocol, Socket, Type};
+#[cfg(unix)]
+use mio::net::UnixListener;
+use mio::{Interest, Registry, Token, net::TcpListener};
+use socket2::{Domain, Protocol, Type};
+
+use super::socket::Socket;
+#[cfg(unix)]
+use super::unix;
+use crate::peer_addr::PeerAddr;
 
 /// The pause of accepting after the process ran out of descriptors. A closed connection ends the
 /// pause early.
@@ -18,7 +22,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// Listens on `addr` as the standard library does, but with a `backlog` of the caller's choice.
 pub(crate) fn bind(addr: SocketAddr, backlog: usize) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows the option would let other programs take over the port.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
@@ -27,12 +31,77 @@ pub(crate) fn bind(addr: SocketAddr, backlog: usize) -> io::Result<std::net::Tcp
     Ok(socket.into())
 }
 
+/// A socket that listens, for [`ServerBuilder::listener`](crate::ServerBuilder::listener): of TCP,
+/// or on Unix a Unix domain socket.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::TcpListener;
+/// use tickws::{Listener, Server};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let for_proxies = Listener::from(TcpListener::bind("127.0.0.1:0")?).proxy_protocol();
+/// let server = Server::builder().listener(for_proxies).trusted_proxies(["127.0.0.1"]).build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Listener {
+    socket: Unregistered,
+    pub(crate) proxy_protocol: bool,
+}
+
+#[derive(Debug)]
+enum Unregistered {
+    Tcp(std::net::TcpListener),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Requires that each connection begins with a header of the PROXY protocol, version 1 or 2, as
+    /// HAProxy, nginx and load balancers send it. Others get a 400. Without this call such a header
+    /// is never looked for.
+    ///
+    /// The header names the client, and whether its connection is encrypted. It counts only if the
+    /// peer is one of [`trusted_proxies`](crate::ServerBuilder::trusted_proxies), without which the
+    /// server is not built; that of another peer is read and ignored.
+    pub fn proxy_protocol(mut self) -> Self {
+        self.proxy_protocol = true;
+        self
+    }
+}
+
+impl From<std::net::TcpListener> for Listener {
+    fn from(listener: std::net::TcpListener) -> Self {
+        Listener { socket: Unregistered::Tcp(listener), proxy_protocol: false }
+    }
+}
+
+#[cfg(unix)]
+impl From<std::os::unix::net::UnixListener> for Listener {
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        Listener { socket: Unregistered::Unix(listener), proxy_protocol: false }
+    }
+}
+
+#[derive(Debug)]
+enum ListeningSocket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
 /// One listening socket, registered edge-triggered.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct Registered {
     /// `None` after an error that is final.
-    socket: Option<TcpListener>,
-    addr: SocketAddr,
+    socket: Option<ListeningSocket>,
+    /// `None` for a Unix domain socket.
+    addr: Option<SocketAddr>,
+    /// Connections begin with a PROXY header.
+    named: bool,
     /// Whether the backlog may hold connections; cleared when an accept would block.
     ready: bool,
     /// Accepts in a row that failed with an error of one connection.
@@ -46,7 +115,8 @@ pub(crate) struct Listener {
 /// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    Connection(TcpStream, SocketAddr),
+    /// `named`: it begins with a PROXY header.
+    Connection { socket: Socket, peer: PeerAddr, named: bool },
     /// The backlog is empty.
     Empty,
     /// A connection was lost before it was accepted; the backlog may hold others.
@@ -57,22 +127,48 @@ pub(crate) enum Accepted {
     Dead,
 }
 
-impl Listener {
+impl Registered {
     /// Failed accepts in a row after which accepting pauses.
     const MAX_FAILURES: u32 = 64;
 
-    pub(crate) fn new(socket: std::net::TcpListener, registry: &Registry, token: Token) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        let addr = socket.local_addr()?;
-        let mut socket = TcpListener::from_std(socket);
-        registry.register(&mut socket, token, Interest::READABLE)?;
+    pub(crate) fn new(listener: Listener, registry: &Registry, token: Token) -> io::Result<Self> {
+        let Listener { socket, proxy_protocol: named } = listener;
+        let (socket, addr) = match socket {
+            Unregistered::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                let addr = socket.local_addr()?;
+                let mut socket = TcpListener::from_std(socket);
+                registry.register(&mut socket, token, Interest::READABLE)?;
+                (ListeningSocket::Tcp(socket), Some(addr))
+            }
+            #[cfg(unix)]
+            Unregistered::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                let mut socket = UnixListener::from_std(socket);
+                registry.register(&mut socket, token, Interest::READABLE)?;
+                (ListeningSocket::Unix(socket), None)
+            }
+        };
         // A socket from another process may already have connections in its backlog.
-        Ok(Listener { socket: Some(socket), addr, ready: true, failures: 0, logged: false, closing: None })
+        Ok(Registered {
+            socket: Some(socket),
+            addr,
+            named,
+            ready: true,
+            failures: 0,
+            logged: false,
+            closing: None,
+        })
     }
 
     /// The address; `None` if the socket no longer listens, or will not much longer.
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        (self.socket.is_some() && self.closing.is_none()).then_some(self.addr)
+        self.addr.filter(|_| self.listens())
+    }
+
+    /// Whether the listener accepts connections and will go on to do so.
+    pub(crate) fn listens(&self) -> bool {
+        self.socket.is_some() && self.closing.is_none()
     }
 
     /// Closes the listener once its backlog is empty: the system resets the connections in it when
@@ -86,6 +182,10 @@ impl Listener {
     /// Whether the listener still has to serve its backlog before it closes.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.is_some() && self.socket.is_some()
+    }
+
+    fn name(&self) -> String {
+        self.addr.map_or_else(|| "a Unix domain socket".to_owned(), |addr| addr.to_string())
     }
 
     fn close(&mut self) {
@@ -104,7 +204,7 @@ impl Listener {
         let accepted = self.accept_once();
         if let Some(left) = &mut self.closing {
             *left = left.saturating_sub(1);
-            let goes_on = matches!(accepted, Accepted::Connection(..) | Accepted::Lost);
+            let goes_on = matches!(accepted, Accepted::Connection { .. } | Accepted::Lost);
             if *left == 0 || !goes_on {
                 self.close();
             }
@@ -117,10 +217,20 @@ impl Listener {
             self.ready = false;
             return Accepted::Empty;
         };
-        match socket.accept() {
-            Ok((stream, remote)) => {
+        let accepted = match socket {
+            ListeningSocket::Tcp(socket) => {
+                socket.accept().map(|(stream, peer)| (Socket::Tcp(stream), peer.into()))
+            }
+            #[cfg(unix)]
+            ListeningSocket::Unix(socket) => socket.accept().map(|(stream, _)| {
+                let peer = unix::peer_of(&stream);
+                (Socket::Unix(stream), peer)
+            }),
+        };
+        match accepted {
+            Ok((socket, peer)) => {
                 self.failures = 0;
-                Accepted::Connection(stream, remote)
+                Accepted::Connection { socket, peer, named: self.named }
             }
             Err(error) => match classify(&error) {
                 ErrorClass::Empty => {
@@ -131,7 +241,7 @@ impl Listener {
                 ErrorClass::Interrupted => Accepted::Empty,
                 ErrorClass::Lost => self.lost(error),
                 ErrorClass::Dead => {
-                    log::error!("the listener at {} was shut down and accepts no more: {error}", self.addr);
+                    log::error!("the listener at {} was shut down and accepts no more: {error}", self.name());
                     self.close();
                     Accepted::Dead
                 }
@@ -143,7 +253,7 @@ impl Listener {
     /// concerns all: a security module refuses every accept, for instance.
     fn lost(&mut self, error: io::Error) -> Accepted {
         if !std::mem::replace(&mut self.logged, true) {
-            log::warn!("a connection to {} failed before it was accepted: {error}", self.addr);
+            log::warn!("a connection to {} failed before it was accepted: {error}", self.name());
         }
         self.failures += 1;
         if self.failures < Self::MAX_FAILURES {

@@ -11,3 +11,5 @@ pub(crate) mod sim;
 pub(crate) mod sim_host;
 pub(crate) mod socket;
 pub(crate) mod tcp;
+#[cfg(unix)]
+pub(crate) mod unix;

@@ -1,30 +1,11 @@
 //! TCP as the stream of a connection.
 
-use std::{
-    io::{self, IoSlice},
-    net::Shutdown,
-};
+use std::{io, net::Shutdown};
 
 use mio::net::TcpStream;
 use socket2::SockRef;
 
 use crate::{config::Config, engine::Stream};
-
-/// Writes without the signal SIGPIPE, which ends a program whose `main` does not ignore it, if the
-/// peer is gone. The `write` of the standard library sends none, but its `write_vectored` does.
-#[cfg(all(unix, not(target_vendor = "apple")))]
-#[inline]
-pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    // `try_io` arms mio's readiness again after `WouldBlock`.
-    stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(slices, libc::MSG_NOSIGNAL))
-}
-
-/// Windows has no signals. On Apple's systems `tune` has turned SIGPIPE off for the socket.
-#[cfg(any(not(unix), target_vendor = "apple"))]
-#[inline]
-pub(super) fn write_vectored(stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    io::Write::write_vectored(stream, slices)
-}
 
 impl Stream for TcpStream {
     fn shutdown_write(&mut self) -> io::Result<()> {

@@ -24,8 +24,12 @@ use crate::{
     close_code::CloseCode,
     config::{Config, OverflowPolicy, audience::Audience, connect::Plan, send_options::SendOptions},
     engine::{Engine, Order, Readiness, Work, hooks::Hooks},
-    error::{CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError, UpgradeError},
+    error::{
+        AdoptError, CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError,
+        UpgradeError,
+    },
     event::{delivery::Delivery, tick::Tick},
+    http1::head::RequestHead,
     id::{ClientId, ExchangeId, Room, TimerId, UpgradeId},
     net::socket::Socket,
     outbox::outgoing::Outgoing,
@@ -157,12 +161,42 @@ impl RecordedEngine {
         self.engine.start_poll(called, now, partial);
     }
 
-    pub(crate) fn accept(&mut self, socket: Socket, remote: PeerAddr, now: Instant) -> Option<usize> {
+    pub(crate) fn accept(
+        &mut self,
+        socket: Socket,
+        remote: PeerAddr,
+        named: bool,
+        now: Instant,
+    ) -> Option<usize> {
         if let Some(recorder) = &self.recorder {
             recorder.advance_to(now);
-            recorder.append(&Entry::Accept { remote });
+            recorder.append(&match named {
+                false => Entry::Accept { remote },
+                true => Entry::AcceptNamed { remote },
+            });
         }
-        self.engine.accept(RecordedStream::new(socket, self.recorder.as_ref()), remote, now)
+        self.engine.accept(RecordedStream::new(socket, self.recorder.as_ref()), remote, named, now)
+    }
+
+    pub(crate) fn adopt_upgraded(
+        &mut self,
+        socket: Socket,
+        remote: PeerAddr,
+        request: RequestHead,
+        leftover: &[u8],
+        now: Instant,
+    ) -> Result<ClientId, AdoptError> {
+        if let Some(recorder) = &self.recorder {
+            recorder.advance_to(now);
+            recorder.append(&Entry::AdoptUpgraded {
+                remote,
+                target: request.uri().to_string(),
+                headers: request.headers().clone(),
+                leftover: Bytes::copy_from_slice(leftover),
+            });
+        }
+        let stream = RecordedStream::new(socket, self.recorder.as_ref());
+        self.engine.adopt_upgraded(stream, remote, request, leftover, now)
     }
 
     pub(crate) fn dialed(&mut self, client: ClientId, socket: io::Result<Socket>, now: Instant) {

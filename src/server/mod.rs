@@ -18,7 +18,6 @@ mod simulated;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{
     fmt, io,
-    net::TcpListener,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -27,7 +26,10 @@ use crate::{
     config::{Config, hosts::HostPolicy},
     engine::{Work, hooks::Hooks},
     event::{Event, tick::Tick},
-    net::host::{Host, Waker},
+    net::{
+        host::{Host, Waker},
+        listener::Listener,
+    },
     record::RecordedEngine,
     server::mailbox::Mailbox,
 };
@@ -107,15 +109,13 @@ impl Server {
     /// are split.
     const MAX_SLEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
-    pub(crate) fn new(mut config: Config, hooks: Hooks, sockets: Vec<TcpListener>) -> io::Result<Server> {
+    pub(crate) fn new(mut config: Config, hooks: Hooks, sockets: Vec<Listener>) -> io::Result<Server> {
         // Readiness is reported before the first step of a poll with a time budget.
         let events = if config.time_budget.is_some() { 128 } else { 1024 };
         let host = Host::kernel(sockets, events)?;
         // A page whose name was changed to point at this machine could reach a server that is meant
         // for this machine alone.
-        let local = host.local_addrs();
-        let is_local = !local.is_empty() && local.iter().all(|addr| addr.ip().to_canonical().is_loopback());
-        if is_local && config.hosts == HostPolicy::Unset && config.trusted_proxies.is_empty() {
+        if host.is_local() && config.hosts == HostPolicy::Unset && config.trusted_proxies.is_empty() {
             config.hosts = HostPolicy::Loopback;
         }
         Ok(Server::on(host, config, hooks))

@@ -99,6 +99,10 @@ impl Server {
                 let stream = self.host.connect(id.index(), addr);
                 self.engine.dialed(id, stream, now);
             }
+            Order::ConnectUnix(id, path) => {
+                let stream = self.host.connect_unix(id.index(), &path);
+                self.engine.dialed(id, stream, now);
+            }
             Order::Resolve(id, host, port) => {
                 if let Some(addrs) = self.host.resolve(id, host, port) {
                     self.engine.resolved(id, addrs, now);

@@ -66,6 +66,8 @@ pub(super) struct Host {
     network: Shared,
     chaos: Option<Rng>,
     connected: u16,
+    /// Connections begin with a PROXY header.
+    pub(super) named: bool,
     pub(super) outbound: Outbound,
     /// Turns given to clients in the last poll.
     pub(super) turns: usize,
@@ -96,6 +98,7 @@ impl Host {
             network,
             chaos,
             connected: 0,
+            named: false,
             outbound: Outbound::default(),
             turns: 0,
         }
@@ -105,6 +108,19 @@ impl Host {
     pub(super) fn connect(&mut self) -> Peer {
         self.connected += 1;
         Peer::connect(&self.network, HOST, self.connected)
+    }
+
+    /// Connects a peer whose connection is accepted elsewhere; gives its socket.
+    pub(super) fn accept_elsewhere(&mut self) -> (Peer, SimSocket) {
+        let peer = self.connect();
+        self.deliver_all();
+        let (id, _) = self.network.lock().accept(HOST).expect("a connection");
+        (peer, SimSocket::new(&self.network, id))
+    }
+
+    /// Reports the readiness of a socket under this token.
+    pub(super) fn watch(&self, id: crate::net::sim::EndId, token: usize) {
+        self.network.lock().watch(HOST, id, token);
     }
 
     /// Connects a peer, and completes its handshake up to its `Open` event.
@@ -159,7 +175,7 @@ impl Host {
             let accepted = self.network.lock().accept(HOST);
             let Some((id, remote)) = accepted else { break };
             let socket = SimSocket::new(&self.network, id);
-            if let Some(index) = self.engine.accept(socket, remote.into(), self.now) {
+            if let Some(index) = self.engine.accept(socket, remote.into(), self.named, self.now) {
                 self.network.lock().watch(HOST, id, index);
             }
         }
@@ -227,6 +243,9 @@ impl Host {
         while let Some(order) = self.engine.next_dial(self.now) {
             match order {
                 Order::Nothing => {}
+                Order::ConnectUnix(id, _) => {
+                    self.engine.dialed(id, Err(ErrorKind::Unsupported.into()), self.now);
+                }
                 Order::Resolve(id, host, port) => {
                     let found = self.outbound.names.get(&host).cloned();
                     let error = ConnectError::Resolve { host, error: "unknown".into() };

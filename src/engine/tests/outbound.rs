@@ -215,16 +215,20 @@ fn addresses_are_tried_in_turn_without_waiting_for_a_silent_one() {
 #[test]
 fn each_connect_failure_has_its_error_and_ends_the_id() {
     let cases: [(&str, Outcome, ConnectError); 4] = [
-        (URL, Outcome::Silence, ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::TimedOut }),
+        (
+            URL,
+            Outcome::Silence,
+            ConnectError::Io { addr: addr(1).into(), error: std::io::ErrorKind::TimedOut },
+        ),
         (
             URL,
             Outcome::Refused,
-            ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::ConnectionRefused },
+            ConnectError::Io { addr: addr(1).into(), error: std::io::ErrorKind::ConnectionRefused },
         ),
         (
             URL,
             Outcome::Unreachable,
-            ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::NetworkUnreachable },
+            ConnectError::Io { addr: addr(1).into(), error: std::io::ErrorKind::NetworkUnreachable },
         ),
         (
             "ws://b.example/",
@@ -275,7 +279,7 @@ fn stall_fin_or_reset_at_any_byte_fails_the_attempt() {
                 }
                 _ => {
                     peer.reset(false);
-                    ConnectError::Io { addr: addr(1), error: std::io::ErrorKind::ConnectionReset }
+                    ConnectError::Io { addr: addr(1).into(), error: std::io::ErrorKind::ConnectionReset }
                 }
             };
             let tick = next_tick(&mut host);

@@ -64,6 +64,10 @@ codec_enum! {
         52 WriteResumed {},
         53 CountCut {},
         54 CountLostConnection {},
+        /// As `Accept`, for a connection that begins with a header of the PROXY protocol.
+        55 AcceptNamed { remote: PeerAddr },
+        /// As `Accept`, for a connection whose opening handshake was made elsewhere.
+        56 AdoptUpgraded { remote: PeerAddr, target: String, headers: HeaderMap, leftover: Bytes },
 
         // ---- calls by the application ----
         20 Send { client: ClientId, message: MessageCopy, options: SendOptions },
@@ -118,6 +122,7 @@ codec_enum! {
         0 Connect { client: ClientId, addr: SocketAddr },
         1 Resolve { client: ClientId, host: String, port: u16 },
         2 Nothing {},
+        3 ConnectUnix { client: ClientId },
     }
 }
 
@@ -125,6 +130,7 @@ impl OrderCopy {
     pub(crate) fn of(order: &Order) -> Self {
         match order {
             Order::Connect(client, addr) => OrderCopy::Connect { client: *client, addr: *addr },
+            Order::ConnectUnix(client, _) => OrderCopy::ConnectUnix { client: *client },
             Order::Resolve(client, host, port) => {
                 OrderCopy::Resolve { client: *client, host: host.clone(), port: *port }
             }
@@ -260,7 +266,7 @@ impl PlanCopy {
     pub(crate) fn of(plan: &Plan) -> Self {
         let Plan { target, headers, subprotocols, addrs, timeout, reconnect, while_down, before } = plan;
         PlanCopy {
-            url: format!("ws://{}{}", target.authority, target.path.as_str()),
+            url: target.to_string(),
             headers: headers.clone(),
             subprotocols: subprotocols.clone(),
             addrs: addrs.clone(),

@@ -80,7 +80,7 @@ macro_rules! fields {
 
 fields! {
     handshake_timeout max_head_bytes max_headers origins keep_requests paths subprotocols require_subprotocol
-    hosts trusted_proxies http max_body_size body_timeout keep_alive_timeout health metrics max_message_size max_frame_size ping_interval
+    isolate_upgrade_response hosts trusted_proxies http max_body_size body_timeout keep_alive_timeout health metrics max_message_size max_frame_size ping_interval
     silence_timeout write_timeout close_timeout max_lifetime max_buffered overflow max_total_buffered max_rooms
     max_rooms_per_client max_room_name max_connections max_connections_per_ip read_budget accept_budget
     backlog event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer

@@ -22,6 +22,7 @@ use crate::{
     engine::Engine,
     error::ConnectError,
     event::tick::Tick,
+    http1::head::upgrade_request,
     outbox::prepared::Prepared,
     record::format::{
         digest::digest_of_tick,
@@ -135,7 +136,11 @@ impl Replayer {
         match entry {
             Entry::Accept { remote } => {
                 self.streams = self.streams.wrapping_add(1);
-                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, now);
+                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, false, now);
+            }
+            Entry::AcceptNamed { remote } => {
+                self.streams = self.streams.wrapping_add(1);
+                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, true, now);
             }
             Entry::Abandon { index } => engine.abandon(index),
             Entry::Ready { index, readiness } => engine.ready(index, readiness, now),
@@ -226,6 +231,13 @@ impl Replayer {
             Entry::AcceptUpgrade { upgrade, headers } => _ = engine.accept_upgrade(upgrade, headers, now),
             Entry::RejectUpgrade { upgrade, response } => _ = engine.reject_upgrade(upgrade, &response, now),
             Entry::Respond { request, response } => _ = engine.respond(request, response, now),
+            Entry::AdoptUpgraded { remote, target, headers, leftover } => {
+                let target = target.parse().map_err(|_| corrupt())?;
+                self.streams = self.streams.wrapping_add(1);
+                let stream = ReplayedStream::new(&self.reader, self.streams);
+                let request = upgrade_request(target, headers);
+                let _ = engine.adopt_upgraded(stream, remote, request, &leftover, now);
+            }
             Entry::Connect { plan } => {
                 let plan = self::plan(plan, &self.reader).ok_or_else(corrupt)?;
                 let _ = engine.connect(plan, now);

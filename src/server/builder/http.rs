@@ -42,6 +42,14 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets whether the 101 response leaves in a write of its own, and messages only after it. Frames
+    /// behind it in the same TCP segment are legal (RFC 6455 §4.1), but some clients, mostly on small
+    /// devices, lose them. Default off, which saves a system call per client.
+    pub fn isolate_upgrade_response(mut self, on: bool) -> Self {
+        self.config.isolate_upgrade_response = on;
+        self
+    }
+
     /// Sets a closure that decides on each upgrade that the settings allow. Its first argument is
     /// the request with method, path, query, headers and remote address. On the second one it can
     /// set headers and the subprotocol of the 101 response. It is called within a poll, so it must

@@ -2,18 +2,16 @@
 
 mod http;
 
-use std::{
-    io,
-    net::{TcpListener, ToSocketAddrs},
-    time::Duration,
-};
+use std::{io, net::ToSocketAddrs, time::Duration};
 
+#[cfg(unix)]
+use crate::net::unix::UnixSocket;
 use crate::{
     config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy, hosts::HostPolicy},
     engine::hooks::Hooks,
     error::{BindError, ConfigError},
     http1::request::Request,
-    net::listener,
+    net::listener::{self, Listener},
     server::Server,
     util::exclusive::Exclusive,
 };
@@ -73,7 +71,7 @@ impl Server {
 pub struct ServerBuilder {
     config: Config,
     hooks: Hooks,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     /// The first error of `serve_bytes` or `serve_dir`.
     error: Option<ConfigError>,
 }
@@ -385,10 +383,28 @@ impl ServerBuilder {
     }
 
     /// Adds a socket that is already listening, for instance from socket activation or with other
-    /// options. It is made non-blocking.
-    pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(listener);
+    /// options: a `TcpListener`, on Unix a `UnixListener`, or a [`Listener`] with the PROXY protocol.
+    /// It is made non-blocking.
+    pub fn listener(mut self, listener: impl Into<Listener>) -> Self {
+        self.listeners.push(listener.into());
         self
+    }
+
+    /// Listens on a Unix domain socket, given by its path or as a [`UnixSocket`], in addition to the
+    /// listeners given.
+    ///
+    /// # Errors
+    ///
+    /// A setting is invalid, or the socket cannot listen there: the path exists, is too long (about
+    /// 100 bytes) or not writable.
+    #[cfg(unix)]
+    pub fn bind_unix(mut self, socket: impl Into<UnixSocket>) -> Result<Server, BindError> {
+        let socket = socket.into();
+        match socket.listen(self.config.backlog) {
+            Ok(listener) => self.listeners.push(listener.into()),
+            Err(error) => return Err(BindError::ListenUnix { path: socket.shown(), error }),
+        }
+        self.build()
     }
 
     /// Listens on every address that `addrs` resolves to, in addition to the listeners given.
@@ -407,7 +423,7 @@ impl ServerBuilder {
             match listener::bind(addr, self.config.backlog) {
                 Ok(listener) => {
                     bound += 1;
-                    self.listeners.push(listener);
+                    self.listeners.push(listener.into());
                 }
                 Err(error) if is_missing(&error) => {
                     log::warn!("not listening on {addr}: {error}");
@@ -434,9 +450,13 @@ impl ServerBuilder {
     }
 
     /// Checks the settings and returns them.
-    pub(crate) fn into_parts(self) -> Result<(Config, Hooks, Vec<TcpListener>), ConfigError> {
+    pub(crate) fn into_parts(self) -> Result<(Config, Hooks, Vec<Listener>), ConfigError> {
         self.error.map_or(Ok(()), Err)?;
         self.config.validate()?;
+        if self.config.trusted_proxies.is_empty() && self.listeners.iter().any(|socket| socket.proxy_protocol)
+        {
+            return Err(ConfigError::NoTrustedProxies);
+        }
         #[cfg(feature = "sim")]
         if self.hooks.record.is_some() && self.hooks.static_files.has_folders() {
             return Err(ConfigError::RecordedFolder);
