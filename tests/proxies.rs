@@ -1,10 +1,11 @@
-//! nginx and Caddy in front of a server, with the configurations of the guide's page.
+//! nginx, Caddy and HAProxy in front of a server, with the configurations of the guide's page.
 //!
 //! A test whose proxy is missing says that it is skipped, or fails if `TICKWS_REQUIRE_PROXIES=1`.
 #![cfg(unix)]
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -12,10 +13,17 @@ use std::{
     time::Duration,
 };
 
+#[path = "browser/devtools.rs"]
+mod devtools;
+#[path = "support/example.rs"]
+mod example;
 mod support;
 
+use devtools::Browser;
+use example::Example;
+use socket2::{Domain, Socket, Type};
 use support::{Deadline, Harness, blocking};
-use tickws::{Server, ServerBuilder};
+use tickws::{Listener, Server, ServerBuilder};
 use tungstenite::{Message, client::IntoClientRequest};
 
 const PAGE: &str = include_str!("../src/guide/proxies.md");
@@ -107,6 +115,47 @@ impl Proxy {
         })
     }
 
+    fn haproxy(config: &str, server: SocketAddr) -> Proxy {
+        Proxy::start("haproxy", |dir, addr| {
+            let config = config
+                .replace("bind :8080", &format!("bind {addr}"))
+                .replace("127.0.0.1:9001", &server.to_string());
+            fs::write(dir.join("haproxy.cfg"), config).unwrap();
+            let mut command = Command::new("haproxy");
+            command.arg("-db").arg("-f").arg(dir.join("haproxy.cfg"));
+            command
+        })
+    }
+
+    /// The proxies of the guide that are installed.
+    fn all(server: SocketAddr) -> Vec<(&'static str, Proxy)> {
+        let mut all = Vec::new();
+        if is_installed("nginx") {
+            all.push(("nginx", Proxy::nginx(block("nginx"), server)));
+        }
+        if is_installed("caddy") {
+            all.push(("Caddy", Proxy::caddy(block("caddy"), server)));
+        }
+        if is_installed("haproxy") {
+            all.push(("HAProxy", Proxy::haproxy(block("haproxy"), server)));
+        }
+        all
+    }
+
+    /// The response to a plain request with these fields, from a client at 127.0.0.2.
+    fn get(&self, fields: &str) -> String {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        socket.connect(&self.addr.into()).unwrap();
+        let mut stream = TcpStream::from(socket);
+        let host = self.addr;
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text.split_once("\r\n\r\n").expect("a response").1.to_owned()
+    }
+
     /// The status of an upgrade request by a page of this origin.
     fn status(&self, origin: &str) -> u16 {
         match self.connect(Some(origin)) {
@@ -158,6 +207,15 @@ impl Drop for Proxy {
     }
 }
 
+/// A server behind proxies that responds with what it knows of the client.
+fn known() -> ServerBuilder {
+    Server::builder().trusted_proxies(["127.0.0.1"]).on_http(|request| {
+        let peer = request.peer_addr().ip().expect("an IP address");
+        let text = format!("{} through {peer}, {}", request.remote_addr(), request.is_secure());
+        tickws::http::Response::new(text.into())
+    })
+}
+
 fn serve<T: Send>(builder: ServerBuilder, client: impl FnOnce(SocketAddr) -> T + Send) -> T {
     Harness::with(builder).serve(support::echo, client)
 }
@@ -167,7 +225,7 @@ fn pages_and_messages_pass_nginx() {
     if !is_installed("nginx") {
         return;
     }
-    serve(Server::builder(), |server| {
+    serve(known(), |server| {
         let proxy = Proxy::nginx(block("nginx"), server);
         proxy.echoes();
         assert_eq!(proxy.status("http://evil.example"), 403);
@@ -184,13 +242,15 @@ fn pages_do_not_pass_nginx_without_the_host_unless_their_origin_is_allowed() {
     }
     let line = "proxy_set_header Host $http_host;";
     assert!(block("nginx").contains(line));
+    let outer = "proxy_set_header X-Forwarded-Host $http_host;";
+    assert!(block("nginx").contains(outer));
     for other in ["", "proxy_set_header Host $host;"] {
-        serve(Server::builder(), |server| {
-            let proxy = Proxy::nginx(&block("nginx").replace(line, other), server);
+        serve(known(), |server| {
+            let proxy = Proxy::nginx(&block("nginx").replace(line, other).replace(outer, ""), server);
             assert_eq!(proxy.status(&format!("http://{}", proxy.addr)), 403, "{other:?}");
         });
-        serve(Server::builder().allow_origins(["https://game.example"]), |server| {
-            let proxy = Proxy::nginx(&block("nginx").replace(line, other), server);
+        serve(known().allow_origins(["https://game.example"]), |server| {
+            let proxy = Proxy::nginx(&block("nginx").replace(line, other).replace(outer, ""), server);
             assert_eq!(proxy.status("https://game.example"), 101, "{other:?}");
         });
     }
@@ -201,9 +261,87 @@ fn pages_and_messages_pass_caddy() {
     if !is_installed("caddy") {
         return;
     }
-    serve(Server::builder(), |server| {
+    serve(known(), |server| {
         let proxy = Proxy::caddy(block("caddy"), server);
         proxy.echoes();
         assert_eq!(proxy.status("http://evil.example"), 403);
     });
+}
+
+#[test]
+fn pages_and_messages_pass_haproxy() {
+    if !is_installed("haproxy") {
+        return;
+    }
+    serve(known(), |server| {
+        let proxy = Proxy::haproxy(block("haproxy"), server);
+        proxy.echoes();
+        assert_eq!(proxy.status("http://evil.example"), 403);
+    });
+}
+
+#[test]
+fn the_address_of_a_client_passes_each_proxy_and_cannot_be_forged() {
+    serve(known(), |server| {
+        for (name, proxy) in Proxy::all(server) {
+            for forged in [
+                "",
+                "X-Forwarded-For: 6.6.6.6\r\n",
+                "Forwarded: for=6.6.6.6;proto=https\r\n",
+                "X-Forwarded-For: 6.6.6.6, 127.0.0.1\r\nForwarded: for=6.6.6.6, for=\"\r\n",
+                "X-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.example\r\n",
+            ] {
+                assert_eq!(proxy.get(forged), "127.0.0.2 through 127.0.0.1, false", "{name} {forged}");
+            }
+        }
+    });
+}
+
+#[test]
+fn haproxy_names_the_client_with_the_proxy_protocol() {
+    if !is_installed("haproxy") {
+        return;
+    }
+    for version in ["send-proxy", "send-proxy-v2"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        serve(known().listener(Listener::from(listener).proxy_protocol()), |_| {
+            let line = "server game 127.0.0.1:9001";
+            let config = block("haproxy")
+                .replace(line, &format!("{line} {version}"))
+                .replace("    option forwardfor\n", "");
+            let proxy = Proxy::haproxy(&config, addr);
+            let text = proxy.get("");
+            let (client, rest) = text.split_once(" through ").unwrap();
+            let client: SocketAddr = client.parse().unwrap();
+            assert_eq!((client.ip().to_string().as_str(), rest), ("127.0.0.2", "127.0.0.1, false"));
+            proxy.echoes();
+        });
+    }
+}
+
+/// People talk through each proxy, and the chat's log has their addresses, which have no port as the
+/// proxy names none.
+#[test]
+fn a_chat_in_a_browser_passes_each_proxy() {
+    let Some(program) = devtools::find() else { return };
+    let mut example = Example::start("chat", &["127.0.0.1:0", "--behind", "127.0.0.1"]);
+    let url = example.expect_url("http://");
+    let server = url.split('/').nth(2).unwrap().parse().unwrap();
+    let browser = Browser::start(&program);
+    for (name, proxy) in Proxy::all(server) {
+        let tabs = ["ada", "bob"].map(|person| {
+            let tab = browser.open(&format!("http://{}/", proxy.addr));
+            tab.fill("#name", person);
+            tab.fill("#token", "letmein");
+            tab.press_enter();
+            tab.until("document.body.dataset.state === 'online'");
+            let line = example.expect("joined from");
+            assert!(line.ends_with("joined from 127.0.0.1"), "{name}: {line}");
+            tab
+        });
+        tabs[0].fill("#text", &format!("hello through {name}"));
+        tabs[0].press_enter();
+        tabs[1].until_text("#log", &format!("hello through {name}"));
+    }
 }

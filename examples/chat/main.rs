@@ -1,13 +1,14 @@
 //! A chat for browsers: rooms, names, who is here, the last messages of a room.
 //!
 //! ```sh
-//! cargo run --release --example chat [-- ADDR] [--token TOKEN] [--any-origin]
+//! cargo run --release --example chat [-- ADDR] [--token TOKEN] [--any-origin] [--behind PROXY]
 //! ```
 //!
 //! Then open the address that it prints. This file decides which clients may connect: the page
 //! sends a token, and looking it up takes 300 ms here, as in a database, while the server goes on
 //! serving all others. The messages of the chat are in `hub.rs`. On Ctrl-C the server closes all
-//! connections with 1001; the pages wait for it to come back.
+//! connections with 1001; the pages wait for it to come back. Behind a proxy, `--behind 127.0.0.1`
+//! makes the server believe what it says about its clients.
 
 mod hub;
 
@@ -47,6 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--token" => token = args.next().ok_or("--token needs a value")?,
+            "--behind" => builder = builder.trusted_proxies(args.next()),
             "--any-origin" => builder = builder.allow_any_origin(),
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}").into()),
             other => addr = other.to_string(),
@@ -111,7 +113,9 @@ fn answer(server: &mut Server, lookup: Lookup) -> Result<(), UpgradeError> {
     let cookie = http::HeaderValue::try_from(cookie).expect("plain ASCII");
     let client =
         server.accept_with(lookup.upgrade, [(http::header::SET_COOKIE, cookie)].into_iter().collect())?;
-    println!("{client} joined");
+    if let Some(addr) = server.remote_addr(client) {
+        println!("{client} joined from {addr}");
+    }
     Ok(())
 }
 

@@ -224,10 +224,13 @@ impl Host {
         match self {
             #[cfg(unix)]
             Host::Kernel(kernel) => kernel.connect_unix(token, path),
-            _ => {
+            #[cfg(not(unix))]
+            Host::Kernel(_) => {
                 let _ = (token, path);
                 Err(io::ErrorKind::Unsupported.into())
             }
+            #[cfg(feature = "sim")]
+            Host::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -4,6 +4,8 @@
 //! https://chromedevtools.github.io/devtools-protocol/ is JSON over a WebSocket; tungstenite is the
 //! client.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use std::{
     cell::RefCell,
     env, fs,
