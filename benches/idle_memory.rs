@@ -6,12 +6,9 @@
 
 mod support;
 
-use std::{
-    fs,
-    io::{Read, Write},
-};
+use std::io::{Read, Write};
 
-use support::{Bench, Outcome, frame, raise_descriptor_limit, reply_len};
+use support::{Bench, Outcome, frame, raise_descriptor_limit, reply_len, resident};
 
 fn main() -> Outcome<()> {
     if support::is_server()? {
@@ -50,13 +47,4 @@ fn echo(clients: &mut [impl Read + Write]) -> Outcome<()> {
         client.read_exact(&mut reply)?;
     }
     Ok(())
-}
-
-/// Anonymous resident memory, without pages of the program's file.
-fn resident(pid: u32) -> Outcome<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line =
-        status.lines().find(|line| line.starts_with("RssAnon:")).ok_or("no RssAnon: this needs Linux")?;
-    let kib: u64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
-    Ok(kib * 1024)
 }

@@ -279,9 +279,8 @@ fn only_the_kernel_host_reads_the_clock() {
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let module = module_of(&root, &file).join("::");
         let is_test = module.contains("tests");
-        // The system clock may be set back, so that it must not be read at all.
-        assert!(!code.contains("SystemTime::now()") || is_test, "{module} reads a clock that steps");
-        let reads = code.contains("Instant::now()");
+        // The system clock may be set back: only the `Date` of a response comes from it.
+        let reads = code.contains("SystemTime::now()") || code.contains("Instant::now()");
         assert!(!reads || is_test || module == "net::kernel", "{module} reads the clock");
     }
 }

@@ -6,7 +6,7 @@ mod support;
 use std::{fs, net::ToSocketAddrs};
 
 use support::{Deadline, Harness, Seen};
-use tickws::{Connect, Event};
+use tickws::{Connect, Event, Server};
 
 fn resolvers() -> usize {
     let threads = fs::read_dir("/proc/self/task").unwrap();
@@ -16,7 +16,8 @@ fn resolvers() -> usize {
 
 #[test]
 fn the_resolver_thread_runs_only_for_names() {
-    let mut h = Harness::new();
+    let hosts = ["127.0.0.1", "localhost", "a.name.invalid"];
+    let mut h = Harness::with(Server::builder().allow_hosts(hosts));
     let port = h.addr.port();
     for connect in [
         Connect::new(format!("ws://127.0.0.1:{port}/")),

@@ -168,3 +168,12 @@ pub fn raise_descriptor_limit() {
         eprintln!("cannot raise the descriptor limit: {error}");
     }
 }
+
+/// Anonymous resident memory in bytes, without pages of the program's file.
+pub fn resident(pid: u32) -> Outcome<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line =
+        status.lines().find(|line| line.starts_with("RssAnon:")).ok_or("no RssAnon: this needs Linux")?;
+    let kib: u64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
+    Ok(kib * 1024)
+}

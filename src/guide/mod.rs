@@ -18,6 +18,10 @@ pub mod upgrades {}
 pub mod authentication {}
 #[doc = include_str!("proxies.md")]
 pub mod proxies {}
+#[doc = include_str!("other_ways_in.md")]
+pub mod other_ways_in {}
+#[doc = include_str!("memory.md")]
+pub mod memory {}
 #[doc = include_str!("http.md")]
 pub mod http {}
 #[doc = include_str!("outbound.md")]

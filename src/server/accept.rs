@@ -56,6 +56,14 @@ impl Server {
         self.host.stop_listening(self.engine.config().backlog);
     }
 
+    /// Accepts some of the connections that wait on closing listeners; one with a time budget, which
+    /// is a single step. Polls accept the others.
+    pub(super) fn accept_waiting(&mut self, now: Instant) {
+        let config = self.engine.config();
+        let mut left = if config.time_budget.is_some() { 1 } else { config.accept_budget };
+        while self.accept_next(&mut left, now) {}
+    }
+
     /// Hands an accepted connection to the engine, and watches its socket.
     fn register(&mut self, socket: Socket, peer: PeerAddr, named: bool, now: Instant) {
         socket.tune(self.engine.config());

@@ -249,11 +249,13 @@ impl Server {
     /// # }
     /// ```
     pub fn shutdown(&mut self, code: impl Into<CloseCode>, reason: &str, deadline: Duration) {
+        let now = self.now();
+        self.engine.shutdown(code.into(), reason, deadline, now);
         // With a health check the server keeps listening, to report the shutdown.
         if self.engine.config().health.is_none() {
             self.stop_listening();
+            self.accept_waiting(now);
         }
-        self.engine.shutdown(code.into(), reason, deadline, self.now());
     }
 
     /// Whether a shutdown is complete: every connection is gone and every event was handed out.

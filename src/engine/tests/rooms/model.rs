@@ -454,13 +454,8 @@ impl World<'_> {
                 Event::Pressure { .. } => unreachable!("the memory limit is far"),
                 Event::Open { client, .. } => {
                     assert!(!known.contains(&client));
-                    let port = self
-                        .host
-                        .engine
-                        .remote_addr(client)
-                        .expect("a connected client")
-                        .port()
-                        .expect("an IP address");
+                    let addr = self.host.engine.remote_addr(client);
+                    let port = addr.and_then(|addr| addr.port()).expect("a connected client");
                     let at = self.members.iter().position(|member| member.peer.port == port).expect("known");
                     let again = self.by_id.keys().any(|id| id.index() == client.index());
                     self.visited.slots_used_again += usize::from(again);
