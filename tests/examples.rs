@@ -279,3 +279,44 @@ fn rooms_carries_out_json_commands() {
     drop(bob);
     assert_eq!(receive(&mut ada), said("büro", "bob", "left"));
 }
+
+/// The WebSocket changes over from hyper, with bytes that hyper has read behind the request.
+#[test]
+fn hyper_hands_its_websockets_over() {
+    let mut example = Example::start("hyper", &["127.0.0.1:0"]);
+    let url = example.expect_url("http://");
+    assert!(get(&url).contains("<title>tickws beside hyper</title>"));
+    let authority = url.split('/').nth(2).unwrap();
+
+    let mut client = connect(&format!("ws://{authority}/ws"));
+    client.send(Message::text("hello")).unwrap();
+    assert_eq!(client.read().unwrap(), Message::text("hello"));
+    example.expect("came to /ws");
+    client.close(None).unwrap();
+    example.expect("left: ");
+
+    // A message in the same segment as the request is not lost.
+    let mut stream = TcpStream::connect(authority).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let request = format!(
+        "GET /ws HTTP/1.1\r\nHost: {authority}\r\nOrigin: http://{authority}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    // "hi", with a mask of zeros.
+    stream.write_all(&[request.as_bytes(), b"\x81\x82\0\0\0\0hi"].concat()).unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\x81\x02hi") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        bytes.push(byte[0]);
+    }
+    assert!(bytes.starts_with(b"HTTP/1.1 101 "));
+
+    // A page of another site does not get in.
+    let request = request.replace(&format!("Origin: http://{authority}"), "Origin: http://evil.example");
+    let mut stream = TcpStream::connect(authority).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    stream.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 403");
+}

@@ -145,9 +145,13 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0x82];
     match payload.len() {
         len @ 0..126 => bytes.push(0x80 | len as u8),
-        len => {
+        len @ 126..65_536 => {
             bytes.push(0x80 | 126);
             bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
         }
     }
     bytes.extend_from_slice(&KEY);
@@ -157,7 +161,12 @@ pub fn frame(payload: &[u8]) -> Vec<u8> {
 
 /// The length of the frame that echoes the payload.
 pub fn reply_len(payload: usize) -> usize {
-    payload + if payload < 126 { 2 } else { 4 }
+    payload
+        + match payload {
+            0..126 => 2,
+            126..65_536 => 4,
+            _ => 10,
+        }
 }
 
 /// Raises the descriptor limit to the hard limit.

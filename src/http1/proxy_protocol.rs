@@ -99,8 +99,11 @@ pub(crate) mod tests {
         ProxyHeader::with_address(stream)
     }
 
+    /// The client, whether its connection is encrypted, and what follows the header.
+    type Read = (Option<SocketAddr>, bool, Vec<u8>);
+
     /// Pushes the bytes in pieces of `size`, and gives what the header says and what follows it.
-    fn read(bytes: &[u8], size: usize) -> Result<Option<(Option<SocketAddr>, bool, Vec<u8>)>, Rejection> {
+    fn read(bytes: &[u8], size: usize) -> Result<Option<Read>, Rejection> {
         let mut reader = ProxyHeaderReader::default();
         let mut at = 0;
         for piece in bytes.chunks(size) {
