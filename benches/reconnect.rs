@@ -1,5 +1,5 @@
-//! How long 2,000 clients take to connect all at once to a server in a 60 Hz loop, by the backlog of
-//! its listener.
+//! How long 2,000 clients take to connect all at once to a server in a 60 Hz loop, by the backlog
+//! of its listener.
 //!
 //! ```sh
 //! cargo bench --bench reconnect [-- CLIENTS]

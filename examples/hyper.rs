@@ -80,7 +80,8 @@ fn respond(request: Request<Incoming>, handle: Handle) -> Response<Full<Bytes>> 
     .expect("valid headers")
 }
 
-/// Makes the opening handshake. Its checks are hyper's side now: here that the page is of this host.
+/// Makes the opening handshake. Its checks are hyper's side now: here that the page is of this
+/// host.
 fn upgrade(request: Request<Incoming>, handle: Handle) -> Response<Full<Bytes>> {
     let field = |name| request.headers().get(name).map(HeaderValue::as_bytes);
     let page = field(ORIGIN).and_then(|origin| origin.splitn(2, |byte| *byte == b'/').nth(1));

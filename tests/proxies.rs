@@ -320,8 +320,8 @@ fn haproxy_names_the_client_with_the_proxy_protocol() {
     }
 }
 
-/// People talk through each proxy, and the chat's log has their addresses, which have no port as the
-/// proxy names none.
+/// People talk through each proxy, and the chat's log has their addresses, which have no port as
+/// the proxy names none.
 #[test]
 fn a_chat_in_a_browser_passes_each_proxy() {
     let Some(program) = devtools::find() else { return };

@@ -83,8 +83,8 @@ pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), Co
 
 impl Connect {
     /// Describes a connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a
-    /// single attempt. On Unix also to a Unix domain socket, `ws+unix:///path/of/socket:/path`, and on
-    /// Linux with an abstract name, `ws+unix://@name:/path`; the request then names `localhost`.
+    /// single attempt. On Unix also to a Unix domain socket, `ws+unix:///path/of/socket:/path`, and
+    /// on Linux with an abstract name, `ws+unix://@name:/path`; the request then names `localhost`.
     /// Characters that are not ASCII are percent-encoded, but a host must be ASCII.
     pub fn new(url: impl AsRef<str>) -> Self {
         let plan = Plan { timeout: Duration::from_secs(10), ..Plan::default() };
@@ -131,9 +131,9 @@ impl Connect {
     }
 
     /// Sets the deadline of one attempt, including resolving, all addresses and the handshake. Of
-    /// several addresses the next one is tried too if one has not responded within 250 ms (RFC 8305),
-    /// and the first connection is kept. Time in which the program does not poll counts, but input
-    /// that arrived meanwhile is read first. Default 10 s.
+    /// several addresses the next one is tried too if one has not responded within 250 ms (RFC
+    /// 8305), and the first connection is kept. Time in which the program does not poll counts, but
+    /// input that arrived meanwhile is read first. Default 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.plan.timeout = timeout;
         self

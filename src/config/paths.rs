@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Whether the path of a request is the one of a setting. With or without percent-encoding it is the
-/// same path (RFC 3986 §6.2.2.2), but an encoded slash is none.
+/// Whether the path of a request is the one of a setting. With or without percent-encoding it is
+/// the same path (RFC 3986 §6.2.2.2), but an encoded slash is none.
 pub(super) fn is_same(setting: &str, path: &str) -> bool {
     decoded(setting) == decoded(path)
 }

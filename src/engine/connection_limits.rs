@@ -64,8 +64,9 @@ impl<S: Stream> Engine<S> {
     /// While so many connections linger, one above a limit is dropped without a response.
     const MAX_REJECTED: usize = 64;
 
-    /// Adds a connection, which with `named` begins with a PROXY header, and returns the index under which its stream must be registered. `None`:
-    /// the connection was dropped because too many rejected ones linger.
+    /// Adds a connection, which with `named` begins with a PROXY header, and returns the index
+    /// under which its stream must be registered. `None`: the connection was dropped because too
+    /// many rejected ones linger.
     pub(crate) fn accept(&mut self, stream: S, remote: PeerAddr, named: bool, now: Instant) -> Option<usize> {
         self.stats.accepted += 1;
         // The client of a proxy is known, and counted, when the proxy has named it.

@@ -124,6 +124,9 @@ impl<S: Stream> Engine<S> {
         if self.clients[index].failed.is_some() {
             return self.drop_output(index);
         }
+        if self.clients[index].apart > 0 && !self.write_apart(index, now) {
+            return;
+        }
         loop {
             let room = if self.clients[index].backed_up { Self::FILL_SLOW } else { Self::FILL };
             // While high-priority messages are pending, normal data that has not begun to leave
@@ -131,18 +134,8 @@ impl<S: Stream> Engine<S> {
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, .. } = self;
             let client = &mut clients[index];
-            let apart = usize::from(client.apart);
-            let most = if apart > 0 { left.min(apart) } else { left };
-            match client.outbox.write_to(&mut client.stream, ahead_only, most, outbound) {
-                Ok(Written::Limited(count)) if apart > 0 && count < left => {
-                    stats.bytes_out += count as u64;
-                    client.bytes_out += count as u64;
-                    // At most `apart`, which is a `u16`.
-                    client.apart -= count.min(apart) as u16;
-                    left -= count;
-                }
+            match client.outbox.write_to(&mut client.stream, ahead_only, left, outbound) {
                 Ok(Written::All(count)) => {
-                    client.apart = 0;
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     client.deadlines.unstuck();
@@ -155,13 +148,11 @@ impl<S: Stream> Engine<S> {
                     }
                 }
                 Ok(Written::Limited(count)) => {
-                    client.apart = client.apart.saturating_sub(u16::try_from(count).unwrap_or(u16::MAX));
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     return self.resume_output(index);
                 }
                 Ok(Written::Blocked(count)) => {
-                    client.apart = client.apart.saturating_sub(u16::try_from(count).unwrap_or(u16::MAX));
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     return self.would_block(index, count, now);
@@ -175,6 +166,34 @@ impl<S: Stream> Engine<S> {
             self.tick.drained(id);
         }
         self.after_last_byte(index, now);
+    }
+
+    /// Writes a 101 that leaves in a write of its own. Returns whether all of it was written.
+    #[cold]
+    fn write_apart(&mut self, index: usize, now: Instant) -> bool {
+        let Engine { clients, outbound, stats, .. } = self;
+        let client = &mut clients[index];
+        let apart = usize::from(client.apart);
+        let written = client.outbox.write_to(&mut client.stream, false, apart, outbound);
+        let count = match written {
+            Ok(Written::All(count) | Written::Limited(count) | Written::Blocked(count)) => count,
+            Err(error) => {
+                self.write_failed(index, error.kind(), now);
+                return false;
+            }
+        };
+        stats.bytes_out += count as u64;
+        client.bytes_out += count as u64;
+        // `apart` fits into a `u16`.
+        client.apart = apart.saturating_sub(count) as u16;
+        if matches!(written, Ok(Written::Blocked(_))) {
+            self.would_block(index, count, now);
+            return false;
+        }
+        if client.apart > 0 {
+            self.resume_output(index);
+        }
+        self.clients[index].apart == 0
     }
 
     /// Handles a stream that accepted `count` bytes and would block on the rest.

@@ -34,8 +34,8 @@ use crate::{
 };
 
 impl<S: Stream> Engine<S> {
-    /// Decides on an upgrade request that the settings allow: accepts or rejects it, or defers to the
-    /// application.
+    /// Decides on an upgrade request that the settings allow: accepts or rejects it, or defers to
+    /// the application.
     pub(super) fn decide(
         &mut self,
         index: usize,
@@ -241,7 +241,7 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         client.stage = Stage::Open(Open::new(connection, RateLimiter::new(&self.config, now), provenance));
         client.deadlines = Deadlines::new(now);
-        // Not before: downloads over plain HTTP need a large buffer.
+        // Downloads over plain HTTP before this need a large buffer.
         if let (Some(bytes), Some(stream)) = (self.config.send_buffer, client.stream.get_mut()) {
             stream.set_send_buffer(bytes);
         }

@@ -202,8 +202,8 @@ fn value_of(text: &str) -> Option<(Cow<'_, str>, &str)> {
 pub(crate) mod tests {
     use super::*;
 
-    /// The fuzz target: arbitrary lines of all fields. What stands on the left of an address that is
-    /// not trusted makes no difference.
+    /// The fuzz target: arbitrary lines of all fields. What stands on the left of an address that
+    /// is not trusted makes no difference.
     pub(crate) fn target(data: &[u8]) {
         let mut headers = HeaderMap::new();
         for line in data.split(|byte| *byte == b'\n').take(20) {

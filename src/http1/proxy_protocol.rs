@@ -7,7 +7,7 @@ use proxy_header::{Error, ParseConfig, ProxyHeader};
 
 use crate::http1::rejection::Rejection;
 
-/// What a header says.
+/// The statements of a header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     /// The client; `None` if the proxy speaks for itself, or the client has no IP address.
@@ -25,8 +25,8 @@ pub(crate) struct ProxyHeaderReader {
 }
 
 impl ProxyHeaderReader {
-    /// The longest header of version 2 that is taken. Without TLVs it has 52 bytes, with common ones
-    /// some hundred.
+    /// The longest header of version 2 that is taken. Without TLVs it has 52 bytes, with common
+    /// ones some hundred.
     const MAX_LEN: usize = 4096;
 
     const VERSION_1: &[u8] = b"PROXY ";

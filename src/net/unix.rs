@@ -60,9 +60,9 @@ impl UnixSocket {
         UnixSocket::path(std::ffi::OsStr::from_bytes(&name))
     }
 
-    /// Sets the mode bits of the file, for instance `0o660`. They are set before the socket listens,
-    /// so that no one else can connect in between. Without it the process's umask decides. An
-    /// abstract name has none.
+    /// Sets the mode bits of the file, for instance `0o660`. They are set before the socket
+    /// listens, so that no one else can connect in between. Without it the process's umask decides.
+    /// An abstract name has none.
     pub fn mode(mut self, bits: u32) -> Self {
         self.mode = Some(bits);
         self

@@ -56,8 +56,8 @@ impl Server {
         self.host.stop_listening(self.engine.config().backlog);
     }
 
-    /// Accepts some of the connections that wait on closing listeners; one with a time budget, which
-    /// is a single step. Polls accept the others.
+    /// Accepts some of the connections that wait on closing listeners; one with a time budget,
+    /// which is a single step. Polls accept the others.
     pub(super) fn accept_waiting(&mut self, now: Instant) {
         let config = self.engine.config();
         let mut left = if config.time_budget.is_some() { 1 } else { config.accept_budget };
@@ -81,9 +81,9 @@ impl Server {
         }
     }
 
-    /// Takes over a connection that was accepted elsewhere: by a launcher, or by another server that
-    /// looks at the first bytes without taking them. Its opening handshake follows here, and counts
-    /// for the limits and the log as that of every connection.
+    /// Takes over a connection that was accepted elsewhere: by a launcher, or by another server
+    /// that looks at the first bytes without taking them. Its opening handshake follows here, and
+    /// counts for the limits and the log as that of every connection.
     ///
     /// # Errors
     ///
@@ -112,14 +112,14 @@ impl Server {
 
     /// Takes over a connection whose opening handshake was made elsewhere, for instance by an HTTP
     /// server of the same program. The 101 response must have been written, without
-    /// `Sec-WebSocket-Extensions`. `request` is the client's, and `leftover` the bytes that were read
-    /// behind it, at most 64 KiB. `Event::Open` follows in the next tick; messages can be sent to the
-    /// id at once. [`subprotocol`](Server::subprotocol) does not know what was agreed.
+    /// `Sec-WebSocket-Extensions`. `request` is the client's, and `leftover` the bytes that were
+    /// read behind it, at most 64 KiB. `Event::Open` follows in the next tick; messages can be sent
+    /// to the id at once. [`subprotocol`](Server::subprotocol) does not know what was agreed.
     ///
     /// # Errors
     ///
-    /// [`AdoptError`]: a limit is reached, a shutdown has begun, or the stream is not connected. The
-    /// stream is closed then.
+    /// [`AdoptError`]: a limit is reached, a shutdown has begun, or the stream is not connected.
+    /// The stream is closed then.
     pub fn adopt_upgraded(
         &mut self,
         stream: impl Into<AdoptedStream>,

@@ -9,7 +9,7 @@ use crate::{
     engine::hooks::Hooks,
 };
 
-/// What a request said about its client.
+/// The statements of a request about its client.
 type Said = (String, String, bool);
 
 /// A server that responds with what it knows of the client. The network of the simulated clients is

@@ -42,9 +42,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets whether the 101 response leaves in a write of its own, and messages only after it. Frames
-    /// behind it in the same TCP segment are legal (RFC 6455 §4.1), but some clients, mostly on small
-    /// devices, lose them. Default off, which saves a system call per client.
+    /// Sets whether the 101 response leaves in a write of its own, and messages only after it.
+    /// Frames behind it in the same TCP segment are legal (RFC 6455 §4.1), but some clients, mostly
+    /// on small devices, lose them. Default off, which saves a system call per client.
     pub fn isolate_upgrade_response(mut self, on: bool) -> Self {
         self.config.isolate_upgrade_response = on;
         self

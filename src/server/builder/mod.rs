@@ -210,12 +210,12 @@ impl ServerBuilder {
         /// messages are written with one write anyway.
         nodelay: bool;
         /// Size of the kernel's send buffer of each client, `SO_SNDBUF`, in bytes, set when its
-        /// WebSocket opens; the kernel may round it. Messages in this buffer can no longer be replaced by
-        /// [`send_latest`](Server::send_latest), expire or be overtaken. A small buffer, 16 to 64
-        /// KiB, keeps the data of slow clients recent and memory low, but limits throughput,
-        /// because no more than this is in flight to a client. `None`: the system's choice, which
-        /// may grow to megabytes. Linux doubles the number for its own bookkeeping. Default
-        /// `None`.
+        /// WebSocket opens; the kernel may round it. Messages in this buffer can no longer be
+        /// replaced by [`send_latest`](Server::send_latest), expire or be overtaken. A small
+        /// buffer, 16 to 64 KiB, keeps the data of slow clients recent and memory low, but limits
+        /// throughput, because no more than this is in flight to a client. `None`: the system's
+        /// choice, which may grow to megabytes. Linux doubles the number for its own bookkeeping.
+        /// Default `None`.
         send_buffer: impl Into<Option<usize>>;
         /// Most commands of all [`Handle`](crate::Handle)s that wait for a poll, at most 1,048,576.
         /// Further ones fail with [`HandleError::Full`](crate::HandleError::Full). The limit is a
@@ -293,16 +293,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Allows requests to these hosts only, as a protection against DNS rebinding: a page whose name
-    /// was changed to point at this machine reaches the server with its own name as `Host`, and its
-    /// origin is then the same. Others get a 421, health, metrics and files too.
+    /// Allows requests to these hosts only, as a protection against DNS rebinding: a page whose
+    /// name was changed to point at this machine reaches the server with its own name as `Host`,
+    /// and its origin is then the same. Others get a 421, health, metrics and files too.
     ///
     /// Write each as a browser sends it, in ASCII: `game.example` for any port, or
     /// `game.example:8080`. `*.game.example` allows the subdomains, of any depth.
     ///
     /// Without a call all hosts are allowed, unless the server has listeners on loopback addresses
     /// only. Then names of the loopback interface are (`localhost`, `127.0.0.1`, `[::1]`, also
-    /// `app.localhost`), if there are no [`trusted_proxies`](ServerBuilder::trusted_proxies) either.
+    /// `app.localhost`), if there are no [`trusted_proxies`](ServerBuilder::trusted_proxies)
+    /// either.
     ///
     /// # Examples
     ///
@@ -325,14 +326,14 @@ impl ServerBuilder {
     /// Believes what these proxies say about their clients. Each is a network in CIDR form, an
     /// address, or `unix:` for all peers on Unix domain sockets.
     ///
-    /// - `X-Forwarded-For` and `Forwarded` (RFC 7239) name the client. They are read from the right,
-    ///   and only through trusted proxies; what stands further left may be forged. The result is
-    ///   [`remote_addr`](crate::Server::remote_addr), which log lines and
+    /// - `X-Forwarded-For` and `Forwarded` (RFC 7239) name the client. They are read from the
+    ///   right, and only through trusted proxies; what stands further left may be forged. The
+    ///   result is [`remote_addr`](crate::Server::remote_addr), which log lines and
     ///   [`max_connections_per_ip`](ServerBuilder::max_connections_per_ip) use too;
     ///   [`peer_addr`](crate::Server::peer_addr) is the proxy's address.
     /// - `X-Forwarded-Proto` and `-Host` (or `proto` and `host` of `Forwarded`) name the scheme and
-    ///   the host that the client has asked for, for [`Request::is_secure`](crate::Request::is_secure)
-    ///   and the check of the origin.
+    ///   the host that the client has asked for, for
+    ///   [`Request::is_secure`](crate::Request::is_secure) and the check of the origin.
     ///
     /// A proxy must set or remove each of these fields. Most set the `X-` ones, and pass on a
     /// `Forwarded` as the client has sent it. Therefore a request that has both kinds is believed
@@ -383,15 +384,15 @@ impl ServerBuilder {
     }
 
     /// Adds a socket that is already listening, for instance from socket activation or with other
-    /// options: a `TcpListener`, on Unix a `UnixListener`, or a [`Listener`] with the PROXY protocol.
-    /// It is made non-blocking.
+    /// options: a `TcpListener`, on Unix a `UnixListener`, or a [`Listener`] with the PROXY
+    /// protocol. It is made non-blocking.
     pub fn listener(mut self, listener: impl Into<Listener>) -> Self {
         self.listeners.push(listener.into());
         self
     }
 
-    /// Listens on a Unix domain socket, given by its path or as a [`UnixSocket`], in addition to the
-    /// listeners given.
+    /// Listens on a Unix domain socket, given by its path or as a [`UnixSocket`], in addition to
+    /// the listeners given.
     ///
     /// # Errors
     ///
