@@ -125,10 +125,11 @@ fn limits_apply_to_adopted_connections() {
 fn a_shutdown_responds_to_connections_that_wait_to_be_accepted() {
     let mut server = Server::bind("127.0.0.1:0").unwrap();
     let addr = server.local_addrs()[0];
-    let waiting: Vec<_> = (0..20).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    let waiting: Vec<_> = (0..100).map(|_| TcpStream::connect(addr).unwrap()).collect();
     server.shutdown(CloseCode::GOING_AWAY, "", Duration::from_secs(60));
     assert_eq!(server.local_addrs(), []);
-    assert!(!server.is_drained(), "the backlog is not served");
+    // No more than 64 rejected connections are kept at a time.
+    assert!(!server.is_drained() && server.stats().accepted == 64);
     let clients: Vec<_> = waiting
         .into_iter()
         .map(|mut stream| {
@@ -148,6 +149,7 @@ fn a_shutdown_responds_to_connections_that_wait_to_be_accepted() {
     for client in clients {
         assert!(client.join().unwrap().starts_with("HTTP/1.1 503 "));
     }
+    assert_eq!(server.stats().rejected.at_capacity, 100);
     assert!(TcpStream::connect(addr).is_err(), "the listener is closed");
 }
 
@@ -235,6 +237,10 @@ fn settings_that_can_never_match_are_errors() {
         assert_eq!(error(Server::builder().health(path)), invalid);
         assert_eq!(error(Server::builder().metrics(path)), invalid);
     }
+    let same = error(Server::builder().health("/\u{fc}").metrics("/%C3%BC"));
+    assert_eq!(same, ConfigError::SamePath("/%C3%BC".to_owned()));
+    let dots = error(Server::builder().serve_bytes("/a/../b", "text/plain", "x"));
+    assert_eq!(dots, ConfigError::InvalidPath("/a/../b".to_owned()));
     for proxy in ["localhost", "10.0.0.0/33"] {
         let found = error(Server::builder().trusted_proxies([proxy]));
         assert_eq!(found, ConfigError::InvalidProxy(proxy.to_owned()));

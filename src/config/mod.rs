@@ -301,6 +301,11 @@ impl Config {
         if let Some(path) = served.or_else(upgraded) {
             return Err(ConfigError::InvalidPath(path.clone()));
         }
+        if let (Some(health), Some(metrics)) = (&self.health, &self.metrics)
+            && paths::is_same(health, metrics)
+        {
+            return Err(ConfigError::SamePath(metrics.clone()));
+        }
         if let Some(name) = self.subprotocols.iter().find(|name| !is_token(name.as_bytes())) {
             return Err(ConfigError::InvalidSubprotocol(name.clone()));
         }

@@ -74,7 +74,7 @@ impl<S: Stream> Engine<S> {
         let refusal = self.refusal(remote, unnamed);
         if let Some(refusal) = refusal {
             self.stats.rejected.count(refusal);
-            if self.lingering >= Self::MAX_REJECTED {
+            if self.rejects_silently() {
                 return None;
             }
         }
@@ -131,6 +131,11 @@ impl<S: Stream> Engine<S> {
         self.addresses.enter(remote);
         client.counted_address = true;
         Ok(())
+    }
+
+    /// Whether a rejected connection would get no response, because too many linger.
+    pub(crate) fn rejects_silently(&self) -> bool {
+        self.lingering >= Self::MAX_REJECTED
     }
 
     /// The reason to reject a new connection from `remote`, if there is one. `unnamed`: the address

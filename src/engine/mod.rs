@@ -149,6 +149,8 @@ pub(crate) struct Engine<S> {
     next_timer: Serial,
     timers_left: bool,
     shutting_down: bool,
+    /// The deadline of the shutdown has passed.
+    pub(crate) shutdown_is_due: bool,
 
     tick: TickBuffer,
     recycler: Arc<Recycler>,
@@ -220,6 +222,7 @@ impl<S: Stream> Engine<S> {
             next_timer: Serial::new(1),
             timers_left: false,
             shutting_down: false,
+            shutdown_is_due: false,
             tick: TickBuffer::default(),
             recycler: Arc::default(),
             inbound: BufferPool::new(Self::POOL_BYTES),

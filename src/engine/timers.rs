@@ -81,7 +81,10 @@ impl<S: Stream> Engine<S> {
             None => return false,
             Some(Alarm::Slot(index)) => self.client_due(index as usize, now),
             Some(Alarm::Timer(index)) => self.timer_due(index, now),
-            Some(Alarm::Shutdown) => self.begin_sweep(Sweep::dropping(), now),
+            Some(Alarm::Shutdown) => {
+                self.shutdown_is_due = true;
+                self.begin_sweep(Sweep::dropping(), now);
+            }
             Some(Alarm::Grace) => self.end_grace(now),
             Some(Alarm::Stall) => self.end_stalled(now),
             Some(Alarm::Wake) => {}

@@ -272,6 +272,9 @@ pub enum ConfigError {
         "{0:?} is not a valid path: begin it with '/', and use no '..', '?', '#', backslashes or control characters"
     )]
     InvalidPath(String),
+    /// The health check and the metrics have the same path.
+    #[error("{0:?} is the path of health already: choose another one for metrics")]
+    SamePath(String),
     /// The subprotocol is not a token (RFC 6455 §4.1).
     #[error("{0:?} is not a subprotocol: use letters, digits and !#$%&'*+-.^_`|~")]
     InvalidSubprotocol(String),

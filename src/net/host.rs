@@ -182,6 +182,15 @@ impl Host {
         }
     }
 
+    /// Closes the listeners; the system resets the connections that wait.
+    pub(crate) fn close_listeners(&mut self) {
+        match self {
+            Host::Kernel(kernel) => kernel.close_listeners(),
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.stop_listening(),
+        }
+    }
+
     /// Whether connections may wait that `stop_listening` has left to accept.
     pub(crate) fn is_closing(&self) -> bool {
         match self {

@@ -192,6 +192,10 @@ impl Kernel {
         self.listeners.iter_mut().for_each(|listener| listener.begin_close(most));
     }
 
+    pub(super) fn close_listeners(&mut self) {
+        self.listeners.clear();
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.listeners.iter().any(Registered::is_closing)
     }

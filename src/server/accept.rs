@@ -18,7 +18,13 @@ use crate::{
 impl Server {
     /// Whether a listener may have connections that this poll has not accepted.
     pub(super) fn has_backlog(&mut self) -> bool {
-        self.host.has_backlog(self.engine.connection_count())
+        !self.postpones_backlog() && self.host.has_backlog(self.engine.connection_count())
+    }
+
+    /// Whether the backlog of a closing listener has to wait until rejected connections have got
+    /// their responses.
+    fn postpones_backlog(&self) -> bool {
+        self.engine.rejects_silently() && self.host.is_closing()
     }
 
     /// Accepts up to `accept_budget` connections.
@@ -32,6 +38,9 @@ impl Server {
     #[inline]
     pub(super) fn accept_next(&mut self, budget: &mut usize, now: Instant) -> bool {
         let Some(left) = budget.checked_sub(1) else { return false };
+        if self.postpones_backlog() {
+            return false;
+        }
         *budget = left;
         match self.host.accept(now, self.engine.connection_count()) {
             Some(Accepted::Connection { socket, peer, named }) => {

@@ -208,7 +208,9 @@ impl Server {
 
     /// Ends a poll. `full`: the kernel has more events than it has reported.
     fn finish_poll(&mut self, now: Instant, full: bool) -> Tick {
-        if self.engine.only_lingers() {
+        if self.engine.shutdown_is_due {
+            self.host.close_listeners();
+        } else if self.engine.only_lingers() {
             self.stop_listening();
         }
         let more = full || self.has_backlog() || self.has_commands() || self.engine.has_dials();

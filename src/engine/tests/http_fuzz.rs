@@ -54,6 +54,11 @@ const PIECES: &[&str] = &[
     "Connection: close\r\n",
     "Upgrade: websocket\r\n",
     "Expect: 100-continue\r\n",
+    "X-Forwarded-For: 6.6.6.6, 192.0.2.1\r\n",
+    "X-Forwarded-Proto: https\r\n",
+    "X-Forwarded-Host: b\r\n",
+    "Forwarded: for=\"[2001:db8::1]\";proto=https\r\n",
+    "Origin: http://b\r\n",
     "HTTP/1.0",
     "99999999999999999999",
     "-1",
@@ -106,7 +111,9 @@ fn host(hooks_on: bool) -> Host {
     if hooks_on {
         hooks.static_files.serve_bytes("/static", "text/plain", b"static".to_vec()).unwrap();
     }
-    Host::with_hooks(Config { http: hooks_on, max_body_size: 1_000, ..Config::default() }, hooks, None)
+    let trusted_proxies = vec!["0.0.0.0/0".parse().unwrap()];
+    let config = Config { http: hooks_on, max_body_size: 1_000, trusted_proxies, ..Config::default() };
+    Host::with_hooks(config, hooks, None)
 }
 
 fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> Fate {
@@ -125,7 +132,8 @@ fn fate(bytes: &[u8], hooks_on: bool, mut next: impl FnMut(usize) -> usize) -> F
             host.check();
             for event in &tick {
                 let Event::Http { exchange, request } = event else { panic!("{event:?}") };
-                let line = format!("{} {} {:?}", request.method(), request.uri(), request.body());
+                let remote = request.remote_addr().ip();
+                let line = format!("{} {} {:?} {remote:?}", request.method(), request.uri(), request.body());
                 let response = ok(format!("{} bytes", request.body().len()));
                 host.engine.respond(exchange, response, host.now).expect("it waits");
                 fate.asked.push(line);

@@ -101,7 +101,8 @@ impl StaticFiles {
     pub(crate) fn serve_bytes(&mut self, path: &str, mime: &str, bytes: Vec<u8>) -> Result<(), ConfigError> {
         let wrong = || ConfigError::InvalidMime(mime.to_string());
         let content_type = content_type(&mime.parse().map_err(|_| wrong())?).ok_or_else(wrong)?;
-        if !path::is_plain(path) {
+        // Clients resolve `.` and `..` before they send a request.
+        if !path::is_plain(path) || path.split('/').any(|name| matches!(name, "." | "..")) {
             return Err(ConfigError::InvalidPath(path.to_string()));
         }
         let asset = Asset { content_type, etag: etag::of_bytes(&bytes), bytes: Prepared::raw(bytes) };
