@@ -3,6 +3,7 @@
 pub(crate) mod host;
 pub(crate) mod kernel;
 pub(crate) mod listener;
+mod options;
 pub(crate) mod resolver;
 #[cfg(any(feature = "sim", test, fuzzing))]
 #[cfg_attr(not(feature = "sim"), allow(dead_code, unused_imports))]

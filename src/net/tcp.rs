@@ -5,6 +5,7 @@ use std::{io, net::Shutdown};
 use mio::net::TcpStream;
 use socket2::SockRef;
 
+use super::options;
 use crate::{config::Config, engine::Stream};
 
 impl Stream for TcpStream {
@@ -36,16 +37,11 @@ impl Stream for TcpStream {
             log::debug!("cannot set TCP_NODELAY: {error}");
         }
         #[cfg(target_vendor = "apple")]
-        if let Err(error) = SockRef::from(self).set_nosigpipe(true) {
-            // The peer has reset the connection already; the first read returns the error.
-            log::debug!("cannot turn SIGPIPE off: {error}");
-        }
+        options::turn_sigpipe_off(SockRef::from(self));
     }
 
     fn set_send_buffer(&self, bytes: usize) {
-        if let Err(error) = SockRef::from(self).set_send_buffer_size(bytes) {
-            log::debug!("cannot set the send buffer to {bytes} bytes: {error}");
-        }
+        options::set_send_buffer(SockRef::from(self), bytes);
     }
 }
 

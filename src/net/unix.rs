@@ -10,6 +10,7 @@ use std::{
 use mio::net::UnixStream;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use super::options;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::peer_addr::UnixCredentials;
 use crate::{config::Config, engine::Stream, peer_addr::PeerAddr};
@@ -174,14 +175,10 @@ impl Stream for UnixStream {
 
     fn tune(&self, _: &Config) {
         #[cfg(target_vendor = "apple")]
-        if let Err(error) = SockRef::from(self).set_nosigpipe(true) {
-            log::debug!("cannot turn SIGPIPE off: {error}");
-        }
+        options::turn_sigpipe_off(SockRef::from(self));
     }
 
     fn set_send_buffer(&self, bytes: usize) {
-        if let Err(error) = SockRef::from(self).set_send_buffer_size(bytes) {
-            log::debug!("cannot set the send buffer to {bytes} bytes: {error}");
-        }
+        options::set_send_buffer(SockRef::from(self), bytes);
     }
 }
