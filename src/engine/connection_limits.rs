@@ -51,8 +51,7 @@ impl Addresses {
 
 /// The address as it is counted. An IPv4-mapped address, as a dual-stack socket reports it, counts
 /// as the IPv4 address. The IPv6 addresses of one /64 count as one, because a single host usually
-/// has them all (RFC 7421 §1).
-/// `None`: the peer has no IP address, and is not counted.
+/// has them all (RFC 7421 §1). `None`: the peer has no IP address, and is not counted.
 fn key(addr: PeerAddr) -> Option<IpAddr> {
     Some(match addr.ip()?.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
@@ -93,11 +92,12 @@ impl<S: Stream> Engine<S> {
         if self.shutting_down {
             return Err(AdoptError::ShuttingDown);
         }
-        if self.refusal(remote, false).is_some() {
+        let unnamed = self.config.trusts(remote);
+        if self.refusal(remote, unnamed).is_some() {
             return Err(AdoptError::AtLimit);
         }
         self.stats.accepted += 1;
-        Ok(self.add_inbound(stream, remote, HeadReader::default(), true, now))
+        Ok(self.add_inbound(stream, remote, HeadReader::default(), !unnamed, now))
     }
 
     fn add_inbound(

@@ -214,6 +214,11 @@ impl<S: Stream> Engine<S> {
             return Err(AdoptError::LeftoverTooLarge { len: leftover.len(), max: TickBuffer::BLOCK });
         }
         let index = self.adopt(stream, remote, now)?;
+        if self.identify(index, &request).is_err() {
+            self.stats.rejected.per_ip += 1;
+            self.free(index);
+            return Err(AdoptError::AtLimit);
+        }
         keep_unparsed(&mut self.clients[index].unparsed, leftover, &mut self.inbound);
         let request = Arc::new(request);
         let provenance = Provenance {

@@ -360,6 +360,34 @@ fn an_isolated_101_is_written_alone() {
 }
 
 #[test]
+fn an_adopted_connection_of_a_proxy_counts_for_its_client() {
+    let mut host = asked(Config { max_connections_per_ip: Some(1), ..Config::default() }, true);
+    let proxy: PeerAddr = std::net::SocketAddr::from(([10, 0, 0, 9], 9)).into();
+    let mut peers = Vec::new();
+    for (client, fits) in [("192.0.2.7", true), ("192.0.2.7", false), ("192.0.2.8", true)] {
+        let (peer, socket) = host.accept_elsewhere();
+        let end = socket.id;
+        let fields = [("x-forwarded-for", client)].map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
+        });
+        let request = crate::http1::head::upgrade_request("/".parse().unwrap(), fields.into_iter().collect());
+        let adopted = host.engine.adopt_upgraded(socket, proxy, request, b"", host.now);
+        assert_eq!(adopted.is_ok(), fits, "{client}");
+        if let Ok(id) = adopted {
+            host.watch(end, id.index());
+            let addrs = (host.engine.remote_addr(id), host.engine.peer_addr(id));
+            assert_eq!(addrs, (Some(PeerAddr::Portless(client.parse().unwrap())), Some(proxy)));
+        }
+        peers.push(peer);
+        host.settle();
+        host.check();
+    }
+    peers.iter().for_each(|peer| peer.reset(false));
+    host.settle();
+    host.check_empty();
+}
+
+#[test]
 fn an_adopted_connection_is_open_with_its_leftover() {
     let mut host = Host::new(Config { max_connections_per_ip: Some(1), ..Config::default() });
     let (mut peer, socket) = host.accept_elsewhere();
