@@ -22,7 +22,7 @@ use crate::{
     http1::head::{HeadReader, RequestHead},
     id::{ExchangeId, Serial, UpgradeId},
     outbox::{Outbox, pending::Pending},
-    peer_addr::{Endpoint, PeerAddr},
+    peer_addr::PeerAddr,
     util::timer_wheel,
 };
 
@@ -33,8 +33,6 @@ pub(crate) struct Slot<S> {
     pub(crate) serial: Serial,
     /// The client. Behind a trusted proxy it is the one that the last request was from.
     pub(crate) remote: PeerAddr,
-    /// `None`: `remote` is the other end of the stream.
-    pub(crate) proxied: Option<Box<Proxied>>,
     pub(crate) stream: StreamSlot<S>,
     pub(crate) stage: Stage,
     pub(crate) outbox: Outbox,
@@ -84,26 +82,6 @@ pub(crate) struct Slot<S> {
     pub(crate) grace: Grace,
     /// The error of a failed connection. It is reported once the remaining input was read.
     pub(crate) failed: Option<std::io::ErrorKind>,
-}
-
-/// A connection from a trusted proxy.
-#[derive(Debug)]
-pub(crate) struct Proxied {
-    /// The other end of the stream.
-    pub(crate) peer: PeerAddr,
-    /// The address that the PROXY header named; without one the peer.
-    pub(crate) named: PeerAddr,
-    /// The PROXY header said that the client's connection is encrypted.
-    pub(crate) named_secure: bool,
-    /// A proxy said so of the connection that the last request came over.
-    pub(crate) secure: bool,
-}
-
-impl Proxied {
-    /// A connection from a proxy without a PROXY header.
-    pub(crate) fn through(peer: PeerAddr) -> Self {
-        Proxied { peer, named: peer, named_secure: false, secure: false }
-    }
 }
 
 /// The extension of a deadline that passed while the client's input was unread.
@@ -277,7 +255,6 @@ impl<S> Slot<S> {
         Slot {
             serial,
             remote,
-            proxied: None,
             stream,
             stage,
             outbox: Outbox::default(),
@@ -311,14 +288,6 @@ impl<S> Slot<S> {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into();
         let stage = Stage::Dialing(Box::new(dial));
         Slot { outbound: true, ..Slot::with_stream(StreamSlot::none(), nowhere, serial, stage, now) }
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        let remote = self.remote;
-        match &self.proxied {
-            Some(proxied) => Endpoint { remote, peer: proxied.peer, secure: proxied.secure },
-            None => Endpoint { remote, peer: remote, secure: false },
-        }
     }
 
     pub(crate) fn dial_mut(&mut self) -> Option<&mut Dial> {

@@ -318,6 +318,8 @@ impl<S: Stream> Engine<S> {
         let mut client = self.clients.remove(index);
         if client.outbound {
             self.races.remove(&index);
+        } else if !self.proxied.is_empty() {
+            self.proxied.remove(&index);
         }
         self.memory_limit.inbound -= client.counted_inbound as usize;
         if client.leads {

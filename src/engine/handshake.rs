@@ -44,7 +44,7 @@ impl<S: Stream> Engine<S> {
         (opening, chosen): (Opening, Option<HeaderValue>),
         now: Instant,
     ) {
-        let endpoint = self.clients[index].endpoint();
+        let endpoint = self.endpoint(index);
         let Some(on_upgrade) = &mut self.hooks.on_upgrade else {
             let response = UpgradeResponse::new(Vec::new(), chosen);
             return self.upgrade(index, Arc::new(request), opening, response, now);
@@ -252,7 +252,7 @@ impl<S: Stream> Engine<S> {
         }
         self.open += 1;
         self.stats.opened += 1;
-        let endpoint = self.clients[index].endpoint();
+        let endpoint = self.endpoint(index);
         self.tick.open(id, request, endpoint);
         self.rearm(index);
         self.make_dirty(index);

@@ -168,7 +168,7 @@ impl<S: Stream> Engine<S> {
                 let rejection = handshake::server::early_data(&request, &forwarded, &self.config.origins);
                 return self.reject(index, rejection, &request, host, now);
             }
-            return match self.check(&request, &forwarded, self.clients[index].endpoint()) {
+            return match self.check(&request, &forwarded, self.endpoint(index)) {
                 Ok(checked) => self.decide(index, request, head, checked, now),
                 Err(rejection) => self.reject(index, rejection, &request, host, now),
             };
@@ -203,9 +203,8 @@ impl<S: Stream> Engine<S> {
 
     /// Handles a complete plain request.
     fn serve(&mut self, index: usize, now: Instant) {
-        let client = &mut self.clients[index];
-        let endpoint = client.endpoint();
-        let Stage::Request(exchange) = &mut client.stage else { return };
+        let endpoint = self.endpoint(index);
+        let Stage::Request(exchange) = &mut self.clients[index].stage else { return };
         let Step::Body { body, .. } = &mut exchange.step else { return };
         let (request, body) = (exchange.request.clone(), std::mem::take(body));
         self.next_request += 1;

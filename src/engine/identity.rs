@@ -7,23 +7,51 @@ use http::header;
 use super::{Engine, Stream};
 use crate::{
     config::hosts::{self, HostPolicy},
-    connection::slot::{Proxied, Stage},
+    connection::slot::Stage,
     http1::{
         forwarded::Forwarded,
         head::{RequestHead, check_target, single},
         proxy_protocol::Named,
         rejection::Rejection,
     },
-    peer_addr::PeerAddr,
+    peer_addr::{Endpoint, PeerAddr},
     util::authority::Authority,
 };
 
+/// A connection from a trusted proxy. Kept apart from the slots, as most connections are none.
+#[derive(Debug)]
+pub(super) struct Proxied {
+    /// The other end of the stream.
+    pub(super) peer: PeerAddr,
+    /// The address that the PROXY header named; without one the peer.
+    pub(super) named: PeerAddr,
+    /// The PROXY header said that the client's connection is encrypted.
+    pub(super) named_secure: bool,
+    /// A proxy said so of the connection that the last request came over.
+    pub(super) secure: bool,
+}
+
+impl Proxied {
+    /// A connection from a proxy without a PROXY header.
+    fn through(peer: PeerAddr) -> Self {
+        Proxied { peer, named: peer, named_secure: false, secure: false }
+    }
+}
+
 impl<S: Stream> Engine<S> {
+    /// The client of a connection, and its other end.
+    pub(super) fn endpoint(&self, index: usize) -> Endpoint {
+        let remote = self.clients[index].remote;
+        match self.proxied.get(&index) {
+            Some(proxied) => Endpoint { remote, peer: proxied.peer, secure: proxied.secure },
+            None => Endpoint { remote, peer: remote, secure: false },
+        }
+    }
+
     /// Finds out the client of a request, which a proxy may send for another client than the last
     /// one. Limits per address count the client from here on.
     pub(super) fn identify(&mut self, index: usize, request: &RequestHead) -> Result<Forwarded, Rejection> {
-        let client = &mut self.clients[index];
-        let named = client.proxied.as_ref().map_or(client.remote, |proxied| proxied.named);
+        let named = self.proxied.get(&index).map_or(self.clients[index].remote, |proxied| proxied.named);
         if !self.config.trusts(named) {
             self.count_address(index, named)?;
             return Ok(Forwarded::default());
@@ -31,7 +59,7 @@ impl<S: Stream> Engine<S> {
         let config = &self.config;
         let forwarded = Forwarded::read(request.headers(), |peer| config.trusts(peer));
         let remote = forwarded.client.unwrap_or(named);
-        let proxied = client.proxied.get_or_insert_with(|| Box::new(Proxied::through(named)));
+        let proxied = self.proxied.entry(index).or_insert_with(|| Proxied::through(named));
         proxied.secure = forwarded.secure.unwrap_or(proxied.named_secure);
         self.count_address(index, remote)?;
         Ok(forwarded)
@@ -56,7 +84,7 @@ impl<S: Stream> Engine<S> {
         let peer = client.remote;
         if self.config.trusts(peer) {
             let named = named.map_or(peer, PeerAddr::from);
-            client.proxied = Some(Box::new(Proxied { peer, named, named_secure: secure, secure }));
+            self.proxied.insert(index, Proxied { peer, named, named_secure: secure, secure });
             if let Err(rejection) = self.count_address(index, named) {
                 self.reject_head(index, rejection, now);
                 return bytes.len();
@@ -73,7 +101,7 @@ impl<S: Stream> Engine<S> {
         forwarded: &Forwarded,
     ) -> Result<(), Rejection> {
         let policy = &self.config.hosts;
-        let peer = self.clients[index].endpoint().peer;
+        let peer = self.endpoint(index).peer;
         // No browser connects to a Unix domain socket.
         let exempt = *policy == HostPolicy::Loopback && peer.ip().is_none();
         // A request with a faulty target gets a 400 elsewhere, like one with a faulty Host field.

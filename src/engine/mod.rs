@@ -73,6 +73,7 @@ use crate::{
 use connection_limits::Addresses;
 use endings::Sweep;
 use flush::note_dirty;
+use identity::Proxied;
 use memory_limit::MemoryLimit;
 pub(crate) use outbound::Order;
 use precedence::Precedence;
@@ -96,6 +97,8 @@ pub(crate) struct Engine<S> {
     /// Connections in `Stage::Linger`: their last bytes are being written.
     lingering: usize,
     addresses: Addresses,
+    /// The connections from trusted proxies, by index.
+    proxied: HashMap<usize, Proxied>,
     /// Outbound connections, without lingering ones.
     outbound_count: usize,
     /// Outbound connections whose next step is up to the host: to resolve a name or open a socket.
@@ -190,6 +193,7 @@ impl<S: Stream> Engine<S> {
             open: 0,
             lingering: 0,
             addresses: Addresses::default(),
+            proxied: HashMap::new(),
             outbound_count: 0,
             dials: VecDeque::new(),
             races: HashMap::new(),
@@ -402,7 +406,7 @@ impl<S: Stream> Engine<S> {
     }
 
     pub(crate) fn peer_addr(&self, id: ClientId) -> Option<PeerAddr> {
-        self.get(id).map(|client| client.endpoint().peer)
+        self.get(id).map(|_| self.endpoint(id.index()).peer)
     }
 
     pub(crate) fn rtt(&self, id: ClientId) -> Option<Duration> {
@@ -435,7 +439,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn request(&self, id: ClientId) -> Option<Request<'_>> {
         let client = self.get(id)?;
         let head = client.open()?.provenance.as_ref()?.request.as_deref()?;
-        Some(Request::new(head, &[], client.endpoint()))
+        Some(Request::new(head, &[], self.endpoint(id.index())))
     }
 
     // ---- helpers for the submodules ----

@@ -77,7 +77,7 @@ impl<S: Stream> Engine<S> {
         host: Option<&str>,
         now: Instant,
     ) {
-        let endpoint = self.clients[index].endpoint();
+        let endpoint = self.endpoint(index);
         let status = rejection.status();
         let admitted = match kind(rejection) {
             Some(_) if self.shutting_down => None,

@@ -16,8 +16,8 @@ use crate::{
 
 impl Server {
     /// The addresses of the listening sockets, in the order of binding. Sockets that have failed
-    /// are missing ([`Stats::listeners_lost`](crate::Stats::listeners_lost)), and so are Unix domain
-    /// sockets.
+    /// are missing ([`Stats::listeners_lost`](crate::Stats::listeners_lost)), and so are Unix
+    /// domain sockets.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.host.local_addrs()
     }

@@ -120,7 +120,7 @@ impl Host {
         assert_eq!((engine.ready.len(), engine.postponed.len()), (0, 0));
         assert_eq!((engine.rooms.room_count(), engine.users.room_count()), (0, 0));
         assert_eq!((engine.total_buffered(), engine.outbound.shared().get()), (0, 0));
-        assert_eq!(engine.unflushed(), 0);
+        assert_eq!((engine.unflushed(), engine.proxied.len(), engine.races.len()), (0, 0, 0));
         assert_eq!((engine.outbound.held(), engine.pending_pool.held()), (0, 0));
         assert_eq!((engine.memory_limit.inbound, engine.lingering, engine.outbound_count), (0, 0, 0));
         assert_eq!((engine.dials.len(), engine.lost.len()), (0, 0));
