@@ -19,6 +19,7 @@ mod library {
     pub(crate) mod error;
     pub(crate) mod id;
     pub(crate) mod message;
+    pub(crate) mod peer_addr;
     pub(crate) mod proto {
         pub(crate) mod frame;
         pub(crate) mod mask;
@@ -33,7 +34,7 @@ mod library {
 
 // The paths under which the modules refer to each other.
 use library::engine::rooms::registry;
-use library::{close_code, error, id, message, proto, util};
+use library::{close_code, error, id, message, peer_addr, proto, util};
 use util::timer_wheel;
 
 use std::time::{Duration, Instant};
