@@ -75,7 +75,10 @@ impl<S: Stream> Engine<S> {
             Ok(Some(named)) => named,
             Ok(None) => return bytes.len(),
             Err(rejection) => {
-                self.reject_head(index, rejection, now);
+                match header.may_be_head() {
+                    true => self.reject_unread(index, rejection, now),
+                    false => self.reject_head(index, rejection, now),
+                }
                 return bytes.len();
             }
         };
@@ -86,7 +89,7 @@ impl<S: Stream> Engine<S> {
             let named = named.map_or(peer, PeerAddr::from);
             self.proxied.insert(index, Proxied { peer, named, named_secure: secure, secure });
             if let Err(rejection) = self.count_address(index, named) {
-                self.reject_head(index, rejection, now);
+                self.reject_unread(index, rejection, now);
                 return bytes.len();
             }
         }

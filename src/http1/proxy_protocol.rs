@@ -37,6 +37,11 @@ impl ProxyHeaderReader {
         self.bytes.capacity()
     }
 
+    /// Whether the bytes, which are no header, may be a HEAD, whose response has no body.
+    pub(crate) fn may_be_head(&self) -> bool {
+        self.bytes.starts_with(b"H")
+    }
+
     /// Takes newly read bytes. `Ok(None)`: all were taken, and the header is not complete.
     ///
     /// # Errors

@@ -200,6 +200,22 @@ fn a_listener_for_proxy_headers_takes_nothing_else() {
         let response = response_split(&mut host, &request, 5);
         assert_eq!(remote(&response).starts_with("192.0.2.7"), trusted);
     }
+    // The response to a HEAD has no body here either, nor has one to an unread request.
+    let mut host = asked(Config { max_connections_per_ip: Some(1), ..Config::default() }, true);
+    host.named = true;
+    let proxy_header = "PROXY TCP4 192.0.2.7 10.0.0.1 5000 443\r\n";
+    let first = host.connect();
+    first.raw(proxy_header.as_bytes());
+    host.settle();
+    for request in
+        ["HEAD / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), format!("{proxy_header}HEAD / HTTP/1.1\r\n")]
+    {
+        let mut peer = host.connect();
+        peer.raw(request.as_bytes());
+        host.settle();
+        let text = String::from_utf8(peer.take_all()).unwrap();
+        assert!(text.ends_with("Content-Length: 0\r\n\r\n"), "{text}");
+    }
     // And elsewhere a header is never looked for.
     let mut host = asked(Config::default(), true);
     let request = [b"PROXY TCP4 192.0.2.7 10.0.0.1 5000 443\r\n", get("").as_bytes()].concat();
