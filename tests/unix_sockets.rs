@@ -166,6 +166,7 @@ fn only_a_stale_socket_is_replaced_and_only_on_request() {
     fs::write(&path, "precious").unwrap();
     assert_eq!(kind(UnixSocket::path(&path).replace_stale()).unwrap_err(), ErrorKind::AddrInUse);
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    assert_eq!(kind(UnixSocket::path(folder.0.join("a\0b"))).unwrap_err(), ErrorKind::InvalidInput);
     let long = Path::new("/tmp").join("x".repeat(200));
     assert!(matches!(Server::builder().bind_unix(long), Err(BindError::ListenUnix { .. })));
 }

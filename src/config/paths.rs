@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_decode_str;
+
 /// Whether the path of a request is the one of a setting. With or without percent-encoding it is
 /// the same path (RFC 3986 §6.2.2.2), but an encoded slash is none.
 pub(super) fn is_same(setting: &str, path: &str) -> bool {
@@ -19,37 +21,8 @@ fn decoded(path: &str) -> Cow<'_, [u8]> {
     if !path.contains('%') {
         return Cow::Borrowed(path.as_bytes());
     }
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let byte = match rest {
-            [b'%', high, low, ..] => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
-            _ => None,
-        };
-        match (byte, behind) {
-            (Some(b'/'), [_, _, behind @ ..]) => {
-                out.extend_from_slice(b"%2F");
-                rest = behind;
-            }
-            (Some(b'%'), [_, _, behind @ ..]) => {
-                out.extend_from_slice(b"%25");
-                rest = behind;
-            }
-            (Some(byte), [_, _, behind @ ..]) => {
-                out.push(byte);
-                rest = behind;
-            }
-            _ => {
-                out.push(*first);
-                rest = behind;
-            }
-        }
-    }
-    Cow::Owned(out)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+    let kept = path.replace("%25", "%2525").replace("%2F", "%252F").replace("%2f", "%252F");
+    Cow::Owned(percent_decode_str(&kept).collect())
 }
 
 /// Whether a request of a client can have this path. Browsers remove the segments `.` and `..`,

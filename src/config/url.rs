@@ -96,7 +96,11 @@ impl Target {
             return Err(ConnectError::Url("this system has no Unix domain sockets"));
         }
         let (socket, path) = text.split_once(':').unwrap_or((text, "/"));
-        let socket = percent_decode_str(socket).decode_utf8_lossy();
+        let faulty = ConnectError::Url("the path of its socket is not UTF-8, or has a NUL");
+        let socket = percent_decode_str(socket).decode_utf8().map_err(|_| faulty.clone())?;
+        if socket.contains('\0') {
+            return Err(faulty);
+        }
         let socket = match socket.strip_prefix('@') {
             Some(name) if !name.is_empty() => format!("\0{name}"),
             None if socket.starts_with('/') => socket.into_owned(),
@@ -227,6 +231,9 @@ mod tests {
             "ws+unix://a.sock",
             "ws+unix://@",
             "ws+unix:///a:x",
+            "ws+unix:///a%FF:/",
+            "ws+unix:///a%00b:/",
+            "ws+unix://@%00:/",
             "ws+unix:///a:/\r\n",
             "ws+unix:///a#b",
         ] {

@@ -478,7 +478,7 @@ impl<S: Stream> Engine<S> {
     }
 
     /// Closes the socket, and resets all state that belongs to it.
-    pub(super) fn drop_stream(&mut self, index: usize) {
+    fn drop_stream(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.stream = StreamSlot::none();
         self.races.remove(&index);

@@ -90,6 +90,10 @@ impl UnixSocket {
 
     pub(crate) fn listen(&self, backlog: usize) -> io::Result<std_unix::UnixListener> {
         let is_file = self.abstract_part().is_none();
+        // The kernel would end the path at the NUL.
+        if is_file && self.path.as_os_str().as_bytes().contains(&0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has a NUL"));
+        }
         if is_file && self.replaces_stale {
             remove_stale(&self.path)?;
         }
