@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -318,6 +319,32 @@ fn haproxy_names_the_client_with_the_proxy_protocol() {
             proxy.echoes();
         });
     }
+}
+
+/// The guide's `proxy_pass` to a Unix domain socket, where nginx is trusted by the word `unix:`.
+#[test]
+fn the_address_of_a_client_passes_nginx_to_a_unix_socket() {
+    if !is_installed("nginx") {
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("tickws-nginx-{}.sock", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    // The worker process of nginx may be of another user.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let builder = Server::builder().trusted_proxies(["unix:"]).listener(listener).on_http(|request| {
+        let through = request.peer_addr().ip();
+        tickws::http::Response::new(format!("{} {through:?}", request.remote_addr()).into())
+    });
+    serve(builder, |server| {
+        let tcp = "proxy_pass http://127.0.0.1:9001;";
+        assert!(block("nginx").contains(tcp));
+        let config = block("nginx").replace(tcp, &format!("proxy_pass http://unix:{};", path.display()));
+        let proxy = Proxy::nginx(&config, server);
+        assert_eq!(proxy.get("X-Forwarded-For: 6.6.6.6\r\n"), "127.0.0.2 None");
+        proxy.echoes();
+    });
+    fs::remove_file(path).unwrap();
 }
 
 /// People talk through each proxy, and the chat's log has their addresses, which have no port as
