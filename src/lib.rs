@@ -126,6 +126,7 @@ mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
+mod tls;
 mod util;
 
 pub use bytes::{self, Bytes};
@@ -142,6 +143,8 @@ pub use error::{
     AdoptError, BindError, CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError,
     JoinError, NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
 };
+#[cfg(feature = "tls")]
+pub use error::TlsError;
 pub use event::close_reason::{CloseReason, TimeoutKind};
 pub use event::delivery::Delivery;
 pub use event::pressure::Pressure;
@@ -165,7 +168,18 @@ pub use outbox::{
 pub use peer_addr::{PeerAddr, UnixCredentials};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
-pub use stats::{CloseCounts, RejectCounts, Stats, client_stats::ClientStats};
+#[cfg(feature = "tls")]
+pub use tls::{
+    client::TlsClient,
+    rustls_0_23,
+    server::{ClientCertificates, Tls},
+};
+pub use tls::info::{TlsInfo, TlsVersion};
+pub use stats::{
+    CloseCounts, RejectCounts, Stats,
+    client_stats::ClientStats,
+    tls_stats::{TlsFailureCounts, TlsStats},
+};
 
 /// Compiles the README's programs as doctests.
 #[cfg(doctest)]

@@ -15,6 +15,7 @@ use std::{
 const FLOORS: &[&[&str]] = &[
     &["util", "id", "message", "close_code", "peer_addr"],
     &["error"],
+    &["tls"],
     &["config"],
     &["proto"],
     &["outbox"],

@@ -234,7 +234,7 @@ fn blocks(recording: &[u8]) -> Vec<Vec<u8>> {
 
 /// A file of these blocks, with digests that match.
 fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = b"tickws\0tape\x04".to_vec();
+    let mut file = b"tickws\0tape\x05".to_vec();
     for block in blocks {
         let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -77,12 +77,16 @@ pub(crate) struct Plan {
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) while_down: WhileDown,
     pub(crate) before: Option<BeforeAttempt>,
+    /// `None`: Mozilla's authorities are trusted.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::client::TlsClient>,
 }
 
 pub(crate) type BeforeAttempt = Box<dyn FnMut(&mut Attempt<'_>) -> Result<(), ConnectError> + Send + Sync>;
 
 impl Connect {
-    /// Describes a connection to `ws://host[:port][/path][?query]`, with a deadline of 10 s and a
+    /// Describes a connection to `ws://host[:port][/path][?query]`, or with the feature `tls` to
+    /// `wss://…` (RFC 6455 §3), with a deadline of 10 s and a
     /// single attempt. On Unix also to a Unix domain socket, `ws+unix:///path/of/socket:/path`, and
     /// on Linux with an abstract name, `ws+unix://@name:/path`; the request then names `localhost`.
     /// Characters that are not ASCII are percent-encoded, but a host must be ASCII.
@@ -127,6 +131,14 @@ impl Connect {
     /// names that host.
     pub fn addrs(mut self, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.plan.addrs = addrs.into_iter().collect();
+        self
+    }
+
+    /// Sets whom a connection to `wss://` trusts, and the client's own certificate. Without it
+    /// Mozilla's authorities are trusted, as of [`TlsClient::new`](crate::TlsClient::new).
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::tls::client::TlsClient) -> Self {
+        self.plan.tls = Some(tls);
         self
     }
 

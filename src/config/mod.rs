@@ -156,6 +156,9 @@ pub(crate) struct Config {
     /// `None`: the system's default and tuning.
     pub(crate) send_buffer: Option<usize>,
     pub(crate) handle_queue: usize,
+    pub(crate) tls_handshakes_per_poll: usize,
+    /// Plain HTTP on a TLS port is redirected to https.
+    pub(crate) redirect_to_https: bool,
     /// `None`: compression is declined.
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
@@ -208,6 +211,8 @@ impl Default for Config {
             nodelay: true,
             send_buffer: None,
             handle_queue: 1024,
+            tls_handshakes_per_poll: 4,
+            redirect_to_https: false,
             #[cfg(feature = "deflate")]
             deflate: None,
         }
@@ -249,6 +254,7 @@ impl Config {
             ("max_messages_per_second", self.max_messages_per_second.unwrap_or(1) as usize, usize::MAX),
             ("max_bytes_per_second", self.max_bytes_per_second.unwrap_or(1), usize::MAX),
             ("handle_queue", self.handle_queue, Self::MAX_HANDLE_QUEUE),
+            ("tls_handshakes_per_poll", self.tls_handshakes_per_poll, usize::MAX),
         ];
         for (setting, value, max) in sizes {
             if value == 0 {

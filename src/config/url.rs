@@ -1,4 +1,4 @@
-//! The `ws://` URL of an outbound connection (RFC 6455 §3).
+//! The `ws://` or `wss://` URL of an outbound connection (RFC 6455 §3).
 
 use std::{
     borrow::Cow,
@@ -15,12 +15,14 @@ use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
 
 use crate::{error::ConnectError, util::http_syntax::is_host_byte};
 
-/// The parts of a `ws://` URL.
+/// The parts of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The host, without the brackets of an IPv6 address.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// The scheme is `wss`.
+    pub(crate) secure: bool,
     /// The value of the `Host` header (RFC 6455 §4.1: without the default port).
     pub(crate) authority: String,
     pub(crate) path: PathAndQuery,
@@ -32,7 +34,7 @@ pub(crate) struct Target {
 impl Default for Target {
     fn default() -> Self {
         let path = PathAndQuery::from_static("/");
-        Target { host: String::new(), port: 0, authority: String::new(), path, unix: None }
+        Target { host: String::new(), port: 0, secure: false, authority: String::new(), path, unix: None }
     }
 }
 
@@ -52,27 +54,32 @@ impl Target {
         let uri: Uri = encoded
             .parse()
             .map_err(|_| ConnectError::Url("write it as ws://host:port/path, with % for other characters"))?;
-        match uri.scheme().map(Scheme::as_str) {
-            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => {}
-            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => return Err(ConnectError::Tls),
-            Some(_) => return Err(ConnectError::Url("it must begin with ws://")),
+        let secure = match uri.scheme().map(Scheme::as_str) {
+            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") && cfg!(not(feature = "tls")) => {
+                return Err(ConnectError::Tls);
+            }
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
+            Some(_) => return Err(ConnectError::Url("it must begin with ws:// or wss://")),
             None => return Err(ConnectError::Url("write it as ws://host:port/path")),
-        }
+        };
+        // RFC 6455 §3.
+        let usual = if secure { 443 } else { 80 };
         let authority = uri.authority().ok_or(ConnectError::Url("it names no host"))?;
         if authority.as_str().contains('@') {
             return Err(ConnectError::Url("a user and a password belong in an Authorization header"));
         }
         let (host, digits) = (authority.host(), authority.port());
         let port = match digits {
-            None if authority.as_str().ends_with(':') => 80,
+            None if authority.as_str().ends_with(':') => usual,
             None if authority.as_str().len() > host.len() => 0,
-            None => 80,
+            None => usual,
             Some(port) => port.as_u16(),
         };
         if host.is_empty() || port == 0 {
             return Err(ConnectError::Url("it needs a host, and a port from 1 to 65535 if any"));
         }
-        let authority = if port == 80 { host.to_owned() } else { format!("{host}:{port}") };
+        let authority = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
         let bare = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(address) => Some(address).filter(|address| address.parse::<Ipv6Addr>().is_ok()),
             None => Some(host).filter(|host| host.bytes().all(is_host_byte)),
@@ -86,7 +93,7 @@ impl Target {
                 format!("/{}", path.as_str()).parse().map_err(|_| ConnectError::Url("its path is invalid"))?
             }
         };
-        Ok(Target { host: bare.to_owned(), port, authority, path, unix: None })
+        Ok(Target { host: bare.to_owned(), port, secure, authority, path, unix: None })
     }
 
     /// Parses what follows `ws+unix://`: the path of a socket, or `@` and an abstract name, and
@@ -110,7 +117,8 @@ impl Target {
         let path = path.filter(|path| path.as_str().starts_with('/'));
         let path = path.ok_or(ConnectError::Url("its path is invalid"))?;
         let host = "localhost".to_owned();
-        Ok(Target { authority: host.clone(), host, port: 80, path, unix: Some(socket.into()) })
+        let unix = Some(socket.into());
+        Ok(Target { authority: host.clone(), host, port: 80, secure: false, path, unix })
     }
 
     /// The addresses of a host that needs no resolver.
@@ -131,7 +139,8 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.as_str();
-        let Some(socket) = &self.unix else { return write!(f, "ws://{}{path}", self.authority) };
+        let scheme = if self.secure { "wss" } else { "ws" };
+        let Some(socket) = &self.unix else { return write!(f, "{scheme}://{}{path}", self.authority) };
         let socket = socket.to_string_lossy().replace('%', "%25").replace(':', "%3A").replace('\0', "@");
         write!(f, "{UNIX}{socket}:{path}")
     }

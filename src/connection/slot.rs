@@ -76,6 +76,8 @@ pub(crate) struct Slot<S> {
     pub(crate) in_ready: bool,
     /// In the dirty list.
     pub(crate) in_dirty: bool,
+    /// Encrypted bytes wait for the socket, which the outbox does not hold any more.
+    pub(crate) congested: bool,
     /// A flush could not write everything, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
     /// Whether a deadline passed while input was unread.
@@ -277,6 +279,7 @@ impl<S> Slot<S> {
             leads: false,
             in_ready: false,
             in_dirty: false,
+            congested: false,
             backed_up: false,
             grace: Grace::None,
             failed: None,
@@ -315,7 +318,7 @@ impl<S> Slot<S> {
 
     /// Whether anything is queued or pending.
     pub(crate) fn has_output(&self) -> bool {
-        self.outbox.has_work() || self.open().is_some_and(|open| open.pending.is_some())
+        self.outbox.has_work() || self.congested || self.open().is_some_and(|open| open.pending.is_some())
     }
 
     /// Bytes queued or pending.
@@ -327,7 +330,7 @@ impl<S> Slot<S> {
     /// Whether HTTP input is processed now. It is not while a response is awaited or being written.
     pub(crate) fn takes_request(&self) -> bool {
         match &self.stage {
-            Stage::Handshake(_) => !self.outbox.has_work(),
+            Stage::Handshake(_) => !self.outbox.has_work() && !self.congested,
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => false,
         }

@@ -17,6 +17,10 @@ impl<S> StreamSlot<S> {
         StreamSlot(None)
     }
 
+    pub(crate) fn get(&self) -> Option<&S> {
+        self.0.as_ref()
+    }
+
     pub(crate) fn get_mut(&mut self) -> Option<&mut S> {
         self.0.as_mut()
     }

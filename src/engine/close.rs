@@ -117,6 +117,15 @@ impl<S: Stream> Engine<S> {
     /// Handles FIN without a close frame. Queued output may still reach a peer that only
     /// half-closed.
     pub(super) fn ended_by_eof(&mut self, index: usize, now: Instant) {
+        self.ended_by_fin(index, CloseReason::Eof, now);
+    }
+
+    /// As `ended_by_eof`, for an encrypted stream without its end (close_notify, RFC 8446 §6.1).
+    pub(super) fn ended_by_truncation(&mut self, index: usize, now: Instant) {
+        self.ended_by_fin(index, CloseReason::Truncated, now);
+    }
+
+    fn ended_by_fin(&mut self, index: usize, reason: CloseReason, now: Instant) {
         let client = &mut self.clients[index];
         client.read_closed = true;
         client.readable = false;
@@ -126,7 +135,7 @@ impl<S: Stream> Engine<S> {
         match &client.stage {
             Stage::Handshake(_) | Stage::Request(_) => self.forget_handshake(index),
             Stage::Dialing(_) => self.hung_up(index, now),
-            Stage::Open(_) => self.end(index, CloseReason::Eof, FinalClose::Silent),
+            Stage::Open(_) => self.end(index, reason, FinalClose::Silent),
             // The next flush or writable event continues the output.
             Stage::Linger { .. } if client.has_output() => {}
             Stage::Linger { .. } => self.free(index),
@@ -206,6 +215,9 @@ impl<S: Stream> Engine<S> {
         }
         self.inbound.give(std::mem::take(&mut client.unparsed));
         client.stage = Stage::Linger { half_closed: false };
+        if let Some(stream) = client.stream.get_mut() {
+            stream.end_after_output();
+        }
         let counted = std::mem::take(&mut client.counted_address);
         let (remote, outbound) = (client.remote, client.outbound);
         client.paused = false;
@@ -259,7 +271,9 @@ impl<S: Stream> Engine<S> {
                 {
                     *pending_reason
                 }
-                (Some(pending_reason), CloseReason::Eof | CloseReason::Io(_)) => *pending_reason,
+                (Some(pending_reason), CloseReason::Eof | CloseReason::Truncated | CloseReason::Io(_)) => {
+                    *pending_reason
+                }
                 (_, reason) => reason,
             };
             self.report(id, reason);

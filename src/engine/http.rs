@@ -48,6 +48,10 @@ impl<S: Stream> Engine<S> {
             // The connection becomes ready again when its response has left.
             return Turn::Drained;
         }
+        if let Some(turn) = self.secure(index, now) {
+            return turn;
+        }
+        let client = &mut self.clients[index];
         if client.unparsed.is_empty() {
             let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
                 return Turn::Postponed;
@@ -154,7 +158,15 @@ impl<S: Stream> Engine<S> {
 
     /// Handles a complete head. `more`: bytes have arrived behind it.
     fn requested(&mut self, index: usize, head: Head, more: bool, now: Instant) {
-        let Head { request, len: head, .. } = head;
+        let Head { mut request, len: head, .. } = head;
+        if let Some(stream) = self.clients[index].stream.get() {
+            if stream.is_plain_by_mistake() {
+                return self.answer_plain_text(index, &request, now);
+            }
+            if let Some(tls) = stream.tls() {
+                request.extensions_mut().insert(tls.clone());
+            }
+        }
         let forwarded = match self.identify(index, &request) {
             Ok(forwarded) => forwarded,
             Err(rejection) => return self.reject(index, rejection, &request, None, now),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use http::header;
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, tls::is_secure};
 use crate::{
     config::hosts::{self, HostPolicy},
     connection::slot::Stage,
@@ -41,10 +41,11 @@ impl Proxied {
 impl<S: Stream> Engine<S> {
     /// The client of a connection, and its other end.
     pub(super) fn endpoint(&self, index: usize) -> Endpoint {
-        let remote = self.clients[index].remote;
+        let client = &self.clients[index];
+        let remote = client.remote;
         match self.proxied.get(&index) {
             Some(proxied) => Endpoint { remote, peer: proxied.peer, secure: proxied.secure },
-            None => Endpoint { remote, peer: remote, secure: false },
+            None => Endpoint { remote, peer: remote, secure: is_secure(client) },
         }
     }
 
@@ -52,15 +53,17 @@ impl<S: Stream> Engine<S> {
     /// one. Limits per address count the client from here on.
     pub(super) fn identify(&mut self, index: usize, request: &RequestHead) -> Result<Forwarded, Rejection> {
         let named = self.proxied.get(&index).map_or(self.clients[index].remote, |proxied| proxied.named);
+        let is_secure = is_secure(&self.clients[index]);
         if !self.config.trusts(named) {
             self.count_address(index, named)?;
-            return Ok(Forwarded::default());
+            // Without TLS there may be a proxy in front that is not known.
+            return Ok(Forwarded { secure: is_secure.then_some(true), ..Forwarded::default() });
         }
         let config = &self.config;
         let forwarded = Forwarded::read(request.headers(), |peer| config.trusts(peer));
         let remote = forwarded.client.unwrap_or(named);
         let proxied = self.proxied.entry(index).or_insert_with(|| Proxied::through(named));
-        proxied.secure = forwarded.secure.unwrap_or(proxied.named_secure);
+        proxied.secure = forwarded.secure.unwrap_or(proxied.named_secure || is_secure);
         self.count_address(index, remote)?;
         Ok(forwarded)
     }

@@ -129,7 +129,8 @@ impl<S: Stream> Engine<S> {
     /// Accounts for the memory of a client's input.
     pub(super) fn count_inbound(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        let held = u32::try_from(client.inbound_memory()).unwrap_or(u32::MAX);
+        let encrypted = client.stream.get().map_or(0, Stream::memory);
+        let held = u32::try_from(client.inbound_memory() + encrypted).unwrap_or(u32::MAX);
         self.memory_limit.inbound =
             self.memory_limit.inbound + held as usize - client.counted_inbound as usize;
         client.counted_inbound = held;

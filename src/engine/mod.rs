@@ -37,6 +37,7 @@ mod steps;
 pub(crate) mod tests;
 mod throttle;
 mod timers;
+mod tls;
 mod transport;
 
 use std::{
@@ -81,7 +82,8 @@ use refusal_log::RefusalLog;
 use send::broadcast_batch::BroadcastBatch;
 pub(crate) use steps::Work;
 use timers::{Alarm, AppTimer};
-pub(crate) use transport::{Readiness, Stream};
+use tls::Handshakes;
+pub(crate) use transport::{HandshakePart, HandshakeState, HandshakeStep, Readiness, Stream};
 
 /// The state and all rules of the server.
 #[derive(Debug)]
@@ -120,6 +122,10 @@ pub(crate) struct Engine<S> {
     ready: VecDeque<ClientId>,
     /// Clients that used up a budget in this poll; their turn comes in the next one.
     postponed: Vec<ClientId>,
+    /// Clients whose TLS handshake waits for its turn, each at most once.
+    handshakes: Handshakes,
+    /// Costly steps of handshakes since the start.
+    costly_handshakes: usize,
     /// A poll has begun and `postponed` has not yet been appended to `ready`. That happens after
     /// the kernel's events, so that clients that were quiet until now come first.
     resumes: bool,
@@ -207,6 +213,8 @@ impl<S: Stream> Engine<S> {
             precedence,
             ready: VecDeque::new(),
             postponed: Vec::new(),
+            handshakes: Handshakes::new(),
+            costly_handshakes: 0,
             resumes: false,
             dirty: Vec::new(),
             batch: BroadcastBatch::default(),
@@ -327,6 +335,7 @@ impl<S: Stream> Engine<S> {
     pub(crate) fn has_more(&self) -> bool {
         !self.ready.is_empty()
             || !self.postponed.is_empty()
+            || self.awaits_handshakes()
             || self.timers_left
             || !self.resumed.is_empty()
             || self.sweep.is_some()

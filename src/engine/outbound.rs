@@ -105,6 +105,15 @@ impl<S: Stream> Engine<S> {
         }
     }
 
+    /// The plan of an outbound connection that is not open yet.
+    #[cfg(feature = "tls")]
+    pub(crate) fn plan(&self, id: ClientId) -> Option<&Plan> {
+        match &slot(&self.clients, id)?.stage {
+            Stage::Dialing(dial) => Some(&dial.link.plan),
+            _ => None,
+        }
+    }
+
     /// The head of the 101 response that opened an outbound connection.
     pub(crate) fn response(&self, id: ClientId) -> Option<&http::Response<()>> {
         Some(&self.get(id)?.open()?.provenance.as_ref()?.outbound.as_ref()?.response)
@@ -253,6 +262,10 @@ impl<S: Stream> Engine<S> {
     pub(super) fn read_response(&mut self, index: usize, now: Instant) -> Turn {
         let client = &mut self.clients[index];
         let Some(Dial { step: DialStep::Asked, .. }) = client.dial_mut() else { return Turn::Drained };
+        if let Some(turn) = self.secure(index, now) {
+            return turn;
+        }
+        let client = &mut self.clients[index];
         let Some(budget) = budget_left(client, self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };

@@ -110,8 +110,13 @@ impl<S: Stream> Engine<S> {
             (dial.deadline, dial.asked.as_mut().map(|asked| std::mem::take(&mut asked.bytes)));
         write_all(bytes.unwrap_or_default(), |bytes| client.outbox.push_raw(bytes, outbound));
         client.deadlines.close_by(deadline);
+        let secures = client.stream.get().is_some_and(|stream| stream.needs_handshake().is_some());
         self.rearm(index);
         self.make_dirty(index);
+        if secures {
+            // This side speaks first.
+            self.make_ready(index);
+        }
         true
     }
 

@@ -34,8 +34,10 @@ pub(super) enum Turn {
     Postponed,
     /// The input needs more room than this tick has left: the client is first in the next one.
     NoRoom,
-    /// The peer sent FIN.
+    /// The peer sent FIN, or the end of an encrypted stream.
     Eof,
+    /// The peer sent FIN without the end of its encrypted stream.
+    Truncated,
     /// Reading failed.
     Failed(io::ErrorKind),
     /// The rate limit is used up: the client continues when it allows more.
@@ -121,6 +123,7 @@ impl<S: Stream> Engine<S> {
             Turn::Throttled => self.throttle(index, now),
             Turn::Excess(text) => self.ended_by_limit(index, text),
             Turn::Eof => self.ended_by_eof(index, now),
+            Turn::Truncated => self.ended_by_truncation(index, now),
             Turn::Failed(kind) => self.ended_by_error(index, kind, now),
             Turn::Violation(violation) => self.ended_by_violation(index, violation),
             Turn::Closed { code, text } => self.ended_by_peer(index, code, text),
@@ -435,6 +438,7 @@ pub(super) fn read(stream: &mut impl io::Read, room: &mut [u8]) -> Result<usize,
             Ok(count) => return Ok(count.min(room.len())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Turn::Drained),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Turn::Truncated),
             Err(error) => return Err(Turn::Failed(error.kind())),
         }
     }
@@ -454,14 +458,19 @@ pub(super) fn budget_left<S>(client: &mut Slot<S>, poll: u32, budget: usize) -> 
 }
 
 /// Accounts for one read, which may have drained the stream.
-pub(super) fn after_read<S>(client: &mut Slot<S>, count: usize, offered: usize, now: Instant) -> Turn {
+pub(super) fn after_read<S: Stream>(
+    client: &mut Slot<S>,
+    count: usize,
+    offered: usize,
+    now: Instant,
+) -> Turn {
     client.bytes_in += count as u64;
     client.spent.1 = client.spent.1.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     if count > 0 {
         client.deadlines.heard(now);
     }
     if count < offered && !client.read_closed && !client.urgent && SHORT_READ_MEANS_DRAINED {
-        client.readable = false;
+        client.readable = client.stream.get().is_some_and(Stream::has_input);
     }
     if client.readable { Turn::Again } else { Turn::Drained }
 }

@@ -23,7 +23,10 @@ struct Lines {
     omitted: u64,
 }
 
-const KINDS: usize = 13;
+const KINDS: usize = 15;
+
+/// The number of the lines about failed TLS handshakes.
+const HANDSHAKE: usize = 14;
 
 impl RefusalLog {
     /// Lines of one kind in each `INTERVAL`.
@@ -62,6 +65,7 @@ fn kind(rejection: Rejection) -> Option<usize> {
         Rejection::NoResponse => 10,
         Rejection::BodyTimeout => 11,
         Rejection::NoProxyHeader => 12,
+        Rejection::TlsRequired => 13,
         _ => return None,
     })
 }
@@ -95,6 +99,19 @@ impl<S: Stream> Engine<S> {
         match omitted {
             0 => log::warn!("{status}: {cause} (client {client})"),
             _ => log::warn!("{status}: {cause} (client {client}; {omitted} such lines were omitted)"),
+        }
+    }
+
+    /// Logs that a TLS handshake has failed. Scanners of the internet cause many.
+    pub(super) fn log_failed_handshake(&mut self, index: usize, error: &str, now: Instant) {
+        let client = self.clients[index].remote;
+        let error = quoted(error.as_bytes());
+        match self.refusal_log.admit(HANDSHAKE, now) {
+            None => log::debug!("the TLS handshake of {client} has failed: {error}"),
+            Some(0) => log::warn!("the TLS handshake of {client} has failed: {error}"),
+            Some(omitted) => log::warn!(
+                "the TLS handshake of {client} has failed: {error} ({omitted} such lines were omitted)"
+            ),
         }
     }
 
@@ -145,6 +162,9 @@ impl<S: Stream> Engine<S> {
             Rejection::NoResponse => "the application gave no response; see handshake_timeout".to_owned(),
             Rejection::NoProxyHeader => {
                 "a connection has no header of the PROXY protocol; see Listener::proxy_protocol".to_owned()
+            }
+            Rejection::TlsRequired => {
+                "a request came in plain text on a port with TLS; see redirect_to_https".to_owned()
             }
             Rejection::BodyTimeout => {
                 format!("a request body took longer than {:?}; see body_timeout", config.body_timeout)

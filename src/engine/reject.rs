@@ -3,16 +3,18 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, identity::requested_host};
 use crate::{
     connection::slot::Stage,
+    handshake,
     http1::{
         head::RequestHead,
         rejection::Rejection,
         response::{self, Unfit},
     },
+    util::authority::Authority,
 };
 
 impl<S: Stream> Engine<S> {
@@ -28,6 +30,31 @@ impl<S: Stream> Engine<S> {
     ) {
         self.log_refusal(index, rejection, Some(request), host, now);
         self.respond_rejection(index, rejection, *request.method() == Method::HEAD, now);
+    }
+
+    /// Answers a request that came in plain text on a port with TLS: with a redirect if the
+    /// configuration asks for it, and else with a 400 that says so.
+    pub(super) fn answer_plain_text(&mut self, index: usize, request: &RequestHead, now: Instant) {
+        match self.redirect_to_https(request, now) {
+            Some(response) => self.respond_and_close(index, &response, now),
+            None => self.reject(index, Rejection::TlsRequired, request, None, now),
+        }
+    }
+
+    /// A redirect to the same host and path (RFC 9110 §15.4.9). `None`: it is off, or cannot work.
+    fn redirect_to_https(&mut self, request: &RequestHead, now: Instant) -> Option<Vec<u8>> {
+        // A WebSocket client follows no redirects (RFC 6455 §4.1 leaves it to the client).
+        if !self.config.redirect_to_https || handshake::server::is_upgrade(request) {
+            return None;
+        }
+        let host = Authority::parse(requested_host(request)?).and(requested_host(request))?;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let location = HeaderValue::from_str(&format!("https://{host}{path}")).ok()?;
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        response.headers_mut().insert(header::LOCATION, location);
+        self.stats.http_requests += 1;
+        self.rejection_bytes(&response, now).ok()
     }
 
     /// Rejects the request that the connection is handling.
@@ -73,6 +100,9 @@ impl<S: Stream> Engine<S> {
 
     /// Queues an HTTP response after which the connection is closed.
     fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
+        if self.end_unsecured(index) {
+            return;
+        }
         self.clients[index].outbox.push_raw(response, &mut self.outbound);
         self.linger(index, now);
     }

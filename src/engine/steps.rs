@@ -13,6 +13,8 @@ pub(crate) enum Work {
     Endings,
     /// One timer.
     Timers,
+    /// One step of one TLS handshake.
+    Handshakes,
     /// One turn of one client: a read, and the messages that it completes.
     Input,
 }
@@ -24,6 +26,7 @@ impl<S: Stream> Engine<S> {
             Work::Output => self.output_next(now),
             Work::Endings => self.end_next(now),
             Work::Timers => self.timer_next(now),
+            Work::Handshakes => self.handshake_next(now),
             Work::Input => self.service_next(now),
         }
     }

@@ -19,9 +19,13 @@ pub enum ConnectError {
     /// The URL is not usable. The error does not repeat it, because a URL may contain a token.
     #[error("not a URL to connect to: {0}")]
     Url(&'static str),
-    /// The URL begins with `wss://`.
-    #[error("wss:// needs TLS, which is not built in: use ws://, or a local proxy that adds TLS")]
+    /// The URL begins with `wss://`, and the feature `tls` is off.
+    #[error("wss:// needs the feature `tls` of tickws, which is off: turn it on, or use ws://")]
     Tls,
+    /// The TLS handshake failed: the certificate is not trusted or not for the name of the URL, for
+    /// instance. The text names the cause.
+    #[error("the TLS handshake failed: {0}")]
+    TlsHandshake(String),
     /// A header cannot be part of the request.
     #[error("{0}")]
     Header(#[from] HeaderError),

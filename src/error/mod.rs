@@ -3,6 +3,8 @@
 
 mod bind;
 mod connect;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -16,6 +18,8 @@ use crate::{
 
 pub use bind::BindError;
 pub use connect::{ConnectError, ConnectStep, Refusal};
+#[cfg(feature = "tls")]
+pub use tls::TlsError;
 
 /// The id is stale: its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -197,6 +201,9 @@ pub enum AdoptError {
         /// The limit.
         max: usize,
     },
+    /// The server has no certificates for an encrypted connection.
+    #[error("the server has no certificates: set ServerBuilder::tls")]
+    NoTls,
     /// The stream is not connected, or cannot be polled.
     #[error("the stream cannot be used: {0}")]
     Io(#[from] io::Error),
@@ -266,6 +273,12 @@ pub enum ConfigError {
     /// A listener requires the PROXY protocol, but no proxy is trusted.
     #[error("a listener with proxy_protocol needs trusted_proxies: the networks of the proxies")]
     NoTrustedProxies,
+    /// A listener requires TLS, but there are no certificates.
+    #[error("a listener with TLS needs certificates: set ServerBuilder::tls")]
+    NoTls,
+    /// There are certificates, but no listener uses them.
+    #[error("no listener uses the certificates of ServerBuilder::tls: use bind_tls or Listener::tls")]
+    UnusedTls,
     /// No request can have this path, or nothing can be served at it. A `*` is allowed only at the
     /// end of a path for upgrades.
     #[error(

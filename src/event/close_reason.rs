@@ -55,6 +55,10 @@ pub enum CloseReason {
     Protocol(ProtocolError),
     /// The peer ended the TCP connection without a close frame.
     Eof,
+    /// As [`Eof`](CloseReason::Eof), and the connection was encrypted and ended without the
+    /// close_notify of TLS (RFC 8446 §6.1): someone on the way may have cut it off. What came
+    /// before was reported.
+    Truncated,
     /// Reading or writing failed, for instance with
     /// [`ConnectionReset`](std::io::ErrorKind::ConnectionReset).
     Io(io::ErrorKind),
@@ -87,7 +91,7 @@ impl CloseReason {
             CloseReason::Local { .. } | CloseReason::Disconnected | CloseReason::Shutdown => false,
             CloseReason::Timeout(timeout) => *timeout != TimeoutKind::Lifetime,
             CloseReason::Overflow | CloseReason::Shed | CloseReason::RateLimited => true,
-            CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Io(_) => true,
+            CloseReason::Protocol(_) | CloseReason::Eof | CloseReason::Truncated | CloseReason::Io(_) => true,
         }
     }
 
@@ -100,9 +104,11 @@ impl CloseReason {
             CloseReason::Overflow | CloseReason::Shed => CloseCode::TRY_AGAIN_LATER,
             CloseReason::RateLimited => CloseCode::POLICY_VIOLATION,
             CloseReason::Protocol(violation) => violation.close_code(),
-            CloseReason::Disconnected | CloseReason::Timeout(_) | CloseReason::Eof | CloseReason::Io(_) => {
-                CloseCode::ABNORMAL_CLOSURE
-            }
+            CloseReason::Disconnected
+            | CloseReason::Timeout(_)
+            | CloseReason::Eof
+            | CloseReason::Truncated
+            | CloseReason::Io(_) => CloseCode::ABNORMAL_CLOSURE,
         }
     }
 }
@@ -129,6 +135,9 @@ impl fmt::Display for CloseReason {
             CloseReason::RateLimited => f.write_str("the peer sent more than the rate limit allows"),
             CloseReason::Protocol(violation) => write!(f, "protocol violation: {violation}"),
             CloseReason::Eof => f.write_str("the peer disconnected without a close frame"),
+            CloseReason::Truncated => {
+                f.write_str("the encrypted connection ended without a close frame or close_notify")
+            }
             CloseReason::Io(kind) => write!(f, "connection lost: {kind}"),
         }
     }

@@ -43,6 +43,8 @@ pub(crate) enum Rejection {
     BodyTimeout,
     /// The connection does not begin with a header of the PROXY protocol.
     NoProxyHeader,
+    /// The request came in plain text on a port with TLS.
+    TlsRequired,
 }
 
 impl Rejection {
@@ -99,9 +101,10 @@ impl Rejection {
 
     fn code(self) -> StatusCode {
         match self {
-            Rejection::BadRequest(_) | Rejection::JunkAfterRequest | Rejection::NoProxyHeader => {
-                StatusCode::BAD_REQUEST
-            }
+            Rejection::BadRequest(_)
+            | Rejection::JunkAfterRequest
+            | Rejection::NoProxyHeader
+            | Rejection::TlsRequired => StatusCode::BAD_REQUEST,
             Rejection::OriginForbidden => StatusCode::FORBIDDEN,
             Rejection::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Rejection::UpgradeRequired | Rejection::UnsupportedVersion => StatusCode::UPGRADE_REQUIRED,
@@ -132,6 +135,7 @@ impl Rejection {
             Rejection::MethodNotAllowed => "this is a WebSocket endpoint: use GET with Upgrade: websocket",
             Rejection::HostForbidden => "this server is not the host of the URL: check the URL",
             Rejection::NoProxyHeader => "this port is for a proxy that speaks the PROXY protocol",
+            Rejection::TlsRequired => "this port speaks TLS: use https:// or wss://",
             Rejection::BodyTimeout => "the body did not arrive in time: send it faster",
             Rejection::UpgradeRequired => "this is a WebSocket endpoint: connect with ws:// or wss://",
             Rejection::UnsupportedVersion => "this server supports only version 13 of the WebSocket protocol",

@@ -1,12 +1,14 @@
 //! An HTTP request as the application gets it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Uri, header};
 
 use crate::{
     http1::head::RequestHead,
     peer_addr::{Endpoint, PeerAddr},
+    tls::info::TlsInfo,
 };
 
 /// A request: of a client that opened a WebSocket or asks for one, or plain HTTP. Borrowed and
@@ -88,11 +90,23 @@ impl<'t> Request<'t> {
         self.endpoint.peer
     }
 
-    /// Whether the client's connection is encrypted, as a proxy of
-    /// [`trusted_proxies`](crate::ServerBuilder::trusted_proxies) says it is. This server has no
-    /// TLS of its own yet.
+    /// Whether the client's connection is encrypted: with TLS by this server, or as a proxy of
+    /// [`trusted_proxies`](crate::ServerBuilder::trusted_proxies) says it is.
     pub fn is_secure(&self) -> bool {
         self.endpoint.secure
+    }
+
+    /// What the TLS handshake of this connection has agreed on. `None` without TLS: also if a proxy
+    /// in front has encrypted the client's connection.
+    pub fn tls(&self) -> Option<&'t TlsInfo> {
+        self.head.extensions().get::<Arc<TlsInfo>>().map(AsRef::as_ref)
+    }
+
+    /// The certificate chain of the client in DER form, its own first, as
+    /// [`Tls::client_certificates`](crate::Tls::client_certificates) asks for it. It was verified.
+    /// Empty if there is none.
+    pub fn peer_certificates(&self) -> &'t [Bytes] {
+        self.tls().map_or(&[], TlsInfo::peer_certificates)
     }
 
     /// The first value with this name in the query string, decoded as a form does

@@ -167,6 +167,7 @@ impl Host {
                     socket,
                     peer: peer.into(),
                     named: false,
+                    is_tls: false,
                 })
             }
         }
@@ -206,6 +207,8 @@ impl Host {
     /// socket.
     pub(crate) fn watch(&self, socket: &mut Socket, token: usize) -> io::Result<()> {
         match (self, socket) {
+            #[cfg(feature = "tls")]
+            (_, Socket::Tls(stream)) => self.watch(stream.socket_mut(), token),
             (Host::Kernel(kernel), Socket::Tcp(stream)) => kernel.watch(stream, token),
             #[cfg(unix)]
             (Host::Kernel(kernel), Socket::Unix(stream)) => kernel.watch(stream, token),

@@ -54,8 +54,8 @@ fn is_interrupted(outcome: &io::Result<()>) -> bool {
 /// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    /// `named`: it begins with a PROXY header.
-    Connection { socket: Socket, peer: PeerAddr, named: bool },
+    /// `named`: it begins with a PROXY header. `is_tls`: it is encrypted behind that.
+    Connection { socket: Socket, peer: PeerAddr, named: bool, is_tls: bool },
     /// This accept returned no connection; the next one may.
     Nothing,
     /// A connection failed before it was accepted.
@@ -174,9 +174,9 @@ impl Kernel {
         }
         self.last_listener = next;
         Some(match self.listeners.get_mut(next)?.accept() {
-            listener::Accepted::Connection { socket, peer, named } => {
+            listener::Accepted::Connection { socket, peer, named, is_tls } => {
                 self.backoff.end();
-                Accepted::Connection { socket, peer, named }
+                Accepted::Connection { socket, peer, named, is_tls }
             }
             listener::Accepted::Empty => Accepted::Nothing,
             listener::Accepted::Lost => Accepted::Lost,

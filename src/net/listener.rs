@@ -50,6 +50,7 @@ pub(crate) fn bind(addr: SocketAddr, backlog: usize) -> io::Result<std::net::Tcp
 pub struct Listener {
     socket: Unregistered,
     pub(crate) proxy_protocol: bool,
+    pub(crate) is_tls: bool,
 }
 
 #[derive(Debug)]
@@ -71,18 +72,27 @@ impl Listener {
         self.proxy_protocol = true;
         self
     }
+
+    /// Has each connection begin with a TLS handshake, behind the PROXY header if there is one.
+    /// The certificates are those of [`tls`](crate::ServerBuilder::tls), without which the server
+    /// is not built.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self) -> Self {
+        self.is_tls = true;
+        self
+    }
 }
 
 impl From<std::net::TcpListener> for Listener {
     fn from(listener: std::net::TcpListener) -> Self {
-        Listener { socket: Unregistered::Tcp(listener), proxy_protocol: false }
+        Listener { socket: Unregistered::Tcp(listener), proxy_protocol: false, is_tls: false }
     }
 }
 
 #[cfg(unix)]
 impl From<std::os::unix::net::UnixListener> for Listener {
     fn from(listener: std::os::unix::net::UnixListener) -> Self {
-        Listener { socket: Unregistered::Unix(listener), proxy_protocol: false }
+        Listener { socket: Unregistered::Unix(listener), proxy_protocol: false, is_tls: false }
     }
 }
 
@@ -102,6 +112,7 @@ pub(crate) struct Registered {
     addr: Option<SocketAddr>,
     /// Connections begin with a PROXY header.
     named: bool,
+    is_tls: bool,
     /// Whether the backlog may hold connections; cleared when an accept would block.
     ready: bool,
     /// Accepts in a row that failed with an error of one connection.
@@ -115,8 +126,8 @@ pub(crate) struct Registered {
 /// The outcome of one accept.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    /// `named`: it begins with a PROXY header.
-    Connection { socket: Socket, peer: PeerAddr, named: bool },
+    /// `named`: it begins with a PROXY header. `is_tls`: it is encrypted behind that.
+    Connection { socket: Socket, peer: PeerAddr, named: bool, is_tls: bool },
     /// The backlog is empty.
     Empty,
     /// A connection was lost before it was accepted; the backlog may hold others.
@@ -132,7 +143,7 @@ impl Registered {
     const MAX_FAILURES: u32 = 64;
 
     pub(crate) fn new(listener: Listener, registry: &Registry, token: Token) -> io::Result<Self> {
-        let Listener { socket, proxy_protocol: named } = listener;
+        let Listener { socket, proxy_protocol: named, is_tls } = listener;
         let (socket, addr) = match socket {
             Unregistered::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
@@ -154,6 +165,7 @@ impl Registered {
             socket: Some(socket),
             addr,
             named,
+            is_tls,
             ready: true,
             failures: 0,
             logged: false,
@@ -230,7 +242,7 @@ impl Registered {
         match accepted {
             Ok((socket, peer)) => {
                 self.failures = 0;
-                Accepted::Connection { socket, peer, named: self.named }
+                Accepted::Connection { socket, peer, named: self.named, is_tls: self.is_tls }
             }
             Err(error) => match classify(&error) {
                 ErrorClass::Empty => {

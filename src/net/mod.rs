@@ -12,5 +12,7 @@ pub(crate) mod sim;
 pub(crate) mod sim_host;
 pub(crate) mod socket;
 pub(crate) mod tcp;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 #[cfg(unix)]
 pub(crate) mod unix;

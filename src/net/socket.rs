@@ -1,7 +1,10 @@
 //! The stream type of a server: TCP, on Unix a Unix domain socket, or with the feature `sim` a
 //! simulated connection.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::{
+    io::{self, IoSlice, Read, Write},
+    sync::Arc,
+};
 
 use mio::net::TcpStream;
 #[cfg(unix)]
@@ -13,7 +16,14 @@ use socket2::SockRef;
 use super::unix;
 #[cfg(feature = "sim")]
 use crate::net::sim::SimSocket;
-use crate::{config::Config, engine::Stream, peer_addr::PeerAddr};
+#[cfg(feature = "tls")]
+use crate::net::tls::TlsSocket;
+use crate::{
+    config::Config,
+    engine::{HandshakePart, HandshakeStep, Stream},
+    peer_addr::PeerAddr,
+    tls::info::TlsInfo,
+};
 
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -22,6 +32,8 @@ pub(crate) enum Socket {
     Unix(UnixStream),
     #[cfg(feature = "sim")]
     Sim(SimSocket),
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsSocket>),
 }
 
 /// Writes without the signal SIGPIPE, which ends a program whose `main` does not ignore it, if the
@@ -41,6 +53,8 @@ impl Read for Socket {
             Socket::Unix(stream) => stream.read(buf),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.read(buf),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.read(buf),
         }
     }
 }
@@ -54,6 +68,8 @@ impl Write for Socket {
             Socket::Unix(stream) => stream.write(buf),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.write(buf),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.write(buf),
         }
     }
 
@@ -72,11 +88,36 @@ impl Write for Socket {
             Socket::Unix(stream) => stream.write_vectored(slices),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.write_vectored(slices),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.write_vectored(slices),
         }
     }
 
+    #[inline(always)]
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.flush(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The result of the call on a stream with TLS, or else the given value.
+macro_rules! of_tls {
+    ($socket:ident, $stream:ident => $call:expr, $otherwise:expr) => {
+        match $socket {
+            #[cfg(feature = "tls")]
+            Socket::Tls($stream) => $call,
+            _ => $otherwise,
+        }
+    };
+}
+
+impl Socket {
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn is_encrypted(&self) -> bool {
+        of_tls!(self, stream => { let _ = stream; true }, false)
     }
 }
 
@@ -88,6 +129,8 @@ impl Stream for Socket {
             Socket::Unix(stream) => stream.shutdown_write(),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.shutdown_write(),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.shutdown_write(),
         }
     }
 
@@ -98,6 +141,8 @@ impl Stream for Socket {
             Socket::Unix(stream) => stream.connected(),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.connected(),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.socket_mut().connected(),
         }
     }
 
@@ -108,6 +153,8 @@ impl Stream for Socket {
             Socket::Unix(stream) => stream.set_send_buffer(bytes),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.set_send_buffer(bytes),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.socket().set_send_buffer(bytes),
         }
     }
 
@@ -118,7 +165,41 @@ impl Stream for Socket {
             Socket::Unix(stream) => stream.tune(config),
             #[cfg(feature = "sim")]
             Socket::Sim(stream) => stream.tune(config),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.socket().tune(config),
         }
+    }
+
+    #[inline]
+    fn needs_handshake(&self) -> Option<HandshakePart> {
+        of_tls!(self, stream => stream.needs_handshake(), None)
+    }
+
+    fn handshake(&mut self, ahead: &[u8]) -> HandshakeStep {
+        let _ = ahead;
+        of_tls!(self, stream => stream.handshake(ahead), HandshakeStep::default())
+    }
+
+    fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        of_tls!(self, stream => stream.info(), None)
+    }
+
+    fn is_plain_by_mistake(&self) -> bool {
+        of_tls!(self, stream => stream.is_plain_by_mistake(), false)
+    }
+
+    #[inline]
+    fn has_input(&self) -> bool {
+        of_tls!(self, stream => stream.has_input(), false)
+    }
+
+    #[inline]
+    fn memory(&self) -> usize {
+        of_tls!(self, stream => stream.memory(), 0)
+    }
+
+    fn end_after_output(&mut self) {
+        of_tls!(self, stream => stream.end_after_output(), ());
     }
 }
 

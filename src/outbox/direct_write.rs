@@ -37,6 +37,13 @@ impl Outbox {
                 Err(error) => self.failed = Some(error.kind()),
             }
         }
+        if left == len && self.failed.is_none() {
+            match stream.flush() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) => self.failed = Some(error.kind()),
+            }
+        }
         if left < len {
             let tail = self.tail(pool);
             rest(header, payload, left).iter().for_each(|part| tail.extend_from_slice(part));

@@ -317,13 +317,11 @@ impl Outbox {
         loop {
             self.admit_priority(pool);
             if self.len == 0 {
-                self.blocked = false;
                 self.release(pool);
-                return Ok(Written::All(total));
+                return self.flushed(stream, total);
             }
             if ahead_only && self.priority_frames.is_none() {
-                self.blocked = false;
-                return Ok(Written::All(total));
+                return self.flushed(stream, total);
             }
             let (result, offered) = self.write_once(stream, ahead_only, max - total);
             match result {
@@ -349,6 +347,22 @@ impl Outbox {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Has an encrypted stream write what it holds back. All bytes of the outbox have gone to it.
+    #[inline]
+    fn flushed(&mut self, stream: &mut impl Write, total: usize) -> io::Result<Written> {
+        match stream.flush() {
+            Ok(()) => {
+                self.blocked = false;
+                Ok(Written::All(total))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.blocked = true;
+                Ok(Written::Blocked(total))
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     close_code::CloseCode,
     config::{Config, OverflowPolicy, audience::Audience, connect::Plan, send_options::SendOptions},
-    engine::{Engine, Order, Readiness, Work, hooks::Hooks},
+    engine::{Engine, Order, Readiness, Stream, Work, hooks::Hooks},
     error::{
         AdoptError, CloseError, ConnectError, JoinError, NotConnectedError, RespondError, SendError,
         UpgradeError,
@@ -116,6 +116,7 @@ impl RecordedEngine {
     recorded_at! {
         fn flush(&mut self) = Entry::Flush {};
         fn fire_timers(&mut self) = Entry::Fire {};
+        fn do_handshakes(&mut self) = Entry::DoHandshakes {};
         fn service_next(&mut self) -> bool = Entry::Service {};
         fn step(&mut self, work: Work) -> bool = Entry::Step { work };
         fn write_resumed(&mut self) = Entry::WriteResumed {};
@@ -170,6 +171,7 @@ impl RecordedEngine {
     ) -> Option<usize> {
         if let Some(recorder) = &self.recorder {
             recorder.advance_to(now);
+            record_encryption(recorder, &socket);
             recorder.append(&match named {
                 false => Entry::Accept { remote },
                 true => Entry::AcceptNamed { remote },
@@ -202,6 +204,9 @@ impl RecordedEngine {
     pub(crate) fn dialed(&mut self, client: ClientId, socket: io::Result<Socket>, now: Instant) {
         if let Some(recorder) = &self.recorder {
             recorder.advance_to(now);
+            if let Ok(socket) = &socket {
+                record_encryption(recorder, socket);
+            }
             let outcome = socket.as_ref().map(drop).map_err(io::Error::kind);
             recorder.append(&Entry::Dialed { client, outcome });
         }
@@ -322,6 +327,13 @@ impl RecordedEngine {
 
     pub(crate) fn stream_mut(&mut self, index: usize) -> Option<&mut Socket> {
         self.engine.stream_mut(index).map(|stream| &mut stream.socket)
+    }
+}
+
+/// Records that the stream which the next entry adds is encrypted.
+fn record_encryption(recorder: &Recorder, socket: &Socket) {
+    if let Some(handshake) = socket.needs_handshake() {
+        recorder.append(&Entry::Secure { handshake });
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::indexing_slicing, reason = "the count of bytes is limited to the buffer first")]
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::{
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -10,7 +13,12 @@ use super::{
     format::{digest::digest_of_written, entry::Entry},
     recorder::Recorder,
 };
-use crate::{config::Config, engine::Stream, net::socket::Socket};
+use crate::{
+    config::Config,
+    engine::{HandshakePart, HandshakeStep, Stream},
+    net::socket::Socket,
+    tls::info::TlsInfo,
+};
 
 /// A socket with a recorder, if its server is recorded.
 #[derive(Debug)]
@@ -26,6 +34,11 @@ impl RecordedStream {
             socket,
             recorder: recorder.map(|recorder| (recorder.clone(), recorder.next_stream())),
         }
+    }
+
+    /// The recorder of an encrypted stream.
+    fn encrypted(&self) -> Option<&(Recorder, u32)> {
+        self.recorder.as_ref().filter(|_| self.socket.is_encrypted())
     }
 }
 
@@ -77,7 +90,12 @@ impl Write for RecordedStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+        let outcome = self.socket.flush();
+        if let Some((recorder, stream)) = self.encrypted() {
+            let outcome = kind(&outcome).map_or(Ok(()), Err);
+            recorder.append(&Entry::Flushed { stream: *stream, outcome });
+        }
+        outcome
     }
 }
 
@@ -106,5 +124,49 @@ impl Stream for RecordedStream {
 
     fn tune(&self, config: &Config) {
         self.socket.tune(config);
+    }
+
+    #[inline]
+    fn needs_handshake(&self) -> Option<HandshakePart> {
+        self.socket.needs_handshake()
+    }
+
+    fn handshake(&mut self, ahead: &[u8]) -> HandshakeStep {
+        let step = self.socket.handshake(ahead);
+        if let Some((recorder, stream)) = self.encrypted() {
+            let next = self.socket.needs_handshake();
+            recorder.append(&Entry::Shook { stream: *stream, step: step.clone(), next });
+        }
+        step
+    }
+
+    fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.socket.tls()
+    }
+
+    fn is_plain_by_mistake(&self) -> bool {
+        self.socket.is_plain_by_mistake()
+    }
+
+    #[inline]
+    fn has_input(&self) -> bool {
+        let found = self.socket.has_input();
+        if let Some((recorder, stream)) = self.encrypted() {
+            recorder.append(&Entry::HadInput { stream: *stream, found });
+        }
+        found
+    }
+
+    #[inline]
+    fn memory(&self) -> usize {
+        let bytes = self.socket.memory();
+        if let Some((recorder, stream)) = self.encrypted() {
+            recorder.append(&Entry::Held { stream: *stream, bytes });
+        }
+        bytes
+    }
+
+    fn end_after_output(&mut self) {
+        self.socket.end_after_output();
     }
 }

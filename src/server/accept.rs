@@ -43,7 +43,8 @@ impl Server {
         }
         *budget = left;
         match self.host.accept(now, self.engine.connection_count()) {
-            Some(Accepted::Connection { socket, peer, named }) => {
+            Some(Accepted::Connection { socket, peer, named, is_tls }) => {
+                let socket = if is_tls { self.encrypted(socket) } else { socket };
                 self.register(socket, peer, named, now);
             }
             Some(Accepted::Nothing) => {}
@@ -74,7 +75,7 @@ impl Server {
     }
 
     /// Hands an accepted connection to the engine, and watches its socket.
-    fn register(&mut self, socket: Socket, peer: PeerAddr, named: bool, now: Instant) {
+    pub(super) fn register(&mut self, socket: Socket, peer: PeerAddr, named: bool, now: Instant) {
         socket.tune(self.engine.config());
         let Some(index) = self.engine.accept(socket, peer, named, now) else { return };
         if let Err(error) = self.watch(index) {

@@ -13,6 +13,7 @@ mod rooms;
 mod rotation;
 #[cfg(feature = "sim")]
 mod simulated;
+mod tls;
 
 #[cfg(unix)]
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -35,6 +36,8 @@ use crate::{
 };
 use handle::Command;
 pub use handle::Handle;
+#[cfg(feature = "tls")]
+use tls::Encryption;
 
 /// A WebSocket server that its program polls.
 ///
@@ -102,6 +105,8 @@ pub struct Server {
     swapped_in: bool,
     /// Since when each call has left output over for its time budget, and whether the log says so.
     cut_since: Option<(Instant, bool)>,
+    #[cfg(feature = "tls")]
+    encryption: Encryption,
 }
 
 impl Server {
@@ -124,7 +129,16 @@ impl Server {
     fn on(host: Host, config: Config, mut hooks: Hooks) -> Server {
         hooks.wall_clock = Some(host.wall_clock());
         let engine = RecordedEngine::new(config, hooks, host.now());
-        Server { engine, host, mailbox: None, in_call: Arc::default(), swapped_in: false, cut_since: None }
+        Server {
+            engine,
+            host,
+            mailbox: None,
+            in_call: Arc::default(),
+            swapped_in: false,
+            cut_since: None,
+            #[cfg(feature = "tls")]
+            encryption: Encryption::default(),
+        }
     }
 
     /// Flushes queued messages, does the I/O that is ready, within the budgets, and fires timers
@@ -203,6 +217,9 @@ impl Server {
         self.engine.fire_timers(now);
         self.dial(&mut dials, now);
         while self.engine.service_next(now) {}
+        if self.engine.awaits_handshakes() {
+            self.engine.do_handshakes(now);
+        }
         Ok(self.finish_poll(now, full))
     }
 

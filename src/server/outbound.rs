@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Server {
-    /// Begins to connect to the WebSocket server at `ws://host[:port][/path][?query]`, in the same
-    /// loop; a [`Connect`] adds headers, subprotocols and a policy to reconnect. Never blocks. The
+    /// Begins to connect to the WebSocket server at `ws://host[:port][/path][?query]`, or at
+    /// `wss://…` with the feature `tls`, in the same loop; a [`Connect`] adds headers, subprotocols and a policy to reconnect. Never blocks. The
     /// id is valid from now on. [`Event::Open`](crate::Event::Open) follows when the handshake is
     /// complete, or [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
     ///
@@ -30,7 +30,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// An invalid URL, header or subprotocol, `wss://`, or a server that is shutting down.
+    /// An invalid URL, header or subprotocol, `wss://` without the feature `tls`, or a server that is shutting down.
     ///
     /// # Examples
     ///
@@ -97,6 +97,7 @@ impl Server {
             Order::Nothing => {}
             Order::Connect(id, addr) => {
                 let stream = self.host.connect(id.index(), addr);
+                let stream = stream.and_then(|socket| self.encrypted_if_wss(id, socket));
                 self.engine.dialed(id, stream, now);
             }
             Order::ConnectUnix(id, path) => {

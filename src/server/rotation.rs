@@ -28,9 +28,10 @@ enum Kind {
 /// The work of a flush: it makes no events.
 const FLUSH: [Kind; 2] = [Kind::Engine(Work::Output), Kind::Engine(Work::Endings)];
 
-const POLL: [Kind; 7] = [
+const POLL: [Kind; 8] = [
     Kind::Engine(Work::Output),
     Kind::Engine(Work::Input),
+    Kind::Engine(Work::Handshakes),
     Kind::Engine(Work::Endings),
     Kind::Engine(Work::Timers),
     Kind::Accepts,

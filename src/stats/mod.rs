@@ -2,6 +2,7 @@
 
 pub(crate) mod client_stats;
 mod prometheus;
+pub(crate) mod tls_stats;
 
 use std::fmt;
 
@@ -9,6 +10,7 @@ use crate::{
     event::close_reason::{CloseReason, TimeoutKind},
     http1::rejection::Rejection,
 };
+use tls_stats::TlsStats;
 
 /// The counters of a server since its start, from [`Server::stats`](crate::Server::stats).
 ///
@@ -21,6 +23,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that never became a WebSocket, by cause.
     pub rejected: RejectCounts,
+    /// TLS handshakes, as server and as client.
+    pub tls: TlsStats,
     /// Responses sent to plain HTTP requests.
     pub http_requests: u64,
     /// Connections that ended after plain HTTP requests, without an upgrade request.
@@ -110,6 +114,8 @@ pub struct RejectCounts {
     pub timeout: u64,
     /// The peer left before its head was complete.
     pub gone: u64,
+    /// The TLS handshake failed; [`Stats::tls`] has the causes.
+    pub tls: u64,
 }
 
 /// Ended WebSocket connections by cause, one counter for each [`CloseReason`].
@@ -142,6 +148,8 @@ pub struct CloseCounts {
     pub protocol: u64,
     /// [`CloseReason::Eof`].
     pub eof: u64,
+    /// [`CloseReason::Truncated`].
+    pub truncated: u64,
     /// [`CloseReason::Io`].
     pub io: u64,
 }
@@ -164,6 +172,7 @@ impl RejectCounts {
             + self.overloaded
             + self.timeout
             + self.gone
+            + self.tls
     }
 
     pub(crate) fn count(&mut self, rejection: Rejection) {
@@ -198,6 +207,7 @@ impl CloseCounts {
             + self.rate_limited
             + self.protocol
             + self.eof
+            + self.truncated
             + self.io
     }
 
@@ -221,6 +231,7 @@ impl CloseCounts {
             CloseReason::RateLimited => &mut self.rate_limited,
             CloseReason::Protocol(_) => &mut self.protocol,
             CloseReason::Eof => &mut self.eof,
+            CloseReason::Truncated => &mut self.truncated,
             CloseReason::Io(_) => &mut self.io,
         } += 1;
     }
@@ -256,6 +267,7 @@ impl fmt::Display for Stats {
             ("rate limited", closed.rate_limited),
             ("protocol", closed.protocol),
             ("eof", closed.eof),
+            ("truncated", closed.truncated),
             ("i/o", closed.io),
         ];
         let mut separator = " ";

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use super::{CloseCounts, RejectCounts, Stats};
+use super::{
+    CloseCounts, RejectCounts, Stats,
+    tls_stats::{TlsFailureCounts, TlsStats},
+};
 
 /// Writes a metric for each field. The struct is destructured without `..`, so that a field without
 /// a line here does not compile.
@@ -48,6 +51,7 @@ impl Stats {
         metrics!(text, self, {
             accepted: counter("accepted_total", "TCP connections accepted."),
             rejected: rejections("rejected_total", "Connections that never became a WebSocket, by cause."),
+            tls: handshakes("tls_handshakes", "TLS handshakes"),
             http_requests: counter("http_requests_total", "Responses sent to plain HTTP requests."),
             http_only: counter("http_only_total", "Connections that ended after plain HTTP requests."),
             dialed: counter("dialed_total", "Outbound connection attempts."),
@@ -94,10 +98,24 @@ fn rejections(text: &mut String, name: &str, help: &str, rejected: &RejectCounts
             overloaded,
             timeout,
             gone,
+            tls,
         },
         rejected
     );
     by_cause(text, name, help, &causes)
+}
+
+fn handshakes(text: &mut String, name: &str, help: &str, tls: &TlsStats) -> fmt::Result {
+    let TlsStats { full, resumed, failed, spent } = tls;
+    counter(text, &format!("{name}_full_total"), &format!("{help} with an exchange of certificates."), full)?;
+    counter(text, &format!("{name}_resumed_total"), &format!("{help} that resumed a session."), resumed)?;
+    let causes = causes!(
+        TlsFailureCounts { alert, no_common_parameters, unknown_name, peer_certificate, malformed, plain_text },
+        failed
+    );
+    by_cause(text, &format!("{name}_failed_total"), &format!("{help} that failed, by cause."), &causes)?;
+    let micros = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+    counter(text, &format!("{name}_microseconds_total"), &format!("Time that {help} took."), &micros)
 }
 
 fn closes(text: &mut String, name: &str, help: &str, closed: &CloseCounts) -> fmt::Result {
@@ -116,6 +134,7 @@ fn closes(text: &mut String, name: &str, help: &str, closed: &CloseCounts) -> fm
             rate_limited,
             protocol,
             eof,
+            truncated,
             io,
         },
         closed

@@ -8,36 +8,73 @@ use std::{
 
 /// A stream whose reads and writes time out, so that a test fails rather than hangs. On Linux a
 /// socket with a timeout returns `EINTR` when the process is stopped and continued, or frozen; such
-/// a call is made again.
+/// a call is made again. With `TICKWS_TEST_TLS=1` it is encrypted.
 #[derive(Debug)]
-pub struct Blocking(TcpStream);
+pub struct Blocking(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Plain(TcpStream),
+    #[cfg(feature = "tls")]
+    Encrypted(Box<tickws::rustls_0_23::rustls::StreamOwned<tickws::rustls_0_23::rustls::ClientConnection, TcpStream>>),
+}
 
 impl Blocking {
     pub fn new(stream: TcpStream, patience: Duration) -> io::Result<Self> {
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
-        Ok(Blocking(stream))
+        Ok(Blocking(Inner::Plain(stream)))
+    }
+
+    /// Speaks TLS if the tests do.
+    pub fn encrypted_if_on(self) -> Self {
+        #[cfg(feature = "tls")]
+        if super::tls::is_on()
+            && let Inner::Plain(stream) = self.0
+        {
+            use tickws::rustls_0_23::rustls::{ClientConnection, StreamOwned};
+            let connection =
+                ClientConnection::new(super::tls::client(), "localhost".try_into().unwrap()).unwrap();
+            return Blocking(Inner::Encrypted(Box::new(StreamOwned::new(connection, stream))));
+        }
+        self
     }
 
     pub fn stream(&self) -> &TcpStream {
-        &self.0
+        match &self.0 {
+            Inner::Plain(stream) => stream,
+            #[cfg(feature = "tls")]
+            Inner::Encrypted(stream) => &stream.sock,
+        }
     }
 }
 
 impl Read for Blocking {
     fn read(&mut self, block: &mut [u8]) -> io::Result<usize> {
-        retry_interrupted(|| self.0.read(block))
+        match &mut self.0 {
+            Inner::Plain(stream) => retry_interrupted(|| stream.read(block)),
+            #[cfg(feature = "tls")]
+            Inner::Encrypted(stream) => retry_interrupted(|| stream.read(block)),
+        }
     }
 }
 
 impl Write for Blocking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        retry_interrupted(|| self.0.write(bytes))
+        match &mut self.0 {
+            Inner::Plain(stream) => retry_interrupted(|| stream.write(bytes)),
+            #[cfg(feature = "tls")]
+            Inner::Encrypted(stream) => retry_interrupted(|| stream.write(bytes)),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        match &mut self.0 {
+            Inner::Plain(stream) => stream.flush(),
+            #[cfg(feature = "tls")]
+            Inner::Encrypted(stream) => stream.flush(),
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub mod c;
 pub mod peers;
 pub mod raw;
 pub mod threads;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod web;
 
 use std::{
@@ -99,7 +101,14 @@ impl Harness {
     }
 
     pub fn with(builder: ServerBuilder) -> Self {
-        let server = builder.bind("127.0.0.1:0").expect("binds a free port");
+        #[cfg(feature = "tls")]
+        let server = match tls::is_on() {
+            true => builder.tls(tls::server()).bind_tls("127.0.0.1:0"),
+            false => builder.bind("127.0.0.1:0"),
+        };
+        #[cfg(not(feature = "tls"))]
+        let server = builder.bind("127.0.0.1:0");
+        let server = server.expect("binds a free port");
         let addr = server.local_addrs()[0];
         Harness { server, addr, seen: Vec::new() }
     }
@@ -176,6 +185,10 @@ impl Harness {
                 self.step();
             }
             deadline.check("a write");
+        }
+        while !raw.is_flushed() {
+            self.step();
+            deadline.check("a TLS handshake, and a write");
         }
     }
 
@@ -294,5 +307,5 @@ pub fn dial(addr: SocketAddr, path: &str) -> WebSocket<Blocking> {
 
 /// A blocking connection that fails rather than hangs.
 pub fn blocking(addr: SocketAddr) -> io::Result<Blocking> {
-    Blocking::new(TcpStream::connect(addr)?, PATIENCE)
+    Ok(Blocking::new(TcpStream::connect(addr)?, PATIENCE)?.encrypted_if_on())
 }

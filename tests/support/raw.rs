@@ -92,10 +92,12 @@ fn close_body(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason.as_bytes()].concat()
 }
 
-/// A non-blocking connection.
+/// A non-blocking connection. With `TICKWS_TEST_TLS=1` it is encrypted.
 #[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,
+    #[cfg(feature = "tls")]
+    tls: Option<Box<tickws::rustls_0_23::rustls::ClientConnection>>,
     input: Vec<u8>,
     /// Bytes of `input` that the test has already taken.
     at: usize,
@@ -104,13 +106,94 @@ pub struct Raw {
 
 impl Raw {
     pub fn connect(addr: SocketAddr) -> Self {
-        Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog has room"))
+        let raw = Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog has room"));
+        #[cfg(feature = "tls")]
+        if super::tls::is_on() {
+            return raw.encrypted(super::tls::client(), "localhost");
+        }
+        raw
+    }
+
+    /// Speaks TLS from now on. The handshake goes on with each read and write.
+    #[cfg(feature = "tls")]
+    pub fn encrypted(
+        mut self,
+        config: std::sync::Arc<tickws::rustls_0_23::rustls::ClientConfig>,
+        name: &'static str,
+    ) -> Self {
+        use tickws::rustls_0_23::rustls::ClientConnection;
+        self.tls = Some(Box::new(ClientConnection::new(config, name.try_into().unwrap()).unwrap()));
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    pub fn tls(&mut self) -> Option<&mut tickws::rustls_0_23::rustls::ClientConnection> {
+        self.tls.as_deref_mut()
+    }
+
+    /// Whether all that was written has left, behind a complete TLS handshake if there is one.
+    pub fn is_flushed(&mut self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            let gone = self.exchange().is_err() || self.end.is_some();
+            return gone || self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking() && !tls.wants_write());
+        }
+        true
+    }
+
+    /// Writes the ciphertext that waits, and during the handshake reads.
+    #[cfg(feature = "tls")]
+    fn exchange(&mut self) -> io::Result<()> {
+        let Raw { stream, tls: Some(tls), .. } = self else { return Ok(()) };
+        loop {
+            while tls.wants_write() {
+                match tls.write_tls(stream) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    outcome => outcome?,
+                };
+            }
+            if !tls.is_handshaking() {
+                return Ok(());
+            }
+            match tls.read_tls(stream) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {
+                    tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+        }
+    }
+
+    fn read_stream(&mut self, block: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            self.exchange()?;
+            let Raw { stream, tls: Some(tls), .. } = self else { unreachable!() };
+            loop {
+                match tls.reader().read(block) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    outcome => return outcome,
+                }
+                tls.read_tls(stream)?;
+                tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            }
+        }
+        self.stream.read(block)
     }
 
     pub fn from_stream(stream: TcpStream) -> Self {
         stream.set_nonblocking(true).expect("a socket can be non-blocking");
         stream.set_nodelay(true).expect("a socket can send at once");
-        Raw { stream, input: Vec::new(), at: 0, end: None }
+        Raw {
+            stream,
+            #[cfg(feature = "tls")]
+            tls: None,
+            input: Vec::new(),
+            at: 0,
+            end: None,
+        }
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -123,6 +206,11 @@ impl Raw {
 
     /// Writes as much as the kernel's buffer has room for, perhaps nothing.
     pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            let count = if tls.wants_write() && !tls.is_handshaking() { 0 } else { tls.writer().write(bytes)? };
+            return self.exchange().map(|()| count);
+        }
         match self.stream.write(bytes) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             outcome => outcome,
@@ -134,7 +222,7 @@ impl Raw {
         let mut total = 0;
         let mut block = [0; 16 * 1024];
         while self.end.is_none() && total < 1 << 20 {
-            match self.stream.read(&mut block) {
+            match self.read_stream(&mut block) {
                 Ok(0) => self.end = Some(End::Fin),
                 Ok(count) => {
                     total += count;
@@ -150,7 +238,7 @@ impl Raw {
     /// Reads once, up to `most` bytes. Gives the number of bytes.
     pub fn read_up_to(&mut self, most: usize) -> usize {
         let mut block = vec![0; most];
-        match self.stream.read(&mut block) {
+        match self.read_stream(&mut block) {
             Ok(0) => self.end = Some(End::Fin),
             Ok(count) => {
                 self.input.extend_from_slice(&block[..count]);
@@ -162,8 +250,13 @@ impl Raw {
         0
     }
 
-    /// Sends FIN.
-    pub fn half_close(&self) {
+    /// Sends FIN, over TLS behind its close_notify.
+    pub fn half_close(&mut self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = self.exchange();
+        }
         self.stream.shutdown(Shutdown::Write).expect("a connected socket can be shut down");
     }
 

@@ -166,6 +166,7 @@ fn put_close_reason(reason: &CloseReason, out: &mut Vec<u8>) {
             put_violation(*violation, out);
         }
         CloseReason::Eof => out.push(9),
+        CloseReason::Truncated => out.push(11),
         CloseReason::Io(kind) => {
             out.push(10);
             kind.put(out);
@@ -257,6 +258,8 @@ fn put_connect_error(error: &ConnectError, out: &mut Vec<u8>) {
             body.put(out);
         }
         ConnectError::BadResponse(_) => out.push(14),
+        // The words are those of rustls.
+        ConnectError::TlsHandshake(_) => out.push(20),
         ConnectError::GaveUp => out.push(15),
         ConnectError::Cancelled => out.push(16),
         ConnectError::Overloaded => out.push(17),

@@ -15,7 +15,7 @@ use crate::{
         reconnect::Reconnect,
         send_options::{Priority, SendOptions},
     },
-    engine::{Order, Readiness, Work},
+    engine::{HandshakePart, HandshakeStep, Order, Readiness, Work},
     id::{ClientId, ExchangeId, Room, RoomId, TimerId, UpgradeId},
     message::{Kind, Message},
     outbox::{outgoing::Outgoing, prepared::Prepared},
@@ -66,6 +66,10 @@ codec_enum! {
         54 CountLostConnection {},
         /// As `Accept`, for a connection that begins with a header of the PROXY protocol.
         55 AcceptNamed { remote: PeerAddr },
+        /// The stream of the next entry is encrypted.
+        57 Secure { handshake: HandshakePart },
+        /// Steps of TLS handshakes in a poll without a time budget.
+        58 DoHandshakes {},
         /// As `Accept`, for a connection whose opening handshake was made elsewhere.
         56 AdoptUpgraded { remote: PeerAddr, target: String, headers: HeaderMap, leftover: Bytes },
 
@@ -110,6 +114,14 @@ codec_enum! {
         68 OriginChecked { allowed: bool },
         /// The wall clock showed this time since 1970-01-01 UTC.
         69 Dated { elapsed: Duration },
+        /// A step of a TLS handshake had this outcome, and the next one is of this kind.
+        71 Shook { stream: u32, step: HandshakeStep, next: Option<HandshakePart> },
+        /// A flush of an encrypted stream.
+        72 Flushed { stream: u32, outcome: Result<(), ErrorKind> },
+        /// An encrypted stream holds so much memory.
+        73 Held { stream: u32, bytes: usize },
+        /// Whether an encrypted stream holds input.
+        74 HadInput { stream: u32, found: bool },
         /// The server was dropped.
         70 End {},
     }
@@ -194,7 +206,7 @@ impl MessageCopy {
 
 codec_struct!(SendOptions { expires_in, priority, latest, uncompressed, except });
 codec_fieldless!(Priority { 0 Normal, 1 High });
-codec_fieldless!(Work { 0 Output, 1 Endings, 2 Timers, 3 Input });
+codec_fieldless!(Work { 0 Output, 1 Endings, 2 Timers, 3 Input, 4 Handshakes });
 
 /// A room by its name or its id.
 pub(crate) type RoomCopy = Result<String, RoomId>;
@@ -264,7 +276,18 @@ codec_struct!(PlanCopy { url, headers, subprotocols, addrs, timeout, reconnect, 
 
 impl PlanCopy {
     pub(crate) fn of(plan: &Plan) -> Self {
-        let Plan { target, headers, subprotocols, addrs, timeout, reconnect, while_down, before } = plan;
+        let Plan {
+            target,
+            headers,
+            subprotocols,
+            addrs,
+            timeout,
+            reconnect,
+            while_down,
+            before,
+            #[cfg(feature = "tls")]
+                tls: _,
+        } = plan;
         PlanCopy {
             url: target.to_string(),
             headers: headers.clone(),

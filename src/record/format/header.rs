@@ -15,7 +15,7 @@ use crate::{
 pub(crate) const MAGIC: &[u8] = b"tickws\0tape";
 
 /// The version of the format that is written, and the only one that is read.
-pub(crate) const VERSION: u8 = 4;
+pub(crate) const VERSION: u8 = 5;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
@@ -84,7 +84,7 @@ fields! {
     silence_timeout write_timeout close_timeout max_lifetime max_buffered overflow max_total_buffered max_rooms
     max_rooms_per_client max_room_name max_connections max_connections_per_ip read_budget accept_budget
     backlog event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer
-    handle_queue
+    handle_queue tls_handshakes_per_poll redirect_to_https
 }
 
 /// Level and threshold, window bits, context takeovers, as the getters give them: settings that

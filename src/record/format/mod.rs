@@ -7,4 +7,5 @@ pub(super) mod codec;
 pub(super) mod digest;
 pub(super) mod entry;
 mod error_kind;
+mod handshake;
 pub(super) mod header;

@@ -19,7 +19,7 @@ use stream::ReplayedStream;
 use crate::{
     close_code::CloseCode,
     config::connect::{Connect, Plan, WhileDown},
-    engine::Engine,
+    engine::{Engine, HandshakePart},
     error::ConnectError,
     event::tick::Tick,
     http1::head::upgrade_request,
@@ -42,6 +42,8 @@ pub(crate) struct Replayer {
     /// The current time, since the start.
     nanos: i64,
     streams: u32,
+    /// The next stream is encrypted, and begins with this part of the handshake.
+    handshake: Option<HandshakePart>,
     /// The messages that the application still had, by their numbers.
     prepared: HashMap<u64, Prepared>,
     ended: bool,
@@ -63,6 +65,7 @@ impl Replayer {
             start,
             nanos: 0,
             streams: 0,
+            handshake: None,
             prepared: HashMap::new(),
             ended: false,
         })
@@ -135,13 +138,15 @@ impl Replayer {
         let (now, engine) = (self.now(), &mut self.engine);
         match entry {
             Entry::Accept { remote } => {
-                self.streams = self.streams.wrapping_add(1);
-                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, false, now);
+                let stream = next_stream(&self.reader, &mut self.streams, &mut self.handshake);
+                engine.accept(stream, remote, false, now);
             }
             Entry::AcceptNamed { remote } => {
-                self.streams = self.streams.wrapping_add(1);
-                engine.accept(ReplayedStream::new(&self.reader, self.streams), remote, true, now);
+                let stream = next_stream(&self.reader, &mut self.streams, &mut self.handshake);
+                engine.accept(stream, remote, true, now);
             }
+            Entry::Secure { handshake } => self.handshake = Some(handshake),
+            Entry::DoHandshakes {} => engine.do_handshakes(now),
             Entry::Abandon { index } => engine.abandon(index),
             Entry::Ready { index, readiness } => engine.ready(index, readiness, now),
             Entry::Flush {} => engine.flush(now),
@@ -162,8 +167,7 @@ impl Replayer {
             }
             Entry::Dialed { client, outcome } => {
                 let stream = outcome.map_err(Into::into).map(|()| {
-                    self.streams = self.streams.wrapping_add(1);
-                    ReplayedStream::new(&self.reader, self.streams)
+                    next_stream(&self.reader, &mut self.streams, &mut self.handshake)
                 });
                 engine.dialed(client, stream, now);
             }
@@ -233,8 +237,7 @@ impl Replayer {
             Entry::Respond { request, response } => _ = engine.respond(request, response, now),
             Entry::AdoptUpgraded { remote, target, headers, leftover } => {
                 let target = target.parse().map_err(|_| corrupt())?;
-                self.streams = self.streams.wrapping_add(1);
-                let stream = ReplayedStream::new(&self.reader, self.streams);
+                let stream = next_stream(&self.reader, &mut self.streams, &mut self.handshake);
                 let request = upgrade_request(target, headers);
                 let _ = engine.adopt_upgraded(stream, remote, request, &leftover, now);
             }
@@ -249,6 +252,16 @@ impl Replayer {
         }
         Ok(())
     }
+}
+
+/// The next stream, which is encrypted if `handshake` says so.
+fn next_stream(
+    reader: &SharedReader,
+    streams: &mut u32,
+    handshake: &mut Option<HandshakePart>,
+) -> ReplayedStream {
+    *streams = streams.wrapping_add(1);
+    ReplayedStream::new(reader, *streams, handshake.take())
 }
 
 /// The plan of an outbound connection. `None` if its URL is invalid.

@@ -2,13 +2,17 @@
 
 #![allow(clippy::indexing_slicing, reason = "the count of bytes is checked against the buffer first")]
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::{
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    sync::Arc,
+};
 
 use super::reader::SharedReader;
 use crate::{
     config::Config,
-    engine::Stream,
+    engine::{HandshakePart, HandshakeState, HandshakeStep, Stream},
     record::format::{digest::digest_of_written, entry::Entry},
+    tls::info::TlsInfo,
 };
 
 /// A stream without a socket: it returns the recorded results.
@@ -16,11 +20,25 @@ use crate::{
 pub(crate) struct ReplayedStream {
     reader: SharedReader,
     number: u32,
+    /// The recorded stream was encrypted.
+    encryption: Option<Encryption>,
+}
+
+/// The state of an encrypted stream.
+#[derive(Debug)]
+struct Encryption {
+    /// The next part of the handshake.
+    next: Option<HandshakePart>,
+    info: Option<Arc<TlsInfo>>,
+    is_plain: bool,
 }
 
 impl ReplayedStream {
-    pub(crate) fn new(reader: &SharedReader, number: u32) -> Self {
-        ReplayedStream { reader: reader.clone(), number }
+    /// `handshake`: the stream is encrypted, and begins with this part of the handshake.
+    pub(crate) fn new(reader: &SharedReader, number: u32, handshake: Option<HandshakePart>) -> Self {
+        let encryption =
+            handshake.map(|part| Encryption { next: Some(part), info: None, is_plain: false });
+        ReplayedStream { reader: reader.clone(), number, encryption }
     }
 
     fn replay_write(&mut self, parts: &[&[u8]]) -> io::Result<usize> {
@@ -65,7 +83,18 @@ impl Write for ReplayedStream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if self.encryption.is_none() {
+            return Ok(());
+        }
+        let number = self.number;
+        let outcome = self.reader.lock().result(
+            || format!("a flush of stream {number}"),
+            |entry| match entry {
+                Entry::Flushed { stream, outcome } if stream == number => Some(outcome),
+                _ => None,
+            },
+        );
+        outcome.unwrap_or(Err(ErrorKind::ConnectionReset)).map_err(Into::into)
     }
 }
 
@@ -95,4 +124,68 @@ impl Stream for ReplayedStream {
     fn tune(&self, _: &Config) {}
 
     fn set_send_buffer(&self, _: usize) {}
+
+    fn needs_handshake(&self) -> Option<HandshakePart> {
+        self.encryption.as_ref()?.next
+    }
+
+    fn handshake(&mut self, _: &[u8]) -> HandshakeStep {
+        let number = self.number;
+        let taken = self.reader.lock().result(
+            || format!("a step of the TLS handshake of stream {number}"),
+            |entry| match entry {
+                Entry::Shook { stream, step, next } if stream == number => Some((step, next)),
+                _ => None,
+            },
+        );
+        let gone = HandshakeState::Gone(ErrorKind::ConnectionReset);
+        let (step, next) =
+            taken.unwrap_or((HandshakeStep { state: gone, ..HandshakeStep::default() }, None));
+        if let Some(encryption) = &mut self.encryption {
+            encryption.next = next;
+            encryption.is_plain = step.state == HandshakeState::PlainText;
+            if let HandshakeState::Complete(info) = &step.state {
+                encryption.info = Some(info.clone());
+            }
+        }
+        step
+    }
+
+    fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.encryption.as_ref()?.info.as_ref()
+    }
+
+    fn is_plain_by_mistake(&self) -> bool {
+        self.encryption.as_ref().is_some_and(|encryption| encryption.is_plain)
+    }
+
+    fn has_input(&self) -> bool {
+        if self.encryption.is_none() {
+            return false;
+        }
+        let number = self.number;
+        let found = self.reader.lock().result(
+            || format!("a query whether stream {number} holds input"),
+            |entry| match entry {
+                Entry::HadInput { stream, found } if stream == number => Some(found),
+                _ => None,
+            },
+        );
+        found.unwrap_or(false)
+    }
+
+    fn memory(&self) -> usize {
+        if self.encryption.is_none() {
+            return 0;
+        }
+        let number = self.number;
+        let held = self.reader.lock().result(
+            || format!("a query of the memory of stream {number}"),
+            |entry| match entry {
+                Entry::Held { stream, bytes } if stream == number => Some(bytes),
+                _ => None,
+            },
+        );
+        held.unwrap_or(0)
+    }
 }

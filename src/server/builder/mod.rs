@@ -6,6 +6,8 @@ use std::{io, net::ToSocketAddrs, time::Duration};
 
 #[cfg(unix)]
 use crate::net::unix::UnixSocket;
+#[cfg(feature = "tls")]
+use crate::tls::server::Tls;
 use crate::{
     config::{Config, OriginPolicy, OverflowPolicy, RateLimitPolicy, hosts::HostPolicy},
     engine::hooks::Hooks,
@@ -72,6 +74,8 @@ pub struct ServerBuilder {
     config: Config,
     hooks: Hooks,
     listeners: Vec<Listener>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
     /// The first error of `serve_bytes` or `serve_dir`.
     error: Option<ConfigError>,
 }
@@ -221,6 +225,32 @@ impl ServerBuilder {
         /// Further ones fail with [`HandleError::Full`](crate::HandleError::Full). The limit is a
         /// number, independent of their size. Default 1,024.
         handle_queue: usize;
+    }
+
+    /// Sets the certificates for [`bind_tls`](ServerBuilder::bind_tls) and for listeners with
+    /// [`Listener::tls`]. A listener without it speaks plain text as before.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Most TLS handshakes in one poll without a [`time_budget`](ServerBuilder::time_budget), with
+    /// which they take turns with all other work. Each signs, which takes 0.1 ms with a P-256 key
+    /// and 0.6 ms with one of RSA-2048. The others wait for the next polls, first come first
+    /// served; clients whose handshake is done are always served first. Default 4.
+    #[cfg(feature = "tls")]
+    pub fn tls_handshakes_per_poll(mut self, handshakes: usize) -> Self {
+        self.config.tls_handshakes_per_poll = handshakes;
+        self
+    }
+
+    /// Redirects plain HTTP on a TLS port to `https://` with a 308, for the host and path that were
+    /// asked for. Without it such a request gets a 400 that names the fault. Default off.
+    #[cfg(feature = "tls")]
+    pub fn redirect_to_https(mut self, redirect: bool) -> Self {
+        self.config.redirect_to_https = redirect;
+        self
     }
 
     /// Enables compression (permessage-deflate, RFC 7692) with clients that offer it, and offers it
@@ -419,12 +449,49 @@ impl ServerBuilder {
     /// resolves to several addresses (`localhost`), those that this machine does not have are
     /// skipped as long as one remains.
     pub fn bind(mut self, addrs: impl ToSocketAddrs) -> Result<Server, BindError> {
+        self.listen(addrs, |listener| listener)?;
+        self.build()
+    }
+
+    /// As [`bind`](ServerBuilder::bind), with TLS and the certificates of
+    /// [`tls`](ServerBuilder::tls). For plain text on another port of the same server add a
+    /// [`listener`](ServerBuilder::listener).
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](ServerBuilder::bind), or there are no certificates.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::net::TcpListener;
+    /// use tickws::{Server, Tls};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::builder()
+    ///     .tls(Tls::from_pem_files("fullchain.pem", "privkey.pem")?)
+    ///     .listener(TcpListener::bind("127.0.0.1:9001")?) // plain, for tools on this machine
+    ///     .bind_tls("0.0.0.0:443")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(mut self, addrs: impl ToSocketAddrs) -> Result<Server, BindError> {
+        self.listen(addrs, Listener::tls)?;
+        self.build()
+    }
+
+    fn listen(
+        &mut self,
+        addrs: impl ToSocketAddrs,
+        finish: impl Fn(Listener) -> Listener,
+    ) -> Result<(), BindError> {
         let (mut bound, mut missing) = (0, None);
         for addr in addrs.to_socket_addrs().map_err(BindError::Resolve)? {
             match listener::bind(addr, self.config.backlog) {
                 Ok(listener) => {
                     bound += 1;
-                    self.listeners.push(listener.into());
+                    self.listeners.push(finish(listener.into()));
                 }
                 Err(error) if is_missing(&error) => {
                     log::warn!("not listening on {addr}: {error}");
@@ -436,7 +503,7 @@ impl ServerBuilder {
         match missing {
             Some(error) if bound == 0 => Err(error),
             None if bound == 0 => Err(BindError::NoAddress),
-            _ => self.build(),
+            _ => Ok(()),
         }
     }
 
@@ -446,8 +513,13 @@ impl ServerBuilder {
     ///
     /// A setting is invalid, or the operating system's poller cannot be created.
     pub fn build(self) -> Result<Server, BindError> {
+        #[cfg(feature = "tls")]
+        let tls = self.tls.clone();
         let (config, hooks, listeners) = self.into_parts()?;
-        Server::new(config, hooks, listeners).map_err(BindError::Poller)
+        let server = Server::new(config, hooks, listeners).map_err(BindError::Poller)?;
+        #[cfg(feature = "tls")]
+        let server = server.with_tls(tls);
+        Ok(server)
     }
 
     /// Checks the settings and returns them.
@@ -457,6 +529,13 @@ impl ServerBuilder {
         if self.config.trusted_proxies.is_empty() && self.listeners.iter().any(|socket| socket.proxy_protocol)
         {
             return Err(ConfigError::NoTrustedProxies);
+        }
+        #[cfg(feature = "tls")]
+        match (&self.tls, self.listeners.iter().any(|listener| listener.is_tls)) {
+            (None, true) => return Err(ConfigError::NoTls),
+            // Without listeners there is `adopt_tls`.
+            (Some(_), false) if !self.listeners.is_empty() => return Err(ConfigError::UnusedTls),
+            _ => {}
         }
         #[cfg(feature = "sim")]
         if self.hooks.record.is_some() && self.hooks.static_files.has_folders() {

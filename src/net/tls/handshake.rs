@@ -1,0 +1,190 @@
+//! The handshake of a connection, step by step.
+
+use std::{
+    io::ErrorKind,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustls::{Error, ProtocolVersion};
+
+use super::{
+    Origin, RECORD_MAX, Shared, State, TlsSocket,
+    acceptor::Asked,
+    missing,
+    session::{Next, Session, cause_of},
+};
+use crate::{
+    engine::{HandshakePart, HandshakeState, HandshakeStep},
+    net::kernel,
+    tls::info::TlsFailure,
+};
+
+/// The type of a record with handshake messages (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Reads of one step. A handshake takes a few; who sends more only keeps the server busy.
+const READS: usize = 16;
+
+/// A handshake under way.
+#[derive(Debug)]
+pub(super) struct Handshaking {
+    session: Session,
+    /// Of a server: what its resolver of certificates was asked.
+    asked: Option<Arc<Mutex<Asked>>>,
+    server_name: Option<Box<str>>,
+    is_unknown_name: bool,
+    /// This side has sent its first flight.
+    has_replied: bool,
+}
+
+impl TlsSocket {
+    pub(crate) fn needs_handshake(&self) -> Option<HandshakePart> {
+        match &self.state {
+            State::Fresh(Origin::Server(..)) => Some(HandshakePart::Costly),
+            State::Handshaking(handshaking) if !handshaking.has_replied => Some(HandshakePart::Costly),
+            State::Fresh(Origin::Client(..)) | State::Handshaking(_) => Some(HandshakePart::Cheap),
+            State::Open(_) | State::Plain | State::Broken => None,
+        }
+    }
+
+    pub(crate) fn handshake(&mut self, ahead: &[u8]) -> HandshakeStep {
+        let began = kernel::clock();
+        self.carried.extend_from_slice(ahead);
+        let was_due = self.needs_handshake() == Some(HandshakePart::Costly);
+        let blocks = self.blocks.clone();
+        let mut shared = blocks.lock();
+        let state = self.handshake_state(&mut shared);
+        self.carried.shrink_to_fit();
+        self.keep(&mut shared);
+        let was_costly = was_due && self.needs_handshake() != Some(HandshakePart::Costly);
+        let spent = kernel::clock().saturating_duration_since(began);
+        HandshakeStep { state, spent, was_costly, is_congested: self.is_congested }
+    }
+
+    fn handshake_state(&mut self, shared: &mut Shared) -> HandshakeState {
+        self.take_block(shared);
+        for _ in 0..READS {
+            match self.advance(shared) {
+                Ok(None) => {}
+                Ok(Some(state)) => return state,
+                Err(error) => return self.handshake_failed(&error, shared),
+            }
+            match self.read_ciphertext(shared, RECORD_MAX) {
+                Ok(0) => return self.gone(ErrorKind::UnexpectedEof),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return HandshakeState::Waiting,
+                Err(error) => return self.gone(error.kind()),
+            }
+        }
+        self.handshake_failed(&other("the peer sends too much before the end of the handshake"), shared)
+    }
+
+    fn gone(&mut self, kind: ErrorKind) -> HandshakeState {
+        self.state = State::Broken;
+        HandshakeState::Gone(kind)
+    }
+
+    fn handshake_failed(&mut self, error: &Error, shared: &mut Shared) -> HandshakeState {
+        let is_unknown = matches!(&self.state, State::Handshaking(state) if state.is_unknown_name);
+        let (cause, error) = match is_unknown {
+            true => (TlsFailure::UnknownName, "there is no certificate for the name".to_owned()),
+            false => (cause_of(error), error.to_string()),
+        };
+        self.state = State::Broken;
+        // If the peer does not take the alert now, it gets none.
+        let _ = self.push(shared);
+        HandshakeState::Failed { cause, error }
+    }
+
+    /// Goes on with what was read. `None`: more is needed.
+    fn advance(&mut self, shared: &mut Shared) -> Result<Option<HandshakeState>, Error> {
+        if let State::Fresh(origin) = &self.state {
+            let (session, asked) = match origin {
+                Origin::Client(config, name) => (Session::client(config.clone(), name.clone())?, None),
+                Origin::Server(config, asked) => {
+                    match self.carried.first() {
+                        Some(byte) if byte.is_ascii_alphabetic() => {
+                            self.state = State::Plain;
+                            return Ok(Some(HandshakeState::PlainText));
+                        }
+                        Some(byte) if *byte != HANDSHAKE => {
+                            return Err(other("the first byte is of neither TLS nor HTTP"));
+                        }
+                        _ => {}
+                    }
+                    // A peer that only pretends to begin costs no more than its bytes.
+                    if missing(&self.carried) > 0 {
+                        return Ok(None);
+                    }
+                    (Session::server(config.clone())?, Some(asked.clone()))
+                }
+            };
+            let (server_name, is_unknown_name, has_replied) = (None, false, false);
+            let state = Handshaking { session, asked, server_name, is_unknown_name, has_replied };
+            self.state = State::Handshaking(state);
+        }
+        let State::Handshaking(state) = &mut self.state else { return Ok(None) };
+        if let Some(asked) = &state.asked {
+            *lock(asked) = Asked::default();
+        }
+        let mut used = 0;
+        let plaintext = &mut self.plaintext;
+        let outcome = loop {
+            let input = self.carried.get_mut(used..).unwrap_or_default();
+            let (consumed, next) = state
+                .session
+                .receive(input, &mut self.unsent, |payload| plaintext.extend_from_slice(payload));
+            used += consumed;
+            match next {
+                Next::Again => {}
+                Next::Input => break Ok(()),
+                Next::Closed => break Err(other("the peer has closed before the end of the handshake")),
+                Next::Failed(error) => break Err(error),
+            }
+            // Application data behind the handshake is decrypted by reads.
+            if !state.session.is_handshaking() && used >= self.carried.len() {
+                break Ok(());
+            }
+        };
+        self.carried.drain(..used);
+        if let Some(asked) = &state.asked {
+            let asked = std::mem::take(&mut *lock(asked));
+            state.server_name = asked.name.or(state.server_name.take());
+            state.is_unknown_name |= asked.is_unknown;
+        }
+        outcome?;
+        state.has_replied |= !self.unsent.unsent().is_empty();
+        if state.session.is_handshaking() {
+            // A broken socket is found by the next read.
+            let _ = self.push(shared);
+            self.take_block(shared);
+            return Ok(None);
+        }
+        Ok(Some(self.complete(shared)))
+    }
+
+    fn complete(&mut self, shared: &mut Shared) -> HandshakeState {
+        let State::Handshaking(mut state) = std::mem::replace(&mut self.state, State::Broken) else {
+            return HandshakeState::Waiting;
+        };
+        let info = Arc::new(state.session.info(state.server_name.take()));
+        self.info = Some(info.clone());
+        // Tickets, and the end of a client's handshake, leave together with what is written next. A
+        // server of TLS 1.2 has to finish first, and if no request is there, nothing is written
+        // soon.
+        let is_server = matches!(state.session, Session::Server(_));
+        if is_server && (self.carried.is_empty() || state.session.version() == Some(ProtocolVersion::TLSv1_2)) {
+            let _ = self.push(shared);
+        }
+        self.state = State::Open(state.session);
+        HandshakeState::Complete(info)
+    }
+}
+
+fn lock(asked: &Mutex<Asked>) -> std::sync::MutexGuard<'_, Asked> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn other(text: &str) -> Error {
+    Error::General(text.to_owned())
+}

@@ -1,0 +1,478 @@
+//! TLS between a socket and the engine (RFC 8446).
+//!
+//! ```text
+//! socket ─► receive block ─► Session ─► the caller's buffer (the tick's receive block)
+//! socket ◄─ send block    ◄─ Session ◄─ the parts of one write (the outbox, from where they are)
+//! ```
+//!
+//! The two blocks serve all connections of a server. A connection owns only the bytes of a record
+//! that is incomplete, plaintext for which the caller had no room, and ciphertext that the socket
+//! did not take.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a read returns at most the length offered; rustls discards at most its input"
+)]
+
+mod acceptor;
+mod handshake;
+mod session;
+
+use std::{
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
+
+use super::socket::Socket;
+use crate::{engine::Stream, tls::info::TlsInfo};
+pub(crate) use acceptor::Acceptor;
+use acceptor::Asked;
+use handshake::Handshaking;
+use session::{Ciphertext, Next, Session};
+
+/// The header of a record: type, version and length (RFC 8446 §5.1).
+const HEADER: usize = 5;
+
+/// The most payload of one record.
+const RECORD: usize = 16 * 1024;
+
+/// The largest record (RFC 5246 §6.2.3; RFC 8446 §5.2 allows less).
+const RECORD_MAX: usize = HEADER + RECORD + 2048;
+
+/// The bytes of a record beyond its payload that are read with it. More is read later.
+const RECORD_OVERHEAD: usize = 32;
+
+/// Input of one read: as much as the tick's receive block takes, and a record.
+const RECEIVE: usize = 64 * 1024 + 4 * RECORD_OVERHEAD + RECORD_MAX;
+
+/// Ciphertext that may wait for the socket. What is sealed can no longer be dropped or replaced.
+const WATERMARK: usize = 64 * 1024;
+
+/// The blocks that all connections of a server use in turn.
+#[derive(Debug, Default)]
+pub(crate) struct Blocks(Mutex<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    receive: Vec<u8>,
+    send: Ciphertext,
+    /// A payload that is put together from several parts.
+    gather: Vec<u8>,
+}
+
+impl Blocks {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A socket with TLS.
+#[derive(Debug)]
+pub(crate) struct TlsSocket {
+    socket: Socket,
+    state: State,
+    blocks: Arc<Blocks>,
+    /// Ciphertext that was read and is not decrypted: mostly part of a record.
+    carried: Vec<u8>,
+    /// Plaintext for which the caller had no room.
+    plaintext: Vec<u8>,
+    unsent: Ciphertext,
+    /// Set once the handshake is complete.
+    info: Option<Arc<TlsInfo>>,
+    /// How the stream ends behind the plaintext that was found.
+    end: Option<End>,
+    /// The socket did not take all of `unsent`.
+    is_congested: bool,
+    /// close_notify is to leave behind the output, or has left.
+    closing: Closing,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was read for TLS.
+    Fresh(Origin),
+    Handshaking(Handshaking),
+    Open(Session),
+    /// The peer speaks plain text by mistake.
+    Plain,
+    /// The handshake or the connection has failed.
+    Broken,
+}
+
+/// The role of this side.
+#[derive(Debug)]
+enum Origin {
+    Server(Arc<ServerConfig>, Arc<Mutex<Asked>>),
+    Client(Arc<ClientConfig>, ServerName<'static>),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The peer has sent close_notify.
+    Closed,
+    Failed(ErrorKind),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    AfterOutput,
+    Sent,
+}
+
+impl TlsSocket {
+    /// A connection that was accepted.
+    pub(crate) fn server(socket: Socket, acceptor: &mut Acceptor, blocks: Arc<Blocks>) -> Self {
+        let origin = Origin::Server(acceptor.config(), acceptor.asked());
+        TlsSocket::new(socket, origin, blocks)
+    }
+
+    /// A connection to a server of this name.
+    pub(crate) fn client(
+        socket: Socket,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        blocks: Arc<Blocks>,
+    ) -> Self {
+        TlsSocket::new(socket, Origin::Client(config, name), blocks)
+    }
+
+    fn new(socket: Socket, origin: Origin, blocks: Arc<Blocks>) -> Self {
+        TlsSocket {
+            socket,
+            state: State::Fresh(origin),
+            blocks,
+            carried: Vec::new(),
+            plaintext: Vec::new(),
+            unsent: Ciphertext::default(),
+            info: None,
+            end: None,
+            is_congested: false,
+            closing: Closing::No,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    pub(crate) fn info(&self) -> Option<&Arc<TlsInfo>> {
+        self.info.as_ref()
+    }
+
+    pub(crate) fn is_plain_by_mistake(&self) -> bool {
+        matches!(self.state, State::Plain)
+    }
+
+    pub(crate) fn has_input(&self) -> bool {
+        self.end.is_some() || !self.plaintext.is_empty()
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        let session = match self.state {
+            // Measured: the keys and messages of a handshake under way.
+            State::Handshaking(_) => 16 * 1024,
+            _ => 0,
+        };
+        session + self.carried.capacity() + self.plaintext.capacity() + self.unsent.capacity()
+    }
+
+    pub(crate) fn end_after_output(&mut self) {
+        if matches!(self.state, State::Open(_)) && self.closing == Closing::No {
+            self.closing = Closing::AfterOutput;
+        }
+    }
+
+    /// Sends close_notify, if that has not happened, and then FIN.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+        self.end_after_output();
+        match self.flush() {
+            // The peer takes nothing: it gets no more than it took.
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        self.socket.shutdown_write()
+    }
+
+    // ---- ciphertext ----
+
+    /// Reads at most `most` bytes behind what is carried. Returns zero at the end of the stream.
+    fn read_ciphertext(&mut self, shared: &mut Shared, most: usize) -> io::Result<usize> {
+        shared.receive.resize(RECEIVE, 0);
+        let count = read(&mut self.socket, &mut shared.receive[..most.min(RECEIVE)])?;
+        self.carried.extend_from_slice(&shared.receive[..count]);
+        Ok(count)
+    }
+
+    /// Gives `unsent` the send block to grow in. `push` or `keep` gives it back.
+    fn take_block(&mut self, shared: &mut Shared) {
+        let mut block = std::mem::take(&mut shared.send);
+        block.clear();
+        block.extend(self.unsent.unsent());
+        self.unsent = block;
+    }
+
+    /// Gives the send block back, and keeps no more than what is unsent.
+    fn keep(&mut self, shared: &mut Shared) {
+        let rest = self.unsent.exact();
+        let block = std::mem::replace(&mut self.unsent, rest);
+        if block.capacity() > shared.send.capacity() {
+            shared.send = block;
+        }
+    }
+
+    /// Writes what is unsent, and gives the send block back.
+    fn push(&mut self, shared: &mut Shared) -> io::Result<()> {
+        let outcome = self.write_unsent();
+        match &outcome {
+            Ok(()) => self.is_congested = false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_congested = true,
+            Err(_) => self.unsent.clear(),
+        }
+        self.keep(shared);
+        outcome
+    }
+
+    fn write_unsent(&mut self) -> io::Result<()> {
+        while !self.unsent.unsent().is_empty() {
+            match self.socket.write(self.unsent.unsent()) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                // Do not trust a stream that reports more than it was given.
+                Ok(count) => self.unsent.advance(count.min(self.unsent.unsent().len())),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    // ---- plaintext ----
+
+    fn read_plaintext(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut filled = self.take_plaintext(buf);
+        let blocks = self.blocks.clone();
+        let mut shared = blocks.lock();
+        let shared = &mut *shared;
+        shared.receive.resize(RECEIVE, 0);
+        // `is_stuck`: rustls needs more than the complete records that are there.
+        let (mut is_drained, mut is_stuck) = (false, false);
+        while filled < buf.len() && self.end.is_none() {
+            // Records that are complete come first; of the socket as much as the caller has room for.
+            let start = self.carried.len();
+            shared.receive[..start].copy_from_slice(&self.carried);
+            self.carried.clear();
+            let lacks = missing(&shared.receive[..start]);
+            let mut len = start;
+            if lacks > 0 || is_stuck {
+                let most = (start + lacks.max(buf.len() - filled + RECORD_OVERHEAD)).min(RECEIVE);
+                match read(&mut self.socket, &mut shared.receive[start..most]) {
+                    Ok(0) => self.end = Some(End::Failed(ErrorKind::UnexpectedEof)),
+                    Ok(count) => {
+                        len += count;
+                        is_drained = len < most;
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => is_drained = true,
+                    Err(error) => self.end = Some(End::Failed(error.kind())),
+                }
+            }
+            let used = self.open(len, buf, &mut filled, shared);
+            self.carried.extend_from_slice(&shared.receive[used..len]);
+            is_stuck = used == 0 && missing(&self.carried) == 0;
+            if is_drained && (is_stuck || missing(&self.carried) > 0) {
+                break;
+            }
+        }
+        if !self.unsent.unsent().is_empty() {
+            // The answer to a key update, or an alert. An error is found by the next read.
+            let _ = self.push(shared);
+        }
+        match self.end {
+            _ if filled > 0 => Ok(filled),
+            None => Err(ErrorKind::WouldBlock.into()),
+            Some(End::Closed) => Ok(0),
+            Some(End::Failed(kind)) => Err(kind.into()),
+        }
+    }
+
+    /// Decrypts the records in the first `len` bytes of the receive block while the caller has room
+    /// for their plaintext. Returns how many bytes are done with.
+    fn open(&mut self, len: usize, buf: &mut [u8], filled: &mut usize, shared: &mut Shared) -> usize {
+        let State::Open(session) = &mut self.state else { return len };
+        let mut used = 0;
+        while used < len && *filled < buf.len() {
+            let input = &mut shared.receive[used..len];
+            let plaintext = &mut self.plaintext;
+            let (consumed, next) = session.receive(input, &mut self.unsent, |payload| {
+                let count = payload.len().min(buf.len() - *filled);
+                buf[*filled..*filled + count].copy_from_slice(&payload[..count]);
+                *filled += count;
+                plaintext.extend_from_slice(&payload[count..]);
+            });
+            used += consumed;
+            match next {
+                Next::Again => {}
+                Next::Input => break,
+                Next::Closed => {
+                    // RFC 8446 §6.1: what follows is ignored.
+                    self.end = Some(End::Closed);
+                    return len;
+                }
+                Next::Failed(error) => {
+                    log::debug!("a TLS connection has failed: {error}");
+                    self.end = Some(End::Failed(ErrorKind::InvalidData));
+                    self.state = State::Broken;
+                    return len;
+                }
+            }
+        }
+        used
+    }
+
+    /// Moves plaintext that was kept into `buf`.
+    fn take_plaintext(&mut self, buf: &mut [u8]) -> usize {
+        let count = self.plaintext.len().min(buf.len());
+        if count > 0 {
+            buf[..count].copy_from_slice(&self.plaintext[..count]);
+            self.plaintext = self.plaintext.split_off(count);
+        }
+        count
+    }
+
+    /// Seals the parts one after the other, in as few records as they fill.
+    fn write_parts(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let blocks = self.blocks.clone();
+        let mut shared = blocks.lock();
+        let shared = &mut *shared;
+        if self.is_congested {
+            self.push(shared)?;
+        }
+        self.take_block(shared);
+        let mut sealed = 0;
+        let mut parts = parts.iter().map(|part| &**part).filter(|part| !part.is_empty()).peekable();
+        let mut rest: &[u8] = &[];
+        loop {
+            if rest.is_empty() {
+                rest = match parts.next() {
+                    Some(part) => part,
+                    None => break,
+                };
+            }
+            let payload = if rest.len() >= RECORD || parts.peek().is_none() {
+                let (payload, behind) = rest.split_at(rest.len().min(RECORD));
+                rest = behind;
+                payload
+            } else {
+                shared.gather.clear();
+                while shared.gather.len() < RECORD {
+                    let (taken, behind) = rest.split_at(rest.len().min(RECORD - shared.gather.len()));
+                    shared.gather.extend_from_slice(taken);
+                    rest = behind;
+                    if rest.is_empty() {
+                        match parts.next() {
+                            Some(part) => rest = part,
+                            None => break,
+                        }
+                    }
+                }
+                &shared.gather
+            };
+            let State::Open(session) = &mut self.state else { return Err(ErrorKind::WouldBlock.into()) };
+            if let Err(error) = session.seal(payload, &mut self.unsent) {
+                log::debug!("a TLS connection cannot send: {error}");
+                self.state = State::Broken;
+                self.push(shared)?;
+                return Err(ErrorKind::InvalidData.into());
+            }
+            sealed += payload.len();
+            if self.unsent.unsent().len() >= WATERMARK {
+                match self.push(shared) {
+                    Ok(()) => self.take_block(shared),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(sealed),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        // `flush` follows, and gives the block back.
+        Ok(sealed)
+    }
+}
+
+/// How many bytes the record at the start of `bytes` lacks; zero if it is complete.
+fn missing(bytes: &[u8]) -> usize {
+    match bytes {
+        [_, _, _, high, low, rest @ ..] => {
+            usize::from(u16::from_be_bytes([*high, *low])).saturating_sub(rest.len())
+        }
+        short => HEADER - short.len(),
+    }
+}
+
+/// One read, repeated if a signal interrupts it.
+fn read(socket: &mut Socket, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(room) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Ok(count) => return Ok(count.min(room.len())),
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Read for TlsSocket {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.state {
+            State::Open(_) => self.read_plaintext(buf),
+            _ if self.end.is_some() => match self.end {
+                Some(End::Failed(kind)) => Err(kind.into()),
+                _ => Ok(0),
+            },
+            State::Handshaking(_) => Err(ErrorKind::WouldBlock.into()),
+            State::Plain if !self.carried.is_empty() => {
+                let count = self.carried.len().min(buf.len());
+                buf[..count].copy_from_slice(&self.carried[..count]);
+                self.carried.drain(..count);
+                Ok(count)
+            }
+            // A PROXY header comes before TLS; input behind a failure is discarded by the caller.
+            State::Fresh(_) | State::Plain | State::Broken => self.socket.read(buf),
+        }
+    }
+}
+
+impl Write for TlsSocket {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(buf)])
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &self.state {
+            State::Open(_) => self.write_parts(parts),
+            State::Plain => self.socket.write_vectored(parts),
+            State::Fresh(_) | State::Handshaking(_) => Err(ErrorKind::WouldBlock.into()),
+            State::Broken => Err(ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Writes the ciphertext of earlier writes. `WouldBlock`: a writable event follows.
+    fn flush(&mut self) -> io::Result<()> {
+        let ends = self.closing == Closing::AfterOutput;
+        if self.unsent.unsent().is_empty() && !ends {
+            return Ok(());
+        }
+        let blocks = self.blocks.clone();
+        let mut shared = blocks.lock();
+        if ends && let State::Open(session) = &mut self.state {
+            self.closing = Closing::Sent;
+            // A connection that cannot seal has failed, and its peer knows.
+            let _ = session.close(&mut self.unsent);
+        }
+        self.push(&mut shared)
+    }
+}

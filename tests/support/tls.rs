@@ -1,0 +1,82 @@
+//! Certificates for tests, and the switch that runs the tests of the protocol over TLS:
+//! `TICKWS_TEST_TLS=1`. A test that looks at packets or at the kernel's buffers says so with
+//! [`skip`].
+
+use std::sync::{Arc, OnceLock};
+
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use tickws::{Tls, rustls_0_23::rustls};
+
+/// Whether the tests of the protocol run over TLS.
+pub fn is_on() -> bool {
+    std::env::var_os("TICKWS_TEST_TLS").is_some_and(|value| value == "1")
+}
+
+/// An authority that only the tests trust.
+pub fn authority() -> &'static CertifiedIssuer<'static, KeyPair> {
+    static AUTHORITY: OnceLock<CertifiedIssuer<'static, KeyPair>> = OnceLock::new();
+    AUTHORITY.get_or_init(|| new_authority("tickws tests"))
+}
+
+pub fn new_authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A certificate of the authority, and its key, as PEM text.
+#[derive(Clone)]
+pub struct Certificate {
+    pub chain: String,
+    pub key: String,
+}
+
+pub fn certificate(names: &[&str]) -> Certificate {
+    issue(names, authority(), |_| {})
+}
+
+/// A certificate of this issuer, with further changes.
+pub fn issue(
+    names: &[&str],
+    issuer: &Issuer<'_, impl rcgen::SigningKey>,
+    change: impl FnOnce(&mut CertificateParams),
+) -> Certificate {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "tickws test");
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    Certificate { chain: certificate.pem(), key: key.serialize_pem() }
+}
+
+/// The certificate of the tests' server.
+pub fn local() -> &'static Certificate {
+    static LOCAL: OnceLock<Certificate> = OnceLock::new();
+    LOCAL.get_or_init(|| certificate(&["localhost", "127.0.0.1", "::1"]))
+}
+
+/// The server's side.
+pub fn server() -> Tls {
+    Tls::from_pem(&local().chain, &local().key).unwrap()
+}
+
+/// A client's side, which trusts the authority of the tests.
+pub fn client() -> Arc<ClientConfig> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    CONFIG.get_or_init(|| Arc::new(client_config(&rustls::ALL_VERSIONS.to_vec()))).clone()
+}
+
+pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from(authority().der().to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
