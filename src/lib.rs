@@ -139,12 +139,12 @@ pub use config::connect::{Attempt, Connect, WhileDown};
 pub use config::reconnect::Reconnect;
 pub use config::send_options::{LatestKey, Priority, SendOptions};
 pub use config::{OverflowPolicy, RateLimitPolicy};
+#[cfg(feature = "tls")]
+pub use error::TlsError;
 pub use error::{
     AdoptError, BindError, CloseError, ConfigError, ConnectError, ConnectStep, HandleError, HeaderError,
     JoinError, NotConnectedError, ProtocolError, Refusal, RespondError, SendError, UpgradeError,
 };
-#[cfg(feature = "tls")]
-pub use error::TlsError;
 pub use event::close_reason::{CloseReason, TimeoutKind};
 pub use event::delivery::Delivery;
 pub use event::pressure::Pressure;
@@ -168,17 +168,13 @@ pub use outbox::{
 pub use peer_addr::{PeerAddr, UnixCredentials};
 pub use server::builder::ServerBuilder;
 pub use server::{Handle, Server};
+pub use stats::{CloseCounts, RejectCounts, Stats, client_stats::ClientStats, tls_stats::TlsFailureCounts};
+pub use tls::info::{TlsInfo, TlsVersion};
 #[cfg(feature = "tls")]
 pub use tls::{
     client::TlsClient,
     rustls_0_23,
     server::{ClientCertificates, Tls},
-};
-pub use tls::info::{TlsInfo, TlsVersion};
-pub use stats::{
-    CloseCounts, RejectCounts, Stats,
-    client_stats::ClientStats,
-    tls_stats::{TlsFailureCounts, TlsStats},
 };
 
 /// Compiles the README's programs as doctests.

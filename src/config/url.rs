@@ -182,11 +182,26 @@ mod tests {
             ("ws://[::1]:9001/", "::1", 9001, "[::1]:9001", "/"),
             ("ws://127.0.0.1:1", "127.0.0.1", 1, "127.0.0.1:1", "/"),
         ] {
-            let Target { host: h, port: p, authority: a, path: q, unix: None } = Target::parse(url).unwrap()
-            else {
+            let target = Target::parse(url).unwrap();
+            let Target { host: h, port: p, secure: false, authority: a, path: q, unix: None } = target else {
                 panic!("{url}")
             };
             assert_eq!((&*h, p, &*a, q.as_str()), (host, port, authority, path), "{url}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn the_scheme_wss_has_its_own_default_port() {
+        for (url, port, authority) in [
+            ("wss://a.example", 443, "a.example"),
+            ("WSS://a.example:443/", 443, "a.example"),
+            ("wss://a.example:80", 80, "a.example:80"),
+            ("wss://[::1]:9001/", 9001, "[::1]:9001"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((target.port, &*target.authority, target.secure), (port, authority, true), "{url}");
+            assert_eq!(Target::parse(&target.to_string()), Ok(target), "{url}");
         }
     }
 
@@ -218,6 +233,7 @@ mod tests {
         ] {
             assert!(matches!(Target::parse(url), Err(ConnectError::Url(_))), "{url}");
         }
+        #[cfg(not(feature = "tls"))]
         assert!(matches!(Target::parse("wss://a.example/"), Err(ConnectError::Tls)));
     }
 

@@ -168,6 +168,9 @@ impl<S: Stream> Engine<S> {
         let Stage::Open(open) = &mut client.stage else { return };
         open.pending_reason = Some(Box::new(pending_reason));
         open.rate_limiter = None;
+        if let Some(stream) = client.stream.get_mut() {
+            stream.end_after_output();
+        }
         client.deadlines.close_by(deadline);
         // The peer's close frame must be read, even if the application or a rate limit paused
         // reads.

@@ -85,7 +85,7 @@ impl<S: Stream> Engine<S> {
         let Some(stream) = client.stream.get_mut() else { return (Turn::Drained, false) };
         let step = stream.handshake(&ahead);
         inbound.give(ahead);
-        stats.tls.spent += step.spent;
+        stats.tls_micros += u64::try_from(step.spent.as_micros()).unwrap_or(u64::MAX);
         client.congested = step.is_congested;
         if client.congested {
             client.deadlines.stuck_since(now);
@@ -96,13 +96,13 @@ impl<S: Stream> Engine<S> {
             HandshakeState::Waiting => drained_by(client, Turn::Drained),
             HandshakeState::Complete(info) => {
                 match info.is_resumed() {
-                    true => self.stats.tls.resumed += 1,
-                    false => self.stats.tls.full += 1,
+                    true => self.stats.tls_resumed += 1,
+                    false => self.stats.tls_full += 1,
                 }
                 self.after_handshake(index)
             }
             HandshakeState::PlainText => {
-                self.stats.tls.failed.plain_text += 1;
+                self.stats.tls_failed.plain_text += 1;
                 self.after_handshake(index)
             }
             HandshakeState::Gone(std::io::ErrorKind::UnexpectedEof) => Turn::Eof,
@@ -130,7 +130,7 @@ impl<S: Stream> Engine<S> {
     }
 
     fn handshake_failed(&mut self, index: usize, cause: TlsFailure, error: &str, now: Instant) {
-        self.stats.tls.failed.count(cause);
+        self.stats.tls_failed.count(cause);
         let client = &mut self.clients[index];
         if client.dial_mut().is_some() {
             return self.attempt_failed(index, ConnectError::TlsHandshake(error.to_owned()), now);

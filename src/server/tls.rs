@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use super::Server;
-use crate::{id::ClientId, net::socket::Socket};
 #[cfg(feature = "tls")]
 use crate::{
     error::AdoptError,
@@ -15,6 +14,7 @@ use crate::{
     },
     tls::{client::TlsClient, server::Tls},
 };
+use crate::{id::ClientId, net::socket::Socket};
 
 /// What the encrypted connections of a server share.
 #[cfg(feature = "tls")]

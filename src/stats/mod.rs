@@ -10,7 +10,7 @@ use crate::{
     event::close_reason::{CloseReason, TimeoutKind},
     http1::rejection::Rejection,
 };
-use tls_stats::TlsStats;
+use tls_stats::TlsFailureCounts;
 
 /// The counters of a server since its start, from [`Server::stats`](crate::Server::stats).
 ///
@@ -23,8 +23,14 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections that never became a WebSocket, by cause.
     pub rejected: RejectCounts,
-    /// TLS handshakes, as server and as client.
-    pub tls: TlsStats,
+    /// TLS handshakes with an exchange of certificates, as server and as client.
+    pub tls_full: u64,
+    /// TLS handshakes that resumed an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes that failed, by cause.
+    pub tls_failed: TlsFailureCounts,
+    /// Microseconds that TLS handshakes have taken of the polls.
+    pub tls_micros: u64,
     /// Responses sent to plain HTTP requests.
     pub http_requests: u64,
     /// Connections that ended after plain HTTP requests, without an upgrade request.
@@ -114,7 +120,7 @@ pub struct RejectCounts {
     pub timeout: u64,
     /// The peer left before its head was complete.
     pub gone: u64,
-    /// The TLS handshake failed; [`Stats::tls`] has the causes.
+    /// The TLS handshake failed; [`Stats::tls_failed`] has the causes.
     pub tls: u64,
 }
 

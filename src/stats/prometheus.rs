@@ -2,10 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::{
-    CloseCounts, RejectCounts, Stats,
-    tls_stats::{TlsFailureCounts, TlsStats},
-};
+use super::{CloseCounts, RejectCounts, Stats, tls_stats::TlsFailureCounts};
 
 /// Writes a metric for each field. The struct is destructured without `..`, so that a field without
 /// a line here does not compile.
@@ -51,7 +48,10 @@ impl Stats {
         metrics!(text, self, {
             accepted: counter("accepted_total", "TCP connections accepted."),
             rejected: rejections("rejected_total", "Connections that never became a WebSocket, by cause."),
-            tls: handshakes("tls_handshakes", "TLS handshakes"),
+            tls_full: counter("tls_full_total", "TLS handshakes with an exchange of certificates."),
+            tls_resumed: counter("tls_resumed_total", "TLS handshakes that resumed a session."),
+            tls_failed: failures("tls_failed_total", "TLS handshakes that failed, by cause."),
+            tls_micros: counter("tls_micros_total", "Microseconds that TLS handshakes took."),
             http_requests: counter("http_requests_total", "Responses sent to plain HTTP requests."),
             http_only: counter("http_only_total", "Connections that ended after plain HTTP requests."),
             dialed: counter("dialed_total", "Outbound connection attempts."),
@@ -105,17 +105,19 @@ fn rejections(text: &mut String, name: &str, help: &str, rejected: &RejectCounts
     by_cause(text, name, help, &causes)
 }
 
-fn handshakes(text: &mut String, name: &str, help: &str, tls: &TlsStats) -> fmt::Result {
-    let TlsStats { full, resumed, failed, spent } = tls;
-    counter(text, &format!("{name}_full_total"), &format!("{help} with an exchange of certificates."), full)?;
-    counter(text, &format!("{name}_resumed_total"), &format!("{help} that resumed a session."), resumed)?;
+fn failures(text: &mut String, name: &str, help: &str, failed: &TlsFailureCounts) -> fmt::Result {
     let causes = causes!(
-        TlsFailureCounts { alert, no_common_parameters, unknown_name, peer_certificate, malformed, plain_text },
+        TlsFailureCounts {
+            alert,
+            no_common_parameters,
+            unknown_name,
+            peer_certificate,
+            malformed,
+            plain_text
+        },
         failed
     );
-    by_cause(text, &format!("{name}_failed_total"), &format!("{help} that failed, by cause."), &causes)?;
-    let micros = u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
-    counter(text, &format!("{name}_microseconds_total"), &format!("Time that {help} took."), &micros)
+    by_cause(text, name, help, &causes)
 }
 
 fn closes(text: &mut String, name: &str, help: &str, closed: &CloseCounts) -> fmt::Result {

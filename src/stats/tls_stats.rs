@@ -1,26 +1,10 @@
 //! Counters of TLS handshakes.
 
-use std::time::Duration;
-
 use crate::tls::info::TlsFailure;
 
-/// TLS handshakes since the start of a server, as server and as client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct TlsStats {
-    /// Handshakes with an exchange of certificates.
-    pub full: u64,
-    /// Handshakes that resumed an earlier session.
-    pub resumed: u64,
-    /// Handshakes that failed, by cause. A peer that is silent or goes away counts in
-    /// [`RejectCounts::timeout`](crate::RejectCounts::timeout) or
-    /// [`gone`](crate::RejectCounts::gone).
-    pub failed: TlsFailureCounts,
-    /// The time that handshakes have taken of the polls.
-    pub spent: Duration,
-}
-
-/// TLS handshakes that failed, by cause.
+/// TLS handshakes that failed, by cause. A peer that is silent or goes away counts in
+/// [`RejectCounts::timeout`](crate::RejectCounts::timeout) or
+/// [`gone`](crate::RejectCounts::gone).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TlsFailureCounts {

@@ -72,8 +72,14 @@ struct Settings {
 
 #[derive(Clone)]
 enum Source {
-    Pem { chain: Arc<[u8]>, key: Arc<[u8]> },
-    Files { chain: PathBuf, key: PathBuf },
+    Pem {
+        chain: Arc<[u8]>,
+        key: Arc<[u8]>,
+    },
+    Files {
+        chain: PathBuf,
+        key: PathBuf,
+    },
     /// A configuration of the application. There is only this one source then.
     Config(Arc<ServerConfig>),
 }

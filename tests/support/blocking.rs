@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -16,7 +16,14 @@ pub struct Blocking(Inner);
 enum Inner {
     Plain(TcpStream),
     #[cfg(feature = "tls")]
-    Encrypted(Box<tickws::rustls_0_23::rustls::StreamOwned<tickws::rustls_0_23::rustls::ClientConnection, TcpStream>>),
+    Encrypted(
+        Box<
+            tickws::rustls_0_23::rustls::StreamOwned<
+                tickws::rustls_0_23::rustls::ClientConnection,
+                TcpStream,
+            >,
+        >,
+    ),
 }
 
 impl Blocking {
@@ -27,10 +34,11 @@ impl Blocking {
         Ok(Blocking(Inner::Plain(stream)))
     }
 
-    /// Speaks TLS if the tests do.
-    pub fn encrypted_if_on(self) -> Self {
+    /// Speaks TLS if the server at this address does.
+    pub fn encrypted_for(self, addr: SocketAddr) -> Self {
+        let _ = addr;
         #[cfg(feature = "tls")]
-        if super::tls::is_on()
+        if super::tls::is_server(addr)
             && let Inner::Plain(stream) = self.0
         {
             use tickws::rustls_0_23::rustls::{ClientConnection, StreamOwned};

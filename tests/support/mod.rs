@@ -110,6 +110,10 @@ impl Harness {
         let server = builder.bind("127.0.0.1:0");
         let server = server.expect("binds a free port");
         let addr = server.local_addrs()[0];
+        #[cfg(feature = "tls")]
+        if tls::is_on() {
+            tls::note(addr);
+        }
         Harness { server, addr, seen: Vec::new() }
     }
 
@@ -307,5 +311,5 @@ pub fn dial(addr: SocketAddr, path: &str) -> WebSocket<Blocking> {
 
 /// A blocking connection that fails rather than hangs.
 pub fn blocking(addr: SocketAddr) -> io::Result<Blocking> {
-    Ok(Blocking::new(TcpStream::connect(addr)?, PATIENCE)?.encrypted_if_on())
+    Ok(Blocking::new(TcpStream::connect(addr)?, PATIENCE)?.encrypted_for(addr))
 }

@@ -92,6 +92,18 @@ fn close_body(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason.as_bytes()].concat()
 }
 
+/// Handles what was read. The alert of an error is sent.
+#[cfg(feature = "tls")]
+fn process(
+    tls: &mut tickws::rustls_0_23::rustls::ClientConnection,
+    stream: &mut TcpStream,
+) -> io::Result<()> {
+    tls.process_new_packets().map(drop).map_err(|error| {
+        let _ = tls.write_tls(stream);
+        io::Error::new(ErrorKind::InvalidData, error)
+    })
+}
+
 /// A non-blocking connection. With `TICKWS_TEST_TLS=1` it is encrypted.
 #[derive(Debug)]
 pub struct Raw {
@@ -108,7 +120,7 @@ impl Raw {
     pub fn connect(addr: SocketAddr) -> Self {
         let raw = Raw::from_stream(TcpStream::connect(addr).expect("the listener's backlog has room"));
         #[cfg(feature = "tls")]
-        if super::tls::is_on() {
+        if super::tls::is_server(addr) {
             return raw.encrypted(super::tls::client(), "localhost");
         }
         raw
@@ -122,7 +134,9 @@ impl Raw {
         name: &'static str,
     ) -> Self {
         use tickws::rustls_0_23::rustls::ClientConnection;
-        self.tls = Some(Box::new(ClientConnection::new(config, name.try_into().unwrap()).unwrap()));
+        let mut tls = ClientConnection::new(config, name.try_into().unwrap()).unwrap();
+        tls.set_buffer_limit(None);
+        self.tls = Some(Box::new(tls));
         self
     }
 
@@ -157,9 +171,9 @@ impl Raw {
             }
             match tls.read_tls(stream) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => {
-                    tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?
-                }
+                Ok(_) => tls
+                    .process_new_packets()
+                    .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
@@ -177,7 +191,7 @@ impl Raw {
                     outcome => return outcome,
                 }
                 tls.read_tls(stream)?;
-                tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+                process(tls, stream)?;
             }
         }
         self.stream.read(block)
@@ -208,7 +222,8 @@ impl Raw {
     pub fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            let count = if tls.wants_write() && !tls.is_handshaking() { 0 } else { tls.writer().write(bytes)? };
+            let count =
+                if tls.wants_write() && !tls.is_handshaking() { 0 } else { tls.writer().write(bytes)? };
             return self.exchange().map(|()| count);
         }
         match self.stream.write(bytes) {

@@ -1,16 +1,34 @@
 //! Certificates for tests, and the switch that runs the tests of the protocol over TLS:
-//! `TICKWS_TEST_TLS=1`. A test that looks at packets or at the kernel's buffers says so with
-//! [`skip`].
+//! `TICKWS_TEST_TLS=1`. A test that looks at packets or at the kernel's buffers returns early
+//! then.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 use tickws::{Tls, rustls_0_23::rustls};
 
 /// Whether the tests of the protocol run over TLS.
+/// To be asked where a server is bound.
 pub fn is_on() -> bool {
     std::env::var_os("TICKWS_TEST_TLS").is_some_and(|value| value == "1")
+}
+
+/// The addresses of servers with TLS.
+static SERVERS: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+
+/// Remembers that the server at this address speaks TLS.
+pub fn note(addr: SocketAddr) {
+    SERVERS.lock().unwrap().insert(addr);
+}
+
+/// Whether the server at this address speaks TLS.
+pub fn is_server(addr: SocketAddr) -> bool {
+    SERVERS.lock().unwrap().contains(&addr)
 }
 
 /// An authority that only the tests trust.

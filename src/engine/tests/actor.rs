@@ -326,6 +326,7 @@ impl Actor {
                 assert_eq!(ended, Some(&Ended::Fin));
                 true
             }
+            CloseReason::Truncated => unreachable!("the streams are not encrypted"),
             CloseReason::Io(_) => {
                 assert!(self.socket_closed && !calm, "an I/O error out of nothing");
                 false

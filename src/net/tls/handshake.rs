@@ -49,12 +49,12 @@ impl TlsSocket {
 
     pub(crate) fn handshake(&mut self, ahead: &[u8]) -> HandshakeStep {
         let began = kernel::clock();
-        self.carried.extend_from_slice(ahead);
+        self.received.ciphertext.extend_from_slice(ahead);
         let was_due = self.needs_handshake() == Some(HandshakePart::Costly);
         let blocks = self.blocks.clone();
         let mut shared = blocks.lock();
         let state = self.handshake_state(&mut shared);
-        self.carried.shrink_to_fit();
+        self.received.ciphertext.shrink_to_fit();
         self.keep(&mut shared);
         let was_costly = was_due && self.needs_handshake() != Some(HandshakePart::Costly);
         let spent = kernel::clock().saturating_duration_since(began);
@@ -102,7 +102,7 @@ impl TlsSocket {
             let (session, asked) = match origin {
                 Origin::Client(config, name) => (Session::client(config.clone(), name.clone())?, None),
                 Origin::Server(config, asked) => {
-                    match self.carried.first() {
+                    match self.received.ciphertext.first() {
                         Some(byte) if byte.is_ascii_alphabetic() => {
                             self.state = State::Plain;
                             return Ok(Some(HandshakeState::PlainText));
@@ -113,7 +113,7 @@ impl TlsSocket {
                         _ => {}
                     }
                     // A peer that only pretends to begin costs no more than its bytes.
-                    if missing(&self.carried) > 0 {
+                    if missing(&self.received.ciphertext) > 0 {
                         return Ok(None);
                     }
                     (Session::server(config.clone())?, Some(asked.clone()))
@@ -128,9 +128,9 @@ impl TlsSocket {
             *lock(asked) = Asked::default();
         }
         let mut used = 0;
-        let plaintext = &mut self.plaintext;
+        let plaintext = &mut self.received.plaintext;
         let outcome = loop {
-            let input = self.carried.get_mut(used..).unwrap_or_default();
+            let input = self.received.ciphertext.get_mut(used..).unwrap_or_default();
             let (consumed, next) = state
                 .session
                 .receive(input, &mut self.unsent, |payload| plaintext.extend_from_slice(payload));
@@ -141,12 +141,8 @@ impl TlsSocket {
                 Next::Closed => break Err(other("the peer has closed before the end of the handshake")),
                 Next::Failed(error) => break Err(error),
             }
-            // Application data behind the handshake is decrypted by reads.
-            if !state.session.is_handshaking() && used >= self.carried.len() {
-                break Ok(());
-            }
         };
-        self.carried.drain(..used);
+        self.received.ciphertext.drain(..used);
         if let Some(asked) = &state.asked {
             let asked = std::mem::take(&mut *lock(asked));
             state.server_name = asked.name.or(state.server_name.take());
@@ -173,7 +169,10 @@ impl TlsSocket {
         // server of TLS 1.2 has to finish first, and if no request is there, nothing is written
         // soon.
         let is_server = matches!(state.session, Session::Server(_));
-        if is_server && (self.carried.is_empty() || state.session.version() == Some(ProtocolVersion::TLSv1_2)) {
+        if is_server
+            && (self.received.ciphertext.is_empty()
+                || state.session.version() == Some(ProtocolVersion::TLSv1_2))
+        {
             let _ = self.push(shared);
         }
         self.state = State::Open(state.session);

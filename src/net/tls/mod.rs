@@ -30,7 +30,7 @@ use crate::{engine::Stream, tls::info::TlsInfo};
 pub(crate) use acceptor::Acceptor;
 use acceptor::Asked;
 use handshake::Handshaking;
-use session::{Ciphertext, Next, Session};
+use session::{Ciphertext, Next, Received, Session};
 
 /// The header of a record: type, version and length (RFC 8446 §5.1).
 const HEADER: usize = 5;
@@ -74,10 +74,7 @@ pub(crate) struct TlsSocket {
     socket: Socket,
     state: State,
     blocks: Arc<Blocks>,
-    /// Ciphertext that was read and is not decrypted: mostly part of a record.
-    carried: Vec<u8>,
-    /// Plaintext for which the caller had no room.
-    plaintext: Vec<u8>,
+    received: Received,
     unsent: Ciphertext,
     /// Set once the handshake is complete.
     info: Option<Arc<TlsInfo>>,
@@ -144,8 +141,7 @@ impl TlsSocket {
             socket,
             state: State::Fresh(origin),
             blocks,
-            carried: Vec::new(),
-            plaintext: Vec::new(),
+            received: Received::default(),
             unsent: Ciphertext::default(),
             info: None,
             end: None,
@@ -171,7 +167,7 @@ impl TlsSocket {
     }
 
     pub(crate) fn has_input(&self) -> bool {
-        self.end.is_some() || !self.plaintext.is_empty()
+        self.end.is_some() || !self.received.plaintext.is_empty()
     }
 
     pub(crate) fn memory(&self) -> usize {
@@ -180,7 +176,10 @@ impl TlsSocket {
             State::Handshaking(_) => 16 * 1024,
             _ => 0,
         };
-        session + self.carried.capacity() + self.plaintext.capacity() + self.unsent.capacity()
+        session
+            + self.received.ciphertext.capacity()
+            + self.received.plaintext.capacity()
+            + self.unsent.capacity()
     }
 
     pub(crate) fn end_after_output(&mut self) {
@@ -207,7 +206,7 @@ impl TlsSocket {
     fn read_ciphertext(&mut self, shared: &mut Shared, most: usize) -> io::Result<usize> {
         shared.receive.resize(RECEIVE, 0);
         let count = read(&mut self.socket, &mut shared.receive[..most.min(RECEIVE)])?;
-        self.carried.extend_from_slice(&shared.receive[..count]);
+        self.received.ciphertext.extend_from_slice(&shared.receive[..count]);
         Ok(count)
     }
 
@@ -265,9 +264,9 @@ impl TlsSocket {
         let (mut is_drained, mut is_stuck) = (false, false);
         while filled < buf.len() && self.end.is_none() {
             // Records that are complete come first; of the socket as much as the caller has room for.
-            let start = self.carried.len();
-            shared.receive[..start].copy_from_slice(&self.carried);
-            self.carried.clear();
+            let start = self.received.ciphertext.len();
+            shared.receive[..start].copy_from_slice(&self.received.ciphertext);
+            self.received.ciphertext.clear();
             let lacks = missing(&shared.receive[..start]);
             let mut len = start;
             if lacks > 0 || is_stuck {
@@ -283,9 +282,9 @@ impl TlsSocket {
                 }
             }
             let used = self.open(len, buf, &mut filled, shared);
-            self.carried.extend_from_slice(&shared.receive[used..len]);
-            is_stuck = used == 0 && missing(&self.carried) == 0;
-            if is_drained && (is_stuck || missing(&self.carried) > 0) {
+            self.received.ciphertext.extend_from_slice(&shared.receive[used..len]);
+            is_stuck = used == 0 && missing(&self.received.ciphertext) == 0;
+            if is_drained && (is_stuck || missing(&self.received.ciphertext) > 0) {
                 break;
             }
         }
@@ -308,7 +307,7 @@ impl TlsSocket {
         let mut used = 0;
         while used < len && *filled < buf.len() {
             let input = &mut shared.receive[used..len];
-            let plaintext = &mut self.plaintext;
+            let plaintext = &mut self.received.plaintext;
             let (consumed, next) = session.receive(input, &mut self.unsent, |payload| {
                 let count = payload.len().min(buf.len() - *filled);
                 buf[*filled..*filled + count].copy_from_slice(&payload[..count]);
@@ -337,10 +336,10 @@ impl TlsSocket {
 
     /// Moves plaintext that was kept into `buf`.
     fn take_plaintext(&mut self, buf: &mut [u8]) -> usize {
-        let count = self.plaintext.len().min(buf.len());
+        let count = self.received.plaintext.len().min(buf.len());
         if count > 0 {
-            buf[..count].copy_from_slice(&self.plaintext[..count]);
-            self.plaintext = self.plaintext.split_off(count);
+            buf[..count].copy_from_slice(&self.received.plaintext[..count]);
+            self.received.plaintext = self.received.plaintext.split_off(count);
         }
         count
     }
@@ -384,9 +383,10 @@ impl TlsSocket {
                 &shared.gather
             };
             let State::Open(session) = &mut self.state else { return Err(ErrorKind::WouldBlock.into()) };
-            if let Err(error) = session.seal(payload, &mut self.unsent) {
+            if let Err(error) = session.seal(payload, &mut self.received, &mut self.unsent) {
                 log::debug!("a TLS connection cannot send: {error}");
                 self.state = State::Broken;
+                self.end = Some(End::Failed(ErrorKind::InvalidData));
                 self.push(shared)?;
                 return Err(ErrorKind::InvalidData.into());
             }
@@ -434,10 +434,10 @@ impl Read for TlsSocket {
                 _ => Ok(0),
             },
             State::Handshaking(_) => Err(ErrorKind::WouldBlock.into()),
-            State::Plain if !self.carried.is_empty() => {
-                let count = self.carried.len().min(buf.len());
-                buf[..count].copy_from_slice(&self.carried[..count]);
-                self.carried.drain(..count);
+            State::Plain if !self.received.ciphertext.is_empty() => {
+                let count = self.received.ciphertext.len().min(buf.len());
+                buf[..count].copy_from_slice(&self.received.ciphertext[..count]);
+                self.received.ciphertext.drain(..count);
                 Ok(count)
             }
             // A PROXY header comes before TLS; input behind a failure is discarded by the caller.
@@ -471,7 +471,7 @@ impl Write for TlsSocket {
         if ends && let State::Open(session) = &mut self.state {
             self.closing = Closing::Sent;
             // A connection that cannot seal has failed, and its peer knows.
-            let _ = session.close(&mut self.unsent);
+            let _ = session.close(&mut self.received, &mut self.unsent);
         }
         self.push(&mut shared)
     }

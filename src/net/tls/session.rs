@@ -89,6 +89,15 @@ fn needed(error: EncryptError) -> Option<usize> {
     }
 }
 
+/// What was received and the caller has not got yet.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// Mostly part of a record.
+    pub(super) ciphertext: Vec<u8>,
+    /// Plaintext for which the caller had no room.
+    pub(super) plaintext: Vec<u8>,
+}
+
 /// What a connection needs next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -158,17 +167,17 @@ impl Session {
             advance(connection.process_tls_records(input), out, take)
         });
         if let Next::Failed(_) = next {
-            self.drain_alert(out);
+            self.drain_alert(input.get_mut(consumed..).unwrap_or_default(), out);
         }
         (consumed, next)
     }
 
     /// Takes the alert that rustls has queued with an error.
-    fn drain_alert(&mut self, out: &mut Ciphertext) {
+    fn drain_alert(&mut self, input: &mut [u8], out: &mut Ciphertext) {
         // The alert, and records that were queued before it.
         for _ in 0..16 {
             let (_, next) = both!(&mut *self, connection => {
-                advance(connection.process_tls_records(&mut []), out, |_| {})
+                advance(connection.process_tls_records(input), out, |_| {})
             });
             if !matches!(next, Next::Again) {
                 return;
@@ -177,45 +186,61 @@ impl Session {
     }
 
     /// Seals one payload of at most 16 KiB into one record.
-    pub(super) fn seal(&mut self, payload: &[u8], out: &mut Ciphertext) -> Result<(), Error> {
-        self.with_traffic(out, |traffic, out| {
+    pub(super) fn seal(
+        &mut self,
+        payload: &[u8],
+        received: &mut Received,
+        out: &mut Ciphertext,
+    ) -> Result<(), Error> {
+        self.with_traffic(received, out, |traffic, out| {
             out.append(payload.len() + Self::OVERHEAD, |room| traffic.encrypt(payload, room).map_err(needed))
         })
     }
 
     /// Appends close_notify (RFC 8446 §6.1).
-    pub(super) fn close(&mut self, out: &mut Ciphertext) -> Result<(), Error> {
-        self.with_traffic(out, |traffic, out| {
+    pub(super) fn close(&mut self, received: &mut Received, out: &mut Ciphertext) -> Result<(), Error> {
+        self.with_traffic(received, out, |traffic, out| {
             out.append(Self::OVERHEAD, |room| traffic.queue_close_notify(room).map_err(needed))
         })
     }
 
     /// Calls `write` once the connection can send. A key update or a ticket may have to go first.
+    ///
+    /// rustls counts positions in the input that it has seen and not discarded, and panics if that
+    /// is missing: so it gets what was received also where only output is wanted.
     fn with_traffic(
         &mut self,
+        received: &mut Received,
         out: &mut Ciphertext,
         mut write: impl FnMut(&mut Traffic<'_, '_>, &mut Ciphertext) -> Option<()>,
     ) -> Result<(), Error> {
         loop {
-            let (done, next) = match self {
-                Session::Server(connection) => match connection.process_tls_records(&mut []) {
+            let Received { ciphertext, plaintext } = received;
+            let keep = |payload: &[u8]| plaintext.extend_from_slice(payload);
+            let (consumed, next) = match self {
+                Session::Server(connection) => match connection.process_tls_records(ciphertext) {
                     UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
-                        (write(&mut Traffic::Server(&mut traffic), out), Next::Input)
+                        return write(&mut Traffic::Server(&mut traffic), out).ok_or(Error::EncryptError);
                     }
-                    status => (None, advance(status, out, |_| {}).1),
+                    status => advance(status, out, keep),
                 },
-                Session::Client(connection) => match connection.process_tls_records(&mut []) {
+                Session::Client(connection) => match connection.process_tls_records(ciphertext) {
                     UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. } => {
-                        (write(&mut Traffic::Client(&mut traffic), out), Next::Input)
+                        return write(&mut Traffic::Client(&mut traffic), out).ok_or(Error::EncryptError);
                     }
-                    status => (None, advance(status, out, |_| {}).1),
+                    status => advance(status, out, keep),
                 },
             };
-            match (done, next) {
-                (Some(()), _) => return Ok(()),
-                (None, Next::Again) => {}
-                (None, Next::Failed(error)) => return Err(error),
-                (None, Next::Input | Next::Closed) => return Err(Error::EncryptError),
+            ciphertext.drain(..consumed);
+            match next {
+                Next::Again => {}
+                // The peer has ended its direction, which is no reason not to write.
+                Next::Closed if consumed > 0 => {}
+                Next::Failed(error) => {
+                    self.drain_alert(ciphertext, out);
+                    return Err(error);
+                }
+                Next::Input | Next::Closed => return Err(Error::EncryptError),
             }
         }
     }

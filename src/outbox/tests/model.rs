@@ -230,7 +230,7 @@ impl Write for Kernel<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        unreachable!("a socket has nothing to flush")
+        Ok(())
     }
 }
 

@@ -166,9 +166,9 @@ impl Replayer {
                 }
             }
             Entry::Dialed { client, outcome } => {
-                let stream = outcome.map_err(Into::into).map(|()| {
-                    next_stream(&self.reader, &mut self.streams, &mut self.handshake)
-                });
+                let stream = outcome
+                    .map_err(Into::into)
+                    .map(|()| next_stream(&self.reader, &mut self.streams, &mut self.handshake));
                 engine.dialed(client, stream, now);
             }
             Entry::Resolved { client, addrs } => {

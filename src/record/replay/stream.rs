@@ -36,8 +36,7 @@ struct Encryption {
 impl ReplayedStream {
     /// `handshake`: the stream is encrypted, and begins with this part of the handshake.
     pub(crate) fn new(reader: &SharedReader, number: u32, handshake: Option<HandshakePart>) -> Self {
-        let encryption =
-            handshake.map(|part| Encryption { next: Some(part), info: None, is_plain: false });
+        let encryption = handshake.map(|part| Encryption { next: Some(part), info: None, is_plain: false });
         ReplayedStream { reader: reader.clone(), number, encryption }
     }
 
@@ -139,8 +138,7 @@ impl Stream for ReplayedStream {
             },
         );
         let gone = HandshakeState::Gone(ErrorKind::ConnectionReset);
-        let (step, next) =
-            taken.unwrap_or((HandshakeStep { state: gone, ..HandshakeStep::default() }, None));
+        let (step, next) = taken.unwrap_or((HandshakeStep { state: gone, ..HandshakeStep::default() }, None));
         if let Some(encryption) = &mut self.encryption {
             encryption.next = next;
             encryption.is_plain = step.state == HandshakeState::PlainText;
