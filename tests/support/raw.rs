@@ -171,9 +171,7 @@ impl Raw {
             }
             match tls.read_tls(stream) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(_) => tls
-                    .process_new_packets()
-                    .map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?,
+                Ok(_) => process(tls, stream)?,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
