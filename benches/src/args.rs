@@ -19,10 +19,10 @@ tickws-bench COMMAND
                       the duration of single calls, with and without a time budget
   growth [--quick]    costs of tickws as connections, members, idle clients and timers grow
   callgrind [TASK]    instructions of tickws per message, delivery and idle tick; needs valgrind
-  load ADDR MODE [--clients N] [--depth N] [--payload BYTES] [--text] [--verify] [--rate PER_SECOND]
+  load ADDR MODE [--clients N] [--depth N] [--payload BYTES] [--text] [--tls [--resume]] [--verify] [--rate PER_SECOND]
                  [--warm SECONDS] [--time SECONDS] [--count N] [--pid PID]
                       one load (echo, fanout, idle, churn, flood) against a server at a loopback address
-  serve NAME MODE     one server (echo, broadcast); prints its address
+  serve NAME MODE     one server (echo, broadcast, with +tls: echo+tls); prints its address
   soak [--minutes N] [--clients N]
                       mixed traffic with churn against tickws, every message checked; a verdict at the end
   smoke [NAME …]      every mode for a moment, with --verify; without names tickws and the limit
@@ -118,6 +118,8 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
         depth: 1,
         payload: 16,
         text: false,
+        tls: false,
+        resumes: false,
         verify: false,
         rate: None,
         warm: Duration::from_millis(500),
@@ -134,6 +136,8 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
             Long("depth") => load.depth = parser.value()?.parse()?,
             Long("payload") => load.payload = parser.value()?.parse()?,
             Long("text") => load.text = true,
+            Long("tls") => load.tls = true,
+            Long("resume") => load.resumes = true,
             Long("verify") => load.verify = true,
             Long("rate") => load.rate = Some(parser.value()?.parse()?),
             Long("warm") => load.warm = seconds(&mut parser)?,
@@ -152,7 +156,7 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
         "flood" => Mode::Flood,
         other => return Err(format!("{other:?} is not a mode").into()),
     };
-    let target = Target { addr: addr.parse()?, pid };
+    let target = Target { addr: addr.parse()?, pid, tls: load.tls };
     if !target.addr.ip().is_loopback() {
         return Err("the load only goes to a loopback address".into());
     }

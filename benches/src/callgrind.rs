@@ -288,7 +288,7 @@ fn idle() -> Outcome<Costs> {
     let mut server = servers::Server::start_behind(&wrapper, TICKWS, &format!("idle:{clients}:0:{polls}:1"))?;
     let mut open = Vec::with_capacity(clients);
     for index in 0..clients {
-        open.push(crate::load::connect(server.target().addr, index)?);
+        open.push(crate::load::connect(server.target(), index)?);
     }
     server.output.read_line(&mut String::new())?;
     server.wait()?;

@@ -88,6 +88,7 @@ fn shortened(workload: Workload, quick: bool) -> Workload {
 fn supports(name: &str, workload: &Workload) -> bool {
     (servers::supports_text(name) || !workload.load.text)
         && (servers::answers_close(name) || workload.load.mode != Mode::Churn)
+        && (servers::speaks_tls(name) || !workload.load.tls)
         && (name == TICKWS || workload.metric != Metric::Tick)
 }
 
@@ -205,7 +206,7 @@ pub fn idle_tick(clients: usize, timers: usize) -> Outcome<Figures> {
     let mut server = Server::start(TICKWS, &format!("idle:{clients}:{timers}:{POLLS}:{ROUNDS}"))?;
     let mut open = Vec::with_capacity(clients);
     for index in 0..clients {
-        open.push(load::connect(server.target().addr, index)?);
+        open.push(load::connect(server.target(), index)?);
     }
     let mut costs = Vec::new();
     let probe = Probe::begin(server.target().pid)?;

@@ -21,6 +21,8 @@ pub fn run(quick: bool) -> Outcome<()> {
         depth: 1,
         payload: 125,
         text: false,
+        tls: false,
+        resumes: false,
         verify: false,
         rate: None,
         warm: Duration::from_millis(200),

@@ -31,6 +31,8 @@ pub struct Target {
     pub addr: SocketAddr,
     /// The server's process, for measuring its CPU time and memory.
     pub pid: Option<u32>,
+    /// The server speaks TLS.
+    pub tls: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,6 +56,10 @@ pub struct Load {
     pub depth: usize,
     pub payload: usize,
     pub text: bool,
+    /// Over TLS.
+    pub tls: bool,
+    /// Churn over TLS: sessions are resumed.
+    pub resumes: bool,
     /// Also checks the content of replies; each client sends other content.
     pub verify: bool,
     /// Messages per second (fanout: of the first client). Without a rate each reply triggers the
@@ -77,7 +83,7 @@ impl Load {
         let mut clients = Vec::with_capacity(self.clients);
         for index in 0..self.clients {
             let script = if self.verify { self.script(index, repeat) } else { shared.clone() };
-            let stream = connect(target.addr, index)?;
+            let stream = connect(target, index)?;
             clients.push(Conn::new(stream, poll.registry(), index, script, self.verify)?);
         }
         // By then the server has finished work that it does after the 101, such as subscribing.

@@ -10,6 +10,7 @@ mod growth;
 mod load;
 mod probe;
 mod report;
+mod secure;
 mod servers;
 mod smoke;
 mod soak;

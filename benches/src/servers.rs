@@ -48,6 +48,11 @@ pub fn supports_text(name: &str) -> bool {
     name != "message-io"
 }
 
+/// Whether a server is compared over TLS.
+pub fn speaks_tls(name: &str) -> bool {
+    matches!(name, LIMIT | TICKWS | UWS | "tokio-tungstenite")
+}
+
 /// Whether a server answers a close frame, as RFC 6455 asks.
 pub fn answers_close(name: &str) -> bool {
     // message-io closes the TCP connection instead.
@@ -77,6 +82,7 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
     probe::raise_descriptor_limit();
     // A server ends with its parent, even if the benchmark is killed.
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    let (mode, tls) = mode.strip_suffix("+tls").map_or((mode, false), |mode| (mode, true));
     let mode = match (name, mode) {
         (_, "echo") => Mode::Echo,
         (_, "broadcast") => Mode::Broadcast,
@@ -84,12 +90,12 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
         _ => return Err(format!("{mode:?} is not a mode: echo, broadcast").into()),
     };
     match name {
-        LIMIT => limit::serve(mode),
-        TICKWS => tickws::serve(mode),
+        LIMIT => limit::serve(mode, tls),
+        TICKWS => tickws::serve(mode, tls),
         #[cfg(feature = "uws")]
-        UWS => uws::serve(mode),
+        UWS => uws::serve(mode, tls),
         #[cfg(feature = "peers")]
-        "tokio-tungstenite" => tungstenite::serve(mode),
+        "tokio-tungstenite" => tungstenite::serve(mode, tls),
         #[cfg(feature = "peers")]
         "fastwebsockets" => fastwebsockets::serve(mode),
         #[cfg(feature = "peers")]
@@ -154,7 +160,7 @@ impl Server {
             let _ = child.wait();
             return Err(format!("{name} did not start: {line:?}").into());
         };
-        let target = Target { addr, pid: Some(child.id()) };
+        let target = Target { addr, pid: Some(child.id()), tls: mode.ends_with("+tls") };
         Ok(Server { child, output, target })
     }
 

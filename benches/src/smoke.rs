@@ -16,6 +16,8 @@ const QUICK: Load = Load {
     depth: 1,
     payload: 16,
     text: false,
+    tls: false,
+    resumes: false,
     verify: true,
     rate: None,
     warm: Duration::from_millis(20),

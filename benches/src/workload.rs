@@ -52,7 +52,12 @@ pub struct Workload {
 impl Workload {
     /// The mode in which the server is started.
     pub fn server_mode(&self) -> &'static str {
-        if self.load.mode == Mode::Fanout { "broadcast" } else { "echo" }
+        match (self.load.mode == Mode::Fanout, self.load.tls) {
+            (true, false) => "broadcast",
+            (true, true) => "broadcast+tls",
+            (false, false) => "echo",
+            (false, true) => "echo+tls",
+        }
     }
 }
 
@@ -63,12 +68,16 @@ const LOAD: Load = Load {
     depth: 1,
     payload: 16,
     text: false,
+    tls: false,
+    resumes: false,
     verify: false,
     rate: None,
     warm: Duration::from_millis(300),
     time: Duration::from_millis(1500),
     count: u64::MAX,
 };
+
+const TLS: Load = Load { tls: true, ..LOAD };
 
 const fn most(most: f64) -> Option<Bound> {
     Some(Bound { most, strict: false })
@@ -90,7 +99,7 @@ const ROW: Workload = Workload {
 };
 
 /// The rows, with their targets.
-pub const WORKLOADS: [Workload; 13] = [
+pub const WORKLOADS: [Workload; 23] = [
     Workload { name: "echo-16", what: "echo 64 × 16 B, depth 1", limit: most(1.05), uws: below(1.0), ..ROW },
     Workload {
         name: "echo-125",
@@ -200,6 +209,80 @@ pub const WORKLOADS: [Workload; 13] = [
             ..LOAD
         },
         itself: most(1.5),
+        ..ROW
+    },
+    Workload {
+        name: "tls-echo-125",
+        what: "TLS: echo 64 × 125 B, depth 1",
+        load: Load { payload: 125, ..TLS },
+        uws: most(0.78),
+        ..ROW
+    },
+    Workload {
+        name: "tls-echo-125-d32",
+        what: "TLS: echo 64 × 125 B, depth 32",
+        load: Load { payload: 125, depth: 32, ..TLS },
+        share: 0.05,
+        uws: most(0.60),
+        ..ROW
+    },
+    Workload {
+        name: "tls-echo-1k",
+        what: "TLS: echo 500 × 1 KiB, depth 1",
+        load: Load { clients: 500, payload: 1 << 10, ..TLS },
+        uws: most(0.70),
+        ..ROW
+    },
+    Workload {
+        name: "tls-echo-64k",
+        what: "TLS: echo 16 × 64 KiB, depth 4",
+        load: Load { clients: 16, payload: 64 << 10, depth: 4, ..TLS },
+        share: 0.3,
+        uws: most(0.52),
+        ..ROW
+    },
+    Workload {
+        name: "tls-fanout-64",
+        what: "TLS: fanout 1,000 × 64 B, window 1",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 64, ..TLS },
+        uws: most(0.65),
+        ..ROW
+    },
+    Workload {
+        name: "tls-fanout-64-w16",
+        what: "TLS: fanout 1,000 × 64 B, window 16",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 64, depth: 16, ..TLS },
+        share: 0.2,
+        uws: most(0.75),
+        ..ROW
+    },
+    Workload {
+        name: "tls-fanout-1k",
+        what: "TLS: fanout 1,000 × 1 KiB, window 1",
+        load: Load { mode: Mode::Fanout, clients: 1_000, payload: 1 << 10, ..TLS },
+        uws: most(0.68),
+        ..ROW
+    },
+    Workload {
+        name: "tls-churn",
+        what: "TLS: churn with full handshakes, 64 at a time",
+        load: Load { mode: Mode::Churn, ..TLS },
+        uws: most(0.46),
+        ..ROW
+    },
+    Workload {
+        name: "tls-churn-resumed",
+        what: "TLS: churn with resumed sessions, 64 at a time",
+        load: Load { mode: Mode::Churn, resumes: true, ..TLS },
+        uws: most(0.45),
+        ..ROW
+    },
+    Workload {
+        name: "tls-idle",
+        what: "TLS: idle 5,000: bytes per client",
+        metric: Metric::Bytes,
+        load: Load { mode: Mode::Idle, clients: 5_000, ..TLS },
+        itself: most(4_300.0),
         ..ROW
     },
 ];

@@ -14,7 +14,7 @@ use super::{
     latency::Latencies,
     wire::{REQUEST, Replies, Script, close, is_accepted},
 };
-use crate::{Outcome, wait};
+use crate::{Outcome, secure::ClientStream, wait};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stage {
@@ -27,7 +27,7 @@ enum Stage {
 
 /// One of the concurrent clients. When it ends, a new one takes its slot.
 struct Slot {
-    stream: TcpStream,
+    stream: ClientStream,
     stage: Stage,
     received: Vec<u8>,
     begin: Instant,
@@ -36,6 +36,8 @@ struct Slot {
 /// The bytes that all clients send and expect.
 struct Exchange {
     addr: SocketAddr,
+    tls: bool,
+    resumes: bool,
     script: Script,
     close: Vec<u8>,
     close_reply: Vec<u8>,
@@ -46,8 +48,15 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let (close, close_reply) = close();
-    let exchange =
-        Exchange { addr: target.addr, script: load.script(0, 1), close, close_reply, verify: load.verify };
+    let exchange = Exchange {
+        addr: target.addr,
+        tls: target.tls,
+        resumes: load.resumes,
+        script: load.script(0, 1),
+        close,
+        close_reply,
+        verify: load.verify,
+    };
     let mut turn = 0;
     let mut slots = Vec::new();
     for index in 0..load.clients {
@@ -96,13 +105,14 @@ impl Exchange {
         }
         let mut stream = TcpStream::from_std(socket.into());
         poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let stream = ClientStream::client(stream, self.tls, self.resumes)?;
         Ok(Slot { stream, stage: Stage::Connecting, received: Vec::with_capacity(256), begin })
     }
 
     /// Advances a client; `true` when its connection has ended.
     fn advance(&self, slot: &mut Slot, writable: bool, readable: bool) -> Outcome<bool> {
         if slot.stage == Stage::Connecting && writable {
-            if let Some(error) = slot.stream.take_error()? {
+            if let Some(error) = slot.stream.socket().take_error()? {
                 return Err(error.into());
             }
             self.write(slot, REQUEST, Stage::Upgrading)?;
@@ -116,7 +126,12 @@ impl Exchange {
                 Ok(0) => return self.ended(slot),
                 Ok(count) => slot.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.ended(slot),
+                // A server need not send close_notify behind a close frame.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) =>
+                {
+                    return self.ended(slot);
+                }
                 Err(error) => return Err(error.into()),
             }
             self.receive(slot)?;

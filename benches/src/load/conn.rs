@@ -9,8 +9,11 @@ use std::{
 use mio::{Interest, Registry, Token, net::TcpStream};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::wire::{REQUEST, Replies, Script, is_accepted};
-use crate::Outcome;
+use super::{
+    Target,
+    wire::{REQUEST, Replies, Script, is_accepted},
+};
+use crate::{Outcome, secure::ClientStream};
 
 /// Clients per source address, few enough for any range of ephemeral ports.
 const PER_SOURCE: usize = 4_000;
@@ -26,20 +29,51 @@ pub fn socket(turn: usize) -> Outcome<Socket> {
     Ok(socket)
 }
 
-/// A blocking client with a complete handshake.
-pub fn connect(addr: SocketAddr, turn: usize) -> Outcome<StdStream> {
+/// A client with a complete handshake.
+pub fn connect(target: Target, turn: usize) -> Outcome<ClientStream> {
     let socket = socket(turn)?;
-    socket.connect(&addr.into())?;
-    let mut stream = StdStream::from(socket);
-    stream.set_nodelay(true)?;
-    // If the server never responds, the load ends with an error.
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    socket.connect(&target.addr.into())?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    let mut stream = Waiting(ClientStream::client(TcpStream::from_std(socket.into()), target.tls, false)?);
     stream.write_all(REQUEST)?;
     read_head(&mut stream)?;
-    Ok(stream)
+    Ok(stream.0)
 }
 
-/// As [`connect`], but to a server on this thread, which `serve` polls.
+/// A stream whose calls are repeated until they succeed. If the server never responds, they fail.
+#[derive(Debug)]
+pub struct Waiting(pub ClientStream);
+
+fn patiently<T>(mut call: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                std::thread::yield_now();
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+impl Read for Waiting {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        patiently(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Waiting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        patiently(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        patiently(|| self.0.flush())
+    }
+}
+
+/// A blocking client of a server without TLS on this thread, which `serve` polls.
 pub fn connect_with(
     addr: SocketAddr,
     turn: usize,
@@ -65,7 +99,7 @@ pub fn connect_with(
 }
 
 /// Reads the response to an upgrade request.
-pub fn read_head(stream: &mut StdStream) -> Outcome<()> {
+pub fn read_head(stream: &mut impl Read) -> Outcome<()> {
     let mut head = [0; 1024];
     let mut len = 0;
     while !head[..len].ends_with(b"\r\n\r\n") {
@@ -83,7 +117,7 @@ pub fn read_head(stream: &mut StdStream) -> Outcome<()> {
 /// A client under load.
 #[derive(Debug)]
 pub struct Conn {
-    stream: TcpStream,
+    stream: ClientStream,
     script: Script,
     replies: Replies,
     /// Bytes of requests to write, and the position in the script of the next one.
@@ -94,15 +128,13 @@ pub struct Conn {
 
 impl Conn {
     pub fn new(
-        stream: StdStream,
+        mut stream: ClientStream,
         registry: &Registry,
         index: usize,
         script: Script,
         verify: bool,
     ) -> Outcome<Conn> {
-        stream.set_nonblocking(true)?;
-        let mut stream = TcpStream::from_std(stream);
-        registry.register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(stream.socket(), Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let replies = Replies::new(script.clone(), verify);
         Ok(Conn { stream, script, replies, pending: 0, at: 0, writable: true })
     }
@@ -114,6 +146,8 @@ impl Conn {
 
     pub fn set_writable(&mut self) {
         self.writable = true;
+        // The next write reports an error.
+        let _ = self.stream.push();
     }
 
     /// Writes queued bytes, at most `limit`, until the socket would block.

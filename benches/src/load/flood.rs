@@ -93,7 +93,7 @@ struct Flooder {
 impl Flooder {
     fn new(target: Target, load: &Load, poll: &Poll) -> Outcome<Flooder> {
         let script = load.script(load.clients, SLICE / (load.payload + 8));
-        let stream = connect(target.addr, load.clients)?;
+        let stream = connect(target, load.clients)?;
         let conn = Conn::new(stream, poll.registry(), load.clients, script, load.verify)?;
         Ok(Flooder { conn, readable: false, depth: load.depth as u64, in_flight: 0 })
     }

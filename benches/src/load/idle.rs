@@ -2,11 +2,14 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
     time::Duration,
 };
 
-use super::{Figures, Load, Target, conn::connect, wire::Replies};
+use super::{
+    Figures, Load, Target,
+    conn::{Waiting, connect},
+    wire::Replies,
+};
 use crate::{
     Outcome,
     probe::{Probe, resident},
@@ -20,13 +23,13 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
     let pid = target.pid.ok_or("idle needs the server's process: --pid")?;
     // The first client pays for shared memory.
-    let mut clients = vec![connect(target.addr, 0)?];
+    let mut clients = vec![Waiting(connect(target, 0)?)];
     echo(load, &mut clients)?;
     std::thread::sleep(SETTLE);
     let before = resident(pid)?;
     let probe = Probe::begin(Some(pid))?;
     while clients.len() <= load.clients {
-        clients.push(connect(target.addr, clients.len())?);
+        clients.push(Waiting(connect(target, clients.len())?));
     }
     std::thread::sleep(SETTLE);
     let opened = resident(pid)?;
@@ -40,7 +43,7 @@ pub fn run(target: Target, load: &Load) -> Outcome<Figures> {
 }
 
 /// Echoes one message for each client.
-fn echo(load: &Load, clients: &mut [TcpStream]) -> Outcome<()> {
+fn echo(load: &Load, clients: &mut [Waiting]) -> Outcome<()> {
     let script = load.script(0, 1);
     let mut reply = vec![0; script.reply.len()];
     for batch in clients.chunks_mut(BATCH) {

@@ -2,16 +2,21 @@
 //! and writes once, from a reply built when the first message of its kind arrived. No server can do
 //! less and still send the expected replies; a real one also unmasks, validates and keeps limits.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
-
-use mio::{
-    Events, Interest, Poll, Token,
-    net::{TcpListener, TcpStream},
+use std::{
+    io::{ErrorKind, IoSlice, Read, Write},
+    sync::Arc,
 };
+
+use mio::{Events, Interest, Poll, Token, net::TcpListener};
+use tickws::rustls_0_23::rustls::{ServerConfig, ServerConnection};
 use tungstenite::handshake::derive_accept_key;
 
 use super::{Mode, announce};
-use crate::{Outcome, wait};
+use crate::{
+    Outcome,
+    secure::{self, ServerStream},
+    wait,
+};
 
 const LISTENER: Token = Token(usize::MAX);
 const BUFFER: usize = 256 * 1024;
@@ -22,7 +27,7 @@ const SLICES: usize = 32;
 const CLOSE: u8 = 8;
 
 struct Conn {
-    stream: TcpStream,
+    stream: ServerStream,
     upgraded: bool,
     /// The bytes of an incomplete request head or frame header.
     head: Vec<u8>,
@@ -70,7 +75,7 @@ impl Reply {
     }
 
     /// Writes up to `owed` bytes once, from position `at`.
-    fn write(&self, stream: &mut TcpStream, at: usize, owed: usize) -> std::io::Result<usize> {
+    fn write(&self, stream: &mut ServerStream, at: usize, owed: usize) -> std::io::Result<usize> {
         if self.one <= self.bytes.len() {
             return stream.write(&self.bytes[at..self.bytes.len().min(at + owed)]);
         }
@@ -97,7 +102,8 @@ struct Found {
     close: bool,
 }
 
-pub fn serve(mode: Mode) -> Outcome<()> {
+pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
+    let tls = if tls { Some(secure::server_config()?) } else { None };
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut listener = TcpListener::bind("127.0.0.1:0".parse()?)?;
@@ -110,13 +116,14 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         wait(&mut poll, &mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, &poll, &mut conns, &mut free)?;
+                accept(&listener, &poll, &mut conns, &mut free, tls.as_ref())?;
                 continue;
             }
             let index = event.token().0;
             let Some(conn) = &mut conns[index] else { continue };
             if event.is_writable() {
                 conn.writable = true;
+                let _ = conn.stream.push();
                 if conn.write(&reply).is_err() {
                     conns[index] = None;
                     free.push(index);
@@ -176,6 +183,7 @@ fn accept(
     poll: &Poll,
     conns: &mut Vec<Option<Conn>>,
     free: &mut Vec<usize>,
+    tls: Option<&Arc<ServerConfig>>,
 ) -> Outcome<()> {
     loop {
         let mut stream = match listener.accept() {
@@ -186,6 +194,10 @@ fn accept(
         stream.set_nodelay(true)?;
         let index = free.pop().unwrap_or(conns.len());
         poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        let stream = match tls {
+            Some(config) => ServerStream::encrypted(stream, ServerConnection::new(config.clone())?),
+            None => ServerStream::Plain(stream),
+        };
         let conn =
             Conn { stream, upgraded: false, head: Vec::new(), skip: 0, owed: 0, at: 0, writable: true };
         match conns.get_mut(index) {

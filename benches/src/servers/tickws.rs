@@ -8,15 +8,18 @@ use std::{
 use tickws::{Event, Server, ServerBuilder};
 
 use super::{Mode, announce};
-use crate::Outcome;
+use crate::{Outcome, secure};
 
 /// As for the other servers, up to 16 MiB may be queued for a client.
 fn builder() -> ServerBuilder {
     Server::builder().max_buffered(16 << 20)
 }
 
-pub fn serve(mode: Mode) -> Outcome<()> {
-    let mut server = builder().bind("127.0.0.1:0")?;
+pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
+    let mut server = match tls {
+        true => builder().tls(secure::tickws_tls()?).bind_tls("127.0.0.1:0")?,
+        false => builder().bind("127.0.0.1:0")?,
+    };
     announce(server.local_addrs()[0])?;
     server.run(|server, event| {
         if let Event::Message { client, message } = event {

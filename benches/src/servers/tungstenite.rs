@@ -3,21 +3,28 @@
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::broadcast,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream, accept_async_with_config,
     tungstenite::{Error, Message, protocol::WebSocketConfig},
 };
 
 use super::{Mode, announce};
-use crate::Outcome;
+use crate::{Outcome, secure};
 
 /// Messages that may be queued for a task.
 const WAITING: usize = 4096;
 
-pub fn serve(mode: Mode) -> Outcome<()> {
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
+    let acceptor = if tls { Some(TlsAcceptor::from(secure::server_config()?)) } else { None };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -26,16 +33,23 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let all = all.clone();
+            let (all, acceptor) = (all.clone(), acceptor.clone());
+            // The end of a client is not reported.
             tokio::spawn(async move {
-                // The end of a client is not reported.
-                let _ = client(stream, mode, all).await;
+                match acceptor {
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            let _ = client(stream, mode, all).await;
+                        }
+                    }
+                    None => drop(client(stream, mode, all).await),
+                }
             });
         }
     })
 }
 
-async fn client(stream: TcpStream, mode: Mode, all: broadcast::Sender<Message>) -> Result<(), Error> {
+async fn client<S: Stream>(stream: S, mode: Mode, all: broadcast::Sender<Message>) -> Result<(), Error> {
     let config = WebSocketConfig::default().read_buffer_size(4 * 1024);
     let socket = accept_async_with_config(stream, Some(config)).await?;
     match mode {
@@ -44,7 +58,7 @@ async fn client(stream: TcpStream, mode: Mode, all: broadcast::Sender<Message>) 
     }
 }
 
-async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
+async fn echo<S: Stream>(mut socket: WebSocketStream<S>) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         let mut next = Some(message);
         while let Some(message) = next {
@@ -59,8 +73,8 @@ async fn echo(mut socket: WebSocketStream<TcpStream>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn broadcast(
-    mut socket: WebSocketStream<TcpStream>,
+async fn broadcast<S: Stream>(
+    mut socket: WebSocketStream<S>,
     all: broadcast::Sender<Message>,
 ) -> Result<(), Error> {
     let mut inbox = all.subscribe();

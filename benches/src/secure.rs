@@ -1,0 +1,239 @@
+//! TLS for the load and for the servers: a certificate of P-256, and a non-blocking stream on the
+//! buffered connections of rustls.
+
+use std::{
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    ops::DerefMut,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use mio::net::TcpStream;
+use tickws::rustls_0_23::rustls::{
+    ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+use crate::{Outcome, servers::output_dir};
+
+/// The certificate and the key of the servers, which are made once.
+pub fn files() -> Outcome<(PathBuf, PathBuf)> {
+    let dir = output_dir()?;
+    let (chain, key) = (dir.join("certificate.pem"), dir.join("key.pem"));
+    if !chain.exists() || !key.exists() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        std::fs::write(&key, made.signing_key.serialize_pem())?;
+        std::fs::write(&chain, made.cert.pem())?;
+    }
+    Ok((chain, key))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// The configuration of the servers that are written in Rust: TLS 1.3, AES-128, one ticket.
+pub fn server_config() -> Outcome<Arc<ServerConfig>> {
+    let (chain, key) = files()?;
+    let chain = CertificateDer::pem_file_iter(chain)?.collect::<Result<Vec<_>, _>>()?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
+    config.send_tls13_tickets = 1;
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+/// The configuration of the load. It offers AES-128 first, as the servers follow its order, and
+/// trusts anything. It resumes sessions only if asked to.
+pub fn client_config(resumes: bool) -> Arc<ClientConfig> {
+    static FRESH: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    static RESUMING: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let cell = if resumes { &RESUMING } else { &FRESH };
+    cell.get_or_init(|| {
+        let mut config = ClientConfig::clone(&tickws_client());
+        if !resumes {
+            config.resumption = tickws::rustls_0_23::rustls::client::Resumption::disabled();
+        }
+        Arc::new(config)
+    })
+    .clone()
+}
+
+fn tickws_client() -> Arc<ClientConfig> {
+    use tickws::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    let mut provider = ring::default_provider();
+    provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map(|builder| builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything)));
+    match config {
+        Ok(builder) => Arc::new(builder.with_no_client_auth()),
+        Err(error) => panic!("ring speaks TLS 1.3: {error}"),
+    }
+}
+
+/// Accepts every certificate.
+#[derive(Debug)]
+struct Anything;
+
+mod verifier {
+    use tickws::rustls_0_23::rustls::{
+        DigitallySignedStruct, Error, SignatureScheme,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::ring,
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    };
+
+    impl ServerCertVerifier for super::Anything {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            ring::default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
+
+/// A non-blocking stream, encrypted or not.
+#[derive(Debug)]
+pub enum Stream<C> {
+    Plain(TcpStream),
+    Encrypted { socket: TcpStream, tls: Box<C>, full: bool },
+}
+
+pub type ClientStream = Stream<ClientConnection>;
+pub type ServerStream = Stream<ServerConnection>;
+
+impl ClientStream {
+    /// A client's end: encrypted if the server is.
+    pub fn client(socket: TcpStream, tls: bool, resumes: bool) -> Outcome<ClientStream> {
+        if !tls {
+            return Ok(Stream::Plain(socket));
+        }
+        let tls = ClientConnection::new(client_config(resumes), "localhost".try_into()?)?;
+        Ok(Stream::Encrypted { socket, tls: Box::new(tls), full: false })
+    }
+}
+
+impl<C> Stream<C> {
+    pub fn socket(&mut self) -> &mut TcpStream {
+        match self {
+            Stream::Plain(socket) | Stream::Encrypted { socket, .. } => socket,
+        }
+    }
+}
+
+impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Stream<C> {
+    pub fn encrypted(socket: TcpStream, tls: C) -> Self {
+        Stream::Encrypted { socket, tls: Box::new(tls), full: false }
+    }
+
+    /// Writes ciphertext until the socket would block. Returns whether all has left.
+    pub fn push(&mut self) -> io::Result<bool> {
+        let Stream::Encrypted { socket, tls, full } = self else { return Ok(true) };
+        while tls.wants_write() {
+            match tls.write_tls(socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    *full = true;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        *full = false;
+        Ok(true)
+    }
+}
+
+impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Read for Stream<C> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Stream::Encrypted { socket, tls, .. } = self else {
+            let Stream::Plain(socket) = self else { unreachable!() };
+            return socket.read(buffer);
+        };
+        let mut filled = 0;
+        loop {
+            match tls.reader().read(&mut buffer[filled..]) {
+                Ok(0) => return Ok(filled),
+                Ok(count) => {
+                    filled += count;
+                    if filled == buffer.len() {
+                        return Ok(filled);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) if filled > 0 => return Ok(filled),
+                Err(error) => return Err(error),
+            }
+            match tls.read_tls(socket) {
+                Ok(0) if filled > 0 => return Ok(filled),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock && filled > 0 => return Ok(filled),
+                Err(error) => return Err(error),
+            }
+            tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            while tls.wants_write() {
+                tls.write_tls(socket)?;
+            }
+        }
+    }
+}
+
+impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for Stream<C> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Stream::Plain(socket) = self {
+            return socket.write_vectored(slices);
+        }
+        if !self.push()? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let Stream::Encrypted { tls, .. } = self else { unreachable!() };
+        let count = tls.writer().write_vectored(slices)?;
+        self.push()?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.push()? { Ok(()) } else { Err(ErrorKind::WouldBlock.into()) }
+    }
+}
+
+/// The TLS of tickws, with the same settings as the other servers.
+pub fn tickws_tls() -> Outcome<tickws::Tls> {
+    let (chain, key) = files()?;
+    Ok(tickws::Tls::from_pem_files(chain, key)?)
+}
