@@ -14,7 +14,7 @@ use support::{
     raw::{self, Raw},
 };
 use tickws::{
-    Server,
+    BindError, Server, ServerBuilder,
     sim::{NetworkConditions, Recording, Replay, ReplayError, Sim, SimClient, for_each_seed},
 };
 
@@ -109,47 +109,71 @@ fn replay_gives_the_events_of_the_application() {
 #[test]
 fn server_on_real_sockets_is_replayed() {
     for seed in 0..8 {
-        let memory = Memory::new(usize::MAX);
-        let mut server = App::builder(seed).record(memory.clone()).bind("127.0.0.1:0").unwrap();
-        let (mut app, mut rng) = (App::new(seed), fastrand::Rng::with_seed(seed));
-        let addr = server.local_addrs()[0];
-        app.dial(&mut server, &format!("ws://{addr}/self"));
-        app.dial(&mut server, "ws://127.0.0.1:9/");
-        let mut raws: Vec<Raw> = Vec::new();
-        for _ in 0..400 {
-            if raws.len() < 8 {
-                let mut client = Raw::connect(addr);
-                let _ = client.write_some(raw::upgrade_request(path(&mut rng), "").as_bytes());
-                raws.push(client);
-            }
-            let at = rng.usize(..raws.len());
-            match rng.u8(..20) {
-                0 => drop(raws.remove(at)),
-                1 => _ = raws[at].write_some(&raw::close(1000, "bye")),
-                2 => _ = raws[at].write_some(&raw::binary(&vec![3; rng.usize(..20_000)])),
-                3 => _ = raws[at].write_some(b"\x81\x01?"),
-                4 => _ = raws[at].read_some(),
-                _ => _ = raws[at].write_some(&raw::text("hello")),
-            }
-            app.act(&mut server);
-            for event in &server.poll_for(MS).unwrap() {
-                app.handle(&mut server, event);
-            }
-        }
-        drop(raws);
-        server.shutdown(1001, "", Duration::from_secs(1));
-        let deadline = Deadline::new();
-        while !server.is_drained() {
-            deadline.check("drained");
-            for event in &server.poll_for(10 * MS).unwrap() {
-                app.handle(&mut server, event);
-            }
-        }
-        drop(server);
-        let (again, _) = replay(&memory.take()).unwrap();
-        assert_eq!(again, app.seen, "seed {seed}");
-        assert!(app.seen.len() > 30);
+        replay_of_real_sockets(seed, |builder| builder.bind("127.0.0.1:0"));
     }
+}
+
+/// What is recorded is the plain text, so the replay has neither keys nor certificates.
+#[cfg(feature = "tls")]
+#[test]
+fn server_with_tls_is_replayed_without_keys() {
+    for seed in 0..8 {
+        replay_of_real_sockets(seed, |builder| {
+            let server = builder.tls(support::tls::server()).bind_tls("127.0.0.1:0")?;
+            support::tls::note(server.local_addrs()[0]);
+            Ok(server)
+        });
+    }
+}
+
+fn replay_of_real_sockets(seed: u64, bind: impl FnOnce(ServerBuilder) -> Result<Server, BindError>) {
+    let memory = Memory::new(usize::MAX);
+    let mut server = bind(App::builder(seed).record(memory.clone())).unwrap();
+    let (mut app, mut rng) = (App::new(seed), fastrand::Rng::with_seed(seed));
+    let addr = server.local_addrs()[0];
+    app.dial(&mut server, &format!("ws://{addr}/self"));
+    app.dial(&mut server, "ws://127.0.0.1:9/");
+    let mut raws: Vec<Raw> = Vec::new();
+    for _ in 0..400 {
+        if raws.len() < 8 {
+            let mut client = Raw::connect(addr);
+            let _ = client.write_some(raw::upgrade_request(path(&mut rng), "").as_bytes());
+            let deadline = Deadline::new();
+            while !client.is_flushed() {
+                deadline.check("the TLS handshake");
+                for event in &server.poll_for(MS).unwrap() {
+                    app.handle(&mut server, event);
+                }
+            }
+            raws.push(client);
+        }
+        let at = rng.usize(..raws.len());
+        match rng.u8(..20) {
+            0 => drop(raws.remove(at)),
+            1 => _ = raws[at].write_some(&raw::close(1000, "bye")),
+            2 => _ = raws[at].write_some(&raw::binary(&vec![3; rng.usize(..20_000)])),
+            3 => _ = raws[at].write_some(b"\x81\x01?"),
+            4 => _ = raws[at].read_some(),
+            _ => _ = raws[at].write_some(&raw::text("hello")),
+        }
+        app.act(&mut server);
+        for event in &server.poll_for(MS).unwrap() {
+            app.handle(&mut server, event);
+        }
+    }
+    drop(raws);
+    server.shutdown(1001, "", Duration::from_secs(1));
+    let deadline = Deadline::new();
+    while !server.is_drained() {
+        deadline.check("drained");
+        for event in &server.poll_for(10 * MS).unwrap() {
+            app.handle(&mut server, event);
+        }
+    }
+    drop(server);
+    let (again, _) = replay(&memory.take()).unwrap();
+    assert_eq!(again, app.seen, "seed {seed}");
+    assert!(app.seen.len() > 30, "{}", app.seen.len());
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn a_closed_client_has_left_its_rooms_at_its_close_event() {
     type Way = fn(raw::Raw) -> Option<raw::Raw>;
     let ways: [Way; 4] = [
         |mut peer| peer.write_some(&raw::close(1000, "")).map(|_| peer).ok(),
-        |peer| {
+        |mut peer| {
             peer.half_close();
             Some(peer)
         },

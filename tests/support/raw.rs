@@ -275,7 +275,9 @@ impl Raw {
 
     /// Ends the connection with RST instead of FIN.
     #[cfg(unix)]
-    pub fn reset(self) {
+    pub fn reset(#[cfg_attr(not(feature = "tls"), allow(unused_mut))] mut self) {
+        #[cfg(feature = "tls")]
+        drop(self.tls.take());
         let linger = Some(std::time::Duration::ZERO);
         rustix::net::sockopt::set_socket_linger(&self.stream, linger).expect("a socket can linger");
     }
@@ -327,5 +329,16 @@ impl Raw {
     /// All frames that have been read whole.
     pub fn take_frames(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.take_frame()).collect()
+    }
+}
+
+/// A client that leaves ends its encrypted stream, as all but the careless do.
+#[cfg(feature = "tls")]
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = self.exchange();
+        }
     }
 }
