@@ -1,12 +1,15 @@
 //! Sends every message to all clients, its sender included.
 //!
 //! ```sh
-//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin]
+//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin] [--tls CERT KEY]
 //! ```
 //!
 //! Then open `http://127.0.0.1:9001/` in a browser, or connect any WebSocket client to
 //! `ws://127.0.0.1:9001/`, with any path. Pages of other origins are rejected unless `--any-origin`
 //! is given. On Ctrl-C the server closes all connections with 1001 and exits with 0.
+
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::{
     error::Error,
@@ -21,6 +24,7 @@ use log::{LevelFilter, info};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use simple_logger::SimpleLogger;
 use tickws::{CloseCode, Event, Server};
+use tls::Security;
 
 fn main() -> Result<(), Box<dyn Error>> {
     SimpleLogger::new().with_level(LevelFilter::Info).env().init()?;
@@ -28,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut addr = "127.0.0.1:9001".to_string();
     let page = include_str!("echo_broadcast.html");
     let mut builder = Server::builder().serve_bytes("/", "text/html; charset=utf-8", page);
-    let mut args = std::env::args().skip(1);
+    let (security, args) = Security::from_args()?;
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--max-message" => {
@@ -43,9 +48,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    let mut server = builder.bind(addr)?;
+    let s = security.s();
+    let mut server = security.bind(builder, &addr)?;
     for addr in server.local_addrs() {
-        info!("listening on ws://{addr}/, page at http://{addr}/");
+        info!("listening on ws{s}://{addr}/, page at http{s}://{addr}/");
     }
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,11 +1,15 @@
 //! The server inside an external poll loop, here one around `poll(2)` that also reads the terminal.
 //!
 //! ```sh
-//! cargo run --release --example external_loop [-- ADDR]
+//! cargo run --release --example external_loop [-- ADDR] [--tls CERT KEY]
 //! ```
 //!
 //! Lines typed are sent to every client, and messages of clients are printed. The end of the input
 //! ends the program.
+
+#[cfg(unix)]
+#[path = "support/tls.rs"]
+mod tls;
 
 #[cfg(unix)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,9 +25,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     use tickws::{CloseCode, Event, Message, Server};
 
     simple_logger::SimpleLogger::new().with_level(log::LevelFilter::Info).env().init()?;
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
-    let mut server = Server::bind(addr)?;
-    log::info!("listening on ws://{}/, type to talk", server.local_addrs()[0]);
+    let (security, args) = tls::Security::from_args()?;
+    let addr = args.first().map_or("127.0.0.1:9001", String::as_str);
+    let s = security.s();
+    let mut server = security.bind(Server::builder(), addr)?;
+    log::info!("listening on ws{s}://{}/, type to talk", server.local_addrs()[0]);
 
     let mut line = [0; 8192];
     let mut typing = true;

@@ -1,12 +1,15 @@
 //! A 60 Hz game loop that polls once per frame and sends each client a snapshot per frame.
 //!
 //! ```sh
-//! cargo run --release --example game_tick [-- ADDR] [--frames N]
+//! cargo run --release --example game_tick [-- ADDR] [--frames N] [--tls CERT KEY]
 //! ```
 //!
 //! Clients steer with the text messages `left` and `right`. All clients receive the positions of
 //! all players in a binary message, 60 times per second. The longest poll is printed once per
 //! second.
+
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::{
     error::Error,
@@ -16,6 +19,7 @@ use std::{
 
 use simple_logger::SimpleLogger;
 use tickws::{ClientId, CloseCode, Event, Message, Server};
+use tls::Security;
 
 const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 60);
 
@@ -70,7 +74,8 @@ impl World {
 fn main() -> Result<(), Box<dyn Error>> {
     SimpleLogger::new().with_level(log::LevelFilter::Info).env().init()?;
     let (mut addr, mut frames) = ("127.0.0.1:9001".to_string(), u64::MAX);
-    let mut args = std::env::args().skip(1);
+    let (security, args) = Security::from_args()?;
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--frames" => frames = args.next().ok_or("--frames needs a number")?.parse()?,
@@ -79,8 +84,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // A frame has 16 ms. Whatever clients send, a poll stops reading after half a millisecond.
-    let mut server = Server::builder().time_budget(Duration::from_micros(500)).bind(addr)?;
-    log::info!("playing on ws://{}/", server.local_addrs()[0]);
+    let s = security.s();
+    let mut server = security.bind(Server::builder().time_budget(Duration::from_micros(500)), &addr)?;
+    log::info!("playing on ws{s}://{}/", server.local_addrs()[0]);
     let second = server.set_interval(Duration::from_secs(1));
     let (mut world, mut snapshot, mut longest) = (World::default(), Vec::new(), Duration::ZERO);
     let mut next_frame = Instant::now();

@@ -14,10 +14,14 @@
 //! {"type": "leave", "data": "lobby"}
 //! ```
 
+#[path = "support/tls.rs"]
+mod tls;
+
 use std::{collections::HashMap, error::Error};
 
 use serde::{Deserialize, Serialize};
 use tickws::{ClientId, Envelope, Event, JsonError, Prepared, Server};
+use tls::Security;
 
 /// A message from a client.
 #[derive(Deserialize)]
@@ -46,9 +50,11 @@ struct Person {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let addr = std::env::args().nth(1).unwrap_or("127.0.0.1:9001".to_string());
-    let mut server = Server::builder().max_message_size(4096).bind(addr)?;
-    println!("listening on ws://{}/", server.local_addrs()[0]);
+    let (security, args) = Security::from_args()?;
+    let addr = args.first().map_or("127.0.0.1:9001", String::as_str);
+    let s = security.s();
+    let mut server = security.bind(Server::builder().max_message_size(4096), addr)?;
+    println!("listening on ws{s}://{}/", server.local_addrs()[0]);
     let mut people: HashMap<ClientId, Person> = HashMap::new();
     server.run(|server, event| match event {
         Event::Open { client, .. } => {

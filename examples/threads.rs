@@ -1,12 +1,15 @@
 //! A worker thread computes and publishes its results through a `Handle`.
 //!
 //! ```sh
-//! cargo run --release --example threads [-- ADDR]
+//! cargo run --release --example threads [-- ADDR] [--tls CERT KEY]
 //! ```
 //!
 //! Every client of `ws://127.0.0.1:9001/` joins a room to which the number of primes found so far
 //! is published ten times per second. Once per second the worker asks the server for the number of
 //! members. On Ctrl-C the server closes all connections with 1001 and exits with 0.
+
+#[path = "support/tls.rs"]
+mod tls;
 
 use std::{
     error::Error,
@@ -23,6 +26,7 @@ use log::{LevelFilter, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use simple_logger::SimpleLogger;
 use tickws::{CloseCode, Event, Handle, HandleError, Server};
+use tls::Security;
 
 const ROOM: &str = "primes";
 
@@ -61,9 +65,11 @@ fn audience(handle: &Handle) -> Result<usize, HandleError> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     SimpleLogger::new().with_level(LevelFilter::Info).env().init()?;
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
-    let mut server = Server::bind(addr)?;
-    info!("listening on ws://{}/", server.local_addrs()[0]);
+    let (security, args) = Security::from_args()?;
+    let addr = args.first().map_or("127.0.0.1:9001", String::as_str);
+    let s = security.s();
+    let mut server = security.bind(Server::builder(), addr)?;
+    info!("listening on ws{s}://{}/", server.local_addrs()[0]);
 
     let handle = server.handle();
     let worker = thread::spawn(move || count_primes(&handle));

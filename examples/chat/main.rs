@@ -2,6 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example chat [-- ADDR] [--token TOKEN] [--any-origin] [--behind PROXY]
+//! cargo run --release --example chat --features tls -- --dev-tls   # or --tls CERT KEY
 //! ```
 //!
 //! Then open the address that it prints. This file decides which clients may connect: the page
@@ -11,6 +12,8 @@
 //! makes the server believe what it says about its clients.
 
 mod hub;
+#[path = "../support/tls.rs"]
+mod tls;
 
 use std::{
     collections::HashMap,
@@ -25,6 +28,7 @@ use std::{
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tickws::{CloseCode, Decision, Event, Server, TimerId, UpgradeError, UpgradeId, http};
+use tls::Security;
 
 /// An upgrade whose token is being looked up, and the result of the lookup.
 struct Lookup {
@@ -44,7 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .max_connections(1000)
         .max_message_size(16 * 1024)
         .max_messages_per_second(20);
-    let mut args = std::env::args().skip(1);
+    let (security, args) = Security::from_args()?;
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--token" => token = args.next().ok_or("--token needs a value")?,
@@ -54,8 +59,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             other => addr = other.to_string(),
         }
     }
-    let mut server = builder.bind(addr)?;
-    println!("open http://{}/?token={token}", server.local_addrs()[0]);
+    let s = security.s();
+    let mut server = security.bind(builder, &addr)?;
+    println!("open http{s}://{}/?token={token}", server.local_addrs()[0]);
 
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -1,14 +1,17 @@
 //! A server whose page plots the server's own statistics, live over its own WebSocket.
 //!
 //! ```sh
-//! cargo run --release --example dashboard [-- ADDR] [--load CLIENTS]
+//! cargo run --release --example dashboard [-- ADDR] [--load CLIENTS] [--tls CERT KEY]
 //! ```
 //!
 //! Then open the address that it prints. The load comes from clients of the path `/load`: each
 //! message is echoed, and a text that begins with `all` goes to all of them. `--load 20` starts
-//! twenty such clients, which come and go.
+//! twenty such clients, which come and go. With `--features tls` the example takes `--tls CERT KEY`,
+//! or `--dev-tls`.
 
 mod load;
+#[path = "../support/tls.rs"]
+mod tls;
 
 use std::{
     error::Error,
@@ -22,13 +25,15 @@ use std::{
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tickws::{CloseCode, Event, Message, Prepared, Server, Stats};
+use tls::Security;
 
 const TICK: Duration = Duration::from_millis(5);
 const SAMPLE: Duration = Duration::from_millis(500);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut addr, mut clients) = ("127.0.0.1:9003".to_string(), 0);
-    let mut args = std::env::args().skip(1);
+    let (security, args) = Security::from_args()?;
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--load" => clients = args.next().ok_or("--load needs a number of clients")?.parse()?,
@@ -36,16 +41,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             other => addr = other.to_string(),
         }
     }
-    let mut server = Server::builder()
+    let builder = Server::builder()
         .serve_bytes("/", "text/html; charset=utf-8", include_str!("index.html"))
         .health("/healthz")
         .metrics("/metrics")
         .path("/stats")
         .path("/load")
-        .send_buffer(64 * 1024) // so that the plot shows the bytes that slow clients do not read
-        .bind(addr)?;
+        .send_buffer(64 * 1024); // so that the plot shows the bytes that slow clients do not read
+    let s = security.s();
+    if !s.is_empty() && clients > 0 {
+        return Err("the clients of --load speak no TLS".into());
+    }
+    let mut server = security.bind(builder, &addr)?;
     let addr = server.local_addrs()[0];
-    println!("open http://{addr}/, load goes to ws://{addr}/load");
+    println!("open http{s}://{addr}/, load goes to ws{s}://{addr}/load");
     load::start(addr, clients);
 
     let stop = Arc::new(AtomicBool::new(false));

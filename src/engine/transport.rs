@@ -67,6 +67,7 @@ pub(crate) trait Stream: Read + Write {
 }
 
 /// A part of a TLS handshake.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only encrypted streams have handshakes"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HandshakePart {
     /// The step that signs, which takes up to a millisecond.
@@ -87,6 +88,7 @@ pub(crate) struct HandshakeStep {
     pub(crate) is_congested: bool,
 }
 
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only encrypted streams have handshakes"))]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) enum HandshakeState {
     /// More bytes of the peer are needed, or the socket takes no more.

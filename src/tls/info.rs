@@ -77,6 +77,7 @@ impl TlsInfo {
 }
 
 /// Why a TLS handshake failed.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only encrypted streams have handshakes"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TlsFailure {
     /// The peer sent an alert: it does not trust the certificate, for instance.

@@ -138,7 +138,7 @@ impl TlsSocket {
             match next {
                 Next::Again => {}
                 Next::Input => break Ok(()),
-                Next::Closed => break Err(other("the peer has closed before the end of the handshake")),
+                Next::Closed => return Ok(Some(self.gone(ErrorKind::UnexpectedEof))),
                 Next::Failed(error) => break Err(error),
             }
         };
