@@ -10,12 +10,13 @@ use std::{
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
+use tickws::rustls_0_23::rustls::ClientConnection;
 use tickws::{Audience, ClientId, CloseCode, Decision, Event, Prepared, SendOptions, Server, ServerBuilder};
 
 use crate::{
     Outcome,
     load::wire::{BINARY, REQUEST, frame},
-    probe,
+    probe, secure,
 };
 
 /// A row that takes longer is stuck.
@@ -36,11 +37,13 @@ struct Row {
     fewer: usize,
     /// Clients that never become a WebSocket.
     plain: bool,
+    tls: bool,
 }
 
-const ROW: Row = Row { name: "", build: |builder| builder, run: broadcast, fewer: 1, plain: false };
+const ROW: Row =
+    Row { name: "", build: |builder| builder, run: broadcast, fewer: 1, plain: false, tls: false };
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 18] = [
     Row { name: "broadcast-64", ..ROW },
     Row { name: "broadcast-60k", run: broadcast_large, ..ROW },
     Row { name: "different-1k", run: different, ..ROW },
@@ -48,8 +51,8 @@ const ROWS: [Row; 17] = [
     Row { name: "all-closed", run: all_closed, ..ROW },
     Row { name: "kernel-close", run: kernel_close, plain: true, ..ROW },
     Row { name: "drain", run: drain, fewer: 10, build: |builder| builder.send_buffer(128 << 10), ..ROW },
-    Row { name: "downloads", run: downloads, fewer: 10, plain: true, build: with_file },
-    Row { name: "download-60hz", run: download, fewer: 10_000, plain: true, build: with_file },
+    Row { name: "downloads", run: downloads, fewer: 10, plain: true, build: with_file, ..ROW },
+    Row { name: "download-60hz", run: download, fewer: 10_000, plain: true, build: with_file, ..ROW },
     Row { name: "shutdown-deadline", run: shutdown, ..ROW },
     Row { name: "reset-all", run: reset, ..ROW },
     Row { name: "deferred-expire", run: expire, plain: true, build: deferring, ..ROW },
@@ -58,6 +61,7 @@ const ROWS: [Row; 17] = [
     Row { name: "broadcast-60hz", run: |bench| frames(bench, &SendOptions::new()), ..ROW },
     Row { name: "latest-60hz", run: |bench| frames(bench, &SendOptions::new().latest(1)), ..ROW },
     Row { name: "large-messages", run: large_messages, fewer: 2, ..ROW },
+    Row { name: "tls-hellos", run: hellos, fewer: 38, plain: true, tls: true, ..ROW },
 ];
 
 /// The folder of the file that is served.
@@ -138,7 +142,11 @@ fn cpu() -> u64 {
 impl Bench {
     fn new(row: &Row, budget: Option<Duration>, clients: usize) -> Outcome<Bench> {
         let server = Server::builder().time_budget(budget).max_connections_per_ip(None);
-        let server = (row.build)(server).bind("127.0.0.1:0")?;
+        let server = (row.build)(server);
+        let server = match row.tls {
+            true => server.tls(secure::tickws_tls()?).bind_tls("127.0.0.1:0")?,
+            false => server.bind("127.0.0.1:0")?,
+        };
         let mut bench = Bench {
             server,
             clients: Vec::new(),
@@ -416,6 +424,18 @@ fn reset(bench: &mut Bench) -> Outcome<String> {
     })?;
     bench.settle(|_| {})?;
     Ok(format!("{} closed", bench.server.stats().closed.total()))
+}
+
+/// All clients begin a TLS handshake at the same time.
+fn hellos(bench: &mut Bench) -> Outcome<String> {
+    let mut client = ClientConnection::new(secure::client_config(false), "localhost".try_into()?)?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    bench.write_all(&hello)?;
+    bench.settle(|_| {})?;
+    let each = bench.server.stats().tls_micros / bench.clients.len() as u64;
+    let answered = bench.read_all() > 0;
+    Ok(format!("{} hellos, {each} µs each, answered: {answered}", bench.clients.len()))
 }
 
 fn expire(bench: &mut Bench) -> Outcome<String> {

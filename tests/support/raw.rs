@@ -336,7 +336,7 @@ impl Raw {
 #[cfg(feature = "tls")]
 impl Drop for Raw {
     fn drop(&mut self) {
-        if let Some(tls) = &mut self.tls {
+        if let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) {
             tls.send_close_notify();
             let _ = self.exchange();
         }
