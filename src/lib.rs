@@ -126,6 +126,9 @@ mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stats;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
 mod tls;
 mod util;
 
@@ -173,7 +176,6 @@ pub use tls::info::{TlsInfo, TlsVersion};
 #[cfg(feature = "tls")]
 pub use tls::{
     client::TlsClient,
-    rustls_0_23,
     server::{ClientCertificates, Tls},
 };
 

@@ -18,7 +18,7 @@ use support::{
 use tickws::{
     BindError, ClientCertificates, CloseReason, ConfigError, Connect, Decision, Event, Server, ServerBuilder,
     Tls, TlsClient, TlsError, TlsVersion,
-    rustls_0_23::{self, rustls},
+    tls::rustls_0_23::{self, rustls},
 };
 
 fn served(builder: ServerBuilder, tls: Tls) -> Harness {

@@ -14,7 +14,7 @@ use support::{
     raw::{self, Raw},
     tls,
 };
-use tickws::{Event, Server, ServerBuilder, rustls_0_23::rustls::ClientConnection};
+use tickws::{Event, Server, ServerBuilder, tls::rustls_0_23::rustls::ClientConnection};
 
 /// Half-done handshakes of one attacker.
 const CROWD: usize = 9_000;

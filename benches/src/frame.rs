@@ -10,7 +10,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
-use tickws::rustls_0_23::rustls::ClientConnection;
+use tickws::tls::rustls_0_23::rustls::ClientConnection;
 use tickws::{Audience, ClientId, CloseCode, Decision, Event, Prepared, SendOptions, Server, ServerBuilder};
 
 use crate::{

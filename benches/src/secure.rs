@@ -9,7 +9,7 @@ use std::{
 };
 
 use mio::net::TcpStream;
-use tickws::rustls_0_23::rustls::{
+use tickws::tls::rustls_0_23::rustls::{
     ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -55,7 +55,7 @@ pub fn client_config(resumes: bool) -> Arc<ClientConfig> {
     cell.get_or_init(|| {
         let mut config = ClientConfig::clone(&tickws_client());
         if !resumes {
-            config.resumption = tickws::rustls_0_23::rustls::client::Resumption::disabled();
+            config.resumption = tickws::tls::rustls_0_23::rustls::client::Resumption::disabled();
         }
         Arc::new(config)
     })
@@ -63,7 +63,7 @@ pub fn client_config(resumes: bool) -> Arc<ClientConfig> {
 }
 
 fn tickws_client() -> Arc<ClientConfig> {
-    use tickws::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    use tickws::tls::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
     let mut provider = ring::default_provider();
     provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
     let config = ClientConfig::builder_with_provider(Arc::new(provider))
@@ -80,7 +80,7 @@ fn tickws_client() -> Arc<ClientConfig> {
 struct Anything;
 
 mod verifier {
-    use tickws::rustls_0_23::rustls::{
+    use tickws::tls::rustls_0_23::rustls::{
         DigitallySignedStruct, Error, SignatureScheme,
         client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         crypto::ring,

@@ -57,7 +57,7 @@ fn from_files(chain: &str, key: &str) -> Outcome<Security> {
 
 #[cfg(feature = "tls")]
 fn for_this_machine() -> Outcome<Security> {
-    use tickws::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+    use tickws::tls::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let made = rcgen::generate_simple_self_signed(names)?;

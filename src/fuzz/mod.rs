@@ -52,6 +52,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rooms", registry::tests::target),
     #[cfg(feature = "sim")]
     ("recording", crate::record::tests::target),
+    #[cfg(all(feature = "tls", unix))]
+    ("tls", crate::net::tls::tests::target),
 ];
 
 /// Runs the target of this name.

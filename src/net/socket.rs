@@ -33,7 +33,7 @@ pub(crate) enum Socket {
     #[cfg(feature = "sim")]
     Sim(SimSocket),
     #[cfg(feature = "tls")]
-    Tls(Box<TlsSocket>),
+    Tls(Box<TlsSocket<Socket>>),
 }
 
 /// Writes without the signal SIGPIPE, which ends a program whose `main` does not ignore it, if the

@@ -120,7 +120,7 @@ impl TlsClient {
     }
 
     /// Shows this certificate chain to servers that ask for one (RFC 8446 §4.4.2), as PEM text with
-    /// its private key. No effect on a configuration of [`rustls_0_23`](crate::rustls_0_23).
+    /// its private key. No effect on a configuration of [`rustls_0_23`](crate::tls::rustls_0_23).
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl TlsClient {
 
     /// Appends the secrets of each connection to the file that the environment variable
     /// `SSLKEYLOGFILE` names, if it is set. **Whoever has the file can read everything.** No effect
-    /// on a configuration of [`rustls_0_23`](crate::rustls_0_23).
+    /// on a configuration of [`rustls_0_23`](crate::tls::rustls_0_23).
     pub fn log_keys(mut self) -> TlsClient {
         self.settings.logs_keys = true;
         TlsClient::from_settings(self.settings)

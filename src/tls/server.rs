@@ -29,7 +29,7 @@ pub(super) const HTTP11: &[u8] = b"http/1.1";
 /// loaded.
 ///
 /// The cryptography is that of ring. For another provider see
-/// [`rustls_0_23`](crate::rustls_0_23).
+/// [`rustls_0_23`](crate::tls::rustls_0_23).
 ///
 /// # Examples
 ///
@@ -140,7 +140,7 @@ impl Tls {
     }
 
     /// Refuses clients that ask for a name of no certificate. Without this call they get the first
-    /// one. No effect on a configuration of [`rustls_0_23`](crate::rustls_0_23).
+    /// one. No effect on a configuration of [`rustls_0_23`](crate::tls::rustls_0_23).
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl Tls {
 
     /// Asks clients for a certificate of one of these authorities, given as PEM text (RFC 8446
     /// §4.3.2). One that is not valid, or no longer, is refused in the handshake. No effect on a
-    /// configuration of [`rustls_0_23`](crate::rustls_0_23).
+    /// configuration of [`rustls_0_23`](crate::tls::rustls_0_23).
     ///
     /// # Errors
     ///
@@ -173,7 +173,7 @@ impl Tls {
     /// Appends the secrets of each connection to the file that the environment variable
     /// `SSLKEYLOGFILE` names, if it is set, so that Wireshark can read the traffic. **Whoever has
     /// the file can read everything.** No effect on a configuration of
-    /// [`rustls_0_23`](crate::rustls_0_23).
+    /// [`rustls_0_23`](crate::tls::rustls_0_23).
     ///
     /// # Errors
     ///

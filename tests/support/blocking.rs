@@ -18,8 +18,8 @@ enum Inner {
     #[cfg(feature = "tls")]
     Encrypted(
         Box<
-            tickws::rustls_0_23::rustls::StreamOwned<
-                tickws::rustls_0_23::rustls::ClientConnection,
+            tickws::tls::rustls_0_23::rustls::StreamOwned<
+                tickws::tls::rustls_0_23::rustls::ClientConnection,
                 TcpStream,
             >,
         >,
@@ -41,7 +41,7 @@ impl Blocking {
         if super::tls::is_server(addr)
             && let Inner::Plain(stream) = self.0
         {
-            use tickws::rustls_0_23::rustls::{ClientConnection, StreamOwned};
+            use tickws::tls::rustls_0_23::rustls::{ClientConnection, StreamOwned};
             let connection =
                 ClientConnection::new(super::tls::client(), "localhost".try_into().unwrap()).unwrap();
             return Blocking(Inner::Encrypted(Box::new(StreamOwned::new(connection, stream))));

@@ -95,7 +95,7 @@ fn close_body(code: u16, reason: &str) -> Vec<u8> {
 /// Handles what was read. The alert of an error is sent.
 #[cfg(feature = "tls")]
 fn process(
-    tls: &mut tickws::rustls_0_23::rustls::ClientConnection,
+    tls: &mut tickws::tls::rustls_0_23::rustls::ClientConnection,
     stream: &mut TcpStream,
 ) -> io::Result<()> {
     tls.process_new_packets().map(drop).map_err(|error| {
@@ -109,7 +109,7 @@ fn process(
 pub struct Raw {
     stream: TcpStream,
     #[cfg(feature = "tls")]
-    tls: Option<Box<tickws::rustls_0_23::rustls::ClientConnection>>,
+    tls: Option<Box<tickws::tls::rustls_0_23::rustls::ClientConnection>>,
     input: Vec<u8>,
     /// Bytes of `input` that the test has already taken.
     at: usize,
@@ -130,10 +130,10 @@ impl Raw {
     #[cfg(feature = "tls")]
     pub fn encrypted(
         mut self,
-        config: std::sync::Arc<tickws::rustls_0_23::rustls::ClientConfig>,
+        config: std::sync::Arc<tickws::tls::rustls_0_23::rustls::ClientConfig>,
         name: &'static str,
     ) -> Self {
-        use tickws::rustls_0_23::rustls::ClientConnection;
+        use tickws::tls::rustls_0_23::rustls::ClientConnection;
         let mut tls = ClientConnection::new(config, name.try_into().unwrap()).unwrap();
         tls.set_buffer_limit(None);
         self.tls = Some(Box::new(tls));
@@ -141,7 +141,7 @@ impl Raw {
     }
 
     #[cfg(feature = "tls")]
-    pub fn tls(&mut self) -> Option<&mut tickws::rustls_0_23::rustls::ClientConnection> {
+    pub fn tls(&mut self) -> Option<&mut tickws::tls::rustls_0_23::rustls::ClientConnection> {
         self.tls.as_deref_mut()
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
-use tickws::{Tls, rustls_0_23::rustls};
+use tickws::{Tls, tls::rustls_0_23::rustls};
 
 /// Whether the tests of the protocol run over TLS.
 /// To be asked where a server is bound.

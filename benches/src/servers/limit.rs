@@ -8,7 +8,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, net::TcpListener};
-use tickws::rustls_0_23::rustls::{ServerConfig, ServerConnection};
+use tickws::tls::rustls_0_23::rustls::{ServerConfig, ServerConnection};
 use tungstenite::handshake::derive_accept_key;
 
 use super::{Mode, announce};

@@ -14,7 +14,7 @@ use super::{
     session::{Next, Session, cause_of},
 };
 use crate::{
-    engine::{HandshakePart, HandshakeState, HandshakeStep},
+    engine::{HandshakePart, HandshakeState, HandshakeStep, Stream},
     net::kernel,
     tls::info::TlsFailure,
 };
@@ -37,7 +37,7 @@ pub(super) struct Handshaking {
     has_replied: bool,
 }
 
-impl TlsSocket {
+impl<S: Stream> TlsSocket<S> {
     pub(crate) fn needs_handshake(&self) -> Option<HandshakePart> {
         match &self.state {
             State::Fresh(Origin::Server(..)) => Some(HandshakePart::Costly),

@@ -25,7 +25,6 @@ use std::{
 
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 
-use super::socket::Socket;
 use crate::{engine::Stream, tls::info::TlsInfo};
 pub(crate) use acceptor::Acceptor;
 use acceptor::Asked;
@@ -70,8 +69,8 @@ impl Blocks {
 
 /// A socket with TLS.
 #[derive(Debug)]
-pub(crate) struct TlsSocket {
-    socket: Socket,
+pub(crate) struct TlsSocket<S> {
+    socket: S,
     state: State,
     blocks: Arc<Blocks>,
     received: Received,
@@ -119,16 +118,16 @@ enum Closing {
     Sent,
 }
 
-impl TlsSocket {
+impl<S: Stream> TlsSocket<S> {
     /// A connection that was accepted.
-    pub(crate) fn server(socket: Socket, acceptor: &mut Acceptor, blocks: Arc<Blocks>) -> Self {
+    pub(crate) fn server(socket: S, acceptor: &mut Acceptor, blocks: Arc<Blocks>) -> Self {
         let origin = Origin::Server(acceptor.config(), acceptor.asked());
         TlsSocket::new(socket, origin, blocks)
     }
 
     /// A connection to a server of this name.
     pub(crate) fn client(
-        socket: Socket,
+        socket: S,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
         blocks: Arc<Blocks>,
@@ -136,7 +135,7 @@ impl TlsSocket {
         TlsSocket::new(socket, Origin::Client(config, name), blocks)
     }
 
-    fn new(socket: Socket, origin: Origin, blocks: Arc<Blocks>) -> Self {
+    fn new(socket: S, origin: Origin, blocks: Arc<Blocks>) -> Self {
         TlsSocket {
             socket,
             state: State::Fresh(origin),
@@ -150,11 +149,11 @@ impl TlsSocket {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &S {
         &self.socket
     }
 
-    pub(crate) fn socket_mut(&mut self) -> &mut Socket {
+    pub(crate) fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
     }
 
@@ -255,7 +254,7 @@ impl TlsSocket {
     // ---- plaintext ----
 
     fn read_plaintext(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let mut filled = self.take_plaintext(buf);
+        let mut filled = self.received.take_plaintext(buf);
         let blocks = self.blocks.clone();
         let mut shared = blocks.lock();
         let shared = &mut *shared;
@@ -264,9 +263,9 @@ impl TlsSocket {
         let (mut is_drained, mut is_stuck) = (false, false);
         while filled < buf.len() && self.end.is_none() {
             // Records that are complete come first; of the socket as much as the caller has room for.
-            let start = self.received.ciphertext.len();
-            shared.receive[..start].copy_from_slice(&self.received.ciphertext);
-            self.received.ciphertext.clear();
+            let carried = std::mem::take(&mut self.received.ciphertext);
+            let start = carried.len();
+            shared.receive[..start].copy_from_slice(&carried);
             let lacks = missing(&shared.receive[..start]);
             let mut len = start;
             if lacks > 0 || is_stuck {
@@ -282,7 +281,7 @@ impl TlsSocket {
                 }
             }
             let used = self.open(len, buf, &mut filled, shared);
-            self.received.ciphertext.extend_from_slice(&shared.receive[used..len]);
+            self.received.ciphertext = shared.receive[used..len].to_vec();
             is_stuck = used == 0 && missing(&self.received.ciphertext) == 0;
             if is_drained && (is_stuck || missing(&self.received.ciphertext) > 0) {
                 break;
@@ -332,16 +331,6 @@ impl TlsSocket {
             }
         }
         used
-    }
-
-    /// Moves plaintext that was kept into `buf`.
-    fn take_plaintext(&mut self, buf: &mut [u8]) -> usize {
-        let count = self.received.plaintext.len().min(buf.len());
-        if count > 0 {
-            buf[..count].copy_from_slice(&self.received.plaintext[..count]);
-            self.received.plaintext = self.received.plaintext.split_off(count);
-        }
-        count
     }
 
     /// Seals the parts one after the other, in as few records as they fill.
@@ -415,7 +404,7 @@ fn missing(bytes: &[u8]) -> usize {
 }
 
 /// One read, repeated if a signal interrupts it.
-fn read(socket: &mut Socket, room: &mut [u8]) -> io::Result<usize> {
+fn read(socket: &mut impl Read, room: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.read(room) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -425,7 +414,7 @@ fn read(socket: &mut Socket, room: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-impl Read for TlsSocket {
+impl<S: Stream> Read for TlsSocket<S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &self.state {
             State::Open(_) => self.read_plaintext(buf),
@@ -446,7 +435,7 @@ impl Read for TlsSocket {
     }
 }
 
-impl Write for TlsSocket {
+impl<S: Stream> Write for TlsSocket<S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(buf)])
     }
@@ -476,3 +465,6 @@ impl Write for TlsSocket {
         self.push(&mut shared)
     }
 }
+
+#[cfg(all(unix, any(test, fuzzing)))]
+pub(crate) mod tests;

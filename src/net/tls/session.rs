@@ -96,6 +96,22 @@ pub(super) struct Received {
     pub(super) ciphertext: Vec<u8>,
     /// Plaintext for which the caller had no room.
     pub(super) plaintext: Vec<u8>,
+    /// Bytes of the plaintext that the caller has got since.
+    taken: usize,
+}
+
+impl Received {
+    /// Moves plaintext into `buf`, and frees it when it is all moved.
+    pub(super) fn take_plaintext(&mut self, buf: &mut [u8]) -> usize {
+        let left = self.plaintext.get(self.taken..).unwrap_or_default();
+        let count = left.len().min(buf.len());
+        buf.iter_mut().zip(left).for_each(|(to, from)| *to = *from);
+        self.taken += count;
+        if self.taken == self.plaintext.len() {
+            (self.plaintext, self.taken) = (Vec::new(), 0);
+        }
+        count
+    }
 }
 
 /// What a connection needs next.
@@ -215,7 +231,7 @@ impl Session {
         mut write: impl FnMut(&mut Traffic<'_, '_>, &mut Ciphertext) -> Option<()>,
     ) -> Result<(), Error> {
         loop {
-            let Received { ciphertext, plaintext } = received;
+            let Received { ciphertext, plaintext, .. } = received;
             let keep = |payload: &[u8]| plaintext.extend_from_slice(payload);
             let (consumed, next) = match self {
                 Session::Server(connection) => match connection.process_tls_records(ciphertext) {
