@@ -1,12 +1,13 @@
 //! Sends every message to all clients, its sender included.
 //!
 //! ```sh
-//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin] [--tls CERT KEY]
+//! cargo run --release --example echo_broadcast [-- ADDR] [--max-message BYTES] [--any-origin]
 //! ```
 //!
 //! Then open `http://127.0.0.1:9001/` in a browser, or connect any WebSocket client to
 //! `ws://127.0.0.1:9001/`, with any path. Pages of other origins are rejected unless `--any-origin`
-//! is given. On Ctrl-C the server closes all connections with 1001 and exits with 0.
+//! is given. With `--features tls` it takes `--tls CERT KEY`, or `--dev-tls`. On Ctrl-C the server
+//! closes all connections with 1001 and exits with 0.
 
 #[path = "support/tls.rs"]
 mod tls;

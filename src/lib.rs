@@ -105,7 +105,7 @@ pub mod faults {}
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
-#[cfg(any(not(doctest), all(feature = "json", feature = "deflate", feature = "sim")))]
+#[cfg(any(not(doctest), all(feature = "json", feature = "deflate", feature = "sim", feature = "tls")))]
 pub mod guide;
 mod handshake;
 mod http1;

@@ -113,7 +113,7 @@ fn server_on_real_sockets_is_replayed() {
     }
 }
 
-/// What is recorded is the plain text, so the replay has neither keys nor certificates.
+/// The recording holds plain text, so the replay has neither keys nor certificates.
 #[cfg(feature = "tls")]
 #[test]
 fn server_with_tls_is_replayed_without_keys() {

@@ -6,8 +6,8 @@
 //!
 //! Then open the address that it prints. The load comes from clients of the path `/load`: each
 //! message is echoed, and a text that begins with `all` goes to all of them. `--load 20` starts
-//! twenty such clients, which come and go. With `--features tls` the example takes `--tls CERT KEY`,
-//! or `--dev-tls`.
+//! twenty such clients, which come and go. With `--features tls` it takes `--tls CERT KEY`, or
+//! `--dev-tls`.
 
 mod load;
 #[path = "../support/tls.rs"]

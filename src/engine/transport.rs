@@ -41,7 +41,7 @@ pub(crate) trait Stream: Read + Write {
         HandshakeStep::default()
     }
 
-    /// What the handshake has agreed on; `None` before it is complete and without TLS.
+    /// The parameters of the handshake; `None` before it is complete and without TLS.
     fn tls(&self) -> Option<&Arc<TlsInfo>> {
         None
     }
@@ -96,8 +96,8 @@ pub(crate) enum HandshakeState {
     Waiting,
     /// The handshake is complete; further input may be there already.
     Complete(Arc<TlsInfo>),
-    /// The peer does not speak TLS, but seems to speak HTTP. Its bytes are read next, and a response
-    /// can be written in plain text.
+    /// The peer does not speak TLS, but seems to speak HTTP. Its bytes are read next, and a
+    /// response can be written in plain text.
     PlainText,
     /// The peer has closed the connection, or it is broken.
     Gone(io::ErrorKind),

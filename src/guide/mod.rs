@@ -16,6 +16,9 @@ pub mod json {}
 pub mod upgrades {}
 #[doc = include_str!("authentication.md")]
 pub mod authentication {}
+#[cfg(feature = "tls")]
+#[doc = include_str!("tls.md")]
+pub mod tls {}
 #[doc = include_str!("proxies.md")]
 pub mod proxies {}
 #[doc = include_str!("other_ways_in.md")]

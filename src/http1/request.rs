@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+#[cfg(feature = "tls")]
 use bytes::Bytes;
 use http::{HeaderMap, Method, Uri, header};
 
@@ -96,7 +97,7 @@ impl<'t> Request<'t> {
         self.endpoint.secure
     }
 
-    /// What the TLS handshake of this connection has agreed on. `None` without TLS: also if a proxy
+    /// The parameters of the TLS handshake of this connection. `None` without TLS: also if a proxy
     /// in front has encrypted the client's connection.
     pub fn tls(&self) -> Option<&'t TlsInfo> {
         self.head.extensions().get::<Arc<TlsInfo>>().map(AsRef::as_ref)
@@ -105,6 +106,7 @@ impl<'t> Request<'t> {
     /// The certificate chain of the client in DER form, its own first, as
     /// [`Tls::client_certificates`](crate::Tls::client_certificates) asks for it. It was verified.
     /// Empty if there is none.
+    #[cfg(feature = "tls")]
     pub fn peer_certificates(&self) -> &'t [Bytes] {
         self.tls().map_or(&[], TlsInfo::peer_certificates)
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 use crate::{id::ClientId, net::socket::Socket};
 
-/// What the encrypted connections of a server share.
+/// State that all encrypted connections of a server share.
 #[cfg(feature = "tls")]
 #[derive(Debug, Default)]
 pub(super) struct Encryption {

@@ -28,9 +28,9 @@ use crate::{
 /// servers: if another server with other settings sent the message first, the replay reports a
 /// difference.
 ///
-/// The file begins with `tickws\0tape` and the version of the format, 5. Over TLS it holds the plain text
-/// above the records, and what each handshake agreed on, so that a replay needs no keys. Blocks follow, at least
-/// one for each poll: length (32 bits) and digest (64 bits, FNV-1a), both in little endian, then
+/// The file begins with `tickws\0tape` and the version of the format, 5. Over TLS it holds the
+/// plain text above the records, and the parameters of each handshake, so that a replay needs no
+/// keys. Blocks follow, at least one for each poll: length (32 bits) and digest (64 bits, FNV-1a), both in little endian, then
 /// entries, each a number and its fields in varints. The digests detect damage, not forgery. The
 /// replay of a forged recording terminates, with or without an error. Its memory is bounded by what
 /// the limits in the header allow a server to hold, plus 256 bytes for each byte of the recording,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 /// let server = Server::builder()
 ///     .on_upgrade(|request, _| match request.tls() {
 ///         Some(tls) if tls.version() == TlsVersion::V1_3 => Decision::Accept,
-///         _ => Decision::Reject(Response::builder().status(403).body("use TLS 1.3".into()).unwrap()),
+///         _ => Decision::Reject(Response::builder().status(403).body("".into()).unwrap()),
 ///     })
 ///     .bind("127.0.0.1:0")?;
 /// # Ok(())

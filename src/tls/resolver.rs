@@ -25,8 +25,8 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // Of two certificates for a name, one with an RSA key, the first that the client can
-        // verify is taken.
+        // There may be two certificates for a name, one with an RSA key: the first that the client
+        // can verify is taken.
         let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let named = match &name {

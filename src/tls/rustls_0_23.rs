@@ -1,6 +1,6 @@
 //! Configurations of rustls 0.23.
 //!
-//! [`Tls`](crate::Tls) and [`TlsClient`](crate::TlsClient) cover what most programs need. Whoever
+//! [`Tls`] and [`TlsClient`] cover what most programs need. Whoever
 //! needs more (another provider of cryptography, a verifier or a store of certificates of their
 //! own) makes the configuration with rustls itself. The module is named after the version, so that
 //! a later rustls can stand beside it.
@@ -29,7 +29,10 @@ use crate::error::TlsError;
 /// # #[derive(Debug)]
 /// # struct Store;
 /// # impl rustls::server::ResolvesServerCert for Store {
-/// #     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> { None }
+/// #     fn resolve(
+/// #         &self,
+/// #         _: rustls::server::ClientHello<'_>,
+/// #     ) -> Option<Arc<rustls::sign::CertifiedKey>> { None }
 /// # }
 /// let provider = Arc::new(rustls::crypto::ring::default_provider());
 /// let config = rustls::ServerConfig::builder_with_provider(provider)

@@ -51,7 +51,7 @@ pub struct Tls {
     loaded: Arc<Mutex<Loaded>>,
 }
 
-/// What was loaded last.
+/// The configuration that was loaded last.
 struct Loaded {
     config: Arc<ServerConfig>,
     /// The state of each file when it was read.

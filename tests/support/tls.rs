@@ -85,7 +85,7 @@ pub fn server() -> Tls {
 /// A client's side, which trusts the authority of the tests.
 pub fn client() -> Arc<ClientConfig> {
     static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    CONFIG.get_or_init(|| Arc::new(client_config(&rustls::ALL_VERSIONS.to_vec()))).clone()
+    CONFIG.get_or_init(|| Arc::new(client_config(rustls::ALL_VERSIONS))).clone()
 }
 
 pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {

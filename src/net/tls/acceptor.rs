@@ -11,8 +11,8 @@ use rustls::{
 
 use crate::tls::server::Tls;
 
-/// What the resolver of a certificate was asked last. A handshake takes it right after the call
-/// that asked: the unbuffered connections of rustls do not keep the name.
+/// The last question to the resolver of certificates, and its answer. A handshake takes both right
+/// after the call that asked: the unbuffered connections of rustls do not keep the name.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) name: Option<Box<str>>,

@@ -29,7 +29,7 @@ const READS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Handshaking {
     session: Session,
-    /// Of a server: what its resolver of certificates was asked.
+    /// The last question to the resolver of certificates. `None` for a client.
     asked: Option<Arc<Mutex<Asked>>>,
     server_name: Option<Box<str>>,
     is_unknown_name: bool,

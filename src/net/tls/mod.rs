@@ -262,7 +262,7 @@ impl<S: Stream> TlsSocket<S> {
         // `is_stuck`: rustls needs more than the complete records that are there.
         let (mut is_drained, mut is_stuck) = (false, false);
         while filled < buf.len() && self.end.is_none() {
-            // Records that are complete come first; of the socket as much as the caller has room for.
+            // Complete records come first. The socket is read for the rest of the caller's room.
             let carried = std::mem::take(&mut self.received.ciphertext);
             let start = carried.len();
             shared.receive[..start].copy_from_slice(&carried);

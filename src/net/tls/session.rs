@@ -89,7 +89,7 @@ fn needed(error: EncryptError) -> Option<usize> {
     }
 }
 
-/// What was received and the caller has not got yet.
+/// Received bytes that the caller has not got yet.
 #[derive(Debug, Default)]
 pub(super) struct Received {
     /// Mostly part of a record.
@@ -114,7 +114,7 @@ impl Received {
     }
 }
 
-/// What a connection needs next.
+/// The next thing that a connection needs.
 #[derive(Debug)]
 pub(super) enum Next {
     /// Another call, with the input behind what was consumed.
@@ -261,7 +261,7 @@ impl Session {
         }
     }
 
-    /// What the handshake has agreed on. `server_name` is what a client has asked this server for.
+    /// The parameters of the handshake. `server_name` is the name that a client has asked for.
     pub(super) fn info(&self, server_name: Option<Box<str>>) -> TlsInfo {
         both!(self, connection => {
             let cipher = connection.negotiated_cipher_suite();
@@ -333,7 +333,7 @@ fn advance<D>(
             });
             encoded.map_or(Next::Failed(Error::EncryptError), |()| Next::Again)
         }
-        // What was encoded is kept until the socket takes it.
+        // The encoded bytes are kept until the socket takes them.
         Ok(ConnectionState::TransmitTlsData(data)) => {
             data.done();
             Next::Again

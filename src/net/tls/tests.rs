@@ -28,7 +28,7 @@ struct Pair {
     far: UnixStream,
 }
 
-/// What the client's data becomes on its way.
+/// The fault that is done to the client's data on its way.
 enum Harm {
     None,
     /// One byte is changed.
@@ -73,7 +73,7 @@ impl Pair {
                 match self.server.handshake(&[]).state {
                     HandshakeState::Complete(info) => {
                         assert_eq!(info.server_name(), Some("localhost"));
-                        // What is left of the client's bytes are not there yet.
+                        // The client has sent nothing behind its handshake yet.
                         return;
                     }
                     HandshakeState::Waiting => {}
