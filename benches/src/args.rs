@@ -23,7 +23,7 @@ tickws-bench COMMAND
                  [--warm SECONDS] [--time SECONDS] [--count N] [--pid PID]
                       one load (echo, fanout, idle, churn, flood) against a server at a loopback address
   serve NAME MODE     one server (echo, broadcast, with +tls: echo+tls); prints its address
-  soak [--minutes N] [--clients N]
+  soak [--minutes N] [--clients N] [--tls]
                       mixed traffic with churn against tickws, every message checked; a verdict at the end
   smoke [NAME …]      every mode for a moment, with --verify; without names tickws and the limit
 ";
@@ -65,7 +65,11 @@ pub fn run() -> Outcome<()> {
         "load" => load_command(parser),
         "soak" => soak_command(parser),
         // The server of a soak, started by `soak`.
-        "soak-server" => soak::server::serve(&values(&mut parser)?.concat()),
+        "soak-server" => {
+            let words = values(&mut parser)?;
+            let [upstream, kind] = &words[..] else { return Err("soak-server UPSTREAM KIND".into()) };
+            soak::server::serve(upstream, kind == "tls")
+        }
         other => Err(format!("{other:?} is not a command\n\n{HELP}").into()),
     }
 }
@@ -166,13 +170,14 @@ fn load_command(mut parser: lexopt::Parser) -> Outcome<()> {
 }
 
 fn soak_command(mut parser: lexopt::Parser) -> Outcome<()> {
-    let (mut minutes, mut clients) = (20.0, 100);
+    let (mut minutes, mut clients, mut tls) = (20.0, 100, false);
     while let Some(arg) = parser.next()? {
         match arg {
             Long("minutes") => minutes = parser.value()?.parse()?,
             Long("clients") => clients = parser.value()?.parse()?,
+            Long("tls") => tls = true,
             other => return Err(other.unexpected().into()),
         }
     }
-    soak::run(Duration::try_from_secs_f64(minutes * 60.0)?, clients)
+    soak::run(Duration::try_from_secs_f64(minutes * 60.0)?, clients, tls)
 }

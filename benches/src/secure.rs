@@ -10,7 +10,7 @@ use std::{
 
 use mio::net::TcpStream;
 use tickws::tls::rustls_0_23::rustls::{
-    ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData,
+    ClientConfig, ClientConnection, ConnectionCommon, ServerConfig, ServerConnection, SideData, StreamOwned,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -236,4 +236,72 @@ impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for Stream<C>
 pub fn tickws_tls() -> Outcome<tickws::Tls> {
     let (chain, key) = files()?;
     Ok(tickws::Tls::from_pem_files(chain, key)?)
+}
+
+/// A new certificate with each call.
+pub fn renewed_tls() -> Outcome<tickws::Tls> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+    Ok(tickws::Tls::from_pem(made.cert.pem(), made.signing_key.serialize_pem())?)
+}
+
+/// A blocking stream, encrypted or not.
+#[derive(Debug)]
+pub enum Link {
+    Plain(std::net::TcpStream),
+    Encrypted(Box<StreamOwned<ClientConnection, std::net::TcpStream>>),
+}
+
+impl Link {
+    pub fn new(socket: std::net::TcpStream, tls: bool) -> Outcome<Link> {
+        if !tls {
+            return Ok(Link::Plain(socket));
+        }
+        let tls = ClientConnection::new(client_config(true), "localhost".try_into()?)?;
+        Ok(Link::Encrypted(Box::new(StreamOwned::new(tls, socket))))
+    }
+
+    pub fn socket(&self) -> &std::net::TcpStream {
+        match self {
+            Link::Plain(socket) => socket,
+            Link::Encrypted(stream) => &stream.sock,
+        }
+    }
+
+    /// Ends the client's direction.
+    pub fn half_close(&mut self) -> io::Result<()> {
+        if let Link::Encrypted(stream) = self {
+            stream.conn.send_close_notify();
+            stream.flush()?;
+        }
+        self.socket().shutdown(std::net::Shutdown::Write)
+    }
+}
+
+impl Read for Link {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Link::Plain(socket) => socket.read(buffer),
+            // A server that drops a connection sends no close_notify.
+            Link::Encrypted(stream) => match stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+                outcome => outcome,
+            },
+        }
+    }
+}
+
+impl Write for Link {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Link::Plain(socket) => socket.write(bytes),
+            Link::Encrypted(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Link::Plain(socket) => socket.flush(),
+            Link::Encrypted(stream) => stream.flush(),
+        }
+    }
 }

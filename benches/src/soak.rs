@@ -20,7 +20,7 @@ use std::{
 use scripts::Tally;
 use serde_json::Value;
 
-use crate::{Outcome, probe};
+use crate::{Outcome, probe, secure::Link};
 
 /// Time between two printed lines.
 const EVERY: Duration = Duration::from_secs(5);
@@ -44,10 +44,11 @@ struct Crowd {
 }
 
 /// Runs `clients` clients at a time for `time`; an error means that the verdict is no.
-pub fn run(time: Duration, clients: usize) -> Outcome<()> {
+/// With `tls` all clients speak TLS, and the server changes its certificate every second.
+pub fn run(time: Duration, clients: usize, tls: bool) -> Outcome<()> {
     let upstream = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("ws://{}/", upstream.local_addr()?);
-    let (mut child, mut output, addr) = start(&url)?;
+    let (mut child, mut output, addr) = start(&url, tls)?;
     let crowd = Crowd::default();
     let first = sample(child.id())?;
     let seed = fastrand::u64(..);
@@ -56,9 +57,9 @@ pub fn run(time: Duration, clients: usize) -> Outcome<()> {
         scope.spawn(|| run_upstream(&upstream, &crowd, seed));
         for client in 0..clients {
             let crowd = &crowd;
-            scope.spawn(move || crowd.run_client(addr, seed.wrapping_add(client as u64)));
+            scope.spawn(move || crowd.run_client(addr, tls, seed.wrapping_add(client as u64)));
         }
-        let samples = watch(child.id(), addr, time, &crowd);
+        let samples = watch(child.id(), (addr, tls), time, &crowd);
         crowd.over.store(true, Relaxed);
         // This connection wakes the listener, which then sees `over`.
         let _ = TcpStream::connect(upstream.local_addr()?);
@@ -74,9 +75,9 @@ pub fn run(time: Duration, clients: usize) -> Outcome<()> {
     verdict(&crowd, &samples, first, last, &report, status.success())
 }
 
-fn start(upstream: &str) -> Outcome<(Child, BufReader<ChildStdout>, SocketAddr)> {
+fn start(upstream: &str, tls: bool) -> Outcome<(Child, BufReader<ChildStdout>, SocketAddr)> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["soak-server", upstream])
+        .args(["soak-server", upstream, if tls { "tls" } else { "plain" }])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
@@ -89,10 +90,10 @@ fn start(upstream: &str) -> Outcome<(Child, BufReader<ChildStdout>, SocketAddr)>
 
 impl Crowd {
     /// Runs one client session after another.
-    fn run_client(&self, server: SocketAddr, seed: u64) {
+    fn run_client(&self, server: SocketAddr, tls: bool, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         while !self.over.load(Relaxed) {
-            match scripts::run_session(server, &mut rng) {
+            match scripts::run_session(server, tls, &mut rng) {
                 Ok(tally) => self.tally.lock().expect("no client panics").add(&tally),
                 Err(error) => {
                     self.faults.lock().expect("no client panics").push(error.to_string());
@@ -131,7 +132,7 @@ fn run_upstream(listener: &TcpListener, crowd: &Crowd, seed: u64) {
 
 /// Prints a line every few seconds until the time is up: figures of the kernel, the server's
 /// counters, and the clients' counts.
-fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome<Vec<Sample>> {
+fn watch(pid: u32, (server, tls): (SocketAddr, bool), time: Duration, crowd: &Crowd) -> Outcome<Vec<Sample>> {
     let begin = Instant::now();
     let mut samples = Vec::new();
     let columns = ["open", "opened_total", "messages_in_total", "messages_out_total", "buffered_bytes"];
@@ -144,7 +145,7 @@ fn watch(pid: u32, server: SocketAddr, time: Duration, crowd: &Crowd) -> Outcome
         let now = sample(pid)?;
         // One connection per request: the server drops a connection that is idle for as long as the
         // interval between two requests.
-        let (_, metrics) = scripts::get(&mut TcpStream::connect(server)?, "/metrics")?;
+        let (_, metrics) = scripts::get(&mut Link::new(TcpStream::connect(server)?, tls)?, "/metrics")?;
         crowd.tally.lock().expect("no client panics").plain += 1;
         let counters = columns.map(|name| metric(&metrics, name).unwrap_or("?"));
         let [open, opened, messages_in, messages_out, buffered] = counters;

@@ -16,7 +16,8 @@ impl Server {
     /// Begins to connect to the WebSocket server at `ws://host[:port][/path][?query]`, or at
     /// `wss://…` with the feature `tls`, in the same loop; a [`Connect`] adds headers, subprotocols
     /// and a policy to reconnect. Never blocks. The id is valid from now on.
-    /// [`Event::Open`](crate::Event::Open) follows when the handshake is complete, or [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
+    /// [`Event::Open`](crate::Event::Open) follows when the handshake is complete, or
+    /// [`Event::ConnectFailed`](crate::Event::ConnectFailed) if it fails.
     ///
     /// From `Open` on the connection is a client like all others, with the same events, limits,
     /// pings, rooms and [`broadcast`](Server::broadcast)s. It does not count towards

@@ -6,7 +6,7 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +15,7 @@ use fastrand::Rng;
 use socket2::SockRef;
 use tungstenite::{Bytes, Message, WebSocket, protocol::CloseFrame};
 
-use crate::Outcome;
+use crate::{Outcome, secure::Link};
 
 /// The longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -51,16 +51,18 @@ impl Tally {
 #[derive(Debug)]
 struct Session {
     server: SocketAddr,
+    tls: bool,
     rng: Rng,
     tally: Tally,
 }
 
-type Socket = WebSocket<TcpStream>;
+type Socket = WebSocket<Link>;
 type Script = fn(&mut Session) -> Outcome<()>;
 
 /// Runs one session with a random script.
-pub fn run_session(server: SocketAddr, rng: &mut Rng) -> Outcome<Tally> {
-    let mut session = Session { server, rng: rng.fork(), tally: Tally { sessions: 1, ..Tally::default() } };
+pub fn run_session(server: SocketAddr, tls: bool, rng: &mut Rng) -> Outcome<Tally> {
+    let tally = Tally { sessions: 1, ..Tally::default() };
+    let mut session = Session { server, tls, rng: rng.fork(), tally };
     let scripts: [(&str, u32, Script); 11] = [
         ("echo", 6, Session::echo),
         ("pipeline", 6, Session::pipeline),
@@ -226,7 +228,7 @@ impl Session {
             stream.write_all(&[0x82, 0xfe, 0x10, 0x00, 1, 2, 3, 4, 5])?;
         }
         if self.rng.bool() {
-            SockRef::from(&*stream).set_linger(Some(Duration::ZERO))?;
+            SockRef::from(stream.socket()).set_linger(Some(Duration::ZERO))?;
         }
         Ok(())
     }
@@ -237,7 +239,7 @@ impl Session {
         let message = self.text(500);
         self.send(&mut socket, message.clone())?;
         self.expect(&mut socket, &message)?;
-        socket.get_mut().shutdown(Shutdown::Write)?;
+        socket.get_mut().half_close()?;
         loop {
             match socket.get_mut().read(&mut [0; 1024]) {
                 Ok(0) => return Ok(()),
@@ -289,12 +291,12 @@ impl Session {
         Ok(())
     }
 
-    fn connect(&self) -> Outcome<TcpStream> {
+    fn connect(&self) -> Outcome<Link> {
         let stream = TcpStream::connect(self.server)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(stream)
+        Link::new(stream, self.tls)
     }
 
     fn open(&mut self) -> Outcome<Socket> {
@@ -354,7 +356,7 @@ impl Session {
         loop {
             // Pings do not extend the deadline.
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            socket.get_mut().set_read_timeout(Some(left))?;
+            socket.get_mut().socket().set_read_timeout(Some(left))?;
             match socket.read() {
                 Ok(message @ (Message::Text(_) | Message::Binary(_))) => {
                     self.tally.received += 1;
@@ -401,7 +403,7 @@ fn number(message: &[u8], command: u8) -> Outcome<u64> {
 }
 
 /// Sends a plain HTTP request on a kept connection; gives status and body.
-pub fn get(stream: &mut TcpStream, path: &str) -> Outcome<(u16, String)> {
+pub fn get(stream: &mut Link, path: &str) -> Outcome<(u16, String)> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -15,7 +15,7 @@ use tickws::{
     Server, WhileDown,
 };
 
-use crate::Outcome;
+use crate::{Outcome, secure};
 
 /// The cap that blasts overflow.
 const MAX_BUFFERED: usize = 1 << 20;
@@ -40,9 +40,12 @@ struct Game {
     faults: u64,
 }
 
+/// The time that a certificate is used.
+const RENEWAL: Duration = Duration::from_secs(1);
+
 /// Serves until the end of the input.
-pub fn serve(upstream: &str) -> Outcome<()> {
-    let mut server = Server::builder()
+pub fn serve(upstream: &str, tls: bool) -> Outcome<()> {
+    let builder = Server::builder()
         .path("/ws")
         .health("/healthz")
         .metrics("/metrics")
@@ -52,8 +55,11 @@ pub fn serve(upstream: &str) -> Outcome<()> {
         .silence_timeout(Duration::from_secs(5))
         .write_timeout(Duration::from_secs(5))
         .close_timeout(Duration::from_secs(2))
-        .handshake_timeout(Duration::from_secs(5))
-        .bind("127.0.0.1:0")?;
+        .handshake_timeout(Duration::from_secs(5));
+    let mut server = match tls {
+        true => builder.tls(secure::renewed_tls()?).bind_tls("127.0.0.1:0")?,
+        false => builder.bind("127.0.0.1:0")?,
+    };
     crate::servers::announce(server.local_addrs()[0])?;
 
     let handle = server.handle();
@@ -61,12 +67,17 @@ pub fn serve(upstream: &str) -> Outcome<()> {
     let handle = server.handle();
     thread::spawn(move || publish_news(&handle));
     let beat = server.set_interval(BEAT);
+    let renewal = server.set_interval(RENEWAL);
     let connect = Connect::new(upstream)
         .reconnect(Reconnect::new().base(Duration::from_millis(50)).cap(Duration::from_millis(500)))
         .while_down(WhileDown::KeepLast(10));
     let mut game = Game { upstream: Some(server.connect(connect)?), ..Game::default() };
     server.run(|server, event| match event {
         Event::Timer { timer, .. } if timer == beat => game.beat(server),
+        Event::Timer { timer, .. } if timer == renewal && tls => match secure::renewed_tls() {
+            Ok(renewed) => server.set_tls(renewed),
+            Err(error) => eprintln!("no new certificate: {error}"),
+        },
         Event::Message { client, message } if Some(client) == game.upstream => game.returned(message),
         Event::Message { client, message: Message::Text(text) } => game.check_sent(server.send(client, text)),
         Event::Message { client, message: Message::Binary(bytes) } => game.command(server, client, bytes),
