@@ -299,3 +299,31 @@ fn dashboard_shows_live_figures_and_reconnects() {
     tab.until_text("#status", "live");
     tab.until("parseInt(document.querySelector('#clients').innerText) === 1");
 }
+
+/// The page is loaded over https, and its socket is wss. The browser trusts this key alone.
+#[cfg(feature = "tls")]
+#[test]
+fn chat_works_over_https() {
+    use tickws::tls::rustls_0_23::rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+
+    let Some(program) = devtools::find() else { return };
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let dir = std::env::temp_dir().join(format!("tickws-https-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| dir.join(name));
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().unwrap();
+    let public = rcgen::PublicKeyData::subject_public_key_info(&made.signing_key);
+    let digest = data_encoding::BASE64.encode(suite.common.hash_provider.hash(&public).as_ref());
+    let browser = Browser::start_with(&program, &[format!("--ignore-certificate-errors-spki-list={digest}")]);
+    let args = ["127.0.0.1:0", "--tls", chain.to_str().unwrap(), key.to_str().unwrap()];
+    let mut example = Example::start("chat", &args);
+    let url = example.expect_url("https://");
+    let page = url.strip_suffix("?token=letmein").unwrap();
+    let (ada, bob) = (join_chat(&browser, page, "ada"), join_chat(&browser, page, "bob"));
+    assert_eq!(ada.eval("location.protocol"), json!("https:"));
+    say(&ada, "over wss");
+    bob.until_text("#log", "over wss");
+    std::fs::remove_dir_all(dir).unwrap();
+}

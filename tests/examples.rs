@@ -320,3 +320,20 @@ fn hyper_hands_its_websockets_over() {
     stream.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 403");
 }
+
+#[cfg(feature = "tls")]
+#[test]
+fn chat_makes_a_certificate_and_prints_its_fingerprint() {
+    let mut example = Example::start("chat", &["127.0.0.1:0", "--dev-tls"]);
+    let line = example.expect("SHA-256 fingerprint ");
+    let printed = line.rsplit(' ').next().unwrap();
+    let url = example.expect_url("https://");
+    let authority = url.split('/').nth(2).unwrap();
+    // OpenSSL computes the same from the certificate that the server shows.
+    let command = format!(
+        "openssl s_client -connect {authority} </dev/null | openssl x509 -noout -fingerprint -sha256"
+    );
+    let shown = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.trim().ends_with(printed), "{shown} is not {printed}");
+}

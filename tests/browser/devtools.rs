@@ -87,6 +87,11 @@ pub fn find() -> Option<PathBuf> {
 
 impl Browser {
     pub fn start(program: &Path) -> Browser {
+        Browser::start_with(program, &[])
+    }
+
+    /// Starts it with further flags.
+    pub fn start_with(program: &Path, flags: &[String]) -> Browser {
         static TURN: Mutex<()> = Mutex::new(());
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // A poisoned lock means that another test failed; its browser has been ended.
@@ -96,6 +101,7 @@ impl Browser {
         fs::create_dir(&profile).unwrap();
         let child = Command::new(program)
             .args(FLAGS)
+            .args(flags)
             .arg(format!("--user-data-dir={}", profile.display()))
             .arg("about:blank")
             .stdin(Stdio::null())

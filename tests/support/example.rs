@@ -25,7 +25,12 @@ pub struct Example {
 
 impl Example {
     pub fn start(name: &str, args: &[&str]) -> Example {
-        let features = if cfg!(feature = "json") { &["--features", "json"][..] } else { &[] };
+        let features: &[&str] = match (cfg!(feature = "json"), cfg!(feature = "tls")) {
+            (true, true) => &["--features", "json,tls"],
+            (true, false) => &["--features", "json"],
+            (false, true) => &["--features", "tls"],
+            (false, false) => &[],
+        };
         let cargo = |what: &str| {
             let mut command = Command::new(env!("CARGO"));
             command.args([what, "--quiet", "--example", name]).args(features);
