@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::Arc,
 };
 
@@ -16,8 +16,8 @@ use support::{
     tls::{self, Certificate},
 };
 use tickws::{
-    BindError, ClientCertificates, CloseReason, ConfigError, Connect, Decision, Event, Server, ServerBuilder,
-    Tls, TlsClient, TlsError, TlsVersion,
+    AdoptError, BindError, ClientCertificates, CloseReason, ConfigError, Connect, Decision, Event, Listener,
+    Server, ServerBuilder, Tls, TlsClient, TlsError, TlsVersion,
     tls::rustls_0_23::{self, rustls},
 };
 
@@ -393,7 +393,7 @@ fn a_client_hello_on_a_plain_port_is_told_so() {
 
 #[test]
 fn plain_and_encrypted_ports_serve_beside_each_other() {
-    let plain_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain_port = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut h = served(Server::builder().listener(plain_port), tls::server());
     let addrs = h.server.local_addrs();
     let secure = *addrs.iter().find(|addr| **addr == h.addr).unwrap();
@@ -542,4 +542,139 @@ fn an_outbound_connection_to_wss_checks_the_server_and_resumes_its_session() {
     let anything = Connect::new(format!("wss://elsewhere.example:{port}/")).addrs([h.addr]);
     opens(&mut client, &mut h, anything.tls(TlsClient::danger_trust_anything())).unwrap();
     assert_eq!(client.stats().tls_failed.peer_certificate, 2);
+}
+
+#[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    // The header and the hello in one piece, in two, and byte by byte.
+    for piece in [usize::MAX, 30, 1] {
+        let listener = Listener::from(TcpListener::bind("127.0.0.1:0").unwrap()).proxy_protocol().tls();
+        let server = Server::builder().trusted_proxies(["127.0.0.1"]).tls(tls::server()).listener(listener);
+        let server = server.build().unwrap();
+        let addr = server.local_addrs()[0];
+        let mut h = Harness { server, addr, seen: Vec::new() };
+        let mut socket = TcpStream::connect(addr).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut client =
+            rustls::ClientConnection::new(tls::client(), "localhost".try_into().unwrap()).unwrap();
+        client.writer().write_all(raw::upgrade_request("/", "").as_bytes()).unwrap();
+        let mut out = b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n".to_vec();
+        h.until("the connection to be open", |h| {
+            while client.wants_write() {
+                client.write_tls(&mut out).unwrap();
+            }
+            for piece in std::mem::take(&mut out).chunks(piece) {
+                socket.write_all(piece).unwrap();
+                h.step();
+            }
+            while client.read_tls(&mut socket).is_ok_and(|count| count > 0) {
+                client.process_new_packets().unwrap();
+            }
+            h.server.client_count() == 1
+        });
+        let id = h.server.clients().next().unwrap();
+        assert_eq!(h.server.remote_addr(id).unwrap().to_string(), "192.0.2.7:4711");
+    }
+}
+
+#[test]
+fn a_connection_accepted_elsewhere_is_taken_over_before_its_handshake() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = elsewhere.local_addr().unwrap();
+    let mut h =
+        Harness { server: Server::builder().tls(tls::server()).build().unwrap(), addr, seen: Vec::new() };
+    let mut raw = encrypted(&h, tls::client());
+    h.server.adopt_tls(elsewhere.accept().unwrap().0).unwrap();
+    h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
+    let mut plain = Server::builder().build().unwrap();
+    let _pending = TcpStream::connect(addr).unwrap();
+    assert!(matches!(plain.adopt_tls(elsewhere.accept().unwrap().0), Err(AdoptError::NoTls)));
+}
+
+#[test]
+fn an_outbound_connection_shows_its_own_certificate() {
+    let authority = tls::new_authority("for clients");
+    let member = tls::issue(&["member"], &authority, |params| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let tls = tls::server().client_certificates(authority.pem(), ClientCertificates::Required).unwrap();
+    let mut h = served(Server::builder(), tls);
+    let port = h.addr.port();
+    let mut client = Server::builder().build().unwrap();
+    let trusts = TlsClient::roots(tls::authority().pem()).unwrap();
+    let shows = trusts.clone().certificate(&member.chain, &member.key).unwrap();
+    for (tls, opens) in [(shows, true), (trusts, false)] {
+        client.connect(Connect::new(format!("wss://localhost:{port}/")).tls(tls)).unwrap();
+        let (mut opened, mut ended) = (false, false);
+        h.until("the outcome", |_| {
+            for event in &client.poll_once().unwrap() {
+                opened |= matches!(event, Event::Open { .. });
+                ended |= matches!(event, Event::ConnectFailed { .. });
+            }
+            opened || ended
+        });
+        assert_eq!((opened, ended), (opens, !opens));
+    }
+    assert_eq!(h.server.stats().tls_failed.peer_certificate, 1);
+}
+
+#[test]
+fn with_a_time_budget_handshakes_take_turns_with_all_other_work() {
+    let budget = std::time::Duration::from_micros(300);
+    let mut h = served(Server::builder().time_budget(budget), tls::server());
+    let mut raws: Vec<Raw> = (0..32).map(|_| encrypted(&h, tls::client())).collect();
+    for raw in &mut raws {
+        raw.write_some(raw::upgrade_request("/", "").as_bytes()).unwrap();
+    }
+    h.until("all to be open", |h| {
+        raws.iter_mut().for_each(|raw| _ = raw.is_flushed());
+        h.server.client_count() == 32
+    });
+    let _ = h.server.broadcast("hello");
+    for raw in &mut raws {
+        h.head(raw);
+        assert_eq!(h.frame(raw), Frame::new(raw::TEXT, "hello"));
+    }
+}
+
+/// A key update of the client asks the server to update its own keys, and data follows.
+#[test]
+fn keys_are_updated_in_both_directions() {
+    let mut h = harness();
+    let mut raw = encrypted(&h, tls::client());
+    let id = h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
+    for round in 0..5 {
+        raw.tls().unwrap().refresh_traffic_keys().unwrap();
+        h.write(&mut raw, &raw::text(&format!("{round}")));
+        h.until("the message", |h| h.texts(id).len() == round + 1);
+        h.server.send(id, format!("{round}")).unwrap();
+        assert_eq!(h.frame(&mut raw), Frame::new(raw::TEXT, format!("{round}")));
+    }
+}
+
+#[test]
+fn a_connection_above_a_limit_is_closed_without_a_handshake() {
+    let mut h = served(Server::builder().max_connections(1), tls::server());
+    let mut first = encrypted(&h, tls::client());
+    let id = h.upgrade(&mut first, &raw::upgrade_request("/", ""));
+    let mut second = encrypted(&h, tls::client());
+    assert_eq!(refusal(&mut h, &mut second), ErrorKind::UnexpectedEof);
+    assert_eq!((h.server.stats().rejected.at_capacity, h.server.stats().tls_full), (1, 1));
+    h.write(&mut first, &raw::text("still here"));
+    h.until("the message", |h| !h.texts(id).is_empty());
+}
+
+#[test]
+fn a_bad_proxy_header_before_tls_ends_its_own_connection() {
+    let listener = Listener::from(TcpListener::bind("127.0.0.1:0").unwrap()).proxy_protocol().tls();
+    let builder = Server::builder().trusted_proxies(["127.0.0.1"]).tls(tls::server());
+    let server = builder.listener(listener).build().unwrap();
+    let addr = server.local_addrs()[0];
+    let mut h = Harness { server, addr, seen: Vec::new() };
+    for bytes in [&b"PROXY nonsense\r\n"[..], b"\x16\x03\x01\x00\x05hello", b"GET / HTTP/1.1\r\n\r\n"] {
+        let mut raw = plain(&h);
+        h.write(&mut raw, bytes);
+        assert_eq!(h.read_to_end(&mut raw), b"");
+    }
+    assert_eq!(h.server.stats().rejected.bad_request, 3);
 }

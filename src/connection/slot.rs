@@ -358,6 +358,11 @@ impl<S> Slot<S> {
         }
     }
 
+    /// Whether the header of the PROXY protocol comes next.
+    pub(crate) fn awaits_proxy_header(&self) -> bool {
+        matches!(&self.stage, Stage::Handshake(reader) if reader.proxy_header.is_some())
+    }
+
     /// Whether the connection is idle between two plain requests.
     pub(crate) fn is_idle_http(&self) -> bool {
         self.served && matches!(&self.stage, Stage::Handshake(head) if head.is_empty())

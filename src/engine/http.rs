@@ -13,6 +13,7 @@ use super::{
     Engine, Stream,
     identity::requested_host,
     receive::{Turn, after_read, budget_left, drained_by, keep_unparsed, read},
+    tls::is_unsecured,
 };
 use crate::{
     connection::slot::{Exchange, Stage, Step},
@@ -104,6 +105,10 @@ impl<S: Stream> Engine<S> {
         let mut used = 0;
         while used < bytes.len() && self.clients[index].takes_request() {
             used += self.take_piece(index, &bytes[used..], now);
+            // The bytes behind a PROXY header may be those of a TLS handshake.
+            if is_unsecured(&self.clients[index]) && !self.clients[index].awaits_proxy_header() {
+                break;
+            }
         }
         used
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
-use super::{Engine, Stream, identity::requested_host};
+use super::{Engine, Stream, identity::requested_host, tls::is_unsecured};
 use crate::{
     connection::slot::Stage,
     handshake,
@@ -100,10 +100,11 @@ impl<S: Stream> Engine<S> {
 
     /// Queues an HTTP response after which the connection is closed.
     fn respond_and_close(&mut self, index: usize, response: &[u8], now: Instant) {
-        if self.end_unsecured(index) {
-            return;
+        // A response would need the handshake first, which costs more than the refused peer is
+        // worth: it gets FIN.
+        if !is_unsecured(&self.clients[index]) {
+            self.clients[index].outbox.push_raw(response, &mut self.outbound);
         }
-        self.clients[index].outbox.push_raw(response, &mut self.outbound);
         self.linger(index, now);
     }
 

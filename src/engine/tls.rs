@@ -26,7 +26,7 @@ impl<S: Stream> Engine<S> {
         let client = &mut self.clients[index];
         let part = client.stream.get()?.needs_handshake()?;
         // The header of the PROXY protocol comes first, in plain text.
-        if matches!(&client.stage, Stage::Handshake(reader) if reader.proxy_header.is_some()) {
+        if client.awaits_proxy_header() {
             return None;
         }
         if part == HandshakePart::Cheap {
@@ -140,17 +140,12 @@ impl<S: Stream> Engine<S> {
         // The alert leaves before the socket is closed.
         self.linger(index, now);
     }
+}
 
-    /// Ends the connection of a peer to which no response can be written yet, because the handshake
-    /// that would encrypt it is not made. Returns whether it did.
-    pub(super) fn end_unsecured(&mut self, index: usize) -> bool {
-        let stream = self.clients[index].stream.get();
-        let is_unsecured = stream.is_some_and(|stream| stream.needs_handshake().is_some());
-        if is_unsecured {
-            self.free(index);
-        }
-        is_unsecured
-    }
+/// Whether nothing can be read or written yet but the handshake of TLS, and a PROXY header before
+/// it.
+pub(super) fn is_unsecured<S: Stream>(client: &Slot<S>) -> bool {
+    client.stream.get().is_some_and(|stream| stream.needs_handshake().is_some())
 }
 
 /// Whether the client's connection is encrypted by this server.
