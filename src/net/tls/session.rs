@@ -188,14 +188,16 @@ impl Session {
         (consumed, next)
     }
 
-    /// Takes the alert that rustls has queued with an error.
+    /// Takes the alert that rustls has queued with an error, and records that were queued before
+    /// it. Behind the alert nothing may be called: rustls would look at the input again, and find
+    /// the error a second time.
     fn drain_alert(&mut self, input: &mut [u8], out: &mut Ciphertext) {
-        // The alert, and records that were queued before it.
         for _ in 0..16 {
+            let before = out.filled;
             let (_, next) = both!(&mut *self, connection => {
                 advance(connection.process_tls_records(input), out, |_| {})
             });
-            if !matches!(next, Next::Again) {
+            if !matches!(next, Next::Again) || out.bytes.get(before..out.filled).is_some_and(is_alert) {
                 return;
             }
         }
@@ -302,6 +304,13 @@ impl Traffic<'_, '_> {
             Traffic::Client(traffic) => traffic.queue_close_notify(room),
         }
     }
+}
+
+/// Whether these bytes are one record with an alert. An encrypted one of TLS 1.3 is recognised by
+/// its length: two bytes, the content type and the tag (RFC 8446 §5.2). No other message is as
+/// short.
+fn is_alert(record: &[u8]) -> bool {
+    matches!(record, [21, ..] | [23, _, _, 0, 19, ..])
 }
 
 /// Handles one state. Returns the bytes to discard, which counts only after the state was handled.
