@@ -108,4 +108,5 @@ each! {
     wheel
     rooms
     #[cfg(feature = "sim")] recording
+    #[cfg(all(feature = "tls", unix))] tls
 }
