@@ -4,16 +4,17 @@
 mod support;
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     path::PathBuf,
     process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
 use support::{Deadline, Harness, echo, peers, tls};
-use tickws::{Event, Server};
+use tickws::{Client, Connect, Event, Server, TlsClient, WhileDown};
 
 /// A server with TLS that echoes messages and serves a page.
 fn harness() -> Harness {
@@ -139,8 +140,21 @@ fn openssl_renegotiates_nothing_and_updates_keys() {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let read = thread::spawn(move || child.wait_with_output().unwrap());
-    // s_client takes commands only at the start of what it reads at a time.
+    let said = Arc::<Mutex<String>>::default();
+    let outputs: [Box<dyn Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    let readers = outputs.map(|mut output| {
+        let said = said.clone();
+        thread::spawn(move || {
+            let mut block = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut block) {
+                said.lock().unwrap().push_str(&String::from_utf8_lossy(&block[..count]));
+            }
+        })
+    });
+    // s_client takes a command only at the start of what it reads at a time, so each part waits for
+    // the effect of the one before: a key update, a response.
+    let (mut updates, mut requests) = (0, 0);
     for part in [
         &b"K\n"[..],
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -149,18 +163,24 @@ fn openssl_renegotiates_nothing_and_updates_keys() {
     ] {
         stdin.write_all(part).unwrap();
         stdin.flush().unwrap();
-        let until = std::time::Instant::now() + Duration::from_millis(200);
-        while std::time::Instant::now() < until {
+        let is_update = part.len() == 2;
+        updates += usize::from(is_update);
+        requests += u64::from(!is_update);
+        let deadline = Deadline::new();
+        while said.lock().unwrap().matches("KEYUPDATE").count() < updates
+            || h.server.stats().http_requests < requests
+        {
             let _ = h.server.poll_for(Duration::from_millis(1)).unwrap();
+            deadline.check("the effect of what was typed");
         }
     }
     let deadline = Deadline::new();
-    while !read.is_finished() {
+    while child.try_wait().unwrap().is_none() {
         let _ = h.server.poll_for(Duration::from_millis(1)).unwrap();
         deadline.check("the end of s_client");
     }
-    let output = read.join().unwrap();
-    let said = text(&output.stdout) + &text(&output.stderr);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    let said = said.lock().unwrap();
     assert_eq!(said.matches("KEYUPDATE").count(), 2, "{said}");
     assert_eq!(said.matches("a page").count(), 2, "{said}");
 }
@@ -275,5 +295,77 @@ fn the_client_of_java_echoes_over_wss() {
     let url = at(h.addr, "wss");
     let output = run(&mut h, Command::new("java").arg(&source).arg(url).arg(authority_file()), b"");
     assert_eq!(text(&output.stdout).trim(), "all echoed", "{}", text(&output.stderr));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+const PYTHON_SERVER: &str = r#"
+import ssl, sys, threading
+from websockets.sync.server import serve
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+
+def echo(ws):
+    for message in ws:
+        ws.send(message)
+
+with serve(echo, "127.0.0.1", 0, ssl=context, max_size=None) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(server.socket.getsockname()[1], flush=True)
+    sys.stdin.read()
+    server.shutdown()
+"#;
+
+const NODE_SERVER: &str = r#"
+const fs = require("fs"), https = require("https"), { WebSocketServer } = require("ws");
+const server = https.createServer({ cert: fs.readFileSync(process.argv[1]), key: fs.readFileSync(process.argv[2]) });
+new WebSocketServer({ server, perMessageDeflate: false }).on("connection", ws =>
+    ws.on("message", (data, binary) => ws.send(data, { binary })));
+server.listen(0, "127.0.0.1", () => console.log(server.address().port));
+process.stdin.on("end", () => process.exit(0)).resume();
+"#;
+
+#[test]
+fn outbound_connections_reach_python_and_node_servers_over_wss() {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("wss-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| dir.join(name));
+    std::fs::write(&chain, &tls::local().chain).unwrap();
+    std::fs::write(&key, &tls::local().key).unwrap();
+    for (command, source) in [
+        (peers::or_skip(peers::python(), "websockets"), ("-c", PYTHON_SERVER)),
+        (peers::or_skip(peers::node(), "ws"), ("-e", NODE_SERVER)),
+    ] {
+        let Some(mut command) = command else { continue };
+        command.args([source.0, source.1]).args([&chain, &key]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let port: u16 = line.trim().parse().unwrap();
+        let trusts = TlsClient::roots(tls::authority().pem()).unwrap();
+        let connect = Connect::new(format!("wss://localhost:{port}/")).tls(trusts);
+        let mut client = Client::connect(connect.while_down(WhileDown::KeepLast(10))).unwrap();
+        let sent = ["".to_owned(), "hello".to_owned(), "x".repeat(70_000), "y".repeat(900_000)];
+        sent.iter().for_each(|text| client.send(text).unwrap());
+        let mut received = Vec::new();
+        let deadline = Deadline::new();
+        while received.len() < sent.len() {
+            for event in &client.poll_for(Duration::from_millis(1)).unwrap() {
+                match event {
+                    Event::Message { message, .. } => received.push(message.as_text().unwrap().to_owned()),
+                    Event::ConnectFailed { error, .. } => panic!("{error}"),
+                    _ => {}
+                }
+            }
+            deadline.check("the echoes");
+        }
+        assert!(received == sent);
+        client.close(1000, "").unwrap();
+        while !client.is_over() {
+            let _ = client.poll_for(Duration::from_millis(1)).unwrap();
+            deadline.check("the end");
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }
