@@ -678,3 +678,31 @@ fn a_bad_proxy_header_before_tls_ends_its_own_connection() {
     }
     assert_eq!(h.server.stats().rejected.bad_request, 3);
 }
+
+/// A client in every poll, and another certificate after every third.
+#[test]
+fn no_client_is_lost_while_certificates_change_under_load() {
+    let mut h = harness();
+    let certificates = [tls::server(), Tls::from_pem(&tls::local().chain, &tls::local().key).unwrap()];
+    let mut raws: Vec<Raw> = Vec::new();
+    for number in 0..300 {
+        let mut raw = encrypted(&h, tls::client());
+        raw.write_some(raw::upgrade_request("/", "").as_bytes()).unwrap();
+        raws.push(raw);
+        if number % 3 == 2 {
+            h.server.set_tls(certificates[number % 2].clone());
+        }
+        h.step();
+        raws.iter_mut().for_each(|raw| _ = raw.is_flushed());
+    }
+    h.until("all to be open", |h| {
+        raws.iter_mut().for_each(|raw| _ = raw.is_flushed());
+        h.server.client_count() == 300
+    });
+    let _ = h.server.broadcast("all here");
+    for raw in &mut raws {
+        h.head(raw);
+        assert_eq!(h.frame(raw), Frame::new(raw::TEXT, "all here"));
+    }
+    assert_eq!(h.server.stats().rejected.total(), 0);
+}
