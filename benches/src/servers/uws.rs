@@ -5,6 +5,7 @@
 use std::{
     ffi::{CString, c_void},
     net::TcpListener,
+    path::PathBuf,
     ptr,
 };
 
@@ -12,21 +13,28 @@ use libuwebsockets_sys::{
     us_listen_socket_t, uws_app_listen_config_t, uws_app_listen_with_config, uws_publish,
 };
 use uwebsockets_rs::{
-    app::App,
+    app::Application,
     http_response::HttpResponseStruct,
     us_socket_context_options::UsSocketContextOptions,
     websocket_behavior::{CompressOptions, WebSocketBehavior},
 };
 
 use super::{Mode, announce};
-use crate::Outcome;
+use crate::{Outcome, secure};
 
 const TOPIC: &str = "all";
 
-pub fn serve(mode: Mode) -> Outcome<()> {
-    let mut app = App::new(UsSocketContextOptions {
-        key_file_name: None,
-        cert_file_name: None,
+pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
+    if tls { serve_with::<true>(mode) } else { serve_with::<false>(mode) }
+}
+
+fn serve_with<const TLS: bool>(mode: Mode) -> Outcome<()> {
+    let (chain, key) = secure::files()?;
+    // The wrapper wants names that live as long as the program.
+    let file = |path: PathBuf| TLS.then(|| &*path.to_string_lossy().into_owned().leak());
+    let mut app = Application::<TLS>::new(UsSocketContextOptions {
+        key_file_name: file(key),
+        cert_file_name: file(chain),
         passphrase: None,
         dh_params_file_name: None,
         ca_file_name: None,
@@ -34,7 +42,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         ssl_prefer_low_memory_usage: None,
     });
     let native = app.get_native_app();
-    let behavior = WebSocketBehavior {
+    let behavior = WebSocketBehavior::<TLS> {
         compression: CompressOptions::Disabled.into(),
         max_payload_length: 1 << 20,
         idle_timeout: 120,
@@ -45,7 +53,13 @@ pub fn serve(mode: Mode) -> Outcome<()> {
         reset_idle_timeout_on_send: false,
         send_pings_automatically: true,
         max_lifetime: 0,
-        upgrade: Some(Box::new(HttpResponseStruct::<false>::default_upgrade)),
+        // As the wrapper's default, which is for plain text only.
+        upgrade: Some(Box::new(|response: HttpResponseStruct<TLS>, request, context| {
+            let key = request.get_header("sec-websocket-key").unwrap_or_default();
+            let protocol = request.get_header("sec-websocket-protocol");
+            let extensions = request.get_header("sec-websocket-extensions");
+            response.upgrade(key, protocol, extensions, context, None::<&mut ()>);
+        })),
         open: Some(Box::new(move |socket| {
             if mode == Mode::Broadcast {
                 socket.subscribe(TOPIC);
@@ -61,7 +75,16 @@ pub fn serve(mode: Mode) -> Outcome<()> {
                     let message = (message.as_ptr().cast(), message.len());
                     let topic = (TOPIC.as_ptr().cast(), TOPIC.len());
                     let app = native.get_native();
-                    uws_publish(0, app, topic.0, topic.1, message.0, message.1, opcode.into(), false);
+                    uws_publish(
+                        i32::from(TLS),
+                        app,
+                        topic.0,
+                        topic.1,
+                        message.0,
+                        message.1,
+                        opcode.into(),
+                        false,
+                    );
                 }
             }
         })),
@@ -79,7 +102,7 @@ pub fn serve(mode: Mode) -> Outcome<()> {
     unsafe {
         let config = uws_app_listen_config_t { port: addr.port().into(), host: host.as_ptr(), options: 0 };
         uws_app_listen_with_config(
-            0,
+            i32::from(TLS),
             native.get_native(),
             config,
             Some(on_listen),
