@@ -31,7 +31,8 @@ use crate::{
 /// The file begins with `tickws\0tape` and the version of the format, 5. Over TLS it holds the
 /// plain text above the records, and the parameters of each handshake, so that a replay needs no
 /// keys. Blocks follow, at least one for each poll: length (32 bits) and digest (64 bits, FNV-1a),
-/// both in little endian, then entries, each a number and its fields in varints. The digests detect damage, not forgery. The
+/// both in little endian, then entries, each a number and its fields in varints. The digests detect
+/// damage, not forgery. The
 /// replay of a forged recording terminates, with or without an error. Its memory is bounded by what
 /// the limits in the header allow a server to hold, plus 256 bytes for each byte of the recording,
 /// plus 1 MB.
