@@ -426,3 +426,68 @@ fn a_server_may_be_polled_after_its_shutdown() {
     assert_eq!(late.received(), [Received::Reset]);
     assert_eq!(client.received().last(), Some(&Received::End));
 }
+
+#[cfg(feature = "tls")]
+mod tls {
+    use super::*;
+    use tickws::{CloseReason, Tls};
+
+    /// Ed25519, whose signatures are all of one length.
+    fn certificate() -> Tls {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Tls::from_pem(certificate.pem(), key.serialize_pem()).unwrap()
+    }
+
+    /// Echoes through a bad network. Returns what the clients got, and the digest of the lengths.
+    fn run(seed: u64, tls: &Tls) -> (Vec<Vec<Received>>, u64) {
+        let sim = Sim::with_conditions(seed, NetworkConditions::foul());
+        let mut server = sim.server(Server::builder().tls(tls.clone())).unwrap();
+        let mut clients: Vec<_> = (0..4).map(|_| sim.connect(&server, "/")).collect();
+        let mut received = vec![Vec::new(); clients.len()];
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send("hello");
+            client.send(vec![number as u8; 30_000 * number]);
+            client.close(1000, "done");
+        }
+        let (mut opened, mut closed) = (0, 0);
+        for _ in 0..5_000 {
+            for event in &server.poll_for(Duration::from_millis(20)).unwrap() {
+                match event {
+                    Event::Open { request, .. } => {
+                        assert!(request.is_secure());
+                        opened += 1;
+                    }
+                    Event::Message { client, message } => server.send(client, message).unwrap(),
+                    Event::Close { reason, .. } => {
+                        assert!(matches!(reason, CloseReason::Peer { .. }), "seed {seed}: {reason}");
+                        closed += 1;
+                    }
+                    _ => {}
+                }
+            }
+            clients.iter_mut().zip(&mut received).for_each(|(client, got)| got.extend(client.received()));
+            if clients.iter().all(SimClient::is_over) {
+                break;
+            }
+        }
+        assert_eq!((opened, closed), (4, 4), "seed {seed}: {:?}", server.stats());
+        (received, sim.digest())
+    }
+
+    #[test]
+    fn messages_pass_a_bad_network_encrypted_and_runs_repeat_in_plain_text() {
+        let tls = certificate();
+        for_each_seed(20, |seed| {
+            let (received, digest) = run(seed, &tls);
+            for (number, got) in received.iter().enumerate() {
+                assert_eq!(got[0], Received::Text("hello".into()));
+                assert_eq!(got[1], Received::Binary(vec![number as u8; 30_000 * number]));
+                assert_eq!(got[2], Received::Close { code: 1000, reason: "done".into() });
+                assert_eq!(got.last(), Some(&Received::End));
+            }
+            assert_eq!((received, digest), run(seed, &tls), "seed {seed}");
+        });
+    }
+}

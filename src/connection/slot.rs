@@ -330,7 +330,7 @@ impl<S> Slot<S> {
     /// Whether HTTP input is processed now. It is not while a response is awaited or being written.
     pub(crate) fn takes_request(&self) -> bool {
         match &self.stage {
-            Stage::Handshake(_) => !self.outbox.has_work() && !self.congested,
+            Stage::Handshake(_) => !self.outbox.has_work(),
             Stage::Request(exchange) => matches!(exchange.step, Step::Body { .. } | Step::Upgrade { .. }),
             Stage::Dialing(_) | Stage::Open(_) | Stage::Linger { .. } => false,
         }

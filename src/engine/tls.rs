@@ -88,6 +88,7 @@ impl<S: Stream> Engine<S> {
         stats.tls_micros += u64::try_from(step.spent.as_micros()).unwrap_or(u64::MAX);
         client.congested = step.is_congested;
         if client.congested {
+            client.outbox.block();
             client.deadlines.stuck_since(now);
             self.rearm(index);
         }

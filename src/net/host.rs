@@ -167,7 +167,7 @@ impl Host {
                     socket,
                     peer: peer.into(),
                     named: false,
-                    is_tls: false,
+                    is_tls: host.is_encrypted(),
                 })
             }
         }

@@ -91,6 +91,17 @@ impl SimHost {
         self.network.lock().has_backlog(self.number)
     }
 
+    /// Whether the connections that are accepted are encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.network.lock().is_encrypted(self.number)
+    }
+
+    /// Has them be encrypted.
+    #[cfg(feature = "tls")]
+    pub(crate) fn encrypt(&self) {
+        self.network.lock().encrypt(self.number);
+    }
+
     pub(super) fn accept(&self) -> Option<(Socket, SocketAddr)> {
         let (id, remote) = self.network.lock().accept(self.number)?;
         Some((Socket::Sim(SimSocket::new(&self.network, id)), remote))

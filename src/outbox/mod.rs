@@ -37,7 +37,7 @@ const SLICES: usize = 32;
 
 /// Whether a short write means that the kernel's buffer is full. Windows re-arms only after
 /// `WouldBlock`.
-const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
+pub(crate) const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
 
 /// The result of `write_to`, with the number of bytes written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,11 @@ impl Outbox {
     /// Whether a write would block until a writable event.
     pub(crate) fn is_blocked(&self) -> bool {
         self.blocked
+    }
+
+    /// Handles a stream that takes nothing before its next writable event.
+    pub(crate) fn block(&mut self) {
+        self.blocked = true;
     }
 
     /// Handles a writable event.

@@ -64,7 +64,12 @@ impl Server {
         Ok(())
     }
 
-    pub(super) fn with_tls(mut self, tls: Option<Tls>) -> Server {
+    /// Encrypts with these certificates. A simulated server encrypts all connections then.
+    pub(crate) fn with_tls(mut self, tls: Option<Tls>) -> Server {
+        #[cfg(feature = "sim")]
+        if let (Some(_), crate::net::host::Host::Simulated(host)) = (&tls, &self.host) {
+            host.encrypt();
+        }
         self.encryption.acceptor = tls.map(Acceptor::new);
         self
     }

@@ -111,13 +111,23 @@ impl Sim {
     ///
     /// Servers of one network can [`connect`](Server::connect) to each other.
     ///
+    /// With [`tls`](ServerBuilder::tls) all connections to the server are encrypted, and its
+    /// [`SimClient`]s speak TLS 1.3. The bytes are other ones in each run, as keys are random, so
+    /// that [`digest`](Sim::digest) has their lengths only. With an Ed25519 certificate the lengths
+    /// are always the same; signatures of ECDSA vary by a byte or two.
+    ///
     /// # Errors
     ///
     /// Same as [`ServerBuilder::build`]. A poll of the server whose sleep would never end fails
     /// with [`Deadlock`](std::io::ErrorKind::Deadlock).
     pub fn server(&self, builder: ServerBuilder) -> Result<Server, BindError> {
+        #[cfg(feature = "tls")]
+        let tls = builder.certificates();
         let (config, hooks, _) = builder.into_parts()?;
-        Ok(Server::simulated(config, hooks, self.network.clone()))
+        let server = Server::simulated(config, hooks, self.network.clone());
+        #[cfg(feature = "tls")]
+        let server = server.with_tls(tls);
+        Ok(server)
     }
 
     /// Connects a client that requests a WebSocket at `path`. The WebSocket is open after the

@@ -157,6 +157,27 @@ impl TlsClient {
         self.config.clone()
     }
 
+    /// The configuration of a simulated client: with one way to exchange keys, so that the lengths
+    /// of its messages do not vary from run to run.
+    #[cfg(any(feature = "sim", test, fuzzing))]
+    #[cfg_attr(not(feature = "sim"), allow(dead_code))]
+    pub(crate) fn simulated() -> Arc<ClientConfig> {
+        static SHARED: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+            let provider =
+                CryptoProvider { kx_groups: vec![ring::kx_group::X25519], ..ring::default_provider() };
+            let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+            let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]);
+            #[allow(clippy::expect_used, reason = "ring has cipher suites for TLS 1.3")]
+            let builder = builder.expect("ring speaks TLS 1.3");
+            let verifier = Arc::new(Anything(ring::default_provider()));
+            let mut config =
+                builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+            config.resumption = Resumption::disabled();
+            Arc::new(config)
+        });
+        SHARED.clone()
+    }
+
     fn with(trust: Trust) -> TlsClient {
         TlsClient::from_settings(Settings { trust, certificate: None, logs_keys: false })
     }

@@ -12,6 +12,8 @@ use tungstenite::{
     protocol::frame::coding::{Control, OpCode},
 };
 
+#[cfg(feature = "tls")]
+use super::secure::PeerTls;
 use super::{
     EndId, Network,
     frame::{Frame, Inbox, close_body, masked},
@@ -43,6 +45,9 @@ pub enum Received {
 #[derive(Debug, Default)]
 pub(crate) struct SimPeer {
     pub(super) end: EndId,
+    /// The client's end of TLS; `None` if its host is not encrypted.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Box<PeerTls>>,
     /// Bytes that wait for room in the network.
     pub(super) unsent: VecDeque<u8>,
     /// FIN follows the unsent bytes.
@@ -74,7 +79,14 @@ impl Network {
         // No host has this address: the connection is refused.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let link = self.link(from, self.hosts.get(host).map_or(nowhere, |host| host.addr));
-        self.add_peer((link, 0))
+        let number = self.add_peer((link, 0));
+        #[cfg(feature = "tls")]
+        if self.hosts.get(host).is_some_and(|host| host.is_tls) {
+            self.peer(number).tls = Some(Box::new(PeerTls::new()));
+            // Sends the hello.
+            self.send(number, &[]);
+        }
+        number
     }
 
     pub(super) fn add_peer(&mut self, end: EndId) -> usize {
@@ -110,10 +122,24 @@ impl Network {
     }
 
     pub(crate) fn send(&mut self, peer: usize, bytes: &[u8]) {
-        let SimPeer { end, unsent, ended, fin_queued, .. } = self.peer(peer);
+        let SimPeer {
+            end,
+            unsent,
+            ended,
+            fin_queued,
+            #[cfg(feature = "tls")]
+            tls,
+            ..
+        } = self.peer(peer);
         if *ended || *fin_queued {
             return;
         }
+        #[cfg(feature = "tls")]
+        match tls {
+            Some(tls) => unsent.extend(tls.seal(bytes)),
+            None => unsent.extend(bytes),
+        }
+        #[cfg(not(feature = "tls"))]
         unsent.extend(bytes);
         let end = *end;
         self.send_unsent(end);
@@ -145,8 +171,13 @@ impl Network {
             *fin_before_101 = true;
             return;
         }
-        *fin_queued = true;
         let end = *end;
+        #[cfg(feature = "tls")]
+        if !*fin_queued && let Some(tls) = &mut self.peer(peer).tls {
+            let last = tls.end();
+            self.peer(peer).unsent.extend(last);
+        }
+        self.peer(peer).fin_queued = true;
         self.send_unsent(end);
     }
 
@@ -185,6 +216,7 @@ impl Network {
         let half = self.half(end);
         let arrived = mem::take(&mut half.arrived);
         let (fin_arrived, reset) = (half.fin_arrived, half.reset);
+        let arrived = self.decrypted(peer, arrived);
         self.peer(peer).inbox.bytes.extend(arrived);
         self.make_room(end);
         self.process_inbox(peer);
@@ -203,6 +235,25 @@ impl Network {
         };
         self.peer(peer).received.push(last);
         self.peer(peer).ended = true;
+    }
+
+    /// The plaintext of what has arrived.
+    #[cfg(feature = "tls")]
+    fn decrypted(&mut self, peer: usize, arrived: VecDeque<u8>) -> VecDeque<u8> {
+        let SimPeer { tls, unsent, fin_queued, end, .. } = self.peer(peer);
+        let Some(tls) = tls else { return arrived };
+        let (plaintext, reply) = tls.open(&Vec::from(arrived));
+        if !*fin_queued && !reply.is_empty() {
+            unsent.extend(reply);
+            let end = *end;
+            self.send_unsent(end);
+        }
+        plaintext.into()
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn decrypted(&mut self, _: usize, arrived: VecDeque<u8>) -> VecDeque<u8> {
+        arrived
     }
 
     /// Reports all complete frames, and replies to them afterwards: a reply may meet a reset, which

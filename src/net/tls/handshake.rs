@@ -79,6 +79,14 @@ impl<S: Stream> TlsSocket<S> {
         self.handshake_failed(&other("the peer sends too much before the end of the handshake"), shared)
     }
 
+    /// Writes what is to be sent, unless a writable event has to come first. A broken socket is
+    /// found by the next read.
+    fn push_unless_congested(&mut self, shared: &mut Shared) {
+        if !self.is_congested {
+            let _ = self.push(shared);
+        }
+    }
+
     fn gone(&mut self, kind: ErrorKind) -> HandshakeState {
         self.state = State::Broken;
         HandshakeState::Gone(kind)
@@ -91,8 +99,7 @@ impl<S: Stream> TlsSocket<S> {
             false => (cause_of(error), error.to_string()),
         };
         self.state = State::Broken;
-        // If the peer does not take the alert now, it gets none.
-        let _ = self.push(shared);
+        self.push_unless_congested(shared);
         HandshakeState::Failed { cause, error }
     }
 
@@ -151,8 +158,7 @@ impl<S: Stream> TlsSocket<S> {
         outcome?;
         state.has_replied |= !self.unsent.unsent().is_empty();
         if state.session.is_handshaking() {
-            // A broken socket is found by the next read.
-            let _ = self.push(shared);
+            self.push_unless_congested(shared);
             self.take_block(shared);
             return Ok(None);
         }
@@ -173,7 +179,7 @@ impl<S: Stream> TlsSocket<S> {
             && (self.received.ciphertext.is_empty()
                 || state.session.version() == Some(ProtocolVersion::TLSv1_2))
         {
-            let _ = self.push(shared);
+            self.push_unless_congested(shared);
         }
         self.state = State::Open(state.session);
         HandshakeState::Complete(info)

@@ -25,7 +25,7 @@ use std::{
 
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 
-use crate::{engine::Stream, tls::info::TlsInfo};
+use crate::{engine::Stream, outbox::SHORT_WRITE_MEANS_FULL, tls::info::TlsInfo};
 pub(crate) use acceptor::Acceptor;
 use acceptor::Asked;
 use handshake::Handshaking;
@@ -240,10 +240,16 @@ impl<S: Stream> TlsSocket<S> {
 
     fn write_unsent(&mut self) -> io::Result<()> {
         while !self.unsent.unsent().is_empty() {
+            let offered = self.unsent.unsent().len();
             match self.socket.write(self.unsent.unsent()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                // Do not trust a stream that reports more than it was given.
-                Ok(count) => self.unsent.advance(count.min(self.unsent.unsent().len())),
+                Ok(count) => {
+                    // Do not trust a stream that reports more than it was given.
+                    self.unsent.advance(count.min(offered));
+                    if count < offered && SHORT_WRITE_MEANS_FULL {
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -259,6 +265,7 @@ impl<S: Stream> TlsSocket<S> {
         let mut shared = blocks.lock();
         let shared = &mut *shared;
         shared.receive.resize(RECEIVE, 0);
+        let waiting = self.unsent.unsent().len();
         // `is_stuck`: rustls needs more than the complete records that are there.
         let (mut is_drained, mut is_stuck) = (false, false);
         while filled < buf.len() && self.end.is_none() {
@@ -287,8 +294,9 @@ impl<S: Stream> TlsSocket<S> {
                 break;
             }
         }
-        if !self.unsent.unsent().is_empty() {
-            // The answer to a key update, or an alert. An error is found by the next read.
+        // An alert, or the answer to a key update. Tickets of before wait for the next write.
+        if self.unsent.unsent().len() > waiting && !self.is_congested {
+            // An error is found by the next read.
             let _ = self.push(shared);
         }
         match self.end {

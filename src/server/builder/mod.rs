@@ -522,6 +522,11 @@ impl ServerBuilder {
         Ok(server)
     }
 
+    #[cfg(all(feature = "sim", feature = "tls"))]
+    pub(crate) fn certificates(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
     /// Checks the settings and returns them.
     pub(crate) fn into_parts(self) -> Result<(Config, Hooks, Vec<Listener>), ConfigError> {
         self.error.map_or(Ok(()), Err)?;
