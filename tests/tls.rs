@@ -504,7 +504,13 @@ fn an_outbound_connection_to_wss_checks_the_server_and_resumes_its_session() {
             let _ = h;
             for event in &client.poll_once().unwrap() {
                 outcome = match event {
-                    Event::Open { .. } => Some(Ok(())),
+                    Event::Open { request, .. } => {
+                        let tls = request.tls().unwrap();
+                        assert!(request.is_secure() && tls.version() == TlsVersion::V1_3);
+                        // The server's own certificate; a resumed session keeps it.
+                        assert_eq!(tls.peer_certificates().len(), 1);
+                        Some(Ok(()))
+                    }
                     Event::ConnectFailed { error, .. } => Some(Err(error.to_string())),
                     _ => None,
                 };

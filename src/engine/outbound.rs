@@ -319,7 +319,10 @@ impl<S: Stream> Engine<S> {
         let stage = std::mem::replace(&mut client.stage, Stage::Linger { half_closed: false });
         let Stage::Dialing(dial) = stage else { return };
         let Dial { link, asked, mut kept, .. } = *dial;
-        let Some(Asked { request, .. }) = asked else { return };
+        let Some(Asked { mut request, .. }) = asked else { return };
+        if let Some(tls) = client.stream.get().and_then(Stream::tls) {
+            Arc::make_mut(&mut request).extensions_mut().insert(tls.clone());
+        }
         let Opened { response, subprotocol, .. } = opened;
         let provenance = Provenance {
             subprotocol,

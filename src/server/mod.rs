@@ -51,6 +51,7 @@ use tls::Encryption;
 ///   [`publish`](Server::publish), [`ping`](Server::ping), [`close`](Server::close),
 ///   [`shutdown`](Server::shutdown), …
 /// - Connect to other servers: [`connect`](Server::connect).
+/// - Encrypt: `bind_tls` of the builder, `set_tls` (feature `tls`).
 /// - Respond to requests: [`accept`](Server::accept), [`accept_with`](Server::accept_with),
 ///   [`reject`](Server::reject), [`respond`](Server::respond).
 /// - Query: [`clients`](Server::clients), [`buffered`](Server::buffered), [`rtt`](Server::rtt),

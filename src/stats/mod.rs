@@ -53,9 +53,9 @@ pub struct Stats {
     pub throttled: u64,
     /// Messages queued. A broadcast counts once per client.
     pub messages_out: u64,
-    /// Bytes read from sockets, HTTP and framing included.
+    /// Bytes read from sockets, HTTP and framing included; over TLS the plain text.
     pub bytes_in: u64,
-    /// Bytes written to sockets, HTTP and framing included.
+    /// Bytes written to sockets, HTTP and framing included; over TLS the plain text.
     pub bytes_out: u64,
     /// Messages dropped under [`OverflowPolicy::DropNewest`](crate::OverflowPolicy::DropNewest),
     /// broadcasts larger than `max_buffered`, and messages that
