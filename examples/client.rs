@@ -5,6 +5,9 @@
 //!     [--header 'Name: value'] [--reconnect]
 //! ```
 //!
+//! With `--features tls` it connects to `wss://` too, and `--authority FILE` names the certificate
+//! that it trusts, in PEM form.
+//!
 //! At the end of its input it sends all remaining lines and closes the connection. The exit code is
 //! 1 if the connection failed or broke.
 
@@ -21,13 +24,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     use tickws::{Client, Connect, Event, Message, Reconnect, WhileDown};
 
-    const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect]";
+    const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect] [--authority FILE]";
     let mut args = std::env::args().skip(1);
     // Lines typed before the connection is open are kept for it.
     let mut connect = Connect::new(args.next().ok_or(USAGE)?).while_down(WhileDown::KeepLast(1000));
     while let Some(arg) = args.next() {
         connect = match arg.as_str() {
             "--reconnect" => connect.reconnect(Reconnect::new()),
+            #[cfg(feature = "tls")]
+            "--authority" => {
+                let file = args.next().ok_or(USAGE)?;
+                connect.tls(tickws::TlsClient::roots(std::fs::read(file)?)?)
+            }
             "--header" => {
                 let line = args.next().ok_or(USAGE)?;
                 let (name, value) = line.split_once(':').ok_or(USAGE)?;

@@ -53,9 +53,35 @@ fn client_prints_why_it_cannot_connect() {
     let mut example = Example::start("client", &[&url]);
     example.expect("connection refused");
     assert_eq!(example.exit_code(), Some(1));
-    let mut example = Example::start("client", &["wss://a.example/"]);
-    example.expect("TLS");
-    assert_eq!(example.exit_code(), Some(1));
+    if cfg!(not(feature = "tls")) {
+        let mut example = Example::start("client", &["wss://a.example/"]);
+        example.expect("TLS");
+        assert_eq!(example.exit_code(), Some(1));
+    }
+}
+
+/// The chat's own certificate is the authority that the client trusts.
+#[cfg(feature = "tls")]
+#[test]
+fn client_speaks_tls_with_a_server_whose_authority_it_is_given() {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let dir = std::env::temp_dir().join(format!("tickws-wss-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let [chain, key] = ["chain.pem", "key.pem"].map(|name| dir.join(name).to_str().unwrap().to_owned());
+    std::fs::write(&chain, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut server = Example::start("echo_broadcast", &["127.0.0.1:0", "--tls", &chain, &key]);
+    let url = server.expect_url("wss://");
+    let mut client = Example::start("client", &[&url, "--authority", &chain]);
+    client.stdin.as_mut().unwrap().write_all(b"over TLS\n").unwrap();
+    client.expect("over TLS");
+    // The end of its input.
+    client.stdin = None;
+    assert_eq!(client.exit_code(), Some(0));
+    let mut client = Example::start("client", &[&url]);
+    client.expect("the TLS handshake failed: invalid peer certificate");
+    assert_eq!(client.exit_code(), Some(1));
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 /// Fifty bots, and a server that goes away and comes back: tungstenite's.

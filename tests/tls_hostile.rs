@@ -239,3 +239,27 @@ fn a_flood_of_empty_records_and_warnings_is_bounded() {
     }
     h.until("the failure", |h| h.server.stats().rejected.tls == 1);
 }
+
+/// Each piece of the message is a record of its own, so that the bytes are six times the message.
+#[test]
+fn a_hello_in_tiny_records_is_taken_and_an_endless_one_is_not() {
+    let mut h = served(Server::builder());
+    let hello = hello();
+    let tiny =
+        |message: &[u8]| -> Vec<u8> { message.iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect() };
+    let mut raw = plain(&h);
+    h.write(&mut raw, &tiny(&hello[5..]));
+    h.until("the server's hello", |_| raw.read_some() > 0);
+    // A message of 64 KiB that never ends.
+    let endless = [&[1, 0, 0xff, 0xff][..], &vec![0; 60_000]].concat();
+    let mut raw = plain(&h);
+    let (bytes, mut at) = (tiny(&endless), 0);
+    let deadline = Deadline::new();
+    while h.server.stats().rejected.tls == 0 {
+        at += raw.write_some(&bytes[at..]).unwrap_or(0);
+        h.step();
+        assert!(h.server.stats().buffered < MB as u64);
+        deadline.check("the failure");
+    }
+    assert!(at < bytes.len() || at > 80_000);
+}

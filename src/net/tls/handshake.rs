@@ -8,7 +8,7 @@ use std::{
 use rustls::{Error, ProtocolVersion};
 
 use super::{
-    Origin, RECORD_MAX, Shared, State, TlsSocket,
+    Origin, RECEIVE, RECORD_MAX, Shared, State, TlsSocket,
     acceptor::Asked,
     missing,
     session::{Next, Session, cause_of},
@@ -71,6 +71,10 @@ impl<S: Stream> TlsSocket<S> {
             }
             match self.read_ciphertext(shared, RECORD_MAX) {
                 Ok(0) => return self.gone(ErrorKind::UnexpectedEof),
+                // rustls takes messages of 64 KiB. In tiny pieces they take many times as much.
+                Ok(_) if self.received.ciphertext.len() > RECEIVE => {
+                    return self.handshake_failed(&other("a message of the handshake is too long"), shared);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return HandshakeState::Waiting,
                 Err(error) => return self.gone(error.kind()),

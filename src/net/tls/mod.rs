@@ -261,6 +261,9 @@ impl<S: Stream> TlsSocket<S> {
 
     fn read_plaintext(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut filled = self.received.take_plaintext(buf);
+        if self.received.is_closed {
+            self.end.get_or_insert(End::Closed);
+        }
         let blocks = self.blocks.clone();
         let mut shared = blocks.lock();
         let shared = &mut *shared;
@@ -272,7 +275,11 @@ impl<S: Stream> TlsSocket<S> {
             // Complete records come first. The socket is read for the rest of the caller's room.
             let carried = std::mem::take(&mut self.received.ciphertext);
             let start = carried.len();
-            shared.receive[..start].copy_from_slice(&carried);
+            let Some(front) = shared.receive.get_mut(..start) else {
+                self.end = Some(End::Failed(ErrorKind::InvalidData));
+                break;
+            };
+            front.copy_from_slice(&carried);
             let lacks = missing(&shared.receive[..start]);
             let mut len = start;
             if lacks > 0 || is_stuck {

@@ -98,6 +98,8 @@ pub(super) struct Received {
     pub(super) plaintext: Vec<u8>,
     /// Bytes of the plaintext that the caller has got since.
     taken: usize,
+    /// The peer's close_notify was found behind the plaintext.
+    pub(super) is_closed: bool,
 }
 
 impl Received {
@@ -233,7 +235,7 @@ impl Session {
         mut write: impl FnMut(&mut Traffic<'_, '_>, &mut Ciphertext) -> Option<()>,
     ) -> Result<(), Error> {
         loop {
-            let Received { ciphertext, plaintext, .. } = received;
+            let Received { ciphertext, plaintext, is_closed, .. } = received;
             let keep = |payload: &[u8]| plaintext.extend_from_slice(payload);
             let (consumed, next) = match self {
                 Session::Server(connection) => match connection.process_tls_records(ciphertext) {
@@ -252,8 +254,9 @@ impl Session {
             ciphertext.drain(..consumed);
             match next {
                 Next::Again => {}
-                // The peer has ended its direction, which is no reason not to write.
-                Next::Closed if consumed > 0 => {}
+                // The peer has ended its direction, which is no reason not to write. rustls tells of
+                // it once.
+                Next::Closed if !*is_closed => *is_closed = true,
                 Next::Failed(error) => {
                     self.drain_alert(ciphertext, out);
                     return Err(error);
