@@ -166,16 +166,15 @@ impl Network {
 
     /// Sends FIN behind everything queued.
     pub(crate) fn send_fin(&mut self, peer: usize) {
-        let SimPeer { end, inbox, queued_before_101, fin_before_101, fin_queued, .. } = self.peer(peer);
+        let SimPeer { end, inbox, queued_before_101, fin_before_101, .. } = self.peer(peer);
         if inbox.status.is_none() && !queued_before_101.is_empty() {
             *fin_before_101 = true;
             return;
         }
         let end = *end;
         #[cfg(feature = "tls")]
-        if !*fin_queued && let Some(tls) = &mut self.peer(peer).tls {
-            let last = tls.end();
-            self.peer(peer).unsent.extend(last);
+        if let SimPeer { tls: Some(tls), fin_queued: false, unsent, .. } = self.peer(peer) {
+            unsent.extend(tls.end());
         }
         self.peer(peer).fin_queued = true;
         self.send_unsent(end);

@@ -254,8 +254,7 @@ impl Session {
             ciphertext.drain(..consumed);
             match next {
                 Next::Again => {}
-                // The peer has ended its direction, which is no reason not to write. rustls tells of
-                // it once.
+                // The peer has ended its direction, which does not end this one. rustls tells once.
                 Next::Closed if !*is_closed => *is_closed = true,
                 Next::Failed(error) => {
                     self.drain_alert(ciphertext, out);
