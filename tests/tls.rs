@@ -1,5 +1,5 @@
-//! TLS in the loop, with rustls, OpenSSL and curl as peers. The tests of the protocol run over TLS
-//! as well, with `TICKWS_TEST_TLS=1`.
+//! TLS in the loop, with rustls as the peer. The tests of the protocol run over TLS as well, with
+//! `TICKWS_TEST_TLS=1`.
 #![cfg(feature = "tls")]
 
 mod support;
@@ -13,44 +13,15 @@ use std::{
 use support::{
     Harness, Seen, echo,
     raw::{self, End, Frame, Raw},
-    tls::{self, Certificate},
+    tls::{self, encrypted, plain, refusal, served, with_certificate},
 };
 use tickws::{
-    AdoptError, BindError, ClientCertificates, CloseReason, ConfigError, Connect, Decision, Event, Listener,
-    Server, ServerBuilder, Tls, TlsClient, TlsError, TlsVersion,
-    tls::rustls_0_23::{self, rustls},
+    AdoptError, ClientCertificates, CloseReason, Decision, Listener, Server, TlsVersion,
+    tls::rustls_0_23::rustls,
 };
-
-fn served(builder: ServerBuilder, tls: Tls) -> Harness {
-    let server = builder.tls(tls).bind_tls("127.0.0.1:0").unwrap();
-    let addr = server.local_addrs()[0];
-    Harness { server, addr, seen: Vec::new() }
-}
 
 fn harness() -> Harness {
     served(Server::builder(), tls::server())
-}
-
-/// A client that speaks TLS with this configuration.
-fn encrypted(h: &Harness, config: Arc<rustls::ClientConfig>) -> Raw {
-    plain(h).encrypted(config, "localhost")
-}
-
-fn plain(h: &Harness) -> Raw {
-    Raw::from_stream(TcpStream::connect(h.addr).unwrap())
-}
-
-/// Goes on with the handshake until it has failed, and returns the error.
-#[track_caller]
-fn refusal(h: &mut Harness, raw: &mut Raw) -> ErrorKind {
-    h.until("the end of the handshake", |_| {
-        raw.read_some();
-        raw.end.is_some()
-    });
-    match raw.end {
-        Some(End::Failed(kind)) => kind,
-        other => panic!("{other:?}"),
-    }
 }
 
 fn with_versions(versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<rustls::ClientConfig> {
@@ -270,72 +241,6 @@ fn failed_handshakes_are_counted_by_cause() {
     assert_eq!((stats.rejected.tls, stats.rejected.total(), stats.tls_full), (5, 5, 0));
 }
 
-fn with_certificate(certificate: &Certificate) -> Arc<rustls::ClientConfig> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from(tls::authority().der().to_vec())).unwrap();
-    let chain = CertificateDer::from_pem_slice(certificate.chain.as_bytes()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(vec![chain], key)
-        .unwrap();
-    Arc::new(config)
-}
-
-#[test]
-fn a_client_certificate_reaches_the_application() {
-    let authority = tls::new_authority("for clients");
-    let member = tls::issue(&["member"], &authority, |params| {
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    });
-    let (sender, seen) = std::sync::mpsc::channel();
-    let builder = Server::builder().on_upgrade(move |request, _| {
-        sender.send(request.peer_certificates().to_vec()).unwrap();
-        Decision::Accept
-    });
-    let tls = tls::server().client_certificates(authority.pem(), ClientCertificates::Required).unwrap();
-    let mut h = served(builder, tls);
-    let mut raw = encrypted(&h, with_certificate(&member));
-    h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-    let shown = seen.recv().unwrap();
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let own = CertificateDer::from_pem_slice(member.chain.as_bytes()).unwrap();
-    assert_eq!(shown, [own.to_vec()]);
-    // A client without one is refused.
-    let mut raw = encrypted(&h, tls::client());
-    refusal(&mut h, &mut raw);
-    assert_eq!(h.server.stats().tls_failed.peer_certificate, 1);
-    // An expired one is, too.
-    let expired = tls::issue(&["member"], &authority, |params| {
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-    });
-    let mut raw = encrypted(&h, with_certificate(&expired));
-    refusal(&mut h, &mut raw);
-    assert_eq!(h.server.stats().tls_failed.peer_certificate, 2);
-}
-
-#[test]
-fn the_name_that_a_client_asks_for_chooses_the_certificate() {
-    let [first, second] = [tls::certificate(&["a.example"]), tls::certificate(&["*.b.example"])];
-    let tls = Tls::from_pem(&first.chain, &first.key).unwrap();
-    let tls = tls.add_pem(&second.chain, &second.key).unwrap();
-    let mut h = served(Server::builder().allow_hosts(["localhost"]), tls);
-    for name in ["a.example", "x.b.example"] {
-        let mut raw = plain(&h).encrypted(tls::client(), name);
-        h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-    }
-    let mut raw = plain(&h).encrypted(tls::client(), "c.example");
-    assert_eq!(
-        refusal(&mut h, &mut raw),
-        ErrorKind::InvalidData,
-        "the first certificate is for another name"
-    );
-}
-
 #[test]
 fn plain_http_on_a_tls_port_is_told_so_or_redirected() {
     let mut h = harness();
@@ -392,165 +297,6 @@ fn a_client_hello_on_a_plain_port_is_told_so() {
 }
 
 #[test]
-fn plain_and_encrypted_ports_serve_beside_each_other() {
-    let plain_port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut h = served(Server::builder().listener(plain_port), tls::server());
-    let addrs = h.server.local_addrs();
-    let secure = *addrs.iter().find(|addr| **addr == h.addr).unwrap();
-    let mut clients = Vec::new();
-    for addr in addrs {
-        // Only one of the two speaks TLS.
-        let raw = Raw::from_stream(TcpStream::connect(addr).unwrap());
-        let mut raw = if addr == secure { raw } else { raw.encrypted(tls::client(), "localhost") };
-        h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-        clients.push(raw);
-    }
-    assert_eq!(h.server.client_count(), 2);
-}
-
-#[test]
-fn what_cannot_work_is_an_error_when_the_server_is_built() {
-    let config = |error: Result<Server, BindError>| match error {
-        Err(BindError::Config(error)) => error,
-        other => panic!("{other:?}"),
-    };
-    assert!(matches!(config(Server::builder().bind_tls("127.0.0.1:0")), ConfigError::NoTls));
-    assert!(matches!(
-        config(Server::builder().tls(tls::server()).bind("127.0.0.1:0")),
-        ConfigError::UnusedTls
-    ));
-    let (own, other) = (tls::local(), tls::certificate(&["localhost"]));
-    assert!(matches!(Tls::from_pem(&own.chain, &other.key), Err(TlsError::KeyMismatch)));
-    assert!(matches!(Tls::from_pem("", &own.key), Err(TlsError::NoCertificate)));
-    assert!(matches!(Tls::from_pem(&own.chain, ""), Err(TlsError::NoKey)));
-    assert!(matches!(Tls::from_pem(&own.chain, own.key.replace('M', "!")), Err(TlsError::Pem(_))));
-    assert!(matches!(Tls::from_pem_files("/nowhere", "/nowhere"), Err(TlsError::File { .. })));
-    let mut config = server_config();
-    config.max_early_data_size = 1;
-    assert!(matches!(rustls_0_23::server(Arc::new(config)), Err(TlsError::EarlyData)));
-    let mut config = server_config();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    assert!(matches!(rustls_0_23::server(Arc::new(config)), Err(TlsError::NoHttp11)));
-}
-
-fn server_config() -> rustls::ServerConfig {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let chain = CertificateDer::from_pem_slice(tls::local().chain.as_bytes()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(tls::local().key.as_bytes()).unwrap();
-    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap()
-}
-
-#[test]
-fn a_configuration_of_the_application_is_used() {
-    let mut h = served(Server::builder(), rustls_0_23::server(Arc::new(server_config())).unwrap());
-    let mut raw = encrypted(&h, tls::client());
-    h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-    let mut raw = encrypted(&h, with_versions(&[&rustls::version::TLS12]));
-    refusal(&mut h, &mut raw);
-    assert_eq!(h.server.stats().tls_failed.no_common_parameters, 1);
-}
-
-#[test]
-fn certificates_change_while_the_server_runs() {
-    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("tls-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let (chain, key) = (dir.join("chain.pem"), dir.join("key.pem"));
-    let store = |certificate: &Certificate| {
-        std::fs::write(&chain, &certificate.chain).unwrap();
-        std::fs::write(&key, &certificate.key).unwrap();
-    };
-    store(&tls::certificate(&["old.example"]));
-    let tls = Tls::from_pem_files(&chain, &key).unwrap();
-    let mut h = served(Server::builder(), tls.clone());
-    let connect = |h: &mut Harness, name: &'static str| {
-        let mut raw = plain(h).encrypted(tls::client(), name);
-        let id = h.upgrade(&mut raw, &raw::upgrade_request("/", ""));
-        (raw, id)
-    };
-    let (mut old, id) = connect(&mut h, "old.example");
-    assert!(!tls.reload_if_changed().unwrap());
-    // A half-written pair is an error, and changes nothing.
-    std::fs::write(&key, "-----BEGIN").unwrap();
-    assert!(tls.reload_if_changed().is_err());
-    connect(&mut h, "old.example");
-    store(&tls::certificate(&["renewed.example"]));
-    assert!(tls.reload_if_changed().unwrap());
-    connect(&mut h, "renewed.example");
-    h.server.set_tls(tls::server());
-    connect(&mut h, "localhost");
-    // The first connection is as it was.
-    h.server.send(id, "still here").unwrap();
-    assert_eq!(h.frame(&mut old), Frame::new(raw::TEXT, "still here"));
-    std::fs::remove_dir_all(dir).unwrap();
-}
-
-/// The two directions of an outbound connection: between two servers of this library.
-#[test]
-fn an_outbound_connection_to_wss_checks_the_server_and_resumes_its_session() {
-    let hosts = ["localhost", "127.0.0.1", "elsewhere.example"];
-    let mut h = served(Server::builder().allow_hosts(hosts), tls::server());
-    let port = h.addr.port();
-    let mut client = Server::builder().build().unwrap();
-    let trusts = TlsClient::roots(tls::authority().pem()).unwrap();
-    let opens = |client: &mut Server, h: &mut Harness, connect: Connect| {
-        let id = client.connect(connect).unwrap();
-        let mut outcome = None;
-        h.until("the outcome of the attempt", |h| {
-            let _ = h;
-            for event in &client.poll_once().unwrap() {
-                outcome = match event {
-                    Event::Open { request, .. } => {
-                        let tls = request.tls().unwrap();
-                        assert!(request.is_secure() && tls.version() == TlsVersion::V1_3);
-                        // The server's own certificate; a resumed session keeps it.
-                        assert_eq!(tls.peer_certificates().len(), 1);
-                        Some(Ok(()))
-                    }
-                    Event::ConnectFailed { error, .. } => Some(Err(error.to_string())),
-                    _ => None,
-                };
-            }
-            outcome.is_some()
-        });
-        outcome.unwrap().map(|()| id)
-    };
-    for (host, is_resumed) in [("localhost", false), ("localhost", true), ("127.0.0.1", false)] {
-        let connect = Connect::new(format!("wss://{host}:{port}/")).tls(trusts.clone());
-        let connect = connect.addrs([h.addr]);
-        let id = opens(&mut client, &mut h, connect).unwrap();
-        client.send(id, "over TLS").unwrap();
-        h.until("the message", |h| {
-            let _ = client.poll_once().unwrap();
-            matches!(h.seen.last(), Some(Seen::Text(..)))
-        });
-        h.take_seen();
-        let stats = h.server.stats();
-        assert_eq!(stats.tls_resumed, u64::from(is_resumed || host == "127.0.0.1"), "{host}");
-        let peer = h.server.clients().last().unwrap();
-        // The ticket comes with the first data of the server.
-        h.server.send(peer, "hi").unwrap();
-        h.until("the reply", |_| {
-            client.poll_once().unwrap().iter().any(|event| matches!(event, Event::Message { .. }))
-        });
-    }
-    // Mozilla's authorities did not sign the certificate, and it is not for this name.
-    let untrusted = Connect::new(format!("wss://localhost:{port}/"));
-    let error = opens(&mut client, &mut h, untrusted).unwrap_err();
-    assert!(error.starts_with("the TLS handshake failed: invalid peer certificate"), "{error}");
-    let misnamed = Connect::new(format!("wss://elsewhere.example:{port}/")).addrs([h.addr]).tls(trusts);
-    let error = opens(&mut client, &mut h, misnamed).unwrap_err();
-    assert!(error.contains("not valid for name"), "{error}");
-    let anything = Connect::new(format!("wss://elsewhere.example:{port}/")).addrs([h.addr]);
-    opens(&mut client, &mut h, anything.tls(TlsClient::danger_trust_anything())).unwrap();
-    assert_eq!(client.stats().tls_failed.peer_certificate, 2);
-}
-
-#[test]
 fn a_proxy_header_comes_before_the_handshake() {
     // The header and the hello in one piece, in two, and byte by byte.
     for piece in [usize::MAX, 30, 1] {
@@ -595,33 +341,6 @@ fn a_connection_accepted_elsewhere_is_taken_over_before_its_handshake() {
     let mut plain = Server::builder().build().unwrap();
     let _pending = TcpStream::connect(addr).unwrap();
     assert!(matches!(plain.adopt_tls(elsewhere.accept().unwrap().0), Err(AdoptError::NoTls)));
-}
-
-#[test]
-fn an_outbound_connection_shows_its_own_certificate() {
-    let authority = tls::new_authority("for clients");
-    let member = tls::issue(&["member"], &authority, |params| {
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    });
-    let tls = tls::server().client_certificates(authority.pem(), ClientCertificates::Required).unwrap();
-    let mut h = served(Server::builder(), tls);
-    let port = h.addr.port();
-    let mut client = Server::builder().build().unwrap();
-    let trusts = TlsClient::roots(tls::authority().pem()).unwrap();
-    let shows = trusts.clone().certificate(&member.chain, &member.key).unwrap();
-    for (tls, opens) in [(shows, true), (trusts, false)] {
-        client.connect(Connect::new(format!("wss://localhost:{port}/")).tls(tls)).unwrap();
-        let (mut opened, mut ended) = (false, false);
-        h.until("the outcome", |_| {
-            for event in &client.poll_once().unwrap() {
-                opened |= matches!(event, Event::Open { .. });
-                ended |= matches!(event, Event::ConnectFailed { .. });
-            }
-            opened || ended
-        });
-        assert_eq!((opened, ended), (opens, !opens));
-    }
-    assert_eq!(h.server.stats().tls_failed.peer_certificate, 1);
 }
 
 #[test]
@@ -683,32 +402,4 @@ fn a_bad_proxy_header_before_tls_ends_its_own_connection() {
         assert_eq!(h.read_to_end(&mut raw), b"");
     }
     assert_eq!(h.server.stats().rejected.bad_request, 3);
-}
-
-/// A client in every poll, and another certificate after every third.
-#[test]
-fn no_client_is_lost_while_certificates_change_under_load() {
-    let mut h = harness();
-    let certificates = [tls::server(), Tls::from_pem(&tls::local().chain, &tls::local().key).unwrap()];
-    let mut raws: Vec<Raw> = Vec::new();
-    for number in 0..300 {
-        let mut raw = encrypted(&h, tls::client());
-        raw.write_some(raw::upgrade_request("/", "").as_bytes()).unwrap();
-        raws.push(raw);
-        if number % 3 == 2 {
-            h.server.set_tls(certificates[number % 2].clone());
-        }
-        h.step();
-        raws.iter_mut().for_each(|raw| _ = raw.is_flushed());
-    }
-    h.until("all to be open", |h| {
-        raws.iter_mut().for_each(|raw| _ = raw.is_flushed());
-        h.server.client_count() == 300
-    });
-    let _ = h.server.broadcast("all here");
-    for raw in &mut raws {
-        h.head(raw);
-        assert_eq!(h.frame(raw), Frame::new(raw::TEXT, "all here"));
-    }
-    assert_eq!(h.server.stats().rejected.total(), 0);
 }

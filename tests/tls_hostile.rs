@@ -12,7 +12,7 @@ use std::{
 use support::{
     Deadline, Harness,
     raw::{self, Raw},
-    tls,
+    tls::{self, plain},
 };
 use tickws::{Event, Server, ServerBuilder, tls::rustls_0_23::rustls::ClientConnection};
 
@@ -22,10 +22,7 @@ const CROWD: usize = 9_000;
 const MB: usize = 1 << 20;
 
 fn served(builder: ServerBuilder) -> Harness {
-    let server = builder.tls(tls::server()).bind_tls("127.0.0.1:0").unwrap();
-    let addr = server.local_addrs()[0];
-    tls::note(addr);
-    Harness { server, addr, seen: Vec::new() }
+    tls::served(builder, tls::server())
 }
 
 fn client() -> ClientConnection {
@@ -36,10 +33,6 @@ fn hello() -> Vec<u8> {
     let mut hello = Vec::new();
     client().write_tls(&mut hello).unwrap();
     hello
-}
-
-fn plain(h: &Harness) -> Raw {
-    Raw::from_stream(TcpStream::connect(h.addr).unwrap())
 }
 
 /// The resident memory of this process in bytes.

@@ -4,16 +4,21 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
     sync::{Arc, Mutex, OnceLock},
 };
 
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
-use tickws::{Tls, tls::rustls_0_23::rustls};
+use tickws::{ServerBuilder, Tls, tls::rustls_0_23::rustls};
 
-/// Whether the tests of the protocol run over TLS.
-/// To be asked where a server is bound.
+use super::{
+    Harness,
+    raw::{End, Raw},
+};
+
+/// Whether the tests of the protocol run over TLS. To be asked where a server is bound.
 pub fn is_on() -> bool {
     std::env::var_os("TICKWS_TEST_TLS").is_some_and(|value| value == "1")
 }
@@ -97,4 +102,52 @@ pub fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> 
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth()
+}
+
+/// A server with TLS on a free port.
+pub fn served(builder: ServerBuilder, tls: Tls) -> Harness {
+    let server = builder.tls(tls).bind_tls("127.0.0.1:0").unwrap();
+    let addr = server.local_addrs()[0];
+    note(addr);
+    Harness { server, addr, seen: Vec::new() }
+}
+
+/// A client that speaks TLS with this configuration.
+pub fn encrypted(h: &Harness, config: Arc<rustls::ClientConfig>) -> Raw {
+    plain(h).encrypted(config, "localhost")
+}
+
+/// A client that speaks no TLS yet.
+pub fn plain(h: &Harness) -> Raw {
+    Raw::from_stream(TcpStream::connect(h.addr).unwrap())
+}
+
+/// Goes on with the handshake until it has failed, and returns the error.
+#[track_caller]
+pub fn refusal(h: &mut Harness, raw: &mut Raw) -> ErrorKind {
+    h.until("the end of the handshake", |_| {
+        raw.read_some();
+        raw.end.is_some()
+    });
+    match raw.end {
+        Some(End::Failed(kind)) => kind,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A client's side that shows this certificate.
+pub fn with_certificate(certificate: &Certificate) -> Arc<rustls::ClientConfig> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(authority().der().to_vec())).unwrap();
+    let chain = CertificateDer::from_pem_slice(certificate.chain.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![chain], key)
+        .unwrap();
+    Arc::new(config)
 }
