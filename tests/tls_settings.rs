@@ -1,5 +1,5 @@
-//! Certificates and other settings of TLS: chosen by name, changed while the server runs, refused if
-//! they cannot work.
+//! Certificates and other settings of TLS: chosen by name, changed while the server runs, refused
+//! if they cannot work.
 #![cfg(feature = "tls")]
 
 mod support;
