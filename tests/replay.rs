@@ -214,7 +214,7 @@ fn damaged_or_truncated_recording_is_an_error_at_every_byte() {
 fn recording_in_an_old_format_is_refused_with_both_versions() {
     let error = replay(include_bytes!("replay/format_1.recording")).unwrap_err();
     assert!(matches!(error, ReplayError::Version(1)), "{error:?}");
-    let expected = "the recording has format version 1, but this version of tickws reads version 4 only";
+    let expected = "the recording has format version 1, but this version of tickws reads version 5 only";
     assert_eq!(error.to_string(), expected);
 }
 
