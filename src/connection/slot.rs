@@ -76,8 +76,6 @@ pub(crate) struct Slot<S> {
     pub(crate) in_ready: bool,
     /// In the dirty list.
     pub(crate) in_dirty: bool,
-    /// Encrypted bytes wait for the socket, which the outbox does not hold any more.
-    pub(crate) congested: bool,
     /// A flush could not write everything, or a message was dropped, since the last `Drained`.
     pub(crate) backed_up: bool,
     /// Whether a deadline passed while input was unread.
@@ -279,7 +277,6 @@ impl<S> Slot<S> {
             leads: false,
             in_ready: false,
             in_dirty: false,
-            congested: false,
             backed_up: false,
             grace: Grace::None,
             failed: None,
@@ -318,7 +315,9 @@ impl<S> Slot<S> {
 
     /// Whether anything is queued or pending.
     pub(crate) fn has_output(&self) -> bool {
-        self.outbox.has_work() || self.congested || self.open().is_some_and(|open| open.pending.is_some())
+        self.outbox.has_work()
+            || self.outbox.congested
+            || self.open().is_some_and(|open| open.pending.is_some())
     }
 
     /// Bytes queued or pending.

@@ -139,7 +139,7 @@ impl<S: Stream> Engine<S> {
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
                     client.deadlines.unstuck();
-                    client.congested = false;
+                    client.outbox.congested = false;
                     if !client.has_output() {
                         break;
                     }
@@ -156,7 +156,7 @@ impl<S: Stream> Engine<S> {
                 Ok(Written::Blocked(count)) => {
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
-                    client.congested = !client.outbox.has_work();
+                    client.outbox.congested = !client.outbox.has_work();
                     return self.would_block(index, count, now);
                 }
                 Err(error) => return self.write_failed(index, error.kind(), now),
@@ -206,7 +206,7 @@ impl<S: Stream> Engine<S> {
     /// Handles a stream that accepted `count` bytes and would block on the rest.
     pub(super) fn would_block(&mut self, index: usize, count: usize, now: Instant) {
         let client = &mut self.clients[index];
-        if !(client.outbox.has_work() || client.congested) || client.failed.is_some() {
+        if !(client.outbox.has_work() || client.outbox.congested) || client.failed.is_some() {
             return;
         }
         if count > 0 || !client.deadlines.is_stuck() {
@@ -233,7 +233,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn drop_output(&mut self, index: usize) {
         let client = &mut self.clients[index];
         client.outbox.clear(&mut self.outbound);
-        client.congested = false;
+        client.outbox.congested = false;
         if let Stage::Open(open) = &mut client.stage
             && let Some(pending) = open.pending.take()
         {

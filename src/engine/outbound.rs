@@ -501,6 +501,7 @@ impl<S: Stream> Engine<S> {
         (client.bytes_in, client.bytes_out) = (0, 0);
         client.outbox.clear(&mut self.outbound);
         client.outbox.unblock();
+        client.outbox.congested = false;
         self.inbound.give(std::mem::take(&mut client.unparsed));
         client.deadlines.unstuck();
         (client.readable, client.read_closed, client.urgent) = (false, false, false);

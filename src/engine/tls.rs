@@ -86,8 +86,8 @@ impl<S: Stream> Engine<S> {
         let step = stream.handshake(&ahead);
         inbound.give(ahead);
         stats.tls_micros += u64::try_from(step.spent.as_micros()).unwrap_or(u64::MAX);
-        client.congested = step.is_congested;
-        if client.congested {
+        client.outbox.congested = step.is_congested;
+        if client.outbox.congested {
             client.outbox.block();
             client.deadlines.stuck_since(now);
             self.rearm(index);
@@ -120,7 +120,7 @@ impl<S: Stream> Engine<S> {
     fn after_handshake(&mut self, index: usize) -> Turn {
         let client = &mut self.clients[index];
         client.readable = true;
-        if !client.congested {
+        if !client.outbox.congested {
             client.outbox.unblock();
             client.deadlines.unstuck();
         }

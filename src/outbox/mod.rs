@@ -70,6 +70,9 @@ pub(crate) struct Outbox {
     /// The first `boundary` bytes of the first chunk are HTTP and not frames.
     raw: bool,
     blocked: bool,
+    /// An encrypted stream holds bytes that are no longer in this outbox, and that its socket does
+    /// not take. Here it costs no memory.
+    pub(crate) congested: bool,
     /// Error of a direct write, until `write_to` returns it.
     failed: Option<io::ErrorKind>,
     priority_frames: Option<Box<PriorityFrames>>,

@@ -36,7 +36,7 @@ impl<S: Stream> Engine<S> {
         client.bytes_out += count as u64;
         stats.messages_out += 1;
         open.messages_out += 1;
-        client.congested = client.outbox.is_blocked() && !client.outbox.has_work();
+        client.outbox.congested = client.outbox.is_blocked() && !client.outbox.has_work();
         if client.has_output() {
             client.backed_up |= client.outbox.is_blocked();
             // A blocked client is added, too: the next flush knows the time, and sets its deadline.
