@@ -7,7 +7,7 @@ use crate::{
     load::{self, Figures, Load, Mode, latency::Quantiles},
     probe::{self, Probe},
     report::{self, Report, Row, Standing},
-    servers::{self, LIMIT, Server, TICKWS},
+    servers::{self, LIMIT, LIMIT_UNBUFFERED, Server, TICKWS},
     workload::{Metric, WORKLOADS, Workload},
 };
 
@@ -89,6 +89,7 @@ fn supports(name: &str, workload: &Workload) -> bool {
     (servers::supports_text(name) || !workload.load.text)
         && (servers::answers_close(name) || workload.load.mode != Mode::Churn)
         && (servers::speaks_tls(name) || !workload.load.tls)
+        && (name != LIMIT_UNBUFFERED || workload.load.tls)
         && (name == TICKWS || workload.metric != Metric::Tick)
 }
 

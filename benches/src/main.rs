@@ -14,6 +14,7 @@ mod secure;
 mod servers;
 mod smoke;
 mod soak;
+mod unbuffered;
 mod workload;
 
 use std::{io::ErrorKind, time::Duration};

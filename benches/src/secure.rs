@@ -15,11 +15,14 @@ use tickws::tls::rustls_0_23::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::{Outcome, servers::output_dir};
+use crate::{Outcome, servers::output_dir, unbuffered::Unbuffered};
+
+/// The folder of another certificate, `certificate.pem` and `key.pem`, for instance one of RSA.
+const FOLDER: &str = "TICKWS_BENCH_CERTIFICATE";
 
 /// The certificate and the key of the servers, which are made once.
 pub fn files() -> Outcome<(PathBuf, PathBuf)> {
-    let dir = output_dir()?;
+    let dir = std::env::var_os(FOLDER).map_or_else(output_dir, |dir| Ok(dir.into()))?;
     let (chain, key) = (dir.join("certificate.pem"), dir.join("key.pem"));
     if !chain.exists() || !key.exists() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
@@ -29,7 +32,13 @@ pub fn files() -> Outcome<(PathBuf, PathBuf)> {
     Ok((chain, key))
 }
 
+/// The cryptography of the servers that are written in Rust: that of ring, or with the feature
+/// `aws-lc-rs` and `TICKWS_BENCH_PROVIDER=aws-lc-rs` the other one.
 fn provider() -> Arc<CryptoProvider> {
+    #[cfg(feature = "aws-lc-rs")]
+    if std::env::var_os("TICKWS_BENCH_PROVIDER").is_some_and(|name| name == "aws-lc-rs") {
+        return Arc::new(tickws::tls::rustls_0_23::rustls::crypto::aws_lc_rs::default_provider());
+    }
     Arc::new(ring::default_provider())
 }
 
@@ -127,7 +136,8 @@ mod verifier {
 #[derive(Debug)]
 pub enum Stream<C> {
     Plain(TcpStream),
-    Encrypted { socket: TcpStream, tls: Box<C>, full: bool },
+    Encrypted { socket: TcpStream, tls: Box<C> },
+    Unbuffered(Box<Unbuffered>),
 }
 
 pub type ClientStream = Stream<ClientConnection>;
@@ -140,7 +150,7 @@ impl ClientStream {
             return Ok(Stream::Plain(socket));
         }
         let tls = ClientConnection::new(client_config(resumes), "localhost".try_into()?)?;
-        Ok(Stream::Encrypted { socket, tls: Box::new(tls), full: false })
+        Ok(Stream::Encrypted { socket, tls: Box::new(tls) })
     }
 }
 
@@ -148,38 +158,40 @@ impl<C> Stream<C> {
     pub fn socket(&mut self) -> &mut TcpStream {
         match self {
             Stream::Plain(socket) | Stream::Encrypted { socket, .. } => socket,
+            Stream::Unbuffered(stream) => stream.socket(),
         }
     }
 }
 
 impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Stream<C> {
     pub fn encrypted(socket: TcpStream, tls: C) -> Self {
-        Stream::Encrypted { socket, tls: Box::new(tls), full: false }
+        Stream::Encrypted { socket, tls: Box::new(tls) }
     }
 
     /// Writes ciphertext until the socket would block. Returns whether all has left.
     pub fn push(&mut self) -> io::Result<bool> {
-        let Stream::Encrypted { socket, tls, full } = self else { return Ok(true) };
+        let (socket, tls) = match self {
+            Stream::Plain(_) => return Ok(true),
+            Stream::Encrypted { socket, tls } => (socket, tls),
+            Stream::Unbuffered(stream) => return stream.push(),
+        };
         while tls.wants_write() {
             match tls.write_tls(socket) {
                 Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    *full = true;
-                    return Ok(false);
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        *full = false;
         Ok(true)
     }
 }
 
 impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Read for Stream<C> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Stream::Encrypted { socket, tls, .. } = self else {
-            let Stream::Plain(socket) = self else { unreachable!() };
-            return socket.read(buffer);
+        let (socket, tls) = match self {
+            Stream::Plain(socket) => return socket.read(buffer),
+            Stream::Encrypted { socket, tls } => (socket, tls),
+            Stream::Unbuffered(stream) => return stream.read(buffer),
         };
         let mut filled = 0;
         loop {
@@ -215,13 +227,15 @@ impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for Stream<C>
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if let Stream::Plain(socket) = self {
-            return socket.write_vectored(slices);
+        match self {
+            Stream::Plain(socket) => return socket.write_vectored(slices),
+            Stream::Unbuffered(stream) => return stream.write_vectored(slices),
+            Stream::Encrypted { .. } => {}
         }
         if !self.push()? {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let Stream::Encrypted { tls, .. } = self else { unreachable!() };
+        let Stream::Encrypted { tls, .. } = self else { return Ok(0) };
         let count = tls.writer().write_vectored(slices)?;
         self.push()?;
         Ok(count)
@@ -234,8 +248,7 @@ impl<C: DerefMut<Target = ConnectionCommon<S>>, S: SideData> Write for Stream<C>
 
 /// The TLS of tickws, with the same settings as the other servers.
 pub fn tickws_tls() -> Outcome<tickws::Tls> {
-    let (chain, key) = files()?;
-    Ok(tickws::Tls::from_pem_files(chain, key)?)
+    Ok(tickws::tls::rustls_0_23::server(server_config()?)?)
 }
 
 /// A new certificate with each call.

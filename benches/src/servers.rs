@@ -26,13 +26,24 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::{Outcome, load::Target, probe};
 
 pub const LIMIT: &str = "limit";
+/// The limit on the unbuffered connections of rustls, in the rows over TLS.
+pub const LIMIT_UNBUFFERED: &str = "limit-unbuffered";
 pub const TICKWS: &str = "tickws";
 pub const UWS: &str = "uws";
 const GORILLA: &str = "gorilla";
 
 /// All names, in the order of the report.
-pub const NAMES: [&str; 8] =
-    [LIMIT, TICKWS, UWS, "tokio-tungstenite", "fastwebsockets", "ws", "message-io", GORILLA];
+pub const NAMES: [&str; 9] = [
+    LIMIT,
+    LIMIT_UNBUFFERED,
+    TICKWS,
+    UWS,
+    "tokio-tungstenite",
+    "fastwebsockets",
+    "ws",
+    "message-io",
+    GORILLA,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
@@ -50,7 +61,7 @@ pub fn supports_text(name: &str) -> bool {
 
 /// Whether a server is compared over TLS.
 pub fn speaks_tls(name: &str) -> bool {
-    matches!(name, LIMIT | TICKWS | UWS | "tokio-tungstenite")
+    matches!(name, LIMIT | LIMIT_UNBUFFERED | TICKWS | UWS | "tokio-tungstenite")
 }
 
 /// Whether a server answers a close frame, as RFC 6455 asks.
@@ -61,13 +72,13 @@ pub fn answers_close(name: &str) -> bool {
 
 /// Whether replies have the content of the messages.
 pub fn echoes_content(name: &str) -> bool {
-    name != LIMIT
+    name != LIMIT && name != LIMIT_UNBUFFERED
 }
 
 /// The reason why a server is not available, if it is not.
 pub fn is_missing(name: &str) -> Option<String> {
     match name {
-        LIMIT | TICKWS => None,
+        LIMIT | LIMIT_UNBUFFERED | TICKWS => None,
         UWS if !cfg!(feature = "uws") => Some("built without the feature `uws`".into()),
         UWS => None,
         GORILLA => gorilla_binary().err().map(|error| error.to_string()),
@@ -90,7 +101,8 @@ pub fn serve(name: &str, mode: &str) -> Outcome<()> {
         _ => return Err(format!("{mode:?} is not a mode: echo, broadcast").into()),
     };
     match name {
-        LIMIT => limit::serve(mode, tls),
+        LIMIT => limit::serve(mode, tls, false),
+        LIMIT_UNBUFFERED => limit::serve(mode, tls, true),
         TICKWS => tickws::serve(mode, tls),
         #[cfg(feature = "uws")]
         UWS => uws::serve(mode, tls),

@@ -15,6 +15,7 @@ use super::{Mode, announce};
 use crate::{
     Outcome,
     secure::{self, ServerStream},
+    unbuffered::Unbuffered,
     wait,
 };
 
@@ -102,7 +103,8 @@ struct Found {
     close: bool,
 }
 
-pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
+/// With `unbuffered` TLS is on the other kind of connection that rustls has.
+pub fn serve(mode: Mode, tls: bool, unbuffered: bool) -> Outcome<()> {
     let tls = if tls { Some(secure::server_config()?) } else { None };
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
@@ -116,7 +118,7 @@ pub fn serve(mode: Mode, tls: bool) -> Outcome<()> {
         wait(&mut poll, &mut events, None)?;
         for event in &events {
             if event.token() == LISTENER {
-                accept(&listener, &poll, &mut conns, &mut free, tls.as_ref())?;
+                accept(&listener, &poll, &mut conns, &mut free, (tls.as_ref(), unbuffered))?;
                 continue;
             }
             let index = event.token().0;
@@ -183,7 +185,7 @@ fn accept(
     poll: &Poll,
     conns: &mut Vec<Option<Conn>>,
     free: &mut Vec<usize>,
-    tls: Option<&Arc<ServerConfig>>,
+    (tls, unbuffered): (Option<&Arc<ServerConfig>>, bool),
 ) -> Outcome<()> {
     loop {
         let mut stream = match listener.accept() {
@@ -195,6 +197,9 @@ fn accept(
         let index = free.pop().unwrap_or(conns.len());
         poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         let stream = match tls {
+            Some(config) if unbuffered => {
+                ServerStream::Unbuffered(Box::new(Unbuffered::new(stream, config.clone())?))
+            }
             Some(config) => ServerStream::encrypted(stream, ServerConnection::new(config.clone())?),
             None => ServerStream::Plain(stream),
         };
