@@ -20,7 +20,7 @@ pub enum ConnectError {
     #[error("not a URL to connect to: {0}")]
     Url(&'static str),
     /// The URL begins with `wss://`, and the feature `tls` is off.
-    #[error("wss:// needs the feature `tls` of tickws, which is off: turn it on, or use ws://")]
+    #[error("wss:// needs TLS: turn on the feature `tls` of tickws, or use ws://")]
     Tls,
     /// The TLS handshake failed: the certificate is not trusted or not for the name of the URL, for
     /// instance. The text names the cause.
