@@ -79,6 +79,8 @@ pub(crate) struct TlsSocket<S> {
     info: Option<Arc<TlsInfo>>,
     /// How the stream ends behind the plaintext that was found.
     end: Option<End>,
+    /// The last read ended before the socket was drained, and no readable event follows.
+    may_have_more: bool,
     /// The socket did not take all of `unsent`.
     is_congested: bool,
     /// close_notify is to leave behind the output, or has left.
@@ -144,6 +146,7 @@ impl<S: Stream> TlsSocket<S> {
             unsent: Ciphertext::default(),
             info: None,
             end: None,
+            may_have_more: false,
             is_congested: false,
             closing: Closing::No,
         }
@@ -166,7 +169,7 @@ impl<S: Stream> TlsSocket<S> {
     }
 
     pub(crate) fn has_input(&self) -> bool {
-        self.end.is_some() || !self.received.plaintext.is_empty()
+        self.end.is_some() || self.may_have_more || !self.received.plaintext.is_empty()
     }
 
     pub(crate) fn memory(&self) -> usize {
@@ -269,6 +272,11 @@ impl<S: Stream> TlsSocket<S> {
         let shared = &mut *shared;
         shared.receive.resize(RECEIVE, 0);
         let waiting = self.unsent.unsent().len();
+        self.may_have_more = false;
+        // A record costs as much as many bytes: one read does not fill the caller's room with
+        // records of one byte each.
+        let enough = buf.len() + buf.len() / 16 + RECORD_OVERHEAD;
+        let mut input = 0;
         // `is_stuck`: rustls needs more than the complete records that are there.
         let (mut is_drained, mut is_stuck) = (false, false);
         while filled < buf.len() && self.end.is_none() {
@@ -284,21 +292,24 @@ impl<S: Stream> TlsSocket<S> {
             let mut len = start;
             if lacks > 0 || is_stuck {
                 let most = (start + lacks.max(buf.len() - filled + RECORD_OVERHEAD)).min(RECEIVE);
-                match read(&mut self.socket, &mut shared.receive[start..most]) {
-                    Ok(0) => self.end = Some(End::Failed(ErrorKind::UnexpectedEof)),
-                    Ok(count) => {
-                        len += count;
-                        is_drained = len < most;
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => is_drained = true,
-                    Err(error) => self.end = Some(End::Failed(error.kind())),
-                }
+                let count = self.refill(&mut shared.receive[start..most]);
+                len += count;
+                input += count;
+                is_drained = len < most;
             }
             let used = self.open(len, buf, &mut filled, shared);
             self.received.ciphertext = shared.receive[used..len].to_vec();
             is_stuck = used == 0 && missing(&self.received.ciphertext) == 0;
             if is_drained && (is_stuck || missing(&self.received.ciphertext) > 0) {
                 break;
+            }
+            if filled > 0 && input >= enough {
+                self.may_have_more = true;
+                break;
+            }
+            // No server sends as many tickets, but a hostile one sends them without end.
+            if filled == 0 && input >= RECEIVE {
+                self.end.get_or_insert(End::Failed(ErrorKind::InvalidData));
             }
         }
         // An alert, or the answer to a key update. Tickets of before wait for the next write.
@@ -312,6 +323,17 @@ impl<S: Stream> TlsSocket<S> {
             Some(End::Closed) => Ok(0),
             Some(End::Failed(kind)) => Err(kind.into()),
         }
+    }
+
+    /// Reads once from the socket. Fewer bytes than `room` takes: the socket is drained, or at its end.
+    fn refill(&mut self, room: &mut [u8]) -> usize {
+        match read(&mut self.socket, room) {
+            Ok(0) => self.end = Some(End::Failed(ErrorKind::UnexpectedEof)),
+            Ok(count) => return count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.end = Some(End::Failed(error.kind())),
+        }
+        0
     }
 
     /// Decrypts the records in the first `len` bytes of the receive block while the caller has room

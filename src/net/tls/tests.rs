@@ -239,4 +239,59 @@ mod cases {
         pair.shake_hands(usize::MAX);
         transfer(pair, 100, 50, &data, &Harm::Forge);
     }
+    #[test]
+    fn one_read_takes_a_bounded_number_of_tiny_records_and_tells_that_there_is_more() {
+        let mut pair = Pair::new();
+        pair.shake_hands(usize::MAX);
+        let sent = 4000;
+        for _ in 0..sent {
+            pair.client.writer().write_all(&[7]).unwrap();
+        }
+        let records = pair.ciphertext();
+        assert!(records.len() > 20 * sent, "each byte is a record of its own");
+        pair.far.write_all(&records).unwrap();
+        let mut got = pair.server.read(&mut [0; 2048]).unwrap();
+        assert!(got < 256, "one read handles about as much input as its buffer holds, not {got} records");
+        while got < sent {
+            assert!(pair.server.has_input(), "no readable event follows, and {got} bytes have arrived");
+            got += pair.server.read(&mut [0; 2048]).unwrap();
+        }
+        let end = pair.server.read(&mut [0; 2048]).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+        assert!(!pair.server.has_input());
+    }
+
+    #[test]
+    fn a_server_that_sends_tickets_without_end_is_not_read_without_end() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let trusting = TlsClient::danger_trust_anything().config();
+        let client =
+            TlsSocket::client(Socket::Unix(near), trusting, "localhost".try_into().unwrap(), Arc::default());
+        let mut client = Socket::Tls(Box::new(client));
+        let mut config = ServerConfig::clone(&Tls::from_pem(CHAIN, KEY).unwrap().current());
+        config.send_tls13_tickets = 2000;
+        let mut server = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+        let (mut tickets, mut is_flooded) = (Vec::new(), false);
+        for _ in 0..4 {
+            if client.needs_handshake().is_some() {
+                client.handshake(&[]);
+            }
+            client.flush().unwrap();
+            while server.read_tls(&mut far).is_ok_and(|count| count > 0) {
+                server.process_new_packets().unwrap();
+            }
+            tickets.clear();
+            while server.wants_write() {
+                server.write_tls(&mut tickets).unwrap();
+            }
+            is_flooded = tickets.len() > RECEIVE;
+            far.write_all(&tickets[..tickets.len().min(RECEIVE + RECORD_MAX)]).unwrap();
+            if is_flooded {
+                break;
+            }
+        }
+        assert!(is_flooded, "the tickets follow the handshake");
+        let end = client.read(&mut [0; 2048]).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::InvalidData);
+    }
 }
