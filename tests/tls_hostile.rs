@@ -233,6 +233,26 @@ fn a_flood_of_empty_records_and_warnings_is_bounded() {
     h.until("the failure", |h| h.server.stats().rejected.tls == 1);
 }
 
+/// A record costs the server as much as many bytes, so a poll reads fewer of them than its budget
+/// has bytes.
+#[test]
+fn a_poll_reads_a_bounded_number_of_records_of_one_byte() {
+    let mut h = served(Server::builder().read_budget(16 * 1024));
+    let (mut raw, id) = h.connect();
+    let message = "x".repeat(10_000);
+    for byte in raw::text(&message) {
+        h.write(&mut raw, &[byte]);
+    }
+    let mut before = h.server.stats().bytes_in;
+    h.until("the message", |h| {
+        let bytes = h.server.stats().bytes_in;
+        assert!(bytes - before < 2000, "{} records in one poll", bytes - before);
+        before = bytes;
+        !h.texts(id).is_empty()
+    });
+    assert_eq!(h.texts(id), [message]);
+}
+
 /// Each piece of the message is a record of its own, so that the bytes are six times the message.
 #[test]
 fn a_hello_in_tiny_records_is_taken_and_an_endless_one_is_not() {

@@ -465,13 +465,19 @@ pub(super) fn after_read<S: Stream>(
     now: Instant,
 ) -> Turn {
     client.bytes_in += count as u64;
-    client.spent.1 = client.spent.1.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     if count > 0 {
         client.deadlines.heard(now);
     }
+    let mut charged = count;
     if count < offered && !client.read_closed && !client.urgent && SHORT_READ_MEANS_DRAINED {
         client.readable = client.stream.get().is_some_and(Stream::has_input);
+        if client.readable {
+            // The stream holds more: it ended this read because small records cost as much as
+            // large ones.
+            charged = offered;
+        }
     }
+    client.spent.1 = client.spent.1.saturating_add(u32::try_from(charged).unwrap_or(u32::MAX));
     if client.readable { Turn::Again } else { Turn::Drained }
 }
 

@@ -325,7 +325,7 @@ impl<S: Stream> TlsSocket<S> {
         }
     }
 
-    /// Reads once from the socket. Fewer bytes than `room` takes: the socket is drained, or at its end.
+    /// Reads once from the socket. Fewer bytes than `room` takes: it is drained, or at its end.
     fn refill(&mut self, room: &mut [u8]) -> usize {
         match read(&mut self.socket, room) {
             Ok(0) => self.end = Some(End::Failed(ErrorKind::UnexpectedEof)),
