@@ -126,6 +126,12 @@ fn what_cannot_work_is_an_error_when_the_server_is_built() {
     let mut config = server_config();
     config.alpn_protocols = vec![b"h2".to_vec()];
     assert!(matches!(rustls_0_23::server(Arc::new(config)), Err(TlsError::NoHttp11)));
+    let mut config = rustls::ClientConfig::clone(&tls::client());
+    config.enable_early_data = true;
+    assert!(matches!(rustls_0_23::client(Arc::new(config)), Err(TlsError::EarlyData)));
+    let mut config = rustls::ClientConfig::clone(&tls::client());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    assert!(matches!(rustls_0_23::client(Arc::new(config)), Err(TlsError::NoHttp11)));
 }
 
 #[test]

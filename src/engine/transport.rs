@@ -13,7 +13,7 @@ use crate::{
 
 /// A non-blocking byte stream. The readiness source tells the engine when to use it.
 ///
-/// A stream may be encrypted: then [`needs_handshake`](Stream::needs_handshake) is `true` at first,
+/// A stream may be encrypted: then [`needs_handshake`](Stream::needs_handshake) is `Some` at first,
 /// nothing is read or written before the handshake is complete, and `flush` writes the ciphertext
 /// that earlier writes have left in the stream.
 pub(crate) trait Stream: Read + Write {
@@ -51,7 +51,8 @@ pub(crate) trait Stream: Read + Write {
         false
     }
 
-    /// Whether the stream holds input, or the end of it, of which no readable event will tell.
+    /// Whether there is input, or the end of it, of which no readable event will tell. A read that
+    /// returns less than there was room for may leave some behind.
     fn has_input(&self) -> bool {
         false
     }

@@ -18,7 +18,7 @@ use rustls::{
 
 use super::{
     pem,
-    server::{HTTP11, certified, unusable},
+    server::{HTTP11, certified, check, unusable},
 };
 use crate::error::TlsError;
 
@@ -144,12 +144,7 @@ impl TlsClient {
     }
 
     pub(super) fn from_config(config: Arc<ClientConfig>) -> Result<TlsClient, TlsError> {
-        if config.enable_early_data {
-            return Err(TlsError::EarlyData);
-        }
-        if !config.alpn_protocols.is_empty() && !config.alpn_protocols.iter().any(|name| name == HTTP11) {
-            return Err(TlsError::NoHttp11);
-        }
+        check(config.enable_early_data, &config.alpn_protocols)?;
         Ok(TlsClient::with(Trust::Config(config)))
     }
 

@@ -255,7 +255,10 @@ impl Settings {
         let mut keys = Vec::new();
         for source in &self.certificates {
             keys.push(match source {
-                Source::Config(config) => return checked(config),
+                Source::Config(config) => {
+                    check(config.max_early_data_size > 0, &config.alpn_protocols)?;
+                    return Ok(config.clone());
+                }
                 Source::Pem { chain, key } => certified(chain, key, &provider)?,
                 Source::Files { chain, key } => certified(&pem::read(chain)?, &pem::read(key)?, &provider)?,
             });
@@ -289,15 +292,16 @@ impl Settings {
     }
 }
 
-/// Checks a configuration of the application.
-fn checked(config: &Arc<ServerConfig>) -> Result<Arc<ServerConfig>, TlsError> {
-    if config.max_early_data_size > 0 {
+/// Checks a configuration of the application, of either side: whether it allows early data, and the
+/// application protocols that it offers.
+pub(super) fn check(early_data: bool, protocols: &[Vec<u8>]) -> Result<(), TlsError> {
+    if early_data {
         return Err(TlsError::EarlyData);
     }
-    if !config.alpn_protocols.is_empty() && !config.alpn_protocols.iter().any(|name| name == HTTP11) {
+    if !protocols.is_empty() && !protocols.iter().any(|name| name == HTTP11) {
         return Err(TlsError::NoHttp11);
     }
-    Ok(config.clone())
+    Ok(())
 }
 
 pub(super) fn certified(
