@@ -16,7 +16,8 @@ use tickws::{Audience, ClientId, CloseCode, Decision, Event, Prepared, SendOptio
 use crate::{
     Outcome,
     load::wire::{BINARY, REQUEST, frame},
-    probe, secure,
+    probe,
+    secure::{self, ClientStream},
 };
 
 /// A row that takes longer is stuck.
@@ -88,6 +89,8 @@ struct Bench {
     server: Server,
     clients: Vec<TcpStream>,
     ids: Vec<ClientId>,
+    /// Messages of this client are echoed.
+    echo_to: Option<ClientId>,
     calls: Histogram<u64>,
     buffer: Vec<u8>,
     /// The core of the clients.
@@ -151,6 +154,7 @@ impl Bench {
             server,
             clients: Vec::new(),
             ids: Vec::new(),
+            echo_to: None,
             calls: Histogram::new(3)?,
             buffer: vec![0; 1 << 20],
             core: probe::cores()?.last().copied().unwrap_or(0),
@@ -202,9 +206,16 @@ impl Bench {
             self.calls.record(taken)?;
         }
         for event in &tick {
-            if let Event::Open { client, .. } = event {
-                self.ids.push(client);
+            match event {
+                Event::Open { client, .. } => self.ids.push(client),
+                Event::Message { client, message } if self.echo_to == Some(client) => {
+                    self.server.send(client, message)?;
+                }
+                _ => {}
             }
+        }
+        if self.echo_to.is_some() {
+            self.server.flush();
         }
         Ok(tick.more())
     }
@@ -426,16 +437,68 @@ fn reset(bench: &mut Bench) -> Outcome<String> {
     Ok(format!("{} closed", bench.server.stats().closed.total()))
 }
 
-/// All clients begin a TLS handshake at the same time.
+/// All clients begin a TLS handshake at the same time, while another client waits for echoes.
 fn hellos(bench: &mut Bench) -> Outcome<String> {
+    let mut other = established(bench)?;
     let mut client = ClientConnection::new(secure::client_config(false), "localhost".try_into()?)?;
     let mut hello = Vec::new();
     client.write_tls(&mut hello)?;
+    let before = bench.server.stats().tls_micros;
     bench.write_all(&hello)?;
-    bench.settle(|_| {})?;
-    let each = bench.server.stats().tls_micros / bench.clients.len() as u64;
+    bench.calls.reset();
+    let (mut longest, mut idle) = (0, 0);
+    while idle < 3 {
+        let micros = bench.server.stats().tls_micros;
+        longest = longest.max(echo(bench, &mut other)?);
+        idle = if bench.server.stats().tls_micros > micros { 0 } else { idle + 1 };
+    }
+    let each = (bench.server.stats().tls_micros - before) / bench.clients.len() as u64;
     let answered = bench.read_all() > 0;
-    Ok(format!("{} hellos, {each} µs each, answered: {answered}", bench.clients.len()))
+    let (count, longest) = (bench.clients.len(), longest as f64 / 1e6);
+    Ok(format!(
+        "{count} hellos, {each} µs each, answered: {answered}; longest echo of another client {longest:.3} ms"
+    ))
+}
+
+/// Connects a client over TLS, whose messages are echoed from then on.
+fn established(bench: &mut Bench) -> Outcome<ClientStream> {
+    let socket = TcpStream::connect(bench.server.local_addrs()[0])?;
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    let mut client = ClientStream::client(mio::net::TcpStream::from_std(socket), true, false)?;
+    client.write_all(REQUEST)?;
+    while bench.ids.is_empty() {
+        bench.poll()?;
+        receive(bench, &mut client)?;
+        bench.check()?;
+    }
+    bench.settle(|_| {})?;
+    receive(bench, &mut client)?;
+    bench.echo_to = bench.ids.last().copied();
+    Ok(client)
+}
+
+/// Sends a message, and returns the CPU time until its echo is there, in nanoseconds.
+fn echo(bench: &mut Bench, client: &mut ClientStream) -> Outcome<u64> {
+    let begin = cpu();
+    client.write_all(&frame(BINARY, &[1; 64], true))?;
+    let mut left = frame(BINARY, &[1; 64], false).len();
+    while left > 0 {
+        bench.poll()?;
+        left = left.saturating_sub(receive(bench, client)?);
+        bench.check()?;
+    }
+    Ok(cpu() - begin)
+}
+
+/// Reads what has arrived for this client, and returns its length.
+fn receive(bench: &mut Bench, client: &mut ClientStream) -> Outcome<usize> {
+    match client.read(&mut bench.buffer) {
+        Ok(0) => Err("the server has closed the connection".into()),
+        Ok(count) => Ok(count),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn expire(bench: &mut Bench) -> Outcome<String> {
