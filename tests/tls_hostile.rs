@@ -155,6 +155,28 @@ fn a_storm_of_hellos_delays_no_established_client_by_more_than_a_few_handshakes(
     assert!((64..=80).contains(&polls), "{polls}");
 }
 
+#[test]
+fn a_storm_of_hellos_delays_no_established_client_with_a_time_budget() {
+    // The shortest budget: each poll does one step of each kind.
+    let mut h = served(Server::builder().time_budget(Some(Duration::from_nanos(1))));
+    let (mut healthy, _) = h.connect();
+    let hello = hello();
+    let mut storm: Vec<_> = (0..64).map(|_| TcpStream::connect(h.addr).unwrap()).collect();
+    h.until("all to be accepted", |h| h.server.stats().accepted == 65);
+    h.settle();
+    storm.iter_mut().for_each(|stream| stream.write_all(&hello).unwrap());
+    for poll in 0..storm.len() {
+        healthy.write_some(&raw::text("tick")).unwrap();
+        let tick = h.server.poll_once().unwrap();
+        let messages = tick.iter().filter(|event| matches!(event, Event::Message { .. })).count();
+        assert_eq!(messages, 1, "in poll {poll}");
+    }
+    h.settle();
+    for stream in &storm {
+        assert!(stream.peek(&mut [0]).is_ok(), "each hello is answered");
+    }
+}
+
 /// Sends the client's side of a handshake, and then `records` in its place of data.
 fn after_handshake(h: &mut Harness, records: &[u8]) -> Raw {
     let mut raw = Raw::connect(h.addr);

@@ -27,7 +27,21 @@ impl<S: Stream> Engine<S> {
             Work::Endings => self.end_next(now),
             Work::Timers => self.timer_next(now),
             Work::Handshakes => self.handshake_next(now),
-            Work::Input => self.service_next(now),
+            Work::Input => self.input_next(now),
+        }
+    }
+
+    /// The turn of the next client that has input. A client whose turn only queues its TLS
+    /// handshake takes none: else a storm of hellos would keep the clients behind it waiting.
+    fn input_next(&mut self, now: Instant) -> bool {
+        loop {
+            let queued = self.queued_handshakes();
+            if !self.service_next(now) {
+                return false;
+            }
+            if self.queued_handshakes() == queued {
+                return true;
+            }
         }
     }
 

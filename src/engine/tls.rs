@@ -72,7 +72,12 @@ impl<S: Stream> Engine<S> {
         true
     }
 
-    /// Clients whose handshake waits for its turn.
+    /// The number of clients whose handshake waits for its turn.
+    pub(super) fn queued_handshakes(&self) -> usize {
+        self.handshakes.len()
+    }
+
+    /// Whether the handshake of a client waits for its turn.
     pub(crate) fn awaits_handshakes(&self) -> bool {
         !self.handshakes.is_empty()
     }

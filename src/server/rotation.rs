@@ -101,12 +101,21 @@ impl Server {
     ) -> bool {
         // The first round is always complete, so that no kind of work starves.
         let (mut is_first, mut any) = (true, true);
+        // A full report leaves input for the next poll, of clients that this poll does not know.
+        let leaves_input = self.host.has_full_report();
         while std::mem::take(&mut any) {
+            let mut has_input = leaves_input;
             for kind in kinds {
                 if !is_first && stop.is_some_and(|stop| self.now() >= stop) {
                     return true;
                 }
-                any |= self.take_turn(*kind, counts, now);
+                // A handshake costs as much as many messages: it waits until all input is read.
+                if has_input && !is_first && matches!(kind, Kind::Engine(Work::Handshakes)) {
+                    continue;
+                }
+                let is_done = self.take_turn(*kind, counts, now);
+                has_input |= is_done && matches!(kind, Kind::Engine(Work::Input));
+                any |= is_done;
                 if self.swapped_in {
                     return false;
                 }
