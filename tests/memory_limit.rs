@@ -7,8 +7,9 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    Deadline, Harness,
+    Deadline, Harness, is_over_tls,
     raw::{self, Raw},
+    resident,
 };
 use tickws::{ClientId, CloseReason, Event, Server};
 
@@ -29,12 +30,6 @@ fn message(number: usize) -> Vec<u8> {
     let mut bytes = vec![number as u8; if number.is_multiple_of(16) { 20_000 } else { 900 }];
     bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
     bytes
-}
-
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
 }
 
 /// Reads what has arrived, and checks that it is the next messages in order.
@@ -162,11 +157,9 @@ fn non_readers_stay_within_max_total_buffered() {
     );
     assert!(grown > MEMORY_LIMIT / 2, "there was no load: {grown} bytes");
     assert!(grown < MEMORY_LIMIT + CONSTANT, "{grown} bytes");
-    assert!(
-        non_readers.shed > NON_READERS * 3 / 4
-            && non_readers.rejected > non_readers.unanswered
-            && non_readers.pressures > 0
-    );
+    assert!(non_readers.shed > NON_READERS * 3 / 4 && non_readers.pressures > 0);
+    // Over TLS a response would take the handshake.
+    assert!(non_readers.rejected > non_readers.unanswered || is_over_tls());
 
     assert_eq!(stats.messages_out, queued as u64);
     assert_eq!((stats.dropped, stats.replaced, stats.expired), (0, 0, 0));

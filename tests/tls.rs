@@ -284,11 +284,8 @@ fn a_client_hello_on_a_plain_port_is_told_so() {
     let mut h =
         Harness { server: Server::bind("127.0.0.1:0").unwrap(), addr: ([0; 4], 0).into(), seen: vec![] };
     h.addr = h.server.local_addrs()[0];
-    let mut client = rustls::ClientConnection::new(tls::client(), "localhost".try_into().unwrap()).unwrap();
-    let mut hello = Vec::new();
-    client.write_tls(&mut hello).unwrap();
     let mut raw = plain(&h);
-    h.write(&mut raw, &hello);
+    h.write(&mut raw, &tls::hello());
     let response = String::from_utf8(h.read_to_end(&mut raw)).unwrap();
     assert!(
         response.starts_with("HTTP/1.1 400 ") && response.ends_with("is it TLS to a port without TLS?\n"),

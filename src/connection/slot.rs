@@ -387,8 +387,8 @@ impl<S> Slot<S> {
         self.unparsed.capacity() + partial
     }
 
-    /// The bytes that ending the connection would free. A shared frame counts in full, because its
-    /// last recipient frees it.
+    /// The bytes that ending the connection would free, without those of its stream. A shared frame
+    /// counts in full, because its last recipient frees it.
     pub(crate) fn buffered_memory(&self) -> usize {
         let pending = self.open().and_then(|open| open.pending.as_ref());
         self.inbound_memory()

@@ -3,7 +3,7 @@
 //! | buffered, of `max_total_buffered` | step | until |
 //! |---|---|---|
 //! | input above 1/4 | large messages are read a few at a time (`precedence.rs`) | 1/4 |
-//! | above 3/4 | new connections get a 503 response | 5/8 |
+//! | above 3/4 | new connections get a 503 response, or FIN instead of a TLS handshake | 5/8 |
 //! | above 7/8 | no client is read: TCP slows the peers down | 3/4 |
 //! | above 8/8, or [`Engine::GRACE`] without reads | the largest are closed with 1013 | 3/4 |
 
@@ -38,8 +38,9 @@ impl<S: Stream> Engine<S> {
     /// How long peers may drain their data while no client is read, before the largest are closed.
     const GRACE: Duration = Duration::from_millis(250);
 
-    /// Bounds of the rest of a half-sent frame, in bytes, that is kept so that a close frame can
-    /// follow it. Between them it may be half of what closing the client frees.
+    /// Bounds of the rest that is kept so that a close frame can follow it, in bytes: of a
+    /// half-sent frame, and what TLS holds. Between them it may be half of what closing the client
+    /// frees.
     const MIN_REST: usize = 256;
     const MAX_REST: usize = 16 * 1024;
 
@@ -129,8 +130,7 @@ impl<S: Stream> Engine<S> {
     /// Accounts for the memory of a client's input.
     pub(super) fn count_inbound(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        let encrypted = client.stream.get().map_or(0, Stream::memory);
-        let held = u32::try_from(client.inbound_memory() + encrypted).unwrap_or(u32::MAX);
+        let held = u32::try_from(client.inbound_memory() + stream_memory(client)).unwrap_or(u32::MAX);
         self.memory_limit.inbound =
             self.memory_limit.inbound + held as usize - client.counted_inbound as usize;
         client.counted_inbound = held;
@@ -143,7 +143,7 @@ impl<S: Stream> Engine<S> {
     fn close_largest(&mut self) {
         let Some(memory_limit) = self.config.max_total_buffered else { return };
         let target = memory_limit / 8 * 6;
-        let memory_of = |(index, client): (usize, &Slot<S>)| (client.buffered_memory(), index);
+        let memory_of = |(index, client): (usize, &Slot<S>)| (held_memory(client), index);
         let mut largest: Vec<(usize, usize)> = self.clients.iter().map(memory_of).collect();
         largest.sort_unstable_by(|a, b| b.cmp(a));
         for (memory, index) in largest {
@@ -158,7 +158,7 @@ impl<S: Stream> Engine<S> {
     fn shed(&mut self, index: usize) {
         let before = self.total_buffered();
         let client = &mut self.clients[index];
-        log::debug!("closing {} to free memory: it held {} bytes", client.remote, client.buffered_memory());
+        log::debug!("closing {} to free memory: it held {} bytes", client.remote, held_memory(client));
         let open = match &mut client.stage {
             Stage::Open(open) => open,
             Stage::Handshake(_) | Stage::Request(_) => {
@@ -175,7 +175,7 @@ impl<S: Stream> Engine<S> {
         open.connection.release(&mut self.inbound);
         self.inbound.give(std::mem::take(&mut client.unparsed));
         client.outbox.cut(&mut self.outbound);
-        let rest = client.outbox.len();
+        let rest = client.outbox.len() + stream_memory(client);
         self.count_inbound(index);
         // A rest that is most of what the client held would cost other clients their connections.
         let freed = before.saturating_sub(self.total_buffered());
@@ -186,4 +186,14 @@ impl<S: Stream> Engine<S> {
         self.end(index, CloseReason::Shed, FinalClose::Silent);
         self.make_dirty(index);
     }
+}
+
+/// Memory that the client's stream holds for TLS, in bytes.
+fn stream_memory<S: Stream>(client: &Slot<S>) -> usize {
+    client.stream.get().map_or(0, Stream::memory)
+}
+
+/// The bytes that closing the client would free.
+fn held_memory<S: Stream>(client: &Slot<S>) -> usize {
+    client.buffered_memory() + stream_memory(client)
 }

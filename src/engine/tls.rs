@@ -11,6 +11,8 @@ use super::{
 use crate::{
     connection::slot::{Slot, Stage},
     error::ConnectError,
+    event::pressure::Pressure,
+    http1::rejection::Rejection,
     id::ClientId,
     tls::info::TlsFailure,
 };
@@ -52,11 +54,18 @@ impl<S: Stream> Engine<S> {
 
     /// One step of one handshake. `false`: none waits.
     pub(super) fn handshake_next(&mut self, now: Instant) -> bool {
+        self.update_pressure(now);
         let Some(id) = self.handshakes.pop_front() else { return false };
         // The client may be gone, and its slot reused.
         let Some(client) = slot_mut(&mut self.clients, id) else { return true };
         client.in_ready = false;
-        if matches!(client.stage, Stage::Handshake(_) | Stage::Dialing(_)) {
+        if self.hold_back(id.index()) {
+            return true;
+        }
+        let client = &mut self.clients[id.index()];
+        if self.memory_limit.pressure >= Pressure::Refusing && is_unanswered(client) {
+            self.refuse_handshake(id.index(), now);
+        } else if matches!(client.stage, Stage::Handshake(_) | Stage::Dialing(_)) {
             let (turn, was_costly) = self.shake_hands(id.index(), now);
             self.costly_handshakes += usize::from(was_costly);
             match turn {
@@ -69,6 +78,7 @@ impl<S: Stream> Engine<S> {
             self.make_ready(id.index());
         }
         self.count_inbound(id.index());
+        self.enforce_memory_limit();
         true
     }
 
@@ -121,6 +131,15 @@ impl<S: Stream> Engine<S> {
         (turn, step.was_costly)
     }
 
+    /// Closes a new connection because of the memory pressure, before its handshake takes memory.
+    fn refuse_handshake(&mut self, index: usize, now: Instant) {
+        if !self.rejects_silently() {
+            return self.reject_unread(index, Rejection::Overloaded, now);
+        }
+        self.stats.rejected.count(Rejection::Overloaded);
+        self.free(index);
+    }
+
     /// Output may leave from now on, and input may be in the stream already.
     fn after_handshake(&mut self, index: usize) -> Turn {
         let client = &mut self.clients[index];
@@ -152,6 +171,12 @@ impl<S: Stream> Engine<S> {
 /// it.
 pub(super) fn is_unsecured<S: Stream>(client: &Slot<S>) -> bool {
     client.stream.get().is_some_and(|stream| stream.needs_handshake().is_some())
+}
+
+/// Whether a client is connecting, and its TLS hello has not been answered.
+fn is_unanswered<S: Stream>(client: &Slot<S>) -> bool {
+    matches!(client.stage, Stage::Handshake(_))
+        && client.stream.get().and_then(Stream::needs_handshake) == Some(HandshakePart::Costly)
 }
 
 /// Whether the client's connection is encrypted by this server.

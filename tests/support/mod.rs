@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tickws::{ClientId, CloseReason, ConnectError, Event, Message, Server, ServerBuilder, TimerId};
+use tickws::{ClientId, CloseReason, ConnectError, Event, Message, Server, ServerBuilder, Tick, TimerId};
 use tungstenite::WebSocket;
 
 use blocking::Blocking;
@@ -51,6 +51,19 @@ impl Deadline {
         self.left.set(self.left.get().saturating_sub(waited.min(Duration::from_secs(1))));
         assert!(!self.left.get().is_zero(), "waited too long for: {what}");
     }
+}
+
+/// The resident memory of this process in bytes.
+#[cfg(target_os = "linux")]
+pub fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Whether the tests of the protocol run over TLS: with `TICKWS_TEST_TLS=1`.
+pub fn is_over_tls() -> bool {
+    cfg!(feature = "tls") && std::env::var_os("TICKWS_TEST_TLS").is_some_and(|value| value == "1")
 }
 
 /// An event that outlives its tick.
@@ -102,7 +115,7 @@ impl Harness {
 
     pub fn with(builder: ServerBuilder) -> Self {
         #[cfg(feature = "tls")]
-        let server = match tls::is_on() {
+        let server = match is_over_tls() {
             true => builder.tls(tls::server()).bind_tls("127.0.0.1:0"),
             false => builder.bind("127.0.0.1:0"),
         };
@@ -111,7 +124,7 @@ impl Harness {
         let server = server.expect("binds a free port");
         let addr = server.local_addrs()[0];
         #[cfg(feature = "tls")]
-        if tls::is_on() {
+        if is_over_tls() {
             tls::note(addr);
         }
         Harness { server, addr, seen: Vec::new() }
@@ -121,6 +134,20 @@ impl Harness {
     pub fn step(&mut self) {
         let tick = self.server.poll_for(Duration::from_millis(1)).expect("polls");
         self.seen.extend(tick.iter().map(Seen::from));
+    }
+
+    /// Polls until `done` returns true for the server and the last tick. Events of any kind may
+    /// come, and are not kept.
+    #[track_caller]
+    pub fn poll_until(&mut self, what: &str, mut done: impl FnMut(&mut Harness, &Tick) -> bool) {
+        let deadline = Deadline::new();
+        loop {
+            let tick = self.server.poll_for(Duration::from_millis(1)).expect("polls");
+            if done(self, &tick) {
+                return;
+            }
+            deadline.check(what);
+        }
     }
 
     /// Polls until `done` returns true.

@@ -1,6 +1,4 @@
-//! Certificates for tests, and the switch that runs the tests of the protocol over TLS:
-//! `TICKWS_TEST_TLS=1`. A test that looks at packets or at the kernel's buffers returns early
-//! then.
+//! Certificates for tests, and the addresses to which a test connects over TLS.
 
 use std::{
     collections::BTreeSet,
@@ -10,18 +8,13 @@ use std::{
 };
 
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::CertificateDer};
 use tickws::{ServerBuilder, Tls, tls::rustls_0_23::rustls};
 
 use super::{
     Harness,
     raw::{End, Raw},
 };
-
-/// Whether the tests of the protocol run over TLS. To be asked where a server is bound.
-pub fn is_on() -> bool {
-    std::env::var_os("TICKWS_TEST_TLS").is_some_and(|value| value == "1")
-}
 
 /// The addresses of servers with TLS.
 static SERVERS: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
@@ -74,6 +67,14 @@ pub fn issue(
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     Certificate { chain: certificate.pem(), key: key.serialize_pem() }
+}
+
+/// The first bytes of a client: a ClientHello.
+pub fn hello() -> Vec<u8> {
+    let mut connection = ClientConnection::new(client(), "localhost".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
 }
 
 /// The certificate of the tests' server.
