@@ -245,6 +245,22 @@ fn python_and_node_clients_echo_over_wss() {
     assert_eq!(closed.peer, closed.total(), "{closed:?}");
 }
 
+#[test]
+fn records_that_only_tlslite_sends_are_taken_or_end_their_own_connection() {
+    let mut h = harness();
+    let Some(mut command) = peers::or_skip(peers::tlslite(), "tlslite-ng") else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/tls_records.py");
+    command.args([script, &h.addr.port().to_string()]);
+    let output = run(&mut h, &mut command, b"");
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let deadline = Deadline::new();
+    while h.server.client_count() > 0 {
+        let _ = h.server.poll_for(Duration::from_millis(1)).unwrap();
+        deadline.check("all connections to end");
+    }
+    assert_eq!(h.server.stats().buffered, 0);
+}
+
 const JAVA: &str = r#"
 import java.net.URI;
 import java.net.http.*;

@@ -1,4 +1,4 @@
-//! Other implementations of WebSocket as peers: Python's `websockets` and npm's `ws`.
+//! Other implementations as peers: Python's `websockets` and `tlslite`, and npm's `ws`.
 //!
 //! They are looked for in `peers` in the target folder, where `.ci/run` installs them. A test whose
 //! peer is missing says that it is skipped, or fails if `TICKWS_REQUIRE_PEERS=1`.
@@ -14,7 +14,15 @@ fn installed(path: &str) -> PathBuf {
 
 /// A Python that has `websockets`, if there is one.
 pub fn python() -> Option<Command> {
-    let import = "import websockets.sync.client, websockets.extensions.permessage_deflate";
+    python_that_can("import websockets.sync.client, websockets.extensions.permessage_deflate")
+}
+
+/// A Python that has `tlslite`, if there is one.
+pub fn tlslite() -> Option<Command> {
+    python_that_can("import tlslite.api")
+}
+
+fn python_that_can(import: &str) -> Option<Command> {
     let own = installed("venv/bin/python");
     [own, PathBuf::from("python3")]
         .iter()
