@@ -102,7 +102,8 @@ impl Unbuffered {
     }
 
     fn seal(&mut self, payload: &[u8]) -> io::Result<()> {
-        let status = self.tls.process_tls_records(&mut []);
+        // rustls remembers how much of the input it has seen, and panics if that is missing.
+        let status = self.tls.process_tls_records(&mut self.incoming);
         let ConnectionState::WriteTraffic(mut traffic) = status.state.map_err(invalid)? else {
             return Err(ErrorKind::WouldBlock.into());
         };
@@ -118,30 +119,43 @@ impl Unbuffered {
     }
 }
 
+impl Unbuffered {
+    /// One read of the socket. Returns whether the socket may have more.
+    fn fill(&mut self) -> io::Result<bool> {
+        BLOCK.with_borrow_mut(|block| {
+            let start = self.incoming.len();
+            block[..start].copy_from_slice(&self.incoming);
+            let count = self.socket.read(&mut block[start..])?;
+            if count == 0 {
+                return Err(io::Error::from(ErrorKind::UnexpectedEof));
+            }
+            let used = self.process(&mut block[..start + count])?;
+            self.incoming = block[used..start + count].to_vec();
+            Ok(start + count == block.len())
+        })
+    }
+}
+
 impl Read for Unbuffered {
+    /// Fewer bytes than the buffer has room for: the socket is drained.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.plaintext.is_empty() {
-            BLOCK.with_borrow_mut(|block| {
-                let start = self.incoming.len();
-                block[..start].copy_from_slice(&self.incoming);
-                let count = self.socket.read(&mut block[start..])?;
-                if count == 0 {
-                    return Err(io::Error::from(ErrorKind::UnexpectedEof));
-                }
-                let used = self.process(&mut block[..start + count])?;
-                self.incoming = block[used..start + count].to_vec();
-                Ok(())
-            })?;
-            self.push()?;
+        let (mut filled, mut may_have_more) = (0, true);
+        loop {
+            let count = self.plaintext.len().min(buffer.len() - filled);
+            buffer[filled..filled + count].copy_from_slice(&self.plaintext[..count]);
+            self.plaintext = self.plaintext.split_off(count);
+            filled += count;
+            if filled == buffer.len() || !may_have_more {
+                break;
+            }
+            may_have_more = match self.fill() {
+                Ok(may_have_more) => may_have_more,
+                Err(_) if filled > 0 => break,
+                Err(error) => return Err(error),
+            };
         }
-        if self.plaintext.is_empty() {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let count = self.plaintext.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&self.plaintext[..count]);
-        self.plaintext =
-            if count == self.plaintext.len() { Vec::new() } else { self.plaintext.split_off(count) };
-        Ok(count)
+        self.push()?;
+        if filled == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(filled) }
     }
 }
 
