@@ -8,23 +8,28 @@
 //! With `--features tls` it connects to `wss://` too, and `--authority FILE` names the certificate
 //! that it trusts, in PEM form.
 //!
-//! At the end of its input it sends all remaining lines and closes the connection. The exit code is
-//! 1 if the connection failed or broke.
+//! At the end of its input, and on Ctrl-C, it sends all remaining lines and closes the connection.
+//! The exit code is 1 if the connection failed or broke.
 
-#[cfg(unix)]
+#[path = "support/typed.rs"]
+mod typed;
+
+use std::{
+    process::exit,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::TryRecvError,
+    },
+    time::Duration,
+};
+
+use signal_hook::consts::SIGINT;
+use tickws::{Client, Connect, Event, Message, Reconnect, WhileDown};
+
+const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect] [--authority FILE]";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    use std::{
-        io::{self, Read},
-        process::exit,
-    };
-
-    use rustix::{
-        event::{PollFd, PollFlags, Timespec, poll},
-        io::Errno,
-    };
-    use tickws::{Client, Connect, Event, Message, Reconnect, WhileDown};
-
-    const USAGE: &str = "client URL [--header 'Name: value'] [--reconnect] [--authority FILE]";
     let mut args = std::env::args().skip(1);
     // Lines typed before the connection is open are kept for it.
     let mut connect = Connect::new(args.next().ok_or(USAGE)?).while_down(WhileDown::KeepLast(1000));
@@ -49,35 +54,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         eprintln!("{error}");
         exit(1)
     });
-    let (mut typed, mut typing, mut closing, mut broken) = (Vec::new(), true, false, false);
+    let stop = Arc::new(AtomicBool::new(false));
+    // A second Ctrl-C ends the program at once, for a server that does not answer.
+    signal_hook::flag::register_conditional_shutdown(SIGINT, 1, stop.clone())?;
+    signal_hook::flag::register(SIGINT, stop.clone())?;
+    let lines = typed::lines(client.server_mut().handle());
+    let (mut typing, mut closing, mut broken) = (true, false, false);
     while !client.is_over() {
-        let timeout = client.next_timeout().map(Timespec::try_from).transpose()?;
-        let keyboard = {
-            let stdin = io::stdin();
-            let mut fds = [PollFd::new(&client, PollFlags::IN), PollFd::new(&stdin, PollFlags::IN)];
-            match poll(&mut fds[..if typing { 2 } else { 1 }], timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            typing && !fds[1].revents().is_empty()
-        };
-        if keyboard {
-            let mut bytes = [0; 8192];
-            let count = io::stdin().read(&mut bytes)?;
-            typing = count > 0;
-            typed.extend_from_slice(&bytes[..count]);
-            if !typing && !typed.is_empty() {
-                typed.push(b'\n'); // the last line may lack a line feed
-            }
-            while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = typed.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line);
-                if let Err(error) = client.send(line.trim_end_matches(['\r', '\n'])) {
-                    eprintln!("not sent: {error}");
-                }
-            }
-        }
-        for event in &client.poll_once()? {
+        // The end of the sleep covers a Ctrl-C, which on Windows does not end it.
+        for event in &client.poll_for(Duration::from_millis(100))? {
             match event {
                 Event::Open { .. } => eprintln!("connected"),
                 Event::Message { message: Message::Text(text), .. } => println!("{text}"),
@@ -94,6 +79,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 _ => {}
             }
         }
+        while typing {
+            match lines.try_recv() {
+                Ok(line) => {
+                    if let Err(error) = client.send(&line) {
+                        eprintln!("not sent: {error}");
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => typing = false,
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            typing = false;
+            if !closing && !client.is_open() {
+                break;
+            }
+        }
         // The close frame follows the queued messages. While there is no connection, the lines wait
         // for one.
         if !typing && !closing && client.is_open() {
@@ -101,9 +103,4 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     if broken { exit(1) } else { Ok(()) }
-}
-
-#[cfg(not(unix))]
-fn main() {
-    eprintln!("this example polls file descriptors and runs on Unix only");
 }

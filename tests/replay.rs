@@ -214,7 +214,7 @@ fn damaged_or_truncated_recording_is_an_error_at_every_byte() {
 fn recording_in_an_old_format_is_refused_with_both_versions() {
     let error = replay(include_bytes!("replay/format_1.recording")).unwrap_err();
     assert!(matches!(error, ReplayError::Version(1)), "{error:?}");
-    let expected = "the recording has format version 1, but this version of tickws reads version 5 only";
+    let expected = "the recording has format version 1, but this version of tickws reads version 6 only";
     assert_eq!(error.to_string(), expected);
 }
 
@@ -258,7 +258,7 @@ fn blocks(recording: &[u8]) -> Vec<Vec<u8>> {
 
 /// A file of these blocks, with digests that match.
 fn file_of(blocks: &[Vec<u8>]) -> Vec<u8> {
-    let mut file = b"tickws\0tape\x05".to_vec();
+    let mut file = b"tickws\0tape\x06".to_vec();
     for block in blocks {
         let digest = block.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -35,7 +35,7 @@ fn file_of(block: &[u8]) -> Vec<u8> {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
     let len = (block.len() as u32).to_le_bytes();
-    [b"tickws\0tape\x05", &len[..], &digest.to_le_bytes(), block].concat()
+    [b"tickws\0tape\x06", &len[..], &digest.to_le_bytes(), block].concat()
 }
 
 /// The contents of all blocks of a file.

@@ -19,7 +19,7 @@ use crate::{
     config::{hosts::HostPolicy, trusted_proxy::TrustedProxy},
     error::ConfigError,
     peer_addr::PeerAddr,
-    util::http_syntax::is_token,
+    util::{http_syntax::is_token, rearm::Rearm},
 };
 
 /// Policy for a message that would take a client's outbox above `max_buffered`.
@@ -159,6 +159,8 @@ pub(crate) struct Config {
     pub(crate) tls_handshakes_per_poll: usize,
     /// Plain HTTP on a TLS port is redirected to https.
     pub(crate) redirect_to_https: bool,
+    /// Set by the host, not by the application.
+    pub(crate) rearm: Rearm,
     /// `None`: compression is declined.
     #[cfg(feature = "deflate")]
     pub(crate) deflate: Option<Deflate>,
@@ -213,6 +215,7 @@ impl Default for Config {
             handle_queue: 1024,
             tls_handshakes_per_poll: 4,
             redirect_to_https: false,
+            rearm: Rearm::NATIVE,
             #[cfg(feature = "deflate")]
             deflate: None,
         }

@@ -132,9 +132,9 @@ impl<S: Stream> Engine<S> {
             // While high-priority messages are pending, normal data that has not begun to leave
             // waits.
             let ahead_only = self.fill(index, room, now);
-            let Engine { clients, outbound, stats, .. } = self;
+            let Engine { clients, outbound, stats, config, .. } = self;
             let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, ahead_only, left, outbound) {
+            match client.outbox.write_to(&mut client.stream, ahead_only, left, config.rearm, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
@@ -173,10 +173,10 @@ impl<S: Stream> Engine<S> {
     /// Writes a 101 that leaves in a write of its own. Returns whether all of it was written.
     #[cold]
     fn write_apart(&mut self, index: usize, now: Instant) -> bool {
-        let Engine { clients, outbound, stats, .. } = self;
+        let Engine { clients, outbound, stats, config, .. } = self;
         let client = &mut clients[index];
         let apart = usize::from(client.apart);
-        let written = client.outbox.write_to(&mut client.stream, false, apart, outbound);
+        let written = client.outbox.write_to(&mut client.stream, false, apart, config.rearm, outbound);
         let count = match written {
             Ok(Written::All(count) | Written::Limited(count) | Written::Blocked(count)) => count,
             Err(error) => {

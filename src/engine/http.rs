@@ -66,11 +66,15 @@ impl<S: Stream> Engine<S> {
             keep_unparsed(&mut client.unparsed, &room[..count], &mut self.inbound);
             self.tick.received(count);
             self.stats.bytes_in += count as u64;
-            after_read(client, count, offered, now);
+            after_read(client, count, offered, self.config.rearm, now);
         }
         // Parsed outside the tick's block: if a closure panics, the input of other clients must
         // still be there.
         let carried = std::mem::take(&mut self.clients[index].unparsed);
+        if self.clients[index].readable {
+            // Neither may the rest of its own input be forgotten.
+            self.make_ready(index);
+        }
         let used = self.take_request(index, &carried, now);
         keep_unparsed(&mut self.clients[index].unparsed, &carried[used..], &mut self.inbound);
         self.inbound.give(carried);

@@ -284,7 +284,7 @@ impl<S: Stream> Engine<S> {
         };
         self.tick.received(count);
         self.stats.bytes_in += count as u64;
-        after_read(client, count, offered, now);
+        after_read(client, count, offered, self.config.rearm, now);
         let limits =
             HeadLimits { max_bytes: self.config.max_head_bytes, max_headers: self.config.max_headers };
         let bytes = &block[base..base + count];

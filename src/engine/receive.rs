@@ -15,11 +15,8 @@ use crate::{
     error::ProtocolError,
     event::tick_buffer::TickBuffer,
     message::Kind,
-    util::buffer_pool::BufferPool,
+    util::{buffer_pool::BufferPool, rearm::Rearm},
 };
-
-/// A short read means that the socket is drained. Windows re-arms only after `WouldBlock`.
-const SHORT_READ_MEANS_DRAINED: bool = cfg!(not(windows));
 
 /// How a turn ended.
 #[derive(Debug)]
@@ -164,6 +161,7 @@ impl<S: Stream> Engine<S> {
     fn read_payload(&mut self, index: usize, budget: usize, now: Instant) -> Option<Turn> {
         let id = self.id(index);
         let Engine { config, clients, tick, inbound, codec, stats, .. } = self;
+        let rearm = config.rearm;
         let client = &mut clients[index];
         let Stage::Open(open) = &mut client.stage else { return None };
         if !client.unparsed.is_empty() {
@@ -198,7 +196,7 @@ impl<S: Stream> Engine<S> {
             Ok(_) => {}
             Err(violation) => return Some(Turn::Violation(violation)),
         }
-        Some(after_read(client, count, offered, now))
+        Some(after_read(client, count, offered, rearm, now))
     }
 
     /// Reads into the tick's block, behind the client's unparsed input, and parses both. A large
@@ -209,6 +207,7 @@ impl<S: Stream> Engine<S> {
         // Each turn copies the unparsed input, so most of it is parsed before more is read.
         let expects_large = client.expects_large() && client.unparsed.len() < Self::TURN;
         let (mut block, mut base) = self.tick.take_block();
+        let rearm = self.config.rearm;
         let client = &mut self.clients[index];
         let mut start = client.unparsed.len();
         // A turn with room for a large message may leave more unparsed input than `LARGE_TURN`.
@@ -243,7 +242,7 @@ impl<S: Stream> Engine<S> {
             let client = &mut self.clients[index];
             let turn = match (parsed, outcome) {
                 (Some(Turn::Unfinished(missing)), _) => {
-                    after_read(client, count, offered, now);
+                    after_read(client, count, offered, rearm, now);
                     base = self.tick.filled();
                     start = from + count - base;
                     offered = (missing + Self::LOOK).min(budget).min(block.len() - base - start);
@@ -256,13 +255,13 @@ impl<S: Stream> Engine<S> {
                 }
                 (Some(turn), _) => {
                     if count > 0 {
-                        after_read(client, count, offered, now);
+                        after_read(client, count, offered, rearm, now);
                     }
                     turn
                 }
                 (None, Err(turn)) => drained_by(client, turn),
                 (None, Ok(0)) if !client.readable => Turn::Drained,
-                (None, Ok(count)) => after_read(client, count, offered, now),
+                (None, Ok(count)) => after_read(client, count, offered, rearm, now),
             };
             self.tick.put_block(block);
             return turn;
@@ -414,6 +413,7 @@ impl<S: Stream> Engine<S> {
         let Some(budget) = budget_left(&mut self.clients[index], self.poll, self.config.read_budget) else {
             return Turn::Postponed;
         };
+        let rearm = self.config.rearm;
         let client = &mut self.clients[index];
         let room = self.tick.room();
         let offered = room.len().min(budget);
@@ -421,7 +421,7 @@ impl<S: Stream> Engine<S> {
             Ok(count) => {
                 self.stats.bytes_in += count as u64;
                 self.tick.received(count);
-                after_read(client, count, offered, now)
+                after_read(client, count, offered, rearm, now)
             }
             Err(turn) => drained_by(client, turn),
         }
@@ -462,6 +462,7 @@ pub(super) fn after_read<S: Stream>(
     client: &mut Slot<S>,
     count: usize,
     offered: usize,
+    rearm: Rearm,
     now: Instant,
 ) -> Turn {
     client.bytes_in += count as u64;
@@ -469,7 +470,7 @@ pub(super) fn after_read<S: Stream>(
         client.deadlines.heard(now);
     }
     let mut charged = count;
-    if count < offered && !client.read_closed && !client.urgent && SHORT_READ_MEANS_DRAINED {
+    if rearm.follows(count, offered) && !client.read_closed && !client.urgent {
         client.readable = client.stream.get().is_some_and(Stream::has_input);
         if client.readable {
             // The stream holds more: it ended this read because small records cost as much as

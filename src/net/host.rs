@@ -24,6 +24,7 @@ use crate::{
     engine::{Readiness, hooks::WallClock},
     error::ConnectError,
     id::ClientId,
+    util::rearm::Rearm,
 };
 
 /// The operations of a server on its system. Without the feature `sim` there is one variant, and
@@ -66,6 +67,15 @@ impl Host {
     }
 
     // ---- time and readiness ----
+
+    /// When this host reports readiness again.
+    pub(crate) fn rearm(&self) -> Rearm {
+        match self {
+            Host::Kernel(_) => Rearm::NATIVE,
+            #[cfg(feature = "sim")]
+            Host::Simulated(host) => host.rearm(),
+        }
+    }
 
     #[inline]
     pub(crate) fn now(&self) -> Instant {

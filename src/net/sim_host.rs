@@ -13,7 +13,7 @@ use crate::{
     engine::{Readiness, hooks::WallClock},
     error::ConnectError,
     net::sim::{Shared, SimRng, SimSocket},
-    util::entropy::Entropy,
+    util::{entropy::Entropy, rearm::Rearm},
 };
 
 #[derive(Debug)]
@@ -49,6 +49,10 @@ impl SimHost {
     )]
     pub(super) fn descriptor(&self) -> &mio::Poll {
         self.descriptor.get_or_init(|| mio::Poll::new().expect("a descriptor for the simulated server"))
+    }
+
+    pub(super) fn rearm(&self) -> Rearm {
+        self.network.lock().rearm
     }
 
     pub(super) fn now(&self) -> Instant {

@@ -2,7 +2,8 @@
 
 use std::io::{ErrorKind, IoSlice, Write};
 
-use super::{Outbox, OutboxPool, SHORT_WRITE_MEANS_FULL};
+use super::{Outbox, OutboxPool};
+use crate::util::rearm::Rearm;
 
 impl Outbox {
     /// Whether a direct write is possible: nothing is queued, blocked or failed.
@@ -18,6 +19,7 @@ impl Outbox {
         header: &[u8],
         payload: &[u8],
         stream: &mut impl Write,
+        rearm: Rearm,
         pool: &mut OutboxPool,
     ) -> usize {
         debug_assert!(self.is_free());
@@ -30,7 +32,7 @@ impl Outbox {
                 Ok(count) => {
                     // Do not trust a stream that reports more than it was given.
                     left += count.min(len - left);
-                    self.blocked = left < len && SHORT_WRITE_MEANS_FULL;
+                    self.blocked = rearm.follows(left, len);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

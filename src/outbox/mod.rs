@@ -23,7 +23,7 @@ mod priority;
 
 use std::io::{self, IoSlice, Read, Write};
 
-use crate::{outbox::prepared::Prepared, proto::frame};
+use crate::{outbox::prepared::Prepared, proto::frame, util::rearm::Rearm};
 use chunks::{Chunk, ChunkQueue};
 pub(crate) use pool::OutboxPool;
 use priority::{AHEAD_MAX, PriorityFrames};
@@ -34,10 +34,6 @@ const TAIL_MAX: usize = 64 * 1024;
 
 /// Slices per vectored write. Further slices need another write.
 const SLICES: usize = 32;
-
-/// Whether a short write means that the kernel's buffer is full. Windows re-arms only after
-/// `WouldBlock`.
-pub(crate) const SHORT_WRITE_MEANS_FULL: bool = cfg!(not(windows));
 
 /// The result of `write_to`, with the number of bytes written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -316,6 +312,7 @@ impl Outbox {
         stream: &mut impl Write,
         ahead_only: bool,
         max: usize,
+        rearm: Rearm,
         pool: &mut OutboxPool,
     ) -> io::Result<Written> {
         if let Some(kind) = self.failed.take() {
@@ -339,7 +336,7 @@ impl Outbox {
                     let count = count.min(offered);
                     self.advance(count, pool);
                     total += count;
-                    if count < offered && SHORT_WRITE_MEANS_FULL {
+                    if rearm.follows(count, offered) {
                         self.blocked = true;
                         return Ok(Written::Blocked(total));
                     }

@@ -213,10 +213,10 @@ impl Write for Exactly<'_> {
 
 /// Writes `count` bytes, then blocks.
 fn take_exactly(pair: &mut Pair, count: usize) {
-    let Pair { outbox, pool, model, taken, .. } = pair;
+    let Pair { outbox, pool, model, taken, rearm, .. } = pair;
     outbox.unblock();
-    let written =
-        outbox.write_to(&mut Exactly { model, taken, left: count }, false, usize::MAX, pool).unwrap();
+    let mut kernel = Exactly { model, taken, left: count };
+    let written = outbox.write_to(&mut kernel, false, usize::MAX, *rearm, pool).unwrap();
     assert_eq!(written, Written::Blocked(count));
 }
 
@@ -270,8 +270,10 @@ fn a_stream_that_reports_too_much_is_harmless() {
         }
         let len = pair.outbox.len();
         for claim in [|len| Ok(len + 1), |_| Ok(usize::MAX)] {
-            let written =
-                pair.outbox.write_to(&mut Always(claim), false, usize::MAX, &mut pair.pool).unwrap();
+            let written = pair
+                .outbox
+                .write_to(&mut Always(claim), false, usize::MAX, pair.rearm, &mut pair.pool)
+                .unwrap();
             assert!(written == Written::All(len) || written == Written::All(0));
             pair.holds_no_memory();
         }
@@ -283,10 +285,14 @@ fn write_errors_are_returned_and_lose_no_bytes() {
     let mut pair = Pair::new(0);
     pair.push_small(100);
     let len = pair.outbox.len();
-    let zero = pair.outbox.write_to(&mut Always(|_| Ok(0)), false, usize::MAX, &mut pair.pool).unwrap_err();
+    let zero = pair
+        .outbox
+        .write_to(&mut Always(|_| Ok(0)), false, usize::MAX, pair.rearm, &mut pair.pool)
+        .unwrap_err();
     assert_eq!(zero.kind(), io::ErrorKind::WriteZero);
     let broken = Always(|_| Err(io::ErrorKind::BrokenPipe.into()));
-    let broken = pair.outbox.write_to(&mut { broken }, false, usize::MAX, &mut pair.pool).unwrap_err();
+    let broken =
+        pair.outbox.write_to(&mut { broken }, false, usize::MAX, pair.rearm, &mut pair.pool).unwrap_err();
     assert_eq!(broken.kind(), io::ErrorKind::BrokenPipe);
     assert_eq!(pair.outbox.len(), len);
     pair.write(true);
@@ -300,7 +306,8 @@ fn an_emptied_outbox_is_not_blocked() {
     take_exactly(&mut pair, 50);
     assert!(pair.outbox.is_blocked());
     // A retry without a writable event succeeds, so control frames need not wait any more.
-    let written = pair.outbox.write_to(&mut Always(Ok), false, usize::MAX, &mut pair.pool).unwrap();
+    let written =
+        pair.outbox.write_to(&mut Always(Ok), false, usize::MAX, pair.rearm, &mut pair.pool).unwrap();
     assert_eq!(written, Written::All(52));
     assert!(!pair.outbox.is_blocked());
 }

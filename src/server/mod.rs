@@ -127,7 +127,10 @@ impl Server {
         Ok(Server::on(host, config, hooks))
     }
 
-    fn on(host: Host, config: Config, mut hooks: Hooks) -> Server {
+    fn on(host: Host, mut config: Config, mut hooks: Hooks) -> Server {
+        config.rearm = host.rearm();
+        #[cfg(feature = "tls")]
+        let encryption = Encryption::new(config.rearm);
         hooks.wall_clock = Some(host.wall_clock());
         let engine = RecordedEngine::new(config, hooks, host.now());
         Server {
@@ -138,7 +141,7 @@ impl Server {
             swapped_in: false,
             cut_since: None,
             #[cfg(feature = "tls")]
-            encryption: Encryption::default(),
+            encryption,
         }
     }
 

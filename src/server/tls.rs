@@ -13,15 +13,23 @@ use crate::{
         tls::{Acceptor, Blocks, TlsSocket},
     },
     tls::{client::TlsClient, server::Tls},
+    util::rearm::Rearm,
 };
 use crate::{id::ClientId, net::socket::Socket};
 
 /// State that all encrypted connections of a server share.
 #[cfg(feature = "tls")]
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Encryption {
     acceptor: Option<Acceptor>,
     blocks: Arc<Blocks>,
+}
+
+#[cfg(feature = "tls")]
+impl Encryption {
+    pub(super) fn new(rearm: Rearm) -> Self {
+        Encryption { acceptor: None, blocks: Arc::new(Blocks::new(rearm)) }
+    }
 }
 
 #[cfg(feature = "tls")]

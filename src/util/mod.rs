@@ -10,6 +10,7 @@ pub(crate) mod exclusive;
 pub(crate) mod fnv;
 pub(crate) mod http_syntax;
 pub(crate) mod packed_duration;
+pub(crate) mod rearm;
 pub(crate) mod split_mix;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod test_dir;

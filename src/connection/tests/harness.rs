@@ -13,7 +13,7 @@ use crate::{
     message::Kind,
     outbox::{Outbox, OutboxPool},
     proto::deflate::Codec,
-    util::{buffer_pool::BufferPool, packed_duration::PackedDuration},
+    util::{buffer_pool::BufferPool, packed_duration::PackedDuration, rearm::Rearm},
 };
 
 /// The masking key of the examples in RFC 6455 §5.7.
@@ -181,7 +181,7 @@ impl Endpoint {
         self.outbox.unblock();
         let mut kernel = Kernel { taken: &mut self.written, room };
         self.outbox
-            .write_to(&mut kernel, false, usize::MAX, &mut self.outbound)
+            .write_to(&mut kernel, false, usize::MAX, Rearm::NATIVE, &mut self.outbound)
             .expect("this kernel never fails");
     }
 

@@ -31,7 +31,8 @@ impl<S: Stream> Engine<S> {
         {
             return false;
         }
-        let count = client.outbox.write_direct(&header[..size], payload, &mut client.stream, outbound);
+        let count =
+            client.outbox.write_direct(&header[..size], payload, &mut client.stream, config.rearm, outbound);
         stats.bytes_out += count as u64;
         client.bytes_out += count as u64;
         stats.messages_out += 1;

@@ -46,6 +46,11 @@ impl Engine<SimSocket> {
 /// The engine's number in its network.
 const HOST: usize = 0;
 
+/// Whether calm networks report readiness as on Windows. Harsh ones do with odd seeds.
+pub(super) fn is_as_on_windows() -> bool {
+    std::env::var_os("TICKWS_SIM_READINESS").is_some_and(|rule| rule == "windows")
+}
+
 /// The outcomes of outbound connections, and a log of the attempts.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
@@ -83,14 +88,15 @@ impl Host {
     }
 
     /// With `chaos`, the conditions are harsh and take their random numbers from it.
-    pub(super) fn with_hooks(config: Config, hooks: Hooks, mut chaos: Option<Rng>) -> Self {
+    pub(super) fn with_hooks(mut config: Config, hooks: Hooks, mut chaos: Option<Rng>) -> Self {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         let network = match &mut chaos {
-            None => Shared::new(0, NetworkConditions::calm(), start),
+            None => Shared::new(0, NetworkConditions::calm().windows_readiness(is_as_on_windows()), start),
             Some(rng) => Shared::new(rng.next(), NetworkConditions::harsh(), start),
         };
         assert_eq!(network.lock().add_host(), HOST);
+        config.rearm = network.lock().rearm;
         Host {
             engine: Engine::new(config, hooks, start),
             now: start,

@@ -535,7 +535,9 @@ fn client_that_stops_after_its_burst_is_not_paused() {
     let (mut peer, client) = host.open();
     numbered(0..10).iter().for_each(|bytes| peer.binary(bytes));
     assert_eq!(settle(&mut host).0, numbered(0..10));
-    assert!(!is_throttled(&host, client) && host.engine.stats().throttled == 0);
+    // As on Windows, only a read tells that there is no more, and the limit allows none.
+    let is_paused = is_throttled(&host, client) || host.engine.stats().throttled > 0;
+    assert_eq!(is_paused, is_as_on_windows());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::util::split_mix::SplitMix;
+use crate::util::{rearm::Rearm, split_mix::SplitMix};
 
 /// How a simulated network behaves.
 ///
@@ -32,6 +32,8 @@ pub struct NetworkConditions {
     pub(super) spurious_readiness: u8,
     pub(super) shuffles: bool,
     pub(super) resets: u8,
+    /// `None`: the seed decides.
+    pub(super) windows_readiness: Option<bool>,
 }
 
 /// Same as [`calm`](NetworkConditions::calm).
@@ -54,6 +56,7 @@ impl NetworkConditions {
             spurious_readiness: 0,
             shuffles: false,
             resets: 0,
+            windows_readiness: Some(false),
         }
     }
 
@@ -70,6 +73,7 @@ impl NetworkConditions {
             spurious_readiness: 0,
             shuffles: true,
             resets: 0,
+            windows_readiness: None,
         }
     }
 
@@ -127,6 +131,25 @@ impl NetworkConditions {
     pub fn shuffles(mut self, shuffles: bool) -> Self {
         self.shuffles = shuffles;
         self
+    }
+
+    /// Sets whether a connection is reported ready as on Windows: again only after a read or a
+    /// write of the server has returned `WouldBlock`, and then also writable, although nothing was
+    /// written. Otherwise it is reported when something changes, as with epoll and kqueue. Neither
+    /// depends on the system that runs the simulation. Default: as with epoll if calm; if foul, odd
+    /// seeds are as on Windows.
+    #[must_use]
+    pub fn windows_readiness(mut self, windows: bool) -> Self {
+        self.windows_readiness = Some(windows);
+        self
+    }
+
+    /// When a network with this seed reports readiness again.
+    pub(super) fn rearm(&self, seed: u64) -> Rearm {
+        match self.windows_readiness.unwrap_or(seed % 2 == 1) {
+            true => Rearm::AfterWouldBlock,
+            false => Rearm::OnChange,
+        }
     }
 
     /// Sets the chance that a piece resets the connection for both ends.

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io::ErrorKind, net::SocketAddr, time::Instant};
 
 use super::probe::Probe;
+use crate::util::rearm::Rearm;
 
 /// A piece of one direction of a connection.
 #[derive(Debug)]
@@ -33,8 +34,12 @@ pub(super) struct Half {
     pub(super) dropped: bool,
     /// A write was short: no write may follow before a writable event (law 5, ARCHITECTURE.md).
     pub(super) would_block: bool,
+    /// With [`Rearm::OnChange`]: what the next poll reports.
     pub(super) readable_edge: bool,
     pub(super) writable_edge: bool,
+    /// With [`Rearm::AfterWouldBlock`]: what is reported once it is so.
+    pub(super) read_armed: bool,
+    pub(super) write_armed: bool,
     /// Whether this side has connected; `None` while the attempt is in progress.
     pub(super) connected: Option<bool>,
     /// The simulated peer at this end; `None` at the end of a server.
@@ -47,6 +52,12 @@ impl Half {
         self.reset = true;
         self.error = Some(error);
         (self.readable_edge, self.writable_edge) = (true, true);
+    }
+
+    /// A call has returned `WouldBlock`, or the end is registered. As in mio's port to Windows, both
+    /// kinds of readiness are looked for again.
+    pub(super) fn arm(&mut self) {
+        (self.read_armed, self.write_armed) = (true, true);
     }
 }
 
@@ -63,6 +74,19 @@ impl Link {
         // epoll reports a new socket as writable.
         let accepted = Half { connected: Some(true), writable_edge: true, ..half() };
         Link { halves: [half(), accepted], addr }
+    }
+
+    /// Whether the next poll reports this side as readable and as writable.
+    pub(super) fn readiness(&self, side: usize, rearm: Rearm) -> (bool, bool) {
+        let half = &self.halves[side];
+        match rearm {
+            Rearm::OnChange => (half.readable_edge, half.writable_edge),
+            Rearm::AfterWouldBlock => {
+                let has_input = !half.arrived.is_empty() || half.fin_arrived || half.reset;
+                let has_room = half.reset || (half.connected == Some(true) && self.room(side) > 0);
+                (half.read_armed && has_input, half.write_armed && has_room)
+            }
+        }
     }
 
     /// The number of bytes that this side may write now.

@@ -7,7 +7,7 @@
 //!                      └─ edges: bytes arrived; room came back after a short write
 //! ```
 //!
-//! Edges are reported once, as epoll does. The clock moves in [`Network::advance`] and while a
+//! Edges are reported once, as epoll does, or as mio's port to Windows does (`util/rearm.rs`). The clock moves in [`Network::advance`] and while a
 //! server sleeps, from one arrival to the next.
 
 #![allow(
@@ -54,7 +54,7 @@ pub(crate) use socket::SimSocket;
 
 use crate::{
     engine::Readiness,
-    util::{fnv::Fnv, time::after},
+    util::{fnv::Fnv, rearm::Rearm, time::after},
 };
 
 /// One end of a link: the link's number, and its side: 0 connected, 1 accepted.
@@ -75,6 +75,7 @@ impl Shared {
         Shared(Arc::new(Mutex::new(Network {
             start: now,
             now,
+            rearm: conditions.rearm(seed),
             conditions,
             rng: SimRng::new(seed),
             links: Vec::new(),
@@ -115,6 +116,7 @@ pub(crate) struct Network {
     start: Instant,
     now: Instant,
     pub(crate) conditions: NetworkConditions,
+    pub(crate) rearm: Rearm,
     rng: SimRng,
     links: Vec<Link>,
     hosts: Vec<Host>,
@@ -187,8 +189,8 @@ impl Network {
 
     fn has_readiness(&self, host: &Host) -> bool {
         let is_ready = |((link, side), _): &(EndId, usize)| {
-            let half = &self.links[*link].halves[*side];
-            !half.dropped && (half.readable_edge || half.writable_edge)
+            let link = &self.links[*link];
+            !link.halves[*side].dropped && link.readiness(*side, self.rearm) != (false, false)
         };
         !host.backlog.is_empty() || host.ends.iter().any(is_ready)
     }
@@ -247,19 +249,20 @@ impl Network {
     /// Reports the readiness of this end to the host under this token from now on.
     pub(crate) fn watch(&mut self, host: usize, id: EndId, token: usize) {
         self.hosts[host].ends.push((id, token));
+        self.half(id).arm();
     }
 
     /// Takes the readiness that a poll of this host reports, with tokens.
     pub(crate) fn report(&mut self, host: usize) -> Vec<(usize, Readiness)> {
-        let Network { hosts, links, rng, conditions, .. } = self;
+        let Network { hosts, links, rng, conditions, rearm, .. } = self;
         let ends = &mut hosts[host].ends;
         ends.retain(|((link, side), _)| !links[*link].halves[*side].dropped);
         let mut reports = Vec::new();
         for ((link, side), token) in ends.iter() {
             let link = &mut links[*link];
             let has_room = link.has_room(*side);
-            let half = &mut link.halves[*side];
-            let has_edge = half.readable_edge || half.writable_edge;
+            let (has_input, takes_output) = link.readiness(*side, *rearm);
+            let has_edge = has_input || takes_output;
             let reported = match has_edge {
                 true => !rng.percent(conditions.late_readiness),
                 false => rng.percent(conditions.spurious_readiness),
@@ -267,9 +270,13 @@ impl Network {
             if !reported {
                 continue;
             }
-            let readable = std::mem::take(&mut half.readable_edge) || !has_edge;
+            let readable = has_input || !has_edge;
             // An event of epoll has the full readiness, not only its cause.
-            let writable = std::mem::take(&mut half.writable_edge) || (readable && has_room);
+            let writable = takes_output || (*rearm == Rearm::OnChange && readable && has_room);
+            let half = &mut link.halves[*side];
+            (half.readable_edge, half.writable_edge) = (false, false);
+            half.read_armed &= !readable;
+            half.write_armed &= !writable;
             half.would_block &= !writable;
             let read_closed = half.fin_arrived || half.reset;
             reports.push((*token, Readiness { readable, writable, read_closed, urgent: false }));

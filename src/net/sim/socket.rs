@@ -31,7 +31,10 @@ impl Network {
             return match half.error.take() {
                 Some(error) => Err(error.into()),
                 None if half.fin_arrived || half.reset => Ok(0),
-                None => Err(ErrorKind::WouldBlock.into()),
+                None => {
+                    half.arm();
+                    Err(ErrorKind::WouldBlock.into())
+                }
             };
         }
         let count = if short { 1 + self.rng.below(most) } else { most }.min(most);
@@ -46,7 +49,7 @@ impl Network {
 
     fn write(&mut self, id: EndId, parts: &[&[u8]]) -> io::Result<usize> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let (link, side) = id;
+        let ((link, side), rearm) = (id, self.rearm);
         let half = self.half(id);
         assert!(!half.fin_sent, "tickws writes after FIN");
         assert!(!half.would_block, "tickws repeats a write without a writable event");
@@ -64,7 +67,7 @@ impl Network {
         }
         let half = self.half(id);
         half.probe.bytes_written += count as u64;
-        half.would_block = count < len;
+        half.would_block = count == 0 || rearm.follows(count, len);
         let mut left = count;
         for part in parts {
             let (taken, _) = part.split_at(part.len().min(left));
@@ -75,7 +78,11 @@ impl Network {
         let has_room = self.links[link].has_room(side);
         let half = self.half(id);
         half.writable_edge |= half.would_block && has_room;
-        if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+        if count > 0 {
+            return Ok(count);
+        }
+        half.arm();
+        Err(ErrorKind::WouldBlock.into())
     }
 }
 

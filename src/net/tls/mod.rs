@@ -25,7 +25,7 @@ use std::{
 
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 
-use crate::{engine::Stream, outbox::SHORT_WRITE_MEANS_FULL, tls::info::TlsInfo};
+use crate::{engine::Stream, tls::info::TlsInfo, util::rearm::Rearm};
 pub(crate) use acceptor::Acceptor;
 use acceptor::Asked;
 use handshake::Handshaking;
@@ -50,8 +50,11 @@ const RECEIVE: usize = 64 * 1024 + 4 * RECORD_OVERHEAD + RECORD_MAX;
 const WATERMARK: usize = 64 * 1024;
 
 /// The blocks that all connections of a server use in turn.
-#[derive(Debug, Default)]
-pub(crate) struct Blocks(Mutex<Shared>);
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    shared: Mutex<Shared>,
+    rearm: Rearm,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -62,8 +65,12 @@ struct Shared {
 }
 
 impl Blocks {
+    pub(crate) fn new(rearm: Rearm) -> Self {
+        Blocks { shared: Mutex::default(), rearm }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,7 +256,7 @@ impl<S: Stream> TlsSocket<S> {
                 Ok(count) => {
                     // Do not trust a stream that reports more than it was given.
                     self.unsent.advance(count.min(offered));
-                    if count < offered && SHORT_WRITE_MEANS_FULL {
+                    if self.blocks.rearm.follows(count, offered) {
                         return Err(ErrorKind::WouldBlock.into());
                     }
                 }

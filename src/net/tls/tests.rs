@@ -41,7 +41,8 @@ impl Pair {
     fn new() -> Pair {
         let (near, far) = UnixStream::pair().unwrap();
         let mut acceptor = Acceptor::new(Tls::from_pem(CHAIN, KEY).unwrap());
-        let server = TlsSocket::server(Socket::Unix(near), &mut acceptor, Arc::default());
+        let server =
+            TlsSocket::server(Socket::Unix(near), &mut acceptor, Arc::new(Blocks::new(Rearm::NATIVE)));
         let config = TlsClient::danger_trust_anything().config();
         let mut client = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
         client.set_buffer_limit(None);
@@ -265,8 +266,12 @@ mod cases {
     fn a_server_that_sends_tickets_without_end_is_not_read_without_end() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let trusting = TlsClient::danger_trust_anything().config();
-        let client =
-            TlsSocket::client(Socket::Unix(near), trusting, "localhost".try_into().unwrap(), Arc::default());
+        let client = TlsSocket::client(
+            Socket::Unix(near),
+            trusting,
+            "localhost".try_into().unwrap(),
+            Arc::new(Blocks::new(Rearm::NATIVE)),
+        );
         let mut client = Socket::Tls(Box::new(client));
         let mut config = ServerConfig::clone(&Tls::from_pem(CHAIN, KEY).unwrap().current());
         config.send_tls13_tickets = 2000;

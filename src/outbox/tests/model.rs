@@ -192,6 +192,7 @@ struct Kernel<'a> {
     left: usize,
     /// The last write was short or would block.
     full: bool,
+    rearm: Rearm,
 }
 
 impl Write for Kernel<'_> {
@@ -222,7 +223,7 @@ impl Write for Kernel<'_> {
             3 => 1 + self.rng.below(offered.len().min(12)),
             _ => 1 + self.rng.below(offered.len()),
         };
-        self.full = count < offered.len() && SHORT_WRITE_MEANS_FULL;
+        self.full = self.rearm.follows(count, offered.len());
         self.taken.extend_from_slice(&offered[..count]);
         self.model.take(count);
         self.left -= count;
@@ -242,6 +243,7 @@ pub(super) struct Pair {
     pub(super) rng: Rng,
     pub(super) taken: Vec<u8>,
     pub(super) number: u32,
+    pub(super) rearm: Rearm,
 }
 
 impl Pair {
@@ -251,8 +253,10 @@ impl Pair {
         Self::with(Rng::new(seed))
     }
 
-    pub(super) fn with(rng: Rng) -> Self {
+    pub(super) fn with(mut rng: Rng) -> Self {
+        let rearm = rng.pick(&[Rearm::OnChange, Rearm::AfterWouldBlock]);
         Pair {
+            rearm,
             outbox: Outbox::default(),
             pool: OutboxPool::new(Self::POOLED),
             model: Model::default(),
@@ -325,12 +329,13 @@ impl Pair {
 
     pub(super) fn write_some(&mut self, willing: bool, ahead_only: bool) {
         let before = self.taken.len();
-        let Pair { outbox, pool, model, rng, taken, .. } = self;
+        let Pair { outbox, pool, model, rng, taken, rearm, .. } = self;
+        let rearm = *rearm;
         outbox.unblock();
         // Some calls have a limit.
         let max = if !willing && rng.one_in(4) { 1 + rng.below(200) } else { usize::MAX };
-        let mut kernel = Kernel { model, rng, taken, ahead_only, willing, left: max, full: false };
-        let written = outbox.write_to(&mut kernel, ahead_only, max, pool).unwrap();
+        let mut kernel = Kernel { model, rng, taken, ahead_only, willing, left: max, full: false, rearm };
+        let written = outbox.write_to(&mut kernel, ahead_only, max, rearm, pool).unwrap();
         let full = kernel.full;
         let count = self.taken.len() - before;
         if full {

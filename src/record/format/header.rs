@@ -9,13 +9,14 @@ use crate::{
     },
     engine::hooks::Hooks,
     http1::static_files::StaticFiles,
+    util::rearm::Rearm,
 };
 
 /// The word "tape" is from version 1 of the format and stays, so that its files are recognised.
 pub(crate) const MAGIC: &[u8] = b"tickws\0tape";
 
 /// The version of the format that is written, and the only one that is read.
-pub(crate) const VERSION: u8 = 5;
+pub(crate) const VERSION: u8 = 6;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
@@ -84,7 +85,7 @@ fields! {
     silence_timeout write_timeout close_timeout max_lifetime max_buffered overflow max_total_buffered max_rooms
     max_rooms_per_client max_room_name max_connections max_connections_per_ip read_budget accept_budget
     backlog event_budget time_budget max_messages_per_second max_bytes_per_second rate_limit nodelay send_buffer
-    handle_queue tls_handshakes_per_poll redirect_to_https
+    handle_queue tls_handshakes_per_poll redirect_to_https rearm
 }
 
 /// Level and threshold, window bits, context takeovers, as the getters give them: settings that
@@ -126,6 +127,8 @@ fn put_deflate(_: &Config, out: &mut Vec<u8>) {
 fn get_deflate(_: &mut Config, input: &mut &[u8]) -> Option<()> {
     Option::<Compression>::get(input)?.is_none().then_some(())
 }
+
+codec_fieldless!(Rearm { 0 OnChange, 1 AfterWouldBlock });
 
 impl Encode for OriginPolicy {
     fn put(&self, out: &mut Vec<u8>) {
