@@ -7,9 +7,9 @@
 //! Lines typed are sent to every client, and messages of clients are printed. The end of the input
 //! ends the program.
 //!
-//! On Unix the loop is one around `poll(2)` that waits for the server's descriptor and the terminal.
-//! On Windows a server has no descriptor: the loop waits in the server, and a thread that reads the
-//! terminal ends the wait.
+//! On Unix the loop is one around `poll(2)` that waits for the server's descriptor and the
+//! terminal. On Windows a server has no descriptor: the loop waits in the server, and a thread that
+//! reads the terminal ends the wait.
 
 #[path = "support/tls.rs"]
 mod tls;

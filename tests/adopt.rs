@@ -15,8 +15,7 @@ use support::{
     raw::{self, Raw},
 };
 use tickws::{
-    AdoptError, CloseCode, ConfigError, Connect, Event, Listener, PeerAddr, Server, ServerBuilder,
-    http::Request,
+    AdoptError, CloseCode, ConfigError, Event, Listener, PeerAddr, Server, ServerBuilder, http::Request,
 };
 use tungstenite::{Message, WebSocket, protocol::Role};
 
@@ -279,6 +278,7 @@ fn paths_in_unicode_match_their_encoded_form() {
 }
 
 /// An address that never responds: its backlog is full.
+#[cfg(target_os = "linux")]
 fn silent() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -300,7 +300,8 @@ fn an_address_that_does_not_respond_does_not_hold_up_the_next() {
     let live = target.local_addrs()[0];
     let mut server = Server::builder().build().unwrap();
     // The deadline of the attempt is far away: only the race ends it in time.
-    let connect = Connect::new("ws://localhost/").addrs([dead, live]).timeout(Duration::from_secs(3600));
+    let connect =
+        tickws::Connect::new("ws://localhost/").addrs([dead, live]).timeout(Duration::from_secs(3600));
     let id = server.connect(connect).unwrap();
     let deadline = Deadline::new();
     while !server.is_open(id) {

@@ -64,8 +64,7 @@ fn a_paused_flooder_is_held_back_and_loses_nothing() {
         let mut h = Harness::with(builder.rate_limit(RateLimitPolicy::Pause));
         let (mut flooder, flooder_id) = h.connect();
         // A small send buffer limits the bytes that are in flight.
-        #[cfg(unix)]
-        rustix::net::sockopt::set_socket_send_buffer_size(flooder.stream(), 64 * 1024).unwrap();
+        socket2::SockRef::from(flooder.stream()).set_send_buffer_size(64 * 1024).unwrap();
         let (mut neighbour, neighbour_id) = h.connect();
         let (mut sent, mut left, mut written, mut stalls) = (0, Vec::new(), 0, 0);
         // Writes as much as possible until, twenty times, the socket would block while the server

@@ -5,7 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{Deadline, Harness, Seen, raw};
+#[cfg(target_os = "linux")]
+use support::raw;
+use support::{Deadline, Harness, Seen};
 
 const MS: Duration = Duration::from_millis(1);
 const FOREVER: Duration = Duration::from_secs(3600);

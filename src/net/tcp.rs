@@ -45,7 +45,7 @@ impl Stream for TcpStream {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::net::SocketAddr;
 
@@ -53,7 +53,6 @@ mod tests {
 
     use super::*;
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn socket_connected_to_itself_is_refused() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

@@ -69,8 +69,10 @@ use tls::Encryption;
 ///
 /// - The server waits in epoll on Linux and Android, in kqueue on macOS and the BSDs, and in IOCP
 ///   on Windows, through mio. It was measured on Linux.
-/// - `AsFd` and `AsRawFd` exist on Unix. On Windows there is no descriptor for another event loop;
-///   use [`poll_until`](Server::poll_until) with the time of the next frame.
+/// - `AsFd` and `AsRawFd` exist on Unix. On Windows the completion port gives another event loop
+///   nothing to wait for: let the server wait, in [`poll_until`](Server::poll_until) with the time
+///   of the next frame, and end the wait from another thread with
+///   [`Handle::wake`](crate::Handle::wake).
 /// - Sleeps are rounded up to milliseconds. On Windows the system's timer may be coarser.
 /// - A signal ends a sleep early on Unix; the tick may then be empty.
 ///

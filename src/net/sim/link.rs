@@ -54,8 +54,8 @@ impl Half {
         (self.readable_edge, self.writable_edge) = (true, true);
     }
 
-    /// A call has returned `WouldBlock`, or the end is registered. As in mio's port to Windows, both
-    /// kinds of readiness are looked for again.
+    /// A call has returned `WouldBlock`, or the end is registered. As in mio's port to Windows,
+    /// both kinds of readiness are looked for again.
     pub(super) fn arm(&mut self) {
         (self.read_armed, self.write_armed) = (true, true);
     }

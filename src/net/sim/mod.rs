@@ -7,8 +7,8 @@
 //!                      └─ edges: bytes arrived; room came back after a short write
 //! ```
 //!
-//! Edges are reported once, as epoll does, or as mio's port to Windows does (`util/rearm.rs`). The clock moves in [`Network::advance`] and while a
-//! server sleeps, from one arrival to the next.
+//! Edges are reported once, as epoll does, or as mio's port to Windows does (`util/rearm.rs`). The
+//! clock moves in [`Network::advance`] and while a server sleeps, from one arrival to the next.
 
 #![allow(
     clippy::indexing_slicing,

@@ -209,6 +209,34 @@ mod tests {
     }
 
     #[test]
+    fn as_on_windows_readiness_comes_again_only_after_would_block() {
+        let (network, mut peer, mut socket) = pair(NetworkConditions::calm().windows_readiness(true));
+        let would_block = |outcome: io::Result<usize>| {
+            assert_eq!(outcome.expect_err("nothing").kind(), ErrorKind::WouldBlock);
+        };
+        peer.raw(b"abcdef");
+        assert_eq!(reports(&network), [(false, true)]);
+        let mut bytes = [0; 4];
+        assert_eq!((socket.read(&mut bytes).expect("input"), reports(&network)), (4, vec![]));
+        peer.raw(b"g");
+        assert_eq!((socket.read(&mut bytes).expect("input"), reports(&network)), (2, vec![]));
+        assert_eq!(socket.read(&mut bytes).expect("input"), 1);
+        would_block(socket.read(&mut bytes));
+        assert_eq!(reports(&network), [(true, false)], "writable again, although nothing was written");
+        peer.raw(b"h");
+        assert_eq!(reports(&network), [(false, true)]);
+
+        peer.set_buffers(90, 90);
+        assert_eq!(socket.write(&[0; 100]).expect("some room"), 90);
+        assert_eq!((peer.read(40), reports(&network)), (40, vec![]), "the write was only short");
+        assert_eq!(socket.write(&[0; 60]).expect("some room"), 40);
+        would_block(socket.write(&[0; 20]));
+        // Of both kinds, as the byte is still unread.
+        assert_eq!(reports(&network), [(false, true)]);
+        assert_eq!((peer.read(1), reports(&network)), (1, vec![(true, false)]));
+    }
+
+    #[test]
     fn input_waits_for_room_and_closing_with_unread_input_resets() {
         let (network, peer, mut socket) = pair(NetworkConditions::calm());
         peer.set_buffers(4, 4);

@@ -35,6 +35,10 @@ fn hostile_paths_give_404() {
         folder.write(&format!("root/{path}"));
     }
     let static_files = folder.static_files("/");
+    // The file system of Windows, and by default that of macOS, ignores the case of names.
+    let ignores_case = folder.root().join("A.TXT").exists();
+    assert!(ignores_case || !cfg!(windows));
+    let in_upper_case = if ignores_case { "root/a.txt" } else { "404" };
     let long = format!("/{}a.txt", "./".repeat(40_000));
     let longer = format!("/{}", "a".repeat(100_000));
     let encoded = format!("/{}", "%61".repeat(1_000));
@@ -170,7 +174,7 @@ fn hostile_paths_give_404() {
         ("/with space.txt", "root/with space.txt"),
         ("/with+space.txt", "404"),
         ("/%2541.txt", "root/%41.txt"),
-        ("/%41.txt", "404"),
+        ("/%41.txt", in_upper_case),
         ("/docs", "301 /docs/"),
         ("/d%6fcs", "301 /docs/"),
         ("/docs/index.html", "root/docs/index.html"),
@@ -227,6 +231,10 @@ fn a_redirect_stays_on_this_host() {
         }
     }
     let static_files = folder.static_files("/");
+    let exists = |location: &str| {
+        let name = percent_encoding::percent_decode_str(location).decode_utf8().unwrap();
+        folder.root().join(name.trim_matches('/')).is_dir()
+    };
     for (path, location) in [
         ("/deeper/evil.example", "/deeper/evil.example/"),
         ("/deeper/a%20b", "/deeper/a%20b/"),
@@ -236,8 +244,12 @@ fn a_redirect_stays_on_this_host() {
         ("/deeper/%23", "/deeper/%23/"),
         ("/deeper/@evil.example", "/deeper/%40evil.example/"),
     ] {
-        assert_eq!(fetch(&static_files, path), format!("301 {location}"));
-        assert_eq!(fetch(&static_files, location), "here");
+        // No name has a question mark on Windows.
+        let is_there = exists(location);
+        assert!(is_there || (cfg!(windows) && location.contains("%3F")), "{location}");
+        let expected = if is_there { &format!("301 {location}") } else { "404" };
+        assert_eq!(fetch(&static_files, path), expected);
+        assert_eq!(fetch(&static_files, location), if is_there { "here" } else { "404" });
     }
     let response = get(&static_files, "/docs").unwrap();
     assert_eq!(text(&response, header::CACHE_CONTROL), "no-cache");
