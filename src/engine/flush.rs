@@ -2,12 +2,12 @@
 
 use std::{io, time::Instant};
 
-use super::{Engine, Stream};
+use super::{Engine, Stream, tls::is_secure};
 use crate::{
-    config::send_options::Priority,
+    config::{Config, send_options::Priority},
     connection::slot::{Slot, Stage},
     outbox::Written,
-    util::time::after,
+    util::{rearm::Rearm, time::after},
 };
 
 impl<S: Stream> Engine<S> {
@@ -134,7 +134,8 @@ impl<S: Stream> Engine<S> {
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, config, .. } = self;
             let client = &mut clients[index];
-            match client.outbox.write_to(&mut client.stream, ahead_only, left, config.rearm, outbound) {
+            let rearm = after_write(client, config);
+            match client.outbox.write_to(&mut client.stream, ahead_only, left, rearm, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
                     client.bytes_out += count as u64;
@@ -176,7 +177,8 @@ impl<S: Stream> Engine<S> {
         let Engine { clients, outbound, stats, config, .. } = self;
         let client = &mut clients[index];
         let apart = usize::from(client.apart);
-        let written = client.outbox.write_to(&mut client.stream, false, apart, config.rearm, outbound);
+        let rearm = after_write(client, config);
+        let written = client.outbox.write_to(&mut client.stream, false, apart, rearm, outbound);
         let count = match written {
             Ok(Written::All(count) | Written::Limited(count) | Written::Blocked(count)) => count,
             Err(error) => {
@@ -270,4 +272,11 @@ pub(super) fn note_dirty<S>(client: &mut Slot<S>, index: usize, dirty: &mut Vec<
         client.in_dirty = true;
         dirty.push(index as u32);
     }
+}
+
+/// When readiness follows a write to this client. An encrypted stream repeats its writes itself:
+/// what it does not take has met `WouldBlock`.
+#[inline]
+pub(super) fn after_write<S: Stream>(client: &Slot<S>, config: &Config) -> Rearm {
+    if is_secure(client) { Rearm::OnChange } else { config.rearm }
 }

@@ -470,11 +470,11 @@ pub(super) fn after_read<S: Stream>(
         client.deadlines.heard(now);
     }
     let mut charged = count;
-    if rearm.follows(count, offered) && !client.read_closed && !client.urgent {
-        client.readable = client.stream.get().is_some_and(Stream::has_input);
-        if client.readable {
-            // The stream holds more: it ended this read because small records cost as much as
-            // large ones.
+    if count < offered && !client.read_closed && !client.urgent {
+        let has_input = client.stream.get().is_some_and(Stream::has_input);
+        client.readable = has_input || !rearm.follows(count, offered);
+        if has_input {
+            // The stream ended this read because small records cost as much as large ones.
             charged = offered;
         }
     }

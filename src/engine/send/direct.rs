@@ -2,7 +2,7 @@
 
 use crate::{
     connection::slot::Stage,
-    engine::{Engine, Stream, slot_mut},
+    engine::{Engine, Stream, flush::after_write, slot_mut},
     id::ClientId,
     message::Message,
     outbox::pending::Terms,
@@ -18,6 +18,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn send_direct(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
         let Some(client) = slot_mut(clients, id) else { return false };
+        let rearm = after_write(client, config);
         let Stage::Open(open) = &mut client.stage else { return false };
         let payload = message.as_bytes();
         let Some((header, size)) = open.connection.plain_header(message.kind(), payload.len()) else {
@@ -31,8 +32,7 @@ impl<S: Stream> Engine<S> {
         {
             return false;
         }
-        let count =
-            client.outbox.write_direct(&header[..size], payload, &mut client.stream, config.rearm, outbound);
+        let count = client.outbox.write_direct(&header[..size], payload, &mut client.stream, rearm, outbound);
         stats.bytes_out += count as u64;
         client.bytes_out += count as u64;
         stats.messages_out += 1;

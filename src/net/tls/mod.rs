@@ -302,7 +302,7 @@ impl<S: Stream> TlsSocket<S> {
                 let count = self.refill(&mut shared.receive[start..most]);
                 len += count;
                 input += count;
-                is_drained = len < most;
+                is_drained = count == 0 || self.blocks.rearm.follows(count, most - start);
             }
             let used = self.open(len, buf, &mut filled, shared);
             self.received.ciphertext = shared.receive[used..len].to_vec();
@@ -332,7 +332,7 @@ impl<S: Stream> TlsSocket<S> {
         }
     }
 
-    /// Reads once from the socket. Fewer bytes than `room` takes: it is drained, or at its end.
+    /// Reads once from the socket. No bytes: it is drained, or at its end.
     fn refill(&mut self, room: &mut [u8]) -> usize {
         match read(&mut self.socket, room) {
             Ok(0) => self.end = Some(End::Failed(ErrorKind::UnexpectedEof)),
