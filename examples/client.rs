@@ -11,8 +11,8 @@
 //! At the end of its input, and on Ctrl-C, it sends all remaining lines and closes the connection.
 //! The exit code is 1 if the connection failed or broke.
 
-#[path = "support/typed.rs"]
-mod typed;
+#[path = "support/stdin.rs"]
+mod stdin;
 
 use std::{
     process::exit,
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A second Ctrl-C ends the program at once, for a server that does not answer.
     signal_hook::flag::register_conditional_shutdown(SIGINT, 1, stop.clone())?;
     signal_hook::flag::register(SIGINT, stop.clone())?;
-    let lines = typed::lines(client.server_mut().handle());
+    let lines = stdin::lines(client.server_mut().handle());
     let (mut typing, mut closing, mut broken) = (true, false, false);
     while !client.is_over() {
         // The end of the sleep covers a Ctrl-C, which on Windows does not end it.

@@ -11,11 +11,11 @@
 //! terminal. On Windows a server has no descriptor: the loop waits in the server, and a thread that
 //! reads the terminal ends the wait.
 
+#[cfg(not(unix))]
+#[path = "support/stdin.rs"]
+mod stdin;
 #[path = "support/tls.rs"]
 mod tls;
-#[cfg(not(unix))]
-#[path = "support/typed.rs"]
-mod typed;
 
 use std::{error::Error, time::Duration};
 
@@ -80,7 +80,7 @@ fn run(mut server: Server) -> Result<(), Box<dyn Error>> {
     /// The time of one round of the loop, which may draw a frame.
     const ROUND: Duration = Duration::from_millis(16);
 
-    let lines = typed::lines(server.handle());
+    let lines = stdin::lines(server.handle());
     let mut typing = true;
     while !server.is_drained() {
         let next_round = Instant::now() + ROUND;

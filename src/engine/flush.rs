@@ -134,7 +134,7 @@ impl<S: Stream> Engine<S> {
             let ahead_only = self.fill(index, room, now);
             let Engine { clients, outbound, stats, config, .. } = self;
             let client = &mut clients[index];
-            let rearm = after_write(client, config);
+            let rearm = rearm_after_write(client, config);
             match client.outbox.write_to(&mut client.stream, ahead_only, left, rearm, outbound) {
                 Ok(Written::All(count)) => {
                     stats.bytes_out += count as u64;
@@ -177,7 +177,7 @@ impl<S: Stream> Engine<S> {
         let Engine { clients, outbound, stats, config, .. } = self;
         let client = &mut clients[index];
         let apart = usize::from(client.apart);
-        let rearm = after_write(client, config);
+        let rearm = rearm_after_write(client, config);
         let written = client.outbox.write_to(&mut client.stream, false, apart, rearm, outbound);
         let count = match written {
             Ok(Written::All(count) | Written::Limited(count) | Written::Blocked(count)) => count,
@@ -277,6 +277,6 @@ pub(super) fn note_dirty<S>(client: &mut Slot<S>, index: usize, dirty: &mut Vec<
 /// When readiness follows a write to this client. An encrypted stream repeats its writes itself:
 /// what it does not take has met `WouldBlock`.
 #[inline]
-pub(super) fn after_write<S: Stream>(client: &Slot<S>, config: &Config) -> Rearm {
+pub(super) fn rearm_after_write<S: Stream>(client: &Slot<S>, config: &Config) -> Rearm {
     if is_secure(client) { Rearm::OnChange } else { config.rearm }
 }

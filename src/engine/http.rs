@@ -72,7 +72,7 @@ impl<S: Stream> Engine<S> {
         // still be there.
         let carried = std::mem::take(&mut self.clients[index].unparsed);
         if self.clients[index].readable {
-            // Neither may the rest of its own input be forgotten.
+            // Queued before the closure runs, so that a panic does not stop this client's reads.
             self.make_ready(index);
         }
         let used = self.take_request(index, &carried, now);

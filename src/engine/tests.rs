@@ -41,7 +41,7 @@ use crate::{
     config::Config,
     net::sim::{Frame, Peer},
 };
-use host::{Host, is_as_on_windows};
+use host::{Host, has_windows_readiness};
 
 const TEXT: OpCode = OpCode::Data(Data::Text);
 const BINARY: OpCode = OpCode::Data(Data::Binary);

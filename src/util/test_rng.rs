@@ -37,7 +37,7 @@ impl Rng {
     /// A number below `end`, which must not be zero.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         match &mut self.0 {
-            // The same on 32-bit systems.
+            // Drawn as `u64`, so that a seed gives the same numbers on 32-bit systems.
             Source::Seed(rng) => rng.u64(..end as u64) as usize,
             Source::Bytes(_) => {
                 let len = (usize::BITS - (end - 1).leading_zeros()).div_ceil(8);

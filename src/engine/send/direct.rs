@@ -2,7 +2,7 @@
 
 use crate::{
     connection::slot::Stage,
-    engine::{Engine, Stream, flush::after_write, slot_mut},
+    engine::{Engine, Stream, flush::rearm_after_write, slot_mut},
     id::ClientId,
     message::Message,
     outbox::pending::Terms,
@@ -18,7 +18,7 @@ impl<S: Stream> Engine<S> {
     pub(super) fn send_direct(&mut self, id: ClientId, message: &Message<'_>, terms: &Terms) -> bool {
         let Engine { clients, outbound, stats, config, dirty, .. } = self;
         let Some(client) = slot_mut(clients, id) else { return false };
-        let rearm = after_write(client, config);
+        let rearm = rearm_after_write(client, config);
         let Stage::Open(open) = &mut client.stage else { return false };
         let payload = message.as_bytes();
         let Some((header, size)) = open.connection.plain_header(message.kind(), payload.len()) else {

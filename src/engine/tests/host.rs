@@ -46,8 +46,8 @@ impl Engine<SimSocket> {
 /// The engine's number in its network.
 const HOST: usize = 0;
 
-/// Whether calm networks report readiness as on Windows. Harsh ones do with odd seeds.
-pub(super) fn is_as_on_windows() -> bool {
+/// Whether calm networks report readiness as on Windows. Harsh networks do so with odd seeds.
+pub(super) fn has_windows_readiness() -> bool {
     std::env::var_os("TICKWS_SIM_READINESS").is_some_and(|rule| rule == "windows")
 }
 
@@ -92,7 +92,9 @@ impl Host {
         assert_eq!(config.validate(), Ok(()));
         let start = Instant::now();
         let network = match &mut chaos {
-            None => Shared::new(0, NetworkConditions::calm().windows_readiness(is_as_on_windows()), start),
+            None => {
+                Shared::new(0, NetworkConditions::calm().windows_readiness(has_windows_readiness()), start)
+            }
             Some(rng) => Shared::new(rng.next(), NetworkConditions::harsh(), start),
         };
         assert_eq!(network.lock().add_host(), HOST);

@@ -231,7 +231,7 @@ mod tests {
         assert_eq!((peer.read(40), reports(&network)), (40, vec![]), "the write was only short");
         assert_eq!(socket.write(&[0; 60]).expect("some room"), 40);
         would_block(socket.write(&[0; 20]));
-        // Of both kinds, as the byte is still unread.
+        // The unread byte is reported again, because the write has re-armed both kinds.
         assert_eq!(reports(&network), [(false, true)]);
         assert_eq!((peer.read(1), reports(&network)), (1, vec![(true, false)]));
     }
