@@ -2,6 +2,8 @@
 
 mod deadlines;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::{web::*, *};
 use crate::{CloseCode, Pressure, RespondError, engine::tests::web::WebResponse};
 use deadlines::time_to_end;
@@ -351,6 +353,27 @@ fn invalid_response_of_a_closure_becomes_500() {
     }
 }
 
+/// The read that brings the request fills its room, so that the stream holds more input.
+#[test]
+fn panicking_closure_stops_no_read_of_its_own_connection() {
+    let mut host = serving(Config::default(), |request| match request.uri().path() {
+        "/panic" => resume_unwind(Box::new("on purpose")),
+        _ => ok("fine"),
+    });
+    let web = Web::new(&mut host);
+    // The turn of a client is short while another one behind it is ready.
+    let (mut other, _) = host.open();
+    let requests = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n".repeat(2_000);
+    web.peer.raw(format!("GET /panic HTTP/1.1\r\nHost: a.example\r\n\r\n{requests}").as_bytes());
+    other.text("also ready");
+    let mut panics = 0;
+    for _ in 0..5 {
+        panics += usize::from(catch_unwind(AssertUnwindSafe(|| host.poll())).is_err());
+    }
+    host.check();
+    assert_eq!(panics, 1);
+}
+
 #[test]
 fn panicking_closure_loses_no_message_of_other_clients() {
     let on_http = |_: &crate::Request<'_>| panic!("a bug of the application's");
@@ -375,8 +398,8 @@ fn panicking_closure_loses_no_message_of_other_clients() {
     let mut received = Vec::new();
     for _ in 0..6 {
         // The host goes on polling after a panic.
-        let poll = std::panic::AssertUnwindSafe(|| host.poll());
-        received.extend(std::panic::catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
+        let poll = AssertUnwindSafe(|| host.poll());
+        received.extend(catch_unwind(poll).map(|tick| messages(&tick)).unwrap_or_default());
     }
     host.engine.flush(host.now);
     assert_eq!(received, [(first, b"before".to_vec()), (second, b"behind".to_vec())]);
